@@ -1,0 +1,72 @@
+"""What every test may use: real data where it exists, free ports, server processes that end with the test."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real leaves and the released labels, which exist only where this project is developed."""
+    if not SHARED.is_dir():
+        pytest.skip(f"the real photographs are not on this machine ({SHARED})")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    def find() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return int(probe.getsockname()[1])
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def serve() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Starts a server process and waits until it answers HTTP (any status); all of them end with the session."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(command: list[str], url: str, env: dict[str, str] | None = None, log: Path | None = None, within: float = 120) -> subprocess.Popen[bytes]:
+        with open(log or os.devnull, "wb") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **(env or {})}, start_new_session=True)
+        started.append(process)
+        deadline = time.monotonic() + within
+        while time.monotonic() < deadline:
+            assert process.poll() is None, f"{command[0]} ended with {process.returncode}: {log.read_text() if log else ''}"
+            try:
+                urllib.request.urlopen(url, timeout=2)
+                return process
+            except urllib.error.HTTPError:
+                return process
+            except (OSError, TimeoutError):
+                time.sleep(0.2)
+        raise AssertionError(f"{command[0]} did not answer at {url} within {within:.0f} s")
+
+    yield start
+    for process in started:
+        stop(process)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Ends a server and everything it started."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(10)

@@ -1,0 +1,46 @@
+"""Real Ray and real S3 servers for the integration tests."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def ray_local() -> Iterator[None]:
+    """One Ray session for all integration tests that run in this process."""
+    from ufgvc.data.cluster import RaySettings, ray_session
+
+    with ray_session(RaySettings(cpus=6, object_store_mb=300)):
+        yield
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint(serve, free_port) -> str:
+    """moto's S3 server over HTTP, in a process of its own."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    serve([sys.executable, "-c", "from moto.server import main; main()", "-H", "127.0.0.1", "-p", str(port)], url)
+    return url
+
+
+@pytest.fixture
+def s3_environment(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "ufgvc-test-key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "ufgvc-test-secret")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    return s3_endpoint
+
+
+@pytest.fixture
+def s3(s3_environment: str) -> str:
+    """The URI of a new, empty bucket on the S3 server, reachable through the usual AWS variables."""
+    import boto3
+
+    bucket = f"leaf-{uuid.uuid4().hex[:8]}"
+    boto3.client("s3", endpoint_url=s3_environment).create_bucket(Bucket=bucket)
+    return f"s3://{bucket}"

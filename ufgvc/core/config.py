@@ -1,0 +1,74 @@
+"""Typed, closed, frozen settings, and the short key that names a run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ufgvc.core.errors import UserError
+
+
+class Section(BaseModel):
+    """Base of all settings: frozen, and a key that nobody declared is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file. UserError if the file is missing, not YAML, or not a mapping."""
+    path = Path(path)
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError("there is no such configuration file", where=str(path), fix="check --config") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"not valid YAML: {error}", where=str(path), fix="mend the file") from None
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise UserError("holds no `key: value` pairs", where=str(path), fix="see jobs/configs for examples")
+    return loaded
+
+
+def to_yaml(values: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys: the same settings give the same text."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+
+
+def short_key(value: Any) -> str:
+    """Twelve hexadecimal characters that name a set of settings (SHA-256 of its canonical JSON)."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:12]
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}; lists become JSON text."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{name}.")
+        else:
+            flat[name] = json.dumps(value) if isinstance(value, list | tuple) else value
+    return flat
+
+
+def describe_validation(error: ValidationError, where: str) -> UserError:
+    """One readable message for everything pydantic found wrong, each with the key it is about."""
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"]) or "(all)"
+        text = "is not a known setting" if problem["type"] == "extra_forbidden" else problem["msg"]
+        lines.append(f"{key}: {text}")
+    return UserError("; ".join(lines), where=where, fix="`ufgvc <command> --help` lists the settings with their types")

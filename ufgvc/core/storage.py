@@ -1,0 +1,220 @@
+"""One interface to a local folder, an S3 prefix, or anything that pyarrow.fs opens. Nothing above this file knows which it is."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import posixpath
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from ufgvc.core.errors import UserError
+from ufgvc.core.s3 import open_s3
+
+_TEMPORARY = ".ufgvc-tmp-"
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder on some storage. Names are relative paths with "/"; a Store is cheap and picklable.
+
+    uri: as a person writes it.  fs, path: the same place for pyarrow and Ray.
+    """
+
+    uri: str
+    fs: pafs.FileSystem
+    path: str
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.fs, pafs.LocalFileSystem)
+
+    @property
+    def local_path(self) -> Path:
+        if not self.is_local:
+            raise UserError("must be a local folder", where=self.uri, fix="give a path on this machine")
+        return Path(self.path)
+
+    def child(self, *names: str) -> Store:
+        relative = _checked("/".join(names))
+        return Store(f"{self.uri.rstrip('/')}/{relative}", self.fs, posixpath.join(self.path, relative))
+
+    def full(self, name: str) -> str:
+        """The path of `name` for `fs`. UserError if the name would leave the folder."""
+        return posixpath.join(self.path, _checked(name)) if name else self.path
+
+    def exists(self, name: str = "") -> bool:
+        with self._explained(name):
+            return self.fs.get_file_info(self.full(name)).type != pafs.FileType.NotFound
+
+    def size(self, name: str) -> int:
+        """Bytes of one object; FileNotFoundError if it is not there."""
+        with self._explained(name):
+            info = self.fs.get_file_info(self.full(name))
+        if info.type != pafs.FileType.File:
+            raise FileNotFoundError(f"{self.uri}/{name}")
+        return int(info.size)
+
+    def list(self, prefix: str = "", recursive: bool = True) -> list[str]:
+        """Names of the files below `prefix`, sorted; [] if there are none."""
+        selector = pafs.FileSelector(self.full(prefix), recursive=recursive, allow_not_found=True)
+        with self._explained(prefix):
+            infos = self.fs.get_file_info(selector)
+        paths = (info.path for info in infos if info.type == pafs.FileType.File and _TEMPORARY not in info.base_name)
+        return sorted(posixpath.relpath(path, self.path) for path in paths)
+
+    def open_input(self, name: str) -> pa.NativeFile:
+        """A seekable file for reading."""
+        with self._explained(name):
+            return self.fs.open_input_file(self.full(name))
+
+    def read_bytes(self, name: str) -> bytes:
+        with self._explained(name), self.fs.open_input_file(self.full(name)) as file:
+            return file.read()
+
+    def read_text(self, name: str) -> str:
+        return self.read_bytes(name).decode("utf-8")
+
+    def read_json(self, name: str) -> Any:
+        return json.loads(self.read_bytes(name))
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Writes the whole object or nothing: a reader never sees half of it."""
+        with self.writer(name) as file:
+            file.write(data)
+
+    def write_text(self, name: str, text: str) -> None:
+        self.write_bytes(name, text.encode("utf-8"))
+
+    def write_json(self, name: str, value: Any) -> None:
+        self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+    @contextlib.contextmanager
+    def writer(self, name: str) -> Iterator[pa.NativeFile]:
+        """A file whose content appears under `name` when the block ends without an error."""
+        target = self.full(name)
+        with self._explained(name):
+            if not self.is_local:
+                # An object store shows an object only when its upload is complete, and an upload that is never closed never shows.
+                file = self.fs.open_output_stream(target)
+                yield file
+                file.close()
+                return
+            os.makedirs(posixpath.dirname(target), exist_ok=True)
+            temporary = f"{target}{_TEMPORARY}{uuid.uuid4().hex[:8]}"
+            try:
+                with self.fs.open_output_stream(temporary) as file:
+                    yield file
+                os.replace(temporary, target)
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(temporary)
+
+    def delete(self, *names: str) -> None:
+        for name in names:
+            with self._explained(name):
+                self.fs.delete_file(self.full(name))
+
+    def delete_tree(self, name: str = "") -> None:
+        """Deletes everything below `name`; nothing there is fine."""
+        if self.exists(name) or not self.is_local:
+            with self._explained(name):
+                self.fs.delete_dir(self.full(name))
+
+    def upload(self, folder: Path, name: str = "") -> None:
+        """Copies a local folder's files to `name`."""
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            relative = path.relative_to(folder).as_posix()
+            with path.open("rb") as source, self.writer(posixpath.join(name, relative)) as file:
+                while chunk := source.read(1 << 22):
+                    file.write(chunk)
+
+    def download(self, folder: Path, name: str = "") -> None:
+        """Copies every file below `name` into a local folder."""
+        for found in self.list(name):
+            target = folder / (posixpath.relpath(found, name) if name else found)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with self.open_input(found) as source, target.open("wb") as file:
+                while chunk := source.read(1 << 22):
+                    file.write(chunk)
+
+    @contextlib.contextmanager
+    def _explained(self, name: str) -> Iterator[None]:
+        """Turns what storage servers answer into messages for people; a missing file stays FileNotFoundError."""
+        try:
+            yield
+        except (FileNotFoundError, UserError):
+            raise
+        except OSError as error:
+            where = f"{self.uri}/{name}" if name else self.uri
+            text = str(error)
+            for sign, what, fix in _EXPLANATIONS:
+                if sign in text:
+                    raise UserError(what, where=where, fix=fix) from error
+            if "s3" in self.fs.type_name or isinstance(error, PermissionError):
+                raise UserError(f"storage failed: {text.splitlines()[0]}", where=where, fix="check the address and the rights") from error
+            raise
+
+
+_EXPLANATIONS = (
+    ("NoSuchBucket", "there is no such bucket", "create the bucket or correct the URI"),
+    ("NO_SUCH_BUCKET", "there is no such bucket", "create the bucket or correct the URI"),
+    ("Bucket", "the bucket cannot be used", "create the bucket or correct the URI"),
+    ("InvalidAccessKeyId", "the access key is not known to the server", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"),
+    ("INVALID_ACCESS_KEY_ID", "the access key is not known to the server", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"),
+    ("SignatureDoesNotMatch", "the secret key is wrong", "set AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"),
+    ("SIGNATURE_DOES_NOT_MATCH", "the secret key is wrong", "set AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"),
+    ("ACCESS_DENIED", "access is refused", "check the credentials (AWS_ACCESS_KEY_ID, AWS_PROFILE) and the bucket's rights"),
+    ("credentials", "no credentials were found", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"),
+    ("NETWORK_CONNECTION", "the storage server does not answer", "check AWS_ENDPOINT_URL and that the server runs"),
+    ("curlCode", "the storage server does not answer", "check AWS_ENDPOINT_URL and that the server runs"),
+)
+
+
+def open_store(uri: str | Path) -> Store:
+    """A Store for a local folder, `s3://bucket/prefix` or another URI of pyarrow.fs. Nothing is created or read. UserError if not understood."""
+    text = str(uri)
+    if text.startswith("s3://"):
+        path = text.removeprefix("s3://").strip("/")
+        if not path:
+            raise UserError("names no bucket", where=text, fix="write s3://bucket/prefix")
+        return Store(text.rstrip("/"), open_s3(), path)
+    if "://" not in text:
+        path = os.path.abspath(os.path.expanduser(text))
+        return Store(path, pafs.LocalFileSystem(), path)
+    try:
+        fs, path = pafs.FileSystem.from_uri(text)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"is not a place this program can open ({error})", where=text, fix="use a folder or s3://bucket/prefix") from None
+    return Store(text.rstrip("/"), fs, path.rstrip("/"))
+
+
+def join(uri: str, *names: str) -> str:
+    return "/".join([str(uri).rstrip("/"), *names])
+
+
+def read_parquet_file(store: Store, name: str, columns: list[str] | None = None) -> pa.Table:
+    with store.open_input(name) as file:
+        return pq.ParquetFile(file).read(columns=columns)
+
+
+def write_parquet_file(store: Store, name: str, table: pa.Table, row_group_size: int = 64) -> None:
+    """Small row groups: one row of a part can be read without reading the part."""
+    with store.writer(name) as file:
+        pq.write_table(table, file, row_group_size=row_group_size, compression="zstd")
+
+
+def _checked(name: str) -> str:
+    """A relative name that stays below its folder."""
+    clean = posixpath.normpath(name)
+    if clean.startswith(("/", "../")) or clean == "..":
+        raise UserError(f"the name {name!r} would leave its folder", fix="rename the file or class in the source")
+    return clean

@@ -1,0 +1,33 @@
+"""Values that pass between the parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Region = Literal["vein", "contour"]
+REGIONS: tuple[Region, ...] = ("vein", "contour")
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle about a region, in pixels of the upright photograph: x to the right, y down, score in [0, 1]."""
+
+    region: str
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+    score: float = 1.0
+
+    @property
+    def width(self) -> float:
+        return self.x1 - self.x0
+
+    @property
+    def height(self) -> float:
+        return self.y1 - self.y0
+
+    @property
+    def area(self) -> float:
+        return self.width * self.height

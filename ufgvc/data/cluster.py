@@ -1,0 +1,100 @@
+"""The Ray session that a step runs in: the cluster that is there, else one of its own that leaves nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import Field
+
+from ufgvc.core.config import Section
+from ufgvc.core.errors import UserError
+from ufgvc.core.runtime import cpu_count
+
+log = logging.getLogger(__name__)
+
+
+class RaySettings(Section):
+    """Where the tasks run."""
+
+    address: str | None = None
+    """a running cluster ("auto" or host:port); default: RAY_ADDRESS, else a session of its own on this machine"""
+    cpus: int | None = Field(None, ge=1)
+    """CPU slots of an own session; default: the cores of this machine, at least 4 (slots share cores)"""
+    object_store_mb: int = Field(512, ge=100)
+    """memory of an own session's object store, in MiB"""
+
+
+def in_ray_job() -> bool:
+    """Whether `ray job submit` started this process."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+@contextlib.contextmanager
+def ray_session(settings: RaySettings | None = None) -> Iterator[None]:
+    """Joins a running cluster, or starts a session on loopback and removes it and its files at the end. Nested use joins the outer one."""
+    settings = settings or RaySettings()
+    _prepare_environment()
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = settings.address or os.environ.get("RAY_ADDRESS") or ("auto" if in_ray_job() else None)
+    if address:
+        try:
+            ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
+        except ConnectionError as error:
+            raise UserError(f"no Ray cluster answers ({error})", where=address, fix="start one, or leave out --ray.address") from None
+        try:
+            yield
+        finally:
+            ray.shutdown()
+        return
+    # Socket paths are limited to 107 bytes, so the session folder must have a short name.
+    temporary = Path(tempfile.mkdtemp(prefix="ufgvc-", dir="/tmp" if os.path.isdir("/tmp") else None))
+    own_token = "RAY_AUTH_TOKEN_PATH" not in os.environ and "RAY_AUTH_TOKEN" not in os.environ
+    if own_token:
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(temporary / "token")
+    try:
+        ray.init(
+            address="local",
+            num_cpus=settings.cpus or max(4, cpu_count()),
+            object_store_memory=settings.object_store_mb << 20,
+            include_dashboard=False,
+            _temp_dir=str(temporary),
+            logging_level=logging.WARNING,
+            log_to_driver=True,
+        )
+        yield
+    finally:
+        ray.shutdown()
+        if own_token:
+            os.environ.pop("RAY_AUTH_TOKEN_PATH", None)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _prepare_environment() -> None:
+    """Ray reads these when it is imported or started."""
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "240")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+
+
+def quiet_data() -> None:
+    """Ordered blocks and no progress bars: Ray copies this context when a dataset is built, so call it before."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)

@@ -1,0 +1,1 @@
+"""Cultivars for a folder or bucket of new photographs."""

@@ -1,0 +1,1 @@
+"""From a model to numbers, figures and one page that a person can trust."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -59,8 +60,8 @@ def ray_session(settings: RaySettings | None = None) -> Iterator[None]:
     # Socket paths are limited to 107 bytes, so the session folder must have a short name.
     temporary = Path(tempfile.mkdtemp(prefix="ufgvc-", dir="/tmp" if os.path.isdir("/tmp") else None))
     own_token = "RAY_AUTH_TOKEN_PATH" not in os.environ and "RAY_AUTH_TOKEN" not in os.environ
-    if own_token:
-        os.environ["RAY_AUTH_TOKEN_PATH"] = str(temporary / "token")
+    if own_token:  # else Ray would write one into the home folder
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     try:
         ray.init(
             address="local",
@@ -75,7 +76,7 @@ def ray_session(settings: RaySettings | None = None) -> Iterator[None]:
     finally:
         ray.shutdown()
         if own_token:
-            os.environ.pop("RAY_AUTH_TOKEN_PATH", None)
+            os.environ.pop("RAY_AUTH_TOKEN", None)
         shutil.rmtree(temporary, ignore_errors=True)
 
 

@@ -1,0 +1,224 @@
+"""From an encoded photograph to pixels, and to the bytes that are stored: the same pixels without places, dates and thumbnails."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")
+MIN_SIDE = 32
+MAX_PIXELS = 178_956_970  # a file that claims more is refused before a pixel is decoded (half a gigabyte as RGB)
+_ORIENTATION = 0x0112
+# What Pillow's decoders are known to raise on bytes that somebody else wrote.
+_DECODER_ERRORS = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, OverflowError, struct.error)
+# For each EXIF orientation: how rows and columns are read to set the photograph upright.
+_UPRIGHT = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: a.swapaxes(0, 1)[:, ::-1],
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: a.swapaxes(0, 1)[::-1],
+}
+
+
+class BadImage(ValueError):
+    """A photograph that cannot be used. `reason` is for people and names no file."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """height, width: pixels of the upright photograph. orientation: EXIF 1-8, what `decode` needs to set it upright."""
+
+    height: int
+    width: int
+    orientation: int
+
+
+def decode(image: bytes, orientation: int = 1) -> np.ndarray:
+    """The upright photograph as (H, W, 3) uint8 RGB. Transparent pixels lie on white; 16-bit and greyscale become 8-bit RGB.
+
+    orientation: EXIF 1-8, from the image table or `inspect`. BadImage if the bytes are not a whole photograph.
+    """
+    with _open(image) as picture:
+        try:
+            pixels = np.asarray(_to_rgb(picture))
+        except _DECODER_ERRORS as error:
+            raise _explained(error) from error
+    return np.ascontiguousarray(_UPRIGHT[orientation](pixels))
+
+
+def inspect(image: bytes) -> ImageInfo:
+    """Checks that the bytes are a whole photograph of usable size, by decoding them. BadImage(reason) if not."""
+    with _open(image) as picture:
+        # Pillow sets a TIFF upright itself when it loads it, and reports its size accordingly.
+        orientation = 1 if picture.format == "TIFF" else _orientation(picture)
+        try:
+            picture.load()
+        except _DECODER_ERRORS as error:
+            raise _explained(error) from error
+        width, height = picture.size
+        if picture.mode in ("F", "I") and picture.format == "TIFF":
+            raise BadImage("32-bit pixels have no agreed scale; save it with 8 or 16 bits a channel")
+    if min(width, height) < MIN_SIDE:
+        raise BadImage(f"too small: {width} x {height} pixels, each side needs at least {MIN_SIDE}")
+    if orientation >= 5:
+        width, height = height, width
+    return ImageInfo(height=height, width=width, orientation=orientation)
+
+
+def strip_metadata(image: bytes) -> bytes:
+    """The same pixels without any metadata (places, dates, owners, thumbnails, comments, what follows the image's end).
+
+    JPEG, PNG and WebP are cut at the level of their segments: nothing is encoded again. TIFF, whose metadata may lie anywhere,
+    and animations become a PNG of the (upright) first picture, which loses nothing of what `decode` gives.
+    """
+    with _open(image) as picture:
+        kind = "animation" if getattr(picture, "is_animated", False) and picture.format == "WEBP" else picture.format
+    if kind in ("JPEG", "MPO"):
+        return _strip_jpeg(image)
+    if kind == "PNG":
+        return _strip_png(image)
+    if kind == "WEBP":
+        return _strip_webp(image)
+    buffer = io.BytesIO()
+    Image.fromarray(decode(image)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def encode_mask(mask: np.ndarray) -> bytes:
+    """(H, W) bool -> 1-bit PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.asarray(mask, dtype=bool)).convert("1", dither=Image.Dither.NONE).save(buffer, "PNG", optimize=False)
+    return buffer.getvalue()
+
+
+def decode_mask(png: bytes) -> np.ndarray:
+    """1-bit PNG -> (H, W) bool."""
+    with Image.open(io.BytesIO(png), formats=["PNG"]) as picture:
+        return np.array(picture.convert("1"), dtype=bool)
+
+
+def _open(image: bytes) -> ImageFile.ImageFile:
+    if not image:
+        raise BadImage("is empty (zero bytes)")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            picture = Image.open(io.BytesIO(image), formats=FORMATS)
+    except Image.DecompressionBombError:
+        raise _bomb() from None
+    except UnidentifiedImageError:
+        raise BadImage("is not a JPEG, PNG, WebP or TIFF photograph, or its beginning is damaged") from None
+    except _DECODER_ERRORS as error:
+        raise _explained(error) from error
+    if picture.width * picture.height > MAX_PIXELS:
+        raise _bomb()
+    return picture
+
+
+def _bomb() -> BadImage:
+    return BadImage(f"claims more than {MAX_PIXELS // 1_000_000} million pixels (a decompression bomb?)")
+
+
+def _explained(error: BaseException) -> BadImage:
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if any(sign in text.lower() for sign in ("truncated", "incomplete", "not enough", "unexpected end", "broken data stream")):
+        return BadImage("is truncated: the file ends before the picture does")
+    return BadImage(f"cannot be decoded ({text})")
+
+
+def _orientation(picture: Image.Image) -> int:
+    try:
+        value = picture.getexif().get(_ORIENTATION, 1)
+    except _DECODER_ERRORS:
+        return 1  # damaged EXIF says nothing about the pixels
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    picture.load()
+    if picture.mode.startswith("I"):
+        # 16 bits a pixel (Pillow calls it I or I;16): the upper eight are kept.
+        wide = np.clip(np.asarray(picture.convert("I")), 0, 65535)
+        return Image.fromarray((wide >> 8).astype(np.uint8)).convert("RGB")
+    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+        layer = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _strip_jpeg(image: bytes) -> bytes:
+    """Keeps what the pixels need: tables, frames, scans, the JFIF header without its thumbnail, Adobe's colour transform."""
+    kept, at, end = [b"\xff\xd8"], 2, len(image)
+    while at + 4 <= end:
+        if image[at] != 0xFF:
+            at += 1
+            continue
+        marker = image[at + 1]
+        if marker == 0xD9:
+            break
+        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD8:
+            at += 1 if marker == 0xFF else 2
+            continue
+        stop = at + 2 + int.from_bytes(image[at + 2 : at + 4], "big")
+        segment = image[at:stop]
+        if marker == 0xDA:
+            stop = _end_of_scan(image, stop)
+            kept.append(image[at:stop])
+        elif marker == 0xE0 and segment[4:9] == b"JFIF\0":
+            kept.append(b"\xff\xe0\x00\x10" + segment[4:16] + b"\0\0")
+        elif (marker == 0xEE and segment[4:9] == b"Adobe") or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
+            kept.append(segment)
+        at = stop
+    return b"".join([*kept, b"\xff\xd9"])
+
+
+def _end_of_scan(image: bytes, at: int) -> int:
+    """The position of the first real marker at or after `at`: in a scan, 0xFF followed by 0 or a restart marker is data."""
+    while (at := image.find(b"\xff", at)) >= 0 and at + 1 < len(image):
+        if image[at + 1] in (0x00, 0xFF) or 0xD0 <= image[at + 1] <= 0xD7:
+            at += 1 if image[at + 1] == 0xFF else 2
+            continue
+        return at
+    return len(image)
+
+
+def _strip_png(image: bytes) -> bytes:
+    kept, at = [image[:8]], 8
+    while at + 12 <= len(image):
+        stop = at + 12 + int.from_bytes(image[at : at + 4], "big")
+        name = image[at + 4 : at + 8]
+        if name in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
+            kept.append(image[at:stop])
+        if name == b"IEND":
+            break
+        at = stop
+    return b"".join(kept)
+
+
+def _strip_webp(image: bytes) -> bytes:
+    kept, at = [], 12
+    while at + 8 <= len(image):
+        size = int.from_bytes(image[at + 4 : at + 8], "little")
+        stop = at + 8 + size + size % 2
+        name, chunk = image[at : at + 4], image[at:stop]
+        if name == b"VP8X":
+            # The flags announce the chunks: of colour profile, alpha, EXIF, XMP and animation only alpha stays.
+            chunk = chunk[:8] + bytes([chunk[8] & 0x10]) + chunk[9:]
+        if name in (b"VP8X", b"VP8 ", b"VP8L", b"ALPH"):
+            kept.append(chunk)
+        at = stop
+    body = b"WEBP" + b"".join(kept)
+    return b"RIFF" + len(body).to_bytes(4, "little") + body

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
@@ -204,6 +205,16 @@ def join(uri: str, *names: str) -> str:
 def read_parquet_file(store: Store, name: str, columns: list[str] | None = None) -> pa.Table:
     with store.open_input(name) as file:
         return pq.ParquetFile(file).read(columns=columns)
+
+
+def read_parquet_rows(store: Store, name: str, start: int, stop: int, columns: list[str] | None = None) -> pa.Table:
+    """Rows [start, stop) of a file; only the row groups that hold them are read."""
+    with store.open_input(name) as file:
+        parquet = pq.ParquetFile(file)
+        ends = np.cumsum([parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)])
+        first, last = int(np.searchsorted(ends, start, "right")), int(np.searchsorted(ends, stop - 1, "right"))
+        offset = start - (int(ends[first - 1]) if first else 0)
+        return parquet.read_row_groups(list(range(first, last + 1)), columns=columns).slice(offset, stop - start)
 
 
 def write_parquet_file(store: Store, name: str, table: pa.Table, row_group_size: int = 64) -> None:

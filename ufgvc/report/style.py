@@ -36,7 +36,7 @@ tbody th{font-weight:600}
 .n{text-align:right}
 .note{color:var(--soft);font-size:.875rem;margin:.2rem 0 1.2rem;max-width:44rem}
 .chart{margin:0 0 1.2rem;border:1px solid var(--line);border-radius:.6rem;background:var(--card);padding:1rem;overflow-x:auto}
-.chart svg{display:block;width:100%;min-width:20rem;max-width:46rem;height:auto;margin:0 auto}
+.chart svg{display:block;width:100%;min-width:30rem;max-width:46rem;height:auto;margin:0 auto}
 .chart svg text{font-family:inherit!important}
 .pictures{max-height:none}
 .pictures table{width:auto;min-width:100%}
@@ -44,9 +44,9 @@ tbody th{font-weight:600}
 .pictures caption{padding:.7rem .9rem .2rem}
 .pictures thead th{text-align:center}
 .pictures tbody th{font-size:.8rem;font-weight:500;color:var(--soft);white-space:normal;min-width:5.5rem;max-width:8rem;padding-left:.9rem}
-.pictures td{text-align:center;min-width:7.5rem}
+.pictures td{text-align:center;vertical-align:top;min-width:7.5rem}
 .pictures img{display:block;width:100%;max-width:14rem;height:auto;border-radius:.4rem;margin:0 auto}
-.pictures span{display:block;font-size:.78rem;color:var(--soft);margin-top:.2rem}
+.pictures span{display:block;white-space:normal;font-size:.78rem;color:var(--soft);margin-top:.2rem}
 details{margin-top:1rem}
 summary{cursor:pointer;color:var(--accent);font-weight:600;margin-bottom:.8rem}
 .facts{margin:.8rem 0 0}

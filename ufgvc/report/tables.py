@@ -16,11 +16,13 @@ PAPER: dict[str, dict[tuple[str, tuple[str, ...]], float]] = {
         ("alexnet", ()): 22.92, ("vgg16", ()): 50.83, ("resnet50", ()): 52.50, ("inception_v3", ()): 37.50,
         ("mobilenet_v2", ()): 49.58, ("improved_bcnn", ()): 45.00, ("nts_net", ()): 51.67, ("mpn_cov", ()): 50.00,
         ("dcl", ()): 53.75, ("maskcov", ()): 58.75, ("mask_guided", ("vein", "contour")): 62.08,
+        ("mask_guided", ("vein",)): 58.33, ("mask_guided", ("contour",)): 60.60,
     },
     "soylocal200": {
         ("alexnet", ()): 19.50, ("vgg16", ()): 39.33, ("resnet50", ()): 38.83, ("inception_v3", ()): 23.00,
         ("mobilenet_v2", ()): 34.67, ("improved_bcnn", ()): 33.33, ("nts_net", ()): 42.67, ("mpn_cov", ()): 38.17,
         ("dcl", ()): 45.33, ("maskcov", ()): 46.17, ("mask_guided", ("vein", "contour")): 49.67,
+        ("mask_guided", ("vein",)): 46.16, ("mask_guided", ("contour",)): 47.83,
     },
 }  # fmt: skip
 
@@ -59,11 +61,11 @@ class Table:
 
 def percent(value: float | None, digits: int = 1) -> str | None:
     """0.6208 -> "62.1 %"; None and NaN stay empty."""
-    return None if value is None or np.isnan(value) else f"{100 * value:.{digits}f} %"
+    return None if value is None or np.isnan(value) else f"{100 * value:.{digits}f}\u00a0%"
 
 
 def interval(value: Proportion) -> str:
-    return f"{100 * value.low:.1f} to {100 * value.high:.1f} %"
+    return f"{100 * value.low:.1f} to {100 * value.high:.1f}\u00a0%"
 
 
 def p_text(p: float) -> str:
@@ -84,7 +86,7 @@ def models_table(
     top_k = next(iter(scores.values())).top_k
     show_paper = bool(paper) and any(value is not None for value in (paper or {}).values())
     columns = ["Model", "Right", "Accuracy", "95 % interval", "Balanced", f"Top {top_k}"]
-    columns += ["Only this one right", "Only the report's right", "p"] if tests else []
+    columns += ["Gains", "Losses", "p"] if tests else []
     columns += ["Paper"] if show_paper else []
     rows: list[list[str | None]] = []
     for label, one in scores.items():
@@ -99,7 +101,7 @@ def models_table(
         rows.append(row)
     note = "Interval: Wilson. Balanced: mean over the cultivars."
     if tests:
-        note += " p: exact McNemar test on the same leaves against the model of this report; one seed each."
+        note += " Gains, losses: leaves that only this model, only the report's model named rightly; p: exact McNemar test; one seed each."
     return Table("Accuracy on the test leaves", tuple(columns), rows, note=note)
 
 

@@ -1,0 +1,114 @@
+"""The report is one file: nothing loaded from elsewhere, every tag closed, every picture described, every text escaped."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from ufgvc.report import figures, metrics, tables
+from ufgvc.report.page import Chapter, Page
+
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+class Reader(HTMLParser):
+    """Collects what a browser would complain about or fetch."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.faults: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.faults.append(f"</{tag}> at {self.getpos()}")
+
+
+@pytest.fixture(scope="module")
+def html() -> str:
+    rng = np.random.default_rng(0)
+    truth = np.repeat(np.arange(6), 4)
+    classes = ["A & B", "<script>alert(1)</script>", "C", "D", 'E "q"', "F"]
+    scores = {name: metrics.score(rng.normal(size=(24, 6)), truth) for name in ("this <model>", "other")}
+    one = scores["this <model>"]
+    tests = {"other": metrics.mcnemar(truth > 2, truth > 3)}
+    history = [{"epoch": e, "loss/classification": 1 / e, "train/accuracy": 1 - 1 / e} for e in (1, 2, 3)]
+    picture = rng.integers(0, 255, (30, 20, 3), dtype=np.uint8)
+    panels = figures.Panels("cam", "Maps", "Maps of a leaf", ("original", "<b>"), ("A & B",), ((picture, picture),), (("", "C, wrong"),))
+    spans = {name: (s.accuracy.value, s.accuracy.low, s.accuracy.high) for name, s in scores.items()}
+    blocks = [
+        figures.accuracy_chart(spans, 1 / 6), figures.training_chart(history), figures.recall_chart(one.recall),
+        figures.confusion_chart(one.confusion, classes), panels, tables.models_table(scores, tests, {"this <model>": 0.6208}),
+        tables.cultivar_table(classes, one), tables.confused_table(classes, one),
+    ]  # fmt: skip
+    chapters = [Chapter("Figures & tables", "A <text>.", [b for b in blocks if b], fold="Show")]
+    page = Page("report", "a <title>", "62.1 %", "149 of 240", [("1", "two")], chapters, {"Data": "s3://b/<x>"}, ["care & caution"], "made")
+    return page.to_html()
+
+
+@pytest.fixture(scope="module")
+def reader(html: str) -> Reader:
+    reader = Reader()
+    reader.feed(html)
+    reader.close()
+    return reader
+
+
+def test_nothing_comes_from_elsewhere(html: str, reader: Reader) -> None:
+    assert not re.search(r"""(?:src|href|action|data|poster)\s*=\s*["'](?!data:|#)""", html)
+    assert not re.search(r"url\((?!#|data:)|@import|https?://|\bxmlns", html)
+    assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, _ in reader.tags}
+
+
+def test_every_tag_is_closed_and_identifiers_are_unique(reader: Reader) -> None:
+    assert reader.faults == [] and reader.open == []
+    identifiers = [attributes["id"] for _, attributes in reader.tags if "id" in attributes]
+    assert len(identifiers) == len(set(identifiers)) > 10
+
+
+def test_references_inside_the_drawings_resolve(html: str, reader: Reader) -> None:
+    identifiers = {attributes.get("id") for _, attributes in reader.tags}
+    used = set(re.findall(r'href="#([^"]+)"', html)) | set(re.findall(r"url\(#([^)]+)\)", html))
+    assert used and used <= identifiers
+
+
+def test_pictures_and_charts_are_described(reader: Reader) -> None:
+    images = [attributes for tag, attributes in reader.tags if tag == "img"]
+    assert len(images) == 2 and all(attributes.get("alt") for attributes in images)
+    charts = [attributes for tag, attributes in reader.tags if tag == "figure"]
+    assert len(charts) == 4 and all(len(attributes.get("aria-label") or "") > 20 for attributes in charts)
+    assert sum(tag == "h1" for tag, _ in reader.tags) == 1
+    assert ("html", {"lang": "en"}) in reader.tags
+
+
+def test_texts_are_escaped(html: str) -> None:
+    assert "<script>" not in html and "&lt;script&gt;" in html
+    assert "this &lt;model&gt;" in html and "s3://b/&lt;x&gt;" in html
+
+
+def test_it_serves_telephones_and_the_dark(html: str) -> None:
+    assert "width=device-width" in html and "prefers-color-scheme:dark" in html
+    drawn = re.findall(r"(?:fill|stroke): (#[0-9a-f]{6})", html)
+    assert "var(--accent)" in html and not set(drawn) & set(figures.COLOURS)
+
+
+def test_a_training_curve_needs_numbers() -> None:
+    assert figures.training_chart([]) is None
+    assert figures.training_chart([{"epoch": 1, "seconds": 3.0}]) is None
+
+
+def test_png_files_are_png() -> None:
+    chart = figures.recall_chart(np.array([0, 0.5, 1, np.nan]))
+    assert chart.to_png().startswith(b"\x89PNG") and "3 cultivars" in chart.alt

@@ -31,7 +31,7 @@ def test_the_map_is_the_classifiers_weights_over_the_last_map(name: str, frozen:
     net = Tiny(name).eval().requires_grad_(not frozen)
     images = torch.rand(5, 3, 7, 9, dtype=torch.float64)
     with torch.no_grad():
-        found, predicted = activation_maps(net, images)
+        found, predicted = activation_maps(net, images, name)
         outputs = net(images)
     for i in range(5):
         label = int(outputs["logits"][i].argmax())
@@ -41,15 +41,16 @@ def test_the_map_is_the_classifiers_weights_over_the_last_map(name: str, frozen:
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
-def test_the_fused_map_goes_before_the_backbones() -> None:
+def test_the_fused_map_is_used_where_the_method_names_it() -> None:
     class Guided(Tiny):
         def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
             maps = self.convolution(images).relu()
             fused = maps * torch.linspace(0, 1, images.shape[3], dtype=torch.float64)
             return {"features": maps, "fused": fused, "logits": self.linear(fused.mean(dim=(2, 3)))}
 
-    found, _ = activation_maps(Guided().eval(), torch.rand(2, 3, 4, 5, dtype=torch.float64))
-    assert not found[:, :, 0].any() and found.amax() == 1
+    found, _ = activation_maps(Guided().eval(), torch.rand(2, 3, 4, 5, dtype=torch.float64), "fused")
+    assert not found[:, :, 0].any()
+    assert found.amax() == 1
 
 
 def test_nothing_that_speaks_for_the_class_is_an_empty_map() -> None:
@@ -73,6 +74,7 @@ def test_the_overlay_is_brightest_where_the_map_is() -> None:
     heat = np.zeros((2, 3), np.float32)
     heat[0, 2] = 1
     shown = overlay(photograph, heat)
-    assert shown.shape == photograph.shape and shown.dtype == np.uint8
+    assert shown.shape == photograph.shape
+    assert shown.dtype == np.uint8
     change = np.abs(shown.astype(int) - 90).sum(axis=2)
     assert change[:10, 50:].mean() > 2 * change[30:, :10].mean()

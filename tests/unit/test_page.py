@@ -73,7 +73,8 @@ def test_nothing_comes_from_elsewhere(html: str, reader: Reader) -> None:
 
 
 def test_every_tag_is_closed_and_identifiers_are_unique(reader: Reader) -> None:
-    assert reader.faults == [] and reader.open == []
+    assert reader.faults == []
+    assert reader.open == []
     identifiers = [attributes["id"] for _, attributes in reader.tags if "id" in attributes]
     assert len(identifiers) == len(set(identifiers)) > 10
 
@@ -81,27 +82,34 @@ def test_every_tag_is_closed_and_identifiers_are_unique(reader: Reader) -> None:
 def test_references_inside_the_drawings_resolve(html: str, reader: Reader) -> None:
     identifiers = {attributes.get("id") for _, attributes in reader.tags}
     used = set(re.findall(r'href="#([^"]+)"', html)) | set(re.findall(r"url\(#([^)]+)\)", html))
-    assert used and used <= identifiers
+    assert used
+    assert used <= identifiers
 
 
 def test_pictures_and_charts_are_described(reader: Reader) -> None:
     images = [attributes for tag, attributes in reader.tags if tag == "img"]
-    assert len(images) == 2 and all(attributes.get("alt") for attributes in images)
+    assert len(images) == 2
+    assert all(attributes.get("alt") for attributes in images)
     charts = [attributes for tag, attributes in reader.tags if tag == "figure"]
-    assert len(charts) == 4 and all(len(attributes.get("aria-label") or "") > 20 for attributes in charts)
+    assert len(charts) == 4
+    assert all(len(attributes.get("aria-label") or "") > 20 for attributes in charts)
     assert sum(tag == "h1" for tag, _ in reader.tags) == 1
     assert ("html", {"lang": "en"}) in reader.tags
 
 
 def test_texts_are_escaped(html: str) -> None:
-    assert "<script>" not in html and "&lt;script&gt;" in html
-    assert "this &lt;model&gt;" in html and "s3://b/&lt;x&gt;" in html
+    assert "<script>" not in html
+    assert "&lt;script&gt;" in html
+    assert "this &lt;model&gt;" in html
+    assert "s3://b/&lt;x&gt;" in html
 
 
 def test_it_serves_telephones_and_the_dark(html: str) -> None:
-    assert "width=device-width" in html and "prefers-color-scheme:dark" in html
+    assert "width=device-width" in html
+    assert "prefers-color-scheme:dark" in html
     drawn = re.findall(r"(?:fill|stroke): (#[0-9a-f]{6})", html)
-    assert "var(--accent)" in html and not set(drawn) & set(figures.COLOURS)
+    assert "var(--accent)" in html
+    assert not set(drawn) & set(figures.COLOURS)
 
 
 def test_a_training_curve_needs_numbers() -> None:
@@ -111,4 +119,5 @@ def test_a_training_curve_needs_numbers() -> None:
 
 def test_png_files_are_png() -> None:
     chart = figures.recall_chart(np.array([0, 0.5, 1, np.nan]))
-    assert chart.to_png().startswith(b"\x89PNG") and "3 cultivars" in chart.alt
+    assert chart.to_png().startswith(b"\x89PNG")
+    assert "3 cultivars" in chart.alt

@@ -10,25 +10,22 @@ from torch import Tensor, nn
 
 from ufgvc.core.errors import UserError
 
-# The last map before pooling, by what the methods' nets call it: the fused one where masks guide the net.
-MAP_NAMES = ("fused", "features")
 
-
-def activation_maps(net: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+def activation_maps(net: nn.Module, images: Tensor, last_map: str = "features") -> tuple[Tensor, Tensor]:
     """Maps (B, h, w) float in [0, 1] and the predicted classes (B,) for images (B, 3, H, W) in [0, 1].
 
     The map of class k is max(0, sum_c w_kc M_c) over the last map M, divided by its own maximum (zeros where nothing
     speaks for the class). The weight w_kc is the mean over the map of d logit_k / d M_c: behind average pooling and a
-    linear layer this is the layer's own weight over h w, thus exactly the CAM of Zhou et al. (2016); behind any other head
-    it is Grad-CAM. UserError if the net shows no map. The net must be in eval mode; its parameters gain no gradient.
+    linear layer this is the layer's own weight over h w, thus exactly the CAM of Zhou et al. (2016); behind any other
+    head it is Grad-CAM. last_map: the net's output that holds M, "fused" where masks guide the net (Method.last_map).
+    UserError if the net shows no such map. The net must be in eval mode; its parameters gain no gradient.
     """
     with torch.enable_grad():
         # A frozen net would build no graph for the map, so the input asks for one.
         outputs = net(images.detach().requires_grad_())
-        name = next((name for name in MAP_NAMES if isinstance(outputs.get(name), Tensor) and outputs[name].ndim == 4), None)
-        if name is None:
+        logits, last = outputs["logits"], outputs.get(last_map)
+        if not isinstance(last, Tensor) or last.ndim != 4:
             raise UserError("this model shows no feature map to look at", fix="leave it out of --compare")
-        logits, last = outputs["logits"], outputs[name]
         predicted = logits.argmax(dim=1)
         (slope,) = torch.autograd.grad(logits.gather(1, predicted[:, None]).sum(), last)
     weights = slope.mean(dim=(2, 3), keepdim=True)

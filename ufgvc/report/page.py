@@ -60,10 +60,7 @@ class Page:
 
     def _facts(self) -> str:
         facts = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in self.facts.items())
-        return (
-            '<section aria-labelledby="made"><h2 id="made">How these numbers were made</h2>'
-            f'<dl class="facts">{facts}</dl></section>'
-        )
+        return f'<section aria-labelledby="made"><h2 id="made">How these numbers were made</h2><dl class="facts">{facts}</dl></section>'
 
 
 def _chapter(place: int, chapter: Chapter) -> str:

@@ -45,10 +45,7 @@ class Table:
             cells = [f'<th scope="row">{escape(row[0] or "")}</th>']
             cells += [f"<td{self._kind(i)}>{escape(cell or '')}</td>" for i, cell in enumerate(row) if i]
             body.append(f"<tr>{''.join(cells)}</tr>")
-        return (
-            f"<table><caption>{escape(self.title)}</caption><thead><tr>{head}</tr></thead>"
-            f"<tbody>{''.join(body)}</tbody></table>"
-        )
+        return f"<table><caption>{escape(self.title)}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
 
     def to_markdown(self) -> str:
         marks = ["---" if i in self.text_columns else "---:" for i in range(len(self.columns))]
@@ -79,9 +76,7 @@ def paper_accuracy(paper: str | None, method: str, options: Mapping[str, object]
     return None if known is None else known / 100
 
 
-def models_table(
-    scores: Mapping[str, Scores], tests: Mapping[str, McNemar], paper: Mapping[str, float | None] | None = None
-) -> Table:
+def models_table(scores: Mapping[str, Scores], tests: Mapping[str, McNemar], paper: Mapping[str, float | None] | None = None) -> Table:
     """One row a model; the first is the model under report, the others are compared with it by McNemar's test."""
     top_k = next(iter(scores.values())).top_k
     show_paper = bool(paper) and any(value is not None for value in (paper or {}).values())

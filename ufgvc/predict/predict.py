@@ -1,0 +1,211 @@
+"""Names cultivars on any number of photographs: a pool of model actors, constant memory, bad photographs listed."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import posixpath
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ufgvc.core.errors import UserError
+from ufgvc.core.storage import Store, join, open_store
+from ufgvc.data.cluster import RaySettings, quiet_data, ray_session
+from ufgvc.data.images import BadImage, decode, inspect
+from ufgvc.predict.settings import PredictResult, PredictSettings
+from ufgvc.track.models import LoadedModel, load_model
+from ufgvc.track.runs import TrackingSettings
+
+log = logging.getLogger(__name__)
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
+CSV, REJECTED, PARQUET = "predictions.csv", "rejected.csv", "predictions"
+
+
+def predict(
+    source: str,
+    model: str,
+    out: str,
+    settings: PredictSettings | None = None,
+    tracking: TrackingSettings | None = None,
+    runs_uri: str = "runs",
+    ray_settings: RaySettings | None = None,
+) -> PredictResult:
+    """Writes <out>/predictions.csv, predictions/*.parquet and rejected.csv for every photograph below `source`.
+
+    source: a folder, a bucket or one file.  model: models:/name@alias, runs:/<id>/model or a folder.  Paths in the output are
+    relative to `source`. UserError if there is no photograph or no model; a photograph that cannot be read is listed, not fatal.
+    """
+    settings = settings or PredictSettings()
+    store, names = photographs(source)
+    if open_store(out).path == store.path and open_store(out).fs.equals(store.fs):
+        raise UserError("the predictions would be written among the photographs", where="--out", fix="give another folder")
+    loaded = load_model(model, tracking or TrackingSettings(), runs_uri)
+    with ray_session(ray_settings), Output(open_store(out), len(loaded.classes), settings) as output:
+        for batch in _predicted(store, names, loaded, settings):
+            output.add(batch)
+        return output.finish(len(names))
+
+
+def photographs(source: str) -> tuple[Store, list[str]]:
+    """The place and the names of its photographs, by their endings, sorted. UserError if there are none."""
+    store = open_store(source)
+    if source.lower().endswith(ENDINGS):
+        folder, name = posixpath.split(store.path)
+        parent = Store(posixpath.dirname(store.uri), store.fs, folder)
+        if parent.exists(name):
+            return parent, [name]
+    names = [name for name in store.list() if name.lower().endswith(ENDINGS)]
+    if not names:
+        what = "holds no photograph" if store.list() else "is empty or not there"
+        raise UserError(what, where=source, fix=f"give a folder or bucket with {', '.join(ENDINGS)} files")
+    return store, names
+
+
+class Predictor:
+    """One actor: reads, decodes and names a batch of photographs; a failure of one photograph stays with that photograph."""
+
+    def __init__(self, store: Store, model_ref: Any, top: int, device: str) -> None:
+        import ray
+
+        self.store, self.top = store, top
+        self.model: LoadedModel = ray.get(model_ref).to(device)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """{"path": (B,)} -> path, reason ("" if it was read), top names and probabilities as lists (empty if it was not)."""
+        paths = [str(path) for path in batch["path"]]
+        images: list[np.ndarray] = []
+        reasons: list[str] = []
+        for path in paths:
+            image, reason = self._read(path)
+            reasons.append(reason)
+            if image is not None:
+                images.append(image)
+        order, chances = top_classes(self.model.logits(images), self.top) if images else (iter(()), iter(()))
+        rows_order, rows_chances = iter(order), iter(chances)
+        classes, values = [], []
+        for reason in reasons:
+            classes.append([] if reason else [int(i) for i in next(rows_order)])
+            values.append([] if reason else [float(p) for p in next(rows_chances)])
+        columns = {"path": paths, "reason": reasons, "classes": classes, "probabilities": values}
+        types = {"classes": pa.list_(pa.int32()), "probabilities": pa.list_(pa.float64())}
+        return pa.table({name: pa.array(value, types.get(name, pa.string())) for name, value in columns.items()})
+
+    def _read(self, path: str) -> tuple[np.ndarray | None, str]:
+        try:
+            encoded = self.store.read_bytes(path)
+            return self.model.square(decode(encoded, inspect(encoded).orientation)), ""
+        except BadImage as error:
+            return None, error.reason
+        except FileNotFoundError:
+            return None, "is gone since the folder was listed"
+
+
+def top_classes(logits: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
+    """Class indices and probabilities (B, top) from likely to unlikely; all of them if there are fewer."""
+    exact = np.asarray(logits, dtype=np.float64)
+    exact = np.exp(exact - exact.max(axis=1, keepdims=True))
+    chances = exact / exact.sum(axis=1, keepdims=True)
+    order = np.argsort(-chances, axis=1, kind="stable")[:, :top]
+    return order, np.take_along_axis(chances, order, axis=1)
+
+
+def _predicted(store: Store, names: list[str], model: LoadedModel, settings: PredictSettings) -> Iterator[dict[str, Any]]:
+    import ray
+    from ray.data import ActorPoolStrategy
+
+    quiet_data()
+    resources = ray.cluster_resources()
+    gpus, cpus = resources.get("GPU", 0), resources.get("CPU", 1)
+    use_gpu = settings.gpu == "yes" or (settings.gpu == "auto" and gpus >= 1)
+    if use_gpu and gpus < 1:
+        raise UserError("no GPU is to be had here", where="--gpu yes", fix="use --gpu auto")
+    most = settings.max_actors or max(1, int(gpus if use_gpu else cpus // 2))
+    batches = -(-len(names) // settings.batch_size)
+    most = max(1, min(most, batches))
+    pool = ActorPoolStrategy(min_size=min(settings.min_actors, most), max_size=most)
+    rows = ray.data.from_arrow(pa.table({"path": names})).repartition(min(batches, 4 * most))
+    named = rows.map_batches(
+        Predictor,
+        fn_constructor_args=(store, ray.put(model.to("cpu")), settings.top, "cuda" if use_gpu else "cpu"),
+        batch_size=settings.batch_size,
+        compute=pool,
+        num_cpus=None if use_gpu else 1,
+        num_gpus=1 if use_gpu else None,
+    )
+    classes = model.classes
+    for batch in named.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for row in batch.to_pylist():
+            row["names"] = [classes[i] for i in row.pop("classes")]
+            yield row
+
+
+class Output:
+    """The files of a prediction, written as rows come: CSV and rejected.csv through a temporary file, Parquet in parts."""
+
+    def __init__(self, store: Store, num_classes: int, settings: PredictSettings) -> None:
+        self.store, self.limit, self.top = store, settings.rows_per_file, min(settings.top, num_classes)
+        self.rows: list[dict[str, Any]] = []
+        self.parts: list[str] = []
+        self.counts = {CSV: 0, REJECTED: 0}
+
+    def __enter__(self) -> Output:
+        self.folder = tempfile.TemporaryDirectory(prefix="ufgvc-predict-")
+        self.files = {name: (Path(self.folder.name) / name).open("w", newline="", encoding="utf-8") for name in self.counts}
+        self.writers = {name: csv.writer(file) for name, file in self.files.items()}
+        self.columns = ["path", "cultivar", "probability"]
+        self.columns += [f"top{i}_{what}" for i in range(1, self.top + 1) for what in ("cultivar", "probability")]
+        self.writers[CSV].writerow(self.columns)
+        self.writers[REJECTED].writerow(["path", "reason"])
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self.files.values():
+            file.close()
+        self.folder.cleanup()
+
+    def add(self, row: dict[str, Any]) -> None:
+        """One photograph: path, reason, names, probabilities."""
+        if row["reason"]:
+            self.counts[REJECTED] += 1
+            self.writers[REJECTED].writerow([row["path"], row["reason"]])
+            return
+        self.counts[CSV] += 1
+        pairs = list(zip(row["names"], row["probabilities"], strict=True))
+        flat = [cell for name, chance in pairs for cell in (name, f"{chance:.6f}")]
+        self.writers[CSV].writerow([row["path"], pairs[0][0], f"{pairs[0][1]:.6f}", *flat])
+        cells = [row["path"], pairs[0][0], pairs[0][1], *(cell for pair in pairs for cell in pair)]
+        self.rows.append(dict(zip(self.columns, cells, strict=True)))
+        if len(self.rows) >= self.limit:
+            self._write_part()
+
+    def finish(self, expected: int) -> PredictResult:
+        """Writes what is left; RuntimeError if a photograph is in neither list."""
+        if sum(self.counts.values()) != expected:
+            raise RuntimeError(f"{sum(self.counts.values())} of {expected} photographs came back from the workers")
+        if self.rows:
+            self._write_part()
+        stale = set(self.store.list(PARQUET)) - set(self.parts)
+        for name, file in self.files.items():
+            file.flush()
+            with Path(file.name).open("rb") as source, self.store.writer(name) as target:
+                while chunk := source.read(1 << 22):
+                    target.write(chunk)
+        self.store.delete(*sorted(stale))
+        if self.counts[REJECTED]:
+            log.warning("%d photographs could not be read: %s", self.counts[REJECTED], join(self.store.uri, REJECTED))
+        parquet = tuple(join(self.store.uri, name) for name in self.parts)
+        return PredictResult(self.counts[CSV], self.counts[REJECTED], join(self.store.uri, CSV), join(self.store.uri, REJECTED), parquet)
+
+    def _write_part(self) -> None:
+        name = f"{PARQUET}/part-{len(self.parts):05d}.parquet"
+        with self.store.writer(name) as file:
+            pq.write_table(pa.Table.from_pylist(self.rows), file, compression="zstd")
+        self.parts.append(name)
+        self.rows = []

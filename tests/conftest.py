@@ -40,7 +40,9 @@ def serve() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     """Starts a server process and waits until it answers HTTP (any status); all of them end with the session."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(command: list[str], url: str, env: dict[str, str] | None = None, log: Path | None = None, within: float = 120) -> subprocess.Popen[bytes]:
+    def start(
+        command: list[str], url: str, env: dict[str, str] | None = None, log: Path | None = None, within: float = 120
+    ) -> subprocess.Popen[bytes]:
         with open(log or os.devnull, "wb") as output:
             process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **(env or {})}, start_new_session=True)
         started.append(process)

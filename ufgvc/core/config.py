@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -18,6 +18,14 @@ class Section(BaseModel):
     """Base of all settings: frozen, and a key that nobody declared is refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+AnySection = TypeVar("AnySection", bound=Section)
+
+
+def part(owner: type[AnySection], told: BaseModel) -> AnySection:
+    """The fields of `told` that `owner` declares, as an `owner`."""
+    return owner.model_validate({key: getattr(told, key) for key in owner.model_fields})
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:

@@ -170,7 +170,11 @@ _EXPLANATIONS = (
     ("NO_SUCH_BUCKET", "there is no such bucket", "create the bucket or correct the URI"),
     ("Bucket", "the bucket cannot be used", "create the bucket or correct the URI"),
     ("InvalidAccessKeyId", "the access key is not known to the server", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"),
-    ("INVALID_ACCESS_KEY_ID", "the access key is not known to the server", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"),
+    (
+        "INVALID_ACCESS_KEY_ID",
+        "the access key is not known to the server",
+        "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+    ),
     ("SignatureDoesNotMatch", "the secret key is wrong", "set AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"),
     ("SIGNATURE_DOES_NOT_MATCH", "the secret key is wrong", "set AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"),
     ("ACCESS_DENIED", "access is refused", "check the credentials (AWS_ACCESS_KEY_ID, AWS_PROFILE) and the bucket's rights"),

@@ -56,7 +56,9 @@ def decoded_split(dataset: Dataset, split: str, side: int, mask_kind: str | None
         if not target.is_dir():
             need = decoded_bytes(rows, side, mask_kind is not None)
             if shutil.disk_usage(folder).free < 1.1 * need:
-                raise UserError(f"the decoded photographs need {need / 2**30:.1f} GiB of disk", where=str(folder), fix="use --train.cache none")
+                raise UserError(
+                    f"the decoded photographs need {need / 2**30:.1f} GiB of disk", where=str(folder), fix="use --train.cache none"
+                )
             building = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=folder))
             try:
                 _build(dataset, split, side, mask_kind, building)

@@ -73,7 +73,10 @@ def decode_chunk(store: Store, chunk: Chunk, side: int) -> dict[str, NDArray[Any
     rows: dict[str, NDArray[Any]] = {
         "position": np.arange(chunk.position, chunk.position + len(chunk), dtype=np.int64),
         "image": np.stack(
-            [square(decode(image, turn), side) for image, turn in zip(table["image"].to_pylist(), table["orientation"].to_pylist(), strict=True)]
+            [
+                square(decode(image, turn), side)
+                for image, turn in zip(table["image"].to_pylist(), table["orientation"].to_pylist(), strict=True)
+            ]
         ),
     }
     masks = read_parquet_rows(store, chunk.masks, chunk.start, chunk.stop) if chunk.masks else None

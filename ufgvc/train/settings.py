@@ -12,6 +12,10 @@ from ufgvc.core.config import Section
 class TrainSettings(Section):
     """Training. What is left empty comes from the method's published recipe."""
 
+    init: str = "imagenet"
+    """initial weights: imagenet (torchvision's), none, or the URI of a state dict (safetensors, or torch.save of tensors)"""
+    mask: str = "box"
+    """kind of the masks that guide the network: box, luminance or structure"""
     epochs: int | None = Field(None, ge=1)
     """passes over the training leaves"""
     batch_size: int | None = Field(None, ge=2)

@@ -1,0 +1,33 @@
+# The two commands: `make demo` and `make test`. Everything is installed into .venv; nothing is written outside this folder.
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := demo
+export UFGVC_DEMO := $(DEMO)
+
+.PHONY: demo test test-all lint install clean
+install: .venv/.installed
+
+.venv/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -c 'import cv2, torch, torchvision, ray, mlflow, ultralytics' || (echo "the installation does not import; remove .venv and try again" && false)
+	touch $@
+
+demo: install
+	$(BIN)/python -m jobs.demo --folder $(DEMO)
+
+test: install
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-all: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(DEMO) runs build dist

@@ -1,0 +1,135 @@
+"""Settings, errors and storage."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pydantic import Field, ValidationError
+
+from ufgvc.core.config import Section, flatten, load_yaml, part, short_key
+from ufgvc.core.errors import UserError, user_error_in
+from ufgvc.core.registry import Registry
+from ufgvc.core.storage import open_store, read_parquet_rows, write_parquet_file
+
+
+class Inner(Section):
+    rate: float = Field(0.1, gt=0)
+
+
+class Outer(Section):
+    inner: Inner = Inner()
+    name: str = "x"
+
+
+def test_settings_are_closed_and_frozen() -> None:
+    with pytest.raises(ValidationError, match="extra_forbidden|Extra inputs"):
+        Outer.model_validate({"nam": "y"})
+    with pytest.raises(ValidationError):
+        Outer().name = "y"  # type: ignore[misc]
+
+
+def test_the_key_depends_on_content_only() -> None:
+    assert short_key({"a": 1, "b": 2}) == short_key({"b": 2, "a": 1})
+    assert short_key({"a": 1}) != short_key({"a": 2})
+    assert len(short_key(Outer())) == 12
+
+
+def test_flatten() -> None:
+    assert flatten({"a": {"b": 1, "c": [1, 2]}, "d": None}) == {"a.b": 1, "a.c": "[1, 2]", "d": None}
+
+
+def test_part_takes_what_a_section_declares() -> None:
+    class Wide(Outer):
+        more: int = 3
+
+    assert part(Outer, Wide(name="z")) == Outer(name="z")
+
+
+@pytest.mark.parametrize(("text", "says"), [("a: [1", "not valid YAML"), ("- 1", "key: value")])
+def test_bad_yaml_is_one_message(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=says) as caught:
+        load_yaml(file)
+    assert str(file) in str(caught.value)
+
+
+def test_a_user_error_survives_pickling_and_wrapping() -> None:
+    original = UserError("what", where="here", fix="do")
+    copy = pickle.loads(pickle.dumps(original))
+    assert str(copy) == str(original) == "here: what\n  -> do"
+    try:
+        try:
+            raise copy
+        except UserError as inner:
+            raise RuntimeError("task failed") from inner
+    except RuntimeError as outer:
+        assert user_error_in(outer) is copy
+    assert user_error_in(ValueError("ours")) is None
+
+
+def test_registry_names_what_it_knows() -> None:
+    known: Registry[int] = Registry("number")
+    known.register("one")(1)
+    with pytest.raises(UserError, match="no number named 'two'") as caught:
+        known.get("two")
+    assert "one" in str(caught.value)
+    with pytest.raises(ValueError, match="twice"):
+        known.register("one")(1)
+
+
+def test_local_store(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "not-yet-there")
+    assert store.list() == []
+    assert not store.exists("a")
+    store.write_json("deep/er/a.json", {"ä": 1})
+    store.write_bytes("b", b"12")
+    assert store.list() == ["b", "deep/er/a.json"]
+    assert store.child("deep").read_json("er/a.json") == {"ä": 1}
+    assert store.size("b") == 2
+    store.delete_tree("deep")
+    store.delete("b")
+    assert store.list() == []
+    with pytest.raises(FileNotFoundError):
+        store.read_bytes("b")
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    store.write_bytes("a", b"old")
+    with pytest.raises(RuntimeError, match="half way"), store.writer("a") as file:
+        file.write(b"new")
+        raise RuntimeError("half way")
+    assert store.read_bytes("a") == b"old"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("name", ["../a", "a/../../b", "/etc/passwd"])
+def test_names_stay_in_their_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="leave its folder"):
+        open_store(tmp_path).write_bytes(name, b"")
+
+
+def test_upload_and_download(tmp_path: Path) -> None:
+    (tmp_path / "from" / "x").mkdir(parents=True)
+    (tmp_path / "from" / "x" / "y.txt").write_text("hello")
+    store = open_store(tmp_path / "store")
+    store.upload(tmp_path / "from", "copy")
+    store.download(tmp_path / "to", "copy")
+    assert (tmp_path / "to" / "x" / "y.txt").read_text() == "hello"
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 1), (3, 4), (2, 9), (9, 10), (0, 10)])
+def test_rows_of_a_part(tmp_path: Path, start: int, stop: int) -> None:
+    store = open_store(tmp_path)
+    write_parquet_file(store, "p.parquet", pa.table({"n": list(range(10))}), row_group_size=3)
+    assert read_parquet_rows(store, "p.parquet", start, stop)["n"].to_pylist() == list(range(start, stop))
+
+
+def test_an_address_without_a_bucket() -> None:
+    with pytest.raises(UserError, match="names no bucket"):
+        open_store("s3://")

@@ -1,0 +1,150 @@
+"""`ufgvc <command>`: the only file that knows the flags.
+
+`--config FILE` fills any flag from YAML: top-level keys, and the section named after the command (`mask: {kind: box}` is `ufgvc mask --kind box`;
+`train` and `pipeline` keep their sections: `--train.epochs 3`). A flag beats the file. An unknown key is refused.
+Exit codes: 0 done, 2 the user's mistake (one message, no traceback), 1 ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any, cast
+
+from pydantic import Field, TypeAdapter, ValidationError, create_model
+
+from ufgvc import __version__
+from ufgvc.commands import COMMANDS, Command
+from ufgvc.core.config import Section, describe_validation, load_yaml
+from ufgvc.core.errors import UserError, user_error_in
+from ufgvc.core.runtime import setup_logging
+
+SHARED_KEYS = frozenset(["name", "source", "data", "boxes", "runs", "seed", "method", "options", "model", "compare", "out", "fresh", "tracking", "ray", "preset"])
+SECTIONS = frozenset(["synth", "ingest", "detect", "mask", "train", "evaluate", "predict"])
+PLACES = ("source", "data", "runs", "out", "boxes")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command and returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(overview())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"ufgvc {__version__}")
+        return 0
+    setup_logging()
+    try:
+        command = COMMANDS.get(arguments[0])
+        settings = parse(arguments[0], command, arguments[1:])
+        refuse_relative_places(settings)
+        command.run(settings)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    except BaseException as error:
+        mistake = user_error_in(error)
+        if mistake is None:
+            raise
+        print(f"ufgvc {arguments[0]}: {mistake}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def overview() -> str:
+    width = max(len(name) for name in COMMANDS.names())
+    lines = [f"  {name:<{width}}  {COMMANDS.get(name).summary}" for name in COMMANDS.names()]
+    return "\n".join(
+        [
+            "usage: ufgvc COMMAND [--config FILE] [flags]",
+            "",
+            "Tells plant cultivars apart from a photograph of one leaf.",
+            "",
+            *lines,
+            "",
+            "`ufgvc COMMAND --help` shows its flags with types, defaults and units; jobs/configs has a file for each known data set.",
+        ]
+    )
+
+
+def parse(name: str, command: Command, arguments: list[str]) -> Section:
+    """Settings of a command from YAML and flags. UserError for a bad file; SystemExit(2) with tyro's message for a bad flag."""
+    import tyro
+
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config")
+    first.add_argument("--method")
+    known, _ = first.parse_known_args(arguments)
+    rest = _without_config(arguments)
+    document = load_yaml(known.config) if known.config else {}
+    where = known.config or "settings"
+    unknown = sorted(set(document) - SHARED_KEYS - SECTIONS)
+    if unknown:
+        raise UserError(
+            f"{', '.join(unknown)}: not a known setting", where=where, fix=f"known: {', '.join(sorted(SHARED_KEYS | SECTIONS))}"
+        )
+    model = command.settings(known.method or document.get("method") or "mask_guided")
+    values = {key: value for key, value in document.items() if key in model.model_fields}
+    own = document.get(name, {}) if name not in model.model_fields else {}
+    if not isinstance(own, Mapping):
+        raise UserError("must be a section of `key: value` pairs", where=f"{where}, {name}")
+    strange = sorted(set(own) - set(model.model_fields))
+    if strange:
+        raise UserError(
+            f"{', '.join(f'{name}.{key}' for key in strange)}: not a known setting", where=where, fix=f"see `ufgvc {name} --help`"
+        )
+    filled = with_defaults(model, values | dict(own), where)
+    try:
+        return cast(Section, tyro.cli(filled, args=rest, prog=f"ufgvc {name}", description=command.description(), use_underscores=False))
+    except ValidationError as error:
+        raise describe_validation(error, f"ufgvc {name}") from None
+
+
+def with_defaults(model: type[Section], values: Mapping[str, Any], where: str) -> type[Section]:
+    """The same settings with the file's values as defaults, checked one by one."""
+    fields: dict[str, Any] = {}
+    for key, value in values.items():
+        field = model.model_fields[key]
+        annotation = field.rebuild_annotation()
+        try:
+            checked = TypeAdapter(annotation).validate_python(value)
+        except ValidationError as error:
+            problem = describe_validation(error, where)
+            raise UserError(f"{key}: {problem.what}", where=where, fix=problem.fix) from None
+        fields[key] = (annotation, Field(default=checked, description=field.description))
+    return cast(type[Section], create_model(model.__name__, __base__=model, __doc__=model.__doc__, **fields))
+
+
+def refuse_relative_places(settings: Section) -> None:
+    """A job's working folder is a copy that Ray throws away: what is written there is lost."""
+    from ufgvc.data.cluster import in_ray_job
+
+    if not in_ray_job():
+        return
+    for key in PLACES:
+        value = getattr(settings, key, None)
+        if isinstance(value, str) and "://" not in value and not os.path.isabs(value):
+            raise UserError(
+                f"the relative path {value!r} would lie in Ray's copy of the project",
+                where=f"--{key}",
+                fix="give an absolute path or s3://...",
+            )
+
+
+def _without_config(arguments: list[str]) -> list[str]:
+    kept: list[str] = []
+    skip = False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif argument == "--config":
+            skip = True
+        elif not argument.startswith("--config="):
+            kept.append(argument)
+    return kept
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,137 @@
+"""From decoded rows to the batches that a step takes: which leaves, from where, cropped and flipped on the device."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ufgvc.data.cache import Decoded, decoded_bytes, decoded_split
+from ufgvc.data.shards import Dataset, read_index
+from ufgvc.data.transforms import draws, image_key, test_view, train_view
+from ufgvc.methods.method import Batch
+from ufgvc.methods.recipe import Recipe
+from ufgvc.train.sources import CachedSource, RawBatch, Source, StreamedSource, on_device
+from ufgvc.train.split import fold_of, held_out
+
+Ints = NDArray[np.int64]
+EVAL_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a worker needs, in plain values.  recipe: a Recipe as JSON, with the user's changes in it."""
+
+    data: str
+    run: str
+    method: str
+    options: Mapping[str, Any]
+    init: str
+    seed: int
+    recipe: Mapping[str, Any]
+    mask_kind: str | None
+    mask_fingerprint: str | None
+    validation: str
+    holdout: float
+    folds: int
+    fold: int
+    precision: str
+    compile: bool
+    sync_batchnorm: bool
+    cache: str
+    cache_folder: str
+    checkpoint_seconds: float
+    cores: int
+    run_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Feed:
+    """One rank's data.  learn, hold: leaves learnt from and leaves that choose the epoch, over all ranks."""
+
+    plan: Plan
+    recipe: Recipe
+    source: Source
+    keys: NDArray[np.uint64]
+    learn: int
+    hold: int
+    held: Decoded | None
+    held_at: Ints
+    held_labels: Ints
+    device: torch.device
+
+    def training(self, epoch: int) -> Iterator[Batch]:
+        for raw in self.source.epoch(epoch):
+            yield self._augmented(raw, epoch)
+
+    def _augmented(self, raw: RawBatch, epoch: int) -> Batch:
+        chance = draws(self.keys[raw.positions], self.plan.seed, epoch, 3)
+        masks = {region: unpack(bits, self.recipe.resize) for region, bits in raw.bits.items()}
+        images, cropped = train_view(raw.images, masks, torch.from_numpy(chance), self.recipe.crop)
+        return Batch(images=images, labels=raw.labels, masks=cropped, has_mask=dict(raw.has), extra={})
+
+    def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """This rank's slice of the held-out leaves, as (images in [0, 1], labels)."""
+        assert self.held is not None
+        for start in range(0, len(self.held_at), EVAL_BATCH):
+            at = self.held_at[start : start + EVAL_BATCH]
+            images = torch.from_numpy(self.held.images[at]).to(self.device)
+            yield test_view(images, self.recipe.crop), torch.from_numpy(self.held_labels[at]).to(self.device)
+
+
+def unpack(bits: Tensor, side: int) -> Tensor:
+    """(B, R, ceil(R/8)) packed uint8, most significant bit first -> (B, R, R) uint8 of 0 and 1."""
+    shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=bits.device)
+    return ((bits.unsqueeze(-1) >> shifts) & 1).flatten(2)[..., :side]
+
+
+def make_feed(plan: Plan, recipe: Recipe, dataset: Dataset, index: pa.Table, rank: int, world: int, device: torch.device) -> Feed:
+    labels = index["label"].to_numpy().astype(np.int64)
+    groups = index["group"].to_pylist()
+    everything = np.arange(len(labels))
+    learn, hold = everything, everything[:0]
+    if plan.validation == "holdout":
+        learn, hold = held_out(labels, groups, plan.holdout, plan.seed)
+    elif plan.validation == "kfold":
+        learn, hold = fold_of(labels, groups, plan.folds, plan.fold, plan.seed)
+    split = "train"
+    held_labels = labels
+    if plan.validation == "test":
+        split = "test"
+        held_labels = read_index(dataset, "test")["label"].to_numpy().astype(np.int64)
+        hold = np.arange(len(held_labels))
+    held = None
+    if len(hold):
+        held = decoded_split(dataset, split, recipe.test_resize, None, None, Path(plan.cache_folder))
+    source = _source(plan, recipe, dataset, labels, learn, rank, world, device)
+    keys = np.array([image_key(name) for name in index["image_id"].to_pylist()], np.uint64)
+    mine = hold[rank * len(hold) // world : (rank + 1) * len(hold) // world]
+    return Feed(plan, recipe, source, keys, len(learn), len(hold), held, mine, held_labels, device)
+
+
+def _source(plan: Plan, recipe: Recipe, dataset: Dataset, labels: Ints, learn: Ints, rank: int, world: int, device: torch.device) -> Source:
+    where = choose_cache(plan.cache, len(labels), recipe.resize, plan.mask_kind is not None, device, Path(plan.cache_folder))
+    if where == "none":
+        return StreamedSource(dataset, plan.mask_kind, recipe.resize, labels, learn, recipe.batch_size, plan.seed, rank, world, device)
+    data = decoded_split(dataset, "train", recipe.resize, plan.mask_kind, plan.mask_fingerprint, Path(plan.cache_folder))
+    resident = on_device(data, device) if where == "device" else None
+    return CachedSource(data, labels, learn, recipe.batch_size, plan.seed, rank, world, device, resident)
+
+
+def choose_cache(wish: str, rows: int, side: int, with_masks: bool, device: torch.device, folder: Path) -> str:
+    """`auto` becomes "device" where a third of the free GPU memory holds the set, else "host" where half of the free disk does, else "none"."""
+    if wish != "auto":
+        return wish
+    need = decoded_bytes(rows, side, with_masks)
+    if device.type == "cuda" and need < torch.cuda.mem_get_info(device)[0] / 3:
+        return "device"
+    folder.mkdir(parents=True, exist_ok=True)
+    return "host" if need < shutil.disk_usage(folder).free / 2 else "none"

@@ -1,0 +1,238 @@
+"""The training loop of one worker. Ray Train starts it on every rank; without Ray's process group it is one rank alone."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ufgvc.core.storage import open_store
+from ufgvc.data.shards import open_dataset, read_index
+from ufgvc.methods import build
+from ufgvc.methods.method import Method
+from ufgvc.methods.recipe import Recipe
+from ufgvc.train.checkpoint import read_checkpoint, write_checkpoint
+from ufgvc.train.feed import Feed, Plan, make_feed
+from ufgvc.train.optimizer import make_optimizer, rate_at, stage_at
+from ufgvc.train.steps import eval_step, train_step
+
+
+def train_worker(config: dict[str, Any]) -> dict[str, Any] | None:
+    """Trains one rank to the end. Rank 0 writes the run's metrics, checkpoints and, at the end, its weights."""
+    import ray.train
+    import ray.train.torch
+
+    plan = Plan(**config)
+    context = ray.train.get_context()
+    device = ray.train.torch.get_device()
+    checkpoint = ray.train.get_checkpoint()
+    state = None
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            state = read_checkpoint(Path(folder))
+    worker = Worker.start(plan, context.get_world_rank(), context.get_world_size(), context.get_local_world_size(), device, state)
+    return worker.run()
+
+
+@dataclass
+class Worker:
+    """One rank.  net: the method's network, on the device.  model: the same behind DDP (and torch.compile)."""
+
+    plan: Plan
+    recipe: Recipe
+    rank: int
+    world: int
+    device: torch.device
+    method: Method
+    model: nn.Module
+    feed: Feed
+    optimizer: torch.optim.Optimizer
+    stage: int
+    epoch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+
+    @classmethod
+    def start(cls, plan: Plan, rank: int, world: int, local_world: int, device: torch.device, state: dict[str, Any] | None) -> Worker:
+        if device.type == "cpu":
+            torch.set_num_threads(max(1, plan.cores // local_world))
+        else:
+            torch.backends.cudnn.benchmark = True
+        torch.manual_seed(plan.seed)
+        recipe = Recipe.model_validate(plan.recipe)
+        dataset = open_dataset(plan.data)
+        index = read_index(dataset, "train")
+        method = build(plan.method, num_classes=len(dataset.classes), init=plan.init, **plan.options)
+        net = method.net.to(device, memory_format=torch.channels_last)
+        feed = make_feed(plan, recipe, dataset, index, rank, world, device)
+        epoch, history, best = 0, [], None
+        if state:
+            net.load_state_dict(state["net"])
+            epoch, history, best = state["epoch"], state["history"], state["best"]
+        stage = stage_at(plan.stages, epoch)
+        optimizer = make_optimizer(method, plan.stages[stage])
+        if state and stage_at(plan.stages, max(epoch - 1, 0)) == stage:
+            optimizer.load_state_dict(state["optimizer"])
+        model = _parallel(net, plan, world, device)
+        if world > 1:
+            _settle_buckets(model, net, recipe.crop, device)
+        if state:
+            torch.set_rng_state(state["random"][min(rank, len(state["random"]) - 1)])
+        else:
+            torch.manual_seed(plan.seed * 1_000_003 + rank)
+        return cls(plan, recipe, rank, world, device, method, model, feed, optimizer, stage, epoch, history, best)
+
+    def run(self) -> dict[str, Any] | None:
+        last_saved = time.monotonic()
+        while self.epoch < self.recipe.epochs:
+            self._enter_stage()
+            started = time.monotonic()
+            row = self._train_epoch()
+            row |= self._validate()
+            row["seconds"] = time.monotonic() - started
+            self.history.append(row)
+            self.epoch += 1
+            if self.rank == 0:
+                self._write_metrics()
+            if self._agree(time.monotonic() - last_saved >= self.plan.checkpoint_seconds) and self.epoch < self.recipe.epochs:
+                self._save()
+                last_saved = time.monotonic()
+        self._save()
+        return self.history[-1] if self.rank == 0 else None
+
+    def _enter_stage(self) -> None:
+        stage = stage_at(self.plan.stages, self.epoch)
+        if stage != self.stage:
+            self.stage, self.optimizer = stage, make_optimizer(self.method, self.plan.stages[stage])
+        rate = rate_at(self.plan.stages, self.epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * rate
+
+    def _train_epoch(self) -> dict[str, float]:
+        self.model.train()
+        sums: dict[str, Tensor] = {}
+        correct = count = 0
+        waited = 0.0
+        started = mark = time.monotonic()
+        for batch in self.feed.training(self.epoch):
+            waited += time.monotonic() - mark
+            done = train_step(self.method, self.model, batch, self.optimizer, self.plan.precision, reduce=self._sum, world=self.world)
+            for name, (total, number) in done.losses.items():
+                pair = torch.stack([total.detach().double(), number.detach().double()])
+                sums[name] = sums[name] + pair if name in sums else pair
+            correct, count = correct + done.correct, count + done.count
+            mark = time.monotonic()
+        seconds = time.monotonic() - started
+        totals = self._sum(
+            torch.stack([*sums.values(), torch.tensor([float(correct), float(count)], dtype=torch.float64, device=self.device)])
+        )
+        seen = int(totals[-1, 1])
+        if seen != self.feed.learn:
+            raise RuntimeError(f"epoch {self.epoch} saw {seen} of {self.feed.learn} training leaves; a partial epoch is not an epoch")
+        row = {
+            "epoch": float(self.epoch + 1),
+            "train_accuracy": float(totals[-1, 0]) / seen,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+        }
+        row |= {f"loss_{name}": float(total / number) if number else 0.0 for name, (total, number) in zip(sums, totals[:-1], strict=True)}
+        row["loss"] = sum(self.method.loss_weights[name] * row[f"loss_{name}"] for name in sums)
+        return row | {"images_per_second": seen / seconds, "data_wait": waited / seconds}
+
+    def _validate(self) -> dict[str, float]:
+        """Accuracy on the leaves that choose the epoch; nothing when none were asked for."""
+        if self.feed.hold == 0:
+            return {}
+        net = self.method.net.eval()
+        counts = torch.zeros(2, dtype=torch.float64, device=self.device)
+        for images, labels in self.feed.validation():
+            logits = eval_step(self.method, net, images)
+            counts += torch.tensor([float((logits.argmax(1) == labels).sum()), float(len(labels))], dtype=torch.float64, device=self.device)
+        counts = self._sum(counts)
+        if int(counts[1]) != self.feed.hold:
+            raise RuntimeError(f"evaluated {int(counts[1])} of {self.feed.hold} leaves; a partial score is not a score")
+        accuracy = float(counts[0] / counts[1])
+        if self.best is None or accuracy > self.best["accuracy"]:
+            weights = {name: tensor.detach().cpu().clone() for name, tensor in self.method.net.state_dict().items()}
+            self.best = {"epoch": self.epoch + 1, "accuracy": accuracy, "net": weights}
+        return {"validation_accuracy": accuracy, "validation_correct": float(counts[0]), "validation_leaves": float(counts[1])}
+
+    def _save(self) -> None:
+        """Every rank reports (it is a barrier); rank 0 brings the checkpoint, which Ray uploads in the background."""
+        import ray.train
+
+        states = [torch.get_rng_state()]
+        if self.world > 1:
+            gathered: list[Any] = [None] * self.world
+            dist.all_gather_object(gathered, states[0])
+            states = gathered
+        if self.rank != 0:
+            ray.train.report({})
+            return
+        folder = Path(tempfile.mkdtemp(prefix="ufgvc-checkpoint-"))
+        write_checkpoint(
+            folder,
+            net=self.method.net,
+            optimizer=self.optimizer,
+            epoch=self.epoch,
+            history=self.history,
+            best=self.best,
+            random=states,
+            run_id=self.plan.run_id,
+        )
+        ray.train.report(
+            {"epoch": self.epoch},
+            checkpoint=ray.train.Checkpoint.from_directory(folder),
+            checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
+            delete_local_checkpoint_after_upload=True,
+        )
+        open_store(self.plan.run).write_json("progress.json", {"checkpointed": self.epoch})
+
+    def _write_metrics(self) -> None:
+        lines = "".join(json.dumps(row) + "\n" for row in self.history)
+        open_store(self.plan.run).write_text("metrics.jsonl", lines)
+
+    def _sum(self, value: Tensor) -> Tensor:
+        if self.world > 1:
+            dist.all_reduce(value)
+        return value
+
+    def _agree(self, wish: bool) -> bool:
+        """Rank 0's wish, on every rank."""
+        if self.world == 1:
+            return wish
+        flag = torch.tensor([float(wish)], device=self.device)
+        dist.broadcast(flag, 0)
+        return bool(flag.item())
+
+
+def _parallel(net: nn.Module, plan: Plan, world: int, device: torch.device) -> nn.Module:
+    if plan.sync_batchnorm and world > 1 and device.type == "cuda":
+        net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
+    model: nn.Module = net
+    if world > 1:
+        model = nn.parallel.DistributedDataParallel(net, device_ids=[device] if device.type == "cuda" else None)
+    return torch.compile(model) if plan.compile else model  # type: ignore[return-value]
+
+
+def _settle_buckets(model: nn.Module, net: nn.Module, side: int, device: torch.device) -> None:
+    """DDP orders its buckets anew after its first backward pass, and from three ranks on another order sums in another order.
+
+    One pass whose effect is undone puts a fresh start and a resumed one in the same state, so that both give the same numbers.
+    """
+    buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    model.train()
+    for _ in range(2):
+        images = torch.zeros(2, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
+        outputs = model(images)
+        sum(value.float().sum() for value in outputs.values() if isinstance(value, Tensor) and value.requires_grad).backward()
+        model.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for name, buffer in net.named_buffers():
+            buffer.copy_(buffers[name])

@@ -1,0 +1,59 @@
+"""Refuses, before anything starts, what could only hang or fail later."""
+
+from __future__ import annotations
+
+from ufgvc.core.errors import UserError
+from ufgvc.core.storage import open_store
+from ufgvc.train.settings import TrainSettings
+
+
+def choose_gpu(wish: str, gpus: float, workers: int) -> bool:
+    """Whether to train on GPUs. UserError if they were asked for and are not there."""
+    if wish == "no" or (wish == "auto" and gpus < 1):
+        return False
+    if gpus < workers:
+        raise UserError(
+            f"{workers} workers need {workers} GPUs, the cluster has {gpus:g}",
+            where="train.workers",
+            fix=f"use `--train.workers {int(gpus) or 1}`" + ("" if gpus >= 1 else " and `--train.gpu no`"),
+        )
+    return True
+
+
+def check_cpus(settings: TrainSettings, cpus: float) -> None:
+    """Ray Data needs a CPU slot beside the workers, or reading would wait for ever."""
+    wanted = settings.workers * settings.cpus_per_worker
+    if wanted > cpus - 1:
+        fits = (cpus - 1) / settings.workers
+        raise UserError(
+            f"{settings.workers} workers of {settings.cpus_per_worker:g} CPUs leave none of the {cpus:g} for Ray Data",
+            where="train.workers",
+            fix=f"use `--train.cpus-per-worker {max(fits, 0.1):.2g}`, fewer workers, or more CPUs (`--ray.cpus` for a session of its own)",
+        )
+
+
+def check_batch(batch_size: int, workers: int, leaves: int) -> None:
+    """Every rank must get an image at every step: batches are cut as even as possible, so twice the workers is always enough."""
+    if workers > 1 and batch_size < 2 * workers:
+        raise UserError(
+            f"a batch of {batch_size} is too small for {workers} workers", where="train.batch_size", fix=f"use at least {2 * workers}"
+        )
+    if leaves < max(workers, 2):
+        raise UserError(f"{leaves} training leaves are too few", where="train", fix="ingest more photographs, or use fewer workers")
+
+
+def check_places(places: dict[str, str], nodes: int) -> None:
+    """A folder of this machine is not there on the others."""
+    if nodes < 2:
+        return
+    for name, uri in places.items():
+        if open_store(uri).is_local and not _looks_shared(uri):
+            raise UserError(
+                f"is a local path, but the cluster has {nodes} nodes",
+                where=f"{name} {uri}",
+                fix="use s3://..., or a shared mount below /mnt or /nfs",
+            )
+
+
+def _looks_shared(uri: str) -> bool:
+    return uri.startswith(("/mnt/", "/nfs/", "/efs/", "/fsx/"))

@@ -1,0 +1,138 @@
+"""Writes synthetic leaves as a folder in the layout of the released Ultra-FGVC sets, the exact masks beside it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+from pydantic import Field
+
+from ufgvc.core.config import Section
+from ufgvc.core.errors import UserError
+from ufgvc.data.images import encode_mask
+from ufgvc.data.synthetic.boxes import yolo_boxes
+from ufgvc.data.synthetic.cultivars import DRAWING, NUISANCE, Variant, plant_of, stream, traits
+from ufgvc.data.synthetic.outline import palmate, pinnate
+from ufgvc.data.synthetic.render import Picture, render
+from ufgvc.data.synthetic.scene import Placing, draw_scene
+from ufgvc.data.synthetic.veins import grow
+
+Preset = Literal["cotton80", "soylocal200"]
+CULTIVARS = {"cotton80": 80, "soylocal200": 200}
+# Large enough that no leaf of one preset is a leaf of the other, whatever the seed.
+_OFFSET = {"cotton80": 0, "soylocal200": 1_000_000}
+
+
+class SynthSettings(Section):
+    preset: Preset = "cotton80"
+    """The real set that is imitated: cotton80 (palmate leaves) or soylocal200 (pinnate leaves)"""
+    cultivars: int | None = Field(None, ge=2)
+    """Number of cultivars; none: as many as the real set has"""
+    train_per_cultivar: int = Field(3, ge=1)
+    """Training leaves of each cultivar"""
+    test_per_cultivar: int = Field(3, ge=1)
+    """Test leaves of each cultivar; 50 gives statistics that resolve small differences"""
+    size: int = Field(512, ge=64, le=4096)
+    """Side of the square photographs in pixels"""
+    variant: Variant = "all"
+    """What differs between cultivars: everything, or one space only (vein_only, shape_only, texture_only)"""
+    format: Literal["jpg", "png"] = "jpg"
+    """Image files: jpg (quality 90), or png as in the release (about six times as large)"""
+
+    @property
+    def number(self) -> int:
+        return self.cultivars or CULTIVARS[self.preset]
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One leaf with everything that is known of it. boxes: (class id, cx, cy, w, h) in [0, 1]. facts: a row of leaves.csv."""
+
+    picture: Picture
+    boxes: list[tuple[int, float, float, float, float]]
+    facts: dict[str, Any]
+
+
+def make_leaf(settings: SynthSettings, seed: int, cultivar: int, k: int) -> Leaf:
+    """Leaf k of a cultivar (both 1-based). Depends on nothing else: not on other leaves, their number, or who draws them."""
+    key = (seed, _OFFSET[settings.preset] + cultivar)
+    is_palmate = settings.preset == "cotton80"
+    features = traits(seed, key[1], k, settings.variant)
+    own = [stream(DRAWING, index, *key, k) for index in range(3)]
+    chance = stream(NUISANCE, *key, k)
+    scene = draw_scene(chance, is_palmate)
+    place = Placing(scene, is_palmate, settings.size, chance)
+    hand = stream(NUISANCE, *key, k, 1)
+    blade = (palmate if is_palmate else pinnate)(features.shape, own[0])
+    veins = grow(blade, features.veins, own[1])
+    picture = render(blade.outline, veins, features.texture, scene, place, chance, own[2])
+    ribs = [place(vein.path) for vein in veins if vein.order == 1]
+    boxes = yolo_boxes(place(blade.outline), ribs, is_palmate, scene.upright, settings.size, hand)
+    plant, position = plant_of(k)
+    return Leaf(picture, boxes, {"cultivar": cultivar, "k": k, "plant": f"{cultivar}-{plant}", "position": position, **scene.row()})
+
+
+def names(settings: SynthSettings) -> Iterator[tuple[int, int, str]]:
+    """(cultivar, k, split) of every leaf; odd k train, even k test, as in the release."""
+    for cultivar in range(1, settings.number + 1):
+        numbers = [2 * i + 1 for i in range(settings.train_per_cultivar)] + [2 * i + 2 for i in range(settings.test_per_cultivar)]
+        for k in sorted(numbers):
+            yield cultivar, k, "train" if k % 2 else "test"
+
+
+def synthesize(out: Path, settings: SynthSettings, seed: int = 0, workers: int = 1) -> Path:
+    """Writes images/, labels/, anno/, masks/vein, masks/contour, masks/leaves.csv and classes.txt under `out`; returns `out`.
+
+    The same seed gives the same bytes, whatever the number of worker processes. UserError if `out` holds something already.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError("is not an empty folder", where=str(out), fix="choose another --out, or remove it")
+    for folder in ("images", "labels", "anno", "masks/vein", "masks/contour"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    jobs = [(out, settings, seed, *name) for name in names(settings)]
+    if workers > 1:
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            facts = list(pool.map(_write_leaf, jobs, chunksize=8))
+    else:
+        facts = [_write_leaf(job) for job in jobs]
+    with open(out / "masks" / "leaves.csv", "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, facts[0].keys(), lineterminator="\n")
+        table.writeheader()
+        table.writerows(facts)
+    for split in ("train", "test"):
+        rows = [f"{row['file']} {row['cultivar']}\n" for row in facts if row["split"] == split]
+        (out / "anno" / f"{split}.txt").write_text("".join(rows), encoding="utf-8")
+    kind = "Cotton" if settings.preset == "cotton80" else "Soy"
+    width = len(str(settings.number))
+    (out / "classes.txt").write_text("".join(f"{kind}-{i:0{width}d}\n" for i in range(1, settings.number + 1)), encoding="utf-8")
+    return out
+
+
+def _write_leaf(job: tuple[Path, SynthSettings, int, int, int, str]) -> dict[str, Any]:
+    out, settings, seed, cultivar, k, split = job
+    leaf = make_leaf(settings, seed, cultivar, k)
+    stem = f"{cultivar}_{k}_{split}"
+    data = encode_image(leaf.picture, settings.format)
+    (out / "images" / f"{stem}.{settings.format}").write_bytes(data)
+    (out / "labels" / f"{stem}.txt").write_text("".join("{} {:.6f} {:.6f} {:.6f} {:.6f}\n".format(*box) for box in leaf.boxes))
+    for kind in ("vein", "contour"):
+        (out / "masks" / kind / f"{stem}.png").write_bytes(encode_mask(getattr(leaf.picture, kind)))
+    return {"file": f"{stem}.{settings.format}", "split": split, "bytes": len(data), **leaf.facts}
+
+
+def encode_image(picture: Picture, form: str) -> bytes:
+    buffer = io.BytesIO()
+    image = Image.fromarray(picture.image)
+    if form == "jpg":
+        image.save(buffer, "JPEG", quality=90)
+    else:
+        image.save(buffer, "PNG", compress_level=6)
+    return buffer.getvalue()

@@ -1,0 +1,220 @@
+"""Photographs and boxes from anywhere into the layout of data/shards.py. The driver holds only the small index."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import pickle
+import re
+from collections import Counter
+from typing import Literal
+
+import pyarrow as pa
+from pydantic import Field
+
+from ufgvc.core.config import Section
+from ufgvc.core.errors import UserError, user_error_in
+from ufgvc.core.storage import Store, open_store, read_parquet_file
+from ufgvc.data import checks
+from ufgvc.data.cluster import RaySettings, quiet_data, ray_session
+from ufgvc.data.packing import Job, Packed, Packer, plan_parts
+from ufgvc.data.readers import ReaderName, list_source
+from ufgvc.data.readers.boxes import Annotation, BoxRules, count_labels, decide_rules, match_photos, read_boxes
+from ufgvc.data.readers.listing import Listing, Rejected, set_groups
+from ufgvc.data.shards import IMAGES, Dataset, FolderWriter, Part, fingerprint_of, open_dataset, read_images, write_dataset
+from ufgvc.data.split import split_photos
+
+log = logging.getLogger(__name__)
+REGIONS_FOLDER = "regions/annotated"
+REJECTED_FILE = "rejected.csv"
+
+
+class IngestSettings(Section):
+    """How a source is read."""
+
+    on_bad_image: Literal["error", "skip"] = "error"
+    """error: stop at bad inputs and name them; skip: leave them out and list them in <data>/rejected.csv"""
+    box_rules: BoxRules = "auto"
+    """what numbered box classes mean: named (classes are called vein and contour), two_classes (soy), one_class (cotton)"""
+    label_base: Literal["auto", 0, 1] = "auto"
+    """number of the first label in the source"""
+    group_pattern: str | None = None
+    """regular expression whose first parenthesis finds the plant in a photograph's path; a plant never is in both splits"""
+    part_mb: int = Field(128, ge=1, le=1024)
+    """size of a part file, in MiB"""
+
+
+def ingest(
+    source: str,
+    data: str,
+    name: str | None = None,
+    reader: ReaderName = "auto",
+    boxes: str | None = None,
+    split: float | None = None,
+    seed: int = 0,
+    settings: IngestSettings | None = None,
+    ray: RaySettings | None = None,
+) -> Dataset:
+    """Reads the photographs of `source` (a folder, bucket or table) and leaves a data set at `data`; UserError on bad inputs.
+
+    name: of the data set; default: the last part of `data`.  boxes: where the boxes are; default: labels/ of a released folder.
+    split: share of each cultivar that becomes test, for a source without a split.  What was at `data` stays until all is written.
+    """
+    settings = settings or IngestSettings()
+    store = open_store(data)
+    name = _dataset_name(name, store.uri)
+    listing = list_source(source, reader, settings.label_base)
+    _settle_splits(listing, source, split, seed, settings)
+    annotations, rules, bad_boxes = _annotations(boxes or listing.boxes, listing, settings.box_rules)
+    rejected = listing.rejected + bad_boxes
+    if settings.on_bad_image == "error":
+        checks.refuse(rejected, source)
+    checks.check_splits(Counter(photo.split or "" for photo in listing.photos), source)
+    before = _existing(data)
+    images, regions = FolderWriter(store, IMAGES, "", "images"), FolderWriter(store, REGIONS_FOLDER, "", "regions")
+    packer = Packer(listing.store, boxes or listing.boxes, rules, images, regions)
+    try:
+        packed = _pack(packer, list(plan_parts(listing.photos, annotations, settings.part_mb << 20)), ray)
+        rejected += [bad for one in packed for bad in one.rejected]
+        index = pa.concat_tables([one.index for one in packed])
+        paths = {photo.image_id: photo.path for photo in listing.photos}
+        doubles = checks.same_photograph(index, paths)
+        if settings.on_bad_image == "error":
+            checks.refuse([*rejected, *doubles.values()], source)
+        rejected += doubles.values()
+        image_parts = [one.images for one in packed if one.images]
+        region_parts = [one.regions for one in packed if one.regions]
+        if doubles:
+            image_parts, region_parts = _without(set(doubles), store, image_parts, region_parts, images, regions)
+            index = index.filter(pa.array([image_id not in doubles for image_id in index["image_id"].to_pylist()]))
+        checks.check_splits(Counter(index["split"].to_pylist()), source)
+    except BaseException:
+        _sweep_back(before, images, regions)
+        raise
+    checks.warn_of_gaps(listing, index)
+    # dataset.json makes the new images count: until it is written, what was there before is whole.
+    made_from = fingerprint_of(index)
+    annotated = FolderWriter(store, REGIONS_FOLDER, made_from, "regions")
+    images.write_manifest(image_parts)
+    annotated.write_manifest(region_parts, rules=rules, annotated=sum(photo.path in annotations for photo in listing.photos))
+    dataset = write_dataset(store, name, listing.classes, index, image_parts, source)
+    images.sweep(image_parts)
+    annotated.sweep(region_parts)
+    _tell_rejected(store, rejected, listing.left_out)
+    return dataset
+
+
+def _dataset_name(name: str | None, uri: str) -> str:
+    """A name that can be a folder of the runs and part of a model's name."""
+    if name is None:
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", uri.rstrip("/").rpartition("/")[2]).strip(".-") or "leaves"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise UserError(f"{name!r} cannot name a data set", where="--name", fix="use letters, digits, dot, dash and underscore")
+    return name
+
+
+def _settle_splits(listing: Listing, source: str, split: float | None, seed: int, settings: IngestSettings) -> None:
+    """Gives every photograph a split, and takes those out that are in both."""
+    set_groups(listing.photos, settings.group_pattern)
+    if any(photo.split is None for photo in listing.photos):
+        if split is None:
+            fix = "give --split, the share of each cultivar that becomes test (for example 0.5), or sort them into train/ and test/"
+            raise UserError("does not say which photographs are for training and which for the test", where=source, fix=fix)
+        if not 0 < split < 1:
+            raise UserError(f"{split} is not a share between 0 and 1", where="--split", fix="for example 0.5")
+        split_photos(listing.photos, split, seed)
+    # Of a photograph or plant that is in both splits the training side goes, so that the test stays what the source says.
+    listing.photos.sort(key=lambda photo: photo.split != "test")
+    bad = checks.same_name(listing.photos)
+    first = {photo.path: photo for photo in reversed(listing.photos)}
+    listing.photos = [photo for photo in listing.photos if first[photo.path] is photo]
+    leaks = checks.same_group(listing.photos)
+    leaked = {one.path for one in leaks}
+    listing.photos = [photo for photo in listing.photos if photo.path not in leaked]
+    listing.rejected += bad + leaks
+
+
+def _annotations(uri: str | None, listing: Listing, setting: BoxRules) -> tuple[dict[str, Annotation], BoxRules, list[Rejected]]:
+    """Each photograph's boxes by its path, the rules by which their classes are read, and box files that cannot be read."""
+    if uri is None:
+        log.warning("no boxes: `detect` needs them on a few dozen photographs; give --boxes")
+        return {}, "named", []
+    found = read_boxes(uri)
+    rules = decide_rules(found.labels(), setting)
+    log.info("boxes: %d files, classes %s, read by the rules %r", len(found.by_name), dict(count_labels(found)), rules)
+    matched, lost = match_photos(found, (photo.path for photo in listing.photos))
+    listing.left_out += lost
+    if not matched and found.by_name:
+        some = next(iter(found.by_name.values())).file
+        fix = "name each box file (or the file_name in the JSON) like its photograph"
+        raise UserError(f"none of the boxes belongs to a photograph (for example {some})", where=uri, fix=fix)
+    return matched, rules, found.rejected
+
+
+def _pack(packer: Packer, jobs: list[Job], settings: RaySettings | None) -> list[Packed]:
+    """Runs one Ray Data task a part. Only the parts' index comes back."""
+    import ray.data
+
+    def run(row: dict[str, bytes]) -> dict[str, bytes]:
+        return {"packed": pickle.dumps(packer(pickle.loads(row["job"])))}
+
+    with ray_session(settings):
+        quiet_data()
+        rows = ray.data.from_items([{"job": pickle.dumps(job)} for job in jobs], override_num_blocks=len(jobs)).map(run)
+        try:
+            return [pickle.loads(row["packed"]) for row in rows.iter_rows()]
+        except Exception as error:
+            if (mistake := user_error_in(error)) is not None:
+                raise mistake from error
+            raise
+
+
+def _existing(data: str) -> Dataset | None:
+    try:
+        return open_dataset(data)
+    except UserError:
+        return None
+
+
+def _sweep_back(before: Dataset | None, images: FolderWriter, regions: FolderWriter) -> None:
+    """Removes what a failed ingest has written; what was there before stays."""
+    images.sweep(before.parts if before else [])
+    kept = regions.store.child(regions.folder)
+    try:
+        regions.sweep([Part(**part) for part in kept.read_json("manifest.json")["parts"]])
+    except FileNotFoundError:
+        regions.sweep([])
+
+
+def _without(
+    dropped: set[str], store: Store, image_parts: list[Part], region_parts: list[Part], images: FolderWriter, regions: FolderWriter
+) -> tuple[list[Part], list[Part]]:
+    """The parts without some photographs; only parts that hold one of them are written anew."""
+    written = Dataset(store, "", (), "", tuple(image_parts), {})
+    kept: tuple[list[Part], list[Part]] = ([], [])
+    for image_part, region_part in zip(image_parts, region_parts, strict=True):
+        table = read_images(written, image_part)
+        keep = pa.array([image_id not in dropped for image_id in table["image_id"].to_pylist()])
+        if all(keep.to_pylist()):
+            kept[0].append(image_part)
+            kept[1].append(region_part)
+        elif any(keep.to_pylist()):
+            boxes = read_parquet_file(store.child(REGIONS_FOLDER), region_part.file)
+            kept[0].append(images.write(image_part.name, image_part.split, table.filter(keep)))
+            kept[1].append(regions.write(region_part.name, region_part.split, boxes.filter(keep)))
+    return kept
+
+
+def _tell_rejected(store: Store, rejected: list[Rejected], left_out: list[Rejected]) -> None:
+    """Writes <data>/rejected.csv (path, reason), or removes an old one when nothing was left out."""
+    lines = sorted({(bad.path, bad.reason) for bad in [*rejected, *left_out]})
+    if not lines:
+        if store.exists(REJECTED_FILE):
+            store.delete(REJECTED_FILE)
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([("path", "reason"), *lines])
+    store.write_text(REJECTED_FILE, text.getvalue())
+    log.warning("%d inputs were left out; %s/%s lists them", len(lines), store.uri, REJECTED_FILE)

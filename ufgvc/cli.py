@@ -1,7 +1,7 @@
 """`ufgvc <command>`: the only file that knows the flags.
 
-`--config FILE` fills any flag from YAML: top-level keys, and the section named after the command (`mask: {kind: box}` is `ufgvc mask --kind box`;
-`train` and `pipeline` keep their sections: `--train.epochs 3`). A flag beats the file. An unknown key is refused.
+`--config FILE` fills any flag from YAML: top-level keys, and the section named after the command (`mask: {kind: box}` is
+`ufgvc mask --kind box`; `train` and `pipeline` keep their sections: `--train.epochs 3`). A flag beats the file. An unknown key is refused.
 Exit codes: 0 done, 2 the user's mistake (one message, no traceback), 1 ours.
 """
 
@@ -21,8 +21,10 @@ from ufgvc.core.config import Section, describe_validation, load_yaml
 from ufgvc.core.errors import UserError, user_error_in
 from ufgvc.core.runtime import setup_logging
 
-SHARED_KEYS = frozenset(["name", "source", "data", "boxes", "runs", "seed", "method", "options", "model", "compare", "out", "fresh", "tracking", "ray", "preset"])
-SECTIONS = frozenset(["synth", "ingest", "detect", "mask", "train", "evaluate", "predict"])
+SHARED_KEYS = frozenset(
+    "name source data boxes reader split runs seed method options model compare out fresh tracking ray".split()  # noqa: SIM905
+)
+SECTIONS = frozenset("synth ingest detect mask train evaluate predict".split())  # noqa: SIM905
 PLACES = ("source", "data", "runs", "out", "boxes")
 
 

@@ -69,14 +69,25 @@ def synth(told: Any) -> None:
     print(synthesize(Path(told.out), part(SynthSettings, told), told.seed, workers=cpu_count()))
 
 
+def _source() -> dict[str, Any]:
+    from ufgvc.data.readers import ReaderName
+
+    return {
+        "source": (str, SOURCE),
+        "name": (str | None, Field(None, description="name of the data set; default: the last part of --data")),
+        "reader": (ReaderName, Field("auto", description="form of the source; auto looks at it")),
+        "boxes": (str | None, Field(None, description="boxes in YOLO, COCO or Pascal VOC form, if they do not lie in the source")),
+        "split": (
+            float | None,
+            Field(None, gt=0, lt=1, description="share of each cultivar that becomes test, for a source without a split"),
+        ),
+    }
+
+
 def _ingest(method: str) -> type[Section]:
     from ufgvc.data.ingest import IngestSettings
 
-    boxes = (str | None, Field(None, description="boxes in YOLO, COCO or Pascal VOC form, if they do not lie in the source"))
-    name = (str | None, Field(None, description="name of the data set; default: the last part of the source"))
-    return _made(
-        "Ingest", (IngestSettings,), source=(str, SOURCE), data=(str, DATA), name=name, boxes=boxes, seed=(int, SEED), **_services(False)
-    )
+    return _made("Ingest", (IngestSettings,), data=(str, DATA), seed=(int, SEED), **_source(), **_services(False))
 
 
 @command("ingest", "read photographs and boxes, check them, and store them as a data set", _ingest)
@@ -178,10 +189,8 @@ def _pipeline(method: str) -> type[Section]:
         name: (kind, kind())
         for name, kind in (("ingest", IngestSettings), ("detect", DetectSettings), ("mask", MaskSettings), ("evaluate", EvaluateSettings))
     }
-    boxes = (str | None, Field(None, description="boxes, if they do not lie in the source"))
-    name = (str | None, Field(None, description="name of the data set; default: the last part of the source"))
     compare = (tuple[str, ...], Field((), description="other models as label=MODEL"))
-    return _made("Pipeline", (_train(method),), source=(str, SOURCE), name=name, boxes=boxes, compare=compare, **sections)
+    return _made("Pipeline", (_train(method),), compare=compare, **_source(), **sections)
 
 
 @command("pipeline", "everything in order: ingest, detect, mask, train, evaluate; what is done already is skipped", _pipeline)

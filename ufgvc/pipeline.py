@@ -65,12 +65,12 @@ def ingest_step(told: Any, settings: Any) -> Step:
     if told.boxes:
         boxes = open_store(told.boxes)
         listing += [(name, boxes.size(name)) for name in boxes.list()]
-    key = short_key([source.uri, told.boxes, told.name, told.seed, settings.model_dump(mode="json"), listing])
+    key = short_key([source.uri, told.boxes, told.name, told.reader, told.split, told.seed, settings.model_dump(mode="json"), listing])
     if store.exists("ingested.json") and store.read_json("ingested.json").get("key") == key:
         dataset = open_dataset(told.data)
         return Step(_describe(dataset), dataset, found=True)
     with ray_session(told.ray):
-        dataset = ingest(told.source, told.data, settings, name=told.name, boxes=told.boxes, seed=told.seed)
+        dataset = ingest(told.source, told.data, told.name, told.reader, told.boxes, told.split, told.seed, settings, told.ray)
     store.write_json("ingested.json", {"key": key, "fingerprint": dataset.fingerprint})
     return Step(_describe(dataset), dataset)
 
@@ -110,7 +110,8 @@ def train_step(told: Any) -> Step:
         row = result.metrics
         text = f"train accuracy {100 * row['train_accuracy']:.1f} %"
         if "validation_accuracy" in row:
-            text += f", {row['selection']}: {int(row['validation_correct'])} of {int(row['validation_leaves'])} = {100 * row['validation_accuracy']:.1f} %"
+            share = f"{int(row['validation_correct'])} of {int(row['validation_leaves'])}"
+            text += f", {row['selection']}: {share} = {100 * row['validation_accuracy']:.1f} %"
         lines.append(f"{text}; model {result.model}")
     return Step("\n".join(lines), results[0], all(result.found for result in results))
 

@@ -26,7 +26,7 @@ class Outer(Section):
 
 
 def test_settings_are_closed_and_frozen() -> None:
-    with pytest.raises(ValidationError, match="extra_forbidden|Extra inputs"):
+    with pytest.raises(ValidationError, match="Extra inputs"):
         Outer.model_validate({"nam": "y"})
     with pytest.raises(ValidationError):
         Outer().name = "y"  # type: ignore[misc]
@@ -62,13 +62,9 @@ def test_a_user_error_survives_pickling_and_wrapping() -> None:
     original = UserError("what", where="here", fix="do")
     copy = pickle.loads(pickle.dumps(original))
     assert str(copy) == str(original) == "here: what\n  -> do"
-    try:
-        try:
-            raise copy
-        except UserError as inner:
-            raise RuntimeError("task failed") from inner
-    except RuntimeError as outer:
-        assert user_error_in(outer) is copy
+    outer = RuntimeError("task failed")
+    outer.__cause__ = copy
+    assert user_error_in(outer) is copy
     assert user_error_in(ValueError("ours")) is None
 
 
@@ -101,9 +97,14 @@ def test_local_store(tmp_path: Path) -> None:
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     store.write_bytes("a", b"old")
-    with pytest.raises(RuntimeError, match="half way"), store.writer("a") as file:
-        file.write(b"new")
-        raise RuntimeError("half way")
+
+    def write_half() -> None:
+        with store.writer("a") as file:
+            file.write(b"new")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        write_half()
     assert store.read_bytes("a") == b"old"
     assert os.listdir(tmp_path) == ["a"]
 

@@ -185,7 +185,10 @@ _EXPLANATIONS = (
 
 
 def open_store(uri: str | Path) -> Store:
-    """A Store for a local folder, `s3://bucket/prefix` or another URI of pyarrow.fs. Nothing is created or read. UserError if not understood."""
+    """A Store for a local folder, `s3://bucket/prefix` or another URI of pyarrow.fs. Nothing is created or read.
+
+    UserError if the URI is not understood.
+    """
     text = str(uri)
     if text.startswith("s3://"):
         path = text.removeprefix("s3://").strip("/")

@@ -45,7 +45,10 @@ def decoded_bytes(rows: int, side: int, with_masks: bool) -> int:
 
 
 def decoded_split(dataset: Dataset, split: str, side: int, mask_kind: str | None, mask_fingerprint: str | None, folder: Path) -> Decoded:
-    """The split as memory maps. Another process that wants the same waits for the one that builds it. UserError if the disk is too small."""
+    """The split as memory maps. Another process that wants the same waits for the one that builds it.
+
+    UserError if the disk is too small.
+    """
     from filelock import FileLock
 
     rows = dataset.counts[split]

@@ -96,7 +96,10 @@ def _bits(mask: bytes | None, side: int) -> NDArray[np.uint8]:
 
 
 def decoded(store: Store, tasks: list[Chunk], side: int) -> Any:
-    """A Ray Dataset of the rows of `decode_chunk`, in the order of `tasks`, one task a chunk. Memory is bounded whatever the number of rows."""
+    """A Ray Dataset of the rows of `decode_chunk`, in the order of `tasks`, one task a chunk.
+
+    Memory is bounded whatever the number of rows.
+    """
     import ray
 
     from ufgvc.data.cluster import quiet_data

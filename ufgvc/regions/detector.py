@@ -17,12 +17,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -30,11 +29,9 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.runtime import cpu_count
 from ufgvc.core.types import Box
 from ufgvc.regions.boxes import suppress
+from ufgvc.regions.examples import Pixels, fit_square
+from ufgvc.regions.settings import Weights
 
-Weights = Literal["yolov5n", "yolov5s", "yolov5m"]
-Pixels = NDArray[np.uint8]
-STRIDE = 32  # image sizes are multiples of the coarsest grid
-PADDING = 114  # the grey that the library pads with in training
 FORMAT = 1
 log = logging.getLogger(__name__)
 
@@ -79,22 +76,22 @@ class Detector:
         """Boxes of each (H, W, 3) uint8 RGB image in its own pixels, best first: at most `most` of each region."""
         if not images:
             return []
-        fitted = [_fit(image, self.image_size) for image in images]
+        fitted = [fit_square(image, self.image_size) for image in images]
         batch = torch.from_numpy(np.stack([pixels for pixels, *_ in fitted])).to(self.device)
         answer = self.net(batch.permute(0, 3, 1, 2).float() / 255)
         raw = (answer[0] if isinstance(answer, tuple) else answer).float().cpu().numpy()  # (B, 4 + regions, cells)
         placed = zip(raw, images, fitted, strict=True)
-        return [self._boxes(r, image.shape[:2], place, confidence, overlap, most) for r, image, (_, *place) in placed]
+        found = []
+        for values, image, (_, (scale_x, scale_y), left, top) in placed:
+            centre, size, scores = values[:2].T, values[2:4].T, values[4:].T
+            corners = np.concatenate([centre - size / 2, centre + size / 2], axis=1)
+            corners = (corners - [left, top, left, top]) / [scale_x, scale_y, scale_x, scale_y]
+            height, width = image.shape[:2]
+            corners = np.clip(corners, 0, [width, height, width, height])
+            found.append(self._best(corners, scores, confidence, overlap, most))
+        return found
 
-    def _boxes(
-        self, raw: NDArray[Any], shape: tuple[int, int], place: Sequence[float], confidence: float, overlap: float, most: int
-    ) -> list[Box]:
-        scale, left, top = place
-        height, width = shape
-        centre, size, scores = raw[:2].T, raw[2:4].T, raw[4:].T
-        corners = np.concatenate([centre - size / 2, centre + size / 2], axis=1)
-        corners = (corners - [left, top, left, top]) / scale
-        corners = np.clip(corners, 0, [width, height, width, height])
+    def _best(self, corners: NDArray[Any], scores: NDArray[Any], confidence: float, overlap: float, most: int) -> list[Box]:
         found: list[Box] = []
         for index, region in enumerate(self.regions):
             chosen = np.flatnonzero(scores[:, index] >= confidence)
@@ -109,15 +106,8 @@ class Detector:
         folder.mkdir(parents=True, exist_ok=True)
         state = {name: value.detach().cpu().contiguous() for name, value in self.net.state_dict().items()}
         save_file(state, folder / "weights.safetensors")
-        about = {
-            "format": FORMAT,
-            "kind": "regions",
-            "weights": self.weights,
-            "regions": list(self.regions),
-            "image_size": self.image_size,
-            "most": self.most,
-            "info": self.info,
-        }
+        about: dict[str, Any] = {"format": FORMAT, "kind": "regions", "weights": self.weights, "regions": list(self.regions)}
+        about |= {"image_size": self.image_size, "most": self.most, "info": self.info}
         (folder / "model.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
@@ -159,7 +149,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         _ultralytics()
         from ultralytics.nn.tasks import load_checkpoint
 
-        state = load_checkpoint(str(path))[0].float().state_dict()
+        state = load_checkpoint(str(path))[0].float().state_dict()  # type: ignore[no-untyped-call]
     return dict(state)
 
 
@@ -180,7 +170,7 @@ def train_detector(
     _ultralytics()
     from ultralytics.models.yolo.detect import DetectionTrainer
 
-    class Trainer(DetectionTrainer):  # type: ignore[misc]  # the library offers no other way to keep its loop from saving pickles
+    class Trainer(DetectionTrainer):  # the library offers no other way to keep its loop from saving pickles
         def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> nn.Module:
             net = build_net(plan.weights, len(regions))
             if start is not None:
@@ -189,7 +179,7 @@ def train_detector(
             return net
 
         def validate(self) -> tuple[dict[str, float], float]:
-            return dict(self.metrics), 0.0
+            return {}, 0.0
 
         def save_model(self) -> bool:
             return False
@@ -221,29 +211,15 @@ def train_detector(
     trainer.add_callback("on_train_start", started)
     trainer.add_callback("on_train_epoch_end", ended)
     try:
-        trainer.train()
+        trainer.train()  # type: ignore[no-untyped-call]
     finally:
         torch.set_num_threads(threads)
+    assert trainer.ema is not None
     net: nn.Module = trainer.ema.ema.float().eval()
     for attribute in ("args", "criterion"):  # training's own belongings
         if hasattr(net, attribute):
             delattr(net, attribute)
     return net.requires_grad_(False)
-
-
-def write_example(folder: Path, stem: str, image: Pixels, boxes: Sequence[Box], regions: Sequence[str], image_size: int) -> None:
-    """Adds one annotated photograph to a YOLO folder, its longest side made `image_size`."""
-    for name in ("images", "labels"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    height, width = image.shape[:2]
-    _resized(image, image_size).save(folder / "images" / f"{stem}.png", compress_level=1)
-    lines = [
-        f"{regions.index(b.region)} {(b.x0 + b.x1) / 2 / width:.6f} {(b.y0 + b.y1) / 2 / height:.6f} "
-        f"{b.width / width:.6f} {b.height / height:.6f}"
-        for b in boxes
-        if b.region in regions
-    ]
-    (folder / "labels" / f"{stem}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _overrides(data: Path, work: Path, plan: TrainingPlan, device: str) -> dict[str, Any]:
@@ -297,23 +273,6 @@ def _take_fitting(net: nn.Module, start: Mapping[str, Tensor]) -> int:
     return len(fitting)
 
 
-def _resized(image: Pixels, image_size: int) -> Image.Image:
-    height, width = image.shape[:2]
-    scale = image_size / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return Image.fromarray(image).resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0)
-
-
-def _fit(image: Pixels, image_size: int) -> tuple[Pixels, float, int, int]:
-    """The image within a grey square: pixels (S, S, 3), the scale, and where its left and top edges came to lie."""
-    small = np.asarray(_resized(image, image_size))
-    height, width = small.shape[:2]
-    left, top = (image_size - width) // 2, (image_size - height) // 2
-    square = np.full((image_size, image_size, 3), PADDING, np.uint8)
-    square[top : top + height, left : left + width] = small
-    return square, image_size / max(image.shape[:2]), left, top
-
-
 @functools.cache
 def _ultralytics() -> ModuleType:
     """The library, imported once a process with everything that reaches outside switched off."""
@@ -333,6 +292,6 @@ def _ultralytics() -> ModuleType:
     if before is None:  # it would hold every later child process to one thread
         os.environ.pop("OMP_NUM_THREADS", None)
     switches = ("mlflow", "raytune", "clearml", "comet", "dvc", "neptune", "hub", "tensorboard", "wandb", "sync")
-    SETTINGS.update({name: False for name in switches if name in SETTINGS})
+    SETTINGS.update({name: False for name in switches if name in SETTINGS})  # type: ignore[no-untyped-call]
     LOGGER.setLevel(logging.WARNING)
     return ultralytics

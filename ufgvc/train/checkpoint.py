@@ -22,7 +22,10 @@ def write_checkpoint(
     random: list[Tensor],
     run_id: str | None,
 ) -> None:
-    """epoch: how many are done.  random: the state of every rank's generator.  best: epoch, accuracy and weights of the best epoch so far."""
+    """epoch: how many are done.  random: the state of every rank's generator.
+
+    best: epoch, accuracy and weights of the best epoch so far.
+    """
     state = {
         "net": net.state_dict(),
         "optimizer": optimizer.state_dict(),

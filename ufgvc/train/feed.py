@@ -127,7 +127,7 @@ def _source(plan: Plan, recipe: Recipe, dataset: Dataset, labels: Ints, learn: I
 
 
 def choose_cache(wish: str, rows: int, side: int, with_masks: bool, device: torch.device, folder: Path) -> str:
-    """`auto` becomes "device" where a third of the free GPU memory holds the set, else "host" where half of the free disk does, else "none"."""
+    """`auto` is "device" where a third of the free GPU memory holds the set, "host" where half of the free disk does, else "none"."""
     if wish != "auto":
         return wish
     need = decoded_bytes(rows, side, with_masks)

@@ -27,7 +27,7 @@ class TrainSettings(Section):
     crop: int | None = Field(None, ge=32)
     """side in pixels of the random crop, and of the test image"""
     validation: Literal["last", "holdout", "kfold", "test"] = "last"
-    """which epoch is kept: the last; the best on leaves held out of train (holdout, kfold); the best on test (the paper's way, marked so)"""
+    """which epoch is kept: the last; the best on leaves held out of train (holdout, kfold); the best on test (marked so)"""
     holdout: float = Field(0.34, gt=0, le=0.5)
     """share of each cultivar's training leaves that `holdout` keeps for validation"""
     folds: int = Field(3, ge=2)

@@ -1,4 +1,7 @@
-"""Where a worker's batches come from: a decoded set that it holds, or a stream of Ray Data. Both give each image of an epoch exactly once."""
+"""Where a worker's batches come from: a decoded set that it holds, or a stream of Ray Data.
+
+Both give each image of an epoch exactly once.
+"""
 
 from __future__ import annotations
 

@@ -32,7 +32,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A finished run.  run, model: URIs of its folder and its model.  metrics: the last epoch's row (the kept one's where epochs were chosen).
+    """A finished run.  run, model: URIs of its folder and its model.
+
+    metrics: the last epoch's row (the kept one's where epochs were chosen).
 
     found: whether an earlier run with the same settings was there already.
     """

@@ -133,6 +133,13 @@ def test_damaged_bytes_never_raise_anything_else() -> None:
                 assert shown.shape == (info.height, info.width, 3)
 
 
+def test_a_png_damaged_in_its_pixels_is_refused() -> None:
+    photo = bytearray(encoded(8, "PNG"))
+    photo[len(photo) // 2] ^= 0x55
+    with pytest.raises(BadImage):
+        inspect(bytes(photo))
+
+
 def test_masks_come_back_as_they_were() -> None:
     mask = pixels(9, 33, 41)[..., 0] > 127
     png = encode_mask(mask)

@@ -62,12 +62,13 @@ def decode(image: bytes, orientation: int = 1) -> np.ndarray:
 def inspect(image: bytes) -> ImageInfo:
     """Checks that the bytes are a whole photograph of usable size, by decoding them. BadImage(reason) if not."""
     with _open(image) as picture:
-        # Pillow sets a TIFF upright itself when it loads it, and reports its size accordingly.
-        orientation = 1 if picture.format == "TIFF" else _orientation(picture)
         try:
             picture.load()
         except _DECODER_ERRORS as error:
             raise _explained(error) from error
+        # Only now: reading the EXIF of a PNG decodes it, and a second decoding hides what the first one found.
+        # Pillow sets a TIFF upright itself when it loads it, and reports its size accordingly.
+        orientation = 1 if picture.format == "TIFF" else _orientation(picture)
         width, height = picture.size
         if picture.mode in ("F", "I") and picture.format == "TIFF":
             raise BadImage("32-bit pixels have no agreed scale; save it with 8 or 16 bits a channel")

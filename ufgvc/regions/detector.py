@@ -243,7 +243,7 @@ def _overrides(data: Path, work: Path, plan: TrainingPlan, device: str) -> dict[
         "pretrained": False,
         "amp": False,
         "workers": 0,
-        "cache": "ram",
+        "cache": False,  # a few small files; and its progress bars cannot be switched off
         "plots": False,
         "val": False,
         "save": False,

@@ -1,0 +1,156 @@
+"""What the boxes leave of a leaf, as one channel a region. Three kinds, by name: box, luminance, structure (design 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+from skimage.filters import sato, threshold_otsu
+
+from ufgvc.core.registry import Registry
+from ufgvc.core.types import REGIONS, Box
+from ufgvc.regions.examples import Pixels, resize_longest
+
+Mask = NDArray[np.bool_]
+# (image (H, W, 3) uint8, inside (H, W) bool: the region's boxes, region) -> (H, W) bool
+Kind = Callable[[Pixels, Mask, str], Mask]
+MASK_KINDS: Registry[Kind] = Registry("kind of mask")
+_WORKING_SIDE = 1024  # pixels; a leaf's outline and its larger veins are all there, and a 20-megapixel photograph costs no more
+_VEIN_WIDTHS = (1 / 512, 2 / 512, 3 / 512)  # sigmas of the ridge filter as shares of the longest side
+_BAND = 1 / 80  # half the width of the outline's band as a share of the longest side
+
+
+def make_masks(image: Pixels, boxes: Sequence[Box] | None, kind: str) -> dict[str, Mask | None]:
+    """{region: (H, W) bool} of an upright (H, W, 3) uint8 photograph; None for a region without a box."""
+    make = MASK_KINDS.get(kind)
+    masks: dict[str, Mask | None] = dict.fromkeys(REGIONS)
+    for region in REGIONS:
+        mine = [box for box in boxes or () if box.region == region]
+        if not mine:
+            continue
+        inside = fill_boxes(mine, image.shape[:2])
+        masks[region] = make(image, inside, region) & inside
+    return masks
+
+
+def fill_boxes(boxes: Sequence[Box], shape: tuple[int, ...]) -> Mask:
+    """(H, W) bool, True in every pixel that a box touches."""
+    mask = np.zeros(shape[:2], bool)
+    for box in boxes:
+        rows = slice(max(0, int(np.floor(box.y0))), max(0, int(np.ceil(box.y1))))
+        columns = slice(max(0, int(np.floor(box.x0))), max(0, int(np.ceil(box.x1))))
+        mask[rows, columns] = True
+    return mask
+
+
+def find_leaf(image: Pixels, holes: bool = False) -> Mask:
+    """(H, W) bool: the leaf on a plain background; with `holes`, gaps through which the background shines are not leaf.
+
+    The background is the median colour of the frame's outermost pixels; what differs from it by more than Otsu's threshold of those
+    differences is leaf: its largest piece. Where nothing stands out from the frame, everything is leaf.
+    """
+    edge = max(1, min(image.shape[:2]) // 100)
+    frame = [image[:edge], image[-edge:], image[:, :edge], image[:, -edge:]]
+    background = np.median(np.concatenate([side.reshape(-1, 3) for side in frame]), axis=0)
+    difference = np.abs(image.astype(np.float32) - background.astype(np.float32)).max(axis=2)
+    if difference.max() < 16:  # of 255: no more than noise
+        return np.ones(image.shape[:2], bool)
+    pieces, count = ndimage.label(difference > threshold_otsu(difference))
+    if count == 0:
+        return np.ones(image.shape[:2], bool)
+    largest = np.bincount(pieces.ravel())[1:].argmax() + 1
+    leaf: Mask = pieces == largest
+    return leaf if holes else ndimage.binary_fill_holes(leaf)
+
+
+def luminance(image: Pixels) -> NDArray[np.float32]:
+    """(H, W) in [0, 255], ITU-R 601 as image programs have it."""
+    return image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+
+
+@MASK_KINDS.register("box")
+def box_mask(image: Pixels, inside: Mask, region: str) -> Mask:
+    """1 inside the region's boxes."""
+    return inside
+
+
+@MASK_KINDS.register("luminance")
+def luminance_mask(image: Pixels, inside: Mask, region: str) -> Mask:
+    """The paper's "converted to binary": the leaf inside the boxes is 1 where it is brighter than its own Otsu threshold.
+
+    The plain background is 0, although it is often the brightest part of the photograph.
+    """
+    return _at_working_size(image, inside, _bright)
+
+
+@MASK_KINDS.register("structure")
+def structure_mask(image: Pixels, inside: Mask, region: str) -> Mask:
+    """Ours: in vein boxes the pixels of the veins (ridge filter of Sato et al. 1998), in contour boxes a band about the outline."""
+    return _at_working_size(image, inside, _veins if region == "vein" else _outline)
+
+
+def _bright(image: Pixels, inside: Mask) -> Mask:
+    # One pixel less all round: on the rim leaf and background are mixed, and on white paper the rim would pass for bright leaf.
+    shown = inside & ndimage.binary_erosion(find_leaf(image, holes=True), border_value=1)
+    light = luminance(image)
+    values = light[shown]
+    if values.size == 0 or values.min() == values.max():
+        return np.zeros_like(shown)
+    return shown & (light > threshold_otsu(values))
+
+
+def _veins(image: Pixels, inside: Mask) -> Mask:
+    side = max(image.shape[:2])
+    widths = [max(1.0, share * side) for share in _VEIN_WIDTHS]
+    leaf = find_leaf(image)
+    # The outline is a ridge too, and it is not a vein. A leaf that fills the picture has no outline at the picture's edge.
+    margin = ndimage.distance_transform_edt(np.pad(leaf, 1, mode="edge"))[1:-1, 1:-1]
+    shown = inside & (margin > 2 * widths[-1])
+    if not shown.any():
+        return np.zeros_like(shown)
+    rows, columns = _around(inside, round(4 * widths[-1]))
+    light = luminance(image)[rows, columns] / 255
+    # Most veins are lighter than the blade, some are darker: the polarity that stands out more is taken.
+    responses = [sato(light, sigmas=widths, black_ridges=dark) for dark in (False, True)]
+    within = shown[rows, columns]
+    response = max(responses, key=lambda r: float(np.quantile(r[within], 0.98)))
+    values = response[within]
+    mask = np.zeros_like(shown)
+    if values.max() > 1e-4:
+        mask[rows, columns] = within & (response > threshold_otsu(values))
+    return mask
+
+
+def _outline(image: Pixels, inside: Mask) -> Mask:
+    leaf = find_leaf(image)
+    if leaf.all():
+        return np.zeros_like(leaf)
+    reach = max(1.0, _BAND * max(leaf.shape))
+    padded = np.pad(leaf, 1, mode="edge")  # where the leaf leaves the picture there is no outline to see
+    distance = ndimage.distance_transform_edt(padded) + ndimage.distance_transform_edt(~padded)
+    band: Mask = distance[1:-1, 1:-1] <= reach
+    return band & inside
+
+
+def _around(inside: Mask, margin: int) -> tuple[slice, slice]:
+    """The smallest rectangle about the True pixels, with a margin."""
+    spans = []
+    for axis in (1, 0):
+        found = np.flatnonzero(inside.any(axis=axis))
+        spans.append(slice(max(0, int(found[0]) - margin), int(found[-1]) + 1 + margin))
+    return spans[0], spans[1]
+
+
+def _at_working_size(image: Pixels, inside: Mask, make: Callable[[Pixels, Mask], Mask]) -> Mask:
+    """Runs `make` on a photograph that is no larger than need be, and brings its mask back to the photograph's size."""
+    height, width = inside.shape
+    if max(height, width) <= _WORKING_SIDE:
+        return make(image, inside)
+    small = resize_longest(image, _WORKING_SIDE)
+    size = (small.shape[1], small.shape[0])
+    inside_small = np.asarray(Image.fromarray(inside).resize(size, Image.Resampling.NEAREST))
+    mask = make(small, inside_small)
+    return np.array(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))

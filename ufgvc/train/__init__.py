@@ -1,0 +1,1 @@
+"""Training: optimizer and steps (torch only), the worker's loop, the trainer, checkpoints."""

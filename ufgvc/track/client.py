@@ -1,0 +1,73 @@
+"""The connection to MLflow: opened explicitly, never through MLflow's global state, and quick to say that nobody is there."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+from ufgvc.track.settings import Place, is_remote, redact
+
+log = logging.getLogger(__name__)
+
+
+class Away(Exception):
+    """MLflow cannot be reached or refused for now; trying again later may help."""
+
+
+class Gone(Exception):
+    """MLflow answers, and does not know what was asked for."""
+
+
+def prepare(place: Place) -> None:
+    """MLflow's own patience is minutes a request; ours is seconds, unless the user has set it. No usage reports, no progress bars."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    if place.artifacts and place.artifacts.startswith("s3://") and os.environ.get("AWS_ENDPOINT_URL"):
+        os.environ.setdefault("MLFLOW_S3_ENDPOINT_URL", os.environ["AWS_ENDPOINT_URL"])
+
+
+def reach(place: Place) -> None:
+    """Away if a server is named and nobody listens there: a connection is tried before MLflow's slow retries start."""
+    if not is_remote(place.uri):
+        return
+    parts = urlsplit(place.uri)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname or "", port), timeout=place.patience).close()
+    except OSError as error:
+        raise Away(f"nobody listens at {redact(place.uri)} ({error})") from error
+
+
+def connect(place: Place) -> Any:
+    """An MlflowClient for tracking and registry alike. Away if it cannot be reached."""
+    prepare(place)
+    reach(place)
+    with translated():
+        from mlflow import MlflowClient
+
+        return MlflowClient(tracking_uri=place.uri, registry_uri=place.uri)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turns what MLflow and its transports raise into Away or Gone."""
+    import requests
+    import sqlalchemy.exc
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        text = redact(str(error)).splitlines()[0]
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
+            raise Gone(text) from error
+        raise Away(text) from error
+    except (requests.exceptions.RequestException, sqlalchemy.exc.OperationalError, OSError) as error:
+        raise Away(redact(str(error)).splitlines()[0]) from error

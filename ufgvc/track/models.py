@@ -1,0 +1,205 @@
+"""A model on storage: weights, what they mean, and how a photograph becomes what the network sees.
+
+model.json            method, options, cultivars in label order, input, fingerprints, metrics, versions
+weights.safetensors   the network's state
+MLmodel, requirements.txt, python_env.yaml, code/ufgvc-*.whl      what MLflow needs to serve it
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import AliasChoices, Field, ValidationError
+from torch import Tensor, nn
+
+import ufgvc
+from ufgvc.core.config import Section, describe_validation
+from ufgvc.core.errors import UserError
+from ufgvc.core.runtime import versions
+from ufgvc.core.storage import Store, open_store
+from ufgvc.data.images import decode, inspect
+from ufgvc.data.stream import square
+from ufgvc.data.transforms import test_view as center_view
+from ufgvc.methods import build
+from ufgvc.methods.method import Method
+from ufgvc.track.settings import TrackingSettings, redact_values
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MODEL, WEIGHTS = "model.json", "weights.safetensors"
+FORMAT = 1
+TOP = 5
+BATCH = 32
+
+
+class Input(Section):
+    """What the network takes.  resize: side in pixels of the whole photograph, squared.  size: side of the middle that is cut out of it."""
+
+    resize: int = Field(gt=0)
+    size: int = Field(gt=0, validation_alias=AliasChoices("size", "crop"))
+    view: str = "center_crop"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to name cultivars. Everything that scores or predicts goes through it, so all see a photograph alike.
+
+    classes: cultivars in label order.  input: resize, size, view.  info: model.json.  device: where the network is.
+    """
+
+    method: Method
+    classes: tuple[str, ...]
+    input: dict[str, Any]
+    info: dict[str, Any]
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def net(self) -> nn.Module:
+        """The network, in eval mode."""
+        return self.method.net
+
+    def to(self, device: str | torch.device) -> LoadedModel:
+        """The model on a device. The network itself moves: the old value is not to be used any more."""
+        self.method.net.to(device)
+        return replace(self, device=torch.device(device))
+
+    def read(self, photograph: bytes, orientation: int | None = None) -> NDArray[np.uint8]:
+        """An encoded photograph -> (resize, resize, 3) uint8. orientation: EXIF 1-8; None: as the file says.
+
+        BadImage if it cannot be read.
+        """
+        turn = inspect(photograph).orientation if orientation is None else orientation
+        return self.square(decode(photograph, turn))
+
+    def square(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """An upright (H, W, 3) uint8 image -> (resize, resize, 3) uint8."""
+        return square(image, int(self.input["resize"]))
+
+    def view(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
+        """Upright images of any size, (H, W, 3) uint8 -> what the network sees: (B, 3, size, size) float in [0, 1], on the device."""
+        stacked = torch.from_numpy(np.stack([self.square(image) for image in images]))
+        return center_view(stacked.to(self.device), int(self.input["size"]))
+
+    def logits(self, images: Sequence[NDArray[np.uint8]], batch_size: int = BATCH) -> NDArray[np.float32]:
+        """Upright images of any size, (H, W, 3) uint8 -> (N, classes) float32."""
+        found = [np.zeros((0, len(self.classes)), np.float32)]
+        with torch.inference_mode():
+            for start in range(0, len(images), batch_size):
+                seen = self.view(images[start : start + batch_size])
+                found.append(self.method.predict(seen).float().cpu().numpy())
+        return np.concatenate(found)
+
+    def predict(self, photographs: Sequence[bytes], top: int = TOP, batch_size: int = BATCH) -> pd.DataFrame:
+        """Encoded photographs -> cultivar, probability, top5 (JSON: a list of {cultivar, probability}; all if there are fewer).
+
+        BadImage if one cannot be read.
+        """
+        import pandas as pd
+
+        rows: list[dict[str, Any]] = []
+        for start in range(0, len(photographs), batch_size):
+            logits = self.logits([self.read(photograph) for photograph in photographs[start : start + batch_size]])
+            rows += [_row(ranked) for ranked in self.ranked(logits, top)]
+        return pd.DataFrame(rows, columns=["cultivar", "probability", "top5"])
+
+    def ranked(self, logits: NDArray[np.float32], top: int = TOP) -> Iterator[list[dict[str, Any]]]:
+        """For each row of logits the likeliest cultivars, first the likeliest; equal ones in label order."""
+        exact = logits.astype(np.float64)
+        exact = np.exp(exact - exact.max(axis=1, keepdims=True))
+        for chances in exact / exact.sum(axis=1, keepdims=True):
+            order = np.argsort(-chances, kind="stable")[:top]
+            yield [{"cultivar": self.classes[i], "probability": float(chances[i])} for i in order]
+
+
+def _row(ranked: list[dict[str, Any]]) -> dict[str, Any]:
+    return {**ranked[0], "top5": json.dumps(ranked, ensure_ascii=False)}
+
+
+def save_model(
+    folder: Path,
+    method: Method,
+    classes: Sequence[str],
+    input: Mapping[str, Any],
+    fingerprints: Mapping[str, str | None] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    info: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a model into a local folder, ready for MLflow to serve.
+
+    input: {"resize", "size", "view"}, see Input.  fingerprints: of the images ("data") and masks that it was trained on.  info: what
+    else model.json should tell (seed, run_id, ...).
+    """
+    from safetensors.torch import save_file
+
+    from ufgvc.track.pyfunc import write_description
+
+    if len(classes) != method.num_classes:
+        raise ValueError(f"{len(classes)} names for {method.num_classes} classes")
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in method.net.state_dict().items()}
+    save_file(weights, str(folder / WEIGHTS))
+    told = {
+        "format": FORMAT,
+        "ufgvc": ufgvc.__version__,
+        "method": method.name,
+        "options": method.options,
+        "mirror": method.recipe.mirror,
+        "classes": list(classes),
+        "input": Input.model_validate(dict(input)).model_dump(),
+        "fingerprints": dict(fingerprints or {}),
+        "metrics": dict(metrics or {}),
+        "versions": versions(),
+    }
+    whole = redact_values({**(info or {}), **{key: value for key, value in told.items() if value or key not in (info or {})}})
+    write_description(folder, str(method.options.get("backbone", "")))
+    (folder / MODEL).write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def load_model(uri: str, tracking: TrackingSettings | None = None, runs: str | None = "runs") -> LoadedModel:
+    """A model from models:/name@alias, models:/name/3, runs:/<id>/model, or a folder (local or s3://...).
+
+    runs: the folder of all runs, where MLflow's database is if no server is named.  UserError if it is not there, with what is.
+    """
+    if uri.startswith(("models:", "runs:")):
+        from ufgvc.track.registry import fetched
+
+        with fetched(uri, tracking or TrackingSettings(), runs) as folder:
+            return read_model(open_store(folder), uri)
+    return read_model(open_store(uri), uri)
+
+
+def read_model(store: Store, uri: str) -> LoadedModel:
+    """A model from its folder; `uri` is what messages call it."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        info = dict(store.read_json(MODEL))
+        weights = load(store.read_bytes(WEIGHTS))
+    except FileNotFoundError:
+        what = f"holds no model ({MODEL} and {WEIGHTS})" if store.list() else "is empty or not there"
+        raise UserError(what, where=uri, fix="give <run>/model, runs:/<id>/model or models:/<name>@<alias>") from None
+    except (json.JSONDecodeError, SafetensorError) as error:
+        raise UserError(f"is damaged: {error}", where=uri, fix="train the model again, or copy it again") from None
+    if info.get("format", FORMAT) > FORMAT:
+        raise UserError(f"was made by a later ufgvc ({info.get('ufgvc')})", where=uri, fix="upgrade ufgvc")
+    method = build(info["method"], num_classes=len(info["classes"]), init="none", **info["options"])
+    if info.get("mirror") is not None:
+        method = replace(method, recipe=method.recipe.model_copy(update={"mirror": info["mirror"]}))
+    try:
+        method.net.load_state_dict(weights)
+        spec = Input.model_validate(info["input"])
+    except RuntimeError as error:
+        raise UserError(f"its weights do not fit: {str(error).splitlines()[0]}", where=uri, fix="was model.json edited?") from None
+    except ValidationError as error:
+        raise describe_validation(error, f"{uri}, input") from None
+    method.net.eval()
+    return LoadedModel(method, tuple(info["classes"]), spec.model_dump(), info)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+Box = tuple[int, float, float, float, float]
 
-def yolo_boxes(outline: np.ndarray, primaries: list[np.ndarray], palmate: bool, upright: bool, size: int, rng: np.random.Generator) -> list[tuple[int, float, float, float, float]]:
+
+def yolo_boxes(
+    outline: np.ndarray, primaries: list[np.ndarray], palmate: bool, upright: bool, size: int, rng: np.random.Generator
+) -> list[Box]:
     """[(class id, cx, cy, w, h)] in [0, 1], from pixel coordinates of the posed leaf.
 
     Palmate: the midrib and the two side lobes, all of class 0. Pinnate: class 0 the midrib, class 1 the two sides of the blade.
@@ -19,12 +23,12 @@ def yolo_boxes(outline: np.ndarray, primaries: list[np.ndarray], palmate: bool, 
     return [boxes[i] for i in rng.permutation(len(boxes))]
 
 
-def _palmate(primaries: list[np.ndarray], rng: np.random.Generator) -> list[tuple[int, float, float, float, float]]:
+def _palmate(primaries: list[np.ndarray], rng: np.random.Generator) -> list[Box]:
     rib, left, right = primaries[:3]
     base = rib[0]
     j = 0.010 * rng.standard_normal((3, 4))
     floor = base[1] + 0.012 + 0.014 * rng.standard_normal(3)
-    broad = 0.050 + 0.016 * rng.standard_normal(2)
+    broad = 0.057 + 0.018 * rng.standard_normal(2)
     apart = 0.061 + 0.02 * rng.standard_normal(2)
     return [
         (0, rib[:, 0].min() - broad[0], rib[:, 1].min() - 0.012 + j[0, 1], rib[:, 0].max() + broad[1], floor[0] + 0.004),
@@ -33,17 +37,17 @@ def _palmate(primaries: list[np.ndarray], rng: np.random.Generator) -> list[tupl
     ]
 
 
-def _pinnate(outline: np.ndarray, rib: np.ndarray, upright: bool, rng: np.random.Generator) -> list[tuple[int, float, float, float, float]]:
-    turn = (lambda p: p[:, ::-1] * [-1, 1] + [1, 0]) if upright else (lambda p: p)  # so that the base lies left and the tip right
-    outline, rib = turn(outline), turn(rib)
+def _pinnate(outline: np.ndarray, rib: np.ndarray, upright: bool, rng: np.random.Generator) -> list[Box]:
+    if upright:  # turned a quarter, so that the base lies left and the tip right
+        outline, rib = (np.stack([1 - p[:, 1], p[:, 0]], 1) for p in (outline, rib))
     j = 0.008 * rng.standard_normal((3, 4))
     stalk = (0.030 if upright else 0.080) + 0.02 * rng.standard_normal()
-    inner = 0.012 + np.abs(0.004 * rng.standard_normal(4))
+    inner = 0.009 + np.abs(0.004 * rng.standard_normal(4))
     drawn = [(0, rib[0, 0] - stalk, rib[:, 1].min() - inner[0], rib[-1, 0] + 0.012 + j[0, 2], rib[:, 1].max() + inner[1])]
     middle = float(np.median(rib[:, 1]))
     for number, side in enumerate((outline[outline[:, 1] < middle], outline[outline[:, 1] > middle])):
-        x0 = outline[:, 0].min() + 0.030 + 0.02 * rng.standard_normal()
-        x1 = outline[:, 0].max() - 0.035 + 0.02 * rng.standard_normal()
+        x0 = outline[:, 0].min() + (0.008 if upright else 0.030) + 0.02 * rng.standard_normal()
+        x1 = outline[:, 0].max() - (0.010 if upright else 0.035) + 0.02 * rng.standard_normal()
         if number == 0:
             drawn.append((1, x0, side[:, 1].min() + j[1, 1], x1, middle - inner[2] - 0.014))
         else:

@@ -13,6 +13,7 @@ import numpy as np
 
 Variant = Literal["all", "vein_only", "shape_only", "texture_only"]
 SPACES = ("shape", "veins", "texture")
+_ONLY = {"shape": "shape_only", "veins": "vein_only", "texture": "texture_only"}
 DIMENSIONS = {"shape": 12, "veins": 10, "texture": 12}
 POSITIONS = ("upper", "middle", "lower")
 
@@ -54,7 +55,7 @@ def traits(seed: int, cultivar: int, k: int, variant: Variant) -> Traits:
     vectors = []
     for index, space in enumerate(SPACES):
         size = DIMENSIONS[space]
-        told = BETWEEN[space] if variant == "all" or variant.removesuffix("_only").rstrip("s") == space.rstrip("s") else 0.0
+        told = BETWEEN[space] if variant in ("all", _ONLY[space]) else 0.0
         value = told * _student(stream(_CULTIVAR, seed, index, cultivar), size)
         value = value + PLANT[space] * stream(_PLANT, seed, index, cultivar, plant).standard_normal(size)
         value = value + POSITION[space] * stream(_POSITION, seed, index, POSITIONS.index(position)).standard_normal(size)

@@ -47,7 +47,7 @@ def draw_scene(rng: np.random.Generator, palmate: bool) -> Scene:
     return Scene(
         upright=bool(palmate or rng.random() < 0.2),
         rotation=float(np.deg2rad(np.clip(spin * rng.standard_t(5), -9 if palmate else -4, 9 if palmate else 4))),
-        scale=float(np.exp(np.clip(size * rng.standard_t(6) * 0.8, -0.25, 0.16 if palmate else 0.14))),
+        scale=float(np.exp(np.clip(size * rng.standard_t(6) * 0.8, -0.25, 0.11 if palmate else 0.14))),
         shift_x=float(np.clip(0.018 * rng.standard_normal(), -0.045, 0.045)),
         shift_y=float(np.clip((0.022 if palmate else 0.012) * rng.standard_normal(), -0.045, 0.045)),
         tilt_x=float(0.05 * rng.standard_normal()),
@@ -56,7 +56,7 @@ def draw_scene(rng: np.random.Generator, palmate: bool) -> Scene:
         elevation=float(np.deg2rad(rng.uniform(38, 68))),
         exposure=float(np.exp(0.10 * rng.standard_normal())),
         warmth=float(0.035 * rng.standard_normal()),
-        paper=float(rng.uniform(0.80, 0.97)),
+        paper=float(rng.uniform(0.76, 0.94)),
         paper_tint=float(rng.standard_normal()),
         shadow=float(rng.uniform(0.10, 0.5)),
         noise=float(np.exp(0.45 * rng.standard_normal()) * 2.6),
@@ -98,7 +98,7 @@ class Placing:
         if self.palmate:
             column, row = 0.497 + x, 0.548 - y
         elif scene.upright:
-            column, row = 0.502 + 0.83 * x, 0.590 - 0.83 * y
+            column, row = 0.502 + 0.86 * x, 0.590 - 0.86 * y
         else:
             column, row = 0.588 + y, 0.500 + x
         return np.stack([column + scene.shift_x, row + scene.shift_y], 1) * self.size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,8 +35,9 @@ def grow(blade: Blade, t: np.ndarray, rng: np.random.Generator) -> list[Vein]:
     families = _secondaries(blade, primaries, inside, t, rng)
     for family in families:
         veins += [Vein(2, path, (1.9 * strong, 0.9 * strong)) for path in family]
-    for family in families:
-        veins += [Vein(3, path, (1.05 * strong, 0.85 * strong)) for path in _tertiaries(family, t, rng)]
+    rungs = [_tertiaries(family, t, rng) for family in families] + [_fan(primaries, t, rng)] * blade.palmate
+    for paths in rungs:
+        veins += [Vein(3, path, (1.05 * strong, 0.85 * strong)) for path in paths]
     return veins
 
 
@@ -54,17 +56,19 @@ def _primaries(blade: Blade, t: np.ndarray, rng: np.random.Generator) -> list[np
     return paths
 
 
-def _secondaries(blade: Blade, primaries: list[np.ndarray], inside: np.ndarray, t: np.ndarray, rng: np.random.Generator) -> list[list[np.ndarray]]:
+def _secondaries(
+    blade: Blade, primaries: list[np.ndarray], inside: np.ndarray, t: np.ndarray, rng: np.random.Generator
+) -> list[list[np.ndarray]]:
     """One list for each side of each primary, from its base to its tip."""
-    spacing = (0.068 if blade.palmate else 0.052) * np.exp(0.15 * t[0])
-    angle = np.deg2rad((47 if blade.palmate else 54) + 4.5 * t[1])
+    spacing = (0.078 if blade.palmate else 0.055) * np.exp(0.15 * t[0])
+    angle = np.deg2rad((50 if blade.palmate else 54) + 4.5 * t[1])
     turn = (1.1 if blade.palmate else 2.4) * np.exp(0.22 * t[2])
     shift = 0.5 * (1 / (1 + np.exp(-1.3 * t[3])))  # 0: veins leave in pairs; 0.5: in turn
     starts, headings, signs, owners = [], [], [], []
     for index, path in enumerate(primaries):
         along = np.append(0, np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1)))
         for sign in (-1, 1):
-            first = spacing * (0.95 if index else 1.1) + (spacing * shift if sign > 0 else 0)
+            first = spacing * (0.95 if blade.palmate else 0.55) + (spacing * shift if sign > 0 else 0)
             if blade.palmate:
                 first += along[-1] * (0.16 if index == 0 else 0.10)
             at = np.arange(first, along[-1] * 0.965, spacing)
@@ -72,17 +76,15 @@ def _secondaries(blade: Blade, primaries: list[np.ndarray], inside: np.ndarray, 
             tangent = np.stack([np.interp(at, along, np.gradient(path[:, i], along)) for i in (0, 1)], 1)
             ahead = np.arctan2(tangent[:, 1], tangent[:, 0])
             starts.append(np.stack([np.interp(at, along, path[:, i]) for i in (0, 1)], 1))
-            rank = np.linspace(1.12, 0.86, len(at)) if len(at) else at
+            rank = np.linspace(1.12 if blade.palmate else 1.28, 0.86, len(at)) if len(at) else at
             headings.append(ahead + sign * (angle * rank + np.deg2rad(2.2) * rng.standard_normal(len(at))))
             signs.append(np.full(len(at), sign))
             owners.append(np.full(len(at), index))
     sizes = [len(part) for part in starts]
-    paths = _walk(np.concatenate(starts), np.concatenate(headings), np.concatenate(signs), np.concatenate(owners), primaries, inside, turn, t[9], rng)
-    families, at = [], 0
-    for size in sizes:
-        families.append([path for path in paths[at : at + size] if len(path) > 4])
-        at += size
-    return families
+    point, heading, sign, owner = (np.concatenate(parts) for parts in (starts, headings, signs, owners))
+    paths = _walk(point, heading, sign, owner, primaries, inside, turn, t[9], rng)
+    ends = np.cumsum(sizes).tolist()
+    return [[path for path in paths[end - size : end] if len(path) > 4] for size, end in zip(sizes, ends, strict=True)]
 
 
 def _walk(
@@ -113,23 +115,42 @@ def _walk(
 
 def _tertiaries(family: list[np.ndarray], t: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
     """Rungs between neighbouring secondaries, and short forked ends."""
-    gap, slant = 0.030 * np.exp(-0.18 * t[4]), 0.012 + 0.009 * t[5]
+    gap, slant = 0.024 * np.exp(-0.18 * t[4]), 0.012 + 0.009 * t[5]
     rungs = []
-    u = np.linspace(0, 1, 7)[:, None]
-    for lower, upper in zip(family[:-1], family[1:], strict=True):
+    for lower, upper in itertools.pairwise(family):
         reach = min(_length(lower), _length(upper))
         count = int(reach / gap)
         for number in range(1, count + 1):
-            a = (number + 0.3 * rng.standard_normal()) * gap
+            a = (number + 0.2 * rng.standard_normal()) * gap
             b = a + slant + 0.006 * rng.standard_normal()
-            start, stop = _at(lower, a), _at(upper, b)
-            across = np.array([start[1] - stop[1], stop[0] - start[0]])
-            rungs.append(start + (stop - start) * u + across * (0.16 * rng.standard_normal() * 4 * u * (1 - u) + 0.05 * rng.standard_normal() * np.sin(2 * np.pi * u)))
+            rungs.append(_rung(_at(lower, a), _at(upper, b), 0.0, rng))
     return rungs
 
 
-def _at(path: np.ndarray, distance: float) -> np.ndarray:
-    place = np.clip(distance / _STEP, 0, len(path) - 1)
+def _fan(primaries: list[np.ndarray], t: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+    """Arcs between neighbouring primaries near the base, where no secondary has left yet."""
+    gap = 0.024 * np.exp(-0.18 * t[4])
+    order = sorted(range(len(primaries)), key=lambda i: np.arctan2(primaries[i][-1, 0], primaries[i][-1, 1]))
+    arcs = []
+    for left, right in itertools.pairwise(order):
+        for number in range(2, int(0.165 / gap) + 1):
+            ends = []
+            for path in (primaries[left], primaries[right]):
+                step = _length(path) / (len(path) - 1)
+                ends.append(_at(path, (number + 0.2 * rng.standard_normal()) * gap, step))
+            arcs.append(_rung(ends[0], ends[1], 0.12, rng))
+    return arcs
+
+
+def _rung(start: np.ndarray, stop: np.ndarray, bow: float, rng: np.random.Generator) -> np.ndarray:
+    u = np.linspace(0, 1, 7)[:, None]
+    across = np.array([start[1] - stop[1], stop[0] - start[0]])
+    sag = bow + 0.07 * rng.standard_normal()
+    return start + (stop - start) * u + across * (sag * 4 * u * (1 - u) + 0.04 * rng.standard_normal() * np.sin(2 * np.pi * u))
+
+
+def _at(path: np.ndarray, distance: float, step: float = _STEP) -> np.ndarray:
+    place = np.clip(distance / step, 0, len(path) - 1)
     low = int(place)
     high = min(low + 1, len(path) - 1)
     return path[low] + (path[high] - path[low]) * (place - low)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -11,21 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from PIL import Image
 from pydantic import Field
 
 from ufgvc.core.config import Section
 from ufgvc.core.errors import UserError
 from ufgvc.data.images import encode_mask
-from ufgvc.data.synthetic.boxes import yolo_boxes
-from ufgvc.data.synthetic.cultivars import DRAWING, NUISANCE, Variant, plant_of, stream, traits
-from ufgvc.data.synthetic.outline import palmate, pinnate
+from ufgvc.data.synthetic.boxes import Box, yolo_boxes
+from ufgvc.data.synthetic.cultivars import DRAWING, NUISANCE, Traits, Variant, plant_of, stream, traits
+from ufgvc.data.synthetic.outline import Blade, palmate, pinnate
 from ufgvc.data.synthetic.render import Picture, render
-from ufgvc.data.synthetic.scene import Placing, draw_scene
-from ufgvc.data.synthetic.veins import grow
+from ufgvc.data.synthetic.scene import Placing, Scene, draw_scene
+from ufgvc.data.synthetic.veins import Vein, grow
 
 Preset = Literal["cotton80", "soylocal200"]
 CULTIVARS = {"cotton80": 80, "soylocal200": 200}
+_DRAWING_VERSION = 1  # to be raised when the same seed would no longer give the same leaves
 # Large enough that no leaf of one preset is a leaf of the other, whatever the seed.
 _OFFSET = {"cotton80": 0, "soylocal200": 1_000_000}
 
@@ -52,31 +55,51 @@ class SynthSettings(Section):
 
 
 @dataclass(frozen=True)
+class Plan:
+    """All of a leaf but its pixels. chance and own are the streams that the pixels go on with."""
+
+    traits: Traits
+    blade: Blade
+    veins: list[Vein]
+    scene: Scene
+    place: Placing
+    boxes: list[Box]
+    facts: dict[str, Any]
+    chance: np.random.Generator
+    own: np.random.Generator
+
+
+@dataclass(frozen=True)
 class Leaf:
     """One leaf with everything that is known of it. boxes: (class id, cx, cy, w, h) in [0, 1]. facts: a row of leaves.csv."""
 
     picture: Picture
-    boxes: list[tuple[int, float, float, float, float]]
+    boxes: list[Box]
     facts: dict[str, Any]
+
+
+def make_plan(settings: SynthSettings, seed: int, cultivar: int, k: int) -> Plan:
+    """Geometry and circumstances of leaf k of a cultivar (both 1-based), without its pixels."""
+    key = (seed, _OFFSET[settings.preset] + cultivar, k)
+    is_palmate = settings.preset == "cotton80"
+    features = traits(*key, settings.variant)
+    chance = stream(NUISANCE, *key)
+    scene = draw_scene(chance, is_palmate)
+    place = Placing(scene, is_palmate, settings.size, chance)
+    blade = (palmate if is_palmate else pinnate)(features.shape, stream(DRAWING, 0, *key))
+    veins = grow(blade, features.veins, stream(DRAWING, 1, *key))
+    ribs = [place(vein.path) for vein in veins if vein.order == 1]
+    boxes = yolo_boxes(place(blade.outline), ribs, is_palmate, scene.upright, settings.size, stream(NUISANCE, *key, 1))
+    plant, position = plant_of(k)
+    facts = {"cultivar": cultivar, "k": k, "plant": f"{cultivar}-{plant}", "position": position, **scene.row()}
+    return Plan(features, blade, veins, scene, place, boxes, facts, chance, stream(DRAWING, 2, *key))
 
 
 def make_leaf(settings: SynthSettings, seed: int, cultivar: int, k: int) -> Leaf:
     """Leaf k of a cultivar (both 1-based). Depends on nothing else: not on other leaves, their number, or who draws them."""
-    key = (seed, _OFFSET[settings.preset] + cultivar)
-    is_palmate = settings.preset == "cotton80"
-    features = traits(seed, key[1], k, settings.variant)
-    own = [stream(DRAWING, index, *key, k) for index in range(3)]
-    chance = stream(NUISANCE, *key, k)
-    scene = draw_scene(chance, is_palmate)
-    place = Placing(scene, is_palmate, settings.size, chance)
-    hand = stream(NUISANCE, *key, k, 1)
-    blade = (palmate if is_palmate else pinnate)(features.shape, own[0])
-    veins = grow(blade, features.veins, own[1])
-    picture = render(blade.outline, veins, features.texture, scene, place, chance, own[2])
-    ribs = [place(vein.path) for vein in veins if vein.order == 1]
-    boxes = yolo_boxes(place(blade.outline), ribs, is_palmate, scene.upright, settings.size, hand)
-    plant, position = plant_of(k)
-    return Leaf(picture, boxes, {"cultivar": cultivar, "k": k, "plant": f"{cultivar}-{plant}", "position": position, **scene.row()})
+    plan = make_plan(settings, seed, cultivar, k)
+    picture = render(plan.blade.outline, plan.veins, plan.traits.texture, plan.scene, plan.place, plan.chance, plan.own)
+    return Leaf(picture, plan.boxes, plan.facts)
 
 
 def names(settings: SynthSettings) -> Iterator[tuple[int, int, str]]:
@@ -90,11 +113,18 @@ def names(settings: SynthSettings) -> Iterator[tuple[int, int, str]]:
 def synthesize(out: Path, settings: SynthSettings, seed: int = 0, workers: int = 1) -> Path:
     """Writes images/, labels/, anno/, masks/vein, masks/contour, masks/leaves.csv and classes.txt under `out`; returns `out`.
 
-    The same seed gives the same bytes, whatever the number of worker processes. UserError if `out` holds something already.
+    The same seed gives the same bytes, whatever the number of worker processes. A folder that holds these very leaves already is
+    left as it is (synthetic.json, written last, tells); UserError if it holds anything else.
     """
+    if seed < 0:
+        raise UserError("a seed is a whole number from 0 on", where=f"--seed {seed}")
     out = Path(out)
+    made_of = json.dumps({"drawing": _DRAWING_VERSION, "seed": seed, **settings.model_dump()}, indent=1) + "\n"
+    record = out / "synthetic.json"
+    if record.is_file() and record.read_text(encoding="utf-8") == made_of:
+        return out
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError("is not an empty folder", where=str(out), fix="choose another --out, or remove it")
+        raise UserError("holds something else, or half a set", where=str(out), fix="choose another --out, or remove the folder")
     for folder in ("images", "labels", "anno", "masks/vein", "masks/contour"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     jobs = [(out, settings, seed, *name) for name in names(settings)]
@@ -113,6 +143,7 @@ def synthesize(out: Path, settings: SynthSettings, seed: int = 0, workers: int =
     kind = "Cotton" if settings.preset == "cotton80" else "Soy"
     width = len(str(settings.number))
     (out / "classes.txt").write_text("".join(f"{kind}-{i:0{width}d}\n" for i in range(1, settings.number + 1)), encoding="utf-8")
+    record.write_text(made_of, encoding="utf-8")
     return out
 
 

@@ -1,0 +1,238 @@
+"""Synthetic leaves: layout, geometry of the real sets, exact masks, and that only the leaf tells the cultivar."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage, stats
+
+from ufgvc.core.errors import UserError
+from ufgvc.data.images import decode
+from ufgvc.data.synthetic import SynthSettings, contact_sheet, make_leaf, make_plan, synthesize
+from ufgvc.data.synthetic.cultivars import SPACES, Variant, plant_of, traits
+from ufgvc.data.synthetic.writer import encode_image
+
+
+def digest(folder: Path) -> dict[str, str]:
+    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    settings = SynthSettings(cultivars=2, train_per_cultivar=1, test_per_cultivar=3, size=96)
+    return synthesize(tmp_path_factory.mktemp("synth") / "leaves", settings, seed=3)
+
+
+def test_the_layout_is_that_of_the_release(folder: Path) -> None:
+    names = sorted(f.name for f in (folder / "images").iterdir())
+    assert names == [f"{c}_{k}.jpg" for c in (1, 2) for k in ("1_train", "2_test", "4_test", "6_test")]
+    assert (folder / "anno/train.txt").read_text() == "1_1_train.jpg 1\n2_1_train.jpg 2\n"
+    assert len((folder / "anno/test.txt").read_text().splitlines()) == 6
+    assert (folder / "classes.txt").read_text() == "Cotton-1\nCotton-2\n"
+    for name in names:
+        stem = Path(name).stem
+        boxes = [line.split() for line in (folder / "labels" / f"{stem}.txt").read_text().splitlines()]
+        assert len(boxes) == 3
+        assert all(0 <= float(v) <= 1 for box in boxes for v in box[1:])
+        assert decode((folder / "images" / name).read_bytes()).shape == (96, 96, 3)
+        for kind in ("vein", "contour"):
+            with Image.open(folder / "masks" / kind / f"{stem}.png") as mask:
+                assert (mask.mode, mask.size) == ("1", (96, 96))
+
+
+def test_the_same_seed_gives_the_same_bytes_whatever_the_workers(folder: Path, tmp_path: Path) -> None:
+    settings = SynthSettings(cultivars=2, train_per_cultivar=1, test_per_cultivar=3, size=96)
+    again = synthesize(tmp_path / "two", settings, seed=3, workers=2)
+    assert digest(again) == digest(folder)
+    other = synthesize(tmp_path / "other", settings, seed=4)
+    assert not set(digest(other / "images").values()) & set(digest(folder / "images").values())
+
+
+def test_a_leaf_does_not_depend_on_the_rest_of_its_set() -> None:
+    few, many = SynthSettings(cultivars=2, size=96), SynthSettings(cultivars=80, test_per_cultivar=50, size=96)
+    first, second = make_leaf(few, 0, 2, 5).picture, make_leaf(many, 0, 2, 5).picture
+    assert np.array_equal(first.image, second.image)
+    assert not np.array_equal(first.image, make_leaf(few, 0, 2, 7).picture.image)
+
+
+def test_presets_have_the_size_of_the_real_sets() -> None:
+    assert SynthSettings().number == 80
+    assert SynthSettings(preset="soylocal200").number == 200
+
+
+def test_what_is_there_already_is_kept_and_nothing_else_overwritten(folder: Path, tmp_path: Path) -> None:
+    before = {f: f.stat().st_mtime_ns for f in folder.rglob("*")}
+    synthesize(folder, SynthSettings(cultivars=2, train_per_cultivar=1, test_per_cultivar=3, size=96), seed=3)
+    assert {f: f.stat().st_mtime_ns for f in folder.rglob("*")} == before
+    with pytest.raises(UserError, match="holds something else"):
+        synthesize(folder, SynthSettings(cultivars=2, size=96), seed=3)
+    with pytest.raises(UserError, match="seed"):
+        synthesize(tmp_path / "x", SynthSettings(cultivars=2, size=96), seed=-1)
+
+
+# Means over the images of the released label files: `../shared/data/ufg-labels/STATS.md`, section "Structure". (cx, cy, w, h)
+COTTON = {"left": (0.274, 0.642, 0.324, 0.422), "middle": (0.497, 0.545, 0.148, 0.646), "right": (0.720, 0.636, 0.314, 0.424)}
+SOY = {
+    False: [(0.552, 0.495, 0.769, 0.053), (0.587, 0.417, 0.625, 0.098), (0.572, 0.586, 0.655, 0.120)],
+    True: [(0.502, 0.602, 0.061, 0.635), (0.425, 0.593, 0.085, 0.598), (0.579, 0.612, 0.086, 0.567)],
+}
+TOLERANCE = 0.045
+
+
+def test_cotton_boxes_lie_as_in_the_real_set() -> None:
+    plans = [make_plan(SynthSettings(), 0, cultivar, k) for cultivar in range(1, 41) for k in (1, 2)]
+    boxes = np.array([sorted(plan.boxes, key=lambda box: box[1]) for plan in plans])
+    assert (boxes[..., 0] == 0).all()
+    for index, name in enumerate(("left", "middle", "right")):
+        assert boxes[:, index, 1:].mean(0) == pytest.approx(COTTON[name], abs=TOLERANCE), name
+    narrowest = boxes[..., 3].argmin(1)
+    assert (narrowest == 1).mean() > 0.95
+
+
+def test_soy_boxes_lie_as_in_the_real_set() -> None:
+    settings = SynthSettings(preset="soylocal200")
+    plans = [make_plan(settings, 0, cultivar, k) for cultivar in range(1, 101) for k in (1, 2)]
+    upright = np.array([plan.scene.upright for plan in plans])
+    assert 0.70 < 1 - upright.mean() < 0.90
+    for up in (False, True):
+        rows = []
+        for plan in (p for p in plans if p.scene.upright == up):
+            sides = sorted((box for box in plan.boxes if box[0] == 1), key=lambda box: box[1] if up else box[2])
+            rows.append([*[box for box in plan.boxes if box[0] == 0], *sides])
+        boxes = np.array(rows)
+        assert boxes.shape[1] == 3
+        for index in range(3):
+            assert boxes[:, index, 1:].mean(0) == pytest.approx(SOY[up][index], abs=TOLERANCE), (up, index)
+
+
+@pytest.mark.parametrize("preset", ["cotton80", "soylocal200"])
+def test_masks_are_the_veins_and_the_margin(preset: str) -> None:
+    settings = SynthSettings(preset=preset)
+    for cultivar in (1, 2):
+        plan = make_plan(settings, 1, cultivar, 2)
+        picture = make_leaf(settings, 1, cultivar, 2).picture
+        blade = _inside(plan.place(plan.blade.outline), settings.size)
+        assert not (picture.vein & ~ndimage.binary_dilation(blade, iterations=2)).any()
+        near_margin = ndimage.binary_dilation(blade, iterations=3) & ~ndimage.binary_erosion(blade, iterations=3)
+        column, row = plan.place(np.zeros((1, 2)))[0]
+        rows, columns = np.mgrid[: settings.size, : settings.size]
+        off_base = np.hypot(rows - row, columns - column) > 8  # there both margins meet in a slit thinner than a pixel
+        assert not (picture.contour & ~near_margin & off_base).any()
+        assert 0.05 < picture.vein.sum() / blade.sum() < 0.45
+        assert {vein.order for vein in plan.veins} == {1, 2, 3}
+        widths = [w for vein in plan.veins for w in vein.width]
+        assert 0.5 < min(widths) < max(widths) < 6
+        pixels = picture.image.astype(float)
+        away = blade & ~ndimage.binary_dilation(picture.vein, iterations=1)
+        assert pixels[picture.vein].mean() > pixels[away].mean(), "veins are paler than the blade"
+        assert abs(pixels[blade].mean() - pixels[~ndimage.binary_dilation(blade, iterations=25)].mean()) > 25
+
+
+def _inside(outline: np.ndarray, size: int) -> np.ndarray:
+    from PIL import ImageDraw
+
+    image = Image.new("1", (size, size))
+    ImageDraw.Draw(image).polygon([tuple(p) for p in outline.tolist()], fill=1)
+    return np.array(image)
+
+
+def test_train_and_test_leaves_come_from_different_plants() -> None:
+    train, test = ({plant_of(k)[0] for k in range(start, 101, 2)} for start in (1, 2))
+    assert not train & test
+    assert [plant_of(k)[1] for k in (1, 3, 5)] == ["upper", "middle", "lower"]
+
+
+def test_spaces_are_independent_and_have_heavy_tails() -> None:
+    means = {}
+    for index, space in enumerate(SPACES):
+        rows = [np.mean([getattr(traits(0, c, k, "all"), space) for k in range(1, 7)], axis=0) for c in range(1, 201)]
+        means[space] = np.array(rows)
+        leaves = np.array([getattr(traits(0, 1, k, "all"), space) for k in range(1, 401)])
+        assert stats.kurtosis(leaves, axis=0).mean() > 0.3, index
+    for a, b in (("shape", "veins"), ("shape", "texture"), ("veins", "texture")):
+        both = np.corrcoef(np.hstack([means[a], means[b]]).T)[: means[a].shape[1], means[a].shape[1] :]
+        bound = np.tanh(stats.norm.ppf(1 - 0.0005 / both.size) / np.sqrt(197))  # of the largest of many correlations of nothing
+        assert np.abs(both).max() < bound
+
+
+def nearest_centroid(features: Callable[[int, int], np.ndarray], cultivars: int, leaves: int) -> tuple[int, int]:
+    """(right, of how many) on even leaves, from the centroids of the odd ones; features standardised."""
+    x = np.array([[features(c, k) for k in range(1, leaves + 1)] for c in range(1, cultivars + 1)])
+    x = (x - x.mean((0, 1))) / np.maximum(x.std((0, 1)), 1e-9)
+    centroids, asked = x[:, ::2].mean(1), x[:, 1::2].reshape(-1, x.shape[2])
+    said = ((asked[:, None] - centroids[None]) ** 2).sum(2).argmin(1)
+    return int((said == np.repeat(np.arange(cultivars), leaves // 2)).sum()), len(asked)
+
+
+def at_chance(right: int, asked: int, cultivars: int) -> bool:
+    return right <= stats.binom.ppf(0.9995, asked, 1 / cultivars)
+
+
+@pytest.mark.parametrize("variant", ["all", "vein_only", "shape_only", "texture_only"])
+def test_traits_tell_the_cultivar_only_in_the_spaces_that_differ(variant: Variant) -> None:
+    for space in SPACES:
+        right, asked = nearest_centroid(lambda c, k, s=space: getattr(traits(0, c, k, variant), s), 30, 12)
+        differs = variant == "all" or variant.startswith(space.rstrip("s"))
+        assert at_chance(right, asked, 30) != differs, (variant, space, right, asked)
+        if differs:
+            assert right < 0.97 * asked, "too easy to be ultra-fine-grained"
+
+
+def test_pose_and_light_tell_nothing() -> None:
+    def scene(cultivar: int, k: int) -> np.ndarray:
+        return np.array(list(make_plan(settings, 0, cultivar, k).scene.row().values()))
+
+    settings = SynthSettings(preset="soylocal200", size=64)
+    right, asked = nearest_centroid(scene, 20, 12)
+    assert at_chance(right, asked, 20), (right, asked)
+
+
+@pytest.fixture(scope="module")
+def seen() -> dict[str, np.ndarray]:
+    """Statistics of pictures of 12 cultivars x 12 leaves: the background's, the file's size, and (as a control) the blade's."""
+    settings, found = SynthSettings(size=128), {"background": [], "bytes": [], "blade": []}
+    for cultivar in range(1, 13):
+        for k in range(1, 13):
+            plan, picture = make_plan(settings, 0, cultivar, k), make_leaf(settings, 0, cultivar, k).picture
+            blade = _inside(plan.place(plan.blade.outline), 128)
+            pixels, corner = picture.image.astype(float), np.ones((128, 128), dtype=bool)
+            corner[14:] = False  # above every leaf: what is shadow and petiole elsewhere has the leaf's own shape
+            ground = pixels[corner & ~ndimage.binary_dilation(blade, iterations=4)]
+            found["background"].append([*ground.mean(0), *ground.std(0)])
+            found["bytes"].append([np.log(len(encode_image(picture, "jpg")))])
+            inner = ndimage.binary_erosion(blade, iterations=2)
+            found["blade"].append([*(pixels[inner].mean(0) / ground.mean(0)), inner.mean(), np.ptp(np.nonzero(inner)[1])])
+    return {key: np.array(rows).reshape(12, 12, -1) for key, rows in found.items()}
+
+
+@pytest.mark.parametrize("what", ["background", "bytes", "both"])
+def test_background_and_file_size_tell_nothing(seen: dict[str, np.ndarray], what: str) -> None:
+    rows = np.concatenate([seen["background"], seen["bytes"]], 2) if what == "both" else seen[what]
+    right, asked = nearest_centroid(lambda c, k: rows[c - 1, k - 1], 12, 12)
+    assert at_chance(right, asked, 12), (right, asked)
+
+
+def test_the_blade_tells_something(seen: dict[str, np.ndarray]) -> None:
+    right, asked = nearest_centroid(lambda c, k: seen["blade"][c - 1, k - 1], 12, 12)
+    assert not at_chance(right, asked, 12), (right, asked)
+
+
+def test_the_contact_sheet_shows_photographs_and_masks(folder: Path, tmp_path: Path) -> None:
+    out = contact_sheet(folder, tmp_path / "sheet.png", rows=2, columns=3, side=64)
+    with Image.open(out) as sheet:
+        assert sheet.size == (3 * 70 + 6, 4 * 70 + 6)
+    with pytest.raises(UserError, match="no synthetic leaves"):
+        contact_sheet(tmp_path / "none", tmp_path / "sheet.png")
+
+
+def test_facts_of_every_leaf_are_written(folder: Path) -> None:
+    with open(folder / "masks/leaves.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 8
+    assert {"file", "plant", "position", "light", "scale", "bytes"} <= rows[0].keys()

@@ -12,8 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from ufgvc.track.models import load_model, save_model
-from ufgvc.track.runs import TrackingSettings
 
 from ufgvc import methods
 from ufgvc.core.errors import UserError
@@ -23,6 +21,8 @@ from ufgvc.predict.predict import predict
 from ufgvc.predict.settings import PredictSettings
 from ufgvc.report.evaluate import evaluate
 from ufgvc.report.settings import EvaluateSettings
+from ufgvc.track.models import load_model, save_model
+from ufgvc.track.settings import TrackingSettings
 
 CLASSES = ("amber", "birch", "cedar")
 COLOURS = ((200, 60, 40), (40, 180, 60), (50, 70, 210))
@@ -109,6 +109,7 @@ def test_every_test_leaf_is_scored_once_and_the_report_tells_it(run: str, data: 
         right += row["this model: right"]
     assert (result.scores.accuracy.k, result.scores.accuracy.n) == (right, 9)
     assert len({row["image_id"] for row in table}) == 9
+    assert len({row["this model: predicted"] for row in table}) > 1, "a model that always says the same proves little"
     found = json.loads((Path(run) / "report" / "metrics.json").read_text())
     assert found["models"]["this model"]["accuracy"]["k"] == right
     assert set(found["models"]["masks"]["mcnemar"]) == {"gains", "losses", "p"}

@@ -20,7 +20,7 @@ from ufgvc.data.cluster import RaySettings, quiet_data, ray_session
 from ufgvc.data.images import BadImage, decode, inspect
 from ufgvc.predict.settings import PredictResult, PredictSettings
 from ufgvc.track.models import LoadedModel, load_model
-from ufgvc.track.runs import TrackingSettings
+from ufgvc.track.settings import TrackingSettings
 
 log = logging.getLogger(__name__)
 

@@ -26,7 +26,8 @@ from ufgvc.report.scoring import Scored, runs_here, score_split
 from ufgvc.report.settings import EvaluateResult, EvaluateSettings
 from ufgvc.report.tables import paper_accuracy
 from ufgvc.track.models import LoadedModel, load_model
-from ufgvc.track.runs import TrackingSettings
+from ufgvc.track.registry import model_name, register
+from ufgvc.track.settings import TrackingSettings
 
 log = logging.getLogger(__name__)
 
@@ -176,9 +177,7 @@ def predictions(scored: Scored, classes: tuple[str, ...]) -> bytes:
     return buffer.getvalue()
 
 
-def file_version(
-    model_uri: str, dataset: Dataset, metrics: dict[str, Any], tracking: TrackingSettings, runs_uri: str
-) -> str | None:
+def file_version(model_uri: str, dataset: Dataset, metrics: dict[str, Any], tracking: TrackingSettings, runs_uri: str) -> str | None:
     """Files the model as `challenger` with what was measured as tags; None without tracking or for a model outside any run."""
     if tracking.uri == "off" or (run_store(model_uri) is None and not model_uri.startswith(("runs:", "models:"))):
         return None
@@ -191,4 +190,4 @@ def file_version(
         "balanced_accuracy": f"{first['balanced_accuracy']:.4f}",
         "data_fingerprint": dataset.fingerprint,
     }
-    return register(model_uri, f"ufgvc-{dataset.name}", tags, tracking, runs_uri)
+    return register(model_uri, model_name(dataset.name), tags, tracking, runs_uri)

@@ -122,7 +122,7 @@ def accuracy_chart(accuracies: Mapping[str, tuple[float, float, float]], chance:
         for place, (value, low, high) in enumerate(accuracies.values()):
             colour = ACCENT if place == 0 else SOFT
             ax.plot([100 * low, 100 * high], [place, place], color=colour, linewidth=3, solid_capstyle="round", alpha=0.45)
-            ax.plot([100 * value], [place], "o", color=colour, markersize=8)
+            ax.plot([100 * value], [place], "o", color=colour, markersize=8, clip_on=False)
         ax.axvline(100 * chance, color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
         ax.set(yticks=range(len(labels)), yticklabels=labels, ylim=(len(labels) - 0.4, -0.6), xlabel="accuracy, % (dashed: chance)")
         ax.set_xlim(left=0, right=min(102, 100 * max(high for _, _, high in accuracies.values()) + 6))

@@ -48,15 +48,15 @@ def history(run: Store | None) -> list[dict[str, float]]:
 
 
 def selection_of(model: LoadedModel, config: Mapping[str, Any]) -> str | None:
-    """last, holdout, kfold or test; None if nobody wrote it down."""
-    found = model.info.get("selection") or config.get("train.validation") or config.get("validation")
-    return str(found) if found else None
+    """last, holdout, kfold or test; None if nobody wrote it down. Training writes it into the model as words."""
+    told = str((model.info.get("metrics") or {}).get("selection") or "")
+    known = {"selected on test": "test", "last epoch": "last"}.get(told) or told.removeprefix("best on ")
+    return known or config.get("train.validation")
 
 
 def trained_on(model: LoadedModel) -> str | None:
     """The fingerprint of the images that the model was trained on."""
-    prints = model.info.get("fingerprints") or {}
-    return prints.get("data") or prints.get("images")
+    return model.info.get("data") or (model.info.get("fingerprints") or {}).get("data")
 
 
 def warnings(dataset: Dataset, models: Mapping[str, LoadedModel], configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -77,7 +77,7 @@ def facts(dataset: Dataset, model: LoadedModel, model_uri: str, config: Mapping[
     """Name and value of everything that made the number, for the end of the page."""
     described = dataset.store.read_json(DATASET_FILE)
     options = {**model.method.options}
-    init = model.info.get("init") or config.get("options.init") or config.get("init") or options.pop("init", None)
+    init = model.info.get("init") or config.get("train.init") or options.pop("init", None)
     selection = selection_of(model, config)
     seed = config.get("seed", model.info.get("seed"))
     size = model.input
@@ -92,7 +92,7 @@ def facts(dataset: Dataset, model: LoadedModel, model_uri: str, config: Mapping[
         "Initial weights": _plain(init),
         "Epoch chosen by": SELECTION.get(selection or "", selection or "not written down"),
         "Seed": f"{seed}; one seed, so the spread between runs is not in the interval" if seed is not None else "not written down",
-        "Budget": _budget(config),
+        "Budget": _budget(config, model.info.get("recipe") or {}),
         "Input": ", ".join(f"{key} {value}" for key, value in size.items() if value is not None),
         "Trained with": ", ".join(f"{key} {value}" for key, value in (model.info.get("versions") or {}).items()),
         "Code": git_commit() or "",
@@ -106,6 +106,8 @@ def _plain(init: Any) -> str:
     return "none (random)" if init == "none" else str(init)
 
 
-def _budget(config: Mapping[str, Any]) -> str:
-    parts = [(name, config.get(f"train.{name}")) for name in ("epochs", "batch_size", "learning_rate", "workers")]
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in parts if value is not None)
+def _budget(config: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
+    epochs = sum(stage["epochs"] for stage in recipe.get("stages", ())) or config.get("train.epochs")
+    batch = recipe.get("batch_size") or config.get("train.batch_size")
+    parts = (("epochs", epochs), ("batch size", batch), ("workers", config.get("train.workers")))
+    return ", ".join(f"{name} {value}" for name, value in parts if value is not None)

@@ -39,7 +39,7 @@ tbody th{font-weight:600}
 .chart svg{display:block;width:100%;min-width:30rem;max-width:46rem;height:auto;margin:0 auto}
 .chart svg text{font-family:inherit!important}
 .pictures{max-height:none}
-.pictures table{width:auto;min-width:100%}
+.pictures table{width:auto}
 .pictures th,.pictures td{padding:.45rem;border:0;vertical-align:middle}
 .pictures caption{padding:.7rem .9rem .2rem}
 .pictures thead th{text-align:center}

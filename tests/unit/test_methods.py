@@ -1,0 +1,289 @@
+"""The contract that every method keeps, over all registered names, and how backbones get their weights."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torchvision import models
+
+from ufgvc.core.errors import UserError
+from ufgvc.core.types import REGIONS
+from ufgvc.methods import Batch, Method, Recipe, Stage, build, names, options_class
+from ufgvc.methods.backbones import build_backbone
+from ufgvc.train.optimizer import make_optimizer
+from ufgvc.train.steps import eval_step, train_step
+
+CLASSES, SIDE = 5, 64
+
+
+def small(name: str, seed: int = 0, **options: object) -> Method:
+    """The method on a small backbone, where it lets one choose."""
+    torch.manual_seed(seed)
+    if "backbone" in options_class(name).model_fields:
+        options = {"backbone": "resnet18"} | options
+    return build(name, CLASSES, **options)
+
+
+def tiny_batch(count: int = 4, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand(count, 3, SIDE, SIDE, generator=generator).contiguous(memory_format=torch.channels_last)
+    masks = {region: torch.rand(count, 1, SIDE, SIDE, generator=generator).round() for region in REGIONS}
+    has = {region: torch.ones(count, dtype=torch.bool) for region in REGIONS}
+    return Batch(images, torch.arange(count) % CLASSES, masks, has)
+
+
+@pytest.mark.parametrize("name", names())
+class TestContract:
+    def test_forward_and_backward(self, name: str) -> None:
+        method = small(name)
+        batch = method.views(tiny_batch())
+        outputs = method.net.train()(batch.images)
+        assert outputs["logits"].shape == (len(batch.labels), CLASSES)
+        assert outputs["embedding"].shape == (len(batch.labels), method.net.classifier.in_features)
+        assert outputs[method.last_map].ndim == 4
+        parts = method.losses(outputs, batch)
+        assert set(parts) == set(method.loss_weights)
+        for part, (total, count) in parts.items():
+            assert total.shape == count.shape == ()
+            assert torch.isfinite(total), part
+            assert count > 0
+        sum(method.loss_weights[part] * total / count for part, (total, count) in parts.items()).backward()
+        for parameter_name, parameter in method.net.named_parameters():
+            assert parameter.grad is not None, parameter_name
+            assert torch.isfinite(parameter.grad).all(), parameter_name
+            assert parameter.grad.abs().sum() > 0, parameter_name
+
+    def test_every_parameter_is_in_exactly_one_group(self, name: str) -> None:
+        method = small(name)
+        for stage in method.recipe.stages:
+            groups = make_optimizer(method, stage).param_groups
+            grouped = [id(parameter) for group in groups for parameter in group["params"]]
+            assert len(grouped) == len(set(grouped))
+            assert set(grouped) == {id(parameter) for parameter in method.net.parameters() if parameter.requires_grad}
+        assert all(parameter.requires_grad for parameter in method.net.parameters()), "the last stage trains everything"
+        heads = {name for name, _ in method.net.named_parameters() if method.is_head(name)}
+        assert "classifier.weight" in heads
+        assert not any(name.startswith("backbone.") for name in heads)
+
+    def test_options_and_state_dict_make_it_again(self, name: str, tmp_path: Path) -> None:
+        method = small(name)
+        make_step(method, tiny_batch())
+        save_file({key: value.contiguous() for key, value in method.net.state_dict().items()}, tmp_path / "net.safetensors")
+        again = build(name, CLASSES, init=str(tmp_path / "net.safetensors"), **method.options)
+        again.net.load_state_dict(method.net.state_dict())
+        images = tiny_batch(seed=9).images
+        assert torch.equal(eval_step(method, method.net.eval(), images), eval_step(again, again.net.eval(), images))
+        assert again.options == method.options
+        assert options_class(name).model_validate(method.options).model_dump(mode="json") == method.options
+
+    def test_eval_is_deterministic_and_needs_no_masks(self, name: str) -> None:
+        method = small(name)
+        net = method.net.eval()
+        images = tiny_batch(seed=1).images
+        first = eval_step(method, net, images)
+        assert first.shape == (4, CLASSES)
+        assert first.dtype == torch.float32
+        assert torch.equal(first, eval_step(method, net, images))
+        one_by_one = torch.cat([eval_step(method, net, image[None]) for image in images])
+        assert torch.allclose(first, one_by_one, atol=1e-4), "an image's logits depend on its company"
+
+    def test_one_batch_can_be_overfitted(self, name: str) -> None:
+        method = small(name)
+        batch = tiny_batch(8)
+        optimizer = make_optimizer(method, Stage(epochs=1, lr=0.01, head_lr_factor=5.0))
+        method.net.train()
+        for _ in range(60):
+            done = train_step(method, method.net, batch, optimizer)
+            total, count = done.losses["classification"]
+            if done.correct == done.count and total / count < 0.05:
+                break
+        assert done.correct == done.count
+        assert total / count < 0.05
+
+    def test_the_recipe_names_modules_that_exist(self, name: str) -> None:
+        recipe = build(name, CLASSES).recipe
+        assert recipe.epochs == sum(stage.epochs for stage in recipe.stages)
+        assert recipe.test_resize >= recipe.crop
+
+
+def make_step(method: Method, batch: Batch) -> None:
+    method.net.train()
+    train_step(method, method.net, batch, make_optimizer(method, Stage(epochs=1, lr=0.01)))
+
+
+def test_unknown_names_and_options_are_told_with_the_known_ones():
+    with pytest.raises(UserError, match="no method named 'resnet51'") as caught:
+        build("resnet51", CLASSES)
+    assert "mask_guided" in str(caught.value)
+    with pytest.raises(UserError, match="backbon: is not a known setting"):
+        build("resnet50", CLASSES, backbon="resnet18")
+    with pytest.raises(UserError, match="no model 'resnet81'") as caught:
+        build("resnet50", CLASSES, backbone="resnet81")
+    assert "resnet18" in str(caught.value)
+    with pytest.raises(UserError, match="two classes"):
+        build("resnet50", 1)
+
+
+def test_mirror_averaging_makes_the_logits_of_both_mirror_images_equal():
+    method = small("resnet50")
+    images = tiny_batch().images
+    plain = eval_step(method, method.net.eval(), images)
+    mirrored = Method(**{**vars(method), "recipe": method.recipe.model_copy(update={"mirror": True})})
+    both = eval_step(mirrored, mirrored.net, images)
+    assert torch.allclose(both, eval_step(mirrored, mirrored.net, images.flip(3)), atol=1e-6)
+    assert torch.allclose(both, (plain + eval_step(method, method.net, images.flip(3))) / 2, atol=1e-6)
+    assert not torch.allclose(both, plain, atol=1e-4)
+
+
+def test_recipe_refuses_a_crop_that_does_not_fit():
+    with pytest.raises(ValueError, match="does not fit"):
+        Recipe(stages=(Stage(epochs=1, lr=0.1),), resize=200, crop=224)
+
+
+def test_recipe_finds_the_stage_of_an_epoch():
+    recipe = Recipe(stages=(Stage(epochs=2, lr=1.0), Stage(epochs=3, lr=0.1)))
+    assert [recipe.stage_at(epoch) for epoch in range(5)] == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]
+    with pytest.raises(IndexError):
+        recipe.stage_at(5)
+
+
+# --- backbones
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [
+        ("resnet18", 512),
+        ("vgg11_bn", 512),
+        ("densenet121", 1024),
+        ("mobilenet_v3_small", 576),
+        ("efficientnet_b0", 1280),
+        ("shufflenet_v2_x0_5", 1024),
+        ("regnet_y_400mf", 440),
+        ("mnasnet0_5", 1280),
+        ("squeezenet1_1", 512),
+        ("convnext_tiny", 768),
+        ("swin_t", 768),
+    ],
+)
+def test_torchvision_backbones_end_in_the_map_that_their_own_heads_see(name: str, channels: int):
+    backbone = build_backbone(name, "none").eval()
+    trunk, whole = backbone.trunk.state_dict(), models.get_model(name).state_dict()
+    assert {key: tensor.shape for key, tensor in trunk.items()}.items() <= {key: tensor.shape for key, tensor in whole.items()}.items()
+    assert {key.split(".")[0] for key in whole.keys() - trunk.keys()} <= {"fc", "classifier", "head"}
+    features = backbone(torch.rand(2, 3, 64, 64))
+    assert features.shape[:2] == (2, channels)
+    assert backbone.channels == channels
+
+
+def test_a_resnet_pooled_is_what_torchvision_feeds_its_classifier():
+    backbone = build_backbone("resnet18", "none").eval()
+    model = models.resnet18()
+    model.load_state_dict(backbone.trunk.state_dict(), strict=False)
+    model.fc = torch.nn.Identity()
+    images = torch.rand(2, 3, 64, 64)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    assert torch.allclose(backbone(images).mean((2, 3)), model.eval()((images - mean) / std), atol=1e-5)
+
+
+def test_models_without_a_map_are_refused():
+    for name in ("vit_b_32", "googlenet"):
+        with pytest.raises(UserError, match="no feature map"):
+            build_backbone(name, "none")
+
+
+@pytest.mark.parametrize("form", ["safetensors", "pth", "wrapped", "ddp"])
+def test_weights_from_a_file(form: str, tmp_path: Path):
+    torch.manual_seed(1)
+    model = models.resnet18(num_classes=7)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    path = tmp_path / ("weights.safetensors" if form == "safetensors" else "weights.pth")
+    if form == "safetensors":
+        save_file(state, path)
+    elif form == "ddp":
+        torch.save({f"module.{name}": tensor for name, tensor in state.items()}, path)
+    else:
+        torch.save({"state_dict": state, "epoch": 3} if form == "wrapped" else state, path)
+    loaded = build_backbone("resnet18", str(path)).trunk.state_dict()
+    assert loaded
+    assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.items())
+
+
+def test_weights_of_one_of_our_own_nets_start_another_method(tmp_path: Path):
+    method = small("resnet50")
+    save_file(method.net.state_dict(), tmp_path / "net.safetensors")
+    other = build("mask_guided", 9, init=str(tmp_path / "net.safetensors"), backbone="resnet18")
+    mine, theirs = other.net.backbone.state_dict(), method.net.backbone.state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
+
+
+def test_weights_that_do_not_fit_are_told(tmp_path: Path):
+    torch.save(models.resnet18().state_dict(), tmp_path / "resnet18.pth")
+    with pytest.raises(UserError, match=r"tensors of the backbone are missing, first layer1\.2"):
+        build_backbone("resnet34", str(tmp_path / "resnet18.pth"))
+    state = models.resnet18().state_dict()
+    state["conv1.weight"] = torch.zeros(64, 1, 7, 7)
+    torch.save(state, tmp_path / "grey.pth")
+    with pytest.raises(UserError, match=r"conv1.weight has the shape \(64, 1, 7, 7\) instead of \(64, 3, 7, 7\)"):
+        build_backbone("resnet18", str(tmp_path / "grey.pth"))
+    with pytest.raises(UserError, match="no such file"):
+        build_backbone("resnet18", str(tmp_path / "away.pth"))
+    with pytest.raises(UserError, match="no such file"):
+        build_backbone("resnet18", "imagenet1k")
+    (tmp_path / "broken.safetensors").write_bytes(b"not weights")
+    with pytest.raises(UserError, match="not a safetensors file"):
+        build_backbone("resnet18", str(tmp_path / "broken.safetensors"))
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(UserError, match="something other than a state dict"):
+        build_backbone("resnet18", str(tmp_path / "list.pth"))
+
+
+class Hostile:
+    """Pickled code: reading it must run nothing."""
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (Path(self.target),)
+
+
+def test_a_file_with_code_in_it_is_not_run(tmp_path: Path):
+    touched = tmp_path / "touched"
+    for name, write in (("zip.pth", torch.save), ("plain.pth", lambda value, path: path.write_bytes(pickle.dumps(value)))):
+        write({"conv1.weight": Hostile(str(touched))}, tmp_path / name)
+        with pytest.raises(UserError, match="not a state dict that can be read safely"):
+            build_backbone("resnet18", str(tmp_path / name))
+    assert not touched.exists()
+
+
+def test_timm_backbone():
+    pytest.importorskip("timm", reason="timm is an extra")
+    torch.manual_seed(0)
+    method = build("mask_guided", CLASSES, backbone="timm:resnet18")
+    make_step(method, tiny_batch())
+    assert all(parameter.grad is not None for parameter in method.net.parameters())
+    for name, channels in (("timm:convnext_atto", 320), ("timm:mobilenetv3_small_050", 288)):
+        backbone = build_backbone(name, "none")
+        assert backbone(torch.rand(1, 3, 64, 64)).shape[1] == backbone.channels == channels
+    with pytest.raises(UserError, match="timm has no model"):
+        build_backbone("timm:resnet19", "none")
+
+
+def test_timm_missing_is_told(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(__import__("sys").modules, "timm", None)
+    with pytest.raises(UserError, match="needs the package timm"):
+        build_backbone("timm:resnet18", "none")
+
+
+def test_no_network_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """With nothing fetched yet and no way out, the message says what else can be done."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match="could not be fetched") as caught:
+        build_backbone("resnet18", "imagenet")
+    assert "init: none" in str(caught.value)

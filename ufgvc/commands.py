@@ -41,7 +41,7 @@ def command(name: str, summary: str, settings: Callable[[str], type[Section]]) -
     return keep
 
 
-def _made(name: str, bases: tuple[type[Section], ...], **fields: Any) -> type[Section]:
+def _made(name: str, bases: tuple[type[Section], ...], /, **fields: Any) -> type[Section]:
     return cast(type[Section], create_model(name, __base__=bases, **fields))
 
 
@@ -209,7 +209,14 @@ def _sync(method: str) -> type[Section]:
 
 @command("sync", "send MLflow what it missed while its server was away", _sync)
 def sync(told: Any) -> None:
+    from ufgvc.core.errors import UserError
+    from ufgvc.core.storage import open_store
     from ufgvc.track.sync import sync as run
 
-    sent = run(told.run or told.runs, told.tracking)
-    print(f"sent {sent} steps")
+    store = open_store(told.run or told.runs)
+    folders = sorted({name.removesuffix("journal/run.json").rstrip("/") for name in store.list() if name.endswith("journal/run.json")})
+    if not folders:
+        raise UserError("there is no run with a journal", where=store.uri, fix="give the folder that --runs named")
+    for folder in folders:
+        sent = run(store.child(folder) if folder else store, told.tracking, told.runs)
+        print(f"{folder or store.uri}: {f'sent {sent}' if sent else 'nothing was missing'}")

@@ -20,8 +20,8 @@ from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
 from ufgvc.train.checkpoint import read_checkpoint, write_checkpoint
 from ufgvc.train.feed import Feed, Plan, make_feed
-from ufgvc.train.optimizer import make_optimizer, rate_at, stage_at
-from ufgvc.train.steps import eval_step, train_step
+from ufgvc.train.optimizer import make_optimizer, rate_at, set_rate, stage_at, train_mode
+from ufgvc.train.steps import Precision, choose_precision, eval_step, train_step
 
 
 def train_worker(config: dict[str, Any]) -> dict[str, Any] | None:
@@ -50,11 +50,12 @@ class Worker:
     rank: int
     world: int
     device: torch.device
+    precision: Precision
     method: Method
-    model: nn.Module
     feed: Feed
-    optimizer: torch.optim.Optimizer
-    stage: int
+    stage: int = -1
+    optimizer: torch.optim.Optimizer = field(init=False)
+    model: nn.Module = field(init=False)
     epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Any] | None = None
@@ -69,25 +70,25 @@ class Worker:
         recipe = Recipe.model_validate(plan.recipe)
         dataset = open_dataset(plan.data)
         index = read_index(dataset, "train")
-        method = build(plan.method, num_classes=len(dataset.classes), init=plan.init, **plan.options)
-        net = method.net.to(device, memory_format=torch.channels_last)
+        method = build(plan.method, num_classes=len(dataset.classes), init="none" if state else plan.init, **plan.options)
+        method.net.to(device, memory_format=torch.channels_last)
         feed = make_feed(plan, recipe, dataset, index, rank, world, device)
-        epoch, history, best = 0, [], None
+        precision = choose_precision(plan.precision, device)
+        worker = cls(plan, recipe, rank, world, device, precision, method, feed)
+        worker._enter_stage()
         if state:
-            net.load_state_dict(state["net"])
-            epoch, history, best = state["epoch"], state["history"], state["best"]
-        stage = stage_at(plan.stages, epoch)
-        optimizer = make_optimizer(method, plan.stages[stage])
-        if state and stage_at(plan.stages, max(epoch - 1, 0)) == stage:
-            optimizer.load_state_dict(state["optimizer"])
-        model = _parallel(net, plan, world, device)
-        if world > 1:
-            _settle_buckets(model, net, recipe.crop, device)
-        if state:
-            torch.set_rng_state(state["random"][min(rank, len(state["random"]) - 1)])
+            worker._restore(state)
         else:
             torch.manual_seed(plan.seed * 1_000_003 + rank)
-        return cls(plan, recipe, rank, world, device, method, model, feed, optimizer, stage, epoch, history, best)
+        return worker
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.epoch, self.history, self.best = state["epoch"], state["history"], state["best"]
+        self._enter_stage()
+        self.method.net.load_state_dict(state["net"])
+        if state["stage"] == self.stage:
+            self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random"][min(self.rank, len(state["random"]) - 1)])
 
     def run(self) -> dict[str, Any] | None:
         last_saved = time.monotonic()
@@ -108,22 +109,27 @@ class Worker:
         return self.history[-1] if self.rank == 0 else None
 
     def _enter_stage(self) -> None:
-        stage = stage_at(self.plan.stages, self.epoch)
-        if stage != self.stage:
-            self.stage, self.optimizer = stage, make_optimizer(self.method, self.plan.stages[stage])
-        rate = rate_at(self.plan.stages, self.epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * rate
+        """A stage freezes what it freezes, so it has an optimizer and a DDP wrapper of its own."""
+        stage = stage_at(self.recipe.stages, self.epoch)
+        if stage == self.stage:
+            return
+        self.stage = stage
+        self.optimizer = make_optimizer(self.method, self.recipe.stages[stage])
+        self.model = _parallel(self.method.net, self.plan, self.world, self.device)
+        if self.world > 1:
+            _settle_buckets(self.model, self.method.net, self.recipe.crop, self.device)
 
     def _train_epoch(self) -> dict[str, float]:
-        self.model.train()
+        stage = self.recipe.stages[self.stage]
+        set_rate(self.optimizer, rate_at(self.recipe.stages, self.epoch))
+        train_mode(self.method, self.model, stage)
         sums: dict[str, Tensor] = {}
         correct = count = 0
         waited = 0.0
         started = mark = time.monotonic()
         for batch in self.feed.training(self.epoch):
             waited += time.monotonic() - mark
-            done = train_step(self.method, self.model, batch, self.optimizer, self.plan.precision, reduce=self._sum, world=self.world)
+            done = train_step(self.method, self.model, batch, self.optimizer, self.precision, reduce=self._sum, world=self.world)
             for name, (total, number) in done.losses.items():
                 pair = torch.stack([total.detach().double(), number.detach().double()])
                 sums[name] = sums[name] + pair if name in sums else pair
@@ -181,6 +187,7 @@ class Worker:
             net=self.method.net,
             optimizer=self.optimizer,
             epoch=self.epoch,
+            stage=self.stage,
             history=self.history,
             best=self.best,
             random=states,

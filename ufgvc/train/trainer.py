@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ufgvc.core.config import short_key, to_yaml
-from ufgvc.core.runtime import cpu_count, git_commit, versions
+from ufgvc.core.runtime import cpu_count, versions
 from ufgvc.core.storage import Store, join, open_store
 from ufgvc.data.cache import cache_folder
 from ufgvc.data.cluster import RaySettings, ray_session
@@ -19,7 +19,8 @@ from ufgvc.methods import build
 from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
 from ufgvc.track.models import save_model
-from ufgvc.track.runs import Run, TrackingSettings, start_run
+from ufgvc.track.runs import Run, start_run
+from ufgvc.track.settings import TrackingSettings
 from ufgvc.train.adjust import adjusted
 from ufgvc.train.checkpoint import read_checkpoint, remove_orphans
 from ufgvc.train.feed import Plan
@@ -93,12 +94,12 @@ def _train_one(
     store.write_text("config.yaml", to_yaml(identity))
     run = start_run(
         tracking,
-        runs=runs,
+        runs,
         experiment=dataset.name,
         name=f"{method_name}-{identity['key']}",
-        store=store,
         params=identity,
-        tags={"commit": git_commit() or "unknown", "data": dataset.fingerprint, "kind": "train"},
+        tags={"data": dataset.fingerprint, "masks": masks or "none", "step": "train", "method": method_name, "folder": store.uri},
+        journal=store,
     )
     log.info("training %s on %s: run %s", method_name, dataset.name, store.uri)
     try:
@@ -216,17 +217,17 @@ def _save(
             method,
             classes=dataset.classes,
             input={"resize": recipe.test_resize, "crop": recipe.crop},
+            fingerprints={"data": dataset.fingerprint, "masks": plan.mask_fingerprint},
+            metrics=kept,
             info={
                 "dataset": dataset.name,
-                "data": dataset.fingerprint,
-                "masks": plan.mask_fingerprint,
                 "mask_kind": plan.mask_kind,
                 "init": plan.init,
                 "seed": plan.seed,
                 "key": identity["key"],
                 "run_id": run.id,
+                "selection": kept["selection"],
                 "recipe": plan.recipe,
-                "metrics": kept,
                 "versions": versions(),
             },
         )
@@ -234,8 +235,6 @@ def _save(
         for path in sorted((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.name == "model.json"):
             store.write_bytes(f"model/{path.relative_to(folder).as_posix()}", path.read_bytes())
         run.log_folder(folder, "model")
-    run.log_text(to_yaml(identity), "config.yaml")
-    run.log_json(versions(), "versions.json")
     return kept
 
 

@@ -226,7 +226,7 @@ def test_the_blade_tells_something(seen: dict[str, np.ndarray]) -> None:
 def test_the_contact_sheet_shows_photographs_and_masks(folder: Path, tmp_path: Path) -> None:
     out = contact_sheet(folder, tmp_path / "sheet.png", rows=2, columns=3, side=64)
     with Image.open(out) as sheet:
-        assert sheet.size == (3 * 70 + 6, 4 * 70 + 6)
+        assert sheet.size == (6 * 70 + 6, 2 * 70 + 6)
     with pytest.raises(UserError, match="no synthetic leaves"):
         contact_sheet(tmp_path / "none", tmp_path / "sheet.png")
 

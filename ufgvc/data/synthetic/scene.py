@@ -59,7 +59,7 @@ def draw_scene(rng: np.random.Generator, palmate: bool) -> Scene:
         paper=float(rng.uniform(0.76, 0.94)),
         paper_tint=float(rng.standard_normal()),
         shadow=float(rng.uniform(0.10, 0.5)),
-        noise=float(np.exp(0.45 * rng.standard_normal()) * 2.6),
+        noise=float(np.exp(0.55 * rng.standard_normal()) * 2.4),
         blur=float(rng.uniform(0.25, 0.65)),
         waves=float(np.exp(0.4 * rng.standard_normal())),
         petiole_bend=float(rng.standard_normal()),

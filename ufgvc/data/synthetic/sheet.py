@@ -11,21 +11,22 @@ from PIL import Image, ImageDraw
 from ufgvc.core.errors import UserError
 
 _GAP = 6
-_VEIN, _CONTOUR, _GROUND = (52, 96, 42), (196, 92, 32), (250, 250, 247)
+_VEIN, _CONTOUR, _GROUND = (52, 96, 42), (214, 98, 30), (250, 250, 247)
+_MIDRIB = (250, 214, 40)  # its box: the green of the vein mask would be lost on the blade
 
 
 def contact_sheet(
-    folder: Path | Sequence[Path], out: Path, rows: int = 2, columns: int = 4, side: int = 220, boxes: bool = True, quality: int = 85
+    folder: Path | Sequence[Path], out: Path, rows: int = 2, columns: int = 3, side: int = 220, boxes: bool = True, quality: int = 85
 ) -> Path:
     """Writes one picture of leaves of one or several folders made by `synthesize`; returns `out` (PNG or JPEG by its name).
 
-    For each folder `rows` cultivars of `columns` leaves, and under each row of photographs the masks: vein green, contour orange.
-    side: pixels of one leaf. boxes: draw the annotated boxes. UserError if a folder holds no synthetic leaves.
+    For each folder `rows` cultivars of `columns` leaves, and beside each photograph its masks: vein green, contour orange.
+    side: pixels of one leaf. boxes: draw the annotated boxes, the midrib's yellow. UserError if a folder holds no synthetic leaves.
     """
     folders = [Path(folder)] if isinstance(folder, str | Path) else [Path(f) for f in folder]
     strips = [strip for each in folders for strip in _strips(each, rows, columns, side, boxes)]
     step = side + _GAP
-    sheet = Image.new("RGB", (columns * step + _GAP, len(strips) * step + _GAP), "white")
+    sheet = Image.new("RGB", (2 * columns * step + _GAP, len(strips) * step + _GAP), "white")
     for row, strip in enumerate(strips):
         for column, tile in enumerate(strip):
             sheet.paste(tile, (_GAP + column * step, _GAP + row * step))
@@ -43,8 +44,7 @@ def _strips(folder: Path, rows: int, columns: int, side: int, boxes: bool) -> li
     strips = []
     for cultivar in list(kinds)[:rows]:
         chosen = sorted(kinds[cultivar], key=lambda file: int(file.split("_")[1]))[:columns]
-        strips.append([_photograph(folder, file, side, boxes) for file in chosen])
-        strips.append([_masks(folder, file, side) for file in chosen])
+        strips.append([tile for file in chosen for tile in (_photograph(folder, file, side, boxes), _masks(folder, file, side))])
     return strips
 
 
@@ -65,7 +65,7 @@ def _photograph(folder: Path, file: str, side: int, boxes: bool) -> Image.Image:
     draw = ImageDraw.Draw(image)
     for index, (_, cx, cy, w, h) in enumerate(drawn):
         corners = [side * v for v in (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)]
-        draw.rectangle(corners, outline=_VEIN if index == midrib else _CONTOUR, width=max(1, side // 160))
+        draw.rectangle(corners, outline=_MIDRIB if index == midrib else _CONTOUR, width=max(1, side // 160))
     return image
 
 

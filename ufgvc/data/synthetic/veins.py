@@ -81,8 +81,8 @@ def _secondaries(
             signs.append(np.full(len(at), sign))
             owners.append(np.full(len(at), index))
     sizes = [len(part) for part in starts]
-    point, heading, sign, owner = (np.concatenate(parts) for parts in (starts, headings, signs, owners))
-    paths = _walk(point, heading, sign, owner, primaries, inside, turn, t[9], rng)
+    point, heading, side, owner = (np.concatenate(parts) for parts in (starts, headings, signs, owners))
+    paths = _walk(point, heading, side, owner, primaries, inside, turn, t[9], rng)
     ends = np.cumsum(sizes).tolist()
     return [[path for path in paths[end - size : end] if len(path) > 4] for size, end in zip(sizes, ends, strict=True)]
 

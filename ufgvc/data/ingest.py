@@ -14,7 +14,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from ufgvc.core.config import Section
-from ufgvc.core.errors import UserError, user_error_in
+from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, open_store, read_parquet_file
 from ufgvc.data import checks
 from ufgvc.data.cluster import RaySettings, quiet_data, ray_session
@@ -22,7 +22,18 @@ from ufgvc.data.packing import Job, Packed, Packer, plan_parts
 from ufgvc.data.readers import ReaderName, list_source
 from ufgvc.data.readers.boxes import Annotation, BoxRules, count_labels, decide_rules, match_photos, read_boxes
 from ufgvc.data.readers.listing import Listing, Rejected, set_groups
-from ufgvc.data.shards import IMAGES, Dataset, FolderWriter, Part, fingerprint_of, open_dataset, read_images, write_dataset
+from ufgvc.data.shards import (
+    DATASET_FILE,
+    IMAGES,
+    Dataset,
+    FolderWriter,
+    Part,
+    fingerprint_of,
+    open_dataset,
+    read_images,
+    read_manifest,
+    write_dataset,
+)
 from ufgvc.data.split import split_photos
 
 log = logging.getLogger(__name__)
@@ -71,7 +82,6 @@ def ingest(
     if settings.on_bad_image == "error":
         checks.refuse(rejected, source)
     checks.check_splits(Counter(photo.split or "" for photo in listing.photos), source)
-    before = _existing(data)
     images, regions = FolderWriter(store, IMAGES, "", "images"), FolderWriter(store, REGIONS_FOLDER, "", "regions")
     packer = Packer(listing.store, boxes or listing.boxes, rules, images, regions)
     try:
@@ -90,7 +100,7 @@ def ingest(
             index = index.filter(pa.array([image_id not in doubles for image_id in index["image_id"].to_pylist()]))
         checks.check_splits(Counter(index["split"].to_pylist()), source)
     except BaseException:
-        _sweep_back(before, images, regions)
+        _sweep_back(store, images, regions)
         raise
     checks.warn_of_gaps(listing, index)
     # dataset.json makes the new images count: until it is written, what was there before is whole.
@@ -157,34 +167,32 @@ def _pack(packer: Packer, jobs: list[Job], settings: RaySettings | None) -> list
     import ray.data
 
     def run(row: dict[str, bytes]) -> dict[str, bytes]:
-        return {"packed": pickle.dumps(packer(pickle.loads(row["job"])))}
+        # A person's mistake travels as a value: raised in a task, Ray would print its traceback.
+        try:
+            return {"packed": pickle.dumps(packer(pickle.loads(row["job"])))}
+        except UserError as error:
+            return {"packed": pickle.dumps(error)}
 
+    packed: list[Packed] = []
     with ray_session(settings):
         quiet_data()
         rows = ray.data.from_items([{"job": pickle.dumps(job)} for job in jobs], override_num_blocks=len(jobs)).map(run)
-        try:
-            return [pickle.loads(row["packed"]) for row in rows.iter_rows()]
-        except Exception as error:
-            if (mistake := user_error_in(error)) is not None:
-                raise mistake from error
-            raise
+        for row in rows.iter_rows():
+            one = pickle.loads(row["packed"])
+            if isinstance(one, UserError):
+                raise one
+            packed.append(one)
+    return packed
 
 
-def _existing(data: str) -> Dataset | None:
-    try:
-        return open_dataset(data)
-    except UserError:
-        return None
-
-
-def _sweep_back(before: Dataset | None, images: FolderWriter, regions: FolderWriter) -> None:
+def _sweep_back(store: Store, images: FolderWriter, regions: FolderWriter) -> None:
     """Removes what a failed ingest has written; what was there before stays."""
-    images.sweep(before.parts if before else [])
-    kept = regions.store.child(regions.folder)
     try:
-        regions.sweep([Part(**part) for part in kept.read_json("manifest.json")["parts"]])
-    except FileNotFoundError:
-        regions.sweep([])
+        before = open_dataset(store.uri) if store.exists(DATASET_FILE) else None
+        images.sweep(before.parts if before else [])
+        regions.sweep(read_manifest(before, REGIONS_FOLDER).parts if before else [])
+    except UserError as error:  # the failure that brought us here is the one to tell; the next ingest sweeps too
+        log.warning("could not remove what was half written: %s", error.what)
 
 
 def _without(

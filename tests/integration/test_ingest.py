@@ -1,0 +1,104 @@
+"""Ingest as Ray Data tasks: real labels, real leaves, object storage, and what a failing task leaves."""
+
+from __future__ import annotations
+
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.photographs import encoded, image_folder, put
+from ufgvc.core.errors import UserError
+from ufgvc.core.storage import open_store
+from ufgvc.data.images import decode
+from ufgvc.data.ingest import IngestSettings, ingest
+from ufgvc.data.shards import Dataset, open_dataset, read_images, read_index, read_manifest, read_part, to_boxes
+
+pytestmark = pytest.mark.usefixtures("ray_local")
+
+
+def regions_of(dataset: Dataset) -> dict[str, Counter[str]]:
+    """How many boxes of each region every photograph has; the parts' ids are checked on the way."""
+    found = {}
+    for part in dataset.parts:
+        table = read_part(dataset, "regions/annotated", part)
+        assert table["image_id"].to_pylist() == read_images(dataset, part)["image_id"].to_pylist()
+        for row in table.to_pylist():
+            found[row["image_id"]] = Counter(box.region for box in to_boxes(row["boxes"]) or [])
+    return found
+
+
+def stand_ins(archive: Path, root: Path) -> Path:
+    """The released layout with the real label files and a small generated photograph for each, labels from 1."""
+    annos: dict[str, list[str]] = {"train": [], "test": []}
+    with zipfile.ZipFile(archive) as labels:
+        for entry in labels.namelist():
+            if entry.endswith(".txt"):
+                stem = Path(entry).stem
+                put(root / "labels" / f"{stem}.txt", labels.read(entry))
+                put(root / "images" / f"{stem}.jpg", encoded(stem, height=64, width=64))
+                annos[stem.rpartition("_")[2]].append(f"{stem}.jpg {stem.partition('_')[0]}")
+    for split, lines in annos.items():
+        put(root / "anno" / f"{split}.txt", "\n".join(lines) + "\n")
+    return root
+
+
+@pytest.mark.parametrize(("name", "cultivars", "rules"), [("cotton", 80, "one_class"), ("soy", 200, "two_classes")])
+def test_all_released_label_files(shared_data: Path, tmp_path: Path, name: str, cultivars: int, rules: str) -> None:
+    source = stand_ins(shared_data / "ufg-labels" / f"{name}.zip", tmp_path / name)
+    dataset = ingest(str(source), str(tmp_path / "data"), settings=IngestSettings(part_mb=1))
+    assert len(dataset.parts) > (2 if name == "soy" else 1), "more than one part a split is tried too"
+    assert dataset.counts == {"train": 3 * cultivars, "test": 3 * cultivars}
+    assert dataset.classes == tuple(str(k) for k in range(1, cultivars + 1))
+    assert read_manifest(dataset, "regions/annotated").extra["rules"] == rules
+    index = read_index(dataset)
+    assert all(row["image_id"].startswith(f"{row['label'] + 1}_") for row in index.to_pylist())
+    found = regions_of(dataset)
+    assert len(found) == 6 * cultivars
+    shapes = Counter((counts["vein"], counts["contour"]) for counts in found.values())
+    # STATS.md: three boxes in every photograph; 15 of soy have two of class 0; 35 without one get their thinnest box.
+    assert shapes == ({(1, 2): 480} if name == "cotton" else {(1, 2): 1185, (2, 1): 15})
+    assert not (tmp_path / "data" / "rejected.csv").exists()
+
+
+def test_real_leaves(shared_data: Path, tmp_path: Path) -> None:
+    dataset = ingest(str(shared_data / "grape5"), str(tmp_path / "grape5"))
+    assert dataset.name == "grape5"
+    assert dataset.classes == ("AK", "ALA_IDRIS", "BUZGULU", "DIMNIT", "NAZLI")
+    assert dataset.counts == {"train": 40, "test": 121}
+    index = read_index(dataset)
+    tested = Counter(row["cultivar"] for row in index.to_pylist() if row["split"] == "test")
+    assert [tested[name] for name in dataset.classes] == [8, 14, 34, 38, 27]
+    assert set(map(str, regions_of(dataset).values())) == {str(Counter(contour=2, vein=1))}
+    assert index.nbytes / index.num_rows <= 200
+    first = read_images(dataset, dataset.parts[0]).slice(0, 1).to_pylist()[0]
+    assert decode(first["image"], first["orientation"]).shape == (640, 640, 3)
+    assert ingest(str(shared_data / "grape5"), str(tmp_path / "grape5")).fingerprint == dataset.fingerprint
+
+
+def test_from_a_bucket_into_a_bucket(s3: str, tmp_path: Path) -> None:
+    source = image_folder(tmp_path / "source", each=3)
+    put(source / "boxes" / "train" / "a" / "train0.txt", "0 0.5 0.5 0.1 0.8\n1 0.2 0.5 0.3 0.6\n")
+    open_store(f"{s3}/photos").upload(source)
+    local = ingest(str(source), str(tmp_path / "data"), boxes=str(source / "boxes"))
+    for _ in range(2):
+        remote = ingest(f"{s3}/photos", f"{s3}/data", boxes=f"{s3}/photos/boxes", name="leaves")
+        assert remote.fingerprint == local.fingerprint
+        assert regions_of(open_dataset(f"{s3}/data")) == regions_of(local)
+        names = open_store(f"{s3}/data").list()
+        assert len(names) == 1 + 2 * (2 + 1), "parts of the first time are gone after the second"
+
+
+def test_a_bad_photograph_comes_back_from_the_task_as_one_message(tmp_path: Path) -> None:
+    source = image_folder(tmp_path / "source")
+    put(source / "train" / "a" / "bad.jpg", b"")
+    with pytest.raises(UserError, match=r"train/a/bad.jpg: is empty \(zero bytes\)"):
+        ingest(str(source), str(tmp_path / "data"))
+    assert not [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
+
+
+def test_storage_that_refuses_within_a_task_is_a_message_too(s3: str, tmp_path: Path) -> None:
+    source = image_folder(tmp_path / "source")
+    with pytest.raises(UserError, match="no such bucket"):
+        ingest(str(source), "s3://a-bucket-that-is-not-there/data")

@@ -86,8 +86,8 @@ def detect(
     config = {"step": "detect", "data": dataset.store.uri, "seed": seed, "settings": settings.model_dump(), "fingerprints": inputs}
     config |= {"versions": versions(), "git_commit": git_commit()}
     store.write_text("config.yaml", to_yaml(config))
-    tags = {"kind": "detect", "data": dataset.fingerprint, "key": key}
-    run = start_run(tracking or TrackingSettings(), runs_uri, dataset.name, f"regions-{key}", config, tags, journal=store)
+    tags = {"step": "detect", "data": dataset.fingerprint, "folder": store.uri}
+    run = start_run(tracking or TrackingSettings(), runs_uri, dataset.name, f"regions-{key}", config, tags, None, None, store)
     status = "FAILED"
     try:
         metrics = _run(dataset, draw, settings, runs_uri, seed, store, inputs, run)

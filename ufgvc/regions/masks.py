@@ -55,7 +55,7 @@ def find_leaf(image: Pixels, holes: bool = False) -> Mask:
     edge = max(1, min(image.shape[:2]) // 100)
     frame = [image[:edge], image[-edge:], image[:, :edge], image[:, -edge:]]
     background = np.median(np.concatenate([side.reshape(-1, 3) for side in frame]), axis=0)
-    difference = np.abs(image.astype(np.float32) - background.astype(np.float32)).max(axis=2)
+    difference = np.abs(image.astype(np.int16) - background.astype(np.int16)).max(axis=2)
     if difference.max() < 16:  # of 255: no more than noise
         return np.ones(image.shape[:2], bool)
     pieces, count = ndimage.label(difference > threshold_otsu(difference))
@@ -66,9 +66,9 @@ def find_leaf(image: Pixels, holes: bool = False) -> Mask:
     return leaf if holes else ndimage.binary_fill_holes(leaf)
 
 
-def luminance(image: Pixels) -> NDArray[np.float32]:
-    """(H, W) in [0, 255], ITU-R 601 as image programs have it."""
-    return image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+def luminance(image: Pixels) -> NDArray[np.uint8]:
+    """(H, W) uint8, ITU-R 601 as image programs have it."""
+    return np.rint(image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)).astype(np.uint8)
 
 
 @MASK_KINDS.register("box")
@@ -112,7 +112,7 @@ def _veins(image: Pixels, inside: Mask) -> Mask:
     if not shown.any():
         return np.zeros_like(shown)
     rows, columns = _around(inside, round(4 * widths[-1]))
-    light = luminance(image)[rows, columns] / 255
+    light = luminance(image)[rows, columns].astype(np.float32) / 255
     # Most veins are lighter than the blade, some are darker: the polarity that stands out more is taken.
     responses = [sato(light, sigmas=widths, black_ridges=dark) for dark in (False, True)]
     within = shown[rows, columns]

@@ -1,0 +1,238 @@
+"""Detector and masks on a tiny data set: real training, real Ray, real files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ufgvc.core.errors import UserError
+from ufgvc.core.types import Box
+from ufgvc.data.images import decode_mask
+from ufgvc.data.ingest import ingest
+from ufgvc.data.shards import open_dataset, read_images, read_manifest, read_part, to_boxes
+from ufgvc.regions.detect import detect
+from ufgvc.regions.detector import TrainingPlan, load_detector, train_detector
+from ufgvc.regions.examples import write_example
+from ufgvc.regions.mask import mask
+from ufgvc.regions.settings import DetectSettings, MaskSettings
+from ufgvc.track.settings import TrackingSettings
+
+REGIONS = ("vein", "contour")
+TINY = DetectSettings(annotated=6, image_size=64, epochs=1, batch=4, init="none", confidence=0.001, device="cpu")
+OFF = TrackingSettings(uri="off")
+
+
+def leaf(k: int) -> tuple[np.ndarray, list[Box]]:
+    """A green disc with a rib on white, somewhere in 96 x 80 pixels."""
+    dx, dy = k % 5 - 2, k % 3 - 1
+    y, x = np.mgrid[:80, :96]
+    image = np.full((80, 96, 3), 255, np.uint8)
+    image[(x - 48 - dx) ** 2 + (y - 40 - dy) ** 2 < 30**2] = (40, 90 + k, 30)
+    image[10 + dy : 70 + dy, 47 + dx : 50 + dx] = (170, 190, 90)
+    vein = Box("vein", 43 + dx, 10 + dy, 54 + dx, 70 + dy)
+    sides = [Box("contour", 18 + dx, 10 + dy, 43 + dx, 70 + dy), Box("contour", 54 + dx, 10 + dy, 78 + dx, 70 + dy)]
+    return image, [vein, *sides]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> str:
+    """Two cultivars, twelve leaves, all with boxes, in several parts."""
+    source = tmp_path_factory.mktemp("source")
+    for name in ("images", "labels"):
+        (source / name).mkdir()
+    for k in range(12):
+        image, boxes = leaf(k)
+        stem = f"{1 + k // 6}_{k % 6 + 1}_{'train' if k % 3 else 'test'}"
+        Image.fromarray(image).save(source / "images" / f"{stem}.png")
+        lines = [f"{REGIONS.index(b.region)} {(b.x0 + b.x1) / 192} {(b.y0 + b.y1) / 160} {b.width / 96} {b.height / 80}\n" for b in boxes]
+        (source / "labels" / f"{stem}.txt").write_text("".join(lines))
+    target = tmp_path_factory.mktemp("data")
+    ingest(str(source), str(target), name="tiny")
+    return str(target)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tmp_path_factory.mktemp("runs"))
+
+
+def masks_of(data: str, kind: str) -> dict[str, dict[str, np.ndarray | None]]:
+    dataset = open_dataset(data)
+    found = {}
+    for part in dataset.parts:
+        table = read_part(dataset, f"masks/{kind}", part)
+        assert table["image_id"].to_pylist() == read_images(dataset, part)["image_id"].to_pylist()
+        for row in table.to_pylist():
+            found[row["image_id"]] = {region: row[region] and decode_mask(row[region]) for region in REGIONS}
+    return found
+
+
+def test_a_detector_learns_saves_and_loads_without_a_pickle(tmp_path: Path):
+    for k in range(8):
+        write_example(tmp_path / "yolo", f"{k}", *leaf(k), REGIONS, 64)
+    losses = []
+    plan = TrainingPlan(image_size=64, epochs=6, batch=4, learning_rate=3e-3)
+
+    def told(epoch: int, parts: dict[str, float]) -> None:
+        losses.append(sum(parts.values()))
+
+    net = train_detector(tmp_path / "yolo", tmp_path / "work", REGIONS, plan, on_epoch=told)
+    assert len(losses) == 6
+    assert losses[-1] < losses[0]
+    again = train_detector(tmp_path / "yolo", tmp_path / "work2", REGIONS, plan)
+    assert all((a == b).all() for a, b in zip(net.state_dict().values(), again.state_dict().values(), strict=True))
+    from ufgvc.regions.detector import Detector
+
+    detector = Detector(net, "yolov5n", REGIONS, 64, {"vein": 1, "contour": 2}, {"note": "kept"})
+    detector.save(tmp_path / "model")
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["model.json", "weights.safetensors"]
+    loaded = load_detector(tmp_path / "model")
+    images = [leaf(k)[0] for k in range(3)]
+    assert loaded.predict(images, 0.0001, most=5) == detector.predict(images, 0.0001, most=5)
+    assert loaded.info == {"note": "kept"}
+    for box in loaded.predict([images[0]], 0.0001)[0]:
+        assert 0 <= box.x0 < box.x1 <= 96
+        assert 0 <= box.y0 < box.y1 <= 80
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_average_precision_agrees_with_ultralytics():
+    from ultralytics.utils.metrics import ap_per_class
+
+    from ufgvc.regions.boxes import average_precision
+
+    random = np.random.default_rng(0)
+    truths = [leaf(k)[1] for k in range(10)]
+
+    def moved_box(box: Box) -> Box:
+        return dataclasses.replace(box, x0=box.x0 + random.normal(0, 3), y0=box.y0 + random.normal(0, 25), score=random.uniform())
+
+    moved = [[moved_box(box) for box in truth] for truth in truths]
+    ours = [average_precision(truths, moved, region) for region in REGIONS]
+    from ufgvc.regions.boxes import as_array, iou
+
+    hits, scores, classes = [], [], []
+    for truth, found in zip(truths, moved, strict=True):
+        for region in REGIONS:
+            mine, theirs = ([b for b in boxes if b.region == region] for boxes in (truth, found))
+            overlap = iou(as_array(theirs), as_array(mine))
+            hits += list(overlap.max(axis=1) >= 0.5)  # the boxes lie apart, so no true box is matched twice
+            scores += [b.score for b in theirs]
+            classes += [REGIONS.index(region)] * len(theirs)
+    target = np.array([REGIONS.index(b.region) for truth in truths for b in truth])
+    theirs = ap_per_class(np.array(hits)[:, None], np.array(scores), np.array(classes), target)[5][:, 0]
+    assert 0.2 < min(ours) <= max(ours) < 1
+    assert ours == pytest.approx(theirs, abs=0.02)
+
+
+@pytest.fixture(scope="module")
+def detected(data: str, runs: str):
+    return detect(data, runs, TINY, OFF, seed=1)
+
+
+def test_detect_leaves_a_whole_run_and_finds_it_again(data: str, runs: str, detected):
+    run = Path(detected.run)
+    assert {path.name for path in run.iterdir()} >= {"config.yaml", "metrics.json", "model", "report"}
+    assert not list(run.glob("work-*"))
+    assert json.loads((run / "metrics.json").read_text()) == detected.metrics
+    assert detected.metrics["trained_on"] == 6
+    assert detected.metrics["complete_n"] == 4
+    assert "test" in detected.metrics["measured_on"]
+    assert load_detector(run / "model").most == {"vein": 1, "contour": 2}
+    assert (run / "report" / "figure3.png").read_bytes().startswith(b"\x89PNG")
+    assert "0.963" in (run / "report" / "table1.md").read_text()
+    again = detect(data, runs, TINY, OFF, seed=1)
+    assert again.found
+    assert again.metrics == detected.metrics
+    assert detect(data, runs, TINY, OFF, seed=2).run != detected.run
+
+
+def test_coco_weights_that_are_not_there_are_refused_before_training(data: str, runs: str):
+    settings = TINY.model_copy(update={"init": "coco", "coco_weights": "/nowhere/yolov5nu.pt"})
+    with pytest.raises(UserError, match="nothing is downloaded"):
+        detect(data, runs, settings, OFF)
+
+
+def test_masks_of_detected_boxes(data: str, runs: str, detected, ray_local: None):
+    result = mask(data, MaskSettings(kind="box", batch=3), runs, detected.model)
+    assert result.n == 12
+    assert not result.failed
+    dataset, found = open_dataset(data), masks_of(data, "box")
+    for part in dataset.parts:
+        for row in read_part(dataset, "regions/detected", part).to_pylist():
+            boxes = to_boxes(row["boxes"])
+            assert boxes is not None
+            for region in REGIONS:
+                expected = [b for b in boxes if b.region == region]
+                assert len(expected) <= {"vein": 1, "contour": 2}[region]
+                assert (found[row["image_id"]][region] is None) == (not expected)
+    again = mask(data, MaskSettings(kind="box", batch=3), runs, detected.model)
+    assert again.found
+    assert again.fingerprint == result.fingerprint
+
+
+def test_other_kinds_take_the_boxes_that_were_found_before(data: str, runs: str, detected, ray_local: None):
+    mask(data, MaskSettings(kind="box"), runs, detected.model)
+    before = read_manifest(open_dataset(data), "regions/detected")
+    structure = mask(data, MaskSettings(kind="structure"), runs, detected.model)
+    assert read_manifest(open_dataset(data), "regions/detected") == before
+    assert structure.fingerprint != mask(data, MaskSettings(kind="box"), runs, detected.model).fingerprint
+
+
+def test_masks_of_annotated_boxes_need_no_detector(data: str, ray_local: None, tmp_path: Path):
+    result = mask(data, MaskSettings(kind="luminance", boxes="annotated"), str(tmp_path))
+    assert result.complete == 12
+    assert all(found["vein"].shape == (80, 96) and found["vein"].any() for found in masks_of(data, "luminance").values())
+
+
+def test_without_a_detector_the_command_to_run_is_named(data: str, tmp_path: Path, ray_local: None):
+    with pytest.raises(UserError, match="ufgvc detect --data"):
+        mask(data, MaskSettings(), str(tmp_path))
+
+
+def test_the_newest_detector_is_taken(data: str, runs: str, detected, ray_local: None):
+    from ufgvc.regions.mask import newest_detector
+
+    newest = detect(data, runs, TINY.model_copy(update={"confidence": 0.002}), OFF, seed=1)
+    assert newest_detector(open_dataset(data), runs) == newest.model
+
+
+def test_one_damaged_photograph_costs_only_itself(data: str, runs: str, detected, tmp_path: Path):
+    """The actor itself, on a part whose second photograph lost its second half."""
+    import pyarrow as pa
+
+    from ufgvc.core.storage import open_store
+    from ufgvc.data.shards import SCHEMAS, FolderWriter, Part
+    from ufgvc.regions.worker import PartMasker
+
+    dataset = open_dataset(data)
+    rows = read_images(dataset, dataset.parts[0]).to_pylist()[:3]
+    rows[1]["image"] = rows[1]["image"][: len(rows[1]["image"]) // 2]
+    store = open_store(tmp_path)
+    part = FolderWriter(store, "images", "", "images").write("train-00000", "train", pa.Table.from_pylist(rows, SCHEMAS["images"]))
+    damaged = dataclasses.replace(dataset, store=store, parts=(part,))
+    writers = {
+        "detected": FolderWriter(store, "regions/detected", "x", "regions"),
+        "masks": FolderWriter(store, "masks/box", "x", "masks"),
+    }
+    masker = PartMasker(damaged, writers, open_store(detected.model), "detected", "box", 0.0001, 8, 1)
+    answer = masker({"part": json.dumps(dataclasses.asdict(part))})
+    failed = json.loads(answer["failed"])
+    assert [image_id for image_id, _ in failed] == [rows[1]["image_id"]]
+    assert "truncated" in failed[0][1]
+    for folder in ("detected", "masks"):
+        writers[folder].commit([Part(**json.loads(answer[folder]))])
+    boxes = read_part(damaged_made_from(damaged), "regions/detected", "train-00000")["boxes"].to_pylist()
+    assert [value is None for value in boxes] == [False, True, False]
+    made = read_part(damaged_made_from(damaged), "masks/box", "train-00000").to_pylist()
+    assert made[1]["vein"] is None
+    assert made[0]["vein"] is not None
+
+
+def damaged_made_from(dataset):
+    return dataclasses.replace(dataset, fingerprint="x")

@@ -20,7 +20,8 @@ def iou(first: Array, second: Array) -> Array:
     shared = np.prod(np.clip(high - low, 0, None), axis=2)
     areas = [np.prod(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None), axis=1) for boxes in (first, second)]
     union = areas[0][:, None] + areas[1][None, :] - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    share: Array = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return share
 
 
 def suppress(boxes: Array, scores: Array, overlap: float, most: int) -> list[int]:

@@ -131,7 +131,7 @@ def build_net(weights: Weights, regions: int) -> nn.Module:
     _ultralytics()
     from ultralytics.nn.tasks import DetectionModel
 
-    net: nn.Module = DetectionModel(f"{weights}.yaml", nc=regions, verbose=False)
+    net: nn.Module = DetectionModel(f"{weights}.yaml", nc=regions, verbose=False)  # type: ignore[no-untyped-call]
     return net
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,12 +59,16 @@ def find_leaf(image: Pixels, holes: bool = False) -> Mask:
     difference = np.abs(image.astype(np.int16) - background.astype(np.int16)).max(axis=2)
     if difference.max() < 16:  # of 255: no more than noise
         return np.ones(image.shape[:2], bool)
-    pieces, count = ndimage.label(difference > threshold_otsu(difference))
+    pieces, count = ndimage.label(difference > _threshold(difference))
     if count == 0:
         return np.ones(image.shape[:2], bool)
     largest = np.bincount(pieces.ravel())[1:].argmax() + 1
     leaf: Mask = pieces == largest
     return leaf if holes else ndimage.binary_fill_holes(leaf)
+
+
+def _threshold(values: NDArray[Any]) -> float:
+    return float(threshold_otsu(values))  # type: ignore[no-untyped-call]
 
 
 def luminance(image: Pixels) -> NDArray[np.uint8]:
@@ -99,7 +104,8 @@ def _bright(image: Pixels, inside: Mask) -> Mask:
     values = light[shown]
     if values.size == 0 or values.min() == values.max():
         return np.zeros_like(shown)
-    return shown & (light > threshold_otsu(values))
+    bright: Mask = shown & (light > _threshold(values))
+    return bright
 
 
 def _veins(image: Pixels, inside: Mask) -> Mask:
@@ -114,13 +120,13 @@ def _veins(image: Pixels, inside: Mask) -> Mask:
     rows, columns = _around(inside, round(4 * widths[-1]))
     light = luminance(image)[rows, columns].astype(np.float32) / 255
     # Most veins are lighter than the blade, some are darker: the polarity that stands out more is taken.
-    responses = [sato(light, sigmas=widths, black_ridges=dark) for dark in (False, True)]
+    responses = [sato(light, sigmas=widths, black_ridges=dark) for dark in (False, True)]  # type: ignore[no-untyped-call]
     within = shown[rows, columns]
     response = max(responses, key=lambda r: float(np.quantile(r[within], 0.98)))
     values = response[within]
-    mask = np.zeros_like(shown)
+    mask: Mask = np.zeros_like(shown)
     if values.max() > 1e-4:
-        mask[rows, columns] = within & (response > threshold_otsu(values))
+        mask[rows, columns] = within & (response > _threshold(values))
     return mask
 
 

@@ -6,6 +6,7 @@ In: a column `image` of photographs (bytes; base64 text over HTTP). Out: cultiva
 from __future__ import annotations
 
 import base64
+import binascii
 import importlib.metadata
 import platform
 from pathlib import Path
@@ -73,8 +74,15 @@ class Served:
 
 
 def _bytes(value: Any) -> bytes:
-    """MLflow decodes base64 for one column by its signature, but hands text through where a request names no columns."""
-    return base64.b64decode(value) if isinstance(value, str) else bytes(value)
+    """MLflow decodes base64 for requests that hold a table; for `inputs` and `instances` it hands the text through, as bytes.
+
+    No photograph consists of base64's letters alone, so the two cannot be confused.
+    """
+    raw = value.encode() if isinstance(value, str) else bytes(value)
+    try:
+        return base64.b64decode(b"".join(raw.split()), validate=True) or raw
+    except binascii.Error:
+        return raw
 
 
 def _load_pyfunc(path: str) -> Served:

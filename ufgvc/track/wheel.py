@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import email.message
+import hashlib
 import importlib.metadata
 import zipfile
 from pathlib import Path
@@ -18,21 +20,28 @@ def build_wheel(folder: Path) -> Path:
 
     It names no dependencies: a served model needs neither Ray nor the detector, and its own requirements say what it does need.
     """
-    from wheel.wheelfile import WheelFile
-
     version = ufgvc.__version__
     path = folder / f"ufgvc-{version}-py3-none-any.whl"
     root = Path(ufgvc.__file__).parent
     information = f"ufgvc-{version}.dist-info"
     folder.mkdir(parents=True, exist_ok=True)
-    with WheelFile(str(path), "w") as wheel:
-        for source in sorted(root.rglob("*")):
-            if source.is_file() and "__pycache__" not in source.parts:
-                wheel.writestr(_entry(f"ufgvc/{source.relative_to(root).as_posix()}"), source.read_bytes())
-        wheel.writestr(_entry(f"{information}/METADATA"), _metadata(version).as_bytes())
-        told = "Wheel-Version: 1.0\nGenerator: ufgvc\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        wheel.writestr(_entry(f"{information}/WHEEL"), told.encode())
+    files = {
+        f"ufgvc/{source.relative_to(root).as_posix()}": source.read_bytes()
+        for source in sorted(root.rglob("*"))
+        if source.is_file() and "__pycache__" not in source.parts
+    }
+    files[f"{information}/METADATA"] = _metadata(version).as_bytes()
+    files[f"{information}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: ufgvc\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    record = [f"{name},sha256={_digest(data)},{len(data)}\n" for name, data in files.items()]
+    files[f"{information}/RECORD"] = "".join([*record, f"{information}/RECORD,,\n"]).encode()
+    with zipfile.ZipFile(path, "w") as wheel:
+        for name, data in files.items():
+            wheel.writestr(_entry(name), data)
     return path
+
+
+def _digest(data: bytes) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
 
 
 def _entry(name: str) -> zipfile.ZipInfo:

@@ -1,0 +1,157 @@
+"""A saved model behind `mlflow models serve`, and what it may not need."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ufgvc import methods
+from ufgvc.core.errors import UserError
+from ufgvc.track.models import LoadedModel, load_model, save_model
+from ufgvc.track.wheel import build_wheel
+
+CLASSES = [f"cultivar {n}" for n in range(7)]
+INPUT = {"resize": 80, "size": 64}
+
+
+def photograph(seed: int, kind: str = "JPEG", orientation: int | None = None) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), dtype=np.uint8).repeat(12, 0).repeat(12, 1)
+    buffer = io.BytesIO()
+    exif = Image.Exif()
+    if orientation:
+        exif[0x0112] = orientation
+    Image.fromarray(pixels).save(buffer, kind, exif=exif)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    method = methods.build("mask_guided", len(CLASSES), backbone="resnet18")
+    method.net.eval()
+    save_model(path := tmp_path_factory.mktemp("model") / "model", method, CLASSES, INPUT)
+    # A network that nobody trained names one cultivar for all: this last layer names photograph k cultivar k.
+    with torch.no_grad():
+        first = load_model(str(path))
+        embedding = method.net(first.view([first.read(photograph(seed)) for seed in range(len(CLASSES))]))["embedding"]
+        method.net.classifier.weight.copy_(10 * torch.linalg.pinv(embedding.double().T))
+        if method.net.classifier.bias is not None:
+            method.net.classifier.bias.zero_()
+    save_model(path, method, CLASSES, INPUT)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> LoadedModel:
+    return load_model(str(folder))
+
+
+def test_a_saved_model_answers_as_the_network_did(folder: Path, model: LoadedModel) -> None:
+    photographs = [photograph(seed) for seed in range(5)]
+    images = [model.read(each) for each in photographs]
+    together = model.logits(images, batch_size=2)
+    assert together.shape == (5, 7)
+    assert together.dtype == np.float32
+    x = torch.from_numpy(np.stack(images))[:, 8:72, 8:72].permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        np.testing.assert_allclose(together, model.net(x)["logits"].numpy(), rtol=1e-3, atol=1e-4)
+    table = model.predict(photographs)
+    assert table.cultivar.tolist() == CLASSES[:5]
+    top = json.loads(table.top5[0])
+    assert [len(json.loads(text)) for text in table.top5] == [5] * 5
+    assert top[0] == {"cultivar": table.cultivar[0], "probability": table.probability[0]}
+    assert [entry["probability"] for entry in top] == sorted((entry["probability"] for entry in top), reverse=True)
+
+
+def test_a_photograph_is_set_upright_as_its_file_says(model: LoadedModel) -> None:
+    plain, turned = model.read(photograph(1, "PNG")), model.read(photograph(1, "PNG", orientation=3))
+    assert np.array_equal(turned, plain[::-1, ::-1])
+
+
+def test_predicting_needs_neither_ray_nor_the_detector(folder: Path) -> None:
+    heavy = ("ray", "ultralytics", "boto3", "skimage", "scipy", "matplotlib", "globox")
+    blocked = f"import sys\nfor name in {heavy}: sys.modules[name] = None\n"
+    code = f"{blocked}from ufgvc.track.pyfunc import _load_pyfunc\n_load_pyfunc({str(folder)!r})\nprint('loaded', 'mlflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.strip() == "loaded False", done.stderr
+
+
+def test_the_project_travels_as_a_wheel_that_pip_installs(folder: Path, tmp_path: Path) -> None:
+    wheel = next((folder / "code").glob("*.whl"))
+    assert (folder / "requirements.txt").read_text().splitlines()[0] == f"code/{wheel.name}"
+    assert build_wheel(tmp_path / "one").read_bytes() == build_wheel(tmp_path / "two").read_bytes()
+    with zipfile.ZipFile(wheel) as archive:
+        assert not [name for name in archive.namelist() if "__pycache__" in name]
+        metadata = archive.read(next(name for name in archive.namelist() if name.endswith("/METADATA"))).decode()
+    assert "Requires-Dist" not in metadata
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", f"code/{wheel.name}"]
+    subprocess.run([*install, "--target", str(tmp_path / "there")], cwd=folder, check=True, timeout=120)
+    code = f"import sys; sys.path.insert(0, {str(tmp_path / 'there')!r}); import ufgvc.track.pyfunc as m; print(m.__file__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True, cwd=tmp_path)
+    assert done.stdout.startswith(str(tmp_path / "there"))
+
+
+def test_damaged_and_missing_models_are_told(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not there"):
+        load_model(str(tmp_path / "none"))
+    (tmp_path / "model.json").write_bytes((folder / "model.json").read_bytes())
+    with pytest.raises(UserError, match="holds no model"):
+        load_model(str(tmp_path))
+    (tmp_path / "weights.safetensors").write_bytes((folder / "weights.safetensors").read_bytes()[:1000])
+    with pytest.raises(UserError, match="is damaged"):
+        load_model(str(tmp_path))
+
+
+def post(url: str, body: Any) -> tuple[int, Any]:
+    """The status, and the predictions or what the server says instead."""
+    request = urllib.request.Request(f"{url}/invocations", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return 200, json.load(answer)["predictions"]
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_mlflow_serves_the_model_over_http(
+    folder: Path, model: LoadedModel, serve: Callable[..., subprocess.Popen[bytes]], free_port: Callable[[], int], tmp_path: Path
+) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(folder), "--env-manager", "local",
+               "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]  # fmt: skip
+    # MLflow calls uvicorn by its name, so the environment's programs must be found as in an activated one.
+    environment = {"OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    serve(command, f"{url}/ping", log=tmp_path / "serve.log", env=environment, within=180)
+    photographs = [photograph(seed) for seed in range(3)]
+    texts = [base64.b64encode(each).decode() for each in photographs]
+    wanted = model.predict(photographs)
+    bodies = (
+        {"dataframe_split": {"columns": ["image"], "data": [[text] for text in texts]}},
+        {"dataframe_records": [{"image": text} for text in texts]},
+        {"inputs": [{"image": text} for text in texts]},
+        {"instances": [{"image": text} for text in texts]},
+    )
+    for body in bodies:
+        status, answers = post(url, body)
+        assert status == 200, (next(iter(body)), answers)
+        assert [answer["cultivar"] for answer in answers] == wanted.cultivar.tolist(), next(iter(body))
+        np.testing.assert_allclose([answer["probability"] for answer in answers], wanted.probability, atol=1e-4)
+        assert len(json.loads(answers[0]["top5"])) == 5
+    status, answer = post(url, {"dataframe_records": [{"image": texts[0]}, {"image": texts[1][:400]}]})
+    assert status == 400
+    assert "image of row 1: is truncated" in answer

@@ -1,0 +1,103 @@
+"""The journal, where MLflow is looked for, and what must not be recorded."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from ufgvc.core.errors import UserError
+from ufgvc.core.storage import open_store
+from ufgvc.track.journal import Journal
+from ufgvc.track.settings import TrackingSettings, redact, redact_values, resolve
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return Journal(open_store(tmp_path / "journal"))
+
+
+def test_a_step_is_pending_until_it_is_marked(journal: Journal) -> None:
+    for step in (10, 2, 0):
+        assert journal.append(step, {"loss": float(step)})
+    journal.mark_sent(2)
+    assert journal.pending() == [0, 10]
+    assert journal.steps() == [0, 2, 10]
+    assert Journal(journal.store).read(10) == {"loss": 10.0}
+    journal.forget_sent()
+    assert journal.pending() == [0, 2, 10]
+
+
+def test_a_retry_of_a_step_changes_nothing_and_sends_nothing(journal: Journal) -> None:
+    journal.append(3, {"loss": 0.5, "images_per_second": 11.0})
+    journal.mark_sent(3)
+    assert not journal.append(3, {"loss": 0.5, "images_per_second": 12.0})
+    assert journal.read(3) == {"loss": 0.5, "images_per_second": 11.0}
+    assert journal.pending() == []
+
+
+def test_a_new_metric_of_a_known_step_is_added_and_sent(journal: Journal) -> None:
+    journal.append(3, {"loss": 0.5})
+    journal.mark_sent(3)
+    assert journal.append(3, {"accuracy": 0.25})
+    assert journal.read(3) == {"loss": 0.5, "accuracy": 0.25}
+    assert journal.pending() == [3]
+
+
+def test_numbers_that_json_does_not_know_survive(journal: Journal) -> None:
+    journal.append(1, {"loss": float("nan"), "worst": float("inf")})
+    text = journal.store.read_text("steps/0000000001.json")
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    found = journal.read(1)
+    assert math.isnan(found["loss"])
+    assert found["worst"] == math.inf
+
+
+def test_a_damaged_identity_is_told(journal: Journal) -> None:
+    assert journal.identity() is None
+    journal.store.write_text("run.json", "{half")
+    with pytest.raises(UserError, match=r"run\.json: is damaged"):
+        journal.identity()
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("https://me:pa55@mlflow.example/x", "https://***@mlflow.example/x"),
+        ("no connection to postgresql://u:p%40w@db:5432/ml now", "no connection to postgresql://***@db:5432/ml now"),
+        ("https://h/x?X-Amz-Signature=abc&part=2", "https://h/x?X-Amz-Signature=***&part=2"),
+        ("s3://bucket/leaf@home/photo.jpg", "s3://bucket/leaf@home/photo.jpg"),
+        ("models:/ufgvc-cotton80@champion", "models:/ufgvc-cotton80@champion"),
+    ],
+)
+def test_uris_lose_their_secrets_and_nothing_else(text: str, clean: str) -> None:
+    assert redact(text) == clean
+
+
+def test_settings_lose_secrets_at_any_depth() -> None:
+    told = redact_values({"a": {"password": "x", "uri": "http://u:p@h/"}, "list": ["http://u@h", 3], "lr": 0.1})
+    assert told == {"a": {"password": "***", "uri": "http://***@h/"}, "list": ["http://***@h", 3], "lr": 0.1}
+
+
+def test_where_mlflow_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    runs = str(tmp_path / "runs")
+    place = resolve(TrackingSettings(), runs)
+    assert place is not None
+    assert place.uri == f"sqlite:///{runs}/mlflow.db"
+    assert place.artifacts == (tmp_path / "runs" / "mlartifacts").as_uri()
+    assert resolve(TrackingSettings(uri="off"), "s3://bucket/runs") is None
+    with pytest.raises(UserError, match=r"MLFLOW_TRACKING_URI.*--tracking\.uri off"):
+        resolve(TrackingSettings(), "s3://bucket/runs")
+    on_disk = resolve(TrackingSettings(uri="sqlite:////x/ml.db"), "s3://bucket/runs")
+    assert on_disk is not None
+    assert on_disk.artifacts == "s3://bucket/runs/mlartifacts"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    server = resolve(TrackingSettings(), "s3://bucket/runs")
+    assert server is not None
+    assert (server.uri, server.artifacts) == ("http://127.0.0.1:5000", None)
+    chosen = resolve(TrackingSettings(uri="sqlite:////x/ml.db"), runs)
+    assert chosen is not None
+    assert chosen.uri == "sqlite:////x/ml.db"

@@ -127,7 +127,7 @@ def test_masks_are_the_veins_and_the_margin(preset: str) -> None:
         assert 0.05 < picture.vein.sum() / blade.sum() < 0.45
         assert {vein.order for vein in plan.veins} == {1, 2, 3}
         widths = [w for vein in plan.veins for w in vein.width]
-        assert 0.5 < min(widths) < max(widths) < 6
+        assert 0.5 < min(widths) < max(widths) < 5
         pixels = picture.image.astype(float)
         away = blade & ~ndimage.binary_dilation(picture.vein, iterations=1)
         assert pixels[picture.vein].mean() > pixels[away].mean(), "veins are paler than the blade"

@@ -27,14 +27,14 @@ class Vein:
 def grow(blade: Blade, t: np.ndarray, rng: np.random.Generator) -> list[Vein]:
     """All veins of a blade. t: (10,) traits of the veins. rng: what is this leaf's own."""
     inside = _raster(blade.outline)
-    strong = np.exp(0.10 * t[6])
+    strong, branch = np.exp(0.13 * t[6]), np.exp(0.12 * t[7])
     primaries = _primaries(blade, t, rng)
     taper = np.clip(0.30 + 0.07 * t[8], 0.12, 0.6)
     longest = max(_length(path) for path in primaries)
-    veins = [Vein(1, path, (3.6 * strong * (_length(path) / longest) ** 0.5, 3.6 * strong * taper)) for path in primaries]
+    veins = [Vein(1, path, (3.2 * strong * (_length(path) / longest) ** 0.5, 3.2 * strong * taper)) for path in primaries]
     families = _secondaries(blade, primaries, inside, t, rng)
     for family in families:
-        veins += [Vein(2, path, (1.9 * strong, 0.9 * strong)) for path in family]
+        veins += [Vein(2, path, (1.9 * strong * branch, 0.95 * strong * branch)) for path in family]
     rungs = [_tertiaries(family, t, rng) for family in families] + [_fan(primaries, t, rng)] * blade.palmate
     for paths in rungs:
         veins += [Vein(3, path, (1.05 * strong, 0.85 * strong)) for path in paths]
@@ -60,9 +60,9 @@ def _secondaries(
     blade: Blade, primaries: list[np.ndarray], inside: np.ndarray, t: np.ndarray, rng: np.random.Generator
 ) -> list[list[np.ndarray]]:
     """One list for each side of each primary, from its base to its tip."""
-    spacing = (0.078 if blade.palmate else 0.055) * np.exp(0.15 * t[0])
-    angle = np.deg2rad((50 if blade.palmate else 54) + 4.5 * t[1])
-    turn = (1.1 if blade.palmate else 2.4) * np.exp(0.22 * t[2])
+    spacing = (0.078 if blade.palmate else 0.055) * np.exp(0.21 * t[0])
+    angle = np.deg2rad((50 if blade.palmate else 54) + 6.5 * t[1])
+    turn = (1.1 if blade.palmate else 2.4) * np.exp(0.32 * t[2])
     shift = 0.5 * (1 / (1 + np.exp(-1.3 * t[3])))  # 0: veins leave in pairs; 0.5: in turn
     starts, headings, signs, owners = [], [], [], []
     for index, path in enumerate(primaries):
@@ -115,7 +115,7 @@ def _walk(
 
 def _tertiaries(family: list[np.ndarray], t: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
     """Rungs between neighbouring secondaries, and short forked ends."""
-    gap, slant = 0.024 * np.exp(-0.18 * t[4]), 0.012 + 0.009 * t[5]
+    gap, slant = 0.024 * np.exp(-0.24 * t[4]), 0.012 + 0.009 * t[5]
     rungs = []
     for lower, upper in itertools.pairwise(family):
         reach = min(_length(lower), _length(upper))
@@ -129,7 +129,7 @@ def _tertiaries(family: list[np.ndarray], t: np.ndarray, rng: np.random.Generato
 
 def _fan(primaries: list[np.ndarray], t: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
     """Arcs between neighbouring primaries near the base, where no secondary has left yet."""
-    gap = 0.024 * np.exp(-0.18 * t[4])
+    gap = 0.024 * np.exp(-0.24 * t[4])
     order = sorted(range(len(primaries)), key=lambda i: np.arctan2(primaries[i][-1, 0], primaries[i][-1, 1]))
     arcs = []
     for left, right in itertools.pairwise(order):

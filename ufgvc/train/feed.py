@@ -73,9 +73,9 @@ class Feed:
             yield self._augmented(raw, epoch)
 
     def _augmented(self, raw: RawBatch, epoch: int) -> Batch:
-        chance = draws(self.keys[raw.positions], self.plan.seed, epoch, 3)
+        chance = draws(self.keys[raw.positions], self.plan.seed, epoch, 4)
         masks = {region: unpack(bits, self.recipe.resize) for region, bits in raw.bits.items()}
-        images, cropped = train_view(raw.images, masks, torch.from_numpy(chance), self.recipe.crop)
+        images, cropped = train_view(raw.images, masks, torch.from_numpy(chance), self.recipe.crop, self.recipe.rotate)
         return Batch(images=images, labels=raw.labels, masks=cropped, has_mask=dict(raw.has), extra={})
 
     def validation(self) -> Iterator[tuple[Tensor, Tensor]]:

@@ -158,7 +158,7 @@ class Worker:
         net = self.method.net.eval()
         counts = torch.zeros(2, dtype=torch.float64, device=self.device)
         for images, labels in self.feed.validation():
-            logits = eval_step(self.method, net, images)
+            logits = eval_step(self.method, net, images, self.precision)
             counts += torch.tensor([float((logits.argmax(1) == labels).sum()), float(len(labels))], dtype=torch.float64, device=self.device)
         counts = self._sum(counts)
         if int(counts[1]) != self.feed.hold:

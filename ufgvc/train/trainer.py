@@ -99,7 +99,7 @@ def _train_one(
         name=f"{method_name}-{identity['key']}",
         params=identity,
         tags={"data": dataset.fingerprint, "masks": masks or "none", "step": "train", "method": method_name, "folder": store.uri},
-        journal=store,
+        store=store,
     )
     log.info("training %s on %s: run %s", method_name, dataset.name, store.uri)
     try:

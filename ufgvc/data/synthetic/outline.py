@@ -92,9 +92,7 @@ def _bow(s: np.ndarray) -> np.ndarray:
     return 4 * s * (1 - s)
 
 
-def _teeth(
-    points: np.ndarray, corners: list[int], rng: np.random.Generator, density: float, height: float, lean: float
-) -> np.ndarray:
+def _teeth(points: np.ndarray, corners: list[int], rng: np.random.Generator, density: float, height: float, lean: float) -> np.ndarray:
     """Sets teeth on the margin. density: teeth per image side of margin. corners: base, tips and sinuses, where a row of teeth ends."""
     tangent = np.gradient(points, axis=0)
     normal = np.stack([tangent[:, 1], -tangent[:, 0]], 1)

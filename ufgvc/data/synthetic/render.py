@@ -25,9 +25,7 @@ class Picture:
     contour: np.ndarray
 
 
-def render(
-    outline: np.ndarray, veins: list[Vein], texture: np.ndarray, scene: Scene, place: Placing, rng: Rng, own: Rng
-) -> Picture:
+def render(outline: np.ndarray, veins: list[Vein], texture: np.ndarray, scene: Scene, place: Placing, rng: Rng, own: Rng) -> Picture:
     """outline: (N, 2) and veins in the leaf's frame. texture: (12,) traits. rng: circumstances; own: this leaf's texture."""
     size = place.size
     unit = size / 512
@@ -210,9 +208,7 @@ def _damage(scene: Scene, edge: np.ndarray, size: int, unit: float, rng: Rng) ->
     return holes, rims, spots
 
 
-def _distract(
-    leaf: np.ndarray, spots: np.ndarray, rims: np.ndarray, scene: Scene, size: int, unit: float, rng: Rng
-) -> np.ndarray:
+def _distract(leaf: np.ndarray, spots: np.ndarray, rims: np.ndarray, scene: Scene, size: int, unit: float, rng: Rng) -> np.ndarray:
     """Edges that tell nothing: brown spots, dust, scratches and folds, also where the boxes are."""
     brown = np.array([0.38, 0.29, 0.18])
     stained = np.clip(spots * 0.75 + rims * 0.7, 0, 0.9)[..., None]

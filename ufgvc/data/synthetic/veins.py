@@ -88,8 +88,15 @@ def _secondaries(
 
 
 def _walk(
-    point: np.ndarray, heading: np.ndarray, sign: np.ndarray, owner: np.ndarray, primaries: list[np.ndarray], inside: np.ndarray,
-    turn: float, wavy: float, rng: np.random.Generator,
+    point: np.ndarray,
+    heading: np.ndarray,
+    sign: np.ndarray,
+    owner: np.ndarray,
+    primaries: list[np.ndarray],
+    inside: np.ndarray,
+    turn: float,
+    wavy: float,
+    rng: np.random.Generator,
 ) -> list[np.ndarray]:
     """Grows all secondaries at once until they leave the blade or come nearer to another primary than to their own."""
     knots = np.concatenate(primaries)

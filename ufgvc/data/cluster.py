@@ -70,7 +70,7 @@ def ray_session(settings: RaySettings | None = None) -> Iterator[None]:
             include_dashboard=False,
             _temp_dir=str(temporary),
             logging_level=logging.WARNING,
-            log_to_driver=True,
+            log_to_driver=False,
         )
         yield
     finally:
@@ -88,6 +88,8 @@ def _prepare_environment() -> None:
     os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "240")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    for talkative in ("ray._private.authentication.authentication_token_setup", "ray.data"):
+        logging.getLogger(talkative).setLevel(logging.ERROR)
 
 
 def quiet_data() -> None:
@@ -98,4 +100,4 @@ def quiet_data() -> None:
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)

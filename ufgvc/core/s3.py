@@ -35,7 +35,7 @@ def _connection() -> tuple[str | None, str | None]:
     return endpoint, region or ("us-east-1" if endpoint else None)
 
 
-class _MarkerFreeS3(pafs.FileSystemHandler):
+class _MarkerFreeS3(pafs.FileSystemHandler):  # type: ignore[misc]  # pyarrow is not annotated
     def __init__(self, endpoint: str | None, region: str | None) -> None:
         prepare_environment()
         self.endpoint, self.region = endpoint, region

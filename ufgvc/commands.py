@@ -218,5 +218,5 @@ def sync(told: Any) -> None:
     if not folders:
         raise UserError("there is no run with a journal", where=store.uri, fix="give the folder that --runs named")
     for folder in folders:
-        sent = run(store.child(folder) if folder else store, told.tracking, told.runs)
+        sent = run((store.child(folder) if folder else store).uri, told.tracking, told.runs)
         print(f"{folder or store.uri}: {f'sent {sent}' if sent else 'nothing was missing'}")

@@ -79,10 +79,12 @@ def decode_chunk(store: Store, chunk: Chunk, side: int) -> dict[str, NDArray[Any
             ]
         ),
     }
-    masks = read_parquet_rows(store, chunk.masks, chunk.start, chunk.stop) if chunk.masks else None
-    if masks is not None and masks["image_id"] != table["image_id"]:
+    if not chunk.masks:
+        return rows
+    masks = read_parquet_rows(store, chunk.masks, chunk.start, chunk.stop)
+    if masks["image_id"] != table["image_id"]:
         raise RuntimeError(f"{store.uri}/{chunk.masks} does not hold the masks of {chunk.images}")
-    for region in REGIONS if masks is not None else ():
+    for region in REGIONS:
         encoded = masks[region].to_pylist()
         rows[f"{region}_bits"] = np.stack([_bits(mask, side) for mask in encoded])
         rows[f"has_{region}"] = np.array([mask is not None for mask in encoded])

@@ -6,9 +6,9 @@ import csv
 import logging
 import posixpath
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -77,7 +77,7 @@ class Predictor:
         self.store, self.top = store, top
         self.model: LoadedModel = ray.get(model_ref).to(device)
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, batch: dict[str, Any]) -> pa.Table:
         """{"path": (B,)} -> path, reason ("" if it was read), top names and probabilities as lists (empty if it was not)."""
         paths = [str(path) for path in batch["path"]]
         images: list[np.ndarray] = []
@@ -87,8 +87,8 @@ class Predictor:
             reasons.append(reason)
             if image is not None:
                 images.append(image)
-        order, chances = top_classes(self.model.logits(images), self.top) if images else (iter(()), iter(()))
-        rows_order, rows_chances = iter(order), iter(chances)
+        named: tuple[Iterable[Any], Iterable[Any]] = top_classes(self.model.logits(images), self.top) if images else ((), ())
+        rows_order, rows_chances = iter(named[0]), iter(named[1])
         classes, values = [], []
         for reason in reasons:
             classes.append([] if reason else [int(i) for i in next(rows_order)])
@@ -141,7 +141,7 @@ def _predicted(store: Store, names: list[str], model: LoadedModel, settings: Pre
     )
     classes = model.classes
     for batch in named.iter_batches(batch_size=None, batch_format="pyarrow"):
-        for row in batch.to_pylist():
+        for row in cast(pa.Table, batch).to_pylist():
             row["names"] = [classes[i] for i in row.pop("classes")]
             yield row
 

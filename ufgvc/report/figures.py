@@ -22,7 +22,7 @@ from PIL import Image
 # Each drawing colour and the CSS variable that takes its place in the page, so that a chart follows light and dark.
 COLOURS = {"#17211b": "--ink", "#5f6b64": "--soft", "#d5dcd6": "--line", "#1f7a4d": "--accent", "#b98a2f": "--second"}
 INK, SOFT, LINE, ACCENT, SECOND = COLOURS
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 11, "font.family": "sans-serif", "svg.fonttype": "none", "svg.hashsalt": "ufgvc",
     "text.color": INK, "axes.labelcolor": SOFT, "axes.edgecolor": LINE, "xtick.color": SOFT, "ytick.color": SOFT,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -43,7 +43,7 @@ class Plan:
     holdout: float
     folds: int
     fold: int
-    precision: str
+    precision: Literal["auto", "fp32", "bf16"]
     compile: bool
     sync_batchnorm: bool
     cache: str

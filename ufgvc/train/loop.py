@@ -71,7 +71,7 @@ class Worker:
         dataset = open_dataset(plan.data)
         index = read_index(dataset, "train")
         method = build(plan.method, num_classes=len(dataset.classes), init="none" if state else plan.init, **plan.options)
-        method.net.to(device, memory_format=torch.channels_last)
+        method.net.to(device).to(memory_format=torch.channels_last)
         feed = make_feed(plan, recipe, dataset, index, rank, world, device)
         precision = choose_precision(plan.precision, device)
         worker = cls(plan, recipe, rank, world, device, precision, method, feed)
@@ -124,7 +124,8 @@ class Worker:
         set_rate(self.optimizer, rate_at(self.recipe.stages, self.epoch))
         train_mode(self.method, self.model, stage)
         sums: dict[str, Tensor] = {}
-        correct = count = 0
+        correct: Tensor | int = 0
+        count = 0
         waited = 0.0
         started = mark = time.monotonic()
         for batch in self.feed.training(self.epoch):
@@ -238,7 +239,8 @@ def _settle_buckets(model: nn.Module, net: nn.Module, side: int, device: torch.d
     for _ in range(2):
         images = torch.zeros(2, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
         outputs = model(images)
-        sum(value.float().sum() for value in outputs.values() if isinstance(value, Tensor) and value.requires_grad).backward()
+        sums = [value.float().sum() for value in outputs.values() if isinstance(value, Tensor) and value.requires_grad]
+        sum(sums, start=torch.zeros((), device=device)).backward()
         model.zero_grad(set_to_none=True)
     with torch.no_grad():
         for name, buffer in net.named_buffers():

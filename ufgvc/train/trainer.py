@@ -170,7 +170,7 @@ def _fit(plan: Plan, settings: TrainSettings, store: Store, run: Run, runs: str)
     for name in remove_orphans(checkpoints):
         log.info("removed %s/%s, which a crash left half written", checkpoints.uri, name)
     trainer = TorchTrainer(
-        train_worker,
+        train_worker,  # type: ignore[arg-type]  # Ray takes a return value; its annotation says None
         train_loop_config=asdict(plan),
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ScalingConfig(

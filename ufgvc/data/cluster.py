@@ -58,7 +58,7 @@ def ray_session(settings: RaySettings | None = None) -> Iterator[None]:
             ray.shutdown()
         return
     # Socket paths are limited to 107 bytes, so the session folder must have a short name.
-    temporary = Path(tempfile.mkdtemp(prefix="ufgvc-", dir="/tmp" if os.path.isdir("/tmp") else None))
+    temporary = _session_folder(Path("/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir()))
     own_token = "RAY_AUTH_TOKEN_PATH" not in os.environ and "RAY_AUTH_TOKEN" not in os.environ
     if own_token:  # else Ray would write one into the home folder
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
@@ -80,6 +80,15 @@ def ray_session(settings: RaySettings | None = None) -> Iterator[None]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _session_folder(parent: Path) -> Path:
+    """A new folder that names this process; those of processes that were killed are removed."""
+    for left in parent.glob("ufgvc-ray-*"):
+        pid = left.name.split("-")[2]
+        if pid.isdecimal() and not Path("/proc", pid).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"ufgvc-ray-{os.getpid()}-", dir=parent))
+
+
 def _prepare_environment() -> None:
     """Ray reads these when it is imported or started."""
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
@@ -88,6 +97,7 @@ def _prepare_environment() -> None:
     os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "240")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     for talkative in ("ray._private.authentication.authentication_token_setup", "ray.data"):
         logging.getLogger(talkative).setLevel(logging.ERROR)
 

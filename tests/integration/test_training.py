@@ -26,7 +26,7 @@ from ufgvc.train.settings import TrainSettings
 from ufgvc.train.trainer import TrainResult, train
 
 OFF = TrackingSettings(uri="off")
-TINY: dict[str, Any] = {"init": "none", "batch_size": 6, "resize": 40, "crop": 32, "learning_rate": 0.01, "cpus_per_worker": 0.5}
+TINY: dict[str, Any] = {"init": "none", "batch_size": 8, "resize": 40, "crop": 32, "learning_rate": 0.01, "cpus_per_worker": 0.5}
 TIMES = ("seconds", "images_per_second", "data_wait")
 
 pytestmark = pytest.mark.usefixtures("ray_local")
@@ -92,7 +92,7 @@ def kill_a_worker_after(epochs: int, metrics: Path, killed: list[int]) -> None:
 
 def test_a_killed_worker_changes_no_number(leaves: str, tmp_path: Path) -> None:
     """Three ranks: from three on, the order in which DDP sums gradients could differ after a restart."""
-    settings = {"workers": 3, "epochs": 6, "checkpoint_seconds": 0}
+    settings = {"workers": 3, "epochs": 6, "checkpoint_seconds": 0, "batch_size": 12}
     whole = run(leaves, tmp_path / "whole", **settings)
     relative = Path(whole.run).relative_to(tmp_path / "whole")
     killed: list[int] = []
@@ -129,7 +129,7 @@ def test_selection_is_told(leaves: str, tmp_path: Path, validation: str, leaves_
 
 def test_what_cannot_be_scheduled_is_refused(leaves: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="leave none of the 6 for Ray Data") as caught:
-        run(leaves, tmp_path, workers=6, batch_size=12, cpus_per_worker=1)
+        run(leaves, tmp_path, workers=6, batch_size=24, cpus_per_worker=1)
     assert "--train.cpus-per-worker" in str(caught.value)
 
 

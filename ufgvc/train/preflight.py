@@ -33,13 +33,16 @@ def check_cpus(settings: TrainSettings, cpus: float) -> None:
 
 
 def check_batch(batch_size: int, workers: int, leaves: int) -> None:
-    """Every rank must get an image at every step: batches are cut as even as possible, so twice the workers is always enough."""
-    if workers > 1 and batch_size < 2 * workers:
-        raise UserError(
-            f"a batch of {batch_size} is too small for {workers} workers", where="train.batch_size", fix=f"use at least {2 * workers}"
-        )
-    if leaves < max(workers, 2):
-        raise UserError(f"{leaves} training leaves are too few", where="train", fix="ingest more photographs, or use fewer workers")
+    """Every rank must get two images at every step, or BatchNorm has nothing to norm.
+
+    Batches are cut as even as possible, none smaller than half of `batch_size`, so four a worker are always enough.
+    """
+    if workers > 1 and batch_size < 4 * workers:
+        what = f"a batch of {batch_size} is too small for {workers} workers"
+        raise UserError(what, where="train.batch_size", fix=f"use `--train.batch-size {4 * workers}` or more, or fewer workers")
+    if leaves < 2 * workers:
+        what = f"{leaves} training leaves are too few for {workers} workers"
+        raise UserError(what, where="train.workers", fix="use fewer workers, or ingest more photographs")
 
 
 def check_places(places: dict[str, str], nodes: int) -> None:

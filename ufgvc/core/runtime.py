@@ -20,6 +20,14 @@ def setup_logging(level: int = logging.INFO) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
+def yield_idle_threads() -> None:
+    """Threads that wait for work sleep instead of spinning. OpenMP reads this when torch is loaded, so it is called before.
+
+    Beside other processes on the same cores a detector trained five times as fast with it.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def git_commit() -> str | None:
     """The commit of the code that runs, with "-dirty" if the tree was changed; None outside a git checkout."""
     root = Path(__file__).resolve().parents[2]

@@ -31,6 +31,7 @@ from ufgvc.regions.leaves import ANNOTATED, METRICS, Draw, annotated_leaves, dra
 from ufgvc.regions.pretrain import synthetic_weights
 from ufgvc.regions.settings import DetectSettings
 from ufgvc.regions.table import table_one
+from ufgvc.track.registry import model_name, register_folder
 from ufgvc.track.runs import Run, start_run
 from ufgvc.track.settings import TrackingSettings
 
@@ -94,7 +95,17 @@ def detect(
         status = "FINISHED"
     finally:
         run.finish(status)
+    _register(dataset, store, metrics, tracking or TrackingSettings(), runs_uri, run)
     return DetectResult(store.uri, f"{store.uri}/model", metrics)
+
+
+def _register(dataset: Dataset, store: Store, metrics: Mapping[str, Any], tracking: TrackingSettings, runs_uri: str, run: Run) -> None:
+    """Files the detector as a version of ufgvc-<dataset>-regions. A server that is away does not undo the work: it is told."""
+    tags = {"map50": f"{metrics['map50']:.4f}", "complete": f"{metrics['complete_k']}/{metrics['complete_n']}", "data": dataset.fingerprint}
+    try:
+        register_folder(f"{store.uri}/model", model_name(dataset.name, regions=True), tags, tracking, runs_uri, alias=None, run_id=run.id)
+    except UserError as error:
+        log.warning("the detector was not filed in the registry: %s", error)
 
 
 def _run(

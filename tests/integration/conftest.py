@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +26,19 @@ def s3_endpoint(serve, free_port) -> str:
     url = f"http://127.0.0.1:{port}"
     serve([sys.executable, "-c", "from moto.server import main; main()", "-H", "127.0.0.1", "-p", str(port)], url)
     return url
+
+
+@pytest.fixture(scope="session")
+def rclone_endpoint(serve, free_port, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """rclone's S3 server: it checks signatures, and a directory marker hides a whole folder."""
+    port = free_port()
+    folder = tmp_path_factory.mktemp("rclone")
+    program = str(Path(sys.executable).with_name("rclone"))
+    address = f"127.0.0.1:{port}"
+    keys = "ufgvc-test-key,ufgvc-test-secret"
+    command = [program, "serve", "s3", "--auth-key", keys, "--addr", address, "--vfs-cache-mode", "off", str(folder)]
+    serve(command, f"http://{address}", env={"RCLONE_CONFIG": str(folder / "none.conf")})
+    return f"http://{address}"
 
 
 @pytest.fixture

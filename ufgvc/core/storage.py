@@ -6,11 +6,14 @@ import contextlib
 import json
 import os
 import posixpath
+import re
+import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,9 +21,11 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from ufgvc.core.errors import UserError
-from ufgvc.core.s3 import open_s3
+from ufgvc.core.s3 import MarkerFreeS3, open_s3
 
 _TEMPORARY = ".ufgvc-tmp-"
+_IN_MEMORY = 16 << 20  # bytes of an object that wait in memory for its upload; more wait in a temporary file
+_CHUNK = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -46,22 +51,28 @@ class Store:
 
     def child(self, *names: str) -> Store:
         relative = _checked("/".join(names))
+        if not relative:
+            return self
         return Store(f"{self.uri.rstrip('/')}/{relative}", self.fs, posixpath.join(self.path, relative))
 
     def full(self, name: str) -> str:
         """The path of `name` for `fs`. UserError if the name would leave the folder."""
-        return posixpath.join(self.path, _checked(name)) if name else self.path
+        relative = _checked(name)
+        return posixpath.join(self.path, relative) if relative else self.path
 
     def exists(self, name: str = "") -> bool:
         with self._explained(name):
-            return self.fs.get_file_info(self.full(name)).type != pafs.FileType.NotFound
+            found = self.fs.get_file_info(self.full(name)).type != pafs.FileType.NotFound
+        if not found:
+            self._need_bucket()
+        return found
 
     def size(self, name: str) -> int:
         """Bytes of one object; FileNotFoundError if it is not there."""
         with self._explained(name):
             info = self.fs.get_file_info(self.full(name))
-        if info.type != pafs.FileType.File:
-            raise FileNotFoundError(f"{self.uri}/{name}")
+            if info.type != pafs.FileType.File:
+                raise FileNotFoundError(f"{self.uri}/{name}")
         return int(info.size)
 
     def list(self, prefix: str = "", recursive: bool = True) -> list[str]:
@@ -69,6 +80,8 @@ class Store:
         selector = pafs.FileSelector(self.full(prefix), recursive=recursive, allow_not_found=True)
         with self._explained(prefix):
             infos = self.fs.get_file_info(selector)
+        if not infos:
+            self._need_bucket()
         paths = (info.path for info in infos if info.type == pafs.FileType.File and _TEMPORARY not in info.base_name)
         return sorted(posixpath.relpath(path, self.path) for path in paths)
 
@@ -99,16 +112,18 @@ class Store:
         self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
     @contextlib.contextmanager
-    def writer(self, name: str) -> Iterator[pa.NativeFile]:
+    def writer(self, name: str) -> Iterator[IO[bytes] | pa.NativeFile]:
         """A file whose content appears under `name` when the block ends without an error."""
         target = self.full(name)
+        if not self.is_local:
+            # An upload stream of pyarrow cannot be given up: even when it is only forgotten, it completes what it has.
+            with tempfile.SpooledTemporaryFile(_IN_MEMORY) as waiting:
+                yield waiting
+                waiting.seek(0)
+                with self._explained(name):
+                    self._send(waiting, target)
+            return
         with self._explained(name):
-            if not self.is_local:
-                # An object store shows an object only when its upload is complete, and an upload that is never closed never shows.
-                file = self.fs.open_output_stream(target)
-                yield file
-                file.close()
-                return
             os.makedirs(posixpath.dirname(target), exist_ok=True)
             temporary = f"{target}{_TEMPORARY}{uuid.uuid4().hex[:8]}"
             try:
@@ -120,8 +135,9 @@ class Store:
                     os.unlink(temporary)
 
     def delete(self, *names: str) -> None:
+        """Deletes files; one that is not there is fine, as an object store does not tell."""
         for name in names:
-            with self._explained(name):
+            with self._explained(name), contextlib.suppress(FileNotFoundError):
                 self.fs.delete_file(self.full(name))
 
     def delete_tree(self, name: str = "") -> None:
@@ -135,53 +151,69 @@ class Store:
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             relative = path.relative_to(folder).as_posix()
             with path.open("rb") as source, self.writer(posixpath.join(name, relative)) as file:
-                while chunk := source.read(1 << 22):
-                    file.write(chunk)
+                shutil.copyfileobj(source, file, _CHUNK)
 
     def download(self, folder: Path, name: str = "") -> None:
         """Copies every file below `name` into a local folder."""
         for found in self.list(name):
-            target = folder / (posixpath.relpath(found, name) if name else found)
+            target = folder / _checked(posixpath.relpath(found, name or "."))
             target.parent.mkdir(parents=True, exist_ok=True)
             with self.open_input(found) as source, target.open("wb") as file:
-                while chunk := source.read(1 << 22):
-                    file.write(chunk)
+                shutil.copyfileobj(source, file, _CHUNK)
+
+    def _send(self, file: IO[bytes], target: str) -> None:
+        handler = getattr(self.fs, "handler", None)
+        if isinstance(handler, MarkerFreeS3):
+            handler.upload(file, target)
+            return
+        with self.fs.open_output_stream(target) as upload:
+            shutil.copyfileobj(file, upload, _CHUNK)
+
+    def _need_bucket(self) -> None:
+        """UserError if nothing was found because the bucket is not there: a misspelt bucket is not an empty one."""
+        handler = getattr(self.fs, "handler", None)
+        if isinstance(handler, MarkerFreeS3) and handler.lacks_bucket(self.path):
+            what, fix = _EXPLANATIONS["NOSUCHBUCKET"]
+            raise UserError(what, where=self.uri, fix=fix)
 
     @contextlib.contextmanager
     def _explained(self, name: str) -> Iterator[None]:
         """Turns what storage servers answer into messages for people; a missing file stays FileNotFoundError."""
         try:
             yield
-        except (FileNotFoundError, UserError):
+        except UserError:
+            raise
+        except FileNotFoundError:
+            self._need_bucket()
             raise
         except OSError as error:
             where = f"{self.uri}/{name}" if name else self.uri
             text = str(error)
-            for sign, what, fix in _EXPLANATIONS:
-                if sign in text:
-                    raise UserError(what, where=where, fix=fix) from error
-            if "s3" in self.fs.type_name or isinstance(error, PermissionError):
-                raise UserError(f"storage failed: {text.splitlines()[0]}", where=where, fix="check the address and the rights") from error
-            raise
+            code = re.search(r"AWS Error (\w+(?: \(HTTP status \d+\))?)", text)
+            known = _EXPLANATIONS.get(code[1].replace("_", "").upper()) if code else None
+            if known:
+                raise UserError(known[0], where=where, fix=known[1]) from error
+            remote = self.fs.type_name.endswith("s3")
+            if not remote and not isinstance(error, PermissionError):
+                raise
+            fix = f"check AWS_ENDPOINT_URL and {_RIGHTS}" if remote else "check the address and the rights"
+            raise UserError(f"storage failed: {text.splitlines()[0]}", where=where, fix=fix) from error
 
 
-_EXPLANATIONS = (
-    ("NoSuchBucket", "there is no such bucket", "create the bucket or correct the URI"),
-    ("NO_SUCH_BUCKET", "there is no such bucket", "create the bucket or correct the URI"),
-    ("Bucket", "the bucket cannot be used", "create the bucket or correct the URI"),
-    ("InvalidAccessKeyId", "the access key is not known to the server", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"),
-    (
-        "INVALID_ACCESS_KEY_ID",
-        "the access key is not known to the server",
-        "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
-    ),
-    ("SignatureDoesNotMatch", "the secret key is wrong", "set AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"),
-    ("SIGNATURE_DOES_NOT_MATCH", "the secret key is wrong", "set AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"),
-    ("ACCESS_DENIED", "access is refused", "check the credentials (AWS_ACCESS_KEY_ID, AWS_PROFILE) and the bucket's rights"),
-    ("credentials", "no credentials were found", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"),
-    ("NETWORK_CONNECTION", "the storage server does not answer", "check AWS_ENDPOINT_URL and that the server runs"),
-    ("curlCode", "the storage server does not answer", "check AWS_ENDPOINT_URL and that the server runs"),
-)
+_KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+_RIGHTS = f"the credentials ({_KEYS}) and the bucket's rights"
+# The code between "AWS Error" and "during ... operation", in capitals without "_": pyarrow and boto3 spell it differently.
+_EXPLANATIONS = {
+    "NOSUCHBUCKET": ("there is no such bucket", "create the bucket or correct the URI"),
+    "INVALIDBUCKETNAME": ("this is no name for a bucket", "correct the URI"),
+    "INVALIDACCESSKEYID": ("the access key is not known to the server", f"set {_KEYS}"),
+    "SIGNATUREDOESNOTMATCH": ("the secret key is wrong", "set AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"),
+    "ACCESSDENIED": ("access is refused", f"check {_RIGHTS}"),
+    "NOCREDENTIALS": ("no credentials were found", f"set {_KEYS}"),
+    "PROFILENOTFOUND": ("the profile that AWS_PROFILE names is not there", "correct AWS_PROFILE or AWS_SHARED_CREDENTIALS_FILE"),
+    "UNKNOWN (HTTP STATUS 301)": ("the bucket lies in another region", "set AWS_DEFAULT_REGION to the bucket's region"),
+    "NETWORKCONNECTION": ("the storage server does not answer", "check AWS_ENDPOINT_URL and that the server runs"),
+}
 
 
 def open_store(uri: str | Path) -> Store:
@@ -235,4 +267,4 @@ def _checked(name: str) -> str:
     clean = posixpath.normpath(name)
     if clean.startswith(("/", "../")) or clean == "..":
         raise UserError(f"the name {name!r} would leave its folder", fix="rename the file or class in the source")
-    return clean
+    return "" if clean == "." else clean

@@ -2,7 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
-export UFGVC_DEMO := $(DEMO)
+# Libraries that would keep settings in the home folder keep them beside the installation.
+export MPLCONFIGDIR := $(CURDIR)/.venv/var/matplotlib
+export XDG_CONFIG_HOME := $(CURDIR)/.venv/var/config
+export MLFLOW_DISABLE_TELEMETRY := true
 
 .PHONY: demo test test-all lint install clean
 install: .venv/.installed

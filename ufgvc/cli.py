@@ -19,7 +19,7 @@ from ufgvc import __version__
 from ufgvc.commands import COMMANDS, Command
 from ufgvc.core.config import Section, describe_validation, load_yaml
 from ufgvc.core.errors import UserError, user_error_in
-from ufgvc.core.runtime import setup_logging, yield_idle_threads
+from ufgvc.core.runtime import send_nothing_home, setup_logging, yield_idle_threads
 
 SHARED_KEYS = frozenset(
     "name source data boxes reader split runs seed method options model compare out fresh tracking ray".split()  # noqa: SIM905
@@ -39,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     setup_logging()
     yield_idle_threads()
+    send_nothing_home()
     try:
         command = COMMANDS.get(arguments[0])
         settings = parse(arguments[0], command, arguments[1:])

@@ -28,6 +28,12 @@ def yield_idle_threads() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+def send_nothing_home() -> None:
+    """Libraries report nothing about their use."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+
+
 def git_commit() -> str | None:
     """The commit of the code that runs, with "-dirty" if the tree was changed; None outside a git checkout."""
     root = Path(__file__).resolve().parents[2]

@@ -9,14 +9,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.s3_servers import KEY, SECRET
+
 
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
     """One Ray session for all integration tests that run in this process."""
     from ufgvc.data.cluster import RaySettings, ray_session
 
-    with ray_session(RaySettings(cpus=6, object_store_mb=300)):
-        yield
+    with pytest.MonkeyPatch.context() as environment:  # Ray's workers keep the environment that the session was started in
+        environment.setenv("AWS_ACCESS_KEY_ID", KEY)
+        environment.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+        with ray_session(RaySettings(cpus=6, object_store_mb=300)):
+            yield
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +40,7 @@ def rclone_endpoint(serve, free_port, tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp("rclone")
     program = str(Path(sys.executable).with_name("rclone"))
     address = f"127.0.0.1:{port}"
-    keys = "ufgvc-test-key,ufgvc-test-secret"
+    keys = f"{KEY},{SECRET}"
     command = [program, "serve", "s3", "--auth-key", keys, "--addr", address, "--vfs-cache-mode", "off", str(folder)]
     serve(command, f"http://{address}", env={"RCLONE_CONFIG": str(folder / "none.conf")})
     return f"http://{address}"
@@ -44,8 +49,8 @@ def rclone_endpoint(serve, free_port, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture
 def s3_environment(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "ufgvc-test-key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "ufgvc-test-secret")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     return s3_endpoint
 

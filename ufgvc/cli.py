@@ -25,7 +25,7 @@ SHARED_KEYS = frozenset(
     "name source data boxes reader split runs seed method options model compare out fresh tracking ray".split()  # noqa: SIM905
 )
 SECTIONS = frozenset("synth ingest detect mask train evaluate predict".split())  # noqa: SIM905
-PLACES = ("source", "data", "runs", "out", "boxes")
+PLACES = ("source", "data", "runs", "run", "out", "boxes")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -77,24 +77,27 @@ def parse(name: str, command: Command, arguments: list[str]) -> Section:
     """Settings of a command from YAML and flags. UserError for a bad file; SystemExit(2) with tyro's message for a bad flag."""
     import tyro
 
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first = argparse.ArgumentParser(prog=f"ufgvc {name}", usage=f"ufgvc {name} [--config FILE] [flags]", add_help=False, allow_abbrev=False)
     first.add_argument("--config")
     first.add_argument("--method")
     known, _ = first.parse_known_args(arguments)
     rest = _without_config(arguments)
-    document = load_yaml(known.config) if known.config else {}
     where = known.config or "settings"
-    unknown = sorted(set(document) - SHARED_KEYS - SECTIONS)
+    try:
+        document = load_yaml(known.config) if known.config is not None else {}
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror})", where=where, fix="check --config") from None
+    unknown = sorted(map(str, set(document) - SHARED_KEYS - SECTIONS))
     if unknown:
         raise UserError(
             f"{', '.join(unknown)}: not a known setting", where=where, fix=f"known: {', '.join(sorted(SHARED_KEYS | SECTIONS))}"
         )
-    model = command.settings(known.method or document.get("method") or "mask_guided")
+    model = command.settings(known.method or str(document.get("method") or "mask_guided"))
     values = {key: value for key, value in document.items() if key in model.model_fields}
     own = document.get(name, {}) if name not in model.model_fields else {}
     if not isinstance(own, Mapping):
         raise UserError("must be a section of `key: value` pairs", where=f"{where}, {name}")
-    strange = sorted(set(own) - set(model.model_fields))
+    strange = sorted(map(str, set(own) - set(model.model_fields)))
     if strange:
         raise UserError(
             f"{', '.join(f'{name}.{key}' for key in strange)}: not a known setting", where=where, fix=f"see `ufgvc {name} --help`"
@@ -129,7 +132,7 @@ def refuse_relative_places(settings: Section) -> None:
         return
     for key in PLACES:
         value = getattr(settings, key, None)
-        if isinstance(value, str) and "://" not in value and not os.path.isabs(value):
+        if isinstance(value, str) and "://" not in value and not os.path.isabs(os.path.expanduser(value)):
             raise UserError(
                 f"the relative path {value!r} would lie in Ray's copy of the project",
                 where=f"--{key}",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
 from ufgvc.train.settings import TrainSettings
@@ -13,9 +15,9 @@ def choose_gpu(wish: str, gpus: float, workers: int) -> bool:
         return False
     if gpus < workers:
         raise UserError(
-            f"{workers} workers need {workers} GPUs, the cluster has {gpus:g}",
+            f"{workers} workers need a GPU each, the cluster has {gpus:g}",
             where="train.workers",
-            fix=f"use `--train.workers {int(gpus) or 1}`" + ("" if gpus >= 1 else " and `--train.gpu no`"),
+            fix=f"use `--train.workers {int(gpus)}`" if gpus >= 1 else "use `--train.gpu no`",
         )
     return True
 
@@ -24,11 +26,12 @@ def check_cpus(settings: TrainSettings, cpus: float) -> None:
     """Ray Data needs a CPU slot beside the workers, or reading would wait for ever."""
     wanted = settings.workers * settings.cpus_per_worker
     if wanted > cpus - 1:
-        fits = (cpus - 1) / settings.workers
+        fits = math.floor(100 * (cpus - 1) / settings.workers) / 100  # rounded up, the advice would be refused again
+        share = f"`--train.cpus-per-worker {fits:g}`, fewer workers, or " if fits > 0 else ""
         raise UserError(
             f"{settings.workers} workers of {settings.cpus_per_worker:g} CPUs leave none of the {cpus:g} for Ray Data",
             where="train.workers",
-            fix=f"use `--train.cpus-per-worker {max(fits, 0.1):.2g}`, fewer workers, or more CPUs (`--ray.cpus` for a session of its own)",
+            fix=f"use {share}more CPUs (`--ray.cpus` for a session of its own)",
         )
 
 

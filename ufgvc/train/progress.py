@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import threading
 from collections.abc import Callable
@@ -12,7 +13,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store
+
+log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
 Row = dict[str, float]
@@ -63,8 +67,15 @@ class Follower:
 
     def _follow(self) -> None:
         while not self._end.wait(POLL_SECONDS):
+            self._try_to_look()
+        self._try_to_look()
+
+    def _try_to_look(self) -> None:
+        """Storage that fails once must not end this thread, or nothing later would be shown or sent."""
+        try:
             self._look()
-        self._look()
+        except UserError as error:
+            log.warning("progress could not be read: %s", error.what)
 
     def _look(self) -> None:
         rows = self._rows()

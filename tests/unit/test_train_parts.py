@@ -1,0 +1,269 @@
+"""The parts of training that need no cluster: what is refused beforehand, the adjusted recipe, checkpoints, the line of an epoch."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from ufgvc.core.errors import UserError
+from ufgvc.core.storage import Store, open_store
+from ufgvc.methods.recipe import Recipe, Stage
+from ufgvc.train.adjust import adjusted
+from ufgvc.train.checkpoint import FILE, read_checkpoint, remove_orphans, write_checkpoint
+from ufgvc.train.preflight import check_batch, check_cpus, check_places, choose_gpu
+from ufgvc.train.progress import Follower, epoch_line, read_metrics
+from ufgvc.train.settings import TrainSettings
+
+PUBLISHED = Recipe(stages=(Stage(epochs=300, lr=0.003, step_epochs=60, warmup_epochs=5),), resize=512, crop=448)
+STAGED = Recipe(
+    stages=(
+        Stage(epochs=20, lr=0.1, frozen=("backbone",), schedule="constant"),
+        Stage(epochs=80, lr=0.01, schedule="milestones", milestones=(40, 60)),
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("wish", "gpus", "workers", "choice"),
+    [("no", 8, 1, False), ("auto", 0, 4, False), ("auto", 1, 1, True), ("auto", 4, 2, True), ("yes", 2, 2, True)],
+)
+def test_gpus_are_taken_where_they_are(wish: str, gpus: float, workers: int, choice: bool) -> None:
+    assert choose_gpu(wish, gpus, workers) is choice
+
+
+@pytest.mark.parametrize(
+    ("wish", "gpus", "workers", "advice"),
+    [
+        ("yes", 0, 1, "--train.gpu no"),
+        ("yes", 0, 4, "--train.gpu no"),
+        ("auto", 2, 3, "--train.workers 2"),
+        ("yes", 1, 2, "--train.workers 1"),
+    ],
+)
+def test_gpus_that_are_not_there(wish: str, gpus: float, workers: int, advice: str) -> None:
+    with pytest.raises(UserError) as caught:
+        choose_gpu(wish, gpus, workers)
+    assert f"the cluster has {gpus}" in caught.value.what
+    assert caught.value.fix == f"use `{advice}`"
+    wish, workers = ("no", workers) if "gpu" in advice else (wish, int(advice.split()[-1]))
+    choose_gpu(wish, gpus, workers)  # the advice works
+
+
+@pytest.mark.parametrize(("workers", "each", "cpus"), [(1, 1.0, 2), (3, 1.0, 4), (6, 0.5, 4)])
+def test_enough_cpus(workers: int, each: float, cpus: float) -> None:
+    check_cpus(TrainSettings(workers=workers, cpus_per_worker=each), cpus)
+
+
+@pytest.mark.parametrize(("workers", "each", "cpus"), [(1, 1.0, 1), (1, 2.0, 2), (3, 2.0, 6), (7, 1.0, 5), (20, 1.0, 2), (300, 1.0, 2)])
+def test_too_few_cpus(workers: int, each: float, cpus: float) -> None:
+    with pytest.raises(UserError, match="for Ray Data") as caught:
+        check_cpus(TrainSettings(workers=workers, cpus_per_worker=each), cpus)
+    assert caught.value.where == "train.workers"
+    advice = re.search(r"--train.cpus-per-worker ([\d.]+)`", caught.value.fix or "")
+    if advice:
+        check_cpus(TrainSettings(workers=workers, cpus_per_worker=float(advice[1])), cpus)
+    else:
+        assert (cpus - 1) / workers < 0.01
+        assert "--ray.cpus" in (caught.value.fix or "")
+
+
+def test_batches_that_leave_a_worker_without() -> None:
+    check_batch(2, 1, 2)
+    check_batch(16, 4, 100)
+    with pytest.raises(UserError, match="a batch of 4 is too small for 4 workers") as caught:
+        check_batch(4, 4, 100)
+    advice = re.search(r"\d+", caught.value.fix or "")
+    assert advice
+    check_batch(int(advice[0]), 4, 100)
+    with pytest.raises(UserError, match="3 training leaves are too few"):
+        check_batch(64, 4, 3)
+    with pytest.raises(UserError, match="1 training leaves are too few"):
+        check_batch(16, 1, 1)
+
+
+def test_places_that_other_nodes_cannot_see() -> None:
+    check_places({"--data": "/home/me/leaves"}, nodes=1)
+    check_places({"--data": "/mnt/leaves", "--runs": "s3://bucket/runs"}, nodes=3)
+    with pytest.raises(UserError, match=r"--runs runs: is a local path, but the cluster has 3 nodes\n.*s3://"):
+        check_places({"--data": "s3://bucket/leaves", "--runs": "runs"}, nodes=3)
+
+
+def test_nothing_told_changes_nothing() -> None:
+    assert adjusted(PUBLISHED, TrainSettings()) == PUBLISHED
+    assert adjusted(STAGED, TrainSettings(epochs=100, learning_rate=0.1)) == STAGED
+
+
+def test_epochs_scale_what_is_counted_in_epochs() -> None:
+    made = adjusted(PUBLISHED, TrainSettings(epochs=30)).stages
+    assert [(stage.epochs, stage.step_epochs) for stage in made] == [(30, 6)]
+    assert made[0].lr == 0.003
+    assert adjusted(PUBLISHED, TrainSettings(epochs=600)).stages[0].warmup_epochs == 10
+    assert adjusted(PUBLISHED, TrainSettings(epochs=1)).stages[0].step_epochs == 1
+    short = adjusted(STAGED, TrainSettings(epochs=10)).stages
+    assert [stage.epochs for stage in short] == [2, 8]
+    assert short[1].milestones == (4, 6)
+    assert (short[0].frozen, short[0].lr, short[1].lr) == (("backbone",), 0.1, 0.01)
+
+
+@pytest.mark.parametrize("lengths", [(20, 80), (1, 100), (100, 1), (5, 5, 5), (1, 1, 98, 1)])
+def test_the_stages_make_up_the_epochs_that_were_asked_for(lengths: tuple[int, ...]) -> None:
+    recipe = Recipe(stages=tuple(Stage(epochs=epochs, lr=0.1) for epochs in lengths))
+    for epochs in (*range(len(lengths), 30), 1000):
+        made = adjusted(recipe, TrainSettings(epochs=epochs))
+        assert made.epochs == epochs
+        assert min(stage.epochs for stage in made.stages) >= 1
+    with pytest.raises(UserError, match=f"--train.epochs {len(lengths)}"):
+        adjusted(recipe, TrainSettings(epochs=len(lengths) - 1))
+
+
+def test_the_learning_rate_scales_every_stage() -> None:
+    made = adjusted(STAGED, TrainSettings(learning_rate=0.02)).stages
+    assert [stage.lr for stage in made] == pytest.approx([0.02, 0.002])
+
+
+@pytest.mark.parametrize(
+    ("told", "crop", "resize"),
+    [({"crop": 224}, 224, 256), ({"crop": 448}, 448, 512), ({"resize": 600}, 448, 600), ({"crop": 64, "resize": 64}, 64, 64)],
+)
+def test_crop_and_resize(told: dict[str, int], crop: int, resize: int) -> None:
+    made = adjusted(PUBLISHED, TrainSettings(**told))  # type: ignore[arg-type]
+    assert (made.crop, made.resize) == (crop, resize)
+
+
+@pytest.mark.parametrize("told", [{"crop": 300, "resize": 256}, {"resize": 256}])
+def test_a_crop_that_does_not_fit(told: dict[str, int]) -> None:
+    with pytest.raises(UserError, match="does not fit into a photograph resized to 256 px") as caught:
+        adjusted(PUBLISHED, TrainSettings(**told))  # type: ignore[arg-type]
+    assert "`--train.crop 256` or less" in (caught.value.fix or "")
+    adjusted(PUBLISHED, TrainSettings(crop=256, resize=256))
+
+
+def row(epoch: int, **more: float) -> dict[str, float]:
+    return {
+        "epoch": float(epoch),
+        "loss": 1.5,
+        "loss_classification": 1.25,
+        "loss_vein": 0.25,
+        "train_accuracy": 0.456,
+        "images_per_second": 12.34,
+        "data_wait": 0.031,
+        "seconds": 2.0,
+        **more,
+    }
+
+
+def test_the_line_of_an_epoch() -> None:
+    assert epoch_line(row(3), 60, 130.7) == (
+        "epoch 3/60  loss 1.5000 (classification 1.2500  vein 0.2500)  train accuracy 45.6 %"
+        "  12.3 images/s  3 % waiting for data  2:10 to go"
+    )
+    held = epoch_line(row(60, validation_accuracy=0.5, validation_correct=4.0, validation_leaves=8.0), 60, 0)
+    assert "45.6 %  validation 4/8  12.3 images/s" in held
+    assert held.endswith("0:00 to go")
+
+
+def write_rows(run: Store, rows: list[dict[str, float]], checkpointed: int) -> None:
+    run.write_text("metrics.jsonl", "".join(json.dumps(each) + "\n" for each in rows))
+    run.write_json("progress.json", {"checkpointed": checkpointed})
+
+
+def test_rows_are_passed_on_once_and_only_when_safe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = open_store(tmp_path)
+    assert read_metrics(run) == []
+    passed: list[float] = []
+    follower = Follower(run, 5, on_safe=lambda rows: passed.extend(each["epoch"] for each in rows))
+    follower._task = follower._bar.add_task("epochs", total=5)
+    follower._look()
+    write_rows(run, [row(1), row(2), row(3)], checkpointed=2)
+    follower._look()
+    follower._look()
+    assert passed == [1, 2]
+    write_rows(run, [row(1), row(2)], checkpointed=2)  # a worker was lost, and its last epoch with it
+    follower._look()
+    write_rows(run, [row(1), row(2), row(3), row(4)], checkpointed=4)
+    follower._look()
+    assert passed == [1, 2, 3, 4]
+    shown = re.findall(r"epoch (\d)/5", capsys.readouterr().err)
+    assert shown == ["1", "2", "3", "3", "4"]
+
+
+def test_storage_that_fails_once_does_not_end_the_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = open_store(tmp_path)
+    passed: list[Any] = []
+    monkeypatch.setattr("ufgvc.train.progress.POLL_SECONDS", 0.01)
+    looks: list[int] = []
+    looked_again = threading.Event()
+
+    def flaky(store: Store) -> list[dict[str, float]]:
+        looks.append(1)
+        if len(looks) == 1:
+            raise UserError("the storage server does not answer")
+        looked_again.set()
+        return read_metrics(store)
+
+    follower = Follower(run, 1, on_safe=passed.extend)
+    write_rows(run, [row(1)], checkpointed=1)
+    monkeypatch.setattr("ufgvc.train.progress.read_metrics", flaky)
+    with follower:
+        assert looked_again.wait(10)
+    assert [each["epoch"] for each in passed] == [1]
+
+
+def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    net(torch.rand(2, 3, 8, 8)).sum().backward()
+    optimizer.step()
+    best = {"epoch": 1, "accuracy": 0.5, "net": {name: tensor.clone() for name, tensor in net.state_dict().items()}}
+    random = [torch.get_rng_state(), torch.get_rng_state() + 1]
+    write_checkpoint(
+        tmp_path, net=net, optimizer=optimizer, epoch=2, stage=1, history=[row(1), row(2)], best=best, random=random, run_id="r"
+    )
+    drawn = torch.rand(3)
+    state = read_checkpoint(tmp_path)
+    assert (state["epoch"], state["stage"], state["run_id"], state["history"]) == (2, 1, "r", [row(1), row(2)])
+    assert all(torch.equal(state["net"][name], tensor) for name, tensor in net.state_dict().items())
+    assert all(torch.equal(state["best"]["net"][name], tensor) for name, tensor in best["net"].items())
+    fresh = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    resumed = torch.optim.SGD(fresh.parameters(), lr=0.5)
+    fresh.load_state_dict(state["net"])
+    resumed.load_state_dict(state["optimizer"])
+    assert resumed.param_groups[0]["momentum"] == 0.9
+    assert all(
+        torch.equal(resumed.state[new]["momentum_buffer"], optimizer.state[old]["momentum_buffer"])
+        for new, old in zip(fresh.parameters(), net.parameters(), strict=True)
+    )
+    torch.set_rng_state(state["random"][0])
+    assert torch.equal(torch.rand(3), drawn)
+
+
+def test_a_checkpoint_with_code_in_it_is_refused(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (tmp_path / "ran",))
+
+    torch.save({"net": Evil()}, tmp_path / FILE)
+    with pytest.raises(Exception, match="Weights only load failed"):
+        read_checkpoint(tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_what_a_crash_left_is_removed(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    for name in ("checkpoint_2026-01-01_10-00-00.000001", "checkpoint_2026-01-01_10-00-05.000001"):
+        store.write_bytes(f"{name}/{FILE}", b"x")
+    store.write_json("checkpoint_manager_snapshot.json", {"checkpoint_results": [{"name": "checkpoint_2026-01-01_10-00-00.000001"}]})
+    assert remove_orphans(store) == ["checkpoint_2026-01-01_10-00-05.000001"]
+    assert store.list() == [f"checkpoint_2026-01-01_10-00-00.000001/{FILE}", "checkpoint_manager_snapshot.json"]
+    assert remove_orphans(store) == []
+    store.delete("checkpoint_manager_snapshot.json")
+    assert remove_orphans(store) == ["checkpoint_2026-01-01_10-00-00.000001"]
+    assert remove_orphans(open_store(tmp_path / "none")) == []

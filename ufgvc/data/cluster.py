@@ -59,9 +59,9 @@ def ray_session(settings: RaySettings | None = None) -> Iterator[None]:
         return
     # Socket paths are limited to 107 bytes, so the session folder must have a short name.
     temporary = _session_folder(Path("/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir()))
-    own_token = "RAY_AUTH_TOKEN_PATH" not in os.environ and "RAY_AUTH_TOKEN" not in os.environ
-    if own_token:  # else Ray would write one into the home folder
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        # Else Ray would write one into the home folder. It stays: Ray reads it once a process, and a later session needs the same.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
         ray.init(
             address="local",
@@ -75,8 +75,6 @@ def ray_session(settings: RaySettings | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-        if own_token:
-            os.environ.pop("RAY_AUTH_TOKEN", None)
         shutil.rmtree(temporary, ignore_errors=True)
 
 

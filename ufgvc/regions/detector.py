@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -286,9 +287,12 @@ def _ultralytics() -> ModuleType:
     shutil.copy(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", fonts / "Arial.ttf")
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ |= {"YOLO_CONFIG_DIR": str(folder), "YOLO_OFFLINE": "1", "YOLO_AUTOINSTALL": "false", "YOLO_VERBOSE": "false"}
+    # It replaces functions of other libraries by its own for the whole process; they are put back.
+    opened, saved = Image.open, torch.save
     import ultralytics
     from ultralytics.utils import LOGGER, SETTINGS
 
+    Image.open, torch.save = opened, saved
     if before is None:  # it would hold every later child process to one thread
         os.environ.pop("OMP_NUM_THREADS", None)
     switches = ("mlflow", "raytune", "clearml", "comet", "dvc", "neptune", "hub", "tensorboard", "wandb", "sync")

@@ -287,7 +287,7 @@ def _ultralytics() -> ModuleType:
     shutil.copy(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", fonts / "Arial.ttf")
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ |= {"YOLO_CONFIG_DIR": str(folder), "YOLO_OFFLINE": "1", "YOLO_AUTOINSTALL": "false", "YOLO_VERBOSE": "false"}
-    # It replaces functions of other libraries by its own for the whole process; they are put back.
+    # It replaces these by its own for the whole process; they are put back.
     opened, saved = Image.open, torch.save
     import ultralytics
     from ultralytics.utils import LOGGER, SETTINGS

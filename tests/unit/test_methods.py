@@ -28,19 +28,22 @@ def small(name: str, seed: int = 0, **options: object) -> Method:
     return build(name, CLASSES, **options)
 
 
-def tiny_batch(count: int = 4, seed: int = 0) -> Batch:
+def tiny_batch(method: Method, count: int = 4, seed: int = 0) -> Batch:
+    """Random images just large enough for the method, with masks and the numbers that its views draw."""
     generator = torch.Generator().manual_seed(seed)
-    images = torch.rand(count, 3, SIDE, SIDE, generator=generator).contiguous(memory_format=torch.channels_last)
-    masks = {region: torch.rand(count, 1, SIDE, SIDE, generator=generator).round() for region in REGIONS}
+    side = max(SIDE, method.min_side)
+    images = torch.rand(count, 3, side, side, generator=generator).contiguous(memory_format=torch.channels_last)
+    masks = {region: torch.rand(count, 1, side, side, generator=generator).round() for region in REGIONS}
     has = {region: torch.ones(count, dtype=torch.bool) for region in REGIONS}
-    return Batch(images, torch.arange(count) % CLASSES, masks, has)
+    chance = torch.rand(count, method.chances, generator=generator, dtype=torch.float64)
+    return Batch(images, torch.arange(count) % CLASSES, masks, has, chance=chance)
 
 
 @pytest.mark.parametrize("name", names())
 class TestContract:
     def test_forward_and_backward(self, name: str) -> None:
         method = small(name)
-        batch = method.views(tiny_batch())
+        batch = method.views(tiny_batch(method))
         outputs = method.net.train()(batch.images)
         assert outputs["logits"].shape == (len(batch.labels), CLASSES)
         assert outputs["embedding"].shape == (len(batch.labels), method.net.classifier.in_features)
@@ -71,11 +74,11 @@ class TestContract:
 
     def test_options_and_state_dict_make_it_again(self, name: str, tmp_path: Path) -> None:
         method = small(name)
-        make_step(method, tiny_batch())
+        make_step(method, tiny_batch(method))
         save_file({key: value.contiguous() for key, value in method.net.state_dict().items()}, tmp_path / "net.safetensors")
         again = build(name, CLASSES, init=str(tmp_path / "net.safetensors"), **method.options)
         again.net.load_state_dict(method.net.state_dict())
-        images = tiny_batch(seed=9).images
+        images = tiny_batch(method, seed=9).images
         assert torch.equal(eval_step(method, method.net.eval(), images), eval_step(again, again.net.eval(), images))
         assert again.options == method.options
         assert options_class(name).model_validate(method.options).model_dump(mode="json") == method.options
@@ -83,7 +86,7 @@ class TestContract:
     def test_eval_is_deterministic_and_needs_no_masks(self, name: str) -> None:
         method = small(name)
         net = method.net.eval()
-        images = tiny_batch(seed=1).images
+        images = tiny_batch(method, seed=1).images
         first = eval_step(method, net, images)
         assert first.shape == (4, CLASSES)
         assert first.dtype == torch.float32
@@ -93,7 +96,7 @@ class TestContract:
 
     def test_one_batch_can_be_overfitted(self, name: str) -> None:
         method = small(name)
-        batch = tiny_batch(8)
+        batch = tiny_batch(method, 8)
         optimizer = make_optimizer(method, Stage(epochs=1, lr=0.01, head_lr_factor=5.0))
         method.net.train()
         for _ in range(60):
@@ -130,7 +133,7 @@ def test_unknown_names_and_options_are_told_with_the_known_ones():
 
 def test_mirror_averaging_makes_the_logits_of_both_mirror_images_equal():
     method = small("resnet50")
-    images = tiny_batch().images
+    images = tiny_batch(method).images
     plain = eval_step(method, method.net.eval(), images)
     mirrored = Method(**{**vars(method), "recipe": method.recipe.model_copy(update={"mirror": True})})
     both = eval_step(mirrored, mirrored.net, images)
@@ -265,7 +268,7 @@ def test_timm_backbone():
     pytest.importorskip("timm", reason="timm is an extra")
     torch.manual_seed(0)
     method = build("mask_guided", CLASSES, backbone="timm:resnet18")
-    make_step(method, tiny_batch())
+    make_step(method, tiny_batch(method))
     assert all(parameter.grad is not None for parameter in method.net.parameters())
     for name, channels in (("timm:convnext_atto", 320), ("timm:mobilenetv3_small_050", 288)):
         backbone = build_backbone(name, "none")

@@ -26,6 +26,8 @@ class Batch:
     images: (B, 3, H, W) float in [0, 1], RGB.  labels: (B,) int64.  masks: {region: (B, 1, H, W) float in [0, 1]}.
     has_mask: {region: (B,) bool}, False where the image has no mask of that region (its mask is then ignored).
     extra: {name: tensor}, what a method's views add for its losses.
+    chance: (B, Method.chances) float64 uniform in [0, 1), on the CPU; a method's views draw from it, so that an image's views
+    depend on seed, epoch and image only, not on the batch or the rank.
     """
 
     images: Tensor
@@ -33,6 +35,7 @@ class Batch:
     masks: Mapping[str, Tensor] = field(default_factory=dict)
     has_mask: Mapping[str, Tensor] = field(default_factory=dict)
     extra: Mapping[str, Tensor] = field(default_factory=dict)
+    chance: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.float64))
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         def move(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -40,7 +43,7 @@ class Batch:
 
         images = self.images.to(device, non_blocking=non_blocking)
         labels = self.labels.to(device, non_blocking=non_blocking)
-        return Batch(images, labels, move(self.masks), move(self.has_mask), move(self.extra))
+        return Batch(images, labels, move(self.masks), move(self.has_mask), move(self.extra), self.chance)
 
 
 def no_views(batch: Batch) -> Batch:
@@ -56,6 +59,8 @@ class Method:
     losses: (outputs, batch) -> LossParts, unweighted and without parameters of its own; the total is the sum of
     loss_weights[name] * sum / count.  views: training only, makes the batch that the net sees from the plain one.
     head: prefixes of the parameter names in `net` that are new, not pretrained; they form the optimizer's group "head".
+    chances: how many uniform numbers an image's views draw.  images_forwarded: what one training image costs, in passes of a
+    whole image (a view or part of half the side counts a quarter).  min_side: the smallest crop in pixels that the net takes.
     regions: the masks that training needs.  last_map: the output (B, C, h, w) before pooling, for class activation maps.
     options: every option as JSON values; build(name, num_classes, **options) and the state dict make the method again.
     """
@@ -70,6 +75,9 @@ class Method:
     head: tuple[str, ...] = ("classifier",)
     regions: tuple[str, ...] = ()
     views: Callable[[Batch], Batch] = no_views
+    chances: int = 0
+    images_forwarded: float = 1.0
+    min_side: int = 32
     last_map: str = "features"
 
     def is_head(self, parameter: str) -> bool:

@@ -17,10 +17,16 @@ class Stage(Section):
     head_lr_factor: float = Field(1.0, gt=0, description="the new layers learn this many times faster than the backbone")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of the gradient descent")
     weight_decay: float = Field(0.0, ge=0, description="L2 penalty on the weights")
-    schedule: Literal["constant", "step", "milestones", "cosine"] = Field("step", description="how the learning rate falls")
+    schedule: Literal["constant", "step", "milestones", "cosine", "plateau"] = Field("step", description="how the learning rate falls")
     step_epochs: int = Field(60, gt=0, description="`step`: the rate is multiplied by gamma after every so many epochs")
     milestones: tuple[int, ...] = Field((), description="`milestones`: the rate is multiplied by gamma when these epochs begin")
-    gamma: float = Field(0.1, gt=0, le=1, description="factor of `step` and `milestones`")
+    gamma: float = Field(0.1, gt=0, le=1, description="factor of `step`, `milestones` and `plateau`")
+    patience: int = Field(
+        3,
+        ge=0,
+        description="`plateau`: epochs without a better score before the rate falls; the score is the accuracy on held-out "
+        "training leaves, or the training loss where none are held out, never the test leaves",
+    )
     warmup_epochs: int = Field(0, ge=0, description="the rate rises in a straight line over these first epochs")
     frozen: tuple[str, ...] = Field((), description="modules of the net that do not learn in this stage, e.g. `backbone`")
 

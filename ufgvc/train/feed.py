@@ -24,6 +24,7 @@ from ufgvc.train.split import fold_of, held_out
 
 Ints = NDArray[np.int64]
 EVAL_BATCH = 64
+OWN_CHANCES = 4  # crop, mirror and rotation
 
 
 @dataclass(frozen=True)
@@ -67,16 +68,18 @@ class Feed:
     held_at: Ints
     held_labels: Ints
     device: torch.device
+    chances: int = 0
 
     def training(self, epoch: int) -> Iterator[Batch]:
         for raw in self.source.epoch(epoch):
             yield self._augmented(raw, epoch)
 
     def _augmented(self, raw: RawBatch, epoch: int) -> Batch:
-        chance = draws(self.keys[raw.positions], self.plan.seed, epoch, 4)
+        chance = draws(self.keys[raw.positions], self.plan.seed, epoch, OWN_CHANCES + self.chances)
         masks = {region: unpack(bits, self.recipe.resize) for region, bits in raw.bits.items()}
-        images, cropped = train_view(raw.images, masks, torch.from_numpy(chance), self.recipe.crop, self.recipe.rotate)
-        return Batch(images=images, labels=raw.labels, masks=cropped, has_mask=dict(raw.has), extra={})
+        images, cropped = train_view(raw.images, masks, torch.from_numpy(chance[:, :OWN_CHANCES]), self.recipe.crop, self.recipe.rotate)
+        rest = torch.from_numpy(chance[:, OWN_CHANCES:])
+        return Batch(images=images, labels=raw.labels, masks=cropped, has_mask=dict(raw.has), chance=rest)
 
     def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
         """This rank's slice of the held-out leaves, as (images in [0, 1], labels)."""
@@ -93,7 +96,9 @@ def unpack(bits: Tensor, side: int) -> Tensor:
     return ((bits.unsqueeze(-1) >> shifts) & 1).flatten(2)[..., :side]
 
 
-def make_feed(plan: Plan, recipe: Recipe, dataset: Dataset, index: pa.Table, rank: int, world: int, device: torch.device) -> Feed:
+def make_feed(
+    plan: Plan, recipe: Recipe, dataset: Dataset, index: pa.Table, rank: int, world: int, device: torch.device, chances: int = 0
+) -> Feed:
     labels = index["label"].to_numpy().astype(np.int64)
     groups = index["group"].to_pylist()
     everything = np.arange(len(labels))
@@ -114,7 +119,7 @@ def make_feed(plan: Plan, recipe: Recipe, dataset: Dataset, index: pa.Table, ran
     source = _source(plan, recipe, dataset, labels, learn, rank, world, device)
     keys = np.array([image_key(name) for name in index["image_id"].to_pylist()], np.uint64)
     mine = hold[rank * len(hold) // world : (rank + 1) * len(hold) // world]
-    return Feed(plan, recipe, source, keys, len(learn), len(hold), held, mine, held_labels, device)
+    return Feed(plan, recipe, source, keys, len(learn), len(hold), held, mine, held_labels, device, chances)
 
 
 def _source(plan: Plan, recipe: Recipe, dataset: Dataset, labels: Ints, learn: Ints, rank: int, world: int, device: torch.device) -> Source:

@@ -1,10 +1,11 @@
-"""The training loop of one worker. Ray Train starts it on every rank; without Ray's process group it is one rank alone."""
+"""The training loop of one worker. Ray Train starts it on every rank; a trial runs it in its own process, as one rank alone."""
 
 from __future__ import annotations
 
 import json
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,12 @@ from ufgvc.train.feed import Feed, Plan, make_feed
 from ufgvc.train.optimizer import make_optimizer, rate_at, set_rate, stage_at, train_mode
 from ufgvc.train.steps import Precision, choose_precision, eval_step, train_step
 
+# Takes the folder of a checkpoint and the number of epochs that are done; None on every rank but the first.
+Keep = Callable[[Path | None, int], None]
+
 
 def train_worker(config: dict[str, Any]) -> dict[str, Any] | None:
-    """Trains one rank to the end. Rank 0 writes the run's metrics, checkpoints and, at the end, its weights."""
+    """Trains one rank of Ray Train to the end. Rank 0 writes the run's metrics, checkpoints and, at the end, its weights."""
     import ray.train
     import ray.train.torch
 
@@ -37,8 +41,23 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any] | None:
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
             state = read_checkpoint(Path(folder))
-    worker = Worker.start(plan, context.get_world_rank(), context.get_world_size(), context.get_local_world_size(), device, state)
-    return worker.run()
+    ranks = context.get_world_rank(), context.get_world_size(), context.get_local_world_size()
+    return Worker.start(plan, *ranks, device, state, report).run()
+
+
+def report(folder: Path | None, epoch: int) -> None:
+    """Hands a checkpoint to Ray Train, which uploads it in the background. A barrier: every rank calls it."""
+    import ray.train
+
+    if folder is None:
+        ray.train.report({})
+        return
+    ray.train.report(
+        {"epoch": epoch},
+        checkpoint=ray.train.Checkpoint.from_directory(folder),
+        checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
+        delete_local_checkpoint_after_upload=True,
+    )
 
 
 @dataclass
@@ -53,6 +72,7 @@ class Worker:
     precision: Precision
     method: Method
     feed: Feed
+    keep: Keep
     stage: int = -1
     optimizer: torch.optim.Optimizer = field(init=False)
     model: nn.Module = field(init=False)
@@ -61,7 +81,9 @@ class Worker:
     best: dict[str, Any] | None = None
 
     @classmethod
-    def start(cls, plan: Plan, rank: int, world: int, local_world: int, device: torch.device, state: dict[str, Any] | None) -> Worker:
+    def start(
+        cls, plan: Plan, rank: int, world: int, local_world: int, device: torch.device, state: dict[str, Any] | None, keep: Keep
+    ) -> Worker:
         if device.type == "cpu":
             torch.set_num_threads(max(1, plan.cores // local_world))
         else:
@@ -72,9 +94,9 @@ class Worker:
         index = read_index(dataset, "train")
         method = build(plan.method, num_classes=len(dataset.classes), init="none" if state else plan.init, **plan.options)
         method.net.to(device).to(memory_format=torch.channels_last)
-        feed = make_feed(plan, recipe, dataset, index, rank, world, device)
+        feed = make_feed(plan, recipe, dataset, index, rank, world, device, method.chances)
         precision = choose_precision(plan.precision, device)
-        worker = cls(plan, recipe, rank, world, device, precision, method, feed)
+        worker = cls(plan, recipe, rank, world, device, precision, method, feed, keep)
         worker._enter_stage()
         if state:
             worker._restore(state)
@@ -121,11 +143,11 @@ class Worker:
 
     def _train_epoch(self) -> dict[str, float]:
         stage = self.recipe.stages[self.stage]
-        set_rate(self.optimizer, rate_at(self.recipe.stages, self.epoch))
+        set_rate(self.optimizer, rate_at(self.recipe.stages, self.epoch, self._schedule_rows()))
         train_mode(self.method, self.model, stage)
         sums: dict[str, Tensor] = {}
         correct: Tensor | int = 0
-        count = 0
+        count = images = 0
         waited = 0.0
         started = mark = time.monotonic()
         for batch in self.feed.training(self.epoch):
@@ -134,23 +156,35 @@ class Worker:
             for name, (total, number) in done.losses.items():
                 pair = torch.stack([total.detach().double(), number.detach().double()])
                 sums[name] = sums[name] + pair if name in sums else pair
-            correct, count = correct + done.correct, count + done.count
+            correct, count, images = correct + done.correct, count + done.count, images + done.images
             mark = time.monotonic()
         seconds = time.monotonic() - started
         totals = self._sum(
-            torch.stack([*sums.values(), torch.tensor([float(correct), float(count)], dtype=torch.float64, device=self.device)])
+            torch.stack(
+                [
+                    *sums.values(),
+                    torch.tensor([float(correct), float(count)], dtype=torch.float64, device=self.device),
+                    torch.tensor([float(images), 0.0], dtype=torch.float64, device=self.device),
+                ]
+            )
         )
-        seen = int(totals[-1, 1])
+        seen = int(totals[-1, 0])
         if seen != self.feed.learn:
             raise RuntimeError(f"epoch {self.epoch} saw {seen} of {self.feed.learn} training leaves; a partial epoch is not an epoch")
         row = {
             "epoch": float(self.epoch + 1),
-            "train_accuracy": float(totals[-1, 0]) / seen,
+            "train_accuracy": float(totals[-2, 0] / totals[-2, 1]),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
         }
-        row |= {f"loss_{name}": float(total / number) if number else 0.0 for name, (total, number) in zip(sums, totals[:-1], strict=True)}
+        row |= {f"loss_{name}": float(total / number) if number else 0.0 for name, (total, number) in zip(sums, totals[:-2], strict=True)}
         row["loss"] = sum(self.method.loss_weights[name] * row[f"loss_{name}"] for name in sums)
         return row | {"images_per_second": seen / seconds, "data_wait": waited / seconds}
+
+    def _schedule_rows(self) -> list[dict[str, float]]:
+        """The epochs so far, without scores on test leaves, which may choose an epoch when that is asked for but never a rate."""
+        if self.plan.validation != "test":
+            return self.history
+        return [{name: value for name, value in row.items() if name != "validation_accuracy"} for row in self.history]
 
     def _validate(self) -> dict[str, float]:
         """Accuracy on the leaves that choose the epoch; nothing when none were asked for."""
@@ -171,16 +205,14 @@ class Worker:
         return {"validation_accuracy": accuracy, "validation_correct": float(counts[0]), "validation_leaves": float(counts[1])}
 
     def _save(self) -> None:
-        """Every rank reports (it is a barrier); rank 0 brings the checkpoint, which Ray uploads in the background."""
-        import ray.train
-
+        """Every rank takes part; rank 0 brings the checkpoint."""
         states = [torch.get_rng_state()]
         if self.world > 1:
             gathered: list[Any] = [None] * self.world
             dist.all_gather_object(gathered, states[0])
             states = gathered
         if self.rank != 0:
-            ray.train.report({})
+            self.keep(None, self.epoch)
             return
         folder = Path(tempfile.mkdtemp(prefix="ufgvc-checkpoint-"))
         write_checkpoint(
@@ -194,12 +226,7 @@ class Worker:
             random=states,
             run_id=self.plan.run_id,
         )
-        ray.train.report(
-            {"epoch": self.epoch},
-            checkpoint=ray.train.Checkpoint.from_directory(folder),
-            checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
-            delete_local_checkpoint_after_upload=True,
-        )
+        self.keep(folder, self.epoch)
         open_store(self.plan.run).write_json("progress.json", {"checkpointed": self.epoch})
 
     def _write_metrics(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -62,8 +62,11 @@ def make_optimizer(method: Method, stage: Stage) -> torch.optim.SGD:
     return torch.optim.SGD(parameter_groups(method, stage), lr=stage.lr, momentum=stage.momentum)
 
 
-def lr_factor(stage: Stage, epoch: int) -> float:
-    """What every learning rate of the stage is multiplied by in an epoch, counted from 0 within the stage."""
+def lr_factor(stage: Stage, epoch: int, history: Sequence[Mapping[str, float]] = ()) -> float:
+    """What every learning rate of the stage is multiplied by in an epoch, counted from 0 within the stage.
+
+    history: the rows of the stage's epochs so far; only `plateau` looks at them.
+    """
     if epoch < stage.warmup_epochs:
         return (epoch + 1) / (stage.warmup_epochs + 1)
     if stage.schedule == "step":
@@ -73,7 +76,27 @@ def lr_factor(stage: Stage, epoch: int) -> float:
     if stage.schedule == "cosine":
         span = max(1, stage.epochs - stage.warmup_epochs)
         return (1 + math.cos(math.pi * min(1.0, (epoch - stage.warmup_epochs) / span))) / 2
+    if stage.schedule == "plateau":
+        return stage.gamma ** plateaus(history[:epoch], stage.patience)
     return 1.0
+
+
+def plateaus(history: Sequence[Mapping[str, float]], patience: int) -> int:
+    """How often the score stood still for more than `patience` epochs in a row, counted anew after each time.
+
+    The score is the accuracy on held-out leaves where the rows have one, else the training loss.
+    """
+    held_out = bool(history) and "validation_accuracy" in history[0]
+    best, still, fallen = -math.inf, 0, 0
+    for row in history:
+        score = row["validation_accuracy"] if held_out else -row["loss"]
+        if score > best:
+            best, still = score, 0
+        else:
+            still += 1
+        if still > patience:
+            fallen, still = fallen + 1, 0
+    return fallen
 
 
 def stage_at(stages: Sequence[Stage], epoch: int) -> int:
@@ -81,10 +104,10 @@ def stage_at(stages: Sequence[Stage], epoch: int) -> int:
     return _locate(stages, epoch)[0]
 
 
-def rate_at(stages: Sequence[Stage], epoch: int) -> float:
-    """`lr_factor` of an epoch counted from 0 over all stages."""
+def rate_at(stages: Sequence[Stage], epoch: int, history: Sequence[Mapping[str, float]] = ()) -> float:
+    """`lr_factor` of an epoch counted from 0 over all stages; history: the rows of all epochs before it."""
     index, within = _locate(stages, epoch)
-    return lr_factor(stages[index], within)
+    return lr_factor(stages[index], within, history[epoch - within : epoch])
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:

@@ -37,12 +37,13 @@ class StepResult:
     """What one rank saw in one step; tensors without gradient, on the device, so that nobody waits for it.
 
     losses: {name: (sum, count)}, unweighted.  correct: () how many of the `count` rows have their label as the largest logit.
-    count: rows of the batch after the method's views.
+    count: rows of the batch after the method's views.  images: before them.
     """
 
     losses: LossParts
     correct: Tensor
     count: int
+    images: int
 
 
 def total_loss(method: Method, parts: LossParts, reduce: Callable[[Tensor], Tensor] = identity, world: int = 1) -> Tensor:
@@ -70,6 +71,7 @@ def train_step(
 
     model: what wraps the method's net (DDP, compiled), or the net itself, already in training mode.  reduce, world: see total_loss.
     """
+    plain = len(batch.labels)
     batch = method.views(batch)
     device = batch.images.device
     with autocast(choose_precision(precision, device), device):
@@ -81,7 +83,7 @@ def train_step(
     optimizer.step()
     losses = {name: (total.detach(), count.detach()) for name, (total, count) in parts.items()}
     correct = (outputs["logits"].detach().argmax(dim=1) == batch.labels).sum()
-    return StepResult(losses, correct, len(batch.labels))
+    return StepResult(losses, correct, len(batch.labels), plain)
 
 
 def eval_step(method: Method, model: nn.Module, images: Tensor, precision: Literal["auto", "fp32", "bf16"] = "fp32") -> Tensor:

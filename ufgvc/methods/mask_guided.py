@@ -15,7 +15,8 @@ from ufgvc.core.config import Section
 from ufgvc.core.errors import UserError
 from ufgvc.core.types import Region
 from ufgvc.methods.backbones import build_backbone
-from ufgvc.methods.layers.attention import Activation, MaskAttention, fuse
+from ufgvc.methods.layers.attention import Activation, MaskAttention, Statistics, fuse
+from ufgvc.methods.layers.guide import Guide, guided_by
 from ufgvc.methods.method import Batch, LossParts, Method, Outputs, method
 from ufgvc.methods.recipe import Recipe, Stage
 from ufgvc.methods.resnet50 import cross_entropy
@@ -74,6 +75,12 @@ class MaskGuidedOptions(Section):
     )
     fusion: Fusion = Field(Fusion(), description="weights of the fused map")
     loss_weights: LossWeights = Field(LossWeights(), description="weights of the losses")
+    maps: Literal["separate", "shared"] = Field(
+        "separate", description="control: shared has one convolution for all regions, as the released code, whose maps are then the same"
+    )
+    statistics: Statistics = Field("mean_max", description="control: all lets the attention see every channel instead of mean and maximum")
+    guide: Guide = Field("mask", description="control: what guides the attention; shuffled: another leaf's masks; centre: a round blob")
+    gain: float = Field(1.0, gt=0, description="control: the fused map is multiplied by this constant")
 
     @field_validator("regions")
     @classmethod
@@ -120,18 +127,24 @@ def attention_target(mask: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tenso
 class MaskGuidedNet(nn.Module):
     """Images (B, 3, H, W) in [0, 1] -> "features" F, "attention" {region: A_r (B, 1, h, w)}, "fused" F', "embedding", "logits"."""
 
-    def __init__(self, backbone: nn.Module, channels: int, num_classes: int, activation: Activation, fusion: Mapping[str, float]) -> None:
+    def __init__(
+        self, backbone: nn.Module, channels: int, num_classes: int, fusion: Mapping[str, float], options: MaskGuidedOptions
+    ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.fusion = dict(fusion)
+        self.fusion, self.gain = dict(fusion), options.gain
+        regions = [region for region in fusion if region != "base"]
         # A convolution for each region: the released code shares one, so that both of its maps are the same.
-        self.attention = nn.ModuleDict({region: MaskAttention(activation) for region in fusion if region != "base"})
+        self.layer_of = {region: "shared" if options.maps == "shared" else region for region in regions}
+        self.attention = nn.ModuleDict(
+            {name: MaskAttention(options.activation, options.statistics, channels) for name in dict.fromkeys(self.layer_of.values())}
+        )
         self.classifier = nn.Linear(channels, num_classes, bias=False)
 
     def forward(self, images: Tensor) -> Outputs:
         features = self.backbone(images)
-        attention = {region: layer(features) for region, layer in self.attention.items()}
-        fused = fuse(features, attention, self.fusion["base"], self.fusion)
+        attention = {region: self.attention[layer](features) for region, layer in self.layer_of.items()}
+        fused = fuse(features, attention, self.gain * self.fusion["base"], {r: self.gain * self.fusion[r] for r in attention})
         embedding = fused.mean(dim=(2, 3))
         logits = self.classifier(embedding)
         return {"features": features, "attention": attention, "fused": fused, "embedding": embedding, "logits": logits}
@@ -163,11 +176,12 @@ def build_mask_guided(num_classes: int, init: str, options: MaskGuidedOptions) -
         name="mask_guided",
         num_classes=num_classes,
         options=options.model_dump(mode="json"),
-        net=MaskGuidedNet(backbone, backbone.channels, num_classes, options.activation, fusion),
+        net=MaskGuidedNet(backbone, backbone.channels, num_classes, fusion, options),
         losses=partial(mask_guided_losses, regions=options.regions),
         loss_weights=loss_weights,
         recipe=RECIPES[options.reading],
         head=head,
         regions=options.regions,
+        views=guided_by(options.guide),
         last_map="fused",
     )

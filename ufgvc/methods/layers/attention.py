@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 Activation = Literal["sigmoid", "softmax", "softmax_peak"]
+Statistics = Literal["mean_max", "all"]
 
 # The maximum over the channels of a ResNet's last map is near 8; torch's own range (up to 0.7) would saturate the sigmoid
 # in many seeds. With this spread (standard deviation) the maps start within a few hundredths of sigmoid(0), yet differ.
@@ -33,18 +34,22 @@ def activate(logits: Tensor, activation: Activation) -> Tensor:
 class MaskAttention(nn.Module):
     """One attention map from a feature map: F (B, C, h, w) -> A (B, 1, h, w) float32.
 
-    Mean (Eq. 2) and maximum (Eq. 3, where the paper's "argmax" can only mean the maximum) over the channels,
+    mean_max: mean (Eq. 2) and maximum (Eq. 3, where the paper's "argmax" can only mean the maximum) over the channels,
     a 1x1 convolution from these two to one without bias, an activation (Eq. 4).
+    all: the convolution sees every channel instead, C -> 1 (a control that is not in the paper; `channels` says how many).
     """
 
-    def __init__(self, activation: Activation) -> None:
+    def __init__(self, activation: Activation, statistics: Statistics = "mean_max", channels: int = 2) -> None:
         super().__init__()
-        self.activation = activation
-        self.conv = nn.Conv2d(2, 1, kernel_size=1, bias=False)
-        nn.init.normal_(self.conv.weight, std=START_SPREAD)
+        self.activation, self.statistics = activation, statistics
+        seen = 2 if statistics == "mean_max" else channels
+        self.conv = nn.Conv2d(seen, 1, kernel_size=1, bias=False)
+        nn.init.normal_(self.conv.weight, std=START_SPREAD * (2 / seen) ** 0.5)
 
     def forward(self, features: Tensor) -> Tensor:
-        statistics = torch.cat([features.mean(dim=1, keepdim=True), features.amax(dim=1, keepdim=True)], dim=1)
+        statistics = features
+        if self.statistics == "mean_max":
+            statistics = torch.cat([features.mean(dim=1, keepdim=True), features.amax(dim=1, keepdim=True)], dim=1)
         # In float32 under autocast as well: bfloat16 resolves a sigmoid near 0.5 to 1/256 only.
         return activate(self.conv(statistics).float(), self.activation)
 

@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 from scipy import ndimage, stats
 
 from ufgvc.core.errors import UserError
 from ufgvc.data.images import decode
 from ufgvc.data.synthetic import SynthSettings, contact_sheet, make_leaf, make_plan, synthesize
-from ufgvc.data.synthetic.cultivars import SPACES, Variant, plant_of, traits
+from ufgvc.data.synthetic.cultivars import (
+    BETWEEN,
+    DIMENSIONS,
+    FREEDOM,
+    LEAF,
+    LIMIT,
+    PLANT,
+    POSITION,
+    POSITIONS,
+    SPACES,
+    Variant,
+    plant_of,
+    stream,
+    traits,
+)
 from ufgvc.data.synthetic.writer import encode_image
 
 
@@ -182,6 +198,47 @@ def test_traits_tell_the_cultivar_only_in_the_spaces_that_differ(variant: Varian
         assert at_chance(right, asked, 30) != differs, (variant, space, right, asked)
         if differs:
             assert right < 0.97 * asked, "too easy to be ultra-fine-grained"
+
+
+def as_before_difficulty(seed: int, cultivar: int, k: int, space: str, differs: bool) -> np.ndarray:
+    """The traits of one space as they were drawn when there was no difficulty."""
+    plant, position = plant_of(k)
+    number, size, unit = SPACES.index(space), DIMENSIONS[space], np.sqrt((FREEDOM - 2) / FREEDOM)
+    told = BETWEEN[space] if differs else 0.0
+    value = told * (stream(1, seed, number, cultivar).standard_t(FREEDOM, size) * unit)
+    value = value + PLANT[space] * stream(2, seed, number, cultivar, plant).standard_normal(size)
+    value = value + POSITION[space] * stream(3, seed, number, POSITIONS.index(position)).standard_normal(size)
+    value = value + LEAF[space] * (stream(4, seed, number, cultivar, k).standard_t(FREEDOM, size) * unit)
+    return LIMIT * np.tanh(value / LIMIT)
+
+
+@pytest.mark.parametrize("variant", ["all", "vein_only", "shape_only", "texture_only"])
+def test_without_a_difficulty_leaves_and_folders_are_those_of_before(variant: Variant) -> None:
+    plain = SynthSettings(variant=variant, size=64)
+    for cultivar, k in ((1, 1), (7, 4)):
+        leaf, plan = make_leaf(plain, 5, cultivar, k), make_plan(plain, 5, cultivar, k)
+        for space in SPACES:
+            differs = variant == "all" or variant.startswith(space.rstrip("s"))
+            assert np.array_equal(getattr(plan.traits, space), as_before_difficulty(5, cultivar, k, space, differs))
+        harder = make_leaf(plain.model_copy(update={"difficulty": 3.0}), 5, cultivar, k)
+        assert not np.array_equal(harder.picture.image, leaf.picture.image)
+        assert harder.facts == leaf.facts, "pose, light and plant stay those of the leaf"
+
+
+def test_only_another_difficulty_is_recorded(folder: Path, tmp_path: Path) -> None:
+    told = json.loads((folder / "synthetic.json").read_text())
+    assert list(told) == ["drawing", "seed", "preset", "cultivars", "train_per_cultivar", "test_per_cultivar", "size", "variant", "format"]
+    few = SynthSettings(cultivars=2, train_per_cultivar=1, test_per_cultivar=1, size=64, difficulty=2)
+    harder = synthesize(tmp_path / "harder", few)
+    assert json.loads((harder / "synthetic.json").read_text())["difficulty"] == 2
+    with pytest.raises(UserError, match="holds something else"):
+        synthesize(harder, few.model_copy(update={"difficulty": 1.0}))
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
+def test_a_difficulty_that_is_none_is_refused(value: float) -> None:
+    with pytest.raises(ValidationError, match="difficulty"):
+        SynthSettings(difficulty=value)
 
 
 def test_pose_and_light_tell_nothing() -> None:

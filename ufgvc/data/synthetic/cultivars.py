@@ -49,13 +49,16 @@ def plant_of(k: int) -> tuple[int, str]:
     return 2 * (place // len(POSITIONS)) + (k - 1) % 2, POSITIONS[place % len(POSITIONS)]
 
 
-def traits(seed: int, cultivar: int, k: int, variant: Variant) -> Traits:
-    """The traits of leaf k of a cultivar (both 1-based). In the variants only one space differs between cultivars."""
+def traits(seed: int, cultivar: int, k: int, variant: Variant, difficulty: float = 1.0) -> Traits:
+    """The traits of leaf k of a cultivar (both 1-based). In the variants only one space differs between cultivars.
+
+    difficulty (> 0) divides the spread of the cultivars and leaves that within a cultivar as it is.
+    """
     plant, position = plant_of(k)
     vectors = []
     for index, space in enumerate(SPACES):
         size = DIMENSIONS[space]
-        told = BETWEEN[space] if variant in ("all", _ONLY[space]) else 0.0
+        told = BETWEEN[space] / difficulty if variant in ("all", _ONLY[space]) else 0.0
         value = told * _student(stream(_CULTIVAR, seed, index, cultivar), size)
         value = value + PLANT[space] * stream(_PLANT, seed, index, cultivar, plant).standard_normal(size)
         value = value + POSITION[space] * stream(_POSITION, seed, index, POSITIONS.index(position)).standard_normal(size)

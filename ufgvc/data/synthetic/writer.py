@@ -48,6 +48,8 @@ class SynthSettings(Section):
     """What differs between cultivars: everything, or one space only (vein_only, shape_only, texture_only)"""
     format: Literal["jpg", "png"] = "jpg"
     """Image files: jpg (quality 90), or png as in the release (about six times as large)"""
+    difficulty: float = Field(1.0, gt=0, allow_inf_nan=False)
+    """Divides the spread between cultivars; that within a cultivar stays, so larger is harder"""
 
     @property
     def number(self) -> int:
@@ -82,7 +84,7 @@ def make_plan(settings: SynthSettings, seed: int, cultivar: int, k: int) -> Plan
     """Geometry and circumstances of leaf k of a cultivar (both 1-based), without its pixels."""
     key = (seed, _OFFSET[settings.preset] + cultivar, k)
     is_palmate = settings.preset == "cotton80"
-    features = traits(*key, settings.variant)
+    features = traits(*key, settings.variant, settings.difficulty)
     chance = stream(NUISANCE, *key)
     scene = draw_scene(chance, is_palmate)
     place = Placing(scene, is_palmate, settings.size, chance)
@@ -119,7 +121,7 @@ def synthesize(out: Path, settings: SynthSettings, seed: int = 0, workers: int =
     if seed < 0:
         raise UserError("a seed is a whole number from 0 on", where=f"--seed {seed}")
     out = Path(out)
-    made_of = json.dumps({"drawing": _DRAWING_VERSION, "seed": seed, **settings.model_dump()}, indent=1) + "\n"
+    made_of = _record(settings, seed)
     record = out / "synthetic.json"
     if record.is_file() and record.read_text(encoding="utf-8") == made_of:
         return out
@@ -145,6 +147,14 @@ def synthesize(out: Path, settings: SynthSettings, seed: int = 0, workers: int =
     (out / "classes.txt").write_text("".join(f"{kind}-{i:0{width}d}\n" for i in range(1, settings.number + 1)), encoding="utf-8")
     record.write_text(made_of, encoding="utf-8")
     return out
+
+
+def _record(settings: SynthSettings, seed: int) -> str:
+    """What synthetic.json says of a folder with these leaves."""
+    told = settings.model_dump()
+    if told["difficulty"] == 1:  # as folders have it that are older than this setting
+        del told["difficulty"]
+    return json.dumps({"drawing": _DRAWING_VERSION, "seed": seed, **told}, indent=1) + "\n"
 
 
 def _write_leaf(job: tuple[Path, SynthSettings, int, int, int, str]) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
-from pydantic import Field, create_model
+from pydantic import BeforeValidator, Field, create_model
 
 from ufgvc.core.config import Section, part
 from ufgvc.core.registry import Registry
@@ -113,8 +113,10 @@ def detect(told: Any) -> None:
 def _mask(method: str) -> type[Section]:
     from ufgvc.regions.settings import MaskSettings
 
+    source = (str | None, Field(None, description="for kind exact: the leaves with masks/vein and masks/contour, a folder or a URI"))
     model = (str | None, Field(None, description="the detector's folder; default: the newest of this data set below --runs"))
-    return _made("Mask", (MaskSettings,), data=(str, DATA), runs=(str, RUNS), model=model, fresh=(bool, FRESH), **_services())
+    places: dict[str, Any] = {"data": (str, DATA), "source": source, "runs": (str, RUNS), "model": model}
+    return _made("Mask", (MaskSettings,), fresh=(bool, FRESH), **places, **_services())
 
 
 @command("mask", "find the regions of every leaf and store their masks", _mask)
@@ -198,6 +200,44 @@ def pipeline(told: Any) -> None:
     from ufgvc.pipeline import run_pipeline
 
     run_pipeline(told)
+
+
+def _many(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+def _benchmark(method: str) -> type[Section]:
+    from ufgvc.search.settings import BenchmarkSettings
+
+    text = "ingested data sets; several are draws of cultivars whose test leaves count together"
+    data = (Annotated[tuple[str, ...], BeforeValidator(_many)], Field(min_length=1, description=text))
+    return _made("Benchmark", (BenchmarkSettings,), data=data, runs=(str, RUNS), **_services())
+
+
+@command("benchmark", "train all methods and ablations and print Tables II and III; killed and started again, it goes on", _benchmark)
+def benchmark(told: Any) -> None:
+    from ufgvc.report.show import show_tables
+    from ufgvc.search.benchmark import benchmark as run
+    from ufgvc.search.settings import BenchmarkSettings
+
+    result = run(told.data, part(BenchmarkSettings, told), told.runs, told.tracking, told.ray)
+    show_tables(result.tables)
+    print(result.reading)
+    print(f"report: {result.folder}/report.html")
+
+
+def _pretrain(method: str) -> type[Section]:
+    from ufgvc.search.settings import PretrainSettings
+
+    return _made("Pretrain", (PretrainSettings,), data=(str, DATA), runs=(str, RUNS), **_services())
+
+
+@command("pretrain", "train first weights for each architecture on leaves that no benchmark uses", _pretrain)
+def pretrain(told: Any) -> None:
+    from ufgvc.search.pretrain import pretrain as run
+    from ufgvc.search.settings import PretrainSettings
+
+    print(run(told.data, part(PretrainSettings, told), told.runs, told.tracking, told.ray).summary())
 
 
 def _sync(method: str) -> type[Section]:

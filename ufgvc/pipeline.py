@@ -39,8 +39,9 @@ def run_pipeline(told: Any) -> dict[str, Step]:
         done("ingest", started, ingest_step(told, told.ingest))
         detector: str | None = None
         if _needs_masks(told):
-            started = time.monotonic()
-            detector = done("detect", started, detect_step(told, told.detect)).result.model
+            if told.mask.kind != "exact":
+                started = time.monotonic()
+                detector = done("detect", started, detect_step(told, told.detect)).result.model
             started = time.monotonic()
             done("mask", started, mask_step(told, told.mask, detector))
         started = time.monotonic()
@@ -94,7 +95,7 @@ def mask_step(told: Any, settings: Any, detector: str | None) -> Step:
     from ufgvc.regions.settings import MaskSettings
 
     with ray_session(told.ray):
-        result = mask(told.data, part(MaskSettings, settings), runs_uri=told.runs, detector=detector, fresh=told.fresh)
+        result = mask(told.data, part(MaskSettings, settings), runs_uri=told.runs, detector=detector, fresh=told.fresh, source=told.source)
     return Step(result.summary(), result, result.found)
 
 

@@ -95,6 +95,9 @@ def test_masks_of_other_images_are_refused_with_the_command(dataset: shards.Data
     assert "ufgvc mask --data" in str(caught.value)
     with pytest.raises(UserError, match="is not there"):
         read_manifest(dataset, "regions/detected")
+    with pytest.raises(UserError, match="is not there") as caught:
+        read_manifest(dataset, "masks/structure")
+    assert "ufgvc mask --kind structure --data" in str(caught.value)
 
 
 def test_commit_removes_what_no_manifest_names_and_nothing_earlier(dataset: shards.Dataset) -> None:

@@ -106,9 +106,14 @@ def encode_mask(mask: np.ndarray) -> bytes:
 
 
 def decode_mask(png: bytes) -> np.ndarray:
-    """1-bit PNG -> (H, W) bool."""
-    with Image.open(io.BytesIO(png), formats=["PNG"]) as picture:
-        return np.array(picture.convert("1"), dtype=bool)
+    """1-bit PNG -> (H, W) bool. BadImage if the bytes are anything else: what grey means in a mask, only its author knows."""
+    with _open(png) as picture:
+        if (picture.format, picture.mode) != ("PNG", "1"):
+            raise BadImage(f"is not a 1-bit PNG (but {picture.format}, mode {picture.mode})")
+        try:
+            return np.array(picture, dtype=bool)
+        except _DECODER_ERRORS as error:
+            raise _explained(error) from error
 
 
 def _open(image: bytes) -> ImageFile.ImageFile:

@@ -239,7 +239,10 @@ def _named(parts: Sequence[Part], name: str) -> Part:
 
 
 def _command(folder: str) -> str:
-    return _COMMANDS.get(folder) or _COMMANDS[folder.partition("/")[0]]
+    top, _, kind = folder.partition("/")
+    if top == "masks" and kind != "box":
+        return f"mask --kind {kind}"
+    return _COMMANDS.get(folder) or _COMMANDS[top]
 
 
 def _read(dataset: Dataset, folder: str, part: Part, columns: Sequence[str] | None = None) -> pa.Table:

@@ -57,10 +57,11 @@ class DetectSettings(Section):
 class MaskSettings(Section):
     """Masks for all leaves."""
 
-    kind: Literal["box", "luminance", "structure"] = "box"
-    """box: 1 inside the boxes; luminance: the leaf's bright pixels there (the paper's text); structure: vein pixels, outline band"""
+    kind: Literal["box", "luminance", "structure", "exact"] = "box"
+    """box: 1 inside the boxes; luminance: the leaf's bright pixels there (the paper's text); structure: vein pixels, outline band;
+    exact: the masks that lie beside the photographs of --source (masks/vein, masks/contour), without a detector"""
     boxes: Source = "detected"
-    """whose boxes: the detector's, those that people drew, or these where there are any"""
+    """whose boxes: the detector's, those that people drew, or these where there are any (exact masks need none)"""
     confidence: float | None = Field(None, gt=0, lt=1)
     """least score of a box; default: what the detector was measured with"""
     batch: int = Field(8, ge=1)

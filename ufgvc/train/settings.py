@@ -15,7 +15,7 @@ class TrainSettings(Section):
     init: str = "imagenet"
     """initial weights: imagenet (torchvision's), none, or the URI of a state dict (safetensors, or torch.save of tensors)"""
     mask: str = "box"
-    """kind of the masks that guide the network: box, luminance or structure"""
+    """kind of the masks that guide the network: box, luminance, structure or exact"""
     epochs: int | None = Field(None, ge=1)
     """passes over the training leaves"""
     batch_size: int | None = Field(None, ge=2)

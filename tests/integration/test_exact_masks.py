@@ -1,0 +1,89 @@
+"""Exact masks from the command line: masks of kind exact, and a pipeline that trains with them and needs no detector."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from ufgvc.cli import main
+from ufgvc.core.errors import UserError
+from ufgvc.data.images import encode_mask
+from ufgvc.data.ingest import ingest
+from ufgvc.data.shards import open_dataset, read_images, read_manifest, read_part
+from ufgvc.data.synthetic import SynthSettings, synthesize
+from ufgvc.regions.mask import mask
+from ufgvc.regions.settings import MaskSettings
+
+EXACT = MaskSettings(kind="exact")
+TINY = {
+    "name": "tiny",
+    "method": "mask_guided",
+    "options": {"backbone": "resnet18"},
+    "mask": {"kind": "exact"},
+    "train": {"init": "none", "mask": "exact", "epochs": 1, "batch_size": 6, "resize": 40, "crop": 32, "cpus_per_worker": 0.5},
+    "evaluate": {"cam_leaves": 1, "region_leaves": 1, "mask_kind": "exact"},
+    "tracking": {"uri": "off"},
+}
+
+pytestmark = pytest.mark.usefixtures("ray_local")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return synthesize(tmp_path / "source", SynthSettings(cultivars=2, train_per_cultivar=3, test_per_cultivar=1, size=64))
+
+
+def test_masks_of_several_parts_are_found_again_until_a_file_changes(source: Path, tmp_path: Path) -> None:
+    data = str(tmp_path / "data")
+    dataset = ingest(str(source), data, name="tiny")
+    first = mask(data, EXACT, source=str(source))
+    assert (first.n, first.complete, first.failed, first.found) == (8, 8, (), False)
+    for part in dataset.parts:
+        rows = read_part(dataset, "masks/exact", part).to_pylist()
+        assert [row["image_id"] for row in rows] == read_images(dataset, part)["image_id"].to_pylist()
+        for row in rows:
+            for region in ("vein", "contour"):
+                assert row[region] == (source / f"masks/{region}/{row['image_id']}.png").read_bytes()
+    assert not dataset.store.list("regions/detected")
+    again = mask(data, EXACT, source=str(source))
+    assert again.found
+    assert again.fingerprint == first.fingerprint
+    assert not mask(data, EXACT, source=str(source), fresh=True).found
+    (source / "masks/vein/1_1_train.png").write_bytes(encode_mask(np.zeros((64, 64), bool)))
+    changed = mask(data, EXACT, source=str(source))
+    assert not changed.found
+    assert changed.fingerprint != first.fingerprint
+
+
+def test_what_a_task_finds_wrong_is_one_message(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, bad = str(tmp_path / "data"), source / "masks/contour/2_2_test.png"
+    ingest(str(source), data, name="tiny")
+    bad.write_bytes(encode_mask(np.zeros((64, 60), bool)))
+    told = ["mask", "--data", data, "--kind", "exact", "--tracking.uri", "off"]
+    assert main([*told, "--source", str(source)]) == 2
+    assert f"{bad}: has 60 x 64 pixels, its photograph 64 x 64" in capsys.readouterr().err
+    assert main(told) == 2
+    assert "--source" in capsys.readouterr().err
+    with pytest.raises(UserError, match="is not there"):
+        read_manifest(open_dataset(data), "masks/exact")
+
+
+def test_a_pipeline_with_exact_masks_trains_without_a_detector(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    data, runs = tmp_path / "data", tmp_path / "runs"
+    told = ["pipeline", "--config", str(tmp_path / "tiny.yaml"), "--source", str(source), "--data", str(data), "--runs", str(runs)]
+    assert main(told) == 0
+    out = capsys.readouterr().out
+    assert "masks (exact) of 8 leaves, every region on 8" in out
+    assert "== detect" not in out
+    assert not (runs / "tiny" / "regions").exists()
+    (metrics,) = runs.glob("tiny/mask_guided/*/metrics.jsonl")
+    row = json.loads(metrics.read_text())
+    assert row["loss_vein"] > 0
+    assert row["loss_contour"] > 0
+    assert main(["mask", *told[1:3], "--data", str(data), "--source", str(source)]) == 0
+    assert mask(str(data), EXACT, source=str(source)).found

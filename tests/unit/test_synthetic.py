@@ -241,6 +241,45 @@ def test_a_difficulty_that_is_none_is_refused(value: float) -> None:
         SynthSettings(difficulty=value)
 
 
+def spreads(difficulty: float, cultivars: int = 150) -> dict[str, tuple[float, float]]:
+    """Variances between cultivars and between a plant's leaves, by a nested analysis of variance; means over a space's traits.
+
+    Four plants of three leaves each; traits are taken before they are limited, so that what adds up there adds up here.
+    """
+    numbers = [k for plant in range(4) for k in range(1, 13) if plant_of(k)[0] == plant]
+    rows = [[traits(1, cultivar, k, "all", difficulty) for k in numbers] for cultivar in range(1, cultivars + 1)]
+    found = {}
+    for space in SPACES:
+        x = np.array([[getattr(leaf, space) for leaf in row] for row in rows]).reshape(cultivars, 4, 3, DIMENSIONS[space])
+        x = LIMIT * np.arctanh(x / LIMIT)
+        x = x - x.mean(0)  # where on the plant a leaf grew does the same to every cultivar
+        plants = x.mean(2)
+        between = plants.mean(1).var(0, ddof=1) - plants.var(1, ddof=1).mean(0) / 4
+        found[space] = float(between.mean()), float(x.var(2, ddof=1).mean())
+    return found
+
+
+def test_difficulty_divides_the_spread_between_cultivars_and_no_other() -> None:
+    plain = spreads(1.0)
+    for difficulty in (0.5, 2.0, 4.0):
+        changed = spreads(difficulty)
+        for space in SPACES:
+            assert changed[space][0] * difficulty**2 == pytest.approx(plain[space][0], rel=0.15), (space, difficulty)
+            assert changed[space][1] == pytest.approx(plain[space][1], rel=1e-6), (space, difficulty)
+
+
+def test_the_harder_the_fewer_are_recognised() -> None:
+    def right(difficulty: float, variant: Variant, space: str) -> int:
+        return nearest_centroid(lambda c, k: getattr(traits(0, c, k, variant, difficulty), space), 30, 12)[0]
+
+    for variant, space in (("vein_only", "veins"), ("shape_only", "shape"), ("texture_only", "texture")):
+        easy, plain, hard, blind = (right(difficulty, variant, space) for difficulty in (0.5, 1.0, 3.0, 1e6))
+        assert easy > plain > hard > 2 * blind, variant
+        assert at_chance(blind, 180, 30), variant
+        for other in {*SPACES} - {space}:
+            assert at_chance(right(0.5, variant, other), 180, 30), (variant, other)
+
+
 def test_pose_and_light_tell_nothing() -> None:
     def scene(cultivar: int, k: int) -> np.ndarray:
         return np.array(list(make_plan(settings, 0, cultivar, k).scene.row().values()))

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from ufgvc.core.config import Section, describe_validation
 from ufgvc.core.errors import UserError
-from ufgvc.methods import mask_guided, resnet50
+from ufgvc.methods import mask_guided, nts_net, resnet50
 from ufgvc.methods.method import METHODS, Batch, LossParts, Method, Outputs
 from ufgvc.methods.recipe import Recipe, Stage
 
@@ -22,6 +22,7 @@ __all__ = [
     "build",
     "mask_guided",
     "names",
+    "nts_net",
     "options_class",
     "resnet50",
 ]

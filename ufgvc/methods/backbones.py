@@ -43,7 +43,11 @@ class Backbone(nn.Module):
         self.channels = channels
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self.trunk(self.normalise(images))
+        return self.trunk_map(self.normalise(images))
+
+    def trunk_map(self, normalised: Tensor) -> Tensor:
+        """The last feature map (B, channels, h, w) of images (B, 3, H, W) that are normalised already."""
+        features = self.trunk(normalised)
         return features[-1] if isinstance(features, list | tuple) else features
 
 

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from ufgvc.core.config import Section, describe_validation
 from ufgvc.core.errors import UserError
-from ufgvc.methods import mask_guided, nts_net, resnet50
+from ufgvc.methods import dcl, mask_guided, maskcov, nts_net, resnet50
 from ufgvc.methods.method import METHODS, Batch, LossParts, Method, Outputs
 from ufgvc.methods.recipe import Recipe, Stage
 
@@ -20,7 +20,9 @@ __all__ = [
     "Recipe",
     "Stage",
     "build",
+    "dcl",
     "mask_guided",
+    "maskcov",
     "names",
     "nts_net",
     "options_class",

@@ -24,7 +24,7 @@ from ufgvc.core.runtime import send_nothing_home, setup_logging, yield_idle_thre
 SHARED_KEYS = frozenset(
     "name source data boxes reader split runs seed method options model compare out fresh tracking ray".split()  # noqa: SIM905
 )
-SECTIONS = frozenset("synth ingest detect mask train evaluate predict".split())  # noqa: SIM905
+SECTIONS = frozenset("synth ingest detect mask train evaluate predict benchmark pretrain".split())  # noqa: SIM905
 PLACES = ("source", "data", "runs", "run", "out", "boxes")
 
 
@@ -131,13 +131,14 @@ def refuse_relative_places(settings: Section) -> None:
     if not in_ray_job():
         return
     for key in PLACES:
-        value = getattr(settings, key, None)
-        if isinstance(value, str) and "://" not in value and not os.path.isabs(os.path.expanduser(value)):
-            raise UserError(
-                f"the relative path {value!r} would lie in Ray's copy of the project",
-                where=f"--{key}",
-                fix="give an absolute path or s3://...",
-            )
+        told = getattr(settings, key, None)
+        for value in told if isinstance(told, tuple) else (told,):
+            if isinstance(value, str) and "://" not in value and not os.path.isabs(os.path.expanduser(value)):
+                raise UserError(
+                    f"the relative path {value!r} would lie in Ray's copy of the project",
+                    where=f"--{key}",
+                    fix="give an absolute path or s3://...",
+                )
 
 
 def _without_config(arguments: list[str]) -> list[str]:

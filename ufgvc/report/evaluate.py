@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import io
 import logging
 from collections.abc import Mapping
@@ -12,7 +11,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ufgvc import __version__
 from ufgvc.core.config import short_key
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, join, open_store
@@ -20,6 +18,7 @@ from ufgvc.data.cluster import RaySettings, ray_session
 from ufgvc.data.shards import Dataset, open_dataset
 from ufgvc.report.compose import Evidence, compose
 from ufgvc.report.metrics import McNemar, Proportion, Scores, mcnemar, probabilities, ranking, score
+from ufgvc.report.page import made_now
 from ufgvc.report.provenance import facts, history, run_config, run_store, warnings
 from ufgvc.report.samples import cam_panels, region_panels
 from ufgvc.report.scoring import Scored, runs_here, score_split
@@ -124,7 +123,6 @@ def gather(
     first, *others = models
     # The paper's order: the models compared with, then the one that is reported.
     shown = {name: models[name] for name in (*others, first)}
-    now = datetime.datetime.now(datetime.UTC)
     return Evidence(
         dataset=dataset.name,
         method=models[first].method.name,
@@ -137,7 +135,7 @@ def gather(
         paper={name: paper_accuracy(settings.paper, model.method.name, model.method.options) for name, model in models.items()},
         facts=facts(dataset, models[first], addresses[first], configs[first]),
         warnings=warnings(dataset, models, configs),
-        made=f"Made by ufgvc {__version__} on {now:%d %B %Y, %H:%M} UTC. This file needs no network.",
+        made=made_now(),
     )
 
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
+from ufgvc import __version__
 from ufgvc.report.figures import Chart, Panels, data_uri
 from ufgvc.report.style import CSS
 from ufgvc.report.tables import Table
 
 Block = Chart | Panels | Table
+
+
+def made_now() -> str:
+    """The footer: what made the page, and when."""
+    now = datetime.datetime.now(datetime.UTC)
+    return f"Made by ufgvc {__version__} on {now:%d %B %Y, %H:%M} UTC. This file needs no network."
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.storage import read_parquet_rows
 from ufgvc.data.images import decode, decode_mask
 from ufgvc.data.shards import Dataset, Manifest, read_manifest
-from ufgvc.report.cam import activation_maps, overlay
+from ufgvc.report.cam import activation_maps, overlay, pixels
 from ufgvc.report.figures import Panels
 from ufgvc.report.scoring import Scored
 from ufgvc.track.models import LoadedModel
@@ -38,7 +38,7 @@ def cam_panels(
     A model without a feature map gets no column.
     """
     rows = draw(scored.label, leaves, seed)
-    images = [_image(row) for row in _rows(dataset, rows)]
+    images = [_image(row) for row in leaf_rows(dataset, rows)]
     columns, pictures, marks = ["original"], [[image] for image in images], [[""] for _ in images]
     for label, model in models.items():
         try:
@@ -49,8 +49,7 @@ def cam_panels(
         for place, (maps, predicted) in enumerate(pairs):
             guess, true = int(predicted[0]), int(scored.label[rows[place]])
             # The map lies over what the network saw: the resized view, cropped where the model crops.
-            seen = (model.view([images[place]])[0].permute(1, 2, 0).float().cpu().numpy() * 255).round().astype(np.uint8)
-            pictures[place].append(overlay(seen, maps[0].float().cpu().numpy()))
+            pictures[place].append(overlay(pixels(model.view([images[place]])[0]), maps[0].float().cpu().numpy()))
             marks[place].append("right" if guess == true else f"wrong: {classes[guess]}")
     if len(columns) == 1 or not rows:
         return None
@@ -67,7 +66,7 @@ def region_panels(dataset: Dataset, scored: Scored, classes: Sequence[str], kind
         return None
     rows = draw(scored.label, leaves, seed)
     pictures, marks = [], []
-    for image_row, mask_row in zip(_rows(dataset, rows), _rows(dataset, rows, f"masks/{kind}", manifest), strict=True):
+    for image_row, mask_row in zip(leaf_rows(dataset, rows), leaf_rows(dataset, rows, f"masks/{kind}", manifest), strict=True):
         if image_row["image_id"] != mask_row["image_id"]:
             raise RuntimeError(f"masks/{kind} does not hold the masks of these images")
         image = _image(image_row)
@@ -90,7 +89,7 @@ def masked(image: NDArray[np.uint8], mask: NDArray[np.bool_] | None) -> NDArray[
     return np.where(inside[..., None], image, faint)
 
 
-def _rows(dataset: Dataset, rows: Sequence[int], folder: str = "images", manifest: Manifest | None = None) -> list[dict]:
+def leaf_rows(dataset: Dataset, rows: Sequence[int], folder: str = "images", manifest: Manifest | None = None) -> list[dict]:
     """Whole rows of the test split by their place in it; only the row groups that hold them are read."""
     found = []
     for row in rows:

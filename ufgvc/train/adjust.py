@@ -18,7 +18,7 @@ def adjusted(recipe: Recipe, settings: TrainSettings) -> Recipe:
     """
     stages = recipe.stages
     if settings.epochs is not None:
-        stages = _stretched(stages, settings.epochs)
+        stages = stretched(stages, settings.epochs)
     if settings.learning_rate is not None:
         factor = settings.learning_rate / stages[0].lr
         stages = tuple(stage.model_copy(update={"lr": stage.lr * factor}) for stage in stages)
@@ -34,7 +34,8 @@ def adjusted(recipe: Recipe, settings: TrainSettings) -> Recipe:
         raise describe_validation(error, "train") from None
 
 
-def _stretched(stages: tuple[Stage, ...], epochs: int) -> tuple[Stage, ...]:
+def stretched(stages: tuple[Stage, ...], epochs: int) -> tuple[Stage, ...]:
+    """The stages over other epochs together, with their steps and milestones in proportion; each stage keeps one epoch at least."""
     factor = epochs / sum(stage.epochs for stage in stages)
     if epochs < len(stages):
         what = f"{epochs} epochs are too few for the {len(stages)} stages of the recipe"

@@ -6,7 +6,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,7 @@ class Worker:
         dataset = open_dataset(plan.data)
         index = read_index(dataset, "train")
         method = build(plan.method, num_classes=len(dataset.classes), init="none" if state else plan.init, **plan.options)
+        method = replace(method, recipe=recipe)
         method.net.to(device).to(memory_format=torch.channels_last)
         feed = make_feed(plan, recipe, dataset, index, rank, world, device, method.chances)
         precision = choose_precision(plan.precision, device)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import logging
 import tempfile
 from collections.abc import Mapping
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ufgvc.core.config import short_key, to_yaml
+from ufgvc.core.errors import UserError
 from ufgvc.core.runtime import cpu_count, versions
 from ufgvc.core.storage import Store, join, open_store
 from ufgvc.data.cache import cache_folder
@@ -105,7 +108,7 @@ def _train_one(
     try:
         with ray_session(ray):
             state = _fit(replace(plan, run_id=run.id), settings, store, run, runs)
-        metrics = _save(store, dataset, method, plan, identity, state, run)
+        metrics = save_trained(store, dataset, method, plan, identity, state, run)
     except BaseException:
         run.finish("FAILED")
         raise
@@ -127,6 +130,8 @@ def make_plan(
         "data": dataset.fingerprint,
         "masks": masks,
     }
+    if settings.init not in ("imagenet", "none"):
+        identity["init_sha256"] = file_digest(settings.init)  # another file under the same name is another start
     identity["key"] = short_key(identity)
     plan = Plan(
         data=dataset.store.uri,
@@ -151,6 +156,18 @@ def make_plan(
         cores=cpu_count(),
     )
     return plan, identity
+
+
+@functools.cache
+def file_digest(uri: str) -> str:
+    """SHA-256 of a file of weights. UserError if it is not there."""
+    folder, _, name = uri.rpartition("/")
+    try:
+        content = open_store(folder or ("/" if uri.startswith("/") else ".")).read_bytes(name)
+    except FileNotFoundError:
+        fix = "give `imagenet`, `none` or the URI of a file of weights"
+        raise UserError("there is no such file of weights", where=uri, fix=fix) from None
+    return hashlib.sha256(content).hexdigest()
 
 
 def _fit(plan: Plan, settings: TrainSettings, store: Store, run: Run, runs: str) -> dict[str, Any]:
@@ -199,7 +216,7 @@ def _fit(plan: Plan, settings: TrainSettings, store: Store, run: Run, runs: str)
         return read_checkpoint(Path(folder))
 
 
-def _save(
+def save_trained(
     store: Store, dataset: Dataset, method: Method, plan: Plan, identity: Mapping[str, Any], state: Mapping[str, Any], run: Run
 ) -> dict[str, Any]:
     """Writes <run>/model: the last epoch's weights, or the best one's where epochs were chosen."""

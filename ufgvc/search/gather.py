@@ -1,0 +1,158 @@
+"""From finished jobs to the comparison that tables, charts and the page show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from ufgvc.core.config import flatten
+from ufgvc.core.runtime import git_commit, versions
+from ufgvc.core.storage import join
+from ufgvc.core.types import REGIONS
+from ufgvc.data.images import decode, decode_mask
+from ufgvc.data.shards import Dataset, read_index, read_manifest
+from ufgvc.report.cam_energy import energy_panels, mean_energy
+from ufgvc.report.comparison import Cell, Comparison, Draw, Entry
+from ufgvc.report.samples import draw as draw_leaves
+from ufgvc.report.samples import leaf_rows
+from ufgvc.report.tables import paper_accuracy
+from ufgvc.search.contestants import ABLATIONS, PAPER_ROWS
+from ufgvc.search.field import Runner
+from ufgvc.search.job import Job, read_scored
+from ufgvc.search.settings import BenchmarkSettings
+from ufgvc.search.trials import Finished
+from ufgvc.track.models import LoadedModel, load_model
+from ufgvc.track.settings import TrackingSettings
+
+ENERGY_LEAVES = 200  # test leaves whose maps are measured; the figure shows a few of them
+
+
+def gather(
+    draws: Sequence[Dataset], runners: Sequence[Runner], settings: BenchmarkSettings, rates: Sequence[Finished], finals: Sequence[Finished]
+) -> Comparison:
+    labels = {draw.name: read_index(draw, "test")["label"].to_numpy().astype(np.int64) for draw in draws}
+    panels, energy = look_inside(draws[0], runners, settings, finals)
+    return Comparison(
+        title=", ".join(draw.name for draw in draws),
+        budget=settings.budget,
+        draws=tuple(Draw(draw.name, labels[draw.name], len(draw.classes)) for draw in draws),
+        entries=tuple(_entry(runner, draws, settings, rates, finals) for runner in runners),
+        facts=_facts(draws, settings),
+        warnings=_warnings(settings),
+        cam=panels,
+        energy=energy,
+    )
+
+
+def _entry(
+    runner: Runner, draws: Sequence[Dataset], settings: BenchmarkSettings, rates: Sequence[Finished], finals: Sequence[Finished]
+) -> Entry:
+    who = runner.who
+    own = [end for end in finals if end.job.contestant == who.key]
+    cells = [_cell(end, draws) for end in own]
+    if not own:  # no learning rate worked, so there was nothing to train with
+        failed = [end for end in rates if end.job.contestant == (who.rate_of or who.key) and end.error]
+        cells = [Cell(draws[end.job.draw].name, end.job.seed, None, end.error) for end in failed[:1]]
+    published = who in PAPER_ROWS or who in ABLATIONS
+    options = flatten(who.options)
+    return Entry(
+        key=who.key,
+        label=who.label,
+        method=who.method,
+        backbone=runner.backbone,
+        tables=who.tables,  # type: ignore[arg-type]
+        regions=tuple(runner.method.regions),
+        options=", ".join(f"{name} {value}" for name, value in options.items()) if "controls" in who.tables and not published else "",
+        paper=paper_accuracy(settings.paper, who.method, runner.method.options) if published else None,
+        parameters=runner.parameters,
+        gflops=runner.gflops,
+        cells=tuple(cells),
+    )
+
+
+def _cell(end: Finished, draws: Sequence[Dataset]) -> Cell:
+    name, seed = draws[end.job.draw].name, end.job.seed
+    if end.result is None:
+        return Cell(name, seed, None, end.error)
+    logits, labels = read_scored(end.job.store)
+    return Cell(
+        name,
+        seed,
+        np.argsort(-logits, axis=1, kind="stable")[:, 0] == labels,
+        seconds=end.result["seconds"],
+        images_per_second=end.result["images_per_second"],
+        learning_rate=end.job.plan.recipe["stages"][-1]["lr"],
+    )
+
+
+def look_inside(draw: Dataset, runners: Sequence[Runner], settings: BenchmarkSettings, finals: Sequence[Finished]) -> tuple:
+    """(panels, energy) of the ablations' class activation maps on test leaves (Fig. 4); (None, {}) where there is nothing to look at.
+
+    The regions are the exact masks where the data set has them, else those that guided the networks; no net was trained on these leaves.
+    """
+    kept: list[Job] = [end.job for end in finals if end.job.keep_model and end.result is not None]
+    labels = {runner.who.key: runner.who.label for runner in runners}
+    if not kept or not settings.cam_leaves:
+        return None, {}
+    kind = "exact" if draw.store.exists("masks/exact/manifest.json") else settings.mask
+    device = "cuda" if torch.cuda.is_available() and settings.gpu != "no" else "cpu"
+    off = TrackingSettings(uri="off")
+    models: dict[str, LoadedModel] = {labels[job.contestant]: load_model(join(job.plan.run, "model"), off).to(device) for job in kept}
+    test = read_index(draw, "test")
+    truth = test["label"].to_numpy().astype(np.int64)
+    rows = draw_leaves(truth, ENERGY_LEAVES, seed=0)
+    images, masks = regions_of(draw, kind, rows)
+    # The leaves of the figure are the first of those that are measured: the same seed draws both.
+    places = [rows.index(row) for row in draw_leaves(truth, settings.cam_leaves, seed=0)]
+    captions = [draw.classes[truth[rows[place]]] for place in places]
+    panels = energy_panels([images[i] for i in places], [masks[i] for i in places], models, captions)
+    return panels, mean_energy(images, masks, models)
+
+
+def regions_of(draw: Dataset, kind: str, rows: Sequence[int]) -> tuple[list, list]:
+    """(images (H, W, 3) uint8, masks (H, W) bool of vein and contour together) of test leaves, upright."""
+    manifest = read_manifest(draw, f"masks/{kind}")
+    images = [decode(row["image"], row["orientation"]) for row in leaf_rows(draw, rows)]
+    masks = []
+    for image, row in zip(images, leaf_rows(draw, rows, f"masks/{kind}", manifest), strict=True):
+        found = [decode_mask(row[region]) for region in REGIONS if row[region] is not None]
+        masks.append(np.logical_or.reduce(found) if found else np.zeros(image.shape[:2], bool))
+    return images, masks
+
+
+def _facts(draws: Sequence[Dataset], settings: BenchmarkSettings) -> dict[str, str]:
+    """Everything that made the figures, for the end of the page."""
+    if settings.budget == "equal":
+        budget = (
+            f"{settings.epochs} passes over the training leaves for a method that forwards each once, DCL half of them, MaskCOV a third; "
+            f"photographs resized to {settings.resize} px, random crop and mirror at {settings.crop} px, batches of {settings.batch_size}, "
+            f"cosine schedule; tested at {settings.crop} px; learning rate the best of {len(settings.rates)} multiples "
+            f"({', '.join(f'{rate:g}' for rate in settings.rates)}) of the published one on {settings.holdout:.0%} of the training leaves"
+        )
+    else:
+        budget = "each method's published recipe"
+        if settings.shorten > 1 or settings.shrink > 1:
+            budget += f", epochs divided by {settings.shorten:g} and sides by {settings.shrink:g}"
+    stand_in = f"; smaller architectures: {', '.join(settings.backbones)}" if settings.backbones else ""
+    return {
+        "Data sets": "; ".join(f"{d.name}: {len(d.classes)} cultivars, {d.counts['train']} train, {d.counts['test']} test" for d in draws),
+        "Fingerprints": ", ".join(f"{draw.name} {draw.fingerprint}" for draw in draws),
+        "Budget": budget + stand_in,
+        "Initial weights": {"none": "none (random)", "imagenet": "ImageNet (torchvision, V1)"}.get(settings.init, settings.init),
+        "Masks": f"{settings.mask}, found by the detector" if settings.mask != "exact" else "exact",
+        "Epoch chosen by": "last epoch; no selection",
+        "Seeds": f"{settings.seeds}, from 0 on",
+        "Trained with": ", ".join(f"{name} {version}" for name, version in versions().items()),
+        "Code": git_commit() or "",
+    }
+
+
+def _warnings(settings: BenchmarkSettings) -> tuple[str, ...]:
+    found = []
+    if settings.seeds < 3:
+        found.append("Fewer than three seeds: the spread between trainings is not known.")
+    if settings.budget == "published" and (settings.shorten > 1 or settings.shrink > 1):
+        found.append("Published recipes, but shortened or shrunk: these are not the published methods' figures.")
+    return tuple(found)

@@ -1,0 +1,133 @@
+"""One training of a benchmark: what it is, and what a process does that is given it."""
+
+from __future__ import annotations
+
+import gc
+import io
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+
+from ufgvc.core.storage import Store, open_store
+from ufgvc.data.cache import decoded_split
+from ufgvc.data.shards import Dataset, open_dataset, read_index
+from ufgvc.data.transforms import test_view
+from ufgvc.methods import build
+from ufgvc.methods.method import Method
+from ufgvc.methods.recipe import Recipe
+from ufgvc.track.runs import NullRun
+from ufgvc.train.alone import train_alone
+from ufgvc.train.feed import EVAL_BATCH, Plan
+from ufgvc.train.progress import read_metrics
+from ufgvc.train.steps import eval_step
+from ufgvc.train.trainer import save_trained
+
+RESULT, SCORED = "cell.json", "scored.parquet"
+
+
+@dataclass(frozen=True)
+class Job:
+    """plan, identity: of the training, as `train` makes them.  purpose: `rate` tries a learning rate on held-out training leaves and
+    never opens the test split; `final` learns from all training leaves and scores the test leaves; `weights` only keeps its weights.
+
+    draw: place of the data set among those of the benchmark.  keep_model: whether the weights stay (for pictures and for use).
+    """
+
+    contestant: str
+    draw: int
+    seed: int
+    factor: float
+    purpose: Literal["rate", "final", "weights"]
+    plan: Plan
+    identity: Mapping[str, Any]
+    keep_model: bool = False
+
+    @property
+    def store(self) -> Store:
+        return open_store(self.plan.run)
+
+    @property
+    def name(self) -> str:
+        return f"{self.contestant} seed {self.seed}" + (f" rate x{self.factor:g}" if self.purpose == "rate" else "")
+
+
+def result_of(job: Job) -> dict[str, Any] | None:
+    """What a finished job left; None if it has not finished."""
+    store = job.store
+    found = dict(store.read_json(RESULT)) if store.exists(RESULT) else None
+    if found is None or found["purpose"] != job.purpose or (job.keep_model and not store.exists("model/model.json")):
+        return None
+    return found
+
+
+def run_job(job: Job) -> dict[str, Any]:
+    """Trains, goes on with a training that was cut off, or finds the one that is finished; returns what `result_of` finds later."""
+    if (found := result_of(job)) is not None:
+        return found
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    store, dataset = job.store, open_dataset(job.plan.data)
+    state = train_alone(job.plan, device)
+    recipe = Recipe.model_validate(job.plan.recipe)
+    method = build(job.plan.method, num_classes=len(dataset.classes), init="none", **job.plan.options)
+    method = replace(method, recipe=recipe)
+    rows = read_metrics(store)
+    result: dict[str, Any] = {
+        "purpose": job.purpose,
+        "seconds": sum(row["seconds"] for row in rows),
+        "images_per_second": statistics.median(row["images_per_second"] for row in rows),
+        "train_accuracy": rows[-1]["train_accuracy"],
+    }
+    if job.purpose == "rate":
+        result |= {"validation_correct": rows[-1]["validation_correct"], "validation_leaves": rows[-1]["validation_leaves"]}
+    if job.keep_model:
+        save_trained(store, dataset, method, job.plan, job.identity, state, NullRun())
+    if job.purpose == "final":
+        method.net.load_state_dict(state["net"])
+        logits, labels, image_ids = score_test(method, dataset, job.plan, device)
+        store.write_bytes(SCORED, _parquet(image_ids, labels, logits))
+        result |= {"correct": int((logits.argmax(1) == labels).sum()), "leaves": len(labels)}
+    store.write_json(RESULT, result)
+    store.child("checkpoints").delete_tree()  # weights are large and cells are many
+    del state, method
+    gc.collect()
+    return result
+
+
+def score_test(
+    method: Method, dataset: Dataset, plan: Plan, device: torch.device
+) -> tuple[NDArray[np.float32], NDArray[np.int64], list[str]]:
+    """(logits (N, K), labels (N,), image ids) of every test leaf, once, in the order of the index."""
+    recipe = method.recipe
+    images = decoded_split(dataset, "test", recipe.test_resize, None, None, Path(plan.cache_folder)).images
+    index = read_index(dataset, "test")
+    net = method.net.to(device).to(memory_format=torch.channels_last).eval()
+    found = []
+    for start in range(0, len(images), EVAL_BATCH):
+        seen = torch.from_numpy(np.array(images[start : start + EVAL_BATCH])).to(device)
+        found.append(eval_step(method, net, test_view(seen, recipe.crop), plan.precision).cpu().numpy())
+    logits = np.concatenate(found)
+    if len(logits) != index.num_rows or not np.isfinite(logits).all():
+        raise RuntimeError(
+            f"scored {int(np.isfinite(logits).all(1).sum())} of {index.num_rows} test leaves; a partial score is not a score"
+        )
+    return logits, index["label"].to_numpy().astype(np.int64), index["image_id"].to_pylist()
+
+
+def read_scored(store: Store) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """(logits (N, K), labels (N,)) that a final job left."""
+    table = pq.read_table(io.BytesIO(store.read_bytes(SCORED)))
+    return np.stack(table["logits"].to_numpy()).astype(np.float64), table["label"].to_numpy().astype(np.int64)
+
+
+def _parquet(image_ids: list[str], labels: NDArray[np.int64], logits: NDArray[np.float32]) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"image_id": image_ids, "label": labels, "logits": pa.array(list(logits))}), buffer, compression="zstd")
+    return buffer.getvalue()

@@ -1,0 +1,104 @@
+"""What a benchmark and a pretraining can be told."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from ufgvc.core.config import Section
+
+
+class TrialSettings(Section):
+    """How many trainings run side by side, and where."""
+
+    init: str = "imagenet"
+    """first weights of every method: imagenet, none, or the URI of a state dict, in which {backbone} stands for the architecture"""
+    backbones: tuple[str, ...] = ()
+    """smaller architectures as large=small, e.g. resnet50=resnet18 vgg16=vgg11; they replace the large one in every method"""
+    trials: int | None = Field(None, ge=1)
+    """trainings at a time; default: as many as fit, on CPUs one a core"""
+    cpus_per_trial: float = Field(1.0, gt=0)
+    """CPU slots of each"""
+    gpu_per_trial: float = Field(0.25, gt=0, le=1)
+    """share of a GPU of each, where there are GPUs"""
+    gpu: Literal["auto", "no"] = "auto"
+    """train on GPUs where there are any"""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 autocast on a GPU that has it, else fp32"""
+    checkpoint_seconds: float = Field(60.0, ge=0)
+    """seconds between checkpoints of a training"""
+
+    @field_validator("backbones")
+    @classmethod
+    def _pairs(cls, pairs: tuple[str, ...]) -> tuple[str, ...]:
+        for pair in pairs:
+            large, equals, small = pair.partition("=")
+            if not (large and equals and small):
+                raise ValueError(f"{pair!r} is not large=small, e.g. resnet50=resnet18")
+        return pairs
+
+    def backbone_for(self, name: str) -> str:
+        """The architecture that stands in for another, or that one itself."""
+        return dict(pair.split("=", 1) for pair in self.backbones).get(name, name)
+
+
+class BenchmarkSettings(TrialSettings):
+    """The benchmark of all methods."""
+
+    methods: tuple[str, ...] = ("all",)
+    """rows of the tables: all, paper (without ours), oracle (exact masks), controls, or single rows such as dcl or mask_guided:vein"""
+    seeds: int = Field(5, ge=1)
+    """trainings of each row on each data set, with seeds from 0 on"""
+    budget: Literal["equal", "published"] = "equal"
+    """equal: the same size, first weights, images forwarded and tried learning rates for all; published: each method's own recipe"""
+    mask: Literal["box", "luminance", "structure", "exact"] = "box"
+    """kind of the masks that guide the networks"""
+    epochs: int = Field(100, ge=1)
+    """equal: passes over the training leaves of a method that forwards each once; DCL gets half of them, MaskCOV a third"""
+    batch_size: int = Field(16, ge=2)
+    """equal: images a step"""
+    resize: int = Field(512, ge=32)
+    """equal: side in pixels that a photograph is resized to before the random crop"""
+    crop: int = Field(448, ge=32)
+    """equal: side in pixels of the random crop, and of the test image"""
+    rates: tuple[float, ...] = (0.3, 1.0, 3.0)
+    """equal: multiples of a method's published learning rate that are tried on leaves held out of train"""
+    holdout: float = Field(0.34, gt=0, le=0.5)
+    """equal: share of each cultivar's training leaves that are held out to choose the rate"""
+    shrink: float = Field(1.0, ge=1)
+    """published: all sides in pixels are divided by this, for machines that cannot do more; told in the tables"""
+    shorten: float = Field(1.0, ge=1)
+    """published: all epochs are divided by this; told in the tables"""
+    paper: Literal["cotton80", "soylocal200"] | None = None
+    """put the paper's figures for this data set beside ours"""
+    fingerprints: tuple[str, ...] = ()
+    """fingerprints that the data sets must have, in their order: what was frozen before methods were compared"""
+    cam_leaves: int = Field(4, ge=0)
+    """test leaves in the figure of class activation maps, drawn with a seed"""
+
+    @field_validator("rates")
+    @classmethod
+    def _some_rates(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
+        if not rates or min(rates) <= 0 or len(set(rates)) < len(rates):
+            raise ValueError("give different numbers above 0")
+        return rates
+
+
+class PretrainSettings(TrialSettings):
+    """First weights for every architecture, trained on leaves that no benchmark uses."""
+
+    architectures: tuple[str, ...] = ("alexnet", "vgg16", "resnet50", "inception_v3", "mobilenet_v2")
+    """torchvision architectures to train, each by its plain method"""
+    init: str = "none"
+    """first weights of the pretraining itself"""
+    epochs: int = Field(60, ge=1)
+    """passes over the training leaves"""
+    batch_size: int = Field(32, ge=2)
+    """images a step"""
+    learning_rate: float = Field(0.02, gt=0)
+    """at the start; falls by a cosine"""
+    resize: int = Field(256, ge=32)
+    """side in pixels that a photograph is resized to before the random crop"""
+    crop: int = Field(224, ge=32)
+    """side in pixels of the random crop"""

@@ -1,0 +1,139 @@
+"""Jobs side by side as trials of Ray Tune: as many as fit, each on its share of the machine, none stopping the others."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ufgvc.core.errors import UserError, user_error_in
+from ufgvc.core.runtime import cpu_count
+from ufgvc.core.storage import Store
+from ufgvc.search.job import Job, result_of, run_job
+from ufgvc.search.settings import TrialSettings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """result: what the job left; None if it failed, with the reason."""
+
+    job: Job
+    result: dict[str, Any] | None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one trial gets, and how many run at a time.  threads: of torch in each."""
+
+    resources: dict[str, float]
+    at_once: int
+    threads: int
+
+
+def share_of(settings: TrialSettings, cpus: float, gpus: float, cores: int) -> Share:
+    """UserError if not a single trial fits beside Ray Data."""
+    use_gpu = settings.gpu == "auto" and gpus >= settings.gpu_per_trial
+    resources = {"CPU": settings.cpus_per_trial} | ({"GPU": settings.gpu_per_trial} if use_gpu else {})
+    room = int((cpus - 1) // settings.cpus_per_trial)
+    if room < 1:
+        what = f"a trial of {settings.cpus_per_trial:g} CPUs leaves none of the {cpus:g} for Ray Data"
+        raise UserError(what, where="--cpus-per-trial", fix="use a smaller share, or more CPUs (`--ray.cpus` for a session of its own)")
+    room = min(room, int(gpus / settings.gpu_per_trial)) if use_gpu else room
+    at_once = min(settings.trials or (room if use_gpu else min(room, cores)), room)
+    return Share(resources, at_once, max(1, cores // at_once))
+
+
+def run_all(jobs: Sequence[Job], settings: TrialSettings, scratch: Store, done: Callable[[Finished], None]) -> list[Finished]:
+    """Runs what is not finished yet and returns every job's end, in order. Inside of a Ray session.
+
+    scratch: a folder for Tune's own files, removed at the end.  done: called in this process for each job that ends now.
+    """
+    found = {place: result for place, job in enumerate(jobs) if (result := result_of(job)) is not None}
+    waiting = [place for place in range(len(jobs)) if place not in found]
+    if found:
+        log.info("%d of %d trainings were finished before", len(found), len(jobs))
+    ended = {place: Finished(jobs[place], result) for place, result in found.items()}
+    if waiting:
+        ended |= _tune(jobs, waiting, settings, scratch, done)
+    return [ended[place] for place in range(len(jobs))]
+
+
+def _tune(
+    jobs: Sequence[Job], waiting: list[int], settings: TrialSettings, scratch: Store, done: Callable[[Finished], None]
+) -> dict[int, Finished]:
+    # Tune would catch these signals itself and go on for a while; the same command goes on later, so a stop may be a stop.
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    import ray
+    from ray import tune
+
+    resources = ray.cluster_resources()
+    share = share_of(settings, resources.get("CPU", 0), resources.get("GPU", 0), cpu_count())
+    log.info("%d trainings, %d at a time, %d threads each", len(waiting), share.at_once, share.threads)
+    ended: dict[int, Finished] = {}
+    started = time.monotonic()
+
+    def trial(config: dict[str, Any]) -> dict[str, Any]:
+        job = jobs[config["place"]]
+        return {"result": run_job(replace(job, plan=replace(job.plan, cores=share.threads)))}
+
+    class Watch(tune.Callback):
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            self._end(trial, result_of(jobs[trial.config["place"]]), None)
+
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            self._end(trial, None, reason(trial.get_pickled_error()))
+
+        def _end(self, trial: Any, result: dict[str, Any] | None, error: str | None) -> None:
+            place = trial.config["place"]
+            ended[place] = Finished(jobs[place], result, error)
+            rest = (time.monotonic() - started) / len(ended) * (len(waiting) - len(ended))
+            log.info("%d/%d  %s  about %s to go", len(ended), len(waiting), told(ended[place]), minutes(rest))
+            done(ended[place])
+
+    tuner = tune.Tuner(
+        tune.with_resources(trial, share.resources),
+        param_space={"place": tune.grid_search(waiting)},
+        # Processes are used again: loading torch anew takes longer than a small training.
+        tune_config=tune.TuneConfig(max_concurrent_trials=share.at_once, reuse_actors=True),
+        run_config=tune.RunConfig(name="tune", storage_path=scratch.path, storage_filesystem=scratch.fs, callbacks=[Watch()], verbose=0),
+    )
+    tuner.fit()
+    scratch.delete_tree()
+    for place in waiting:
+        if place not in ended:
+            raise RuntimeError(f"{jobs[place].name}: Ray Tune ended without an end of this trial")
+    return ended
+
+
+def reason(error: BaseException | None) -> str:
+    """One line for a table: the mistake, or the last line of what was raised."""
+    mistake = user_error_in(error)
+    if mistake is not None:
+        return mistake.what
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def told(end: Finished) -> str:
+    """What the terminal shows of a job that ended."""
+    if end.result is None:
+        return f"{end.job.name}: failed: {end.error}"
+    result = end.result
+    if "correct" in result:
+        score = f"{result['correct']} of {result['leaves']} test leaves"
+    elif "validation_correct" in result:
+        score = f"{result['validation_correct']:.0f} of {result['validation_leaves']:.0f} held-out leaves"
+    else:
+        score = f"train accuracy {100 * result['train_accuracy']:.1f} %"
+    return f"{end.job.name}: {score} ({result['seconds']:.0f} s)"
+
+
+def minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -34,6 +34,11 @@ def activation_maps(net: nn.Module, images: Tensor, last_map: str = "features") 
     return torch.where(peak > 0, raw / peak.clamp(min=torch.finfo(raw.dtype).tiny), torch.zeros_like(raw)), predicted
 
 
+def pixels(view: Tensor) -> NDArray[np.uint8]:
+    """What a network saw, (3, H, W) in [0, 1], as a picture (H, W, 3) uint8."""
+    return (view.permute(1, 2, 0).float().cpu().numpy() * 255).round().astype(np.uint8)
+
+
 def overlay(image: NDArray[np.uint8], heat: NDArray[np.float32], strength: float = 0.55) -> NDArray[np.uint8]:
     """The photograph (H, W, 3) uint8 with a map (h, w) in [0, 1] laid over it, resized bilinearly to the photograph."""
     from matplotlib import colormaps

@@ -28,11 +28,14 @@ border-radius:0 .6rem .6rem 0}
 .box{overflow-x:auto;max-height:34rem;overflow-y:auto;border:1px solid var(--line);border-radius:.6rem;background:var(--card);
 margin:0 0 .6rem;overflow-wrap:normal;scrollbar-width:thin}
 .box:focus-visible,summary:focus-visible{outline:2px solid var(--accent);outline-offset:2px}
-table{border-collapse:collapse;width:100%;font-size:.925rem;font-variant-numeric:tabular-nums}
+table{border-collapse:separate;border-spacing:0;width:100%;font-size:.925rem;font-variant-numeric:tabular-nums}
 caption{text-align:left;padding:.7rem .9rem;font-weight:600}
 th,td{padding:.5rem .9rem;text-align:left;vertical-align:baseline;border-top:1px solid var(--line);white-space:nowrap}
-thead th{color:var(--soft);font-weight:500;font-size:.85rem;position:sticky;top:0;background:var(--card)}
+thead th{color:var(--soft);font-weight:500;font-size:.85rem;position:sticky;top:0;z-index:1;background:var(--card);
+box-shadow:0 1px var(--line)}
 tbody th{font-weight:600}
+.box:not(.pictures) tbody th{position:sticky;left:0;background:var(--card)}
+.box:not(.pictures) thead th:first-child{left:0;z-index:2}
 .n{text-align:right}
 .note{color:var(--soft);font-size:.875rem;margin:.2rem 0 1.2rem;max-width:44rem}
 .chart{margin:0 0 1.2rem;border:1px solid var(--line);border-radius:.6rem;background:var(--card);padding:1rem;overflow-x:auto}
@@ -42,7 +45,7 @@ tbody th{font-weight:600}
 .pictures table{width:auto}
 .pictures th,.pictures td{padding:.45rem;border:0;vertical-align:middle}
 .pictures caption{padding:.7rem .9rem .2rem}
-.pictures thead th{text-align:center}
+.pictures thead th{text-align:center;box-shadow:none}
 .pictures tbody th{font-size:.8rem;font-weight:500;color:var(--soft);white-space:normal;min-width:5.5rem;max-width:8rem;padding-left:.9rem}
 .pictures td{text-align:center;vertical-align:top;min-width:7.5rem}
 .pictures img{display:block;width:100%;max-width:14rem;height:auto;border-radius:.4rem;margin:0 auto}
@@ -55,6 +58,6 @@ summary{cursor:pointer;color:var(--accent);font-weight:600;margin-bottom:.8rem}
 .facts dd{margin:0}
 footer{color:var(--soft);font-size:.85rem;padding-top:2.5rem;padding-bottom:3rem}
 @media (max-width:36rem){header{padding-top:1.8rem}.facts div{grid-template-columns:1fr}th,td{padding:.45rem .7rem}
-.chart{padding:.6rem}}
+.chart{padding:.6rem}.box:not(.pictures) tbody th{white-space:normal;min-width:7rem;max-width:8.5rem}}
 @media print{.box{max-height:none;overflow:visible}section{break-inside:avoid}}
 """

@@ -49,7 +49,7 @@ class Table:
 
     def to_markdown(self) -> str:
         marks = ["---" if i in self.text_columns else "---:" for i in range(len(self.columns))]
-        lines = [self.columns, marks, *([cell or "" for cell in row] for row in self.rows)]
+        lines = [self.columns, marks, *([(cell or "").replace("|", "\\|") for cell in row] for row in self.rows)]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
     def _kind(self, column: int) -> str:

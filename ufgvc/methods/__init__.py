@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from ufgvc.core.config import Section, describe_validation
 from ufgvc.core.errors import UserError
-from ufgvc.methods import dcl, mask_guided, maskcov, nts_net, resnet50
+from ufgvc.methods import bcnn, dcl, improved_bcnn, mask_guided, maskcov, mpn_cov, nts_net, resnet50
 from ufgvc.methods.method import METHODS, Batch, LossParts, Method, Outputs
 from ufgvc.methods.recipe import Recipe, Stage
 
@@ -19,10 +19,13 @@ __all__ = [
     "Outputs",
     "Recipe",
     "Stage",
+    "bcnn",
     "build",
     "dcl",
+    "improved_bcnn",
     "mask_guided",
     "maskcov",
+    "mpn_cov",
     "names",
     "nts_net",
     "options_class",

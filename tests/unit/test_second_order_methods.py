@@ -1,0 +1,91 @@
+"""B-CNN and fast-MPN-COV as methods: precision, backbones, stages, options. Their formulas are in test_second_order.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.nn import functional
+from torchvision import models
+
+from tests.unit.test_second_order import HEADS
+from ufgvc.core.errors import UserError
+from ufgvc.methods import Batch, build
+from ufgvc.train.optimizer import make_optimizer, train_mode
+from ufgvc.train.steps import train_step
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_under_autocast_the_head_stays_in_float32(name: str):
+    torch.manual_seed(0)
+    small = {"dimension": 16} if name == "mpn_cov" else {}
+    method = build(name, 3, backbone="resnet18" if small else "alexnet", **small)
+    net = method.net.eval()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = net(torch.rand(2, 3, 64, 64))
+        seen = net.reduce(outputs["features"]) if small else outputs["features"]
+    assert seen.dtype == torch.bfloat16, "the convolutions are where autocast is to work"
+    assert outputs["embedding"].dtype == outputs["logits"].dtype == torch.float32
+    assert torch.equal(outputs["embedding"], HEADS[name](seen.float()))
+    assert torch.equal(outputs["logits"], net.classifier(outputs["embedding"]))
+    outputs["logits"].sum().backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in net.parameters())
+
+
+def on_meta(name: str, side: int, **options: object) -> torch.Size:
+    """The shape of the last map, without computing it."""
+    return build(name, 2, **options).net.backbone.to("meta")(torch.empty(1, 3, side, side, device="meta")).shape
+
+
+def test_bcnn_drops_the_last_pooling_and_keeps_the_names(tmp_path: Path):
+    assert on_meta("bcnn", 448) == (1, 512, 28, 28)
+    assert on_meta("improved_bcnn", 448, backbone="vgg11") == (1, 512, 28, 28)
+    assert on_meta("resnet50", 448, backbone="vgg16") == (1, 512, 14, 14)
+    mine = build("bcnn", 2).net.backbone.trunk.state_dict()
+    with torch.device("meta"):
+        theirs = models.vgg16().state_dict()
+    assert {name: tensor.shape for name, tensor in mine.items()} == {
+        name: tensor.shape for name, tensor in theirs.items() if name.startswith("features.")
+    }
+    plain = build("resnet50", 2, backbone="alexnet").net
+    save_file(plain.state_dict(), tmp_path / "net.safetensors")
+    started = build("bcnn", 4, init=str(tmp_path / "net.safetensors"), backbone="alexnet").net
+    images = torch.rand(1, 3, 64, 64)
+    assert torch.equal(functional.max_pool2d(started.backbone(images), 3, 2), plain.backbone(images))
+
+
+def test_first_stage_leaves_the_backbone_alone_and_the_second_does_not():
+    torch.manual_seed(0)
+    method = build("bcnn", 3, backbone="vgg11_bn")  # its BatchNorm has statistics that could drift
+    batch = Batch(torch.rand(3, 3, 32, 32), torch.arange(3))
+    first, second = method.recipe.stages
+    for stage, moves in ((first, False), (second, True)):
+        before = {name: tensor.clone() for name, tensor in method.net.state_dict().items()}
+        optimizer = make_optimizer(method, stage)
+        train_mode(method, method.net, stage)
+        train_step(method, method.net, batch, optimizer)
+        changed = {name for name, tensor in method.net.state_dict().items() if not torch.equal(tensor, before[name])}
+        assert {"classifier.weight", "classifier.bias"} <= changed
+        assert {name.split(".")[0] for name in changed} == ({"classifier", "backbone"} if moves else {"classifier"})
+
+
+@pytest.mark.parametrize(("backbone", "channels"), [("resnet18", 512), ("resnet50", 2048)])
+def test_last_stride(backbone: str, channels: int):
+    assert on_meta("mpn_cov", 448, backbone=backbone) == (1, channels, 28, 28)
+    assert on_meta("mpn_cov", 448, backbone=backbone, last_stride=2) == (1, channels, 14, 14)
+    names = build("mpn_cov", 2, backbone=backbone).net.backbone.trunk.state_dict().keys()
+    assert names == {name for name in models.get_model(backbone).state_dict() if not name.startswith("fc.")}
+
+
+def test_last_stride_needs_a_resnet():
+    with pytest.raises(UserError, match=r"last_stride: alexnet has no last stage"):
+        build("mpn_cov", 2, backbone="alexnet")
+    assert on_meta("mpn_cov", 64, backbone="alexnet", last_stride=2)[:2] == (1, 256)
+
+
+def test_bad_options_are_told():
+    for name, options in (("improved_bcnn", {"iterations": 0}), ("mpn_cov", {"dimension": 1}), ("mpn_cov", {"last_stride": 3})):
+        with pytest.raises(UserError, match=next(iter(options))):
+            build(name, 2, **options)

@@ -1,0 +1,89 @@
+"""fast-MPN-COV, also iSQRT-COV (Li et al. 2018, arXiv 1712.01034): the square root of the channels' covariance, and a linear layer."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ufgvc.core.config import Section
+from ufgvc.core.errors import UserError
+from ufgvc.methods.backbones import Backbone, build_backbone
+from ufgvc.methods.layers.second_order import covariance_pool, sqrt_by_trace, upper_triangle
+from ufgvc.methods.method import Method, Outputs, method
+from ufgvc.methods.recipe import Recipe, Stage
+from ufgvc.methods.resnet50 import classification_loss
+
+# The released code's fine-tuning (methods.md 9). It starts from a net that was trained on ImageNet with the covariance head, and
+# raises the rate of the classifier only; here the 1x1 convolution and its BatchNorm are new too and learn as fast.
+# There the short side becomes 448 and the middle is cut out; here photographs become square.
+RECIPE = Recipe(
+    stages=(Stage(epochs=100, lr=1.2e-3, head_lr_factor=5.0, weight_decay=1e-4, schedule="constant"),),
+    batch_size=10,
+    resize=448,
+    crop=448,
+    mirror=True,
+)
+
+
+class CovarianceOptions(Section):
+    """Options of fast-MPN-COV."""
+
+    backbone: str = Field("resnet50", description="a torchvision model by its name, or `timm:<name>` where timm is installed")
+    last_stride: Literal[1, 2] = Field(
+        1, description="stride of a ResNet's last stage: 1 doubles the sides of its map; 2, the usual one, suits any backbone"
+    )
+    dimension: int = Field(256, ge=2, le=1024, description="channels whose covariance is taken; the classifier sees d (d + 1) / 2 numbers")
+    iterations: int = Field(5, ge=1, le=20, description="Newton-Schulz steps towards the square root of the covariance")
+
+
+class CovarianceNet(nn.Module):
+    """Images (B, 3, H, W) in [0, 1] -> "features" (B, C, h, w), "embedding" (B, d (d + 1) / 2) float32, "logits" (B, K) float32."""
+
+    def __init__(self, backbone: nn.Module, channels: int, num_classes: int, dimension: int, iterations: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.iterations = iterations
+        self.reduce = nn.Sequential(nn.Conv2d(channels, dimension, kernel_size=1, bias=False), nn.BatchNorm2d(dimension), nn.ReLU())
+        self.classifier = nn.Linear(dimension * (dimension + 1) // 2, num_classes)
+
+    def forward(self, images: Tensor) -> Outputs:
+        features = self.backbone(images)
+        covariance = covariance_pool(self.reduce(features))
+        embedding = upper_triangle(sqrt_by_trace(covariance, self.iterations))
+        with torch.autocast(embedding.device.type, enabled=False):
+            logits = self.classifier(embedding)
+        return {"features": features, "embedding": embedding, "logits": logits}
+
+
+def keep_resolution(backbone: Backbone, name: str) -> None:
+    """Sets every stride of a ResNet's last stage to 1. The weights stay as they are. UserError if there is no such stage."""
+    last = getattr(backbone.trunk, "layer4", nn.Identity())
+    layers = [layer for layer in last.modules() if isinstance(layer, nn.Conv2d | nn.AvgPool2d | nn.MaxPool2d)]
+    strided = [layer for layer in layers if layer.stride in (2, (2, 2))]
+    # Some ResNets of timm pool beside their convolutions; with stride 1 such a pooling yields another size than these.
+    if not strided or not all(isinstance(layer, nn.Conv2d) for layer in strided):
+        raise UserError(
+            f"{name} has no last stage whose convolutions alone halve the map", where="last_stride", fix="use a ResNet of torchvision, or 2"
+        )
+    for layer in strided:
+        layer.stride = (1, 1)
+
+
+@method("mpn_cov", CovarianceOptions)
+def build_mpn_cov(num_classes: int, init: str, options: CovarianceOptions) -> Method:
+    backbone = build_backbone(options.backbone, init)
+    if options.last_stride == 1:
+        keep_resolution(backbone, options.backbone)
+    return Method(
+        name="mpn_cov",
+        num_classes=num_classes,
+        options=options.model_dump(mode="json"),
+        net=CovarianceNet(backbone, backbone.channels, num_classes, options.dimension, options.iterations),
+        losses=classification_loss,
+        loss_weights={"classification": 1.0},
+        recipe=RECIPE,
+        head=("reduce", "classifier"),
+    )

@@ -8,7 +8,21 @@ from pydantic import ValidationError
 
 from ufgvc.core.config import Section, describe_validation
 from ufgvc.core.errors import UserError
-from ufgvc.methods import bcnn, dcl, improved_bcnn, mask_guided, maskcov, mpn_cov, nts_net, resnet50
+from ufgvc.methods import (
+    alexnet,
+    bcnn,
+    dcl,
+    improved_bcnn,
+    inception_v3,
+    mask_guided,
+    maskcov,
+    mobilenet_v2,
+    mpn_cov,
+    nts_net,
+    region_tokens,
+    resnet50,
+    vgg16,
+)
 from ufgvc.methods.method import METHODS, Batch, LossParts, Method, Outputs
 from ufgvc.methods.recipe import Recipe, Stage
 
@@ -19,17 +33,22 @@ __all__ = [
     "Outputs",
     "Recipe",
     "Stage",
+    "alexnet",
     "bcnn",
     "build",
     "dcl",
     "improved_bcnn",
+    "inception_v3",
     "mask_guided",
     "maskcov",
+    "mobilenet_v2",
     "mpn_cov",
     "names",
     "nts_net",
     "options_class",
+    "region_tokens",
     "resnet50",
+    "vgg16",
 ]
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import io
 from collections import OrderedDict
 from collections.abc import Mapping
-from pathlib import PurePosixPath
 from typing import Any
 from urllib.error import URLError
 
@@ -15,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ufgvc.core.errors import UserError
-from ufgvc.core.storage import open_store
 from ufgvc.methods.layers.normalise import IMAGENET_MEAN, IMAGENET_STD, Normalise
+from ufgvc.methods.layers.start import start
+from ufgvc.methods.weights import load_weights, read_state_dict
 
 # Parts of torchvision's classifiers, in the order in which an image passes them, that end with the last feature map.
 # A model is cut by the first row of which it has every part; the parts keep their names, so published state dicts fit.
@@ -27,7 +26,27 @@ TRUNKS = (
     ("features", "norm", "permute"),  # Swin: the map has its channels last until `permute`
     ("features",),  # AlexNet, VGG, DenseNet, SqueezeNet, MobileNet, EfficientNet, ConvNeXt
     ("layers",),  # MNASNet
+    (
+        *("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "maxpool1", "Conv2d_3b_1x1", "Conv2d_4a_3x3", "maxpool2"),
+        *(f"Mixed_{block}" for block in ("5b", "5c", "5d", "6a", "6b", "6c", "6d", "6e", "7a", "7b", "7c")),
+    ),  # Inception v3
 )
+# Torchvision's weights of Inception v3 were trained on images in [-1, 1].
+INCEPTION_MEAN = INCEPTION_STD = (0.5, 0.5, 0.5)
+# Torchvision's own first weights of these take seconds: a truncated normal in Inception, fully connected layers that are cut off
+# in AlexNet and VGG. They are built without any, and `start` gives their trunks some.
+SLOW_START = ("alexnet", "vgg", "inception_v3")
+SMALL_SIDE = 80  # pixels; every trunk takes it, Inception none under 75
+# What lets timm's transformers take images of any size, by the module that defines them.
+ANY_SIZE: dict[str, dict[str, Any]] = {
+    "vision_transformer": {"dynamic_img_size": True},
+    "deit": {"dynamic_img_size": True},
+    "eva": {"dynamic_img_size": True},
+    "swin_transformer": {"strict_img_size": False},
+    "swin_transformer_v2": {"strict_img_size": False},
+    "swin_transformer_v2_cr": {"strict_img_size": False},
+}
+WHOLE = "give the weights of the whole classifier; those of a trunk alone start the method `resnet50` with this `backbone`"
 OFFLINE_FIX = "start from `init: none` or from a file of weights (`init: <URI>`), or fetch them on a machine with a network"
 
 
@@ -58,18 +77,47 @@ class ReluAfter(nn.Sequential):
         return functional.relu(super().forward(images))
 
 
-def build_backbone(name: str, init: str) -> Backbone:
+class TokenGrid(nn.Module):
+    """A transformer of timm whose last, normalised tokens lie on their grid: (B, 3, H, W) -> (B, C, H/stride, W/stride).
+
+    UserError for sides that are no multiple of the patch.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        model.prune_intermediate_layers(1)  # cuts off the head and what pools for it, which no gradient would reach
+        self.model = model
+        self.patch = int(model.patch_embed.patch_size[0])
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.shape[2] % self.patch or images.shape[3] % self.patch:
+            sides = f"{images.shape[3]} x {images.shape[2]} px"
+            fix = f"take a multiple of {self.patch} px"
+            raise UserError(f"the backbone cuts images into patches of {self.patch} px, and {sides} are no multiple", where="crop", fix=fix)
+        grids: list[Tensor] = self.model.forward_intermediates(images, indices=1, norm=True, intermediates_only=True)
+        return grids[-1]
+
+
+def build_backbone(name: str, init: str, neck: nn.Module | None = None) -> Backbone:
     """The backbone of a classifier without its head.
 
     name: a classifier of torchvision, or `timm:<name>`.  init: `imagenet`, `none` or the URI of a state dict.
-    UserError for an unknown name, for a net without a feature map, and for weights that cannot be had or do not fit.
+    neck: more layers of the same classifier of torchvision, with the names that they have there; their weights are filled in too.
+    UserError for an unknown name, for a net without a feature map, and for weights that cannot be had or do not fit, those of
+    the neck included: a file that holds the trunk alone is refused, for millions of random weights would go unnoticed.
     """
     if name.startswith("timm:"):
         backbone = _from_timm(name.removeprefix("timm:"), imagenet=init == "imagenet")
+        found: Mapping[str, Tensor] = {}
     else:
-        backbone = _from_torchvision(name, imagenet=init == "imagenet")
+        model = _torchvision_model(name, imagenet=init == "imagenet")
+        backbone = _trunk_of(name, model)
+        found = model.state_dict()
     if init not in ("imagenet", "none"):
-        load_weights(backbone.trunk, read_state_dict(init), init)
+        found = read_state_dict(init)
+        load_weights(backbone.trunk, found, init)
+    if neck is not None and init != "none":
+        load_weights(neck, found, init, f"layers behind the backbone {name}", WHOLE)
     return backbone
 
 
@@ -79,24 +127,34 @@ def _unknown(name: str, known: list[str], library: str) -> UserError:
     return UserError(f"{library} has no model {name!r}", where="backbone", fix=hint)
 
 
-def _from_torchvision(name: str, imagenet: bool) -> Backbone:
+def _torchvision_model(name: str, imagenet: bool) -> nn.Module:
     from torchvision import models
 
     known = models.list_models(module=models)
     if name not in known:
         raise _unknown(name, known, "torchvision")
+    if not imagenet and name.startswith(SLOW_START):
+        with torch.device("meta"):
+            return models.get_model(name, weights=None, **({"init_weights": False} if name == "inception_v3" else {}))
     try:
         # V1 everywhere: the published methods started from these, and the newer weights fine-tune differently.
-        model = models.get_model(name, weights="IMAGENET1K_V1" if imagenet else None)
+        return models.get_model(name, weights="IMAGENET1K_V1" if imagenet else None)
     except (URLError, TimeoutError, ConnectionError) as error:
         raise UserError(f"the ImageNet weights of {name} could not be fetched: {error}", where="init", fix=OFFLINE_FIX) from None
+
+
+def _trunk_of(name: str, model: nn.Module) -> Backbone:
     parts = next((parts for parts in TRUNKS if all(isinstance(getattr(model, part, None), nn.Module) for part in parts)), None)
-    if parts is None or name in ("googlenet", "inception_v3"):
+    if parts is None:
         raise UserError(
             f"{name} ends in no feature map that this program can use", where="backbone", fix="use a convolutional net such as resnet50"
         )
     kind = ReluAfter if name.startswith("densenet") else nn.Sequential
-    trunk = kind(OrderedDict((part, getattr(model, part)) for part in parts))
+    trunk: nn.Module = kind(OrderedDict((part, getattr(model, part)) for part in parts))
+    if any(parameter.is_meta for parameter in trunk.parameters()):
+        trunk = start(trunk.to_empty(device="cpu"))
+    if name == "inception_v3":
+        return Backbone(trunk, _count_channels(trunk), INCEPTION_MEAN, INCEPTION_STD)
     return Backbone(trunk, _count_channels(trunk))
 
 
@@ -104,7 +162,7 @@ def _count_channels(trunk: nn.Module) -> int:
     was_training = trunk.training
     trunk.eval()
     with torch.no_grad():
-        channels = int(trunk(torch.zeros(1, 3, 64, 64)).shape[1])
+        channels = int(trunk(torch.zeros(1, 3, SMALL_SIDE, SMALL_SIDE)).shape[1])
     trunk.train(was_training)
     return channels
 
@@ -117,70 +175,20 @@ def _from_timm(name: str, imagenet: bool) -> Backbone:
     known = timm.list_models()
     if name.split(".")[0] not in known:
         raise _unknown(name, known, "timm")
+    kind = timm.models.model_entrypoint(name.split(".")[0]).__module__.rpartition(".")[2]
     try:
-        trunk = timm.create_model(name, pretrained=imagenet, features_only=True, out_indices=(-1,))
+        if kind in ANY_SIZE:
+            trunk: Any = TokenGrid(timm.create_model(name, pretrained=imagenet, **ANY_SIZE[kind]))
+            channels = trunk.model.num_features
+        else:
+            trunk = timm.create_model(name, pretrained=imagenet, features_only=True, out_indices=(-1,))
+            channels = trunk.feature_info.channels()[-1]
     except (OSError, URLError) as error:
         raise UserError(f"the ImageNet weights of timm:{name} could not be fetched: {error}", where="init", fix=OFFLINE_FIX) from None
     except (RuntimeError, AttributeError) as error:
         raise UserError(
             f"timm:{name} shows no feature maps: {error}", where="backbone", fix="use a convolutional net such as resnet50"
         ) from None
-    given: Mapping[str, Any] = timm.get_pretrained_cfg(name).to_dict() if timm.get_pretrained_cfg(name) else {}
-    return Backbone(trunk, trunk.feature_info.channels()[-1], given.get("mean", IMAGENET_MEAN), given.get("std", IMAGENET_STD))
-
-
-def read_state_dict(uri: str) -> dict[str, Tensor]:
-    """The tensors in a file of weights, by name; nothing in the file is executed. UserError if it cannot be read."""
-    folder, _, name = uri.rpartition("/")
-    try:
-        content = open_store(folder or ("/" if uri.startswith("/") else ".")).read_bytes(name)
-    except FileNotFoundError:
-        fix = "give `imagenet`, `none` or the URI of a file of weights"
-        raise UserError("there is no such file of weights", where=uri, fix=fix) from None
-    if PurePosixPath(name).suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load
-
-        try:
-            return load(content)
-        except SafetensorError as error:
-            raise UserError(f"not a safetensors file: {error}", where=uri, fix="check the file") from None
-    try:
-        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises what zip, pickle and its own checks raise; there is no common base
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        fix = "save it again as safetensors, or as a plain state dict with torch.save"
-        raise UserError(f"not a state dict that can be read safely: {first}", where=uri, fix=fix) from None
-    for wrapper in ("state_dict", "model", "model_state_dict"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
-            loaded = loaded[wrapper]
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise UserError("holds something other than a state dict", where=uri, fix="save `net.state_dict()`")
-    return loaded
-
-
-def load_weights(trunk: nn.Module, found: Mapping[str, Tensor], where: str) -> None:
-    """Loads into a trunk the state dict of the same backbone, bare, with any head, or inside of one of our nets or DDP.
-
-    UserError that names what is missing or has another shape. Tensors that the trunk has no place for (heads) are left out.
-    """
-    wanted = trunk.state_dict()
-    # timm writes `stages_0` where it cuts a net at its stages and `stages.0` elsewhere.
-    available = {_plain(name): tensor for name, tensor in found.items()}
-    chosen = {name: available.get(_plain(name)) for name in wanted}
-    # Counters of BatchNorm are missing from old files and change nothing.
-    missing = [name for name, tensor in chosen.items() if tensor is None and not name.endswith("num_batches_tracked")]
-    if missing:
-        text = f"{len(missing)} of {len(wanted)} tensors of the backbone are missing, first {missing[0]}"
-        raise UserError(text, where=where, fix="give the weights of the same backbone")
-    ill = [name for name, tensor in chosen.items() if tensor is not None and tensor.shape != wanted[name].shape]
-    if ill:
-        shapes = f"{tuple(available[_plain(ill[0])].shape)} instead of {tuple(wanted[ill[0]].shape)}"
-        raise UserError(f"{ill[0]} has the shape {shapes}", where=where, fix="give the weights of the same backbone")
-    trunk.load_state_dict({name: wanted[name] if tensor is None else tensor for name, tensor in chosen.items()})
-
-
-def _plain(name: str) -> str:
-    for prefix in ("module.", "_orig_mod.", "net.", "backbone.", "trunk."):
-        name = name.removeprefix(prefix)
-    return name.replace(".", "_")
+    published = timm.get_pretrained_cfg(name)
+    given: Mapping[str, Any] = published.to_dict() if published else {}
+    return Backbone(trunk, channels, given.get("mean", IMAGENET_MEAN), given.get("std", IMAGENET_STD))

@@ -1,4 +1,4 @@
-"""The plain baseline: a backbone, average pooling and a linear layer, trained by cross-entropy."""
+"""The plain baselines: `resnet50` (any backbone, average pooling, a linear layer), and what the other plain nets share with it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ufgvc.methods.backbones import build_backbone
 from ufgvc.methods.method import Batch, LossParts, Method, Outputs, method
 from ufgvc.methods.recipe import Recipe, Stage
 
-# The paper copies its ResNet-50 row from MaskCOV, whose released code runs a plain backbone so (methods.md 2-6); no source
-# states the recipe of that row itself.
+# The paper copies the rows of its five plain nets from MaskCOV, whose released code runs a plain backbone so: these sizes,
+# rotation, rate for all layers, schedule, batch and epochs. No source states the recipe of the rows themselves.
 RECIPE = Recipe(
     stages=(Stage(epochs=160, lr=1e-3, momentum=0.9, schedule="step", step_epochs=60, gamma=0.1),),
     batch_size=16,
@@ -30,18 +30,28 @@ class PlainOptions(Section):
     backbone: str = Field("resnet50", description="a torchvision model by its name, or `timm:<name>` where timm is installed")
 
 
-class PlainNet(nn.Module):
-    """Images (B, 3, H, W) in [0, 1] -> "features" (B, C, h, w), "embedding" (B, C), "logits" (B, K)."""
+class GlobalAverage(nn.Module):
+    """(B, C, h, w) -> (B, C), the mean over the map."""
 
-    def __init__(self, backbone: nn.Module, channels: int, num_classes: int) -> None:
+    def forward(self, features: Tensor) -> Tensor:
+        return features.mean(dim=(2, 3))
+
+
+class PlainNet(nn.Module):
+    """Images (B, 3, H, W) in [0, 1] -> "features" (B, C, h, w), "embedding" (B, D), "logits" (B, K).
+
+    neck: features -> embedding; the mean over the map if None, with D = C.  width: D.  bias: of the classifier.
+    """
+
+    def __init__(self, backbone: nn.Module, width: int, num_classes: int, neck: nn.Module | None = None, bias: bool = True) -> None:
         super().__init__()
         self.backbone = backbone
-        # Without bias, as in the family of released codes around DCL (methods.md 1).
-        self.classifier = nn.Linear(channels, num_classes, bias=False)
+        self.neck = GlobalAverage() if neck is None else neck
+        self.classifier = nn.Linear(width, num_classes, bias=bias)
 
     def forward(self, images: Tensor) -> Outputs:
         features = self.backbone(images)
-        embedding = features.mean(dim=(2, 3))
+        embedding = self.neck(features)
         return {"features": features, "embedding": embedding, "logits": self.classifier(embedding)}
 
 
@@ -55,15 +65,22 @@ def classification_loss(outputs: Outputs, batch: Batch) -> LossParts:
     return {"classification": cross_entropy(outputs["logits"], batch.labels)}
 
 
-@method("resnet50", PlainOptions)
-def build_plain(num_classes: int, init: str, options: PlainOptions) -> Method:
-    backbone = build_backbone(options.backbone, init)
+def plain_method(name: str, num_classes: int, options: Section, net: nn.Module, min_side: int = 32) -> Method:
+    """A net trained by cross-entropy alone, with the recipe that all plain nets have in common."""
     return Method(
-        name="resnet50",
+        name=name,
         num_classes=num_classes,
         options=options.model_dump(mode="json"),
-        net=PlainNet(backbone, backbone.channels, num_classes),
+        net=net,
         losses=classification_loss,
         loss_weights={"classification": 1.0},
         recipe=RECIPE,
+        min_side=min_side,
     )
+
+
+@method("resnet50", PlainOptions)
+def build_resnet50(num_classes: int, init: str, options: PlainOptions) -> Method:
+    backbone = build_backbone(options.backbone, init)
+    # Without bias, as in the family of released codes around DCL (methods.md 1).
+    return plain_method("resnet50", num_classes, options, PlainNet(backbone, backbone.channels, num_classes, bias=False))

@@ -1,0 +1,90 @@
+"""InceptionV3: average pooling, dropout and a new linear layer, with an auxiliary classifier that learns beside it.
+
+Szegedy et al. 2016 (arXiv 1512.00567), as torchvision builds it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.models.inception import InceptionAux
+
+from ufgvc.core.config import Section
+from ufgvc.methods.backbones import Backbone, build_backbone
+from ufgvc.methods.layers.start import start
+from ufgvc.methods.method import Batch, LossParts, Method, Outputs, method
+from ufgvc.methods.resnet50 import GlobalAverage, classification_loss, cross_entropy, plain_method
+
+MIDDLE, MIDDLE_CHANNELS = "Mixed_6e", 768
+MIDDLE_SIDE = 17  # cells of that map at 299 px, and the fewest that the auxiliary convolutions take
+
+
+class InceptionOptions(Section):
+    """Options of InceptionV3."""
+
+    dropout: float = Field(0.5, ge=0, lt=1, description="share of the pooled values that are zeroed before the classifier")
+    auxiliary_weight: float = Field(0.4, gt=0, description="weight of the auxiliary classifier's cross-entropy")
+
+
+class InceptionNet(nn.Module):
+    """Images (B, 3, H, W) in [0, 1], sides of 75 px or more -> "features" (B, 2048, h, w), "embedding" (B, 2048),
+    "logits" and "auxiliary" (B, K).
+
+    The auxiliary classifier has torchvision's name, so that its pretrained convolutions fit; only its last layer is new.
+    """
+
+    def __init__(self, backbone: Backbone, auxiliary: InceptionAux, num_classes: int, dropout: float) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.AuxLogits = auxiliary
+        self.neck = nn.Sequential(GlobalAverage(), nn.Dropout(dropout))
+        self.classifier = nn.Linear(backbone.channels, num_classes)
+
+    def forward(self, images: Tensor) -> Outputs:
+        features, middle = self.maps(images)
+        embedding = self.neck(features)
+        return {
+            "features": features,
+            "embedding": embedding,
+            "logits": self.classifier(embedding),
+            "auxiliary": self.AuxLogits(enlarge(middle)),
+        }
+
+    def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(last map (B, 2048, h, w), the map that the auxiliary classifier sees (B, 768, h', w'))."""
+        features = middle = self.backbone.normalise(images)
+        for name, part in self.backbone.trunk.named_children():
+            features = part(features)
+            if name == MIDDLE:
+                middle = features
+        return features, middle
+
+
+def enlarge(middle: Tensor) -> Tensor:
+    """The map itself from 299 px on; the cells of a smaller one are repeated, so that small crops can be trained as well."""
+    height, width = max(middle.shape[2], MIDDLE_SIDE), max(middle.shape[3], MIDDLE_SIDE)
+    return middle if middle.shape[2:] == (height, width) else functional.adaptive_avg_pool2d(middle, (height, width))
+
+
+def inception_losses(outputs: Outputs, batch: Batch) -> LossParts:
+    """The cross-entropy of either classifier."""
+    return classification_loss(outputs, batch) | {"auxiliary": cross_entropy(outputs["auxiliary"], batch.labels)}
+
+
+# The recipe is that of all plain nets, whose crop of 384 px is above the 299 px of ImageNet. Dropout is torchvision's, the
+# auxiliary weight that of its training script; no source states either for these leaves.
+@method("inception_v3", InceptionOptions)
+def build_inception_v3(num_classes: int, init: str, options: InceptionOptions) -> Method:
+    auxiliary = InceptionAux(MIDDLE_CHANNELS, num_classes)
+    convolutions = nn.ModuleDict({"AuxLogits": nn.ModuleDict({"conv0": auxiliary.conv0, "conv1": auxiliary.conv1})})
+    start(convolutions)
+    net = InceptionNet(build_backbone("inception_v3", init, convolutions), auxiliary, num_classes, options.dropout)
+    return replace(
+        plain_method("inception_v3", num_classes, options, net, min_side=75),
+        losses=inception_losses,
+        loss_weights={"classification": 1.0, "auxiliary": options.auxiliary_weight},
+        head=("classifier", "AuxLogits.fc"),
+    )

@@ -153,7 +153,7 @@ def build_region_tokens(num_classes: int, init: str, options: RegionTokensOption
         options=options.model_dump(mode="json"),
         net=RegionTokensNet(backbone, finer_channels(backbone), num_classes, options),
         losses=partial(region_tokens_losses, regions=options.regions),
-        loss_weights={"classification": 1.0, "tokens": options.token_weight} | {region: options.mask_weight for region in options.regions},
+        loss_weights={"classification": 1.0, "tokens": options.token_weight} | dict.fromkeys(options.regions, options.mask_weight),
         recipe=RECIPE,
         head=("classifier", "heads", "find"),
         regions=options.regions,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ufgvc.core.errors import UserError
+from ufgvc.methods import names
 
 
 @dataclass(frozen=True)
@@ -80,25 +81,37 @@ CONTROLS = (
     _control("shuffled", "ours with masks of other leaves", of="region_tokens", guide="shuffled"),
     _control("linear", "ours with linear heads", of="region_tokens", head="linear"),
 )
-GROUPS: dict[str, tuple[Contestant, ...]] = {
-    "all": PAPER_ROWS + ABLATIONS + OURS,
-    "paper": PAPER_ROWS + ABLATIONS,
-    "oracle": ORACLE,
-    "controls": tuple(each for each in PAPER_ROWS if "controls" in each.tables) + ABLATIONS + OURS + ORACLE + CONTROLS,
-}
-EVERYONE = {each.key: each for each in (*PAPER_ROWS, *ABLATIONS, *OURS, *ORACLE, *CONTROLS)}
+LISTED = {each.key: each for each in (*PAPER_ROWS, *ABLATIONS, *OURS, *ORACLE, *CONTROLS)}
 
 
-def chosen(names: Sequence[str]) -> tuple[Contestant, ...]:
+def everyone() -> dict[str, Contestant]:
+    """All rows by key: those above, and every other registered method by its name."""
+    return LISTED | {name: _row(name, name, name, "II") for name in names() if name not in LISTED}
+
+
+def groups() -> dict[str, tuple[str, ...]]:
+    """Keys of the rows that one word stands for."""
+    rows = everyone()
+    own = [each.key for each in (*PAPER_ROWS, *ABLATIONS)]
+    return {
+        "all": (*own, *(key for key in rows if key not in own and "II" in rows[key].tables and key not in {o.key for o in ORACLE})),
+        "paper": tuple(own),
+        "oracle": tuple(each.key for each in ORACLE),
+        "controls": tuple(key for key, row in rows.items() if "controls" in row.tables),
+    }
+
+
+def chosen(wanted: Sequence[str]) -> tuple[Contestant, ...]:
     """The contestants of groups and keys, each once, in the order of the tables. UserError for an unknown name.
 
     Whoever takes the learning rate of another brings that one along.
     """
-    wanted: set[str] = set()
-    for name in names:
-        if name not in GROUPS and name not in EVERYONE:
-            known = f"groups {', '.join(GROUPS)}; rows {', '.join(EVERYONE)}"
+    rows, several = everyone(), groups()
+    keys: set[str] = set()
+    for name in wanted:
+        if name not in several and name not in rows:
+            known = f"groups {', '.join(several)}; rows {', '.join(rows)}"
             raise UserError(f"{name!r} takes part in no table", where="--methods", fix=f"choose from: {known}")
-        wanted |= {each.key for each in GROUPS[name]} if name in GROUPS else {name}
-    wanted |= {rate_of for key in wanted if (rate_of := EVERYONE[key].rate_of)}
-    return tuple(each for key, each in EVERYONE.items() if key in wanted)
+        keys |= set(several.get(name, (name,)))
+    keys |= {rate_of for key in keys if (rate_of := rows[key].rate_of)}
+    return tuple(row for key, row in rows.items() if key in keys)

@@ -47,7 +47,7 @@ def make_runner(who: Contestant, num_classes: int, settings: BenchmarkSettings) 
     runner = Runner(
         who,
         replace(method, net=torch.nn.Identity()),
-        who.mask or settings.mask,
+        who.mask or settings.masks,
         str(method.options.get("backbone", who.method)),
         sum(parameter.numel() for parameter in method.net.parameters()),
         gflops_of(method, crop),

@@ -96,7 +96,7 @@ def look_inside(draw: Dataset, runners: Sequence[Runner], settings: BenchmarkSet
     labels = {runner.who.key: runner.who.label for runner in runners}
     if not kept or not settings.cam_leaves:
         return None, {}
-    kind = "exact" if draw.store.exists("masks/exact/manifest.json") else settings.mask
+    kind = "exact" if draw.store.exists("masks/exact/manifest.json") else settings.masks
     device = "cuda" if torch.cuda.is_available() and settings.gpu != "no" else "cpu"
     off = TrackingSettings(uri="off")
     models: dict[str, LoadedModel] = {labels[job.contestant]: load_model(join(job.plan.run, "model"), off).to(device) for job in kept}
@@ -141,7 +141,7 @@ def _facts(draws: Sequence[Dataset], settings: BenchmarkSettings) -> dict[str, s
         "Fingerprints": ", ".join(f"{draw.name} {draw.fingerprint}" for draw in draws),
         "Budget": budget + stand_in,
         "Initial weights": {"none": "none (random)", "imagenet": "ImageNet (torchvision, V1)"}.get(settings.init, settings.init),
-        "Masks": f"{settings.mask}, found by the detector" if settings.mask != "exact" else "exact",
+        "Masks": f"{settings.masks}, found by the detector" if settings.masks != "exact" else "exact",
         "Epoch chosen by": "last epoch; no selection",
         "Seeds": f"{settings.seeds}, from 0 on",
         "Trained with": ", ".join(f"{name} {version}" for name, version in versions().items()),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ufgvc.methods.recipe import Recipe
 from ufgvc.search.trials import Finished
+from ufgvc.track.journal import Journal
 from ufgvc.track.runs import start_run
 from ufgvc.track.settings import TrackingSettings
 
@@ -24,6 +25,9 @@ class Recorder:
 
     def __call__(self, end: Finished) -> None:
         job = end.job
+        known = Journal(job.store.child("journal")).identity()
+        if end.result is not None and known and known["status"] == "FINISHED":
+            return
         tags = {"step": job.purpose, "contestant": job.contestant, "method": job.plan.method, "folder": job.store.uri}
         child = start_run(self.tracking, self.runs, self.experiment, job.name, job.identity, tags, parent=self.parent, store=job.store)
         if end.result is None:

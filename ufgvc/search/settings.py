@@ -52,7 +52,7 @@ class BenchmarkSettings(TrialSettings):
     """trainings of each row on each data set, with seeds from 0 on"""
     budget: Literal["equal", "published"] = "equal"
     """equal: the same size, first weights, images forwarded and tried learning rates for all; published: each method's own recipe"""
-    mask: Literal["box", "luminance", "structure", "exact"] = "box"
+    masks: Literal["box", "luminance", "structure", "exact"] = "box"
     """kind of the masks that guide the networks"""
     epochs: int = Field(100, ge=1)
     """equal: passes over the training leaves of a method that forwards each once; DCL gets half of them, MaskCOV a third"""

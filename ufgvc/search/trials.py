@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,7 @@ from ufgvc.search.job import Job, result_of, run_job
 from ufgvc.search.settings import TrialSettings
 
 log = logging.getLogger(__name__)
+FAILED = "failed.json"
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,16 @@ def share_of(settings: TrialSettings, cpus: float, gpus: float, cores: int) -> S
 def run_all(jobs: Sequence[Job], settings: TrialSettings, scratch: Store, done: Callable[[Finished], None]) -> list[Finished]:
     """Runs what is not finished yet and returns every job's end, in order. Inside of a Ray session.
 
-    scratch: a folder for Tune's own files, removed at the end.  done: called in this process for each job that ends now.
+    scratch: a folder for Tune's own files, removed at the end.  done: called in this process for each job that ends, and for those that
+    had ended before.
     """
     found = {place: result for place, job in enumerate(jobs) if (result := result_of(job)) is not None}
     waiting = [place for place in range(len(jobs)) if place not in found]
     if found:
         log.info("%d of %d trainings were finished before", len(found), len(jobs))
     ended = {place: Finished(jobs[place], result) for place, result in found.items()}
+    for end in ended.values():
+        done(end)  # whoever was stopped between a job's end and this call gets it now
     if waiting:
         ended |= _tune(jobs, waiting, settings, scratch, done)
     return [ended[place] for place in range(len(jobs))]
@@ -73,6 +78,8 @@ def _tune(
     import ray
     from ray import tune
 
+    # Each failure is one line and a file that holds its traceback; Tune would print it three times.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     resources = ray.cluster_resources()
     share = share_of(settings, resources.get("CPU", 0), resources.get("GPU", 0), cpu_count())
     log.info("%d trainings, %d at a time, %d threads each", len(waiting), share.at_once, share.threads)
@@ -81,14 +88,22 @@ def _tune(
 
     def trial(config: dict[str, Any]) -> dict[str, Any]:
         job = jobs[config["place"]]
-        return {"result": run_job(replace(job, plan=replace(job.plan, cores=share.threads)))}
+        job.store.delete(FAILED)
+        try:
+            return {"result": run_job(replace(job, plan=replace(job.plan, cores=share.threads)))}
+        except BaseException as error:
+            # Tune hands an error on after its callbacks, too late for the line that a person sees.
+            job.store.write_json(FAILED, {"reason": reason(error), "traceback": traceback.format_exc()})
+            raise
 
     class Watch(tune.Callback):
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             self._end(trial, result_of(jobs[trial.config["place"]]), None)
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            self._end(trial, None, reason(trial.get_pickled_error()))
+            store = jobs[trial.config["place"]].store
+            told = store.read_json(FAILED)["reason"] if store.exists(FAILED) else "its process was lost"
+            self._end(trial, None, told)
 
         def _end(self, trial: Any, result: dict[str, Any] | None, error: str | None) -> None:
             place = trial.config["place"]
@@ -112,7 +127,7 @@ def _tune(
     return ended
 
 
-def reason(error: BaseException | None) -> str:
+def reason(error: BaseException) -> str:
     """One line for a table: the mistake, or the last line of what was raised."""
     mistake = user_error_in(error)
     if mistake is not None:

@@ -1,0 +1,172 @@
+"""The benchmark as a user runs it, on real Ray Tune: killed and started again, with a training that fails, without its test leaves."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import mlflow
+import pytest
+import yaml
+
+from ufgvc.data.ingest import ingest
+from ufgvc.data.shards import open_dataset
+from ufgvc.data.synthetic import SynthSettings, synthesize
+from ufgvc.regions.exact import exact_masks
+from ufgvc.search.benchmark import benchmark
+from ufgvc.search.contestants import LISTED
+from ufgvc.search.field import decode, final_jobs, make_runner, rate_jobs
+from ufgvc.search.job import run_job
+from ufgvc.search.pretrain import pretrain
+from ufgvc.search.settings import BenchmarkSettings, PretrainSettings
+from ufgvc.track.settings import TrackingSettings
+
+SETTINGS = {
+    "methods": ["resnet50", "mask_guided", "mask_guided:none"],
+    "seeds": 2,
+    "init": "none",
+    "backbones": ["resnet50=resnet18"],
+    "masks": "exact",
+    "epochs": 2,
+    "batch_size": 4,
+    "resize": 40,
+    "crop": 32,
+    "rates": [1.0, 3.0],
+    "cam_leaves": 2,
+    "checkpoint_seconds": 0,
+}
+OFF = TrackingSettings(uri="off")
+
+
+@pytest.fixture(scope="module")
+def leaves(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("leaves")
+    source = synthesize(folder / "source", SynthSettings(cultivars=3, train_per_cultivar=3, test_per_cultivar=4, size=64), seed=3)
+    ingest(str(source), str(folder / "data"), name="draw")
+    exact_masks(open_dataset(str(folder / "data")), str(source))
+    return str(folder / "data")
+
+
+def command(folder: Path, leaves: str) -> list[str]:
+    (folder / "benchmark.yaml").write_text(yaml.safe_dump({"benchmark": SETTINGS}))
+    places = ["--config", str(folder / "benchmark.yaml"), "--data", leaves, "--runs", str(folder / "runs")]
+    return [sys.executable, "-m", "ufgvc.cli", "benchmark", *places]
+
+
+def test_killed_it_goes_on_and_leaves_its_tables(leaves: str, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen(command(tmp_path, leaves), stdout=output, stderr=output, cwd=tmp_path, start_new_session=True)
+    deadline = time.monotonic() + 240
+    while not (scored := sorted((tmp_path / "runs").glob("draw/*/*/cell.json"))):
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(30)
+    before = {path: path.stat().st_mtime_ns for path in scored}
+    assert not list((tmp_path / "runs").glob("draw/benchmark/*/report.html")), "it was killed too late to show anything"
+
+    done = subprocess.run(command(tmp_path, leaves), capture_output=True, text=True, timeout=280, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items()), "what was finished was trained again"
+    assert "trainings were finished before" in done.stderr
+    # Two rates for each of two contestants (the third follows mask_guided's), then three contestants with two seeds.
+    assert len(list((tmp_path / "runs").glob("draw/*/*/cell.json"))) == 3 * 2 + 3 * 2
+    (folder,) = (tmp_path / "runs" / "draw" / "benchmark").iterdir()
+    assert {"report.html", "benchmark.csv", "table-II.md", "table-III.md", "cam.png"} <= {path.name for path in folder.iterdir()}
+    assert not (folder / "tune").exists()
+    rows = {row["key"]: row for row in csv.DictReader((folder / "benchmark.csv").open())}
+    assert set(rows) == {"resnet50", "mask_guided", "mask_guided:none"}
+    assert "of 12" in done.stdout
+    assert not list((tmp_path / "runs").glob("draw/*/*/checkpoints")), "weights of cells are not kept"
+
+    runs = mlflow.MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db").search_runs(["1"], max_results=100)
+    (parent,) = [run for run in runs if run.data.tags.get("step") == "benchmark"]
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert parent.info.status == "FINISHED"
+    assert len(children) == 12
+    assert all("seconds" in run.data.metrics and run.info.status == "FINISHED" for run in children)
+
+
+def test_a_training_that_fails_is_one_failed_cell(leaves: str, tmp_path: Path) -> None:
+    pretrained = tmp_path / "weights"
+    pretrained.mkdir()
+    made = pretrain(
+        leaves,
+        PretrainSettings(architectures=("resnet18",), epochs=1, batch_size=4, resize=40, crop=32, learning_rate=0.001),
+        str(tmp_path / "runs"),
+        OFF,
+    )
+    assert set(made.trained) == {"resnet18"}
+    shutil.copy(made.pattern.replace("{backbone}", "resnet18"), pretrained)
+    (pretrained / "mobilenet_v2.safetensors").write_bytes(b"cut off on the way")
+    settings = BenchmarkSettings.model_validate(
+        SETTINGS | {"methods": ["resnet50", "mobilenet_v2"], "seeds": 1, "rates": [1.0], "init": f"{pretrained}/{{backbone}}.safetensors"}
+    )
+    result = benchmark([leaves], settings, str(tmp_path / "runs"), OFF)
+    assert result.failed == 1
+    text = (Path(result.folder) / "table-II.md").read_text()
+    (good,) = [line for line in text.splitlines() if line.startswith("| ResNet-50")]
+    assert "of 12" in good
+    assert "not a safetensors file" in text
+
+
+def test_rates_are_chosen_without_the_test_leaves(leaves: str, tmp_path: Path) -> None:
+    """A data set whose test part is gone: trying a rate works all the same, and scoring cannot."""
+    data = tmp_path / "data"
+    shutil.copytree(leaves, data)
+    draw = open_dataset(str(data))
+    settings = BenchmarkSettings.model_validate(SETTINGS)
+    runners = [make_runner(LISTED["mask_guided"], len(draw.classes), settings)]
+    (first, *_) = rate_jobs(runners, [draw], settings, str(tmp_path / "runs"))
+    (final, *_) = final_jobs(runners, [draw], settings, str(tmp_path / "runs"), {"mask_guided": 1.0})
+    decode([first], [draw])
+    for part in (data / "images").glob("test-*"):
+        part.unlink()
+    result = run_job(first)
+    assert result["validation_leaves"] == 3  # one of three training leaves of each cultivar
+    with pytest.raises(FileNotFoundError):
+        decode([final], [draw])
+
+
+def stopped_at(last: int, train_epoch):
+    def stop(worker) -> dict[str, float]:
+        if worker.epoch == last:
+            raise KeyboardInterrupt
+        return train_epoch(worker)
+
+    return stop
+
+
+def test_a_training_alone_that_was_cut_off_ends_with_the_same_weights(leaves: str, tmp_path: Path) -> None:
+    """The trial's own loop, stopped after an epoch and started again, against one that ran through."""
+    import torch
+
+    from ufgvc.train.alone import train_alone
+    from ufgvc.train.loop import Worker
+
+    draw = open_dataset(leaves)
+    settings = BenchmarkSettings.model_validate(SETTINGS | {"epochs": 4})
+    runners = [make_runner(LISTED["mask_guided"], len(draw.classes), settings)]
+    ends = []
+    for name in ("through", "cut"):
+        (job, *_) = final_jobs(runners, [draw], settings, str(tmp_path / name), {"mask_guided": 1.0})
+        plan = replace(job.plan, cores=1)
+        decode([job], [draw])
+        if name == "cut":
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Worker, "_train_epoch", stopped_at(2, Worker._train_epoch))
+                with pytest.raises(KeyboardInterrupt):
+                    train_alone(plan, torch.device("cpu"))
+        ends.append(train_alone(plan, torch.device("cpu")))
+    assert ends[0]["epoch"] == ends[1]["epoch"] == 4
+    for name, tensor in ends[0]["net"].items():
+        assert torch.equal(tensor, ends[1]["net"][name]), name

@@ -25,6 +25,7 @@ SHARED_KEYS = frozenset(
     "name source data boxes reader split runs seed method options model compare out fresh tracking ray".split()  # noqa: SIM905
 )
 SECTIONS = frozenset("synth ingest detect mask train evaluate predict benchmark pretrain".split())  # noqa: SIM905
+NESTED = ("train", "pipeline")  # commands whose flags are grouped by section
 PLACES = ("source", "data", "runs", "run", "out", "boxes")
 
 
@@ -93,8 +94,10 @@ def parse(name: str, command: Command, arguments: list[str]) -> Section:
             f"{', '.join(unknown)}: not a known setting", where=where, fix=f"known: {', '.join(sorted(SHARED_KEYS | SECTIONS))}"
         )
     model = command.settings(known.method or str(document.get("method") or "mask_guided"))
-    values = {key: value for key, value in document.items() if key in model.model_fields}
-    own = document.get(name, {}) if name not in model.model_fields else {}
+    # Elsewhere a field may be named like a section of another command: `detect` has its own `pretrain`.
+    filling = SHARED_KEYS | (SECTIONS if name in NESTED else set())
+    values = {key: value for key, value in document.items() if key in filling and key in model.model_fields}
+    own = document.get(name, {}) if name not in NESTED else {}
     if not isinstance(own, Mapping):
         raise UserError("must be a section of `key: value` pairs", where=f"{where}, {name}")
     strange = sorted(map(str, set(own) - set(model.model_fields)))

@@ -12,7 +12,9 @@ import pytest
 
 from tests.unit.test_page import Reader
 from ufgvc.report import benchmark_page, benchmark_rows, benchmark_tables, figures, tables
+from ufgvc.report.benchmark_rows import measure
 from ufgvc.report.comparison import Cell, Comparison, Draw, Entry
+from ufgvc.report.controls import controls_in_words
 from ufgvc.report.paired import holm, paired_bootstrap, pooled_cultivars, seed_mean
 
 CULTIVARS = 10
@@ -287,3 +289,30 @@ def test_the_chart_tells_every_difference_and_its_texts_do_not_touch(whole: Comp
     diamonds = [line for line in ax.lines if line.get_marker() == "D"]
     gains = [0.6208 - 0.525, 0.2292 - 0.525, 0.606 - 0.525, 0.5833 - 0.525]
     assert sorted(float(line.get_xdata()[0]) for line in diamonds) == pytest.approx(sorted(100 * gain for gain in gains))
+
+
+def test_controls_are_read_in_words():
+    """Ten leaves of each of forty cultivars, so that a difference of twenty points is beyond chance."""
+    labels = np.repeat(np.arange(40), 10)
+    generator = np.random.default_rng(0)
+
+    def entry(key: str, label: str, share: float) -> Entry:
+        cells = tuple(Cell("draw", seed, generator.random(400) < share) for seed in range(3))
+        return Entry(key=key, label=label, method="mask_guided", backbone="resnet18", tables=frozenset({"controls"}), cells=cells)
+
+    def told(shuffled: float) -> str:
+        entries = (
+            entry("resnet50", "ResNet-50", 0.5),
+            entry("mask_guided", "Proposed", 0.7),
+            entry("mask_guided:shuffled", "masks of other leaves", shuffled),
+        )
+        comparison = Comparison("t", "equal", (Draw("draw", labels, 40),), entries)
+        return controls_in_words(comparison, measure(comparison, resamples=500))
+
+    worse = told(0.4)
+    assert "Worse: ResNet-50" in worse
+    assert "masks of other leaves" in worse
+    assert "the masks carry the gain" in worse
+    same = told(0.7)
+    assert "Not told apart from it: masks of other leaves" in same
+    assert "does not show that the masks carry anything" in same

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from ufgvc.report.benchmark_rows import Row, measure
 from ufgvc.report.benchmark_tables import benchmark_tables, gain_in_words, own_note, paper_in_words, points, points_with_interval, rows_of
 from ufgvc.report.comparison import Comparison, TableName
+from ufgvc.report.controls import controls_in_words
 from ufgvc.report.figures import ACCENT, INK, SECOND, SOFT, STYLE, Chart
 from ufgvc.report.page import Chapter, Page
 from ufgvc.report.tables import Table, percent
@@ -34,7 +35,7 @@ def compose_benchmark(comparison: Comparison, rows: Sequence[Row] | None = None,
         Chapter(f"Every method beside {base.label}", f"{FOREST_TEXT} {paper_in_words(comparison, rows)}".strip(), [chart])
         if chart and base
         else None,
-        *_table_chapters(benchmark_tables(comparison, rows), rows),
+        *_table_chapters(benchmark_tables(comparison, rows), rows, controls_in_words(comparison, rows)),
         _looks(comparison),
     ]
     return Page(
@@ -44,7 +45,7 @@ def compose_benchmark(comparison: Comparison, rows: Sequence[Row] | None = None,
         explanation=gain_in_words(comparison, rows),
         tiles=_tiles(comparison),
         chapters=[chapter for chapter in chapters if chapter],
-        facts={**comparison.facts, "Budget": BUDGETS[comparison.budget], **_counted(comparison)},
+        facts={"Budget": BUDGETS[comparison.budget], **comparison.facts, **_counted(comparison)},
         warnings=[*comparison.warnings, *_warnings(comparison)],
         made=made,
     )
@@ -61,11 +62,15 @@ CHAPTERS: dict[TableName, tuple[str, str]] = {
 }
 
 
-def _table_chapters(tables: Mapping[TableName, Table], rows: Sequence[Row]) -> list[Chapter]:
-    """One chapter a table; what is true of all of them is said below the first."""
+def _table_chapters(tables: Mapping[TableName, Table], rows: Sequence[Row], controls: str) -> list[Chapter]:
+    """One chapter a table; what is true of all of them is said below the first.  controls: what the controls say, in words."""
     later = {which: table if place == 0 else replace(table, note=own_note(which, rows_of(rows, which)))
              for place, (which, table) in enumerate(tables.items())}  # fmt: skip
-    return [Chapter(*CHAPTERS[which], [table]) for which, table in later.items()]
+    chapters = []
+    for which, table in later.items():
+        title, text = CHAPTERS[which]
+        chapters.append(Chapter(title, f"{text} {controls}".strip() if which == "controls" else text, [table]))
+    return chapters
 
 
 def forest_chart(comparison: Comparison, rows: Sequence[Row]) -> Chart | None:

@@ -1,0 +1,45 @@
+"""What the controls say of the proposed method, in words made from their figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ufgvc.report.benchmark_rows import Row
+from ufgvc.report.benchmark_tables import points
+from ufgvc.report.comparison import Comparison
+
+LIKELY = 0.05
+
+
+def controls_in_words(comparison: Comparison, rows: Sequence[Row]) -> str:
+    """Which controls do worse or better than the proposed method beyond chance, and which can not be told from it. "" without controls."""
+    proposed = comparison.references[1]
+    compared = [row for row in rows if "controls" in row.entry.tables and proposed in row.against]
+    if not compared:
+        return ""
+    sure = [row for row in compared if row.corrected[proposed] < LIKELY]
+    worse = [row for row in sure if row.against[proposed].value < 0]
+    better = [row for row in sure if row.against[proposed].value > 0]
+    same = [row for row in compared if row not in sure]
+    label = next(row.entry.label for row in rows if row.entry.key == proposed)
+    told = [f"Beside {label}, with Holm's correction."]
+    for what, some in (("Worse", worse), ("Better", better), ("Not told apart from it", same)):
+        if some:
+            told.append(f"{what}: {', '.join(f'{row.entry.label} ({points(row.against[proposed].value)})' for row in some)}.")
+    told.append(_conclusion(same, worse))
+    return " ".join(told)
+
+
+def _conclusion(same: Sequence[Row], worse: Sequence[Row]) -> str:
+    """What follows for the masks: a method that does as well with masks of other leaves does not owe its accuracy to the leaf's own."""
+    blind = {"mask_guided:shuffled", "mask_guided:centre", "mask_guided:no_loss", "mask_guided:none", "mask_guided:gain"}
+    told_apart = [row.entry.label for row in worse if row.entry.key in blind]
+    not_told = [row.entry.label for row in same if row.entry.key in blind]
+    if told_apart and not not_told:
+        return "Every variant that does not see the leaf's own masks does worse: here the masks carry the gain."
+    if not_told:
+        return (
+            f"Without the leaf's own masks it does as well, as far as these leaves can tell ({', '.join(not_told)}): "
+            "this benchmark does not show that the masks carry anything."
+        )
+    return "No variant without the leaf's own masks was run, so nothing is said of what the masks carry."

@@ -91,3 +91,16 @@ def test_without_regions_it_is_a_cosine_classifier():
     assert outputs["token_logits"].shape == (2, 1, 4)
     assert float(outputs["logits"].abs().max()) <= 16.0
     assert set(method.loss_weights) == {"classification", "tokens"}
+
+
+def test_a_vision_transformer_gives_tokens_on_its_grid():
+    pytest.importorskip("timm", reason="timm is an extra")
+    torch.manual_seed(0)
+    method = build("region_tokens", 4, backbone="timm:vit_tiny_patch16_224")
+    masks = {region: torch.ones(2, 1, 64, 64) for region in ("vein", "contour")}
+    batch = Batch(torch.rand(2, 3, 64, 64), torch.tensor([0, 1]), masks)
+    outputs = method.net(batch.images)
+    assert outputs["attention"]["vein"].shape == (2, 1, 4, 4)
+    parts = method.losses(outputs, batch)
+    sum(total / count for total, count in parts.values()).backward()
+    assert all(parameter.grad is not None for parameter in method.net.parameters())

@@ -126,7 +126,8 @@ class TestShares:
     def test_on_gpus_as_many_as_shares(self):
         share = share_of(BenchmarkSettings(gpu_per_trial=0.25), cpus=16, gpus=2, cores=16)
         assert (share.resources, share.at_once) == ({"CPU": 1.0, "GPU": 0.25}, 8)
-        assert share_of(BenchmarkSettings(gpu="no"), cpus=16, gpus=2, cores=16).resources == {"CPU": 1.0}
+        assert share.device == "cuda"
+        assert share_of(BenchmarkSettings(gpu="no"), cpus=16, gpus=2, cores=16).device == "cpu"
 
     def test_no_room_is_told(self):
         with pytest.raises(UserError, match="leaves none of the 2 for Ray Data"):

@@ -68,11 +68,14 @@ def result_of(job: Job) -> dict[str, Any] | None:
     return found
 
 
-def run_job(job: Job) -> dict[str, Any]:
-    """Trains, goes on with a training that was cut off, or finds the one that is finished; returns what `result_of` finds later."""
+def run_job(job: Job, on: str = "cpu") -> dict[str, Any]:
+    """Trains, goes on with a training that was cut off, or finds the one that is finished; returns what `result_of` finds later.
+
+    on: the device, "cpu" or "cuda".
+    """
     if (found := result_of(job)) is not None:
         return found
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(on)
     store, dataset = job.store, open_dataset(job.plan.data)
     state = train_alone(job.plan, device)
     recipe = Recipe.model_validate(job.plan.recipe)

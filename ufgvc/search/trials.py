@@ -37,6 +37,10 @@ class Share:
     at_once: int
     threads: int
 
+    @property
+    def device(self) -> str:
+        return "cuda" if "GPU" in self.resources else "cpu"
+
 
 def share_of(settings: TrialSettings, cpus: float, gpus: float, cores: int) -> Share:
     """UserError if not a single trial fits beside Ray Data."""
@@ -90,7 +94,8 @@ def _tune(
         job = jobs[config["place"]]
         job.store.delete(FAILED)
         try:
-            return {"result": run_job(replace(job, plan=replace(job.plan, cores=share.threads)))}
+            # The processes of trials without a GPU may see one all the same, so the share decides.
+            return {"result": run_job(replace(job, plan=replace(job.plan, cores=share.threads)), share.device)}
         except BaseException as error:
             # Tune hands an error on after its callbacks, too late for the line that a person sees.
             job.store.write_json(FAILED, {"reason": reason(error), "traceback": traceback.format_exc()})

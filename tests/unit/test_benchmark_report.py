@@ -300,11 +300,13 @@ def test_controls_are_read_in_words():
         cells = tuple(Cell("draw", seed, generator.random(400) < share) for seed in range(3))
         return Entry(key=key, label=label, method="mask_guided", backbone="resnet18", tables=frozenset({"controls"}), cells=cells)
 
-    def told(shuffled: float) -> str:
+    def told(shuffled: float, centre: float | None = None) -> str:
+        more = () if centre is None else (entry("mask_guided:centre", "a centre blob", centre),)
         entries = (
             entry("resnet50", "ResNet-50", 0.5),
             entry("mask_guided", "Proposed", 0.7),
             entry("mask_guided:shuffled", "masks of other leaves", shuffled),
+            *more,
         )
         comparison = Comparison("t", "equal", (Draw("draw", labels, 40),), entries)
         return controls_in_words(comparison, measure(comparison, resamples=500))
@@ -313,6 +315,10 @@ def test_controls_are_read_in_words():
     assert "Worse: ResNet-50" in worse
     assert "masks of other leaves" in worse
     assert "the masks carry the gain" in worse
+    better = told(0.9, centre=0.4)
+    assert "Better: masks of other leaves" in better
+    assert "the masks carry the gain" not in better
+    assert "does not show that the masks carry anything" in better
     same = told(0.7)
     assert "Not told apart from it: masks of other leaves" in same
     assert "does not show that the masks carry anything" in same

@@ -12,7 +12,7 @@ from ufgvc.methods import build, names, options_class
 from ufgvc.search.benchmark import chosen_factors
 from ufgvc.search.budget import recipe_for
 from ufgvc.search.contestants import LISTED, chosen, groups
-from ufgvc.search.field import check_draws, options_for
+from ufgvc.search.field import check_draws, first_weights, options_for
 from ufgvc.search.pretrain import plain_method
 from ufgvc.search.settings import BenchmarkSettings
 from ufgvc.search.trials import Finished, reason, share_of
@@ -55,6 +55,13 @@ class TestContestants:
         assert options_for("mask_guided", {"regions": []}, settings) == {"backbone": "resnet18", "regions": []}
         with pytest.raises(ValueError, match="not large=small"):
             BenchmarkSettings(backbones=("resnet18",))
+
+
+def test_first_weights_are_found_from_a_trials_own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    assert first_weights("pretrained/{backbone}.safetensors", "resnet18") == f"{tmp_path}/pretrained/resnet18.safetensors"
+    assert first_weights("/weights/{backbone}.pt", "vgg11") == "/weights/vgg11.pt"
+    assert first_weights("imagenet", "vgg11") == "imagenet"
 
 
 class TestBudget:

@@ -122,7 +122,8 @@ def table_note(rows: Sequence[Row]) -> str:
     ]
     if any(row.corrected for row in rows):
         notes.append("p: paired bootstrap, by Holm's correction for all rows of the benchmark compared with the same method.")
-    return " ".join([*notes, "GFLOPs: one image at the test size, two operations a multiply-add."])
+    notes.append("GFLOPs: one image at the test size, two operations a multiply-add.")
+    return " ".join([*notes, "Images/s and minutes depend on how many trainings shared the machine."])
 
 
 def own_note(which: TableName, rows: Sequence[Row]) -> str:

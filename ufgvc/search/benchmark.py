@@ -22,7 +22,7 @@ from ufgvc.search.field import Runner, check_draws, check_masks, decode, final_j
 from ufgvc.search.gather import gather
 from ufgvc.search.record import Recorder
 from ufgvc.search.settings import BenchmarkSettings
-from ufgvc.search.trials import Finished, run_all
+from ufgvc.search.trials import Finished, check_nodes, run_all
 from ufgvc.track.runs import Run, start_run
 from ufgvc.track.settings import TrackingSettings
 
@@ -54,7 +54,9 @@ def benchmark(
     tracking = tracking or TrackingSettings()
     draws = [open_dataset(uri) for uri in data]
     check_draws(draws, settings.fingerprints)
-    runners = [make_runner(who, len(draws[0].classes), settings) for who in chosen(settings.methods)]
+    # A row whose own masks are the benchmark's is its method's row once more: two trials would write the same folder.
+    rows = [who for who in chosen(settings.methods) if who.mask != settings.masks]
+    runners = [make_runner(who, len(draws[0].classes), settings) for who in rows]
     check_masks(runners, draws)
     folder = benchmark_folder(draws, settings, runs)
     folder.write_text("config.yaml", to_yaml(settings.model_dump(mode="json")))
@@ -69,6 +71,7 @@ def benchmark(
     )
     try:
         with ray_session(ray):
+            check_nodes([draw.store.uri for draw in draws], runs, settings)
             record = Recorder(tracking, runs, draws[0].name, run.id)
             trying = rate_jobs(runners, draws, settings, runs)
             decode(trying, draws)

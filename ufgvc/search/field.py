@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ufgvc.core.errors import UserError
+from ufgvc.core.storage import open_store
 from ufgvc.data.cache import decoded_split
-from ufgvc.data.shards import Dataset, read_manifest
+from ufgvc.data.shards import Dataset, read_index, read_manifest
 from ufgvc.methods import build, options_class
 from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
@@ -22,6 +24,7 @@ from ufgvc.search.contestants import Contestant
 from ufgvc.search.job import Job
 from ufgvc.search.settings import BenchmarkSettings, TrialSettings
 from ufgvc.train.settings import TrainSettings
+from ufgvc.train.split import held_out
 from ufgvc.train.trainer import make_plan
 
 
@@ -92,10 +95,22 @@ def check_draws(draws: Sequence[Dataset], frozen: Sequence[str]) -> None:
             raise UserError(what, where=draw.store.uri, fix="make the very leaves that were frozen, or leave --fingerprints out")
 
 
+def check_holdout(draw: Dataset, share: float) -> None:
+    """UserError if a cultivar has no leaf to spare for choosing a learning rate."""
+    index = read_index(draw, "train")
+    try:
+        held_out(index["label"].to_numpy().astype(np.int64), index["group"].to_pylist(), share, seed=0)
+    except UserError as error:
+        fix = "give a single one of --rates, so that there is nothing to choose, or ingest more photographs"
+        raise UserError(error.what, where=draw.store.uri, fix=fix) from None
+
+
 def rate_jobs(runners: Sequence[Runner], draws: Sequence[Dataset], settings: BenchmarkSettings, runs: str) -> list[Job]:
     """Every learning rate once on every data set, on training leaves only; none where there is nothing to choose."""
     if settings.budget == "published" or len(settings.rates) == 1:
         return []
+    for draw in draws:
+        check_holdout(draw, settings.holdout)
     return [
         _job(runner, place, draw, settings, runs, seed=0, factor=factor, rate=True)
         for runner in runners
@@ -125,7 +140,7 @@ def _job(
     runner: Runner, place: int, draw: Dataset, settings: BenchmarkSettings, runs: str, seed: int, factor: float, rate: bool = False
 ) -> Job:
     train = TrainSettings(
-        init=settings.init.format(backbone=runner.backbone) if "{backbone}" in settings.init else settings.init,
+        init=first_weights(settings.init, runner.backbone),
         mask=runner.mask,
         validation="holdout" if rate else "last",
         holdout=settings.holdout,
@@ -139,6 +154,11 @@ def _job(
     plan, identity = make_plan(draw, method, train, seed, masks, runs)
     pictured = "III" in runner.who.tables and seed == 0 and place == 0 and not rate
     return Job(runner.who.key, place, seed, factor, "rate" if rate else "final", plan, identity, keep_model=pictured)
+
+
+def first_weights(init: str, backbone: str) -> str:
+    """What an architecture starts from. A relative path becomes a whole one: trials run in folders of their own."""
+    return init if init in ("imagenet", "none") else open_store(init.replace("{backbone}", backbone)).uri
 
 
 def decode(jobs: Sequence[Job], draws: Sequence[Dataset]) -> None:

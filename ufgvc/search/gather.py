@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from ufgvc.core.config import flatten
+from ufgvc.core.errors import UserError
 from ufgvc.core.runtime import git_commit, versions
 from ufgvc.core.storage import join
 from ufgvc.core.types import REGIONS
@@ -33,13 +35,14 @@ def gather(
     draws: Sequence[Dataset], runners: Sequence[Runner], settings: BenchmarkSettings, rates: Sequence[Finished], finals: Sequence[Finished]
 ) -> Comparison:
     labels = {draw.name: read_index(draw, "test")["label"].to_numpy().astype(np.int64) for draw in draws}
-    panels, energy = look_inside(draws[0], runners, settings, finals)
+    kind = measured_kind(draws[0], settings)
+    panels, energy = look_inside(draws[0], runners, settings, finals, kind) if kind else (None, {})
     return Comparison(
         title=", ".join(draw.name for draw in draws),
         budget=settings.budget,
         draws=tuple(Draw(draw.name, labels[draw.name], len(draw.classes)) for draw in draws),
         entries=tuple(_entry(runner, draws, settings, rates, finals) for runner in runners),
-        facts=_facts(draws, settings),
+        facts=_facts(draws, runners, settings, finals) | ({"Maps measured inside": f"{kind} masks"} if energy else {}),
         warnings=_warnings(settings),
         cam=panels,
         energy=energy,
@@ -52,6 +55,7 @@ def _entry(
     who = runner.who
     own = [end for end in finals if end.job.contestant == who.key]
     cells = [_cell(end, draws) for end in own]
+    out = {end.job.factor: end.error for end in rates if end.job.contestant == who.key and end.error}
     if not own:  # no learning rate worked, so there was nothing to train with
         failed = [end for end in rates if end.job.contestant == (who.rate_of or who.key) and end.error]
         cells = [Cell(draws[end.job.draw].name, end.job.seed, None, end.error) for end in failed[:1]]
@@ -68,6 +72,7 @@ def _entry(
         paper=paper_accuracy(settings.paper, who.method, runner.method.options) if published else None,
         parameters=runner.parameters,
         gflops=runner.gflops,
+        note="; ".join(f"learning rate x{factor:g} left out, its trial failed: {error}" for factor, error in out.items()) if own else "",
         cells=tuple(cells),
     )
 
@@ -87,16 +92,24 @@ def _cell(end: Finished, draws: Sequence[Dataset]) -> Cell:
     )
 
 
-def look_inside(draw: Dataset, runners: Sequence[Runner], settings: BenchmarkSettings, finals: Sequence[Finished]) -> tuple:
+def measured_kind(draw: Dataset, settings: BenchmarkSettings) -> str | None:
+    """The masks that maps are measured in: exact ones where the data set has them, else those that guide the networks; None without any."""
+    for kind in ("exact", settings.masks):
+        with contextlib.suppress(UserError):  # missing, or made from other images
+            read_manifest(draw, f"masks/{kind}")
+            return kind
+    return None
+
+
+def look_inside(draw: Dataset, runners: Sequence[Runner], settings: BenchmarkSettings, finals: Sequence[Finished], kind: str) -> tuple:
     """(panels, energy) of the ablations' class activation maps on test leaves (Fig. 4); (None, {}) where there is nothing to look at.
 
-    The regions are the exact masks where the data set has them, else those that guided the networks; no net was trained on these leaves.
+    kind: of the masks that the maps are measured in. No net was trained on these leaves.
     """
     kept: list[Job] = [end.job for end in finals if end.job.keep_model and end.result is not None]
     labels = {runner.who.key: runner.who.label for runner in runners}
     if not kept or not settings.cam_leaves:
         return None, {}
-    kind = "exact" if draw.store.exists("masks/exact/manifest.json") else settings.masks
     device = "cuda" if torch.cuda.is_available() and settings.gpu != "no" else "cpu"
     off = TrackingSettings(uri="off")
     models: dict[str, LoadedModel] = {labels[job.contestant]: load_model(join(job.plan.run, "model"), off).to(device) for job in kept}
@@ -122,11 +135,15 @@ def regions_of(draw: Dataset, kind: str, rows: Sequence[int]) -> tuple[list, lis
     return images, masks
 
 
-def _facts(draws: Sequence[Dataset], settings: BenchmarkSettings) -> dict[str, str]:
+def _facts(draws: Sequence[Dataset], runners: Sequence[Runner], settings: BenchmarkSettings, finals: Sequence[Finished]) -> dict[str, str]:
     """Everything that made the figures, for the end of the page."""
     if settings.budget == "equal":
+        dear = {runner.who.label: runner.method.images_forwarded for runner in runners if runner.method.images_forwarded != 1}
+        fewer = (
+            f", divided by the images that it forwards for each leaf ({', '.join(f'{k} {n:g}' for k, n in dear.items())})" if dear else ""
+        )
         budget = (
-            f"{settings.epochs} passes over the training leaves for a method that forwards each once, DCL half of them, MaskCOV a third; "
+            f"{settings.epochs} passes over the training leaves{fewer}; "
             f"photographs resized to {settings.resize} px, random crop and mirror at {settings.crop} px, batches of {settings.batch_size}, "
             f"cosine schedule; tested at {settings.crop} px; learning rate the best of {len(settings.rates)} multiples "
             f"({', '.join(f'{rate:g}' for rate in settings.rates)}) of the published one on {settings.holdout:.0%} of the training leaves"
@@ -135,6 +152,8 @@ def _facts(draws: Sequence[Dataset], settings: BenchmarkSettings) -> dict[str, s
         budget = "each method's published recipe"
         if settings.shorten > 1 or settings.shrink > 1:
             budget += f", epochs divided by {settings.shorten:g} and sides by {settings.shrink:g}"
+    beside = "" if settings.trials == 1 else "; trainings side by side"
+    machines = sorted({str(end.result["machine"]) for end in finals if end.result and "machine" in end.result})
     stand_in = f"; smaller architectures: {', '.join(settings.backbones)}" if settings.backbones else ""
     return {
         "Data sets": "; ".join(f"{d.name}: {len(d.classes)} cultivars, {d.counts['train']} train, {d.counts['test']} test" for d in draws),
@@ -144,6 +163,7 @@ def _facts(draws: Sequence[Dataset], settings: BenchmarkSettings) -> dict[str, s
         "Masks": f"{settings.masks}, found by the detector" if settings.masks != "exact" else "exact",
         "Epoch chosen by": "last epoch; no selection",
         "Seeds": f"{settings.seeds}, from 0 on",
+        "Trained on": f"{'; '.join(machines) or 'not recorded'}{beside}",
         "Trained with": ", ".join(f"{name} {version}" for name, version in versions().items()),
         "Code": git_commit() or "",
     }

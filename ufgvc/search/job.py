@@ -87,9 +87,13 @@ def run_job(job: Job, on: str = "cpu") -> dict[str, Any]:
         "seconds": sum(row["seconds"] for row in rows),
         "images_per_second": statistics.median(row["images_per_second"] for row in rows),
         "train_accuracy": rows[-1]["train_accuracy"],
+        "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {job.plan.cores} threads",
     }
     if job.purpose == "rate":
-        result |= {"validation_correct": rows[-1]["validation_correct"], "validation_leaves": rows[-1]["validation_leaves"]}
+        # Logits that are no numbers have their maximum at the first cultivar: a net that diverged must not win by what that hits.
+        sound = all(bool(tensor.isfinite().all()) for tensor in state["net"].values())
+        right = rows[-1]["validation_correct"] if sound else 0.0
+        result |= {"validation_correct": right, "validation_leaves": rows[-1]["validation_leaves"]}
     if job.keep_model:
         save_trained(store, dataset, method, job.plan, job.identity, state, NullRun())
     if job.purpose == "final":
@@ -101,6 +105,8 @@ def run_job(job: Job, on: str = "cpu") -> dict[str, Any]:
     store.child("checkpoints").delete_tree()  # weights are large and cells are many
     del state, method
     gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # the process is used again, and others share the GPU
     return result
 
 
@@ -117,10 +123,10 @@ def score_test(
         seen = torch.from_numpy(np.array(images[start : start + EVAL_BATCH])).to(device)
         found.append(eval_step(method, net, test_view(seen, recipe.crop), plan.precision).cpu().numpy())
     logits = np.concatenate(found)
-    if len(logits) != index.num_rows or not np.isfinite(logits).all():
-        raise RuntimeError(
-            f"scored {int(np.isfinite(logits).all(1).sum())} of {index.num_rows} test leaves; a partial score is not a score"
-        )
+    if not np.isfinite(logits).all():
+        raise RuntimeError(f"training diverged: no numbers for {int((~np.isfinite(logits)).any(1).sum())} of {len(logits)} test leaves")
+    if len(logits) != index.num_rows:
+        raise RuntimeError(f"scored {len(logits)} of {index.num_rows} test leaves; a partial score is not a score")
     return logits, index["label"].to_numpy().astype(np.int64), index["image_id"].to_pylist()
 
 

@@ -10,11 +10,11 @@ from ufgvc.data.cluster import RaySettings, ray_session
 from ufgvc.data.shards import Dataset, open_dataset
 from ufgvc.methods import build
 from ufgvc.methods.recipe import Recipe, Stage
-from ufgvc.search.field import decode
+from ufgvc.search.field import decode, first_weights
 from ufgvc.search.job import Job
 from ufgvc.search.record import Recorder
 from ufgvc.search.settings import PretrainSettings
-from ufgvc.search.trials import Finished, run_all
+from ufgvc.search.trials import Finished, check_nodes, run_all
 from ufgvc.track.runs import start_run
 from ufgvc.track.settings import TrackingSettings
 from ufgvc.train.settings import TrainSettings
@@ -51,6 +51,7 @@ def pretrain(
     run = start_run(tracking, runs, experiment=dataset.name, name="pretrain", params=told, tags=tags, store=out)
     try:
         with ray_session(ray):
+            check_nodes([data], runs, settings)
             decode(jobs, [dataset])
             ends = run_all(jobs, settings, out.child("tune"), Recorder(tracking, runs, dataset.name, run.id))
     except BaseException:
@@ -80,7 +81,7 @@ def _job(architecture: str, dataset: Dataset, settings: PretrainSettings, runs: 
     if settings.crop < method.min_side:
         raise UserError(f"{architecture} does not take images of {settings.crop} px", where="--crop", fix=f"use {method.min_side} or more")
     train = TrainSettings(
-        init=settings.init,
+        init=first_weights(settings.init, architecture),
         precision=settings.precision,
         gpu=settings.gpu,
         cache="host",

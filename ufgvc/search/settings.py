@@ -55,7 +55,7 @@ class BenchmarkSettings(TrialSettings):
     masks: Literal["box", "luminance", "structure", "exact"] = "box"
     """kind of the masks that guide the networks"""
     epochs: int = Field(100, ge=1)
-    """equal: passes over the training leaves of a method that forwards each once; DCL gets half of them, MaskCOV a third"""
+    """equal: passes over the training leaves of a method that forwards each once; DCL gets half of them, MaskCOV a third, NTS-Net 40 %"""
     batch_size: int = Field(16, ge=2)
     """equal: images a step"""
     resize: int = Field(512, ge=32)
@@ -75,7 +75,7 @@ class BenchmarkSettings(TrialSettings):
     fingerprints: tuple[str, ...] = ()
     """fingerprints that the data sets must have, in their order: what was frozen before methods were compared"""
     cam_leaves: int = Field(4, ge=0)
-    """test leaves in the figure of class activation maps, drawn with a seed"""
+    """test leaves in the figure of class activation maps, drawn with a seed; 0 leaves out the measured maps too"""
 
     @field_validator("rates")
     @classmethod

@@ -12,9 +12,10 @@ from typing import Any
 
 from ufgvc.core.errors import UserError, user_error_in
 from ufgvc.core.runtime import cpu_count
-from ufgvc.core.storage import Store
+from ufgvc.core.storage import Store, open_store
 from ufgvc.search.job import Job, result_of, run_job
 from ufgvc.search.settings import TrialSettings
+from ufgvc.train.preflight import check_places
 
 log = logging.getLogger(__name__)
 FAILED = "failed.json"
@@ -55,6 +56,21 @@ def share_of(settings: TrialSettings, cpus: float, gpus: float, cores: int) -> S
     return Share(resources, at_once, max(1, cores // at_once))
 
 
+def check_nodes(data: Sequence[str], runs: str, settings: TrialSettings) -> None:
+    """UserError for a folder of this machine where trials may run on other nodes. Inside of a Ray session."""
+    nodes = _nodes()
+    for uri in data:
+        check_places({"--data": open_store(uri).uri, "--runs": open_store(runs).uri}, nodes)
+    if settings.init not in ("imagenet", "none"):
+        check_places({"--init": settings.init}, nodes)
+
+
+def _nodes() -> int:
+    import ray
+
+    return sum(bool(node["Alive"]) for node in ray.nodes())
+
+
 def run_all(jobs: Sequence[Job], settings: TrialSettings, scratch: Store, done: Callable[[Finished], None]) -> list[Finished]:
     """Runs what is not finished yet and returns every job's end, in order. Inside of a Ray session.
 
@@ -85,7 +101,10 @@ def _tune(
     # Each failure is one line and a file that holds its traceback; Tune would print it three times.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     resources = ray.cluster_resources()
-    share = share_of(settings, resources.get("CPU", 0), resources.get("GPU", 0), cpu_count())
+    cpus = resources.get("CPU", 0)
+    # The slots of a session of its own may be more than the cores; over several nodes they are all that is known of the cores.
+    cores = cpu_count() if _nodes() < 2 else max(1, int(cpus))
+    share = share_of(settings, cpus, resources.get("GPU", 0), cores)
     log.info("%d trainings, %d at a time, %d threads each", len(waiting), share.at_once, share.threads)
     ended: dict[int, Finished] = {}
     started = time.monotonic()
@@ -103,12 +122,16 @@ def _tune(
 
     class Watch(tune.Callback):
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            self._end(trial, result_of(jobs[trial.config["place"]]), None)
+            result = result_of(jobs[trial.config["place"]])
+            self._end(trial, result, None if result else "it ended without a result in the runs folder")
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            store = jobs[trial.config["place"]].store
-            told = store.read_json(FAILED)["reason"] if store.exists(FAILED) else "its process was lost"
-            self._end(trial, None, told)
+            job = jobs[trial.config["place"]]
+            if (result := result_of(job)) is not None:  # it was finished, and lost while it cleared away
+                self._end(trial, result, None)
+                return
+            why = job.store.read_json(FAILED)["reason"] if job.store.exists(FAILED) else "its process was lost"
+            self._end(trial, None, why)
 
         def _end(self, trial: Any, result: dict[str, Any] | None, error: str | None) -> None:
             place = trial.config["place"]

@@ -119,8 +119,9 @@ def test_the_two_maps_differ_and_are_one_only_if_the_convolution_is_shared():
     batch = tiny_batch()
     maps = method.net.eval()(batch.images)["attention"]
     assert not torch.equal(maps["vein"], maps["contour"])
-    method.net.attention["contour"] = method.net.attention["vein"]
-    maps = method.net(batch.images)["attention"]
+    shared = tiny(maps="shared").net
+    assert list(shared.attention) == ["shared"]
+    maps = shared.eval()(batch.images)["attention"]
     assert torch.equal(maps["vein"], maps["contour"])
 
 
@@ -231,6 +232,46 @@ def test_training_without_masks_tells_how_to_make_them():
     batch = tiny_batch()
     with pytest.raises(UserError, match="needs the vein masks"):
         mask_guided_losses(method.net(batch.images), Batch(batch.images, batch.labels), REGIONS)
+
+
+def test_attention_that_sees_every_channel():
+    net = tiny(statistics="all").net.eval()
+    outputs = net(tiny_batch().images)
+    kernel = net.attention["vein"].conv.weight
+    assert kernel.shape == (1, outputs["features"].shape[1], 1, 1)
+    logits = (outputs["features"] * kernel[0, :, 0, 0][:, None, None]).sum(dim=1, keepdim=True)
+    assert torch.allclose(outputs["attention"]["vein"], logits.sigmoid(), atol=1e-5)
+
+
+def test_a_constant_gain_multiplies_the_logits():
+    images = tiny_batch().images
+    plain, smaller = (tiny(regions=[], gain=gain).net.eval()(images) for gain in (1.0, 0.65))
+    assert torch.allclose(smaller["fused"], 0.65 * plain["features"], atol=1e-6)
+    assert torch.allclose(smaller["logits"], 0.65 * plain["logits"], atol=1e-5)
+
+
+def test_guides_that_tell_nothing_of_the_leaf():
+    batch = tiny_batch()
+    batch.has_mask["vein"][0] = False
+    assert tiny().views(batch) is batch
+    shuffled = tiny(guide="shuffled").views(batch)
+    centre = tiny(guide="centre").views(batch)
+    for seen in (shuffled, centre):
+        assert seen.images is batch.images
+        assert seen.labels is batch.labels
+        assert set(seen.masks) == set(REGIONS)
+    assert shuffled.has_mask["vein"].tolist() == [True, False, True], "whether there is a mask goes with it"
+    assert centre.has_mask["vein"].tolist() == [False, True, True]
+    for region in REGIONS:
+        for image, other in ((0, 2), (1, 0), (2, 1)):
+            assert torch.equal(shuffled.masks[region][image], batch.masks[region][other])
+        blob = centre.masks[region]
+        assert blob.shape == batch.masks[region].shape
+        assert torch.equal(blob[0], blob[1])
+        assert torch.allclose(blob, blob.flip(2, 3), atol=1e-5)
+        assert 0.99 < float(blob[0, 0, 48, 48]) <= 1.0
+        # A fifth of the side away from the middle: one standard deviation.
+        assert float(blob[0, 0, 48, 48 + 19]) == pytest.approx(math.exp(-0.5), abs=0.03)
 
 
 def test_softmax_to_the_letter_hardly_learns():

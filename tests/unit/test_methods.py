@@ -14,7 +14,7 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.types import REGIONS
 from ufgvc.methods import Batch, Method, Recipe, Stage, build, names, options_class
 from ufgvc.methods.backbones import build_backbone
-from ufgvc.train.optimizer import make_optimizer
+from ufgvc.train.optimizer import frozen_modules, make_optimizer
 from ufgvc.train.steps import eval_step, train_step
 
 CLASSES, SIDE = 5, 64
@@ -117,10 +117,14 @@ class TestContract:
         assert done.correct == done.count
         assert total / count < 0.05
 
-    def test_the_recipe_names_modules_that_exist(self, name: str) -> None:
-        recipe = build(name, CLASSES).recipe
-        assert recipe.epochs == sum(stage.epochs for stage in recipe.stages)
-        assert recipe.test_resize >= recipe.crop
+    def test_recipe_and_head_name_what_exists(self, name: str) -> None:
+        method = small(name)
+        for stage in method.recipe.stages:
+            assert len(frozen_modules(method, stage)) == len(stage.frozen)
+        parameters = [parameter for parameter, _ in method.net.named_parameters()]
+        for prefix in method.head:  # a misspelt one would let a new layer learn at the backbone's rate
+            assert any(parameter.startswith(f"{prefix}.") for parameter in parameters), prefix
+        assert method.recipe.crop >= method.min_side
 
 
 def fast_stage(method: Method) -> Stage:

@@ -67,6 +67,13 @@ def test_the_finer_map_of_a_resnet_is_that_of_layer_3():
     assert torch.equal(finer, last)
 
 
+def test_backbones_that_take_no_small_image():
+    method = build("region_tokens", 4, backbone="inception_v3")
+    outputs = method.net.eval()(torch.rand(1, 3, 96, 96))
+    assert outputs["attention"]["vein"].shape == (1, 1, 1, 1)
+    assert outputs["logits"].shape == (1, 4)
+
+
 def test_losses_count_only_images_with_a_mask_and_weigh_as_asked():
     torch.manual_seed(0)
     method = build("region_tokens", 4, backbone="resnet18", mask_weight=0.5, token_weight=0.25)

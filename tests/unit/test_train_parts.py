@@ -17,7 +17,7 @@ from ufgvc.core.storage import Store, open_store
 from ufgvc.methods.recipe import Recipe, Stage
 from ufgvc.train.adjust import adjusted
 from ufgvc.train.checkpoint import FILE, read_checkpoint, remove_orphans, write_checkpoint
-from ufgvc.train.preflight import check_batch, check_cpus, check_places, choose_gpu
+from ufgvc.train.preflight import check_batch, check_cpus, check_crop, check_places, choose_gpu
 from ufgvc.train.progress import Follower, epoch_line, read_metrics
 from ufgvc.train.settings import TrainSettings
 
@@ -86,6 +86,13 @@ def test_batches_that_leave_a_worker_without() -> None:
         check_batch(64, 4, 3)
     with pytest.raises(UserError, match="1 training leaves are too few"):
         check_batch(16, 1, 1)
+
+
+def test_a_crop_that_the_net_does_not_take() -> None:
+    check_crop("inception_v3", 75, 75)
+    with pytest.raises(UserError, match="inception_v3 does not take images of 74 px") as caught:
+        check_crop("inception_v3", 74, 75)
+    assert caught.value.fix == "use `--train.crop 75` or more"
 
 
 def test_places_that_other_nodes_cannot_see() -> None:

@@ -163,6 +163,8 @@ def build_region_tokens(num_classes: int, init: str, options: RegionTokensOption
 
 def finer_channels(backbone: Backbone) -> int:
     """Channels of the finer map of `two_maps`."""
+    if not hasattr(backbone.trunk, "layer4"):
+        return backbone.channels  # not every such backbone takes a small image
     was_training = backbone.training
     backbone.eval()
     with torch.no_grad():

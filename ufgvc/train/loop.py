@@ -146,6 +146,9 @@ class Worker:
         stage = self.recipe.stages[self.stage]
         set_rate(self.optimizer, rate_at(self.recipe.stages, self.epoch, self._schedule_rows()))
         train_mode(self.method, self.model, stage)
+        if self.device.type == "cuda":
+            # Checkpoints keep the CPU's generator only, so a GPU's (dropout) starts each epoch from numbers that the epoch and rank decide.
+            torch.cuda.manual_seed_all(((self.plan.seed * 1_000_003 + self.rank) * 1_000_003 + self.epoch) % 2**63)
         sums: dict[str, Tensor] = {}
         correct: Tensor | int = 0
         count = images = 0

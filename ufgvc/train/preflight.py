@@ -48,6 +48,13 @@ def check_batch(batch_size: int, workers: int, leaves: int) -> None:
         raise UserError(what, where="train.workers", fix="use fewer workers, or ingest more photographs")
 
 
+def check_crop(method: str, crop: int, smallest: int) -> None:
+    """A smaller crop would end in a worker, as an error of some convolution."""
+    if crop < smallest:
+        what = f"{method} does not take images of {crop} px"
+        raise UserError(what, where="train.crop", fix=f"use `--train.crop {smallest}` or more")
+
+
 def check_places(places: dict[str, str], nodes: int) -> None:
     """A folder of this machine is not there on the others."""
     if nodes < 2:

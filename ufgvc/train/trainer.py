@@ -27,7 +27,7 @@ from ufgvc.track.settings import TrackingSettings
 from ufgvc.train.adjust import adjusted
 from ufgvc.train.checkpoint import read_checkpoint, remove_orphans
 from ufgvc.train.feed import Plan
-from ufgvc.train.preflight import check_batch, check_cpus, check_places, choose_gpu
+from ufgvc.train.preflight import check_batch, check_cpus, check_crop, check_places, choose_gpu
 from ufgvc.train.progress import Follower, read_metrics
 from ufgvc.train.settings import TrainSettings
 
@@ -93,6 +93,7 @@ def _train_one(
         store.delete_tree()
     elif store.exists("model/model.json"):
         return _found(store, identity["key"])
+    check_crop(method.name, plan.recipe["crop"], method.min_side)
     check_batch(plan.recipe["batch_size"], settings.workers, dataset.counts["train"])
     store.write_text("config.yaml", to_yaml(identity))
     run = start_run(

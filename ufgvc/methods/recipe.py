@@ -25,7 +25,7 @@ class Stage(Section):
         3,
         ge=0,
         description="`plateau`: epochs without a better score before the rate falls; the score is the accuracy on held-out "
-        "training leaves, or the training loss where none are held out, never the test leaves",
+        "training leaves, or on the training crops where none are held out, never the test leaves",
     )
     warmup_epochs: int = Field(0, ge=0, description="the rate rises in a straight line over these first epochs")
     frozen: tuple[str, ...] = Field((), description="modules of the net that do not learn in this stage, e.g. `backbone`")

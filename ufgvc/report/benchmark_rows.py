@@ -41,6 +41,7 @@ class Row:
     spread: float | None = None
     minutes: float | None = None
     images_per_second: float | None = None
+    train_accuracy: float | None = None
     learning_rates: tuple[float, ...] = ()
     against: Mapping[str, Difference] = field(default_factory=dict)
     corrected: Mapping[str, float] = field(default_factory=dict)
@@ -112,7 +113,9 @@ def _costs(entry: Entry) -> dict:
     done = [cell for cell in entry.cells if cell.right is not None]
     seconds = [cell.seconds for cell in done if cell.seconds is not None]
     rates = [cell.images_per_second for cell in done if cell.images_per_second is not None]
+    learnt = [cell.train_accuracy for cell in done if cell.train_accuracy is not None]
     return {
+        "train_accuracy": float(np.mean(learnt)) if learnt else None,
         "minutes": float(np.mean(seconds)) / 60 if seconds else None,
         "images_per_second": float(np.mean(rates)) if rates else None,
         "learning_rates": tuple(sorted({cell.learning_rate for cell in done if cell.learning_rate is not None})),

@@ -41,14 +41,14 @@ def benchmark_table(comparison: Comparison, which: TableName, rows: Sequence[Row
     columns = ["Method", "Backbone", "Paper", "Right", "Accuracy", "95 % interval", "Spread (seeds)"]
     for entry in references:
         columns += [f"Against {entry.label}, points", "p"]
-    columns += ["Parameters", "GFLOPs", "Training images/s", *(["Test images/s"] if show_inference else [])]
+    columns += ["On train", "Parameters", "GFLOPs", "Training images/s", *(["Test images/s"] if show_inference else [])]
     columns += ["Minutes a run", "Learning rate"]
     cells = []
     for row in rows:
         line = [_label(row, which), row.entry.backbone, percent(row.entry.paper, 2), _right(row), *_accuracy(row), _spread(row)]
         for entry in references:
             line += [_gap(row, entry.key), _p(row.corrected.get(entry.key))]
-        line += [_millions(row.entry.parameters), _number(row.entry.gflops), _number(row.images_per_second)]
+        line += [percent(row.train_accuracy), _millions(row.entry.parameters), _number(row.entry.gflops), _number(row.images_per_second)]
         line += [_number(row.entry.inference_rate)] if show_inference else []
         rates = ", ".join(f"{rate:g}" for rate in row.learning_rates)
         cells.append([*line, _number(row.minutes), rates or None])
@@ -160,7 +160,7 @@ def _csv_line(row: Row, references: Sequence[str]) -> dict[str, object]:
         line |= {f"against_{key}_p": gap and gap.p, f"against_{key}_p_holm": row.corrected.get(key)}
     line |= {
         "parameters": entry.parameters, "gflops": entry.gflops, "training_images_per_second": row.images_per_second,
-        "test_images_per_second": entry.inference_rate, "minutes": row.minutes,
+        "test_images_per_second": entry.inference_rate, "train_accuracy": row.train_accuracy, "minutes": row.minutes,
         "learning_rates": " ".join(f"{rate:g}" for rate in row.learning_rates), "right_text": _right(row),
         "accuracy_text": _accuracy(row)[0], "interval_text": _accuracy(row)[1], "spread_text": _spread(row),
     }  # fmt: skip

@@ -15,9 +15,11 @@ def activation_maps(net: nn.Module, images: Tensor, last_map: str = "features") 
     """Maps (B, h, w) float in [0, 1] and the predicted classes (B,) for images (B, 3, H, W) in [0, 1].
 
     The map of class k is max(0, sum_c w_kc M_c) over the last map M, divided by its own maximum (zeros where nothing
-    speaks for the class). The weight w_kc is the mean over the map of d logit_k / d M_c: behind average pooling and a
+    speaks for the class). The weight w_kc is d logit_k / d M_c in each cell: behind average pooling and a
     linear layer this is the layer's own weight over h w, thus exactly the CAM of Zhou et al. (2016); behind any other
-    head it is Grad-CAM. last_map: the net's output that holds M, "fused" where masks guide the net (Method.last_map).
+    head it is HiResCAM (Draelos and Carin 2020), which unlike Grad-CAM does not average the slope over the map: behind a centred
+    covariance (`mpn_cov`) that average is nothing but rounding. last_map: the net's output that holds M, "fused" where masks
+    guide the net (Method.last_map).
     UserError if the net shows no such map. The net must be in eval mode; its parameters gain no gradient.
     """
     with torch.enable_grad():
@@ -28,8 +30,7 @@ def activation_maps(net: nn.Module, images: Tensor, last_map: str = "features") 
             raise UserError("this model shows no feature map to look at", fix="leave it out of --compare")
         predicted = logits.argmax(dim=1)
         (slope,) = torch.autograd.grad(logits.gather(1, predicted[:, None]).sum(), last)
-    weights = slope.mean(dim=(2, 3), keepdim=True)
-    raw = (weights * last.detach()).sum(dim=1).clamp(min=0)
+    raw = (slope * last.detach()).sum(dim=1).clamp(min=0)
     peak = raw.amax(dim=(1, 2), keepdim=True)
     return torch.where(peak > 0, raw / peak.clamp(min=torch.finfo(raw.dtype).tiny), torch.zeros_like(raw)), predicted
 

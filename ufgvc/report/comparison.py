@@ -19,6 +19,7 @@ class Cell:
     """One training run, scored. right: (N,) bool for the test leaves of its draw, in the draw's order; None if it failed or is missing.
 
     error: why it failed (its first line is shown).  seconds: wall time of training.  images_per_second: training images.
+    train_accuracy: on the last epoch's crops, 0 to 1.
     selected_on_test: the epoch was chosen on the very leaves of `right`.
     """
 
@@ -29,6 +30,7 @@ class Cell:
     seconds: float | None = None
     images_per_second: float | None = None
     learning_rate: float | None = None
+    train_accuracy: float | None = None
     selected_on_test: bool = False
 
 

@@ -15,21 +15,35 @@ PLAIN = {"resnet50", "mask_guided:none"}
 
 
 def controls_in_words(comparison: Comparison, rows: Sequence[Row]) -> str:
-    """Which controls do worse or better than the proposed method beyond chance, and which can not be told from it. "" without controls."""
-    proposed = comparison.references[1]
-    compared = [row for row in rows if "controls" in row.entry.tables and proposed in row.against]
-    if not compared:
-        return ""
-    sure = [row for row in compared if row.corrected[proposed] < LIKELY]
-    worse = [row for row in sure if row.against[proposed].value < 0]
-    better = [row for row in sure if row.against[proposed].value > 0]
+    """Which controls do worse or better than what they control beyond chance, and which can not be told from it. "" without controls.
+
+    A control is compared with the reference whose method it has; rows of other methods stand beside the proposed one.
+    """
+    told = []
+    for key in comparison.references[1:]:
+        others = [row for row in rows if "controls" in row.entry.tables and key in row.against and _belongs(row.entry.key, key, comparison)]
+        if others:
+            label = next(row.entry.label for row in rows if row.entry.key == key)
+            told.append(_beside(label, key, others))
+    return " ".join(told)
+
+
+def _belongs(control: str, reference: str, comparison: Comparison) -> bool:
+    owner = control.split(":")[0]
+    return owner == reference or (reference == comparison.references[1] and owner not in comparison.references[2:])
+
+
+def _beside(label: str, key: str, compared: Sequence[Row]) -> str:
+    sure = [row for row in compared if row.corrected[key] < LIKELY]
+    worse = [row for row in sure if row.against[key].value < 0]
+    better = [row for row in sure if row.against[key].value > 0]
     same = [row for row in compared if row not in sure]
-    label = next(row.entry.label for row in rows if row.entry.key == proposed)
     told = [f"Beside {label}, with Holm's correction."]
     for what, some in (("Worse", worse), ("Better", better), ("Not told apart from it", same)):
         if some:
-            told.append(f"{what}: {', '.join(f'{row.entry.label} ({points(row.against[proposed].value)})' for row in some)}.")
-    told.append(_conclusion(worse, [*better, *same]))
+            told.append(f"{what}: {', '.join(f'{row.entry.label} ({points(row.against[key].value)})' for row in some)}.")
+    if any(row.entry.key in BLIND for row in compared):
+        told.append(_conclusion(worse, [*better, *same]))
     return " ".join(told)
 
 
@@ -41,8 +55,6 @@ def _conclusion(worse: Sequence[Row], not_worse: Sequence[Row]) -> str:
             f"Without the leaf's own masks it does as well, as far as these leaves can tell ({', '.join(as_well)}): "
             "this benchmark does not show that the masks carry anything."
         )
-    if not any(row.entry.key in BLIND for row in worse):
-        return "No variant without the leaf's own masks was run, so nothing is said of what the masks carry."
     if any(row.entry.key in PLAIN for row in worse):
         return "Every variant that does not see the leaf's own masks does worse: here the masks carry the gain."
     return "Every variant that does not see the leaf's own masks does worse, but no gain over the plain network was shown."

@@ -14,6 +14,7 @@ from ufgvc.data.shards import Dataset, open_dataset
 from ufgvc.report.benchmark_page import compose_benchmark
 from ufgvc.report.benchmark_rows import measure
 from ufgvc.report.benchmark_tables import benchmark_tables, reading, to_csv
+from ufgvc.report.controls import controls_in_words
 from ufgvc.report.figures import Chart, Panels
 from ufgvc.report.page import made_now
 from ufgvc.report.tables import Table
@@ -89,7 +90,19 @@ def benchmark(
 
 def benchmark_folder(draws: Sequence[Dataset], settings: BenchmarkSettings, runs: str) -> Store:
     """<runs>/<data set>/benchmark/<key>; the key names what decides the figures, not how many trainings run at a time."""
-    silent = {"trials", "cpus_per_trial", "gpu_per_trial", "gpu", "checkpoint_seconds", "fingerprints"}
+    # More rows or seeds are the same benchmark going on, under the same MLflow run.
+    silent = {
+        "methods",
+        "seeds",
+        "paper",
+        "cam_leaves",
+        "trials",
+        "cpus_per_trial",
+        "gpu_per_trial",
+        "gpu",
+        "checkpoint_seconds",
+        "fingerprints",
+    }
     key = short_key([settings.model_dump(mode="json", exclude=silent), [draw.fingerprint for draw in draws]])
     return open_store(runs).child(draws[0].name, "benchmark", f"{settings.budget}-{key}")
 
@@ -126,8 +139,10 @@ def _report(
     tables = benchmark_tables(comparison, rows)
     page = compose_benchmark(comparison, rows, made=made_now())
     figures = [block for chapter in page.chapters for block in chapter.blocks if isinstance(block, Chart | Panels)]
-    text = reading(comparison, rows)
-    files: dict[str, bytes] = {f"table-{name}.md": f"{table.to_markdown()}\n\n{table.note}\n".encode() for name, table in tables.items()}
+    told = "\n".join(f"- {name}: {value}" for name, value in comparison.facts.items())
+    files: dict[str, bytes] = {
+        f"table-{name}.md": f"{table.to_markdown()}\n\n{table.note}\n\n{told}\n".encode() for name, table in tables.items()
+    }
     files |= {"benchmark.csv": to_csv(comparison, rows).encode(), "report.html": page.to_html().encode()}
     files |= {f"{figure.name}.png": figure.to_png() for figure in figures}
     for name, content in files.items():
@@ -135,4 +150,5 @@ def _report(
         run.log_artifact_bytes(f"report/{name}", content)
     failed = sum(cell.right is None for entry in comparison.entries for cell in entry.cells)
     log.info("report: %s", join(folder.uri, "report.html"))
-    return BenchmarkResult(folder.uri, tuple(tables.values()), text, failed)
+    spoken = "\n".join(part for part in (reading(comparison, rows), controls_in_words(comparison, rows)) if part)
+    return BenchmarkResult(folder.uri, tuple(tables.values()), spoken, failed)

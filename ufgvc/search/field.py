@@ -22,7 +22,7 @@ from ufgvc.methods.recipe import Recipe
 from ufgvc.search.budget import recipe_for
 from ufgvc.search.contestants import Contestant
 from ufgvc.search.job import Job
-from ufgvc.search.settings import BenchmarkSettings, TrialSettings
+from ufgvc.search.settings import BenchmarkSettings
 from ufgvc.train.settings import TrainSettings
 from ufgvc.train.split import held_out
 from ufgvc.train.trainer import make_plan
@@ -60,7 +60,7 @@ def make_runner(who: Contestant, num_classes: int, settings: BenchmarkSettings) 
     return runner
 
 
-def options_for(method: str, options: Mapping[str, Any], settings: TrialSettings) -> dict[str, Any]:
+def options_for(method: str, options: Mapping[str, Any], settings: BenchmarkSettings) -> dict[str, Any]:
     """The options with the architecture that stands in for the method's own."""
     field = options_class(method).model_fields.get("backbone")
     return dict(options) if field is None else {"backbone": settings.backbone_for(str(field.default)), **options}

@@ -17,6 +17,7 @@ from ufgvc.data.images import decode, decode_mask
 from ufgvc.data.shards import Dataset, read_index, read_manifest
 from ufgvc.report.cam_energy import energy_panels, mean_energy
 from ufgvc.report.comparison import Cell, Comparison, Draw, Entry
+from ufgvc.report.metrics import ranking
 from ufgvc.report.samples import draw as draw_leaves
 from ufgvc.report.samples import leaf_rows
 from ufgvc.report.tables import paper_accuracy
@@ -41,12 +42,17 @@ def gather(
         title=", ".join(draw.name for draw in draws),
         budget=settings.budget,
         draws=tuple(Draw(draw.name, labels[draw.name], len(draw.classes)) for draw in draws),
+        references=("resnet50", "mask_guided", *(["region_tokens"] if _has_controls("region_tokens", runners) else [])),
         entries=tuple(_entry(runner, draws, settings, rates, finals) for runner in runners),
         facts=_facts(draws, runners, settings, finals) | ({"Maps measured inside": f"{kind} masks"} if energy else {}),
         warnings=_warnings(settings),
         cam=panels,
         energy=energy,
     )
+
+
+def _has_controls(method: str, runners: Sequence[Runner]) -> bool:
+    return any(runner.who.key.startswith(f"{method}:") for runner in runners)
 
 
 def _entry(
@@ -78,17 +84,19 @@ def _entry(
 
 
 def _cell(end: Finished, draws: Sequence[Dataset]) -> Cell:
-    name, seed = draws[end.job.draw].name, end.job.seed
+    draw, seed = draws[end.job.draw], end.job.seed
     if end.result is None:
-        return Cell(name, seed, None, end.error)
-    logits, labels = read_scored(end.job.store)
+        return Cell(draw.name, seed, None, end.error)
+    index = read_index(draw, "test")
+    logits = read_scored(end.job.store, index["image_id"].to_pylist())
     return Cell(
-        name,
+        draw.name,
         seed,
-        np.argsort(-logits, axis=1, kind="stable")[:, 0] == labels,
+        ranking(logits)[:, 0] == index["label"].to_numpy(),
         seconds=end.result["seconds"],
         images_per_second=end.result["images_per_second"],
         learning_rate=end.job.plan.recipe["stages"][-1]["lr"],
+        train_accuracy=end.result["train_accuracy"],
     )
 
 

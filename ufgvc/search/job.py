@@ -56,7 +56,8 @@ class Job:
 
     @property
     def name(self) -> str:
-        return f"{self.contestant} seed {self.seed}" + (f" rate x{self.factor:g}" if self.purpose == "rate" else "")
+        dataset = self.plan.run.split("/")[-3]
+        return f"{self.contestant} on {dataset}, seed {self.seed}" + (f" rate x{self.factor:g}" if self.purpose == "rate" else "")
 
 
 def result_of(job: Job) -> dict[str, Any] | None:
@@ -130,10 +131,13 @@ def score_test(
     return logits, index["label"].to_numpy().astype(np.int64), index["image_id"].to_pylist()
 
 
-def read_scored(store: Store) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """(logits (N, K), labels (N,)) that a final job left."""
+def read_scored(store: Store, image_ids: list[str]) -> NDArray[np.float64]:
+    """Logits (N, K) that a final job left, in the order of `image_ids`. RuntimeError unless they are of just these leaves."""
     table = pq.read_table(io.BytesIO(store.read_bytes(SCORED)))
-    return np.stack(table["logits"].to_numpy()).astype(np.float64), table["label"].to_numpy().astype(np.int64)
+    place = {image_id: row for row, image_id in enumerate(table["image_id"].to_pylist())}
+    if place.keys() != set(image_ids):
+        raise RuntimeError(f"{store.uri}/{SCORED} does not hold the scores of these {len(image_ids)} leaves")
+    return np.stack(table["logits"].to_numpy())[[place[image_id] for image_id in image_ids]].astype(np.float64)
 
 
 def _parquet(image_ids: list[str], labels: NDArray[np.int64], logits: NDArray[np.float32]) -> bytes:

@@ -23,15 +23,13 @@ from ufgvc.train.trainer import make_plan
 
 @dataclass(frozen=True)
 class PretrainResult:
-    """pattern: what `init` takes.  trained: {architecture: accuracy on its own training crops}.  failed: {architecture: reason}."""
+    """pattern: what `init` takes.  trained: {architecture: accuracy on its own training crops}."""
 
     pattern: str
     trained: dict[str, float]
-    failed: dict[str, str]
 
     def summary(self) -> str:
         lines = [f"{name}: {100 * accuracy:.1f} % of its training crops named rightly" for name, accuracy in self.trained.items()]
-        lines += [f"{name}: failed: {reason}" for name, reason in self.failed.items()]
         return "\n".join([*lines, f"use them with --init '{self.pattern}'"])
 
 
@@ -40,7 +38,7 @@ def pretrain(
 ) -> PretrainResult:
     """Trains the plain method of every architecture and writes <runs>/pretrained/<data set>/<architecture>.safetensors.
 
-    What is there from the same settings and leaves is not trained again.
+    What is there from the same settings and leaves is not trained again. UserError, with the reasons, if some could not be trained.
     """
     tracking = tracking or TrackingSettings()
     dataset = open_dataset(data)
@@ -62,8 +60,12 @@ def pretrain(
             _keep(end, out)
     failed = {end.job.contestant: str(end.error) for end in ends if end.result is None}
     run.finish("FAILED" if failed else "FINISHED")
+    if failed:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+        what = f"{len(failed)} of {len(ends)} architectures failed: {reasons}"
+        raise UserError(what, fix="mend it; the same command tries only these again")
     trained = {end.job.contestant: float(end.result["train_accuracy"]) for end in ends if end.result is not None}
-    return PretrainResult(f"{out.uri}/{{backbone}}.safetensors", trained, failed)
+    return PretrainResult(f"{out.uri}/{{backbone}}.safetensors", trained)
 
 
 def plain_method(architecture: str) -> tuple[str, dict[str, str]]:

@@ -14,8 +14,6 @@ class TrialSettings(Section):
 
     init: str = "imagenet"
     """first weights of every method: imagenet, none, or the URI of a state dict, in which {backbone} stands for the architecture"""
-    backbones: tuple[str, ...] = ()
-    """smaller architectures as large=small, e.g. resnet50=resnet18 vgg16=vgg11; they replace the large one in every method"""
     trials: int | None = Field(None, ge=1)
     """trainings at a time; default: as many as fit, on CPUs one a core"""
     cpus_per_trial: float = Field(1.0, gt=0)
@@ -29,25 +27,14 @@ class TrialSettings(Section):
     checkpoint_seconds: float = Field(60.0, ge=0)
     """seconds between checkpoints of a training"""
 
-    @field_validator("backbones")
-    @classmethod
-    def _pairs(cls, pairs: tuple[str, ...]) -> tuple[str, ...]:
-        for pair in pairs:
-            large, equals, small = pair.partition("=")
-            if not (large and equals and small):
-                raise ValueError(f"{pair!r} is not large=small, e.g. resnet50=resnet18")
-        return pairs
-
-    def backbone_for(self, name: str) -> str:
-        """The architecture that stands in for another, or that one itself."""
-        return dict(pair.split("=", 1) for pair in self.backbones).get(name, name)
-
 
 class BenchmarkSettings(TrialSettings):
     """The benchmark of all methods."""
 
     methods: tuple[str, ...] = ("all",)
     """rows of the tables: all, paper (without ours), oracle (exact masks), controls, or single rows such as dcl or mask_guided:vein"""
+    backbones: tuple[str, ...] = ()
+    """smaller architectures as large=small, e.g. resnet50=resnet18 vgg16=vgg11; they replace the large one in every method"""
     seeds: int = Field(5, ge=1)
     """trainings of each row on each data set, with seeds from 0 on"""
     budget: Literal["equal", "published"] = "equal"
@@ -76,6 +63,19 @@ class BenchmarkSettings(TrialSettings):
     """fingerprints that the data sets must have, in their order: what was frozen before methods were compared"""
     cam_leaves: int = Field(4, ge=0)
     """test leaves in the figure of class activation maps, drawn with a seed; 0 leaves out the measured maps too"""
+
+    @field_validator("backbones")
+    @classmethod
+    def _pairs(cls, pairs: tuple[str, ...]) -> tuple[str, ...]:
+        for pair in pairs:
+            large, equals, small = pair.partition("=")
+            if not (large and equals and small):
+                raise ValueError(f"{pair!r} is not large=small, e.g. resnet50=resnet18")
+        return pairs
+
+    def backbone_for(self, name: str) -> str:
+        """The architecture that stands in for another, or that one itself."""
+        return dict(pair.split("=", 1) for pair in self.backbones).get(name, name)
 
     @field_validator("rates")
     @classmethod

@@ -84,14 +84,13 @@ def lr_factor(stage: Stage, epoch: int, history: Sequence[Mapping[str, float]] =
 def plateaus(history: Sequence[Mapping[str, float]], patience: int) -> int:
     """How often the score stood still for more than `patience` epochs in a row, counted anew after each time.
 
-    The score is the accuracy on held-out leaves where the rows have one, else the training loss.
+    The score is the accuracy on held-out leaves where the rows have one, else that on the training crops. Any gain is a gain.
     """
-    held_out = bool(history) and "validation_accuracy" in history[0]
+    name = "validation_accuracy" if history and "validation_accuracy" in history[0] else "train_accuracy"
     best, still, fallen = -math.inf, 0, 0
     for row in history:
-        score = row["validation_accuracy"] if held_out else -row["loss"]
-        if score > best:
-            best, still = score, 0
+        if row[name] > best:
+            best, still = row[name], 0
         else:
             still += 1
         if still > patience:

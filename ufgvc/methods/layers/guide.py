@@ -16,7 +16,10 @@ BLOB_SPREAD = 0.2  # standard deviation of the centre blob, in sides of the pict
 
 
 def guided_by(guide: Guide) -> partial[Batch]:
-    """Views that leave the images alone and put `guide` in place of their masks."""
+    """Views that leave the images alone and put `guide` in place of their masks.
+
+    `shuffled` takes the masks of the neighbour in this rank's batch, so with another number of workers it is another shuffle.
+    """
     return partial(_guided, guide=guide)
 
 

@@ -88,7 +88,8 @@ class DCLNet(nn.Module):
         if self.by_class and not self.training:
             original, destroyed = adversary.chunk(2, dim=1)
             logits = logits + original + destroyed
-        # At 448 px and grid 7 the published average over 2 x 2 cells; adaptive, so that other sides work.
+        # At 448 px and grid 7 the published average over 2 x 2 cells; adaptive, so that other sides work. Below 32 px a patch (224 px at
+        # grid 7) several patches share a cell, and their places can not all be told: choose a smaller `grid` there.
         location = functional.adaptive_avg_pool2d(self.location(features).float(), self.grid).flatten(1).tanh()
         return {"features": features, "embedding": embedding, "logits": logits, "adversary": adversary, "location": location}
 

@@ -13,7 +13,7 @@ from ufgvc.methods.method import Batch, LossParts, Method, Outputs, method
 from ufgvc.methods.recipe import Recipe, Stage
 
 # The paper copies the rows of its five plain nets from MaskCOV, whose released code runs a plain backbone so: these sizes,
-# rotation, rate for all layers, schedule, batch and epochs. No source states the recipe of the rows themselves.
+# rotation, rate for all layers, schedule, batch and epochs (its README says batches of 8 for cotton: set --train.batch-size). No source states the recipe of the rows themselves.
 RECIPE = Recipe(
     stages=(Stage(epochs=160, lr=1e-3, momentum=0.9, schedule="step", step_epochs=60, gamma=0.1),),
     batch_size=16,
@@ -40,7 +40,8 @@ class GlobalAverage(nn.Module):
 class PlainNet(nn.Module):
     """Images (B, 3, H, W) in [0, 1] -> "features" (B, C, h, w), "embedding" (B, D), "logits" (B, K).
 
-    neck: features -> embedding; the mean over the map if None, with D = C.  width: D.  bias: of the classifier.
+    neck: features -> embedding; the mean over the map if None, with D = C.  width: D.  bias: of the classifier; torchvision's nets
+    have one.
     """
 
     def __init__(self, backbone: nn.Module, width: int, num_classes: int, neck: nn.Module | None = None, bias: bool = True) -> None:

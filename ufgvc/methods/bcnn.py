@@ -14,11 +14,12 @@ from ufgvc.methods.method import Method, Outputs, method
 from ufgvc.methods.recipe import Recipe, Stage
 from ufgvc.methods.resnet50 import classification_loss
 
-# Both stages, the batch and the sizes are those of HaoMood/bilinear-cnn (methods.md 7). A rate of 1 fits inputs of length 1
-# that are spread over 262,144 numbers. There the short side becomes 448 and a square is cut out; here photographs become square.
-# (so the random crop is gone: only the mirror is left of it). The signed root with eps 1e-8 is fast-MPN-COV's, for both nets: HaoMood's
-# sqrt(x + 1e-5) can not take the negative entries behind a matrix root. There the rate falls by the accuracy on the test set, and the second stage starts from the epoch that was best on it; here by
-# the score that `plateau` names, and from the last epoch.
+# Both stages, the batch and the sizes are those of HaoMood/bilinear-cnn (methods.md 7). A rate of 1 fits inputs of length 1 that
+# are spread over 262,144 numbers. There the short side becomes 448 and a square is cut out; here photographs become square. (so
+# the random crop is gone: only the mirror is left of it). The signed root with eps 1e-8 is fast-MPN-COV's, for both nets:
+# HaoMood's sqrt(x + 1e-5) can not take the negative entries behind a matrix root. There the rate falls by the accuracy on the
+# test set, and the second stage starts from the epoch that was best on it; here by the score that `plateau` names, and from the
+# last epoch.
 RECIPE = Recipe(
     stages=(
         Stage(epochs=55, lr=1.0, weight_decay=1e-8, schedule="plateau", gamma=0.1, patience=3, frozen=("backbone",)),

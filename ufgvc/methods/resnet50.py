@@ -13,7 +13,8 @@ from ufgvc.methods.method import Batch, LossParts, Method, Outputs, method
 from ufgvc.methods.recipe import Recipe, Stage
 
 # The paper copies the rows of its five plain nets from MaskCOV, whose released code runs a plain backbone so: these sizes,
-# rotation, rate for all layers, schedule, batch and epochs (its README says batches of 8 for cotton: set --train.batch-size). No source states the recipe of the rows themselves.
+# rotation, rate for all layers, schedule, batch and epochs (its README says batches of 8 for cotton: set --train.batch-size). No
+# source states the recipe of the rows themselves.
 RECIPE = Recipe(
     stages=(Stage(epochs=160, lr=1e-3, momentum=0.9, schedule="step", step_epochs=60, gamma=0.1),),
     batch_size=16,

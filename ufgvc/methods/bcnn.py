@@ -15,7 +15,7 @@ from ufgvc.methods.recipe import Recipe, Stage
 from ufgvc.methods.resnet50 import classification_loss
 
 # Both stages, the batch and the sizes are those of HaoMood/bilinear-cnn (methods.md 7). A rate of 1 fits inputs of length 1 that
-# are spread over 262,144 numbers. There the short side becomes 448 and a square is cut out; here photographs become square. (so
+# are spread over 262,144 numbers. There the short side becomes 448 and a square is cut out; here photographs become square (so
 # the random crop is gone: only the mirror is left of it). The signed root with eps 1e-8 is fast-MPN-COV's, for both nets:
 # HaoMood's sqrt(x + 1e-5) can not take the negative entries behind a matrix root. There the rate falls by the accuracy on the
 # test set, and the second stage starts from the epoch that was best on it; here by the score that `plateau` names, and from the

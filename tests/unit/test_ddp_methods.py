@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tests.unit.test_methods import small, tiny_batch
 from ufgvc.methods import Batch, Method, Stage, names
+from ufgvc.train.loop import _settle_buckets
 from ufgvc.train.optimizer import make_optimizer
 from ufgvc.train.steps import identity, train_step
 
@@ -67,13 +68,21 @@ def step(
     return {"gradients": gradients, "losses": done.losses, "correct": int(done.correct), "count": done.count}
 
 
+def parallel(net: nn.Module) -> nn.Module:
+    """As the loop wraps a network: with the passes that settle DDP's buckets, whose effect must be undone."""
+    model = DistributedDataParallel(net)
+    _settle_buckets(model, net, 96, torch.device("cpu"))
+    training(net)
+    return model
+
+
 def rank_main(rank: int, folder: str) -> None:
     """All methods in one process: importing torch takes longer than a step."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=len(CUTS))
     for name in names():
         print(f"rank {rank}: {name}", flush=True)
-        torch.save(step(name, CUTS[rank], DistributedDataParallel, add_up, len(CUTS)), f"{folder}/{name}.{rank}.pt")
+        torch.save(step(name, CUTS[rank], parallel, add_up, len(CUTS)), f"{folder}/{name}.{rank}.pt")
     dist.destroy_process_group()
 
 

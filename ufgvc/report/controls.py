@@ -52,7 +52,7 @@ def _conclusion(worse: Sequence[Row], not_worse: Sequence[Row]) -> str:
     as_well = [row.entry.label for row in not_worse if row.entry.key in BLIND]
     if as_well:
         return (
-            f"Without the leaf's own masks it does as well, as far as these leaves can tell ({', '.join(as_well)}): "
+            f"Without the leaf's own masks it is not told apart from it ({', '.join(as_well)}): "
             "this benchmark does not show that the masks carry anything."
         )
     if any(row.entry.key in PLAIN for row in worse):

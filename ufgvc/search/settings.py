@@ -58,7 +58,7 @@ class BenchmarkSettings(TrialSettings):
     shorten: float = Field(1.0, ge=1)
     """published: all epochs are divided by this; told in the tables"""
     paper: Literal["cotton80", "soylocal200"] | None = None
-    """put the paper's figures for this data set beside ours"""
+    """put the paper's figures for this data set, or for the one that synthetic leaves imitate, beside ours"""
     fingerprints: tuple[str, ...] = ()
     """fingerprints that the data sets must have, in their order: what was frozen before methods were compared"""
     cam_leaves: int = Field(4, ge=0)

@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import fill
 from typing import Any
 
 import matplotlib as mpl
@@ -29,6 +30,9 @@ STYLE: dict[Any, Any] = {
     "grid.color": LINE, "grid.linewidth": 0.8, "xtick.major.size": 0, "ytick.major.size": 0, "lines.linewidth": 2,
     "axes.titlesize": 11, "axes.titlelocation": "left", "legend.frameon": False,
 }  # fmt: skip
+
+
+LETTERS = 24  # that stand side by side under a picture of a figure
 
 
 @dataclass(frozen=True)
@@ -91,9 +95,10 @@ class Panels:
                 for j, picture in enumerate(row):
                     ax = axes[i][j]
                     ax.imshow(picture)
-                    ax.set(xticks=[], yticks=[], frame_on=False, xlabel=self.marks[i][j])
+                    ax.set(xticks=[], yticks=[], frame_on=False)
+                    ax.set_xlabel(fill(self.marks[i][j], LETTERS), fontsize=9)
                     if i == 0:
-                        ax.set_title(self.columns[j], loc="center")
+                        ax.set_title(fill(self.columns[j], LETTERS), loc="center")
                 axes[i][0].set_ylabel(self.captions[i])
             buffer = io.BytesIO()
             figure.savefig(buffer, format="png", dpi=130, facecolor="white")

@@ -29,6 +29,7 @@ from ufgvc.search.trials import Finished
 from ufgvc.track.models import LoadedModel, load_model
 from ufgvc.track.settings import TrackingSettings
 
+FIG_4 = ("mask_guided:none", "mask_guided:vein", "mask_guided:contour", "mask_guided")  # the paper's order
 ENERGY_LEAVES = 200  # test leaves whose maps are measured; the figure shows a few of them
 
 
@@ -101,8 +102,8 @@ def _cell(end: Finished, draws: Sequence[Dataset]) -> Cell:
 
 
 def measured_kind(draw: Dataset, settings: BenchmarkSettings) -> str | None:
-    """The masks that maps are measured in: exact ones where the data set has them, else those that guide the networks; None without any."""
-    for kind in ("exact", settings.masks):
+    """The masks that maps are measured in: those that guide the networks, else exact ones; None without any."""
+    for kind in (settings.masks, "exact"):
         with contextlib.suppress(UserError):  # missing, or made from other images
             read_manifest(draw, f"masks/{kind}")
             return kind
@@ -115,6 +116,7 @@ def look_inside(draw: Dataset, runners: Sequence[Runner], settings: BenchmarkSet
     kind: of the masks that the maps are measured in. No net was trained on these leaves.
     """
     kept: list[Job] = [end.job for end in finals if end.job.keep_model and end.result is not None]
+    kept.sort(key=lambda job: FIG_4.index(job.contestant))
     labels = {runner.who.key: runner.who.label for runner in runners}
     if not kept or not settings.cam_leaves:
         return None, {}

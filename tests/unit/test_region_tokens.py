@@ -87,7 +87,7 @@ def test_losses_count_only_images_with_a_mask_and_weigh_as_asked():
     assert {name: int(count) for name, (_, count) in parts.items()} == {"classification": 3, "tokens": 9, "vein": 1, "contour": 2}
     assert torch.allclose(outputs["logits"], outputs["token_logits"].mean(1))
     first = outputs["attention"]["vein"][:1]
-    assert math.isclose(float(parts["vein"][0]), dice_by_hand(first.flatten().tolist(), [1.0] * first.numel()), abs_tol=1e-6)
+    assert math.isclose(float(parts["vein"][0].detach()), dice_by_hand(first.flatten().tolist(), [1.0] * first.numel()), abs_tol=1e-6)
     with pytest.raises(UserError, match="needs the vein masks"):
         method.losses(outputs, Batch(batch.images, batch.labels))
 

@@ -150,16 +150,23 @@ class MaskGuidedNet(nn.Module):
         return {"features": features, "attention": attention, "fused": fused, "embedding": embedding, "logits": logits}
 
 
+def region_target(batch: Batch, region: str, attention: Tensor) -> tuple[Tensor, Tensor]:
+    """`attention_target` of a batch's masks for an attention map (B, 1, h, w), and (B,) bool: the images that have that mask.
+
+    UserError if the batch has no masks of that region.
+    """
+    if region not in batch.masks:
+        raise UserError(f"training needs the {region} masks", fix=f"make them with `ufgvc mask`, or leave {region} out of `regions`")
+    target, has = attention_target(batch.masks[region].to(attention.dtype), (attention.shape[2], attention.shape[3]))
+    return target, has & batch.has_mask[region] if region in batch.has_mask else has
+
+
 def mask_guided_losses(outputs: Outputs, batch: Batch, regions: tuple[str, ...]) -> LossParts:
     """Cross-entropy, and for each region the squared error of its attention to the target (Eq. 7), over the images that have that mask."""
     parts = {"classification": cross_entropy(outputs["logits"], batch.labels)}
     for region in regions:
-        if region not in batch.masks:
-            raise UserError(f"training needs the {region} masks", fix=f"make them with `ufgvc mask`, or leave {region} out of `regions`")
         attention = outputs["attention"][region]
-        target, has = attention_target(batch.masks[region].to(attention.dtype), (attention.shape[2], attention.shape[3]))
-        if region in batch.has_mask:
-            has = has & batch.has_mask[region]
+        target, has = region_target(batch, region, attention)
         error = (attention - target).square().sum(dim=(1, 2, 3))
         cells = attention.shape[2] * attention.shape[3]
         parts[region] = (torch.where(has, error, 0.0).sum(), has.sum().to(error.dtype) * cells)

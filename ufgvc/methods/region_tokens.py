@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ufgvc.core.config import Section
-from ufgvc.core.errors import UserError
 from ufgvc.core.types import Region
 from ufgvc.methods.backbones import Backbone, build_backbone
 from ufgvc.methods.layers.guide import Guide, guided_by
-from ufgvc.methods.mask_guided import attention_target
+from ufgvc.methods.mask_guided import region_target
 from ufgvc.methods.method import Batch, LossParts, Method, Outputs, method
 from ufgvc.methods.recipe import Recipe, Stage
 from ufgvc.methods.resnet50 import cross_entropy
@@ -134,12 +133,8 @@ def region_tokens_losses(outputs: Outputs, batch: Batch, regions: tuple[str, ...
     total, count = cross_entropy(token_logits.flatten(0, 1), batch.labels.repeat_interleave(heads))
     parts = {"classification": cross_entropy(outputs["logits"], batch.labels), "tokens": (total, count)}
     for region in regions:
-        if region not in batch.masks:
-            raise UserError(f"training needs the {region} masks", fix=f"make them with `ufgvc mask`, or leave {region} out of `regions`")
         attention = outputs["attention"][region]
-        target, has = attention_target(batch.masks[region].to(attention.dtype), (attention.shape[2], attention.shape[3]))
-        if region in batch.has_mask:
-            has = has & batch.has_mask[region]
+        target, has = region_target(batch, region, attention)
         parts[region] = ((dice_loss(attention, target) * has).sum(), has.sum().to(attention.dtype))
     return parts
 

@@ -17,15 +17,20 @@ PREFIXES = ("module.", "_orig_mod.", "net.", "backbone.", "neck.", "trunk.", "mo
 SAME = "give the weights of the same backbone"
 
 
-def read_state_dict(uri: str) -> dict[str, Tensor]:
-    """The tensors in a file of weights, by name; nothing in the file is executed. UserError if it cannot be read."""
+def read_file(uri: str) -> bytes:
+    """The bytes of a file of weights. UserError if it is not there."""
     folder, _, name = uri.rpartition("/")
     try:
-        content = open_store(folder or ("/" if uri.startswith("/") else ".")).read_bytes(name)
+        return open_store(folder or ("/" if uri.startswith("/") else ".")).read_bytes(name)
     except FileNotFoundError:
         fix = "give `imagenet`, `none` or the URI of a file of weights"
         raise UserError("there is no such file of weights", where=uri, fix=fix) from None
-    if PurePosixPath(name).suffix == ".safetensors":
+
+
+def read_state_dict(uri: str) -> dict[str, Tensor]:
+    """The tensors in a file of weights, by name; nothing in the file is executed. UserError if it cannot be read."""
+    content = read_file(uri)
+    if PurePosixPath(uri).suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from ufgvc.core.config import short_key, to_yaml
-from ufgvc.core.errors import UserError
 from ufgvc.core.runtime import cpu_count, versions
 from ufgvc.core.storage import Store, join, open_store
 from ufgvc.data.cache import cache_folder
@@ -21,6 +20,7 @@ from ufgvc.data.shards import Dataset, open_dataset, read_manifest
 from ufgvc.methods import build
 from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
+from ufgvc.methods.weights import read_file
 from ufgvc.track.models import save_model
 from ufgvc.track.runs import Run, start_run
 from ufgvc.track.settings import TrackingSettings
@@ -162,13 +162,7 @@ def make_plan(
 @functools.cache
 def file_digest(uri: str) -> str:
     """SHA-256 of a file of weights. UserError if it is not there."""
-    folder, _, name = uri.rpartition("/")
-    try:
-        content = open_store(folder or ("/" if uri.startswith("/") else ".")).read_bytes(name)
-    except FileNotFoundError:
-        fix = "give `imagenet`, `none` or the URI of a file of weights"
-        raise UserError("there is no such file of weights", where=uri, fix=fix) from None
-    return hashlib.sha256(content).hexdigest()
+    return hashlib.sha256(read_file(uri)).hexdigest()
 
 
 def _fit(plan: Plan, settings: TrainSettings, store: Store, run: Run, runs: str) -> dict[str, Any]:

@@ -138,6 +138,7 @@ def test_a_writer_that_fails_leaves_nothing(store: Store, size: int, endpoint: s
 
 def test_an_interrupted_upload_leaves_nothing(store: Store) -> None:
     """Control-C while the bytes travel."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background (CI) starts with the signal ignored
 
     class Interrupted:
         def __init__(self) -> None:
@@ -150,8 +151,11 @@ def test_an_interrupted_upload_leaves_nothing(store: Store) -> None:
                 time.sleep(1)
             return bytes(8 << 20) if self.reads < 6 else b""
 
-    with pytest.raises(KeyboardInterrupt):
-        store.fs.handler.upload(Interrupted(), store.full("half"))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            store.fs.handler.upload(Interrupted(), store.full("half"))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert store.list() == []
 
 

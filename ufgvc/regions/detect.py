@@ -32,7 +32,7 @@ from ufgvc.regions.pretrain import synthetic_weights
 from ufgvc.regions.settings import DetectSettings
 from ufgvc.regions.table import table_one
 from ufgvc.track.registry import model_name, register_folder
-from ufgvc.track.runs import Run, start_run
+from ufgvc.track.runs import Run, recorded, start_run
 from ufgvc.track.settings import TrackingSettings
 
 log = logging.getLogger(__name__)
@@ -89,12 +89,8 @@ def detect(
     store.write_text("config.yaml", to_yaml(config))
     tags = {"step": "detect", "data": dataset.fingerprint, "folder": store.uri}
     run = start_run(tracking or TrackingSettings(), runs_uri, dataset.name, f"regions-{key}", config, tags, None, None, store)
-    status = "FAILED"
-    try:
+    with recorded(run):
         metrics = _run(dataset, draw, settings, runs_uri, seed, store, inputs, run)
-        status = "FINISHED"
-    finally:
-        run.finish(status)
     _register(dataset, store, metrics, tracking or TrackingSettings(), runs_uri, run)
     return DetectResult(store.uri, f"{store.uri}/model", metrics)
 

@@ -24,7 +24,7 @@ from ufgvc.search.gather import gather
 from ufgvc.search.record import Recorder
 from ufgvc.search.settings import BenchmarkSettings
 from ufgvc.search.trials import Finished, check_nodes, run_all
-from ufgvc.track.runs import Run, start_run
+from ufgvc.track.runs import Run, recorded, start_run
 from ufgvc.track.settings import TrackingSettings
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def benchmark(
         tags={"step": "benchmark", "folder": folder.uri, "data": ", ".join(draw.fingerprint for draw in draws)},
         store=folder,
     )
-    try:
+    with recorded(run):
         with ray_session(ray):
             check_nodes([draw.store.uri for draw in draws], runs, settings)
             record = Recorder(tracking, runs, draws[0].name, run.id)
@@ -80,12 +80,7 @@ def benchmark(
             training = final_jobs(runners, draws, settings, runs, chosen_factors(rates, runners, settings))
             decode(training, draws)
             finals = run_all(training, settings, folder.child("tune"), record)
-        result = _report(folder, draws, runners, settings, rates, finals, run)
-    except BaseException:
-        run.finish("FAILED")
-        raise
-    run.finish("FINISHED")
-    return result
+        return _report(folder, draws, runners, settings, rates, finals, run)
 
 
 def benchmark_folder(draws: Sequence[Dataset], settings: BenchmarkSettings, runs: str) -> Store:

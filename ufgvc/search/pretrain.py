@@ -15,7 +15,7 @@ from ufgvc.search.job import Job
 from ufgvc.search.record import Recorder
 from ufgvc.search.settings import PretrainSettings
 from ufgvc.search.trials import Finished, check_nodes, run_all
-from ufgvc.track.runs import start_run
+from ufgvc.track.runs import recorded, start_run
 from ufgvc.track.settings import TrackingSettings
 from ufgvc.train.settings import TrainSettings
 from ufgvc.train.trainer import make_plan
@@ -47,23 +47,19 @@ def pretrain(
     told = settings.model_dump(mode="json")
     tags = {"step": "pretrain", "data": dataset.fingerprint, "folder": out.uri}
     run = start_run(tracking, runs, experiment=dataset.name, name="pretrain", params=told, tags=tags, store=out)
-    try:
+    with recorded(run):
         with ray_session(ray):
             check_nodes([data], runs, settings)
             decode(jobs, [dataset])
             ends = run_all(jobs, settings, out.child("tune"), Recorder(tracking, runs, dataset.name, run.id))
-    except BaseException:
-        run.finish("FAILED")
-        raise
-    for end in ends:
-        if end.result is not None:
-            _keep(end, out)
-    failed = {end.job.contestant: str(end.error) for end in ends if end.result is None}
-    run.finish("FAILED" if failed else "FINISHED")
-    if failed:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
-        what = f"{len(failed)} of {len(ends)} architectures failed: {reasons}"
-        raise UserError(what, fix="mend it; the same command tries only these again")
+        for end in ends:
+            if end.result is not None:
+                _keep(end, out)
+        failed = {end.job.contestant: str(end.error) for end in ends if end.result is None}
+        if failed:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+            what = f"{len(failed)} of {len(ends)} architectures failed: {reasons}"
+            raise UserError(what, fix="mend it; the same command tries only these again")
     trained = {end.job.contestant: float(end.result["train_accuracy"]) for end in ends if end.result is not None}
     return PretrainResult(f"{out.uri}/{{backbone}}.safetensors", trained)
 

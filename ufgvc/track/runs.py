@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -102,6 +103,20 @@ def start_run(
     identity |= {"id": run_id or identity["id"], "status": None, "described": False}
     identity["tags"] |= {**_origin(), **{key: redact(str(value)) for key, value in tags.items()}}
     return MlflowRun(place, kept, identity)
+
+
+@contextlib.contextmanager
+def recorded(run: Run) -> Iterator[Run]:
+    """The run ends with the block: FINISHED, KILLED if it was stopped (Control-C, `ray job stop`), FAILED for any other error."""
+    try:
+        yield run
+    except KeyboardInterrupt:
+        run.finish("KILLED")
+        raise
+    except BaseException:
+        run.finish("FAILED")
+        raise
+    run.finish()
 
 
 def _origin() -> dict[str, str]:

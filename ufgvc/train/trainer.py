@@ -22,7 +22,7 @@ from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
 from ufgvc.methods.weights import read_file
 from ufgvc.track.models import save_model
-from ufgvc.track.runs import Run, start_run
+from ufgvc.track.runs import Run, recorded, start_run
 from ufgvc.track.settings import TrackingSettings
 from ufgvc.train.adjust import adjusted
 from ufgvc.train.checkpoint import read_checkpoint, remove_orphans
@@ -106,14 +106,10 @@ def _train_one(
         store=store,
     )
     log.info("training %s on %s: run %s", method_name, dataset.name, store.uri)
-    try:
+    with recorded(run):
         with ray_session(ray):
             state = _fit(replace(plan, run_id=run.id), settings, store, run, runs)
         metrics = save_trained(store, dataset, method, plan, identity, state, run)
-    except BaseException:
-        run.finish("FAILED")
-        raise
-    run.finish("FINISHED")
     return TrainResult(store.uri, join(store.uri, "model"), identity["key"], metrics, run.id, found=False)
 
 

@@ -1,0 +1,33 @@
+"""What a command is, and the list of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ufgvc.core.config import Section
+from ufgvc.core.registry import Registry
+
+
+@dataclass(frozen=True)
+class Command:
+    """settings: the class of what it can be told, for a method.  run: does it, and prints the result."""
+
+    summary: str
+    settings: Callable[[str], type[Section]]
+    run: Callable[[Any], None]
+
+    def description(self) -> str:
+        return self.summary[0].upper() + self.summary[1:] + "."
+
+
+COMMANDS: Registry[Command] = Registry("command")
+
+
+def command(name: str, summary: str, settings: Callable[[str], type[Section]]) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
+    def keep(run: Callable[[Any], None]) -> Callable[[Any], None]:
+        COMMANDS.register(name)(Command(summary, settings, run))
+        return run
+
+    return keep

@@ -1,0 +1,87 @@
+"""Models: train, evaluate, predict, and the pipeline of all steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from ufgvc.commands.command import command
+from ufgvc.commands.fields import DATA, FRESH, MODEL, RUNS, SEED, SOURCE, made, services, source_fields
+from ufgvc.core.config import Section, part
+
+
+def _train(method: str) -> type[Section]:
+    from ufgvc.methods import names, options_class
+    from ufgvc.train.settings import TrainSettings
+
+    options = options_class(method)
+    return made(
+        "Train",
+        (Section,),
+        data=(str, DATA),
+        method=(str, Field("mask_guided", description=f"one of {', '.join(names())}; --options are its own")),
+        options=(options, options()),
+        train=(TrainSettings, TrainSettings()),
+        runs=(str, RUNS),
+        seed=(int, SEED),
+        fresh=(bool, FRESH),
+        **services(),
+    )
+
+
+@command("train", "train a classifier; the same command again goes on or finds its run", _train)
+def train(told: Any) -> None:
+    from ufgvc import pipeline
+
+    print(pipeline.train_step(told).summary)
+
+
+def _evaluate(method: str) -> type[Section]:
+    from ufgvc.report.settings import EvaluateSettings
+
+    compare = (tuple[str, ...], Field((), description="other models as label=MODEL, for the table, the tests and the figure"))
+    return made("Evaluate", (EvaluateSettings,), data=(str, DATA), model=(str, MODEL), compare=compare, runs=(str, RUNS), **services())
+
+
+@command("evaluate", "score a model on the test leaves, write report.html, and file it in the registry as challenger", _evaluate)
+def evaluate(told: Any) -> None:
+    from ufgvc import pipeline
+
+    print(pipeline.evaluate_step(told, told, told.model, told.compare).summary)
+
+
+def _predict(method: str) -> type[Section]:
+    from ufgvc.predict.settings import PredictSettings
+
+    out = (str, Field(description="where predictions are written: a folder or a URI"))
+    return made("Predict", (PredictSettings,), source=(str, SOURCE), model=(str, MODEL), out=out, runs=(str, RUNS), **services())
+
+
+@command("predict", "name the cultivar on new photographs", _predict)
+def predict(told: Any) -> None:
+    from ufgvc.predict.predict import predict as run
+    from ufgvc.predict.settings import PredictSettings
+
+    done = run(told.source, told.model, told.out, part(PredictSettings, told), told.tracking, told.runs, told.ray)
+    print(done.summary())
+
+
+def _pipeline(method: str) -> type[Section]:
+    from ufgvc.data.ingest import IngestSettings
+    from ufgvc.regions.settings import DetectSettings, MaskSettings
+    from ufgvc.report.settings import EvaluateSettings
+
+    sections: dict[str, Any] = {
+        name: (kind, kind())
+        for name, kind in (("ingest", IngestSettings), ("detect", DetectSettings), ("mask", MaskSettings), ("evaluate", EvaluateSettings))
+    }
+    compare = (tuple[str, ...], Field((), description="other models as label=MODEL"))
+    return made("Pipeline", (_train(method),), compare=compare, **source_fields(), **sections)
+
+
+@command("pipeline", "everything in order: ingest, detect, mask, train, evaluate; what is done already is skipped", _pipeline)
+def pipeline(told: Any) -> None:
+    from ufgvc.pipeline import run_pipeline
+
+    run_pipeline(told)

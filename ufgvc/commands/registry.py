@@ -1,0 +1,33 @@
+"""MLflow: sync."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from ufgvc.commands.command import command
+from ufgvc.commands.fields import RUNS, made
+from ufgvc.core.config import Section
+
+
+def _sync(method: str) -> type[Section]:
+    from ufgvc.track.settings import TrackingSettings
+
+    run = (str | None, Field(None, description="one run's folder; default: every run below --runs"))
+    return made("Sync", (Section,), run=run, runs=(str, RUNS), tracking=(TrackingSettings, TrackingSettings()))
+
+
+@command("sync", "send MLflow what it missed while its server was away", _sync)
+def sync(told: Any) -> None:
+    from ufgvc.core.errors import UserError
+    from ufgvc.core.storage import open_store
+    from ufgvc.track.sync import sync as run
+
+    store = open_store(told.run or told.runs)
+    folders = sorted({name.removesuffix("journal/run.json").rstrip("/") for name in store.list() if name.endswith("journal/run.json")})
+    if not folders:
+        raise UserError("there is no run with a journal", where=store.uri, fix="give the folder that --runs named")
+    for folder in folders:
+        sent = run((store.child(folder) if folder else store).uri, told.tracking, told.runs)
+        print(f"{folder or store.uri}: {f'sent {sent}' if sent else 'nothing was missing'}")

@@ -1,0 +1,48 @@
+"""Many trainings at once: benchmark, pretrain."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from ufgvc.commands.command import command
+from ufgvc.commands.fields import DATA, RUNS, made, many, services
+from ufgvc.core.config import Section, part
+
+
+def _benchmark(method: str) -> type[Section]:
+    from ufgvc.search.settings import BenchmarkSettings
+
+    text = "ingested data sets; several are draws of cultivars whose test leaves count together"
+    data = (Annotated[tuple[str, ...], BeforeValidator(many)], Field(min_length=1, description=text))
+    return made("Benchmark", (BenchmarkSettings,), data=data, runs=(str, RUNS), **services())
+
+
+@command("benchmark", "train all methods and ablations and print Tables II and III; killed and started again, it goes on", _benchmark)
+def benchmark(told: Any) -> None:
+    from ufgvc.report.show import show_tables
+    from ufgvc.search.benchmark import benchmark as run
+    from ufgvc.search.settings import BenchmarkSettings
+
+    result = run(told.data, part(BenchmarkSettings, told), told.runs, told.tracking, told.ray)
+    # What a run costs stands in the page; a terminal has no room for sixteen columns.
+    show_tables(result.tables, without=("Backbone", "Parameters", "GFLOPs", "Training", "Minutes", "Learning"))
+    print(result.reading)
+    if result.failed:
+        print(f"{result.failed} trainings failed; the same command tries them again")
+    print(f"everything else, failures too: {result.folder}/report.html")
+
+
+def _pretrain(method: str) -> type[Section]:
+    from ufgvc.search.settings import PretrainSettings
+
+    return made("Pretrain", (PretrainSettings,), data=(str, DATA), runs=(str, RUNS), **services())
+
+
+@command("pretrain", "train first weights for each architecture on leaves that no benchmark uses", _pretrain)
+def pretrain(told: Any) -> None:
+    from ufgvc.search.pretrain import pretrain as run
+    from ufgvc.search.settings import PretrainSettings
+
+    print(run(told.data, part(PretrainSettings, told), told.runs, told.tracking, told.ray).summary())

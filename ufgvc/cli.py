@@ -2,7 +2,7 @@
 
 `--config FILE` fills any flag from YAML: top-level keys, and the section named after the command (`mask: {kind: box}` is
 `ufgvc mask --kind box`; `train` and `pipeline` keep their sections: `--train.epochs 3`). A flag beats the file. An unknown key is refused.
-Exit codes: 0 done, 2 the user's mistake (one message, no traceback), 1 ours.
+Exit codes: 0 done, 2 the user's mistake (one message, no traceback), 1 ours, 130 and 143 stopped by Control-C and by SIGTERM.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ufgvc import __version__
 from ufgvc.commands import COMMANDS, Command
 from ufgvc.core.config import Section, describe_validation, load_yaml
 from ufgvc.core.errors import UserError, user_error_in
-from ufgvc.core.runtime import send_nothing_home, setup_logging, yield_idle_threads
+from ufgvc.core.runtime import Stopped, send_nothing_home, setup_logging, stoppable, yield_idle_threads
 
 SHARED_KEYS = frozenset(
     "name source data boxes reader split runs seed method options model compare out fresh tracking ray".split()  # noqa: SIM905
@@ -42,13 +42,14 @@ def main(arguments: list[str] | None = None) -> int:
     yield_idle_threads()
     send_nothing_home()
     try:
-        command = COMMANDS.get(arguments[0])
-        settings = parse(arguments[0], command, arguments[1:])
-        refuse_relative_places(settings)
-        command.run(settings)
-    except KeyboardInterrupt:
+        with stoppable():
+            command = COMMANDS.get(arguments[0])
+            settings = parse(arguments[0], command, arguments[1:])
+            refuse_relative_places(settings)
+            command.run(settings)
+    except KeyboardInterrupt as stop:
         print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
+        return 143 if isinstance(stop, Stopped) else 130
     except BaseException as error:
         mistake = user_error_in(error)
         if mistake is None:

@@ -2,15 +2,69 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import logging
 import os
 import platform
+import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 PACKAGES = ("ufgvc", "torch", "torchvision", "ray", "mlflow", "ultralytics-opencv-headless", "pyarrow", "numpy", "pillow")
+
+
+class Stopped(KeyboardInterrupt):
+    """SIGTERM asked the process to end (`ray job stop`, a scheduler): everything that knows Control-C treats it alike."""
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Within the block SIGTERM raises Stopped in the main thread, so that runs are closed as they are for Control-C."""
+
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield
+        return
+    told = False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal told
+        if not told:  # some senders say it twice, and the second would cut the clearing up short
+            told = True
+            raise Stopped
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def kept_signals() -> Iterator[None]:
+    """Around a library that answers signals itself: our answers hold again after the block, and its exits become what they mean.
+
+    Ray leaves with SystemExit: the signal's number for SIGTERM, 0 for Control-C once its training workers have ended.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except SystemExit as leaving:
+        if leaving.code == signal.SIGTERM:
+            raise Stopped from None
+        if leaving.code == 0:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        for number, answer in before.items():
+            signal.signal(number, answer)
 
 
 def setup_logging(level: int = logging.INFO) -> None:

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from ufgvc.core.config import Section
 from ufgvc.core.errors import UserError
-from ufgvc.core.runtime import cpu_count
+from ufgvc.core.runtime import cpu_count, kept_signals
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,8 @@ def ray_session(settings: RaySettings | None = None) -> Iterator[None]:
     address = settings.address or os.environ.get("RAY_ADDRESS") or ("auto" if in_ray_job() else None)
     if address:
         try:
-            ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
+            with kept_signals():
+                ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
         except ConnectionError as error:
             raise UserError(f"no Ray cluster answers ({error})", where=address, fix="start one, or leave out --ray.address") from None
         try:
@@ -63,15 +64,16 @@ def ray_session(settings: RaySettings | None = None) -> Iterator[None]:
         # Else Ray would write one into the home folder. It stays: Ray reads it once a process, and a later session needs the same.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
-        ray.init(
-            address="local",
-            num_cpus=settings.cpus or max(4, cpu_count()),
-            object_store_memory=settings.object_store_mb << 20,
-            include_dashboard=False,
-            _temp_dir=str(temporary),
-            logging_level=logging.WARNING,
-            log_to_driver=False,
-        )
+        with kept_signals():
+            ray.init(
+                address="local",
+                num_cpus=settings.cpus or max(4, cpu_count()),
+                object_store_memory=settings.object_store_mb << 20,
+                include_dashboard=False,
+                _temp_dir=str(temporary),
+                logging_level=logging.WARNING,
+                log_to_driver=False,
+            )
         yield
     finally:
         ray.shutdown()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ufgvc.core.config import short_key, to_yaml
-from ufgvc.core.runtime import cpu_count, versions
+from ufgvc.core.runtime import cpu_count, kept_signals, versions
 from ufgvc.core.storage import Store, join, open_store
 from ufgvc.data.cache import cache_folder
 from ufgvc.data.cluster import RaySettings, ray_session
@@ -199,7 +199,7 @@ def _fit(plan: Plan, settings: TrainSettings, store: Store, run: Run, runs: str)
         for row in rows:
             run.log_metrics({name: value for name, value in row.items() if name != "epoch"}, step=int(row["epoch"]))
 
-    with Follower(store, Recipe.model_validate(plan.recipe).epochs, on_safe=send):
+    with Follower(store, Recipe.model_validate(plan.recipe).epochs, on_safe=send), kept_signals():
         result = trainer.fit()
     if result.checkpoint is None:
         raise RuntimeError(f"{store.uri}: training ended without a checkpoint")

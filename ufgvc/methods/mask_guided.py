@@ -176,6 +176,8 @@ def mask_guided_losses(outputs: Outputs, batch: Batch, regions: tuple[str, ...])
 @method("mask_guided", MaskGuidedOptions)
 def build_mask_guided(num_classes: int, init: str, options: MaskGuidedOptions) -> Method:
     fusion, loss_weights = chosen_weights(options)
+    # The model tells the weights that it was trained with, not that they were left to the reading.
+    options = options.model_copy(update={"fusion": Fusion(**fusion), "loss_weights": LossWeights(**loss_weights)})
     backbone = build_backbone(options.backbone, init)
     # In the released code the attention learns at the backbone's rate; the text's "as DCL" raises that of every new layer.
     head = ("classifier", "attention") if options.reading == "paper" else ("classifier",)

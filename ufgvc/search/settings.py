@@ -1,9 +1,11 @@
-"""What a benchmark and a pretraining can be told."""
+"""What a benchmark, a pretraining and a search can be told."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
+import tyro
 from pydantic import Field, field_validator
 
 from ufgvc.core.config import Section
@@ -102,3 +104,40 @@ class PretrainSettings(TrialSettings):
     """side in pixels that a photograph is resized to before the random crop"""
     crop: int = Field(224, ge=32)
     """side in pixels of the random crop"""
+
+
+class SearchSettings(Section):
+    """The search itself. What all its trials share stands in `train` and `options`."""
+
+    space: Annotated[Mapping[str, Any], tyro.conf.Suppress] = Field(default_factory=dict)
+    """in YAML: {options.fusion: simplex, options.loss_weights.vein: {low: 0.01, high: 10, log: true}, options.activation: [a, b]};
+    default: the fusion weights and loss weights that the method has, else its learning rate"""
+    trials: int | None = Field(None, ge=1)
+    """settings to try, the paper's among them; default: 40, or every point of a grid. More later go on with the same search"""
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    """how settings are chosen: Optuna's tree-structured Parzen estimator, at random, or every point of a grid"""
+    grid_points: int = Field(4, ge=2)
+    """grid: values of each number; of weights that sum to 1, the steps between 0 and 1 and one"""
+    folds: int = Field(3, ge=2)
+    """a trial is cross-validated over so many parts of the training leaves"""
+    early_stopping: bool = True
+    """ASHA: after some epochs, go on only with the better trials"""
+    grace_epochs: int = Field(2, ge=1)
+    """ASHA: epochs before a trial can be stopped"""
+    reduction: float = Field(3.0, gt=1)
+    """ASHA: one of so many goes on, each time that the epochs have grown by the same factor"""
+    repeats: int = Field(4, ge=0)
+    """trainings of the paper's setting with other seeds: they tell how much of a gain is luck"""
+    seeds: int = Field(3, ge=0)
+    """trainings of the best and of the paper's setting on all training leaves, tested at the end; 0 leaves the test leaves alone"""
+    at_once: int | None = Field(None, ge=1)
+    """trials at a time; default: as many as fit, on CPUs one a core"""
+    gpu_per_trial: float = Field(0.25, gt=0, le=1)
+    """share of a GPU of a trial of one worker, where there are GPUs"""
+    max_failures: int = Field(3, ge=0)
+    """how often the lost process of a trial is replaced"""
+
+    def of_the_result(self) -> dict[str, Any]:
+        """What makes it another search. More trials, repeats or seeds are the same one going on."""
+        silent = {"trials", "repeats", "seeds", "at_once", "gpu_per_trial", "max_failures"}
+        return self.model_dump(mode="json", exclude=silent)

@@ -58,14 +58,15 @@ def share_of(settings: TrialSettings, cpus: float, gpus: float, cores: int) -> S
 
 def check_nodes(data: Sequence[str], runs: str, settings: TrialSettings) -> None:
     """UserError for a folder of this machine where trials may run on other nodes. Inside of a Ray session."""
-    nodes = _nodes()
+    count = nodes()
     for uri in data:
-        check_places({"--data": open_store(uri).uri, "--runs": open_store(runs).uri}, nodes)
+        check_places({"--data": open_store(uri).uri, "--runs": open_store(runs).uri}, count)
     if settings.init not in ("imagenet", "none"):
-        check_places({"--init": settings.init}, nodes)
+        check_places({"--init": settings.init}, count)
 
 
-def _nodes() -> int:
+def nodes() -> int:
+    """Nodes of the cluster that are alive."""
     import ray
 
     return sum(bool(node["Alive"]) for node in ray.nodes())
@@ -103,7 +104,7 @@ def _tune(
     resources = ray.cluster_resources()
     cpus = resources.get("CPU", 0)
     # The slots of a session of its own may be more than the cores; over several nodes they are all that is known of the cores.
-    cores = cpu_count() if _nodes() < 2 else max(1, int(cpus))
+    cores = cpu_count() if nodes() < 2 else max(1, int(cpus))
     share = share_of(settings, cpus, resources.get("GPU", 0), cores)
     log.info("%d trainings, %d at a time, %d threads each", len(waiting), share.at_once, share.threads)
     ended: dict[int, Finished] = {}

@@ -4,34 +4,47 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ufgvc.core.storage import open_store
+from ufgvc.core.storage import Store, open_store
 from ufgvc.train.checkpoint import FILE, read_checkpoint
 from ufgvc.train.feed import Plan
 from ufgvc.train.loop import Worker
 
 
-def train_alone(plan: Plan, device: torch.device) -> dict[str, Any]:
-    """Trains in this process, without Ray Train, and returns the last checkpoint's content. Goes on from what the run folder holds."""
-    store = open_store(plan.run).child("checkpoints", "alone")
+@dataclass(frozen=True)
+class Kept:
+    """The one checkpoint of a run that keeps its own, in <run>/checkpoints/alone."""
 
-    def keep(folder: Path | None, epoch: int) -> None:
-        assert folder is not None
-        store.write_bytes(FILE, (folder / FILE).read_bytes())
-        shutil.rmtree(folder)
+    store: Store
 
-    def kept() -> dict[str, Any] | None:
-        if not store.exists(FILE):
+    @classmethod
+    def of(cls, plan: Plan) -> Kept:
+        return cls(open_store(plan.run).child("checkpoints", "alone"))
+
+    def write(self, folder: Path | None, epoch: int) -> None:
+        """Takes rank 0's checkpoint; the other ranks bring none."""
+        if folder is not None:
+            self.store.write_bytes(FILE, (folder / FILE).read_bytes())
+            shutil.rmtree(folder)
+
+    def read(self) -> dict[str, Any] | None:
+        """None before the first one."""
+        if not self.store.exists(FILE):
             return None
         with tempfile.TemporaryDirectory(prefix="ufgvc-checkpoint-") as folder:
-            (Path(folder) / FILE).write_bytes(store.read_bytes(FILE))
+            (Path(folder) / FILE).write_bytes(self.store.read_bytes(FILE))
             return read_checkpoint(Path(folder))
 
-    Worker.start(plan, 0, 1, 1, device, kept(), keep).run()
-    state = kept()
+
+def train_alone(plan: Plan, device: torch.device) -> dict[str, Any]:
+    """Trains in this process, without Ray Train, and returns the last checkpoint's content. Goes on from what the run folder holds."""
+    kept = Kept.of(plan)
+    Worker.start(plan, 0, 1, 1, device, kept.read(), kept.write).run()
+    state = kept.read()
     assert state is not None
     return state

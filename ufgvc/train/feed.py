@@ -29,7 +29,10 @@ OWN_CHANCES = 4  # crop, mirror and rotation
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything a worker needs, in plain values.  recipe: a Recipe as JSON, with the user's changes in it."""
+    """Everything a worker needs, in plain values.  recipe: a Recipe as JSON, with the user's changes in it.
+
+    split_seed: of what is held out, if not `seed`.
+    """
 
     data: str
     run: str
@@ -52,6 +55,7 @@ class Plan:
     checkpoint_seconds: float
     cores: int
     run_id: str | None = None
+    split_seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -103,10 +107,11 @@ def make_feed(
     groups = index["group"].to_pylist()
     everything = np.arange(len(labels))
     learn, hold = everything, everything[:0]
+    split_seed = plan.seed if plan.split_seed is None else plan.split_seed
     if plan.validation == "holdout":
-        learn, hold = held_out(labels, groups, plan.holdout, plan.seed)
+        learn, hold = held_out(labels, groups, plan.holdout, split_seed)
     elif plan.validation == "kfold":
-        learn, hold = fold_of(labels, groups, plan.folds, plan.fold, plan.seed)
+        learn, hold = fold_of(labels, groups, plan.folds, plan.fold, split_seed)
     split = "train"
     held_labels = labels
     if plan.validation == "test":

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ufgvc.core.storage import open_store
 from ufgvc.data.shards import open_dataset, read_index
@@ -79,6 +80,7 @@ class Worker:
     epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Any] | None = None
+    saved_at: float = field(default_factory=time.monotonic)
 
     @classmethod
     def start(
@@ -114,22 +116,26 @@ class Worker:
         torch.set_rng_state(state["random"][min(self.rank, len(state["random"]) - 1)])
 
     def run(self) -> dict[str, Any] | None:
-        last_saved = time.monotonic()
         while self.epoch < self.recipe.epochs:
-            self._enter_stage()
-            started = time.monotonic()
-            row = self._train_epoch()
-            row |= self._validate()
-            row["seconds"] = time.monotonic() - started
-            self.history.append(row)
-            self.epoch += 1
-            if self.rank == 0:
-                self._write_metrics()
-            if self._agree(time.monotonic() - last_saved >= self.plan.checkpoint_seconds) and self.epoch < self.recipe.epochs:
-                self._save()
-                last_saved = time.monotonic()
-        self._save()
+            self.step()
+        self.save()
         return self.history[-1] if self.rank == 0 else None
+
+    def step(self) -> dict[str, float]:
+        """One epoch: learn, score what is held out, tell. Saves if that is due; the last epoch is saved by who calls."""
+        self._enter_stage()
+        started = time.monotonic()
+        row = self._train_epoch()
+        row |= self._validate()
+        row["seconds"] = time.monotonic() - started
+        self.history.append(row)
+        self.epoch += 1
+        if self.rank == 0:
+            self._write_metrics()
+        if self.agree(time.monotonic() - self.saved_at >= self.plan.checkpoint_seconds) and self.epoch < self.recipe.epochs:
+            self.save()
+            self.saved_at = time.monotonic()
+        return row
 
     def _enter_stage(self) -> None:
         """A stage freezes what it freezes, so it has an optimizer and a DDP wrapper of its own."""
@@ -188,17 +194,19 @@ class Worker:
         """The epochs so far, without scores on test leaves, which may choose an epoch when that is asked for but never a rate."""
         if self.plan.validation != "test":
             return self.history
-        return [{name: value for name, value in row.items() if name != "validation_accuracy"} for row in self.history]
+        return [{name: value for name, value in row.items() if not name.startswith("validation_")} for row in self.history]
 
     def _validate(self) -> dict[str, float]:
         """Accuracy on the leaves that choose the epoch; nothing when none were asked for."""
         if self.feed.hold == 0:
             return {}
         net = self.method.net.eval()
-        counts = torch.zeros(2, dtype=torch.float64, device=self.device)
+        counts = torch.zeros(3, dtype=torch.float64, device=self.device)
         for images, labels in self.feed.validation():
-            logits = eval_step(self.method, net, images, self.precision)
-            counts += torch.tensor([float((logits.argmax(1) == labels).sum()), float(len(labels))], dtype=torch.float64, device=self.device)
+            logits = eval_step(self.method, net, images, self.precision).double()
+            loss = functional.cross_entropy(logits, labels, reduction="sum")
+            right = (logits.argmax(1) == labels).sum()
+            counts += torch.stack([right.double(), torch.full_like(loss, len(labels)), loss])
         counts = self._sum(counts)
         if int(counts[1]) != self.feed.hold:
             raise RuntimeError(f"evaluated {int(counts[1])} of {self.feed.hold} leaves; a partial score is not a score")
@@ -206,9 +214,14 @@ class Worker:
         if self.best is None or accuracy > self.best["accuracy"]:
             weights = {name: tensor.detach().cpu().clone() for name, tensor in self.method.net.state_dict().items()}
             self.best = {"epoch": self.epoch + 1, "accuracy": accuracy, "net": weights}
-        return {"validation_accuracy": accuracy, "validation_correct": float(counts[0]), "validation_leaves": float(counts[1])}
+        return {
+            "validation_accuracy": accuracy,
+            "validation_correct": float(counts[0]),
+            "validation_leaves": float(counts[1]),
+            "validation_loss": float(counts[2] / counts[1]),
+        }
 
-    def _save(self) -> None:
+    def save(self) -> None:
         """Every rank takes part; rank 0 brings the checkpoint."""
         states = [torch.get_rng_state()]
         if self.world > 1:
@@ -242,7 +255,7 @@ class Worker:
             dist.all_reduce(value)
         return value
 
-    def _agree(self, wish: bool) -> bool:
+    def agree(self, wish: bool) -> bool:
         """Rank 0's wish, on every rank."""
         if self.world == 1:
             return wish

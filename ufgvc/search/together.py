@@ -1,0 +1,86 @@
+"""A trial of several workers: a TorchTrainer inside the trial, whose ranks train the folds in step.
+
+Ray Train's worker groups are not among Tune's resources, and one whose trial is killed outlives it. So a trial is never killed to stop
+it: rank 0 finds the trial's stop file after an epoch, all ranks return, and the trainer clears its group away itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import asdict
+from typing import Any
+
+from ufgvc.core.storage import Store, open_store
+from ufgvc.search.study import STOP
+from ufgvc.train.feed import Plan
+from ufgvc.train.folds import Diverged, Folds
+from ufgvc.train.preflight import choose_gpu
+from ufgvc.train.progress import POLL_SECONDS, read_metrics
+from ufgvc.train.settings import TrainSettings
+
+
+def folds_together(plans: Sequence[Plan], settings: TrainSettings, trial: Store) -> Iterator[list[list[dict[str, float]]]]:
+    """The histories of all folds whenever all of them have done another epoch. Closed early, it waits until the ranks have ended.
+
+    Diverged as in one process; what else ends the ranks more often than `max_failures` is raised.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        fit = thread.submit(_trainer(plans, settings, trial).fit)
+        seen = 0
+        while True:
+            ended = fit.done()  # asked first, so that the last epochs are seen
+            histories = [read_metrics(open_store(plan.run)) for plan in plans]
+            if min(map(len, histories)) > seen:
+                seen = min(map(len, histories))
+                yield histories
+            if ended:
+                break
+            wait([fit], POLL_SECONDS)
+    trial.child("trainer").delete_tree()
+    problem = (fit.result().return_value or {}).get("diverged")
+    if problem is not None:
+        raise Diverged(problem)
+
+
+def _trainer(plans: Sequence[Plan], settings: TrainSettings, trial: Store) -> Any:
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    use_gpu = choose_gpu(settings.gpu, ray.cluster_resources().get("GPU", 0), settings.workers)
+    return TorchTrainer(
+        fold_worker,  # type: ignore[arg-type]  # Ray takes a return value; its annotation says None
+        train_loop_config={"plans": [asdict(plan) for plan in plans], "trial": trial.uri},
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=settings.workers,
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": settings.cpus_per_worker} | ({"GPU": 1} if use_gpu else {}),
+        ),
+        run_config=RunConfig(
+            name="trainer",
+            storage_path=trial.path,
+            storage_filesystem=trial.fs,
+            failure_config=FailureConfig(max_failures=settings.max_failures),
+        ),
+    )
+
+
+def fold_worker(config: dict[str, Any]) -> dict[str, Any]:
+    """One rank of a trial. A net that diverged is a result, or Ray Train would start the ranks again."""
+    import ray.train
+    import ray.train.torch
+
+    context = ray.train.get_context()
+    ranks = context.get_world_rank(), context.get_world_size(), context.get_local_world_size()
+    folds = Folds.start([Plan(**plan) for plan in config["plans"]], *ranks, ray.train.torch.get_device())
+    trial = open_store(config["trial"])
+    try:
+        while folds.epochs < folds.total:
+            folds.step()
+            if folds.workers[0].agree(trial.exists(STOP)):
+                break
+    except Diverged as error:
+        return {"diverged": str(error)}
+    return {}

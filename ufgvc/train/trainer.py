@@ -165,9 +165,10 @@ def _fit(plan: Plan, settings: TrainSettings, store: Store, run: Run, runs: str)
     """Ray Train from the last checkpoint to the end; the final checkpoint's content."""
     import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
 
     from ufgvc.train.loop import train_worker
+    from ufgvc.train.network import NodeNetworkConfig
 
     resources = ray.cluster_resources()
     use_gpu = choose_gpu(settings.gpu, resources.get("GPU", 0), settings.workers)
@@ -180,7 +181,7 @@ def _fit(plan: Plan, settings: TrainSettings, store: Store, run: Run, runs: str)
     trainer = TorchTrainer(
         train_worker,  # type: ignore[arg-type]  # Ray takes a return value; its annotation says None
         train_loop_config=asdict(plan),
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        torch_config=NodeNetworkConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=settings.workers,
             use_gpu=use_gpu,

@@ -1,0 +1,241 @@
+"""Several machines on this one, for tests that lose one of them.
+
+With root and the tools of Linux a machine is made of the kernel's namespaces: an address on a bridge, a host name that means loopback (as
+on Debian), its own processes, /tmp and shared memory. All of it hangs on processes that die with this one, and the kernel takes it down
+with the last of them. Elsewhere the machines are groups of processes on loopback, which share this machine's folders.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import psutil
+
+WITH_US = ("setpriv", "--pdeathsig", "KILL")  # the process dies when this one does
+TOOLS = ("ip", "nsenter", "setpriv", "unshare", "mount")
+
+
+@dataclass
+class Machine:
+    """tmp: its temporary folder, seen from here, and own_tmp: as it is called there.
+
+    started: what was started on it; everything else that runs there descends from these.
+    """
+
+    name: str
+    address: str
+    tmp: Path
+    own_tmp: str
+    started: list[subprocess.Popen[Any]] = field(default_factory=list)
+
+    def processes(self, named: str = "") -> list[psutil.Process]:
+        """What runs on it and has `named` in its command line."""
+        return [process for each in self.started for process in tree(each.pid) if named in command_line(process)]
+
+
+class Machines(Protocol):
+    kind: str
+    hub: Machine
+    """A machine for servers that all others reach, and so does this process."""
+
+    def add(self, name: str) -> Machine: ...
+
+    def run(self, machine: Machine, command: Sequence[str], env: Mapping[str, str], log: Path) -> subprocess.Popen[Any]:
+        """Starts a command on a machine; its output goes to the file."""
+
+    def lose(self, machine: Machine) -> None:
+        """Its cable is pulled (where it has one) and every process of it gets SIGKILL."""
+
+
+@contextlib.contextmanager
+def machines(folder: Path) -> Iterator[Machines]:
+    """Namespaces where they are allowed, else loopback. Nothing is left of them after the block, or after this process.
+
+    folder: for their /tmp.
+    """
+    made: Namespaces | Loopback = Namespaces(folder) if namespaces_work() else Loopback(folder)
+    try:
+        made.open()
+        yield made
+    finally:
+        made.close()
+
+
+def namespaces_work() -> bool:
+    if os.getuid() != 0 or not all(map(shutil.which, TOOLS)):
+        return False
+    probe = "mount -t tmpfs none /tmp && ip link add probe0 type veth peer name probe1 && ip link add probe2 type bridge"
+    command = ["unshare", "--net", "--mount", "--pid", "--fork", "--uts", "--ipc", "bash", "-c", probe]
+    return subprocess.run(command, capture_output=True, timeout=60).returncode == 0
+
+
+class Namespaces:
+    """A bridge in a network namespace of its own, a cable from it to each machine and one to this process."""
+
+    kind = "network namespaces"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.net = f"198.18.{os.getpid() % 256}"  # a range that is set aside for tests of networks
+        self.hub = Machine("hub", f"{self.net}.1", folder, str(folder))
+        self.outside = f"uf{os.getpid()}"
+        self._holders: dict[str, subprocess.Popen[Any]] = {}
+
+    def open(self) -> None:
+        self._holders["hub"] = subprocess.Popen([*WITH_US, "unshare", "--net", "sleep", "infinity"])
+        wait_for(lambda: _namespace(self._holders["hub"].pid) != _namespace(os.getpid()), "the bridge's namespace")
+        self._in_hub("ip link set lo up; ip link add bridge type bridge; ip link set bridge up")
+        self._in_hub(f"ip address add {self.hub.address}/24 dev bridge")
+        _shell(f"ip link add {self.outside} type veth peer name outside netns {self._holders['hub'].pid}")
+        _shell(f"ip address add {self.net}.254/24 dev {self.outside}; ip link set {self.outside} up")
+        self._in_hub("ip link set outside master bridge; ip link set outside up")
+
+    def add(self, name: str) -> Machine:
+        number = len(self._holders)
+        machine = Machine(name, f"{self.net}.{10 + number}", self.folder / name, "/tmp")
+        machine.tmp.mkdir(parents=True)
+        hosts = machine.tmp / "hosts"
+        hosts.write_text(f"127.0.0.1 localhost\n127.0.1.1 {name}\n")
+        # The shell is process 1 of the machine: it clears orphans away, and all the others die with it.
+        becoming = (
+            f"hostname {name} && mount -t tmpfs shm /dev/shm && mount --bind {hosts} /etc/hosts && mount --bind {machine.tmp} /tmp && "
+            f"until ip link set eth0 up; do sleep 0.1; done && ip address add {machine.address}/24 dev eth0 && ip link set lo up && "
+            "touch /tmp/ready; while :; do sleep 60; done"
+        )
+        holder = subprocess.Popen(
+            [*WITH_US, "unshare", "--net", "--mount", "--pid", "--uts", "--ipc", "--mount-proc", "--kill-child", "bash", "-c", becoming],
+            stderr=(machine.tmp / "init.log").open("wb"),
+        )
+        self._holders[name] = holder
+        wait_for(lambda: psutil.Process(holder.pid).children(), f"{name}'s first process")
+        self._in_hub(f"ip link add to-{name} type veth peer name eth0 netns {self._first(machine)}")
+        self._in_hub(f"ip link set to-{name} master bridge; ip link set to-{name} up")
+        wait_for((machine.tmp / "ready").exists, f"{name}'s address")
+        return machine
+
+    def run(self, machine: Machine, command: Sequence[str], env: Mapping[str, str], log: Path) -> subprocess.Popen[Any]:
+        where = ["--net"] if machine is self.hub else ["--net", "--mount", "--pid", "--uts", "--ipc"]
+        entering = [*WITH_US, "nsenter", "--target", str(self._first(machine)), *where, f"--wd={os.getcwd()}", "--"]
+        return _start(machine, [*entering, *command], env, log)
+
+    def lose(self, machine: Machine) -> None:
+        self._in_hub(f"ip link set to-{machine.name} down")
+        os.kill(self._first(machine), 9)
+        for process in [*machine.started, self._holders[machine.name]]:
+            process.wait(60)
+
+    def close(self) -> None:
+        for process in self.hub.started:
+            end(process.pid)
+        for holder in self._holders.values():  # the bridge, and with it all cables, last of all
+            holder.kill()
+        for holder in self._holders.values():
+            holder.wait(60)
+
+    def _first(self, machine: Machine) -> int:
+        """The process that a machine stands and falls with."""
+        holder = self._holders[machine.name].pid
+        return holder if machine is self.hub else int(psutil.Process(holder).children()[0].pid)
+
+    def _in_hub(self, commands: str) -> None:
+        _shell(commands, "nsenter", "--target", str(self._holders["hub"].pid), "--net")
+
+
+class Loopback:
+    """Groups of processes, each with an address of its own on loopback."""
+
+    kind = "processes on loopback"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.hub = Machine("hub", "127.0.0.1", folder, str(folder))
+        self._all: list[Machine] = [self.hub]
+
+    def open(self) -> None:
+        pass
+
+    def add(self, name: str) -> Machine:
+        machine = Machine(name, "127.0.0.1", self.folder / name, str(self.folder / name))
+        machine.tmp.mkdir(parents=True)
+        self._all.append(machine)
+        return machine
+
+    def run(self, machine: Machine, command: Sequence[str], env: Mapping[str, str], log: Path) -> subprocess.Popen[Any]:
+        return _start(machine, command, env, log)
+
+    def lose(self, machine: Machine) -> None:
+        for process in machine.started:
+            end(process.pid)
+            process.wait(60)
+
+    def close(self) -> None:
+        for machine in self._all:
+            self.lose(machine)
+
+
+def _start(machine: Machine, command: Sequence[str], env: Mapping[str, str], log: Path) -> subprocess.Popen[Any]:
+    with log.open("ab") as output:
+        process = subprocess.Popen(["nice", "-n", "5", *command], stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=dict(env))
+    machine.started.append(process)
+    return process
+
+
+def _shell(commands: str, *within: str) -> None:
+    done = subprocess.run([*within, "bash", "-ec", commands], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, f"{commands}: {done.stderr}"
+
+
+def _namespace(pid: int) -> str:
+    return os.readlink(f"/proc/{pid}/ns/net")
+
+
+def tree(pid: int) -> list[psutil.Process]:
+    """A process and all that descend from it; [] if it is gone."""
+    try:
+        root = psutil.Process(pid)
+        return [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def command_line(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return ""
+
+
+def end(pid: int) -> None:
+    """SIGKILL for a process and all that descend from it, and for what they start meanwhile."""
+    while alive := [process for process in tree(pid) if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]:
+        for process in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(alive, timeout=1)
+
+
+def wait_for(condition: Any, what: str, within: float = 60) -> Any:
+    """The condition's first true value."""
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"waited {within:.0f} s for {what}")
+
+
+def answers(address: str, port: int) -> bool:
+    try:
+        socket.create_connection((address, port), timeout=2).close()
+    except OSError:
+        return False
+    return True

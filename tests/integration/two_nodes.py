@@ -1,0 +1,90 @@
+"""A Ray cluster of several nodes on one machine, with an S3 server that all of them reach, and commands run on it as users run them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.integration.machines import Machine, Machines, answers, machines, wait_for
+from tests.integration.s3_servers import KEY, SECRET
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENT = 240  # seconds that starting a process may take on a machine that others use
+
+
+class Cluster:
+    """The first node is the head, and commands run there. What a node says is in <node's name>.log."""
+
+    def __init__(self, place: Machines, folder: Path, port: int, s3_port: int) -> None:
+        self.place, self.folder, self.port = place, folder, port
+        self.nodes: list[Machine] = []
+        self.s3_url = f"http://{place.hub.address}:{s3_port}"
+        server = [sys.executable, "-c", "from moto.server import main; main()", "-H", place.hub.address, "-p", str(s3_port)]
+        place.run(place.hub, server, self._environment(place.hub), folder / "s3.log")
+        wait_for(lambda: answers(place.hub.address, s3_port), "the S3 server", PATIENT)
+        self.token = secrets.token_hex(32)
+
+    @property
+    def address(self) -> str:
+        return f"{self.nodes[0].address}:{self.port}"
+
+    def add(self, cpus: int) -> Machine:
+        """A node that has joined."""
+        node = self.place.add(f"node{len(self.nodes) + 1}")
+        join = ["--address", self.address] if self.nodes else ["--head", "--port", str(self.port), "--include-dashboard", "false"]
+        limits = ["--num-cpus", str(cpus), "--object-store-memory", str(150 << 20), "--node-ip-address", node.address]
+        self.nodes.append(node)
+        log = self.folder / f"{node.name}.log"
+        ray = self.run(node, [str(Path(sys.executable).with_name("ray")), "start", *join, *limits, "--block"], log)
+
+        def started() -> bool:
+            assert ray.poll() is None, log.read_text()
+            return "Ray runtime started" in log.read_text()
+
+        wait_for(started, f"{node.name} in the cluster", PATIENT)
+        return node
+
+    def job(self, name: str, *arguments: str, log: str = "") -> subprocess.Popen[Any]:
+        """`python -m jobs.<name> --ray.address ...` on the head; what it says goes to <name>.log."""
+        command = [sys.executable, "-m", f"jobs.{name}", *arguments, "--ray.address", self.address]
+        return self.run(self.nodes[0], command, self.folder / f"{log or name}.log")
+
+    def done(self, name: str, *arguments: str) -> str:
+        """Runs a job to its end and returns what it said. AssertionError if it failed."""
+        log = self.folder / f"{name}.log"
+        code = self.job(name, *arguments).wait(PATIENT)
+        assert code == 0, log.read_text()
+        return log.read_text()
+
+    def run(self, node: Machine, command: list[str], log: Path) -> subprocess.Popen[Any]:
+        return self.place.run(node, command, self._environment(node) | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}, log)
+
+    def _environment(self, machine: Machine) -> dict[str, str]:
+        """Nothing of the tester's own settings: a node knows what its administrator told it."""
+        return {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+            "HOME": machine.own_tmp,
+            "TMPDIR": machine.own_tmp,
+            "AWS_ENDPOINT_URL": self.s3_url,
+            "AWS_ACCESS_KEY_ID": KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "OMP_NUM_THREADS": "1",
+            "RAY_raylet_start_wait_time_s": str(PATIENT),
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
+
+
+@contextlib.contextmanager
+def cluster(folder: Path, free_port: Callable[[], int]) -> Iterator[Cluster]:
+    """No node yet. All of it is gone after the block; the logs stay in the folder."""
+    with machines(folder / "machines") as place:
+        print(f"nodes are {place.kind}")
+        yield Cluster(place, folder, free_port(), free_port())

@@ -1,4 +1,4 @@
-"""Many trainings at once: benchmark, pretrain."""
+"""Many trainings at once: benchmark, pretrain, search."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from ufgvc.commands.command import command
-from ufgvc.commands.fields import DATA, RUNS, made, many, services
+from ufgvc.commands.fields import DATA, RUNS, SEED, made, many, services
 from ufgvc.core.config import Section, part
 
 
@@ -46,3 +46,35 @@ def pretrain(told: Any) -> None:
     from ufgvc.search.settings import PretrainSettings
 
     print(run(told.data, part(PretrainSettings, told), told.runs, told.tracking, told.ray).summary())
+
+
+def _search(method: str) -> type[Section]:
+    from ufgvc.methods import names, options_class
+    from ufgvc.search.settings import SearchSettings
+    from ufgvc.train.settings import TrainSettings
+
+    options = options_class(method)
+    return made(
+        "Search",
+        (Section,),
+        data=(str, DATA),
+        method=(str, Field("mask_guided", description=f"one of {', '.join(names())}; --options are its own")),
+        options=(options, options()),
+        train=(TrainSettings, TrainSettings()),
+        search=(SearchSettings, SearchSettings()),
+        runs=(str, RUNS),
+        seed=(int, SEED),
+        **services(),
+    )
+
+
+@command("search", "search loss and fusion weights, or any setting, by cross-validation on training leaves; killed, it goes on", _search)
+def search(told: Any) -> None:
+    from ufgvc.report.show import show_tables
+    from ufgvc.search.search import search as run
+
+    options = told.options.model_dump(mode="json")
+    done = run(told.data, told.method, options, told.train, told.search, told.runs, told.seed, told.tracking, told.ray)
+    show_tables(done.tables)
+    print(done.reading)
+    print(f"the best setting: `ufgvc train --config {done.folder}/best.yaml`; everything else: {done.folder}/report.html")

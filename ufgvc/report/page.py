@@ -45,6 +45,11 @@ class Page:
     warnings: Sequence[str] = field(default=())
     made: str = ""
 
+    @property
+    def figures(self) -> list[Chart | Panels]:
+        """Every picture, in order."""
+        return [block for chapter in self.chapters for block in chapter.blocks if isinstance(block, Chart | Panels)]
+
     def to_html(self) -> str:
         """The whole page. Every text is escaped; pictures are inside as base64."""
         parts = [self._head(), *(_chapter(place, chapter) for place, chapter in enumerate(self.chapters)), self._facts()]

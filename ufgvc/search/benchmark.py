@@ -15,7 +15,6 @@ from ufgvc.report.benchmark_page import compose_benchmark
 from ufgvc.report.benchmark_rows import measure
 from ufgvc.report.benchmark_tables import benchmark_tables, reading, to_csv
 from ufgvc.report.controls import controls_in_words
-from ufgvc.report.figures import Chart, Panels
 from ufgvc.report.page import made_now
 from ufgvc.report.tables import Table
 from ufgvc.search.contestants import chosen
@@ -133,13 +132,12 @@ def _report(
     rows = measure(comparison)
     tables = benchmark_tables(comparison, rows)
     page = compose_benchmark(comparison, rows, made=made_now())
-    figures = [block for chapter in page.chapters for block in chapter.blocks if isinstance(block, Chart | Panels)]
     told = "\n".join(f"- {name}: {value}" for name, value in comparison.facts.items())
     files: dict[str, bytes] = {
         f"table-{name}.md": f"{table.to_markdown()}\n\n{table.note}\n\n{told}\n".encode() for name, table in tables.items()
     }
     files |= {"benchmark.csv": to_csv(comparison, rows).encode(), "report.html": page.to_html().encode()}
-    files |= {f"{figure.name}.png": figure.to_png() for figure in figures}
+    files |= {f"{figure.name}.png": figure.to_png() for figure in page.figures}
     for name, content in files.items():
         folder.write_bytes(name, content)
         run.log_artifact_bytes(f"report/{name}", content)

@@ -13,7 +13,6 @@ from ufgvc.data.shards import open_dataset, read_index, read_manifest
 from ufgvc.methods import build
 from ufgvc.report.search_story import FinalRow, TrialRow
 from ufgvc.search.job import Job, read_scored
-from ufgvc.search.space import configured
 from ufgvc.search.study import Study
 from ufgvc.search.trials import Finished
 from ufgvc.train.trainer import make_plan
@@ -33,12 +32,12 @@ def final_jobs(study: Study, settings: Mapping[str, Mapping[str, Any]], seeds: i
     jobs = []
     for seed in range(study.seed, study.seed + seeds):
         for label, values in settings.items():
-            options, train = configured(study.method, study.options, study.train, values)
+            options, train = study.configured(values)
             method = build(study.method, len(dataset.classes), **options)
             masks = read_manifest(dataset, f"masks/{train.mask}").fingerprint if method.regions else None
             plan, identity = make_plan(dataset, method, train, seed, masks, study.runs)
             plan = replace(plan, cache="none" if train.cache == "none" else "host")
-            jobs.append(Job(label, 0, seed, 1.0, "final", plan, identity, keep_model=True, workers=train.workers))
+            jobs.append(Job(label, 0, seed, 1.0, "final", plan, identity, keep_model=True, train=train))
     return jobs
 
 

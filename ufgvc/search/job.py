@@ -23,10 +23,12 @@ from ufgvc.data.transforms import test_view
 from ufgvc.methods import build
 from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
+from ufgvc.search.together import train_together
 from ufgvc.track.runs import NullRun
 from ufgvc.train.alone import train_alone
 from ufgvc.train.feed import EVAL_BATCH, Plan
 from ufgvc.train.progress import read_metrics
+from ufgvc.train.settings import TrainSettings
 from ufgvc.train.steps import eval_step
 from ufgvc.train.trainer import save_trained
 
@@ -39,6 +41,7 @@ class Job:
     never opens the test split; `final` learns from all training leaves and scores the test leaves; `weights` only keeps its weights.
 
     draw: place of the data set among those of the benchmark.  keep_model: whether the weights stay (for pictures and for use).
+    train: for a training of several workers, how many and on what.
     """
 
     contestant: str
@@ -49,6 +52,7 @@ class Job:
     plan: Plan
     identity: Mapping[str, Any]
     keep_model: bool = False
+    train: TrainSettings | None = None
 
     @property
     def store(self) -> Store:
@@ -78,7 +82,8 @@ def run_job(job: Job, on: str = "cpu") -> dict[str, Any]:
         return found
     device = torch.device(on)
     store, dataset = job.store, open_dataset(job.plan.data)
-    state = train_alone(job.plan, device)
+    several = job.train is not None and job.train.workers > 1
+    state = train_together(job.plan, job.train) if several and job.train else train_alone(job.plan, device)
     recipe = Recipe.model_validate(job.plan.recipe)
     method = build(job.plan.method, num_classes=len(dataset.classes), init="none", **job.plan.options)
     method = replace(method, recipe=recipe)

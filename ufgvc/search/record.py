@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ufgvc.methods.recipe import Recipe
+from ufgvc.report.search_story import TrialRow
+from ufgvc.search.study import Setting, Study
 from ufgvc.search.trials import Finished
 from ufgvc.track.journal import Journal
 from ufgvc.track.runs import start_run
@@ -38,3 +40,46 @@ class Recorder:
         child.log_metrics(numbers, step=Recipe.model_validate(job.plan.recipe).epochs)
         child.log_text(job.store.read_text("metrics.jsonl"), "metrics.jsonl")
         child.finish("FINISHED")
+
+
+@dataclass(frozen=True)
+class SearchRecorder:
+    """Called with a trial of a search that ended: a run for it, and one for each fold nested in that."""
+
+    tracking: TrackingSettings
+    study: Study
+    experiment: str
+    parent: str | None
+
+    def __call__(self, setting: Setting, row: TrialRow) -> None:
+        store = self.study.trial(setting.number)
+        status = "FAILED" if row.state == "failed" else "FINISHED"
+        known = Journal(store.child("journal")).identity()
+        if known and known["status"] == status:
+            return
+        tags = {"step": "trial", "method": self.study.method, "state": row.state, "folder": store.uri, "repeat": setting.repeat}
+        name = f"trial-{setting.number}"
+        child = start_run(
+            self.tracking, self.study.runs, self.experiment, name, dict(setting.values), tags, parent=self.parent, store=store
+        )
+        for fold, accuracy in enumerate(row.folds):
+            inner = store.child(f"fold-{fold}")
+            grandchild = start_run(
+                self.tracking,
+                self.study.runs,
+                self.experiment,
+                f"{name}-fold-{fold}",
+                {"fold": fold},
+                {"step": "fold", "folder": inner.uri},
+                parent=child.id,
+                store=inner,
+            )
+            grandchild.log_metrics({"validation_accuracy": accuracy}, step=len(row.curve))
+            grandchild.log_text(inner.read_text("metrics.jsonl"), "metrics.jsonl")
+            grandchild.finish("FINISHED")
+        if row.curve:
+            figures = {"validation_accuracy": row.curve[-1], "validation_loss": row.losses[-1], "seconds": row.seconds}
+            child.log_metrics(figures | {"epochs": len(row.curve)}, step=len(row.curve))
+        if row.error:
+            child.set_tags({"error": row.error})
+        child.finish(status)

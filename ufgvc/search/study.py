@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -17,13 +18,14 @@ from ufgvc.core.storage import Store, join, open_store
 from ufgvc.data.shards import open_dataset, read_manifest
 from ufgvc.methods import build
 from ufgvc.report.search_story import Axis, TrialRow
+from ufgvc.search.field import first_weights
 from ufgvc.search.space import configured
 from ufgvc.train.feed import Plan
 from ufgvc.train.preflight import check_batch, check_crop
 from ufgvc.train.settings import TrainSettings
 from ufgvc.train.trainer import make_plan
 
-SETTING, STOP, RESULT = "setting.json", "stop.json", "trial.json"
+SETTING, RESULT = "setting.json", "trial.json"
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,15 @@ class Study:
     def trial(self, number: int) -> Store:
         return open_store(self.folder).child("trials", f"{number:04d}")
 
+    def configured(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], TrainSettings]:
+        """(options, training settings) with these values in them. UserError for values that do not go together."""
+        options, train = configured(self.method, self.options, self.train, values)
+        init = first_weights(train.init, str(options.get("backbone", self.method)))
+        return options, train.model_copy(update={"init": init})
+
     def plans(self, setting: Setting) -> list[Plan]:
         """A plan for each fold. All trials hold the same leaves out. UserError for values that do not go together."""
-        options, train = configured(self.method, self.options, self.train, setting.values)
+        options, train = self.configured(setting.values)
         dataset = open_dataset(self.data)
         method = build(self.method, len(dataset.classes), **options)
         masks = read_manifest(dataset, f"masks/{train.mask}").fingerprint if method.regions else None
@@ -102,7 +110,23 @@ class Study:
         """final: False for a failure that the next start of the search tries again."""
         told = asdict(row)
         kept = {name: told[name] for name in ("state", "curve", "losses", "folds", "seconds", "error")}
-        self.trial(row.number).write_json(RESULT, kept | {"final": final})
+        self.trial(row.number).write_json(RESULT, kept | {"ended": time.time(), "final": final})
+
+    def wall(self) -> float:
+        """Seconds during which trials ran, over all starts of the search."""
+        spans = sorted(span for setting in self.settings() if (span := self._span(setting.number)) is not None)
+        total, until = 0.0, 0.0
+        for start, end in spans:
+            total += max(0.0, end - max(start, until))
+            until = max(until, end)
+        return total
+
+    def _span(self, number: int) -> tuple[float, float] | None:
+        store = self.trial(number)
+        if not store.exists(RESULT):
+            return None
+        told = store.read_json(RESULT)
+        return told["ended"] - told["seconds"], told["ended"]
 
     def forget_failures(self) -> None:
         """At a start: what failed for a reason that may have passed (not: diverged) is to be tried again."""

@@ -6,18 +6,22 @@ it: rank 0 finds the trial's stop file after an epoch, all ranks return, and the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from ufgvc.core.storage import Store, open_store
-from ufgvc.search.study import STOP
+from ufgvc.train.checkpoint import read_checkpoint
 from ufgvc.train.feed import Plan
 from ufgvc.train.folds import Diverged, Folds
+from ufgvc.train.loop import train_worker
 from ufgvc.train.preflight import choose_gpu
 from ufgvc.train.progress import POLL_SECONDS, read_metrics
 from ufgvc.train.settings import TrainSettings
+
+STOP = "stop.json"  # in a trial's folder: it should end
 
 
 def folds_together(plans: Sequence[Plan], settings: TrainSettings, trial: Store) -> Iterator[list[list[dict[str, float]]]]:
@@ -25,8 +29,9 @@ def folds_together(plans: Sequence[Plan], settings: TrainSettings, trial: Store)
 
     Diverged as in one process; what else ends the ranks more often than `max_failures` is raised.
     """
+    told = {"plans": [asdict(plan) for plan in plans], "trial": trial.uri}
     with ThreadPoolExecutor(1) as thread:
-        fit = thread.submit(_trainer(plans, settings, trial).fit)
+        fit = thread.submit(_trainer(fold_worker, told, settings, trial, "trainer").fit)
         seen = 0
         while True:
             ended = fit.done()  # asked first, so that the last epochs are seen
@@ -43,15 +48,25 @@ def folds_together(plans: Sequence[Plan], settings: TrainSettings, trial: Store)
         raise Diverged(problem)
 
 
-def _trainer(plans: Sequence[Plan], settings: TrainSettings, trial: Store) -> Any:
+def train_together(plan: Plan, settings: TrainSettings) -> dict[str, Any]:
+    """What `train_alone` does, on several ranks: the last checkpoint's content."""
+    store = open_store(plan.run)
+    result = _trainer(train_worker, asdict(plan), settings, store, "checkpoints").fit()
+    if result.checkpoint is None:
+        raise RuntimeError(f"{store.uri}: training ended without a checkpoint")
+    with result.checkpoint.as_directory() as folder:
+        return read_checkpoint(Path(folder))
+
+
+def _trainer(worker: Callable[[dict[str, Any]], Any], told: dict[str, Any], settings: TrainSettings, store: Store, name: str) -> Any:
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     use_gpu = choose_gpu(settings.gpu, ray.cluster_resources().get("GPU", 0), settings.workers)
     return TorchTrainer(
-        fold_worker,  # type: ignore[arg-type]  # Ray takes a return value; its annotation says None
-        train_loop_config={"plans": [asdict(plan) for plan in plans], "trial": trial.uri},
+        worker,
+        train_loop_config=told,
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=settings.workers,
@@ -59,9 +74,9 @@ def _trainer(plans: Sequence[Plan], settings: TrainSettings, trial: Store) -> An
             resources_per_worker={"CPU": settings.cpus_per_worker} | ({"GPU": 1} if use_gpu else {}),
         ),
         run_config=RunConfig(
-            name="trainer",
-            storage_path=trial.path,
-            storage_filesystem=trial.fs,
+            name=name,
+            storage_path=store.path,
+            storage_filesystem=store.fs,
             failure_config=FailureConfig(max_failures=settings.max_failures),
         ),
     )

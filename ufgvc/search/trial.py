@@ -13,8 +13,8 @@ import torch
 from ufgvc.core.errors import user_error_in
 from ufgvc.core.storage import Store, open_store
 from ufgvc.report.search_story import TrialRow
-from ufgvc.search.study import RESULT, STOP, Setting, Study
-from ufgvc.search.together import folds_together
+from ufgvc.search.study import RESULT, Setting, Study
+from ufgvc.search.together import STOP, folds_together
 from ufgvc.search.trials import reason
 from ufgvc.train.feed import Plan
 from ufgvc.train.folds import Diverged, Folds

@@ -19,6 +19,7 @@ from ufgvc.train.preflight import check_places
 
 log = logging.getLogger(__name__)
 FAILED = "failed.json"
+RESTARTS = 3  # of a training whose process or node was lost
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,13 @@ def nodes() -> int:
     return sum(bool(node["Alive"]) for node in ray.nodes())
 
 
-def run_all(jobs: Sequence[Job], settings: TrialSettings, scratch: Store, done: Callable[[Finished], None]) -> list[Finished]:
+def run_all(
+    jobs: Sequence[Job], settings: TrialSettings, scratch: Store, done: Callable[[Finished], None], share: Share | None = None
+) -> list[Finished]:
     """Runs what is not finished yet and returns every job's end, in order. Inside of a Ray session.
 
     scratch: a folder for Tune's own files, removed at the end.  done: called in this process for each job that ends, and for those that
-    had ended before.
+    had ended before.  share: of a job, if it is not to be told by the settings.
     """
     found = {place: result for place, job in enumerate(jobs) if (result := result_of(job)) is not None}
     waiting = [place for place in range(len(jobs)) if place not in found]
@@ -86,12 +89,17 @@ def run_all(jobs: Sequence[Job], settings: TrialSettings, scratch: Store, done: 
     for end in ended.values():
         done(end)  # whoever was stopped between a job's end and this call gets it now
     if waiting:
-        ended |= _tune(jobs, waiting, settings, scratch, done)
+        ended |= _tune(jobs, waiting, settings, scratch, done, share)
     return [ended[place] for place in range(len(jobs))]
 
 
 def _tune(
-    jobs: Sequence[Job], waiting: list[int], settings: TrialSettings, scratch: Store, done: Callable[[Finished], None]
+    jobs: Sequence[Job],
+    waiting: list[int],
+    settings: TrialSettings,
+    scratch: Store,
+    done: Callable[[Finished], None],
+    share: Share | None,
 ) -> dict[int, Finished]:
     # Tune would catch these signals itself and go on for a while; the same command goes on later, so a stop may be a stop.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
@@ -105,7 +113,7 @@ def _tune(
     cpus = resources.get("CPU", 0)
     # The slots of a session of its own may be more than the cores; over several nodes they are all that is known of the cores.
     cores = cpu_count() if nodes() < 2 else max(1, int(cpus))
-    share = share_of(settings, cpus, resources.get("GPU", 0), cores)
+    share = share or share_of(settings, cpus, resources.get("GPU", 0), cores)
     log.info("%d trainings, %d at a time, %d threads each", len(waiting), share.at_once, share.threads)
     ended: dict[int, Finished] = {}
     started = time.monotonic()
@@ -116,27 +124,25 @@ def _tune(
         try:
             # The processes of trials without a GPU may see one all the same, so the share decides.
             return {"result": run_job(replace(job, plan=replace(job.plan, cores=share.threads)), share.device)}
-        except BaseException as error:
-            # Tune hands an error on after its callbacks, too late for the line that a person sees.
+        except Exception as error:
+            # An error of the training is its end: Tune starts again what fails, which is to be a lost process or node.
             job.store.write_json(FAILED, {"reason": reason(error), "traceback": traceback.format_exc()})
-            raise
+            return {"failed": reason(error)}
 
     class Watch(tune.Callback):
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            result = result_of(jobs[trial.config["place"]])
-            self._end(trial, result, None if result else "it ended without a result in the runs folder")
+            self._end(trial, "it ended without a result in the runs folder")
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            job = jobs[trial.config["place"]]
-            if (result := result_of(job)) is not None:  # it was finished, and lost while it cleared away
-                self._end(trial, result, None)
-                return
-            why = job.store.read_json(FAILED)["reason"] if job.store.exists(FAILED) else "its process was lost"
-            self._end(trial, None, why)
+            self._end(trial, "its process was lost")
 
-        def _end(self, trial: Any, result: dict[str, Any] | None, error: str | None) -> None:
+        def _end(self, trial: Any, unexplained: str) -> None:
             place = trial.config["place"]
-            ended[place] = Finished(jobs[place], result, error)
+            job = jobs[place]
+            result, error = result_of(job), None  # a result counts even if its process was lost while it cleared away
+            if result is None:
+                error = job.store.read_json(FAILED)["reason"] if job.store.exists(FAILED) else unexplained
+            ended[place] = Finished(job, result, error)
             rest = (time.monotonic() - started) / len(ended) * (len(waiting) - len(ended))
             log.info("%d/%d  %s  about %s to go", len(ended), len(waiting), told(ended[place]), minutes(rest))
             done(ended[place])
@@ -146,7 +152,14 @@ def _tune(
         param_space={"place": tune.grid_search(waiting)},
         # Processes are used again: loading torch anew takes longer than a small training.
         tune_config=tune.TuneConfig(max_concurrent_trials=share.at_once, reuse_actors=True),
-        run_config=tune.RunConfig(name="tune", storage_path=scratch.path, storage_filesystem=scratch.fs, callbacks=[Watch()], verbose=0),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=scratch.path,
+            storage_filesystem=scratch.fs,
+            callbacks=[Watch()],
+            failure_config=tune.FailureConfig(max_failures=RESTARTS),
+            verbose=0,
+        ),
     )
     tuner.fit()
     scratch.delete_tree()

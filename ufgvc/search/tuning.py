@@ -13,8 +13,9 @@ from ufgvc.core.runtime import cpu_count
 from ufgvc.core.storage import open_store
 from ufgvc.report.search_story import TrialRow
 from ufgvc.search.settings import SearchSettings, TrialSettings
-from ufgvc.search.study import STOP, Setting, Study
+from ufgvc.search.study import SETTING, Setting, Study
 from ufgvc.search.suggest import Ledger, Suggester
+from ufgvc.search.together import STOP
 from ufgvc.search.trials import Share, minutes, nodes, share_of
 from ufgvc.train.preflight import check_cpus, choose_gpu
 from ufgvc.train.settings import TrainSettings
@@ -49,7 +50,18 @@ def share_for(train: TrainSettings, settings: SearchSettings, cpus: float, gpus:
     return Share({"CPU": DRIVER_CPUS}, max(1, min(settings.at_once or room, room)), cores)
 
 
-def run_trials(study: Study, settings: SearchSettings, epochs: int, ended: Callable[[Setting, TrialRow], None]) -> list[TrialRow]:
+def share_now(train: TrainSettings, settings: SearchSettings) -> Share:
+    """What a trial gets of the cluster as it is. Inside of a Ray session."""
+    import ray
+
+    resources = ray.cluster_resources()
+    cores = cpu_count() if nodes() < 2 else max(1, int(resources.get("CPU", 0)))
+    return share_for(train, settings, resources.get("CPU", 0), resources.get("GPU", 0), cores)
+
+
+def run_trials(
+    study: Study, settings: SearchSettings, epochs: int, share: Share, ended: Callable[[Setting, TrialRow], None]
+) -> list[TrialRow]:
     """Runs what is missing of a search and returns every trial's row. Inside of a Ray session.
 
     epochs: of a complete trial.  ended: called in this process with each trial that ends, and with those that had ended before.
@@ -62,7 +74,7 @@ def run_trials(study: Study, settings: SearchSettings, epochs: int, ended: Calla
     if ledger.begun:
         log.info("%d trials were finished before, %d go on", len(ledger.ended), len(ledger.open))
     if suggester.remaining:
-        _tune(study, settings, epochs, suggester, [row for _, row in ledger.ended], ended)
+        _tune(study, settings, epochs, share, suggester, [row for _, row in ledger.ended], ended)
     rows = [row for _, row in Ledger.of(study).ended]
     if not rows:
         raise UserError("every trial lost its process", where=study.folder, fix="see the lines above; the same command tries again")
@@ -73,6 +85,7 @@ def _tune(
     study: Study,
     settings: SearchSettings,
     epochs: int,
+    share: Share,
     suggester: Suggester,
     known: list[TrialRow],
     ended: Callable[[Setting, TrialRow], None],
@@ -80,7 +93,6 @@ def _tune(
     # Tune would catch these signals itself and go on for a while; the same command goes on later, so a stop may be a stop.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    import ray
     import torch
     from ray import tune
 
@@ -88,13 +100,10 @@ def _tune(
     from ufgvc.search.trial import run_trial
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # each failure is one line, and a file that holds its traceback
-    resources = ray.cluster_resources()
-    cores = cpu_count() if nodes() < 2 else max(1, int(resources.get("CPU", 0)))
-    share = share_for(study.train, settings, resources.get("CPU", 0), resources.get("GPU", 0), cores)
     log.info("%d trials to go, %d at a time", suggester.remaining, share.at_once)
 
     def trial(config: dict[str, Any]) -> None:
-        setting = Setting(**study.trial(config["number"]).read_json("setting.json"))
+        setting = Setting(**study.trial(config["number"]).read_json(SETTING))
 
         def report(epoch: int, score: float) -> None:
             tune.report({EPOCH: epoch, SCORE: score})
@@ -113,13 +122,13 @@ def _tune(
 
         def _end(self, trial: Any) -> None:
             self.count += 1
-            setting = Setting(**study.trial(trial.config["number"]).read_json("setting.json"))
-            row = study.row(setting)
+            setting = Setting(**study.trial(trial.config["number"]).read_json(SETTING))
+            found = study.row(setting)
             rest = (time.monotonic() - self.started) / self.count * suggester.remaining
-            told = told_of(row, epochs) if row else "its process was lost; the next start of this search tries it again"
+            told = told_of(found, epochs) if found else "its process was lost; the next start of this search tries it again"
             log.info("%d/%d  %s: %s  about %s to go", setting.number + 1, suggester.total, name_of(setting), told, minutes(rest))
-            if row is not None:
-                ended(setting, row)
+            if found is not None:
+                ended(setting, found)
 
     scheduler: Any = None
     if settings.early_stopping:

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 from ufgvc.core.runtime import git_commit, versions
 from ufgvc.core.storage import Store
-from ufgvc.track.client import Away, Gone, translated
+from ufgvc.core.errors import UserError
+from ufgvc.track.client import Away, Gone, connect, translated
 from ufgvc.track.journal import Journal
 from ufgvc.track.settings import Place, TrackingSettings, redact, redact_values, resolve
 from ufgvc.track.sync import deliver, deliver_artifacts, open_run
@@ -103,6 +104,18 @@ def start_run(
     identity |= {"id": run_id or identity["id"], "status": None, "described": False}
     identity["tags"] |= {**_origin(), **{key: redact(str(value)) for key, value in tags.items()}}
     return MlflowRun(place, kept, identity)
+
+
+def require_mlflow(settings: TrackingSettings, runs: str) -> None:
+    """UserError if an MLflow server is named and nobody answers there: for a long job that has not begun, a wrong address is a mistake."""
+    place = resolve(settings, runs)
+    if place is None:
+        return
+    try:
+        connect(place)
+    except Away as error:
+        fix = "start the server, check MLFLOW_TRACKING_URI or --tracking.uri, or record nothing with `--tracking.uri off`"
+        raise UserError(f"MLflow can not be reached: {error}", where=redact(place.uri), fix=fix) from None
 
 
 @contextlib.contextmanager

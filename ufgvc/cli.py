@@ -2,7 +2,8 @@
 
 `--config FILE` fills any flag from YAML: top-level keys, and the section named after the command (`mask: {kind: box}` is
 `ufgvc mask --kind box`; `train` and `pipeline` keep their sections: `--train.epochs 3`). A flag beats the file. An unknown key is refused.
-Exit codes: 0 done, 2 the user's mistake (one message, no traceback), 1 ours, 130 and 143 stopped by Control-C and by SIGTERM.
+Exit codes: 0 done, 1 our fault, 2 the user's mistake (one message, no traceback), 3 `promote --strict` promoted nothing,
+130 and 143 stopped by Control-C and by SIGTERM.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from ufgvc.core.runtime import Stopped, send_nothing_home, setup_logging, stoppa
 SHARED_KEYS = frozenset(
     "name source data boxes reader split runs seed method options model compare out fresh tracking ray".split()  # noqa: SIM905
 )
-SECTIONS = frozenset("synth ingest detect mask train evaluate predict benchmark pretrain".split())  # noqa: SIM905
-NESTED = ("train", "pipeline")  # commands whose flags are grouped by section
+SECTIONS = frozenset("synth ingest detect mask train evaluate promote predict benchmark pretrain search".split())  # noqa: SIM905
+NESTED = ("train", "pipeline", "search")  # commands whose flags are grouped by section
 PLACES = ("source", "data", "runs", "run", "out", "boxes")
 
 
@@ -46,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
             command = COMMANDS.get(arguments[0])
             settings = parse(arguments[0], command, arguments[1:])
             refuse_relative_places(settings)
-            command.run(settings)
+            code = command.run(settings)
     except KeyboardInterrupt as stop:
         print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 143 if isinstance(stop, Stopped) else 130
@@ -56,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"ufgvc {arguments[0]}: {mistake}", file=sys.stderr)
         return 2
-    return 0
+    return code or 0
 
 
 def overview() -> str:

@@ -9,14 +9,16 @@ from typing import Any
 from ufgvc.core.config import Section
 from ufgvc.core.registry import Registry
 
+Run = Callable[[Any], int | None]
+
 
 @dataclass(frozen=True)
 class Command:
-    """settings: the class of what it can be told, for a method.  run: does it, and prints the result."""
+    """settings: the class of what it can be told, for a method.  run: does it, prints the result, and returns the exit code (None: 0)."""
 
     summary: str
     settings: Callable[[str], type[Section]]
-    run: Callable[[Any], None]
+    run: Run
 
     def description(self) -> str:
         return self.summary[0].upper() + self.summary[1:] + "."
@@ -25,8 +27,8 @@ class Command:
 COMMANDS: Registry[Command] = Registry("command")
 
 
-def command(name: str, summary: str, settings: Callable[[str], type[Section]]) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
-    def keep(run: Callable[[Any], None]) -> Callable[[Any], None]:
+def command(name: str, summary: str, settings: Callable[[str], type[Section]]) -> Callable[[Run], Run]:
+    def keep(run: Run) -> Run:
         COMMANDS.register(name)(Command(summary, settings, run))
         return run
 

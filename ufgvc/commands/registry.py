@@ -1,4 +1,4 @@
-"""MLflow: sync."""
+"""MLflow: promote, sync."""
 
 from __future__ import annotations
 
@@ -7,8 +7,34 @@ from typing import Any
 from pydantic import Field
 
 from ufgvc.commands.command import command
-from ufgvc.commands.fields import RUNS, made
-from ufgvc.core.config import Section
+from ufgvc.commands.fields import DATA, RUNS, made, services
+from ufgvc.core.config import Section, part
+
+NOT_PROMOTED = 3  # exit code of `promote --strict`
+
+
+def _promote(method: str) -> type[Section]:
+    from ufgvc.report.settings import PromoteSettings
+
+    model = (str | None, Field(None, description="the challenger: models:/name@alias, runs:/<id>/model or a run's model folder; "
+                                                 "default: models:/ufgvc-<dataset>@challenger"))  # fmt: skip
+    return made("Promote", (PromoteSettings,), data=(str, DATA), model=model, runs=(str, RUNS), **services())
+
+
+@command("promote", "make the challenger champion if it is really better on the same test leaves", _promote)
+def promote(told: Any) -> int | None:
+    from ufgvc.report.promote import promote as run
+    from ufgvc.report.settings import PromoteSettings
+    from ufgvc.report.show import show_tables
+
+    result = run(told.data, told.model, told.runs, part(PromoteSettings, told), told.tracking, told.ray)
+    decided = result.promotion
+    show_tables(decided.tables())
+    for warning in decided.warnings:
+        print(f"beware: {warning}")
+    print(decided.sentence())
+    print(result.file)
+    return NOT_PROMOTED if told.strict and decided.decision != "promoted" else None
 
 
 def _sync(method: str) -> type[Section]:

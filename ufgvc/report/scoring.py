@@ -15,7 +15,7 @@ from ufgvc.core.storage import Store, read_parquet_rows
 from ufgvc.data.images import decode
 from ufgvc.data.shards import Dataset
 from ufgvc.data.stream import Chunk, chunks
-from ufgvc.report.settings import EvaluateSettings
+from ufgvc.report.settings import ScoreSettings
 from ufgvc.track.models import LoadedModel
 
 IN_PROCESS = 2000  # leaves up to which starting actors costs more than it saves
@@ -30,7 +30,7 @@ class Scored:
     logits: dict[str, NDArray[np.float64]]
 
 
-def score_split(dataset: Dataset, models: Mapping[str, LoadedModel], settings: EvaluateSettings, split: str = "test") -> Scored:
+def score_split(dataset: Dataset, models: Mapping[str, LoadedModel], settings: ScoreSettings, split: str = "test") -> Scored:
     """Logits of every model for every leaf of a split. RuntimeError unless each leaf comes back exactly once."""
     tasks = chunks(dataset, split, None)
     expected = dataset.counts.get(split, 0)
@@ -47,7 +47,7 @@ def score_split(dataset: Dataset, models: Mapping[str, LoadedModel], settings: E
     return Scored(whole["image_id"].to_pylist(), whole["label"].to_numpy().astype(np.int64), columns)
 
 
-def runs_here(dataset: Dataset, settings: EvaluateSettings, split: str = "test") -> bool:
+def runs_here(dataset: Dataset, settings: ScoreSettings, split: str = "test") -> bool:
     """Whether this process scores the leaves itself: few leaves are done before actors have started."""
     return settings.workers == 0 or (settings.workers is None and dataset.counts.get(split, 0) <= IN_PROCESS)
 
@@ -85,7 +85,7 @@ class ChunkScorer:
         return pa.table({"image_id": rows["image_id"], "label": rows["label"], **columns})
 
 
-def _here(store: Store, tasks: list[Chunk], models: Mapping[str, LoadedModel], settings: EvaluateSettings) -> Iterator[pa.Table]:
+def _here(store: Store, tasks: list[Chunk], models: Mapping[str, LoadedModel], settings: ScoreSettings) -> Iterator[pa.Table]:
     import torch
 
     has = torch.cuda.is_available()
@@ -95,7 +95,7 @@ def _here(store: Store, tasks: list[Chunk], models: Mapping[str, LoadedModel], s
     return (scorer({"task": [index]}) for index in range(len(tasks)))
 
 
-def _by_actors(store: Store, tasks: list[Chunk], models: Mapping[str, LoadedModel], settings: EvaluateSettings) -> Iterator[pa.Table]:
+def _by_actors(store: Store, tasks: list[Chunk], models: Mapping[str, LoadedModel], settings: ScoreSettings) -> Iterator[pa.Table]:
     import ray
     from ray.data import ActorPoolStrategy
 

@@ -11,17 +11,22 @@ from ufgvc.core.config import Section
 from ufgvc.report.metrics import Scores
 
 
-class EvaluateSettings(Section):
-    """Evaluation on the test leaves."""
+class ScoreSettings(Section):
+    """How leaves are put through a model."""
 
-    top: int = Field(5, ge=1)
-    """a leaf counts for the top figure if its cultivar is among this many likeliest"""
     batch_size: int = Field(32, ge=1)
     """leaves a forward pass"""
     workers: int | None = Field(None, ge=0)
     """model processes (Ray actors); 0: this process; default: this process for up to 2000 leaves, else as many as fit"""
     gpu: Literal["auto", "yes", "no"] = "auto"
     """score on a GPU"""
+
+
+class EvaluateSettings(ScoreSettings):
+    """Evaluation on the test leaves."""
+
+    top: int = Field(5, ge=1)
+    """a leaf counts for the top figure if its cultivar is among this many likeliest"""
     cam_leaves: int = Field(6, ge=0)
     """leaves in the figure of class activation maps, drawn with the seed, not picked"""
     region_leaves: int = Field(4, ge=0)
@@ -34,6 +39,17 @@ class EvaluateSettings(Section):
     """file the model in the MLflow registry as `challenger` (only a model that a run made, and only with tracking)"""
     seed: int = 0
     """draws the leaves of the figures"""
+
+
+class PromoteSettings(ScoreSettings):
+    """The challenger against the champion."""
+
+    alpha: float = Field(0.05, gt=0, lt=1)
+    """level of the exact McNemar test: the challenger wins, or loses, if p is below it"""
+    strict: bool = False
+    """exit code 3 unless the challenger is champion now (`ray job submit` makes 1 of it: scripts read promotion.json)"""
+    force: bool = False
+    """promote whatever the test says, and over other data: for a rollback, or after the data set has changed; the decision says so"""
 
 
 @dataclass(frozen=True)

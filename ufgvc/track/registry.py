@@ -45,8 +45,8 @@ def register(
             raise UserError("holds no model", where=model_uri, fix="give <run>/model, runs:/<id>/model or models:/<name>@<alias>")
         run_id = store.read_json("model.json").get("run_id")
         return register_folder(model_uri, name, tags, tracking, runs, alias, run_id)
-    with _asking(tracking, runs) as (client, _):
-        source, run_id = _source(client, model_uri)
+    with asking(tracking, runs) as (client, _):
+        source, run_id = source_of(client, model_uri)
         return _file(client, name, source, run_id, tags, alias)
 
 
@@ -68,7 +68,7 @@ def register_folder(
     place = resolve(tracking, runs)
     if place is None:
         return None
-    with _asking(tracking, runs) as (client, _):
+    with asking(tracking, runs) as (client, _):
         if run_id is None or not _has_run(client, run_id):
             run = start_run(tracking, runs or "", name, f"register {name}", {"folder": folder}, {"kind": "register"})
             if run.id is None:
@@ -88,10 +88,10 @@ def register_folder(
 def fetched(uri: str, tracking: TrackingSettings, runs: str | None) -> Iterator[Path]:
     """A local copy of what models:/... or runs:/... names, for as long as the block runs. UserError if it is not there, with what is."""
     with tempfile.TemporaryDirectory(prefix="ufgvc-model-") as folder:
-        with _asking(tracking, runs) as (client, place):
+        with asking(tracking, runs) as (client, place):
             from mlflow.artifacts import download_artifacts
 
-            source, _ = _source(client, uri)
+            source, _ = source_of(client, uri)
             try:
                 found = download_artifacts(artifact_uri=source, dst_path=folder, tracking_uri=place.uri, registry_uri=place.uri)
             except FileNotFoundError:
@@ -103,7 +103,7 @@ def fetched(uri: str, tracking: TrackingSettings, runs: str | None) -> Iterator[
 
 def versions_of(name: str, tracking: TrackingSettings, runs: str | None = "runs") -> list[Any]:
     """All versions of a registered model, newest first; [] if there is none of that name."""
-    with _asking(tracking, runs) as (client, _):
+    with asking(tracking, runs) as (client, _):
         return sorted(client.search_model_versions(f"name = '{name}'"), key=lambda version: -int(version.version))
 
 
@@ -128,21 +128,31 @@ def _label(client: Any, name: str, version: str, tags: Mapping[str, Any], alias:
     return version
 
 
-def _source(client: Any, uri: str) -> tuple[str, str | None]:
+def source_of(client: Any, uri: str) -> tuple[str, str | None]:
     """Where the files of models:/... or runs:/... are, and the run that made them."""
+    if match := _RUN.match(uri):
+        with _known_there(client, uri):
+            return f"{client.get_run(match['run']).info.artifact_uri}/{match['path']}", match["run"]
+    version = version_at(client, uri)
+    return client.get_model_version_download_uri(version.name, version.version), version.run_id
+
+
+def version_at(client: Any, uri: str) -> Any:
+    """MLflow's record of the version that models:/... names. UserError if there is none, with what is."""
+    with _known_there(client, uri):
+        if match := _ALIAS.match(uri):
+            return client.get_model_version_by_alias(match["name"], match["alias"])
+        if match := _VERSION.match(uri):
+            return client.get_model_version(match["name"], match["version"])
+    fix = "write models:/<name>@<alias>, models:/<name>/<version> or runs:/<id>/model"
+    raise UserError("is not a model's address", where=uri, fix=fix)
+
+
+@contextlib.contextmanager
+def _known_there(client: Any, uri: str) -> Iterator[None]:
     try:
         with translated():
-            if match := _RUN.match(uri):
-                return f"{client.get_run(match['run']).info.artifact_uri}/{match['path']}", match["run"]
-            if match := _ALIAS.match(uri):
-                version = client.get_model_version_by_alias(match["name"], match["alias"])
-            elif match := _VERSION.match(uri):
-                version = client.get_model_version(match["name"], match["version"])
-            else:
-                raise UserError(
-                    "is not a model's address", where=uri, fix="write models:/<name>@<alias>, models:/<name>/<version> or runs:/<id>/model"
-                )
-            return client.get_model_version_download_uri(version.name, version.version), version.run_id
+            yield
     except (Gone, Away) as error:
         if isinstance(error, Away) and "not found" not in str(error):
             raise
@@ -169,7 +179,7 @@ def _has_run(client: Any, run_id: str) -> bool:
 
 
 @contextlib.contextmanager
-def _asking(tracking: TrackingSettings, runs: str | None) -> Iterator[tuple[Any, Place]]:
+def asking(tracking: TrackingSettings, runs: str | None) -> Iterator[tuple[Any, Place]]:
     """A client for work that needs MLflow now. UserError if tracking is off or MLflow is away."""
     place = resolve(tracking, runs)
     if place is None:

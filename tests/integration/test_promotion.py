@@ -1,0 +1,358 @@
+"""Challenger against champion: a real registry on SQLite, real scoring, models that are right on chosen leaves."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from mlflow import MlflowClient
+from PIL import Image
+
+from ufgvc import methods
+from ufgvc.cli import main
+from ufgvc.core.errors import UserError
+from ufgvc.core.storage import open_store
+from ufgvc.data.shards import FolderWriter, open_dataset, part_name, write_dataset
+from ufgvc.report.promote import promote
+from ufgvc.report.settings import PromoteSettings
+from ufgvc.track.models import save_model
+from ufgvc.track.registry import register
+from ufgvc.track.settings import TrackingSettings
+from ufgvc.track.versions import champion_of
+
+CLASSES = ("amber", "birch", "cedar", "dogwood")
+LEAVES = 40  # of the test split; leaf i is of cultivar i % 4
+LABELS = [i % len(CLASSES) for i in range(LEAVES)]
+SIZE = 32
+LOCAL = TrackingSettings()
+
+Add = Callable[..., str]
+
+
+def photograph(seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 255, (4, 4, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_data(uri: str, name: str, classes: Sequence[str] = CLASSES, other: str = "") -> str:
+    """A data set of 4 train and 40 test leaves.  other: changes its fingerprint."""
+    store = open_store(uri)
+    writer = FolderWriter(store, "images", "", "images")
+    parts, tables = [], []
+    for split, rows, first in (("train", 4, 1000), ("test", LEAVES, 0)):
+        labels = [i % len(classes) for i in range(rows)]
+        table = pa.table({
+            "image_id": [f"{split}-{i}" for i in range(rows)], "image": [photograph(first + i) for i in range(rows)],
+            "orientation": [1] * rows, "height": [SIZE] * rows, "width": [SIZE] * rows, "label": labels,
+            "cultivar": [classes[i] for i in labels], "split": [split] * rows, "group": pa.array([None] * rows, pa.string()),
+            "sha256": [f"{other}{split}{i}" for i in range(rows)],
+        })  # fmt: skip
+        parts.append(writer.write(part_name(split, 0), split, table))
+        tables.append(table.drop_columns("group"))
+    writer.commit(parts)
+    write_dataset(store, name, tuple(classes), pa.concat_tables(tables), parts, "made by a test")
+    return open_dataset(uri).fingerprint
+
+
+@pytest.fixture(scope="module")
+def doctored(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Writes a model that names the test leaves of a data set rightly but for those that are listed."""
+    torch.manual_seed(0)
+    method = methods.build("resnet50", len(CLASSES), init="none", backbone="resnet18")
+    method.net.eval()
+    images = [np.asarray(Image.open(io.BytesIO(photograph(i)))) for i in range(LEAVES)]
+    view = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
+    with torch.inference_mode():
+        embedding = method.net(view)["embedding"].double()
+    exact = torch.linalg.pinv(embedding)
+
+    def write(wrong: Sequence[int], data: str, classes: Sequence[str] = CLASSES, **info: Any) -> str:
+        answers = torch.tensor([(label + (i in wrong)) % len(CLASSES) for i, label in enumerate(LABELS)])
+        wanted = torch.nn.functional.one_hot(answers, len(CLASSES)).double()
+        with torch.no_grad():
+            method.net.classifier.weight.copy_(20 * (exact @ wanted).T)
+        folder = tmp_path_factory.mktemp("model") / "model"
+        marks = {"data": data, "masks": "5" * 64}
+        save_model(folder, method, classes, {"resize": SIZE, "size": SIZE}, marks, {}, {"mask_kind": "box", **info})
+        return str(folder)
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(autouse=True)
+def _no_server_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+
+
+class Field:
+    """One data set with its registered versions."""
+
+    def __init__(self, name: str, folder: Path, runs: str, write: Callable[..., str]) -> None:
+        self.name, self.data, self.runs, self._write = name, str(folder / name), runs, write
+        self.fingerprint = write_data(self.data, name)
+        self.model = f"ufgvc-{name}"
+
+    def add(self, wrong: Sequence[int], data: str | None = None, alias: str | None = "challenger", **info: Any) -> str:
+        """Registers a model; returns its version."""
+        version = register(self._write(wrong, data or self.fingerprint, **info), self.model, {}, LOCAL, self.runs, alias)
+        assert version is not None
+        return version
+
+    def command(self, *more: str) -> int:
+        return main(["promote", "--data", self.data, "--runs", self.runs, "--workers", "0", *more])
+
+    def champion(self) -> str | None:
+        found = champion_of(self.model, LOCAL, self.runs)
+        return found.number if found else None
+
+    def tags(self, version: str) -> dict[str, str]:
+        return dict(self.client.get_model_version(self.model, version).tags)
+
+    @property
+    def client(self) -> MlflowClient:
+        address = f"sqlite:///{self.runs}/mlflow.db"
+        return MlflowClient(address, address)
+
+
+@pytest.fixture
+def field(request: pytest.FixtureRequest, tmp_path: Path, runs: str, doctored: Callable[..., str]) -> Field:
+    return Field(re.sub(r"\W+", "-", request.node.name)[5:45], tmp_path, runs, doctored)
+
+
+def written(output: str) -> dict[str, Any]:
+    """promotion.json, found as a script finds it: the last line that the command prints."""
+    told: dict[str, Any] = json.loads(Path(output.strip().splitlines()[-1]).read_text())
+    return told
+
+
+def test_first_then_better_then_back(field: Field, capsys: pytest.CaptureFixture[str]) -> None:
+    first = field.add(wrong=range(12))
+    assert field.command("--strict") == 0
+    told = written(capsys.readouterr().out)
+    assert (told["decision"], told["reason"], told["champion"], told["previous"], told["test"]) == (
+        "promoted", "first champion", first, None, None,
+    )  # fmt: skip
+    assert (told["challenger"]["right"], told["challenger"]["of"]) == (28, 40)
+    assert field.champion() == first
+
+    second = field.add(wrong=range(2))
+    assert field.command("--strict") == 0
+    output = capsys.readouterr().out
+    told = written(output)
+    assert (told["decision"], told["reason"], told["champion"]) == ("promoted", "better", second)
+    assert field.champion() == second
+    test = told["test"]
+    assert (test["gains"], test["losses"], test["n"], test["difference"], test["needed"]) == (10, 0, 40, 0.25, None)
+    assert test["p"] == pytest.approx(2 * 0.5**10)
+    assert 0.1 < test["low"] < 0.25 < test["high"] < 0.45
+    assert (told["previous"]["version"], told["previous"]["right"], told["challenger"]["right"]) == (first, 28, 38)
+    assert told["challenger"]["data"] == told["previous"]["data"] == told["data"]["fingerprint"] == field.fingerprint
+    assert told["challenger"]["masks"] == "5" * 64
+    # Of the leaves 2 to 11 two are amber, two birch (numbers 4, 8 and 5, 9), three cedar and three dogwood.
+    changes = {row["cultivar"]: (row["champion"], row["challenger"], row["leaves"]) for row in told["cultivars"]}
+    assert changes == {"amber": (7, 9, 10), "birch": (7, 9, 10), "cedar": (7, 10, 10), "dogwood": (7, 10, 10)}
+    assert "+25.0 points" in output
+    assert field.fingerprint[:12] in output
+    assert re.search(r"cedar\W+7 of 10\W+10 of 10\W+\+3", output)
+
+    assert field.tags(second)["promotion"] == "promoted"
+    assert field.tags(second)["promotion_opponent"] == first
+    assert float(field.tags(second)["promotion_p"]) == pytest.approx(test["p"], rel=1e-4)
+    assert float(field.tags(second)["promotion_difference"]) == 0.25
+    assert (field.tags(first)["promotion"], field.tags(first)["promotion_opponent"]) == ("replaced", second)
+    run = field.client.get_run(field.tags(second)["promotion_run"])
+    assert (run.data.tags["decision"], run.info.status, run.data.metrics["gains"]) == ("promoted", "FINISHED", 10)
+    artifact = Path(field.runs) / "mlartifacts" / run.info.run_id / "artifacts" / "promotion.json"
+    assert json.loads(artifact.read_text()) == told
+
+    assert str(field.client.get_model_version_by_alias(field.model, "previous").version) == first
+    assert field.command("--strict") == 3  # the alias challenger still names the champion: nothing to decide
+    told = written(capsys.readouterr().out)
+    assert (told["decision"], told["reason"], told["test"]) == ("kept", "is the champion already", None)
+    assert field.tags(second)["promotion"] == "promoted", "what was decided before stays told"
+
+    assert field.command("--model", f"models:/{field.model}@previous") == 0
+    assert written(capsys.readouterr().out)["decision"] == "kept"
+    assert field.command("--model", f"models:/{field.model}@previous", "--force", "--strict") == 0
+    told = written(capsys.readouterr().out)
+    assert (told["decision"], told["reason"], told["forced"], told["champion"]) == ("promoted", "forced", True, first)
+    assert told["test"]["losses"] == 10
+    assert "because --force was given" in told["sentence"]
+    assert field.champion() == first
+
+
+def test_worse_is_kept(field: Field, capsys: pytest.CaptureFixture[str]) -> None:
+    first = field.add(wrong=range(2))
+    assert field.command() == 0
+    second = field.add(wrong=range(12))
+    capsys.readouterr()
+    assert field.command() == 0
+    output = capsys.readouterr().out
+    told = written(output)
+    assert (told["decision"], told["reason"], told["champion"]) == ("kept", "worse", first)
+    assert told["test"]["difference"] == -0.25
+    assert f"version {first} stays champion" in output
+    assert field.command("--strict") == 3
+    assert field.champion() == first
+    assert field.tags(second)["promotion"] == "kept"
+    assert field.tags(first)["promotion"] == "defended"
+
+
+def test_undecided_says_how_many_leaves(field: Field, capsys: pytest.CaptureFixture[str]) -> None:
+    first = field.add(wrong=range(6))
+    assert field.command() == 0
+    field.add(wrong=[0, 30])  # gains 1 to 5, loses 30
+    capsys.readouterr()
+    assert field.command("--strict") == 3
+    output = capsys.readouterr().out
+    told = written(output)
+    assert (told["decision"], told["reason"], told["champion"]) == ("undecided", "not told apart", first)
+    assert (told["test"]["gains"], told["test"]["losses"]) == (5, 1)
+    assert 60 < told["test"]["needed"] < 200
+    assert re.search(r"About \d+0? test leaves would be needed to tell a difference of 10\.0 points", output)
+    assert field.champion() == first
+    assert field.command("--alpha", "0.5") == 0  # p is 0.219
+    assert field.champion() != first
+
+
+def test_twins_need_no_number_of_leaves(field: Field, capsys: pytest.CaptureFixture[str]) -> None:
+    first = field.add(wrong=[0, 1])
+    assert field.command() == 0
+    field.add(wrong=[0, 1])
+    capsys.readouterr()
+    assert field.command() == 0
+    output = capsys.readouterr().out
+    told = written(output)
+    assert told["decision"] == "undecided"
+    assert (told["test"]["gains"], told["test"]["losses"], told["test"]["p"], told["test"]["needed"]) == (0, 0, 1.0, None)
+    assert told["test"]["low"] < 0 < told["test"]["high"]
+    assert "no difference at all" in output
+    assert "would be needed" not in output
+    field.add(wrong=[0, 2])
+    assert field.command() == 0
+    output = capsys.readouterr().out
+    assert "no number of leaves" in output
+    assert "1 other challenger was decided on these same test leaves" in output
+    assert field.champion() == first
+
+
+def test_another_state_of_the_data_is_refused(field: Field, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    field.add(wrong=[0], data="a" * 64)
+    assert field.command() == 2
+    message = capsys.readouterr().err
+    assert "a" * 12 in message
+    assert field.fingerprint[:12] in message
+    assert "--force" in message
+    assert field.champion() is None
+    assert field.command("--force") == 0
+    told = written(capsys.readouterr().out)
+    assert (told["reason"], told["forced"]) == ("first champion", True)
+    assert "trained on data aaaaaaaaaaaa" in told["warnings"][0]
+
+    second = field.add(wrong=[5])  # ours, against a champion that may have seen these test leaves
+    assert field.command() == 2
+    message = capsys.readouterr().err
+    assert "the champion" in message
+    assert "a" * 12 in message
+    assert field.command("--force") == 0
+    told = written(capsys.readouterr().out)
+    assert (told["decision"], told["reason"], told["forced"], told["champion"]) == ("promoted", "forced", True, second)
+    assert "the champion" in told["warnings"][0]
+
+    field.fingerprint = write_data(field.data, field.name, other="new ")  # the same folder after another ingest
+    third = field.add(wrong=[])
+    assert field.command() == 2
+    assert field.champion() == second
+    assert field.command("--force") == 0
+    assert field.champion() == third
+
+
+def test_a_champion_that_names_other_cultivars_or_is_broken(field: Field, runs: str, capsys: pytest.CaptureFixture[str]) -> None:
+    first = field.add(wrong=[], classes=("amber", "birch", "cedar", "elm"))
+    field.client.set_registered_model_alias(field.model, "champion", first)
+    second = field.add(wrong=[0])
+    assert field.command() == 2
+    assert "not the 4 of" in capsys.readouterr().err
+    assert field.command("--force") == 0
+    told = written(capsys.readouterr().out)
+    assert (told["champion"], told["test"], told["previous"]["right"]) == (second, None, None)
+    assert "were not compared" in told["sentence"]
+
+    run = field.client.get_model_version(field.model, second).run_id
+    weights = Path(runs) / "mlartifacts" / run / "artifacts" / "model" / "weights.safetensors"
+    weights.unlink()
+    third = field.add(wrong=[1])
+    assert field.command() == 2
+    assert field.champion() == second
+    assert field.command("--force") == 0
+    assert "cannot be loaded" in written(capsys.readouterr().out)["warnings"][0]
+    assert field.champion() == third
+
+
+def test_chosen_on_the_test_leaves(field: Field, capsys: pytest.CaptureFixture[str]) -> None:
+    first = field.add(wrong=range(12))
+    assert field.command() == 0
+    field.add(wrong=[], metrics={"selection": "selected on test"})
+    capsys.readouterr()
+    assert field.command() == 2
+    assert "was chosen on these test leaves" in capsys.readouterr().err
+    assert field.champion() == first
+
+
+def test_the_challenger_must_be_a_version_of_the_data_set(field: Field, capsys: pytest.CaptureFixture[str]) -> None:
+    assert field.command() == 2
+    assert "MLflow knows no such model" in capsys.readouterr().err
+    version = field.add(wrong=[0], alias=None)
+    assert field.command("--model", "models:/ufgvc-other/1") == 2
+    loose = field._write([0], field.fingerprint)
+    capsys.readouterr()
+    assert field.command("--model", loose) == 2
+    assert "ufgvc evaluate" in capsys.readouterr().err
+    run = field.client.get_model_version(field.model, version).run_id
+    assert field.command("--model", f"runs:/{run}/model") == 0
+    assert field.champion() == version
+
+
+def test_mlflow_is_away(field: Field, free_port: Callable[[], int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert field.command("--tracking.uri", f"http://127.0.0.1:{free_port()}") == 2
+    message = capsys.readouterr().err
+    assert "nobody listens at" in message
+    assert "Traceback" not in message
+    assert len(message.strip().splitlines()) == 2
+    assert field.command("--tracking.uri", "off") == 2
+    assert "tracking is off" in capsys.readouterr().err
+    assert not (Path(field.runs) / field.name).exists()
+
+
+def test_two_jobs_cannot_both_replace_one_champion(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = field.add(wrong=range(12))
+    assert field.command() == 0
+    second, third = field.add(wrong=range(2)), field.add(wrong=[])
+    from ufgvc.report import promote as module
+
+    score = module.score_split
+
+    def meanwhile(*arguments: Any) -> Any:
+        field.client.set_registered_model_alias(field.model, "champion", second)
+        return score(*arguments)
+
+    monkeypatch.setattr(module, "score_split", meanwhile)
+    with pytest.raises(UserError, match=f"version {second} became champion while this was decided"):
+        promote(field.data, f"models:/{field.model}/{third}", field.runs, PromoteSettings(workers=0))
+    assert field.champion() == second != first

@@ -1,4 +1,4 @@
-"""How a stack's parts are started: S3, then MLflow and Ray's head beside each other, then Ray's worker nodes."""
+"""How a stack's parts are started: one after the other, because each would slow the next one's start and Ray's has deadlines."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ from ufgvc.core.config import Section
 from ufgvc.core.errors import UserError
 
 WITHIN = 240.0  # seconds that a part may take to answer: on a busy machine MLflow took 90
+RAY_TRIES = 3  # a raylet gives its own agents 15 s, which cannot be set, and ends when a busy machine needs more
+RAY_START = 60  # seconds after which `ray start` gives up on a raylet
+NOTHING_LEFT = "read that file, and `ray/` beside it for Ray; nothing of the stack is left running"
 
 
 class Wish(Section):
@@ -54,12 +57,10 @@ def launch(folder: Path, wish: Wish) -> Stack:
     launcher = _Launcher(stack, wish, exports)
     try:
         launcher.start_s3()
-        launcher.start_mlflow()
         launcher.start_head()
-        launcher.wait(lambda stack: all(stack.answering().values()) and stack.nodes_alive() == 1)
-        for number in range(wish.nodes):
-            launcher.start_node(number + 1)
-        launcher.wait(lambda stack: stack.nodes_alive() == stack.nodes)
+        for number in range(1, wish.nodes + 1):
+            launcher.start_node(number)
+        launcher.start_mlflow()
         write_private(stack.exports, "".join(f"export {name}={shlex.quote(value)}\n" for name, value in exports.items()))
     except BaseException:
         launcher.stack.end(keep_logs=True)
@@ -96,8 +97,7 @@ class _Launcher:
             self.stack = self.stack.started(Part(name="s3", pid=None, url=url, log=None))
         else:
             command = [sys.executable, "-c", "from moto.server import main; main()", "-H", LOOPBACK, "-p", url.rpartition(":")[2]]
-            self._start("s3", command, {}, url)
-            self.wait(lambda stack: all(stack.answering().values()))
+            self._start("s3", command, {}, url, self._answers)
         _make_bucket(self.exports, self.wish.bucket)
 
     def start_mlflow(self) -> None:
@@ -111,7 +111,7 @@ class _Launcher:
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "MLFLOW_DISABLE_TELEMETRY": "true",
         }
-        self._start("mlflow", [*command, *artifacts], settings, url)
+        self._start("mlflow", [*command, *artifacts], settings, url, self._answers)
 
     def start_head(self) -> None:
         client, autoscaler, metrics = free_ports(3)
@@ -119,52 +119,52 @@ class _Launcher:
         command = ["--head", "--port", port, "--temp-dir", str(self.stack.session), "--ray-client-server-port", str(client),
                    "--include-dashboard", "true", "--dashboard-host", LOOPBACK, "--dashboard-port", dashboard]  # fmt: skip
         settings = {"AUTOSCALER_METRIC_PORT": str(autoscaler), "DASHBOARD_METRIC_PORT": str(metrics)}
-        self._start_ray("ray head", ["-m", "ray.scripts.scripts", "start", *command], settings, self.stack.dashboard)
+        self._start_ray("ray head", ["-m", "ray.scripts.scripts", "start", *command], settings, self.stack.dashboard, nodes=1)
 
     def start_node(self, number: int) -> None:
         script = str(Path(__file__).with_name("node.py"))
         command = ["-P", script, "start", "--address", self.stack.gcs, "--num-gpus", "0"]  # the machine's GPUs are the head's
-        self._start_ray(f"ray node {number}", command, {}, None)
+        self._start_ray(f"ray node {number}", command, {}, None, nodes=1 + number)
 
-    def _start_ray(self, name: str, command: list[str], settings: dict[str, str], url: str | None) -> None:
+    def _start_ray(self, name: str, command: list[str], settings: dict[str, str], url: str | None, nodes: int) -> None:
         agent = ("--dashboard-agent-listen-port", "--dashboard-agent-grpc-port", "--metrics-export-port", "--runtime-env-agent-port")
         ports = [text for flag, port in zip(agent, free_ports(len(agent)), strict=True) for text in (flag, str(port))]
         size = ["--num-cpus", str(self.wish.cpus), "--object-store-memory", str(self.wish.object_store_mb << 20)]
         places = ["--node-ip-address", LOOPBACK, "--min-worker-port", "0", "--max-worker-port", "0"]
         settings = settings | {
-            "RAY_raylet_start_wait_time_s": str(int(WITHIN)),
+            "RAY_raylet_start_wait_time_s": str(RAY_START),
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
             "RAY_JOB_STOP_WAIT_TIME_S": "30",  # Ray's own 3 are too few to close a run
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_worker_niceness": "0",
         }
-        self._start(name, [sys.executable, *command, "--block", *places, *ports, *size], settings, url)
+        whole = [sys.executable, *command, "--block", *places, *ports, *size]
+        self._start(name, whole, settings, url, lambda part: self.stack.nodes_alive() == nodes, tries=RAY_TRIES)
 
-    def _start(self, name: str, command: list[str], settings: dict[str, str], url: str | None) -> None:
+    def _answers(self, part: Part) -> bool:
+        return part.url is not None and self.stack.ask(part.url) is not None
+
+    def _start(
+        self, name: str, command: list[str], settings: dict[str, str], url: str | None, ready: Callable[[Part], bool], tries: int = 1
+    ) -> None:
+        """Starts a server and waits until it is ready. UserError if it ends before, every time it is tried, or takes too long."""
         log = self.stack.folder / "logs" / f"{name.replace(' ', '-')}.log"
-        pid = start(command, self.environment | settings, self.stack.mark, log)
-        self.stack = self.stack.started(Part(name=name, pid=pid, url=url, log=log))
-
-    def wait(self, ready: Callable[[Stack], bool]) -> None:
         deadline = time.monotonic() + WITHIN
-        while not ready(self.stack):
-            running = alive(self.stack.mark)
-            for part in self.stack.parts:
-                if part.pid is not None and part.pid not in running:
-                    raise _did_not_start(part, "ended before it answered")
-            if time.monotonic() > deadline:
-                told = self.stack.answering()
-                late = [part for part in self.stack.parts if not told[part.name]] or self.stack.parts[-1:]
-                raise _did_not_start(late[0], f"did not answer within {WITHIN:.0f} s")
-            time.sleep(0.3)
+        for _ in range(tries):
+            part = Part(name=name, pid=start(command, self.environment | settings, self.stack.mark, log), url=url, log=log)
+            self.stack = self.stack.started(part)
+            while part.pid in alive(self.stack.mark):
+                if ready(part):
+                    return
+                if time.monotonic() > deadline:
+                    raise _did_not_start(part, f"did not answer within {WITHIN:.0f} s")
+                time.sleep(0.3)
+        raise _did_not_start(part, "ended before it answered")
 
 
 def _did_not_start(part: Part, what: str) -> UserError:
     said = last_line(part.log) if part.log else ""
-    where = str(part.log or part.url)
-    return UserError(
-        f"{part.name} {what}{f': {said}' if said else ''}", where=where, fix="read that file; nothing of the stack is left running"
-    )
+    return UserError(f"{part.name} {what}{f': {said}' if said else ''}", where=str(part.log), fix=NOTHING_LEFT)
 
 
 def _make_bucket(exports: dict[str, str], bucket: str) -> None:

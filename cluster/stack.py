@@ -38,8 +38,8 @@ class Stack(Section):
     parts: tuple[Part, ...] = ()
 
     def started(self, part: Part) -> Stack:
-        """With one more part. Written at once: whatever happens next, `down` finds it."""
-        more = self.model_copy(update={"parts": (*self.parts, part)})
+        """With one more part, or another try at one. Written at once: whatever happens next, `down` finds it."""
+        more = self.model_copy(update={"parts": (*(each for each in self.parts if each.name != part.name), part)})
         more.write()
         return more
 

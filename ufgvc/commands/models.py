@@ -1,4 +1,4 @@
-"""Models: train, evaluate, predict, and the pipeline of all steps."""
+"""Models: train, evaluate, predict, export, and the pipeline of all steps."""
 
 from __future__ import annotations
 
@@ -65,6 +65,25 @@ def predict(told: Any) -> None:
 
     done = run(told.source, told.model, told.out, part(PredictSettings, told), told.tracking, told.runs, told.ray)
     print(done.summary())
+
+
+def _export(method: str) -> type[Section]:
+    from ufgvc.track.export import ExportSettings
+    from ufgvc.track.settings import TrackingSettings
+
+    out = (str, Field(description="folder or URI to write: model.onnx and model.json"))
+    tracking = (TrackingSettings, TrackingSettings())
+    return made("Export", (ExportSettings,), model=(str, MODEL), out=out, runs=(str, RUNS), tracking=tracking)
+
+
+@command("export", "write a model as an ONNX file, checked against torch; `predict --model` takes its folder", _export)
+def export(told: Any) -> None:
+    from ufgvc.track.export import ExportSettings
+    from ufgvc.track.export import export as run
+    from ufgvc.track.models import load_model
+
+    parity = run(load_model(told.model, told.tracking, told.runs), told.out, part(ExportSettings, told))
+    print(f"{told.out}: {parity.summary()}")
 
 
 def _pipeline(method: str) -> type[Section]:

@@ -6,7 +6,7 @@ import csv
 import logging
 import posixpath
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +19,9 @@ from ufgvc.core.storage import Store, join, open_store
 from ufgvc.data.cluster import RaySettings, quiet_data, ray_session
 from ufgvc.data.images import BadImage, decode, inspect
 from ufgvc.predict.settings import PredictResult, PredictSettings
+from ufgvc.track.calibration import UNKNOWN, probabilities
 from ufgvc.track.models import LoadedModel, load_model
+from ufgvc.track.onnx_net import runs_on_gpu
 from ufgvc.track.settings import TrackingSettings
 
 log = logging.getLogger(__name__)
@@ -46,11 +48,28 @@ def predict(
     store, names = photographs(source)
     if open_store(out).path == store.path and open_store(out).fs.equals(store.fs):
         raise UserError("the predictions would be written among the photographs", where="--out", fix="give another folder")
-    loaded = load_model(model, tracking or TrackingSettings(), runs_uri)
-    with ray_session(ray_settings), Output(open_store(out), len(loaded.classes), settings) as output:
+    loaded = run_by(settings.runtime, load_model(model, tracking or TrackingSettings(), runs_uri), model)
+    with ray_session(ray_settings), Output(open_store(out), loaded, settings) as output:
         for batch in _predicted(store, names, loaded, settings):
             output.add(batch)
         return output.finish(len(names))
+
+
+def run_by(runtime: str, model: LoadedModel, uri: str) -> LoadedModel:
+    """The model as torch or onnxruntime runs it; one that was not exported yet is exported for the purpose, and checked.
+
+    runtime: auto is what the model's folder holds.  UserError for torch where the folder holds an exported model only.
+    """
+    if runtime == "torch" and model.exported:
+        fix = "use `--runtime onnx`, or give the model that it was made from"
+        raise UserError("is an exported model, which torch cannot run", where=uri, fix=fix)
+    if runtime != "onnx" or model.exported:
+        return model
+    from ufgvc.track.export import exported_model
+
+    exported, parity = exported_model(model)
+    log.info("exported to ONNX for this prediction: %s", parity.summary())
+    return exported
 
 
 def photographs(source: str) -> tuple[Store, list[str]]:
@@ -78,7 +97,7 @@ class Predictor:
         self.model: LoadedModel = ray.get(model_ref).to(device)
 
     def __call__(self, batch: dict[str, Any]) -> pa.Table:
-        """{"path": (B,)} -> path, reason ("" if it was read), top names and probabilities as lists (empty if it was not)."""
+        """{"path": (B,)} -> path, reason ("" if it was read), known, top classes and probabilities as lists (empty if it was not)."""
         paths = [str(path) for path in batch["path"]]
         images: list[np.ndarray] = []
         reasons: list[str] = []
@@ -87,14 +106,13 @@ class Predictor:
             reasons.append(reason)
             if image is not None:
                 images.append(image)
-        named: tuple[Iterable[Any], Iterable[Any]] = top_classes(self.model.logits(images), self.top) if images else ((), ())
-        rows_order, rows_chances = iter(named[0]), iter(named[1])
-        classes, values = [], []
-        for reason in reasons:
-            classes.append([] if reason else [int(i) for i in next(rows_order)])
-            values.append([] if reason else [float(p) for p in next(rows_chances)])
-        columns = {"path": paths, "reason": reasons, "classes": classes, "probabilities": values}
-        types = {"classes": pa.list_(pa.int32()), "probabilities": pa.list_(pa.float64())}
+        logits = self.model.logits(images)
+        order, chances = top_classes(logits, self.top, self.model.temperature)
+        read = zip(order.tolist(), chances.tolist(), self.model.known(logits).tolist(), strict=True)
+        rows = [([], [], False) if reason else next(read) for reason in reasons]
+        classes, values, known = zip(*rows, strict=True)
+        columns = {"path": paths, "reason": reasons, "known": known, "classes": classes, "probabilities": values}
+        types = {"known": pa.bool_(), "classes": pa.list_(pa.int32()), "probabilities": pa.list_(pa.float64())}
         return pa.table({name: pa.array(value, types.get(name, pa.string())) for name, value in columns.items()})
 
     def _read(self, path: str) -> tuple[np.ndarray | None, str]:
@@ -107,11 +125,9 @@ class Predictor:
             return None, "is gone since the folder was listed"
 
 
-def top_classes(logits: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
+def top_classes(logits: np.ndarray, top: int, temperature: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """Class indices and probabilities (B, top) from likely to unlikely; all of them if there are fewer."""
-    exact = np.asarray(logits, dtype=np.float64)
-    exact = np.exp(exact - exact.max(axis=1, keepdims=True))
-    chances = exact / exact.sum(axis=1, keepdims=True)
+    chances = probabilities(logits, temperature)
     order = np.argsort(-chances, axis=1, kind="stable")[:, :top]
     return order, np.take_along_axis(chances, order, axis=1)
 
@@ -123,9 +139,11 @@ def _predicted(store: Store, names: list[str], model: LoadedModel, settings: Pre
     quiet_data()
     resources = ray.cluster_resources()
     gpus, cpus = resources.get("GPU", 0), resources.get("CPU", 1)
-    use_gpu = settings.gpu == "yes" or (settings.gpu == "auto" and gpus >= 1)
-    if use_gpu and gpus < 1:
-        raise UserError("no GPU is to be had here", where="--gpu yes", fix="use --gpu auto")
+    able = gpus if not model.exported or runs_on_gpu() else 0
+    use_gpu = settings.gpu == "yes" or (settings.gpu == "auto" and able >= 1)
+    if use_gpu and able < 1:
+        what = "onnxruntime has no GPU here" if gpus else "no GPU is to be had here"
+        raise UserError(what, where="--gpu yes", fix="use --gpu auto")
     most = settings.max_actors or max(1, int(gpus if use_gpu else cpus // 2))
     batches = -(-len(names) // settings.batch_size)
     most = max(1, min(most, batches))
@@ -149,8 +167,9 @@ def _predicted(store: Store, names: list[str], model: LoadedModel, settings: Pre
 class Output:
     """The files of a prediction, written as rows come: CSV and rejected.csv through a temporary file, Parquet in parts."""
 
-    def __init__(self, store: Store, num_classes: int, settings: PredictSettings) -> None:
-        self.store, self.limit, self.top = store, settings.rows_per_file, min(settings.top, num_classes)
+    def __init__(self, store: Store, model: LoadedModel, settings: PredictSettings) -> None:
+        self.store, self.limit, self.top = store, settings.rows_per_file, min(settings.top, len(model.classes))
+        self.calibrated, self.tell_unknown, self.unknown = model.calibration is not None, settings.unknown, 0
         self.rows: list[dict[str, Any]] = []
         self.parts: list[str] = []
         self.counts = {CSV: 0, REJECTED: 0}
@@ -171,7 +190,7 @@ class Output:
         self.folder.cleanup()
 
     def add(self, row: dict[str, Any]) -> None:
-        """One photograph: path, reason, names, probabilities."""
+        """One photograph: path, reason, known, names, probabilities."""
         if row["reason"]:
             self.counts[REJECTED] += 1
             self.writers[REJECTED].writerow([row["path"], row["reason"]])
@@ -179,8 +198,11 @@ class Output:
         self.counts[CSV] += 1
         pairs = list(zip(row["names"], row["probabilities"], strict=True))
         flat = [cell for name, chance in pairs for cell in (name, f"{chance:.6f}")]
-        self.writers[CSV].writerow([row["path"], pairs[0][0], f"{pairs[0][1]:.6f}", *flat])
-        cells = [row["path"], pairs[0][0], pairs[0][1], *(cell for pair in pairs for cell in pair)]
+        known = row["known"] or not self.tell_unknown
+        self.unknown += not known
+        cultivar = pairs[0][0] if known else UNKNOWN
+        self.writers[CSV].writerow([row["path"], cultivar, f"{pairs[0][1]:.6f}", *flat])
+        cells = [row["path"], cultivar, pairs[0][1], *(cell for pair in pairs for cell in pair)]
         self.rows.append(dict(zip(self.columns, cells, strict=True)))
         if len(self.rows) >= self.limit:
             self._write_part()
@@ -201,7 +223,8 @@ class Output:
         if self.counts[REJECTED]:
             log.warning("%d photographs could not be read: %s", self.counts[REJECTED], join(self.store.uri, REJECTED))
         parquet = tuple(join(self.store.uri, name) for name in self.parts)
-        return PredictResult(self.counts[CSV], self.counts[REJECTED], join(self.store.uri, CSV), join(self.store.uri, REJECTED), parquet)
+        csv_uri, rejected_uri = join(self.store.uri, CSV), join(self.store.uri, REJECTED)
+        return PredictResult(self.counts[CSV], self.counts[REJECTED], csv_uri, rejected_uri, parquet, self.unknown, self.calibrated)
 
     def _write_part(self) -> None:
         name = f"{PARQUET}/part-{len(self.parts):05d}.parquet"

@@ -15,6 +15,10 @@ class PredictSettings(Section):
 
     top: int = Field(5, ge=1)
     """likeliest cultivars written for each photograph"""
+    runtime: Literal["auto", "torch", "onnx"] = "auto"
+    """what runs the network; onnx: onnxruntime, on the exported file or one made for the purpose; auto: as the model's folder is"""
+    unknown: bool = True
+    """call a leaf `unknown` whose score is below the model's threshold (only a calibrated model has one)"""
     batch_size: int = Field(32, ge=1)
     """photographs a forward pass"""
     min_actors: int = Field(1, ge=1)
@@ -29,15 +33,19 @@ class PredictSettings(Section):
 
 @dataclass(frozen=True)
 class PredictResult:
-    """predicted, rejected: photographs. csv, rejected_csv: URIs. parquet: URIs of the parts."""
+    """predicted, rejected, unknown: photographs. csv, rejected_csv: URIs. parquet: URIs of the parts. calibrated: whether the model is."""
 
     predicted: int
     rejected: int
     csv: str
     rejected_csv: str
     parquet: tuple[str, ...]
+    unknown: int = 0
+    calibrated: bool = False
 
     def summary(self) -> str:
         """One line for people."""
         bad = f"; {self.rejected} could not be read, see {self.rejected_csv}" if self.rejected else ""
-        return f"{self.predicted} photographs named: {self.csv}{bad}"
+        named = f"{self.predicted} photographs named" + (f", {self.unknown} of them `unknown`" if self.unknown else "")
+        raw = "" if self.calibrated else "\nThe probabilities are not calibrated, and no leaf is called unknown: see `ufgvc calibrate`."
+        return f"{named}: {self.csv}{bad}{raw}"

@@ -1,7 +1,7 @@
 """A model on storage: weights, what they mean, and how a photograph becomes what the network sees.
 
-model.json            method, options, cultivars in label order, input, fingerprints, metrics, versions
-weights.safetensors   the network's state
+model.json            method, options, cultivars in label order, input, fingerprints, metrics, calibration, versions
+weights.safetensors   the network's state; an exported model has model.onnx instead
 MLmodel, requirements.txt, python_env.yaml, code/ufgvc-*.whl      what MLflow needs to serve it
 """
 
@@ -29,6 +29,8 @@ from ufgvc.data.stream import square
 from ufgvc.data.transforms import test_view as center_view
 from ufgvc.methods import build
 from ufgvc.methods.method import Method
+from ufgvc.track.calibration import UNKNOWN, Calibration, probabilities
+from ufgvc.track.onnx_net import ONNX, OnnxNet
 from ufgvc.track.settings import TrackingSettings, redact_values
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 MODEL, WEIGHTS = "model.json", "weights.safetensors"
 FORMAT = 1
+AGAIN = "train the model again, or copy it again"
 TOP = 5
 BATCH = 32
 
@@ -53,6 +56,7 @@ class LoadedModel:
     """A model ready to name cultivars. Everything that scores or predicts goes through it, so all see a photograph alike.
 
     classes: cultivars in label order.  input: resize, size, view.  info: model.json.  device: where the network is.
+    calibration: None if nobody fitted one; probabilities are then the network's own, and no leaf is unknown.
     """
 
     method: Method
@@ -60,11 +64,17 @@ class LoadedModel:
     input: dict[str, Any]
     info: dict[str, Any]
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    calibration: Calibration | None = None
 
     @property
     def net(self) -> nn.Module:
         """The network, in eval mode."""
         return self.method.net
+
+    @property
+    def exported(self) -> bool:
+        """Whether onnxruntime runs it instead of torch."""
+        return isinstance(self.method.net, OnnxNet)
 
     def to(self, device: str | torch.device) -> LoadedModel:
         """The model on a device. The network itself moves: the old value is not to be used any more."""
@@ -97,30 +107,39 @@ class LoadedModel:
                 found.append(self.method.predict(seen).float().cpu().numpy())
         return np.concatenate(found)
 
-    def predict(self, photographs: Sequence[bytes], top: int = TOP, batch_size: int = BATCH) -> pd.DataFrame:
+    def predict(self, photographs: Sequence[bytes], top: int = TOP, batch_size: int = BATCH, unknown: bool = True) -> pd.DataFrame:
         """Encoded photographs -> cultivar, probability, top5 (JSON: a list of {cultivar, probability}; all if there are fewer).
 
-        BadImage if one cannot be read.
+        cultivar is `unknown` where the model is calibrated and the score below its threshold; probability and top5 are of the
+        candidates all the same.  unknown: whether that is wanted.  BadImage if one cannot be read.
         """
         import pandas as pd
 
         rows: list[dict[str, Any]] = []
         for start in range(0, len(photographs), batch_size):
             logits = self.logits([self.read(photograph) for photograph in photographs[start : start + batch_size]])
-            rows += [_row(ranked) for ranked in self.ranked(logits, top)]
+            known = self.known(logits) | (not unknown)
+            rows += [_row(ranked, bool(known[row])) for row, ranked in enumerate(self.ranked(logits, top))]
         return pd.DataFrame(rows, columns=["cultivar", "probability", "top5"])
 
     def ranked(self, logits: NDArray[np.float32], top: int = TOP) -> Iterator[list[dict[str, Any]]]:
         """For each row of logits the likeliest cultivars, first the likeliest; equal ones in label order."""
-        exact = logits.astype(np.float64)
-        exact = np.exp(exact - exact.max(axis=1, keepdims=True))
-        for chances in exact / exact.sum(axis=1, keepdims=True):
+        for chances in probabilities(logits, self.temperature):
             order = np.argsort(-chances, kind="stable")[:top]
             yield [{"cultivar": self.classes[i], "probability": float(chances[i])} for i in order]
 
+    def known(self, logits: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """(N,) whether a leaf may be one of the model's cultivars; always, without a calibration."""
+        return np.ones(len(logits), bool) if self.calibration is None else self.calibration.known(logits)
 
-def _row(ranked: list[dict[str, Any]]) -> dict[str, Any]:
-    return {**ranked[0], "top5": json.dumps(ranked, ensure_ascii=False)}
+    @property
+    def temperature(self) -> float:
+        return self.calibration.temperature if self.calibration else 1.0
+
+
+def _row(ranked: list[dict[str, Any]], known: bool) -> dict[str, Any]:
+    name = {} if known else {"cultivar": UNKNOWN}
+    return {**ranked[0], **name, "top5": json.dumps(ranked, ensure_ascii=False)}
 
 
 def save_model(
@@ -177,29 +196,45 @@ def load_model(uri: str, tracking: TrackingSettings | None = None, runs: str | N
 
 
 def read_model(store: Store, uri: str) -> LoadedModel:
-    """A model from its folder; `uri` is what messages call it."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
+    """A model from its folder, exported or not; `uri` is what messages call it."""
     try:
         info = dict(store.read_json(MODEL))
-        weights = load(store.read_bytes(WEIGHTS))
+        exported = not store.exists(WEIGHTS) and store.exists(ONNX)
+        content = store.read_bytes(ONNX if exported else WEIGHTS)
     except FileNotFoundError:
-        what = f"holds no model ({MODEL} and {WEIGHTS})" if store.list() else "is empty or not there"
+        what = f"holds no model ({MODEL} and {WEIGHTS} or {ONNX})" if store.list() else "is empty or not there"
         raise UserError(what, where=uri, fix="give <run>/model, runs:/<id>/model or models:/<name>@<alias>") from None
-    except (json.JSONDecodeError, SafetensorError) as error:
-        raise UserError(f"is damaged: {error}", where=uri, fix="train the model again, or copy it again") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"is damaged: {error}", where=uri, fix=AGAIN) from None
     if info.get("format", FORMAT) > FORMAT:
         raise UserError(f"was made by a later ufgvc ({info.get('ufgvc')})", where=uri, fix="upgrade ufgvc")
     method = build(info["method"], num_classes=len(info["classes"]), init="none", **info["options"])
     if info.get("mirror") is not None:
         method = replace(method, recipe=method.recipe.model_copy(update={"mirror": info["mirror"]}))
     try:
-        method.net.load_state_dict(weights)
         spec = Input.model_validate(info["input"])
+        calibration = Calibration.model_validate(info["calibration"]) if info.get("calibration") else None
+    except ValidationError as error:
+        raise describe_validation(error, f"{uri}, {MODEL}") from None
+    method = run_by_onnx(method, content) if exported else _filled(method, content, uri)
+    return LoadedModel(method, tuple(info["classes"]), spec.model_dump(), info, calibration=calibration)
+
+
+def run_by_onnx(method: Method, content: bytes) -> Method:
+    """The method with an exported net. The file averages mirrored views itself, so nobody does it twice."""
+    recipe = method.recipe.model_copy(update={"mirror": False})
+    return replace(method, net=OnnxNet(content).eval(), recipe=recipe)
+
+
+def _filled(method: Method, content: bytes, uri: str) -> Method:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        method.net.load_state_dict(load(content))
+    except SafetensorError as error:
+        raise UserError(f"is damaged: {error}", where=uri, fix=AGAIN) from None
     except RuntimeError as error:
         raise UserError(f"its weights do not fit: {str(error).splitlines()[0]}", where=uri, fix="was model.json edited?") from None
-    except ValidationError as error:
-        raise describe_validation(error, f"{uri}, input") from None
     method.net.eval()
-    return LoadedModel(method, tuple(info["classes"]), spec.model_dump(), info)
+    return method

@@ -27,6 +27,7 @@ from ufgvc.search.together import train_together
 from ufgvc.track.runs import NullRun
 from ufgvc.train.alone import train_alone
 from ufgvc.train.feed import EVAL_BATCH, Plan
+from ufgvc.train.held_out import score_held_out
 from ufgvc.train.progress import read_metrics
 from ufgvc.train.settings import TrainSettings
 from ufgvc.train.steps import eval_step
@@ -38,7 +39,8 @@ RESULT, SCORED = "cell.json", "scored.parquet"
 @dataclass(frozen=True)
 class Job:
     """plan, identity: of the training, as `train` makes them.  purpose: `rate` tries a learning rate on held-out training leaves and
-    never opens the test split; `final` learns from all training leaves and scores the test leaves; `weights` only keeps its weights.
+    never opens the test split; `final` learns from all training leaves and scores the test leaves; `weights` only keeps its weights;
+    `fold` scores the training leaves that it did not learn from, with the last epoch's weights, and never opens the test split.
 
     draw: place of the data set among those of the benchmark.  keep_model: whether the weights stay (for pictures and for use).
     train: for a training of several workers, how many and on what.
@@ -48,7 +50,7 @@ class Job:
     draw: int
     seed: int
     factor: float
-    purpose: Literal["rate", "final", "weights"]
+    purpose: Literal["rate", "final", "weights", "fold"]
     plan: Plan
     identity: Mapping[str, Any]
     keep_model: bool = False
@@ -60,6 +62,8 @@ class Job:
 
     @property
     def name(self) -> str:
+        if self.purpose == "fold":
+            return f"{self.contestant}, fold {self.plan.fold + 1} of {self.plan.folds}"
         dataset = self.plan.run.split("/")[-3]
         return f"{self.contestant} on {dataset}, seed {self.seed}" + (f" rate x{self.factor:g}" if self.purpose == "rate" else "")
 
@@ -102,9 +106,10 @@ def run_job(job: Job, on: str = "cpu") -> dict[str, Any]:
         result |= {"validation_correct": right, "validation_leaves": rows[-1]["validation_leaves"]}
     if job.keep_model:
         save_trained(store, dataset, method, job.plan, job.identity, state, NullRun())
-    if job.purpose == "final":
+    if job.purpose in ("final", "fold"):
         method.net.load_state_dict(state["net"])
-        logits, labels, image_ids = score_test(method, dataset, job.plan, device)
+        score = score_test if job.purpose == "final" else score_held_out
+        logits, labels, image_ids = score(method, dataset, job.plan, device)
         store.write_bytes(SCORED, _parquet(image_ids, labels, logits))
         result |= {"correct": int((logits.argmax(1) == labels).sum()), "leaves": len(labels)}
     store.write_json(RESULT, result)

@@ -184,7 +184,8 @@ def told(end: Finished) -> str:
         return f"{end.job.name}: failed: {end.error}"
     result = end.result
     if "correct" in result:
-        score = f"{result['correct']} of {result['leaves']} test leaves"
+        leaves = "held-out" if result["purpose"] == "fold" else "test"
+        score = f"{result['correct']} of {result['leaves']} {leaves} leaves"
     elif "validation_correct" in result:
         score = f"{result['validation_correct']:.0f} of {result['validation_leaves']:.0f} held-out leaves"
     else:

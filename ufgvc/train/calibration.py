@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,14 +10,35 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import logsumexp, softmax
 
-from ufgvc.track.calibration import probabilities
-
-log = logging.getLogger(__name__)
+from ufgvc.track.calibration import Calibration, probabilities, score
 
 Logits = NDArray[Any]
 Labels = NDArray[np.int64]
 BINS = 15
+KNOWN_SHARE = 0.95
 COLDEST, HOTTEST = 0.01, 100.0
+
+
+def calibrate(logits: Logits, labels: Labels, source: str, known_share: float = KNOWN_SHARE) -> Calibration:
+    """The temperature, and the largest threshold at or above which at least `known_share` of these leaves lie.
+
+    logits, labels: of leaves that the model has not learnt from, never of test leaves.  source: what model.json says of them.
+    """
+    temperature = fit_temperature(logits, labels)
+    threshold = float(np.quantile(score(logits, temperature), 1 - known_share, method="lower"))
+    return Calibration(temperature=temperature, threshold=threshold, known_share=known_share, leaves=len(labels), source=source)
+
+
+def calibration_of(best: Mapping[str, Any], validation: str) -> Calibration | None:
+    """From the leaves that chose the epoch, if they were held out of the training split; a little hopeful, for they chose it.
+
+    best: of a checkpoint.
+    """
+    pairs = best.get("held") or []
+    if not pairs:
+        return None
+    logits, labels = (np.concatenate([pair[place].numpy() for pair in pairs]) for place in (0, 1))
+    return calibrate(logits, labels, f"{validation}, the leaves that chose the epoch")
 
 
 def fit_temperature(logits: Logits, labels: Labels) -> float:

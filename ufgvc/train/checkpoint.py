@@ -25,7 +25,7 @@ def write_checkpoint(
 ) -> None:
     """epoch: how many are done.  random: the state of every rank's generator.
 
-    best: epoch, accuracy and weights of the best epoch so far.
+    best: epoch, accuracy and weights of the best epoch so far, and its (logits, labels) of leaves held out of the training split.
     """
     state = {
         "net": net.state_dict(),

@@ -25,6 +25,7 @@ from ufgvc.train.feed import Feed, Plan, make_feed
 from ufgvc.train.optimizer import make_optimizer, rate_at, set_rate, stage_at, train_mode
 from ufgvc.train.steps import Precision, choose_precision, eval_step, train_step
 
+CALIBRATION_LEAVES = 20_000  # held-out leaves whose logits are kept: enough for a temperature, and little beside the weights
 # Takes the folder of a checkpoint and the number of epochs that are done; None on every rank but the first.
 Keep = Callable[[Path | None, int], None]
 
@@ -202,18 +203,23 @@ class Worker:
             return {}
         net = self.method.net.eval()
         counts = torch.zeros(3, dtype=torch.float64, device=self.device)
+        held: list[tuple[Tensor, Tensor]] = []
+        thin = -(-self.feed.hold // CALIBRATION_LEAVES)
         for images, labels in self.feed.validation():
             logits = eval_step(self.method, net, images, self.precision).double()
             loss = functional.cross_entropy(logits, labels, reduction="sum")
             right = (logits.argmax(1) == labels).sum()
             counts += torch.stack([right.double(), torch.full_like(loss, len(labels)), loss])
+            if self.plan.validation != "test":
+                held.append((logits[::thin].float().cpu(), labels[::thin].cpu()))
         counts = self._sum(counts)
         if int(counts[1]) != self.feed.hold:
             raise RuntimeError(f"evaluated {int(counts[1])} of {self.feed.hold} leaves; a partial score is not a score")
         accuracy = float(counts[0] / counts[1])
         if self.best is None or accuracy > self.best["accuracy"]:
             weights = {name: tensor.detach().cpu().clone() for name, tensor in self.method.net.state_dict().items()}
-            self.best = {"epoch": self.epoch + 1, "accuracy": accuracy, "net": weights}
+            scored = [pair for rank in self._gather(held) for pair in rank]
+            self.best = {"epoch": self.epoch + 1, "accuracy": accuracy, "net": weights, "held": scored}
         return {
             "validation_accuracy": accuracy,
             "validation_correct": float(counts[0]),
@@ -223,11 +229,7 @@ class Worker:
 
     def save(self) -> None:
         """Every rank takes part; rank 0 brings the checkpoint."""
-        states = [torch.get_rng_state()]
-        if self.world > 1:
-            gathered: list[Any] = [None] * self.world
-            dist.all_gather_object(gathered, states[0])
-            states = gathered
+        states = self._gather(torch.get_rng_state())
         if self.rank != 0:
             self.keep(None, self.epoch)
             return
@@ -254,6 +256,13 @@ class Worker:
         if self.world > 1:
             dist.all_reduce(value)
         return value
+
+    def _gather(self, value: Any) -> list[Any]:
+        """Every rank's value, on every rank."""
+        gathered = [value] * self.world
+        if self.world > 1:
+            dist.all_gather_object(gathered, value)
+        return gathered
 
     def agree(self, wish: bool) -> bool:
         """Rank 0's wish, on every rank."""

@@ -25,6 +25,7 @@ from ufgvc.track.models import save_model
 from ufgvc.track.runs import Run, recorded, start_run
 from ufgvc.track.settings import TrackingSettings
 from ufgvc.train.adjust import adjusted
+from ufgvc.train.calibration import calibration_of
 from ufgvc.train.checkpoint import read_checkpoint, remove_orphans
 from ufgvc.train.feed import Plan
 from ufgvc.train.preflight import check_batch, check_cpus, check_crop, check_places, choose_gpu
@@ -218,6 +219,7 @@ def save_trained(
     method.net.load_state_dict(best["net"] if chosen else state["net"])
     rows = state["history"]
     kept = dict(rows[best["epoch"] - 1] if chosen else rows[-1])
+    fitted = calibration_of(best, plan.validation) if chosen else None
     kept["selection"] = {"test": "selected on test", "last": "last epoch"}.get(plan.validation, f"best on {plan.validation}")
     with tempfile.TemporaryDirectory(prefix="ufgvc-model-") as temporary:
         folder = Path(temporary) / "model"
@@ -237,6 +239,7 @@ def save_trained(
                 "run_id": run.id,
                 "selection": kept["selection"],
                 "recipe": plan.recipe,
+                "calibration": fitted.model_dump() if fitted else None,
                 "versions": versions(),
             },
         )

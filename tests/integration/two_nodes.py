@@ -15,7 +15,7 @@ from tests.integration.machines import Machine, Machines, answers, machines, wai
 from tests.integration.s3_servers import KEY, SECRET
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENT = 240  # seconds that starting a process may take on a machine that others use
+PATIENT = 900  # seconds that starting a process may take on a machine that others use
 
 
 class Cluster:
@@ -24,6 +24,7 @@ class Cluster:
     def __init__(self, place: Machines, folder: Path, port: int, s3_port: int) -> None:
         self.place, self.folder, self.port = place, folder, port
         self.nodes: list[Machine] = []
+        self._made = 0
         self.s3_url = f"http://{place.hub.address}:{s3_port}"
         server = [sys.executable, "-c", "from moto.server import main; main()", "-H", place.hub.address, "-p", str(s3_port)]
         place.run(place.hub, server, self._environment(place.hub), folder / "s3.log")
@@ -36,34 +37,42 @@ class Cluster:
 
     def add(self, cpus: int) -> Machine:
         """A node that has joined."""
-        node = self.place.add(f"node{len(self.nodes) + 1}")
+        self._made += 1
+        node = self.place.add(f"node{self._made}")
         join = ["--address", self.address] if self.nodes else ["--head", "--port", str(self.port), "--include-dashboard", "false"]
         limits = ["--num-cpus", str(cpus), "--object-store-memory", str(150 << 20), "--node-ip-address", node.address]
         self.nodes.append(node)
-        log = self.folder / f"{node.name}.log"
-        ray = self.run(node, [str(Path(sys.executable).with_name("ray")), "start", *join, *limits, "--block"], log)
+        ray = self.run(node, [str(Path(sys.executable).with_name("ray")), "start", *join, *limits, "--block"], node.name)
 
         def started() -> bool:
-            assert ray.poll() is None, log.read_text()
-            return "Ray runtime started" in log.read_text()
+            assert ray.poll() is None, self.said(node.name)
+            return "Ray runtime started" in self.said(node.name)
 
         wait_for(started, f"{node.name} in the cluster", PATIENT)
         return node
 
-    def job(self, name: str, *arguments: str, log: str = "") -> subprocess.Popen[Any]:
-        """`python -m jobs.<name> --ray.address ...` on the head; what it says goes to <name>.log."""
+    def job(self, name: str, *arguments: str, on: Machine | None = None) -> subprocess.Popen[Any]:
+        """`python -m jobs.<name> --ray.address ...` on a node, by default the head; what it says goes to <name>.log."""
         command = [sys.executable, "-m", f"jobs.{name}", *arguments, "--ray.address", self.address]
-        return self.run(self.nodes[0], command, self.folder / f"{log or name}.log")
+        return self.run(on or self.nodes[0], command, name)
+
+    def lose(self, node: Machine) -> None:
+        self.nodes.remove(node)
+        self.place.lose(node)
+
+    def said(self, name: str) -> str:
+        """What a job or a node has printed so far."""
+        return (self.folder / f"{name}.log").read_text(errors="replace")
 
     def done(self, name: str, *arguments: str) -> str:
         """Runs a job to its end and returns what it said. AssertionError if it failed."""
-        log = self.folder / f"{name}.log"
         code = self.job(name, *arguments).wait(PATIENT)
-        assert code == 0, log.read_text()
-        return log.read_text()
+        assert code == 0, self.said(name)
+        return self.said(name)
 
-    def run(self, node: Machine, command: list[str], log: Path) -> subprocess.Popen[Any]:
-        return self.place.run(node, command, self._environment(node) | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}, log)
+    def run(self, node: Machine, command: list[str], log: str) -> subprocess.Popen[Any]:
+        environment = self._environment(node) | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
+        return self.place.run(node, command, environment, self.folder / f"{log}.log")
 
     def _environment(self, machine: Machine) -> dict[str, str]:
         """Nothing of the tester's own settings: a node knows what its administrator told it."""
@@ -77,7 +86,7 @@ class Cluster:
             "AWS_SECRET_ACCESS_KEY": SECRET,
             "AWS_DEFAULT_REGION": "us-east-1",
             "OMP_NUM_THREADS": "1",
-            "RAY_raylet_start_wait_time_s": str(PATIENT),
+            "RAY_raylet_start_wait_time_s": "240",
             "RAY_USAGE_STATS_ENABLED": "0",
         }
 

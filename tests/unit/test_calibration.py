@@ -1,0 +1,107 @@
+"""Temperatures and thresholds against brute force and by their own conditions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from ufgvc.track.calibration import UNKNOWN, Calibration, probabilities, score
+from ufgvc.track.models import LoadedModel
+from ufgvc.train.calibration import calibrate, calibration_error, calibration_of, fit_temperature, log_loss
+
+
+def leaves(count: int = 400, classes: int = 6, heat: float = 2.5, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Logits that are `heat` times too large for the labels, which are drawn from softmax(logits / heat)."""
+    random = np.random.default_rng(seed)
+    logits = random.normal(0, 1.5, (count, classes))
+    labels = np.array([random.choice(classes, p=row) for row in softmax(logits, axis=1)])
+    return (heat * logits).astype(np.float32), labels
+
+
+@pytest.mark.parametrize("heat", [0.4, 1.0, 2.5])
+def test_the_temperature_is_the_one_that_a_grid_finds(heat: float) -> None:
+    logits, labels = leaves(heat=heat)
+    found = fit_temperature(logits, labels)
+    grid = np.geomspace(0.05, 20, 4001)
+    losses = [-np.log(softmax(logits.astype(np.float64) / t, axis=1)[np.arange(len(labels)), labels]).mean() for t in grid]
+    best = grid[int(np.argmin(losses))]
+    assert found == pytest.approx(best, rel=2e-3)
+    assert log_loss(logits, labels, found) <= min(losses) + 1e-12
+    assert found == pytest.approx(heat, rel=0.25)
+
+
+def test_the_slope_is_zero_at_the_temperature() -> None:
+    logits, labels = leaves(heat=3, seed=4)
+    exact = logits.astype(np.float64)
+    chances = softmax(exact / fit_temperature(logits, labels), axis=1)
+    expected = (chances * exact).sum(axis=1).mean()
+    assert expected == pytest.approx(exact[np.arange(len(labels)), labels].mean(), abs=1e-8)
+
+
+def test_adding_to_all_logits_of_a_leaf_changes_nothing() -> None:
+    logits, labels = leaves()
+    moved = logits + np.random.default_rng(1).normal(0, 1, (len(logits), 1)).astype(np.float32)
+    assert fit_temperature(moved, labels) == pytest.approx(fit_temperature(logits, labels), rel=1e-4)
+    assert fit_temperature(logits + 1000, labels) == pytest.approx(fit_temperature(logits, labels), rel=1e-2)
+
+
+def test_where_no_temperature_is_best_it_stays_between_its_bounds() -> None:
+    right = np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
+    assert fit_temperature(right, np.array([0, 1, 2, 0])) == 0.01
+    assert fit_temperature(right, np.array([1, 2, 0, 1])) == 100
+    for bad in (np.full((2, 3), np.nan), np.zeros((0, 3))):
+        with pytest.raises(ValueError):
+            fit_temperature(bad, np.zeros(len(bad), np.int64))
+
+
+def test_the_calibration_error_is_what_its_definition_says() -> None:
+    # Four leaves at probability 0.9, three of them right; two at 0.6, both right.
+    chances = np.array([[0.9, 0.1]] * 4 + [[0.6, 0.4]] * 2)
+    labels = np.array([0, 0, 0, 1, 0, 0])
+    assert calibration_error(np.log(chances), labels) == pytest.approx((4 * 0.15 + 2 * 0.4) / 6)
+    logits, labels = leaves(4000, heat=3)
+    temperature = fit_temperature(logits, labels)
+    assert calibration_error(logits, labels) > 0.15
+    assert calibration_error(logits, labels, temperature) < 0.03
+    assert log_loss(logits, labels, temperature) < log_loss(logits, labels)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.95, 1.0])
+def test_the_threshold_lets_the_known_share_pass_and_no_more_than_it_must(share: float) -> None:
+    logits, labels = leaves(137)
+    found = calibrate(logits, labels, "test", share)
+    passed = found.known(logits).sum()
+    assert passed >= share * len(labels)
+    higher = score(logits, found.temperature) > found.threshold
+    assert higher.sum() < share * len(labels) or share == 1
+    assert (found.leaves, found.source, found.known_share) == (137, "test", share)
+    assert Calibration.model_validate_json(found.model_dump_json()) == found  # what model.json keeps is the same number
+
+
+def test_a_checkpoint_without_held_out_leaves_gives_none() -> None:
+    logits, labels = leaves(30)
+    assert calibration_of({"epoch": 1}, "holdout") is None
+    pairs = [(torch.from_numpy(logits[a:b]), torch.from_numpy(labels[a:b])) for a, b in ((0, 7), (7, 7), (7, 30))]
+    found = calibration_of({"held": pairs}, "holdout")
+    assert found == calibrate(logits, labels, "holdout, the leaves that chose the epoch")
+
+
+def test_a_calibrated_model_names_the_unknown_and_keeps_its_candidates() -> None:
+    logits = np.array([[4.0, 0.0, 0.0], [0.2, 0.1, 0.0]], np.float32)
+    plain = LoadedModel(None, ("amber", "birch", "cedar"), {"resize": 32, "size": 32}, {})  # type: ignore[arg-type]
+    calibration = Calibration(temperature=2, threshold=0.5, known_share=0.95, leaves=9, source="test")
+    model = LoadedModel(None, plain.classes, plain.input, {}, calibration=calibration)  # type: ignore[arg-type]
+    assert plain.known(logits).tolist() == [True, True]
+    assert model.known(logits).tolist() == [True, False]
+    (first, second), (raw, _) = model.ranked(logits), plain.ranked(logits)
+    assert first[0]["probability"] == pytest.approx(np.exp(2) / (np.exp(2) + 2))
+    assert raw[0]["probability"] == pytest.approx(np.exp(4) / (np.exp(4) + 2))
+    assert second[0]["cultivar"] == "amber"
+    assert UNKNOWN not in plain.classes
+
+
+def test_probabilities_do_not_overflow() -> None:
+    np.testing.assert_allclose(probabilities(np.array([[1e4, 1e4, -1e4]])), [[0.5, 0.5, 0]])

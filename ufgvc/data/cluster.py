@@ -16,6 +16,7 @@ from pydantic import Field
 from ufgvc.core.config import Section
 from ufgvc.core.errors import UserError
 from ufgvc.core.runtime import cpu_count, kept_signals
+from ufgvc.data.growth import wait_for_gpus
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,10 @@ class RaySettings(Section):
     """CPU slots of an own session; default: the cores of this machine, at least 4 (slots share cores)"""
     object_store_mb: int = Field(512, ge=100)
     """memory of an own session's object store, in MiB"""
+    gpus: int = Field(0, ge=0)
+    """GPUs that must be there before the work starts; a cluster with an autoscaler brings their nodes up"""
+    patience: float = Field(900.0, gt=0)
+    """seconds that a running cluster gets to bring them up"""
 
 
 def in_ray_job() -> bool:
@@ -44,6 +49,7 @@ def ray_session(settings: RaySettings | None = None) -> Iterator[None]:
     import ray
 
     if ray.is_initialized():
+        wait_for_gpus(settings.gpus, settings.patience)
         yield
         return
     address = settings.address or os.environ.get("RAY_ADDRESS") or ("auto" if in_ray_job() else None)
@@ -54,6 +60,7 @@ def ray_session(settings: RaySettings | None = None) -> Iterator[None]:
         except ConnectionError as error:
             raise UserError(f"no Ray cluster answers ({error})", where=address, fix="start one, or leave out --ray.address") from None
         try:
+            wait_for_gpus(settings.gpus, settings.patience)
             yield
         finally:
             ray.shutdown()
@@ -74,6 +81,7 @@ def ray_session(settings: RaySettings | None = None) -> Iterator[None]:
                 logging_level=logging.WARNING,
                 log_to_driver=False,
             )
+        wait_for_gpus(settings.gpus, seconds=0)  # one machine does not grow
         yield
     finally:
         ray.shutdown()

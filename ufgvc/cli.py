@@ -25,7 +25,7 @@ from ufgvc.core.runtime import Stopped, send_nothing_home, setup_logging, stoppa
 SHARED_KEYS = frozenset(
     "name source data boxes reader split runs seed method options model compare out fresh tracking ray".split()  # noqa: SIM905
 )
-SECTIONS = frozenset("synth ingest detect mask train evaluate promote predict benchmark pretrain search".split())  # noqa: SIM905
+SECTIONS = frozenset("synth ingest detect mask train evaluate calibrate export promote predict benchmark pretrain search".split())  # noqa: SIM905
 NESTED = ("train", "pipeline", "search")  # commands whose flags are grouped by section
 PLACES = ("source", "data", "runs", "run", "out", "boxes")
 

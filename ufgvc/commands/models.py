@@ -1,4 +1,4 @@
-"""Models: train, evaluate, predict, export, and the pipeline of all steps."""
+"""Models: train, evaluate, predict, export, calibrate, and the pipeline of all steps."""
 
 from __future__ import annotations
 
@@ -84,6 +84,19 @@ def export(told: Any) -> None:
 
     parity = run(load_model(told.model, told.tracking, told.runs), told.out, part(ExportSettings, told))
     print(f"{told.out}: {parity.summary()}")
+
+
+def _calibrate(method: str) -> type[Section]:
+    from ufgvc.search.calibrate import CalibrateSettings
+
+    return made("Calibrate", (CalibrateSettings,), data=(str, DATA), model=(str, MODEL), runs=(str, RUNS), **services())
+
+
+@command("calibrate", "make a model's probabilities honest, and give it a threshold below which a leaf is unknown", _calibrate)
+def calibrate(told: Any) -> None:
+    from ufgvc.search.calibrate import CalibrateSettings, calibrate_model
+
+    print(calibrate_model(told.data, told.model, part(CalibrateSettings, told), told.runs, told.tracking, told.ray).summary())
 
 
 def _pipeline(method: str) -> type[Section]:

@@ -167,7 +167,7 @@ def decode(jobs: Sequence[Job], draws: Sequence[Dataset]) -> None:
     for job in jobs:
         plan, recipe, draw = job.plan, Recipe.model_validate(job.plan.recipe), draws[job.draw]
         wanted = [("train", recipe.resize, plan.mask_kind, plan.mask_fingerprint)]
-        if job.purpose == "rate":
+        if job.purpose in ("rate", "fold"):
             wanted.append(("train", recipe.test_resize, None, None))
         elif job.purpose == "final":
             wanted.append(("test", recipe.test_resize, None, None))

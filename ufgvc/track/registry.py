@@ -43,8 +43,8 @@ def register(
         store = open_store(model_uri)
         if not store.exists("model.json"):
             raise UserError("holds no model", where=model_uri, fix="give <run>/model, runs:/<id>/model or models:/<name>@<alias>")
-        run_id = store.read_json("model.json").get("run_id")
-        return register_folder(model_uri, name, tags, tracking, runs, alias, run_id)
+        info = store.read_json("model.json")
+        return register_folder(model_uri, name, tags, tracking, runs, alias, info.get("run_id"), info.get("artifact", "model"))
     with asking(tracking, runs) as (client, _):
         source, run_id = source_of(client, model_uri)
         return _file(client, name, source, run_id, tags, alias)

@@ -1,0 +1,255 @@
+"""What the files of cluster/ say about each other and about the program: names that exist, flags that parse, requests that pass the preflight."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from typing import Any
+
+import pytest
+
+from tests.unit.cluster.manifests import (
+    AWS,
+    DOCKERFILE,
+    DOCUMENTS,
+    GROUPS,
+    RAY_CLUSTER,
+    RAY_JOB,
+    README,
+    ROOT,
+    Document,
+    asked,
+    containers,
+    number,
+    of_kind,
+    pods,
+    strings,
+)
+from ufgvc import __version__
+from ufgvc.cli import parse, refuse_relative_places
+from ufgvc.commands import COMMANDS
+from ufgvc.core.errors import UserError
+from ufgvc.core.storage import open_store
+from ufgvc.search.settings import TrialSettings
+from ufgvc.search.trials import share_of
+from ufgvc.train.preflight import check_batch, check_cpus, check_places, choose_gpu
+from ufgvc.train.settings import TrainSettings
+
+SPOT = {"cloud.google.com/gke-spot", "kubernetes.azure.com/scalesetpriority", "ufgvc/spot"}
+PINNED = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines())
+IMAGE = "/opt/ufgvc"
+
+
+def job(command: list[str]) -> Any:
+    """The settings of `python -m jobs.X ...`, parsed by the program itself. The image's project folder is this one."""
+    assert command[:2] == ["python", "-m"]
+    module = command[2]
+    assert importlib.util.find_spec(module), module
+    name = module.removeprefix("jobs.")
+    assert f'main(["{name}", ' in (ROOT / "jobs" / f"{name}.py").read_text()
+    return parse(name, COMMANDS.get(name), [argument.replace(IMAGE, str(ROOT)) for argument in command[3:]])
+
+
+@pytest.fixture
+def training(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.chdir(ROOT)
+    return job(shlex.split(RAY_JOB["entrypoint"]))
+
+
+def test_the_rayjob_is_a_job_that_our_parser_takes(training: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    refuse_relative_places(training)
+    check_places({"--data": training.data, "--runs": training.runs}, nodes=3)
+    assert f"WORKDIR {IMAGE}" in DOCKERFILE
+    assert "COPY jobs ./jobs" in DOCKERFILE
+    with pytest.raises(SystemExit):
+        job([*shlex.split(RAY_JOB["entrypoint"]), "--train.wokers", "2"])
+
+
+def test_every_job_in_the_readme_parses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    commands = re.findall(r"-- (python -m jobs\.\w+ --[^`]*?)\n\n", README.replace("\\\n", " "))
+    assert commands
+    for command in commands:
+        job(shlex.split(command))
+
+
+def test_the_job_fits_the_cluster_once_its_gpus_are_there(training: Any) -> None:
+    train: TrainSettings = training.train
+    gpu = containers()["gpu"]
+    cpus = GROUPS["cpu"]["minReplicas"] * asked(containers()["cpu"], "cpu") + training.ray.gpus * asked(gpu, "cpu")
+    gpus = training.ray.gpus * asked(gpu, "nvidia.com/gpu")
+    check_cpus(train, cpus)
+    assert choose_gpu(train.gpu, gpus, train.workers)
+    assert training.ray.gpus == train.workers <= GROUPS["gpu"]["maxReplicas"]
+    check_batch(train.batch_size or 16, train.workers, leaves=240)
+    here = asked(gpu, "nvidia.com/gpu") * train.cpus_per_worker
+    assert here <= asked(gpu, "cpu") - 1  # each node decodes beside its workers
+    with pytest.raises(UserError):
+        choose_gpu(train.gpu, 0, train.workers)  # without --ray.gpus the job would be refused where no GPU is up
+
+
+def test_trials_fit_one_gpu_node() -> None:
+    gpu = containers()["gpu"]
+    share = share_of(TrialSettings(), asked(gpu, "cpu"), asked(gpu, "nvidia.com/gpu"), int(asked(gpu, "cpu")))
+    assert share.at_once == 4
+    assert "four on each by default" in README
+
+
+def test_gpus_come_from_zero_and_the_head_takes_no_work() -> None:
+    assert RAY_CLUSTER["enableInTreeAutoscaling"] is True
+    assert GROUPS["gpu"]["minReplicas"] == GROUPS["gpu"]["replicas"] == 0 < GROUPS["gpu"]["maxReplicas"]
+    assert GROUPS["cpu"]["minReplicas"] >= 1
+    assert RAY_CLUSTER["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    assert "nvidia.com/gpu" not in {**containers()["head"]["resources"]["limits"], **containers()["cpu"]["resources"]["limits"]}
+    types = AWS["available_node_types"]
+    assert types["gpu"]["min_workers"] == 0 < types["gpu"]["max_workers"]
+    assert types["head"]["resources"]["CPU"] == types["head"]["max_workers"] == 0
+    assert any("--head" in command and "--num-cpus=0" in command for command in AWS["head_start_ray_commands"])
+
+
+def test_workers_may_be_taken_away_and_the_head_never() -> None:
+    tolerated = {name: {taint["key"] for taint in pod.get("tolerations", [])} for name, pod in pods().items()}
+    assert tolerated["cpu"] == SPOT
+    assert tolerated["gpu"] == SPOT | {"nvidia.com/gpu"}
+    assert not any(keys for name, keys in tolerated.items() if name not in GROUPS)
+    for name, kind in AWS["available_node_types"].items():
+        assert ("InstanceMarketOptions" in kind["node_config"]) == (name != "head")
+
+
+def references(value: Any) -> set[tuple[str, str, str | None]]:
+    """(kind, name, key) of every secret and config map that a document takes something from."""
+    found: set[tuple[str, str, str | None]] = set()
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if name in ("secretRef", "secretKeyRef"):
+                found.add(("secret", inner["name"], inner.get("key")))
+            elif name in ("configMapRef", "configMapKeyRef"):
+                found.add(("configmap", inner["name"], inner.get("key")))
+            elif name == "secretName":
+                found.add(("secret", inner, "auth_token"))  # the key that KubeRay looks for
+            else:
+                found |= references(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            found |= references(inner)
+    return found
+
+
+def test_everything_that_is_named_exists() -> None:
+    commands = re.findall(r"kubectl create secret generic (\S+) --namespace (\S+) (.*)", README)
+    secrets = {name: set(re.findall(r"--from-literal=(\w+)=", rest)) for name, namespace, rest in commands if namespace == "ufgvc"}
+    maps = {document["metadata"]["name"]: set(document["data"]) for document in of_kind("ConfigMap")}
+    used = set().union(*(references(document) for document in DOCUMENTS))
+    assert {kind for kind, _, _ in used} == {"secret", "configmap"}
+    for kind, name, key in used:
+        known = (secrets if kind == "secret" else maps)[name]
+        assert key is None or key in known, (name, key)
+    assert {name for kind, name, _ in used if kind == "secret"} == set(secrets)
+    assert {name for kind, name, _ in used if kind == "configmap"} == set(maps)
+    assert secrets["ufgvc-s3"] == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    assert not of_kind("Secret")
+
+
+def services() -> dict[str, set[int]]:
+    return {document["metadata"]["name"]: {port["port"] for port in document["spec"]["ports"]} for document in of_kind("Service")}
+
+
+def test_addresses_lead_to_services_and_services_to_pods() -> None:
+    texts = [text for document in DOCUMENTS for text in strings(document)]
+    addresses = {found for text in texts for found in re.findall(r"(ufgvc-[a-z]+):(\d+)(?![\w.])", text)}
+    assert {name for name, _ in addresses} == {"ufgvc-mlflow", "ufgvc-postgres"}
+    assert all(int(port) in services()[name] for name, port in addresses)
+    labels = {
+        document["metadata"]["name"]: document["spec"]["template"]["metadata"]["labels"] for document in of_kind("Deployment", "StatefulSet")
+    }
+    for document in [*of_kind("Service"), *of_kind("Deployment", "StatefulSet")]:
+        selector = document["spec"]["selector"]
+        assert labels[document["metadata"]["name"]] == selector.get("matchLabels", selector)
+    for document in of_kind("NetworkPolicy"):
+        for chosen in (document["spec"]["podSelector"], *(peer.get("podSelector", {}) for rule in document["spec"]["ingress"] for peer in rule["from"])):
+            assert not chosen or chosen["matchLabels"] in labels.values()
+    assert RAY_JOB["clusterSelector"] == {"ray.io/cluster": of_kind("RayCluster")[0]["metadata"]["name"]}
+    assert f"service/{of_kind('RayCluster')[0]['metadata']['name']}-head-svc" in README  # KubeRay's name for the head's service
+
+
+def test_all_is_in_one_namespace() -> None:
+    (namespace,) = [document["metadata"]["name"] for document in of_kind("Namespace")]
+    assert {document["metadata"]["namespace"] for document in DOCUMENTS if document["kind"] != "Namespace"} == {namespace}
+
+
+def test_mlflow_answers_to_the_name_that_jobs_call_it_by_and_its_driver_is_there() -> None:
+    from mlflow.cli import cli
+    from mlflow.server.security_utils import HEALTH_ENDPOINTS, is_allowed_host_header
+    from sqlalchemy.engine import make_url
+
+    server = containers()["ufgvc-mlflow"]
+    flags = dict(flag.split("=", 1) for flag in server["args"])
+    known = {name for option in cli.commands["server"].params for name in option.opts}
+    assert set(flags) <= known
+    hosts = flags["--allowed-hosts"].split(",")
+    (address,) = [document["data"]["MLFLOW_TRACKING_URI"] for document in of_kind("ConfigMap") if "MLFLOW_TRACKING_URI" in document["data"]]
+    assert is_allowed_host_header(hosts, address.removeprefix("http://"))
+    assert is_allowed_host_header(hosts, "localhost:5000")  # behind kubectl port-forward
+    assert not is_allowed_host_header(hosts, "elsewhere.example")
+    assert server["readinessProbe"]["httpGet"]["path"] in HEALTH_ENDPOINTS
+    (uri,) = [variable["value"] for variable in server["env"] if variable["name"] == "MLFLOW_BACKEND_STORE_URI"]
+    assert make_url(uri.replace("$(POSTGRES_PASSWORD)", "0")).get_dialect().driver == "psycopg2"
+    assert "psycopg2-binary" in DOCKERFILE
+    names = [variable["name"] for variable in server["env"]]
+    assert names.index("POSTGRES_PASSWORD") < names.index("MLFLOW_BACKEND_STORE_URI")  # Kubernetes fills in what stands before
+
+
+def test_images_and_versions_agree() -> None:
+    assert RAY_CLUSTER["rayVersion"] == PINNED["ray"]
+    images = {name: container["image"] for name, container in containers().items()}
+    aws = [AWS["docker"]["image"], AWS["available_node_types"]["gpu"]["docker"]["worker_image"]]
+    ours = {image for image in [*images.values(), *aws] if image.startswith("ufgvc:")}
+    built = set(re.findall(r"--build-arg DEVICE=(\w+).* -t (\S+) \.", DOCKERFILE))
+    assert built == {(device, f"ufgvc:{__version__}-{device}") for device in ("cpu", "cuda")}
+    assert ours == {image for _, image in built}
+    assert set(images.values()) - ours == {"postgres:17-alpine"}
+    assert images["gpu"] == aws[1] == f"ufgvc:{__version__}-cuda"
+    assert [images[name] for name in ("head", "cpu", "submitter", "ufgvc-mlflow")] == [f"ufgvc:{__version__}-cpu"] * 4
+    assert all(tag in README for tag in ours)
+
+
+def test_nobody_runs_as_root_or_gains_rights() -> None:
+    for name, pod in pods().items():
+        assert pod["securityContext"]["runAsNonRoot"] is True, name
+        assert pod["securityContext"]["runAsUser"] > 0
+        (container,) = pod["containers"]
+        assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}, name
+        assert name == "head" or pod["automountServiceAccountToken"] is False  # the autoscaler on the head asks Kubernetes for nodes
+
+
+def test_probes_ask_where_rays_agent_needs_no_token() -> None:
+    from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
+    from ray.dashboard.http_server_agent import PUBLIC_EXACT_PATHS
+
+    assert RAY_CLUSTER["authOptions"]["mode"] == "token"
+    for name in ("head", *GROUPS):
+        for probe in ("readinessProbe", "livenessProbe"):
+            asks = containers()[name][probe]["httpGet"]
+            assert asks["path"] in PUBLIC_EXACT_PATHS
+            assert asks["port"] == DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
+
+
+def test_ray_gets_what_the_pod_has_to_give() -> None:
+    for name in ("head", *GROUPS):
+        container = containers()[name]
+        assert container["resources"]["requests"] == container["resources"]["limits"], name
+        group: Document = RAY_CLUSTER["headGroupSpec"] if name == "head" else GROUPS[name]
+        store = int(group["rayStartParams"]["object-store-memory"])
+        assert store < number(container["resources"]["limits"]["memory"]) / 2
+
+
+def test_the_token_reaches_every_node_of_the_launcher() -> None:
+    assert "--env=RAY_AUTH_MODE=token" in AWS["docker"]["run_options"]
+    assert AWS["file_mounts"] == {"~/.ray/auth_token": "~/.ray/auth_token"}
+    assert "/home/ufgvc/.ray" in DOCKERFILE  # docker would make the folder for root alone
+    assert "ray get-auth-token --generate" in README
+    assert AWS["auth"]["ssh_user"] == "ubuntu"
+    assert "--uid 1000" in DOCKERFILE
+    assert "rsync" in DOCKERFILE

@@ -116,21 +116,23 @@ class _Launcher:
     def start_head(self) -> None:
         client, autoscaler, metrics = free_ports(3)
         port, dashboard = (address.rpartition(":")[2] for address in (self.stack.gcs, self.stack.dashboard))
-        command = ["--head", "--port", port, "--temp-dir", str(self.stack.session), "--ray-client-server-port", str(client),
+        command = ["--head", "--port", port, "--ray-client-server-port", str(client),
                    "--include-dashboard", "true", "--dashboard-host", LOOPBACK, "--dashboard-port", dashboard]  # fmt: skip
         settings = {"AUTOSCALER_METRIC_PORT": str(autoscaler), "DASHBOARD_METRIC_PORT": str(metrics)}
-        self._start_ray("ray head", ["-m", "ray.scripts.scripts", "start", *command], settings, self.stack.dashboard, nodes=1)
+        self._start_ray("ray head", ["-m", "ray.scripts.scripts", "start", *command], settings, self.stack.dashboard, number=0)
 
     def start_node(self, number: int) -> None:
         script = str(Path(__file__).with_name("node.py"))
         command = ["-P", script, "start", "--address", self.stack.gcs, "--num-gpus", "0"]  # the machine's GPUs are the head's
-        self._start_ray(f"ray node {number}", command, {}, None, nodes=1 + number)
+        self._start_ray(f"ray node {number}", command, {}, None, number)
 
-    def _start_ray(self, name: str, command: list[str], settings: dict[str, str], url: str | None, nodes: int) -> None:
+    def _start_ray(self, name: str, command: list[str], settings: dict[str, str], url: str | None, number: int) -> None:
         agent = ("--dashboard-agent-listen-port", "--dashboard-agent-grpc-port", "--metrics-export-port", "--runtime-env-agent-port")
         ports = [text for flag, port in zip(agent, free_ports(len(agent)), strict=True) for text in (flag, str(port))]
         size = ["--num-cpus", str(self.wish.cpus), "--object-store-memory", str(self.wish.object_store_mb << 20)]
-        places = ["--node-ip-address", LOOPBACK, "--min-worker-port", "0", "--max-worker-port", "0"]
+        # Nodes unpack a job's code each for itself: in one folder the second would remove it under the first one's feet.
+        places = ["--temp-dir", str(self.stack.session / str(number)), "--node-ip-address", LOOPBACK,
+                  "--min-worker-port", "0", "--max-worker-port", "0"]  # fmt: skip
         settings = settings | {
             "RAY_raylet_start_wait_time_s": str(RAY_START),
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
@@ -139,7 +141,7 @@ class _Launcher:
             "RAY_worker_niceness": "0",
         }
         whole = [sys.executable, *command, "--block", *places, *ports, *size]
-        self._start(name, whole, settings, url, lambda part: self.stack.nodes_alive() == nodes, tries=RAY_TRIES)
+        self._start(name, whole, settings, url, lambda part: self.stack.nodes_alive() == 1 + number, tries=RAY_TRIES)
 
     def _answers(self, part: Part) -> bool:
         return part.url is not None and self.stack.ask(part.url) is not None
@@ -149,8 +151,8 @@ class _Launcher:
     ) -> None:
         """Starts a server and waits until it is ready. UserError if it ends before, every time it is tried, or takes too long."""
         log = self.stack.folder / "logs" / f"{name.replace(' ', '-')}.log"
-        deadline = time.monotonic() + WITHIN
         for _ in range(tries):
+            deadline = time.monotonic() + WITHIN
             part = Part(name=name, pid=start(command, self.environment | settings, self.stack.mark, log), url=url, log=log)
             self.stack = self.stack.started(part)
             while part.pid in alive(self.stack.mark):

@@ -86,8 +86,8 @@ class Stack(Section):
     def end(self, keep_logs: bool = False) -> None:
         """Ends what was started and removes Ray's folder (keep_logs: its logs are put to the others); MLflow's database stays."""
         end(self.mark, [part.pid for part in reversed(self.parts) if part.pid is not None])
-        if keep_logs and (logs := self.session / "session_latest" / "logs").is_dir():
-            shutil.copytree(logs, self.folder / "logs" / "ray", dirs_exist_ok=True)
+        for logs in self.session.glob("*/session_latest/logs") if keep_logs else ():
+            shutil.copytree(logs, self.folder / "logs" / "ray" / logs.parts[-3], dirs_exist_ok=True)
         shutil.rmtree(self.session, ignore_errors=True)
         for file in (self.exports, self.token, self.folder / "stack.json"):
             file.unlink(missing_ok=True)

@@ -63,3 +63,18 @@ def s3(s3_environment: str) -> str:
     bucket = f"leaf-{uuid.uuid4().hex[:8]}"
     boto3.client("s3", endpoint_url=s3_environment).create_bucket(Bucket=bucket)
     return f"s3://{bucket}"
+
+
+@pytest.fixture(scope="session")
+def small_draw(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An ingested set of three cultivars with exact masks: 9 training leaves and 12 test leaves of 64 px."""
+    from ufgvc.data.ingest import ingest
+    from ufgvc.data.shards import open_dataset
+    from ufgvc.data.synthetic import SynthSettings, synthesize
+    from ufgvc.regions.exact import exact_masks
+
+    folder = tmp_path_factory.mktemp("draw")
+    source = synthesize(folder / "source", SynthSettings(cultivars=3, train_per_cultivar=3, test_per_cultivar=4, size=64), seed=3)
+    ingest(str(source), str(folder / "data"), name="draw")
+    exact_masks(open_dataset(str(folder / "data")), str(source))
+    return str(folder / "data")

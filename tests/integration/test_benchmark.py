@@ -16,10 +16,7 @@ import mlflow
 import pytest
 import yaml
 
-from ufgvc.data.ingest import ingest
 from ufgvc.data.shards import open_dataset
-from ufgvc.data.synthetic import SynthSettings, synthesize
-from ufgvc.regions.exact import exact_masks
 from ufgvc.search.benchmark import benchmark
 from ufgvc.search.contestants import LISTED
 from ufgvc.search.field import decode, final_jobs, make_runner, rate_jobs
@@ -45,25 +42,16 @@ SETTINGS = {
 OFF = TrackingSettings(uri="off")
 
 
-@pytest.fixture(scope="module")
-def leaves(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("leaves")
-    source = synthesize(folder / "source", SynthSettings(cultivars=3, train_per_cultivar=3, test_per_cultivar=4, size=64), seed=3)
-    ingest(str(source), str(folder / "data"), name="draw")
-    exact_masks(open_dataset(str(folder / "data")), str(source))
-    return str(folder / "data")
-
-
-def command(folder: Path, leaves: str) -> list[str]:
+def command(folder: Path, small_draw: str) -> list[str]:
     (folder / "benchmark.yaml").write_text(yaml.safe_dump({"benchmark": SETTINGS}))
-    places = ["--config", str(folder / "benchmark.yaml"), "--data", leaves, "--runs", str(folder / "runs")]
+    places = ["--config", str(folder / "benchmark.yaml"), "--data", small_draw, "--runs", str(folder / "runs")]
     return [sys.executable, "-m", "ufgvc.cli", "benchmark", *places]
 
 
-def test_killed_it_goes_on_and_leaves_its_tables(leaves: str, tmp_path: Path) -> None:
+def test_killed_it_goes_on_and_leaves_its_tables(small_draw: str, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with log.open("w") as output:
-        process = subprocess.Popen(command(tmp_path, leaves), stdout=output, stderr=output, cwd=tmp_path, start_new_session=True)
+        process = subprocess.Popen(command(tmp_path, small_draw), stdout=output, stderr=output, cwd=tmp_path, start_new_session=True)
     deadline = time.monotonic() + 240
     while not (scored := sorted((tmp_path / "runs").glob("draw/*/*/cell.json"))):
         assert process.poll() is None, log.read_text()
@@ -74,7 +62,7 @@ def test_killed_it_goes_on_and_leaves_its_tables(leaves: str, tmp_path: Path) ->
     before = {path: path.stat().st_mtime_ns for path in scored}
     assert not list((tmp_path / "runs").glob("draw/benchmark/*/report.html")), "it was killed too late to show anything"
 
-    done = subprocess.run(command(tmp_path, leaves), capture_output=True, text=True, timeout=280, cwd=tmp_path)
+    done = subprocess.run(command(tmp_path, small_draw), capture_output=True, text=True, timeout=280, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items()), "what was finished was trained again"
     assert "trainings were finished before" in done.stderr
@@ -96,11 +84,11 @@ def test_killed_it_goes_on_and_leaves_its_tables(leaves: str, tmp_path: Path) ->
     assert all("seconds" in run.data.metrics and run.info.status == "FINISHED" for run in children)
 
 
-def test_a_training_that_fails_is_one_failed_cell(leaves: str, tmp_path: Path) -> None:
+def test_a_training_that_fails_is_one_failed_cell(small_draw: str, tmp_path: Path) -> None:
     pretrained = tmp_path / "weights"
     pretrained.mkdir()
     made = pretrain(
-        leaves,
+        small_draw,
         PretrainSettings(architectures=("resnet18",), epochs=1, batch_size=4, resize=40, crop=32, learning_rate=0.001),
         str(tmp_path / "runs"),
         OFF,
@@ -111,7 +99,7 @@ def test_a_training_that_fails_is_one_failed_cell(leaves: str, tmp_path: Path) -
     settings = BenchmarkSettings.model_validate(
         SETTINGS | {"methods": ["resnet50", "mobilenet_v2"], "seeds": 1, "rates": [1.0], "init": f"{pretrained}/{{backbone}}.safetensors"}
     )
-    result = benchmark([leaves], settings, str(tmp_path / "runs"), OFF)
+    result = benchmark([small_draw], settings, str(tmp_path / "runs"), OFF)
     assert result.failed == 1
     text = (Path(result.folder) / "table-II.md").read_text()
     (good,) = [line for line in text.splitlines() if line.startswith("| ResNet-50")]
@@ -119,10 +107,10 @@ def test_a_training_that_fails_is_one_failed_cell(leaves: str, tmp_path: Path) -
     assert "not a safetensors file" in text
 
 
-def test_rates_are_chosen_without_the_test_leaves(leaves: str, tmp_path: Path) -> None:
+def test_rates_are_chosen_without_the_test_leaves(small_draw: str, tmp_path: Path) -> None:
     """A data set whose test part is gone: trying a rate works all the same, and scoring cannot."""
     data = tmp_path / "data"
-    shutil.copytree(leaves, data)
+    shutil.copytree(small_draw, data)
     draw = open_dataset(str(data))
     settings = BenchmarkSettings.model_validate(SETTINGS)
     runners = [make_runner(LISTED["mask_guided"], len(draw.classes), settings)]
@@ -146,14 +134,14 @@ def stopped_at(last: int, train_epoch):
     return stop
 
 
-def test_a_training_alone_that_was_cut_off_ends_with_the_same_weights(leaves: str, tmp_path: Path) -> None:
+def test_a_training_alone_that_was_cut_off_ends_with_the_same_weights(small_draw: str, tmp_path: Path) -> None:
     """The trial's own loop, stopped after an epoch and started again, against one that ran through."""
     import torch
 
     from ufgvc.train.alone import train_alone
     from ufgvc.train.loop import Worker
 
-    draw = open_dataset(leaves)
+    draw = open_dataset(small_draw)
     settings = BenchmarkSettings.model_validate(SETTINGS | {"epochs": 4})
     runners = [make_runner(LISTED["mask_guided"], len(draw.classes), settings)]
     ends = []

@@ -1,0 +1,185 @@
+"""The search as a user runs it, on real Ray Tune: killed and started again, without its test leaves, with several workers a trial."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import mlflow
+import psutil
+import pytest
+import torch
+import yaml
+
+from ufgvc.cli import main
+from ufgvc.data.shards import open_dataset
+from ufgvc.search.search import check, decode_folds, make_study, search
+from ufgvc.search.settings import SearchSettings
+from ufgvc.search.space import paper_values
+from ufgvc.search.study import Setting
+from ufgvc.search.together import STOP
+from ufgvc.track.settings import TrackingSettings
+from ufgvc.train.alone import train_alone
+from ufgvc.train.folds import Folds
+from ufgvc.train.progress import read_metrics
+from ufgvc.train.settings import TrainSettings
+
+OPTIONS = {"backbone": "resnet18"}
+TRAIN = TrainSettings(
+    init="none", mask="exact", epochs=3, batch_size=4, resize=40, crop=32, learning_rate=0.01, checkpoint_seconds=0, cpus_per_worker=1
+)
+OFF = TrackingSettings(uri="off")
+
+
+def command(folder: Path, data: str, **more: object) -> list[str]:
+    told = {"trials": 4, "repeats": 1, "seeds": 1, "grace_epochs": 1} | more
+    given = {name: value for name, value in TRAIN.model_dump(mode="json").items() if value is not None}
+    (folder / "search.yaml").write_text(yaml.safe_dump({"options": OPTIONS, "train": given, "search": told}))
+    places = ["--config", str(folder / "search.yaml"), "--data", data, "--runs", str(folder / "runs")]
+    return [sys.executable, "-m", "ufgvc.cli", "search", *places]
+
+
+def ended(folder: Path) -> dict[Path, int]:
+    """Trials that ended, with the time of their record."""
+    return {path: path.stat().st_mtime_ns for path in (folder / "runs").glob("draw/search/*/trials/*/trial.json")}
+
+
+def wait_for(what, process: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + 300
+    while not what():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
+
+
+def test_killed_twice_it_goes_on_and_leaves_its_report(small_draw: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """First the process of a trial is killed, then the driver; the same command ends the search."""
+    caplog.set_level("INFO")
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen(command(tmp_path, small_draw), stdout=output, stderr=output, cwd=tmp_path, start_new_session=True)
+
+    def trials() -> list[psutil.Process]:
+        found = []
+        for child in psutil.Process(process.pid).children(recursive=True):
+            try:
+                found += [child] if "ImplicitFunc" in "".join(child.cmdline()) else []
+            except psutil.NoSuchProcess:
+                continue
+        return found
+
+    wait_for(lambda: list((tmp_path / "runs").glob("draw/search/*/trials/*/fold-0/metrics.jsonl")) and trials(), process, log)
+    trials()[0].send_signal(signal.SIGKILL)
+    wait_for(lambda: len(ended(tmp_path)) >= 2, process, log)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(30)
+    before = ended(tmp_path)
+    (folder,) = (tmp_path / "runs" / "draw" / "search").iterdir()
+    assert not (folder / "report.html").exists(), "it was killed too late to show anything"
+
+    done = subprocess.run(command(tmp_path, small_draw), capture_output=True, text=True, timeout=400, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    after = ended(tmp_path)
+    assert all(after[path] == stamp for path, stamp in before.items()), "what was finished was run again"
+    assert [path.parent.name for path in sorted(after)] == ["0000", "0001", "0002", "0003", "0004"]
+    assert "trials were finished before" in done.stderr
+    assert not list(folder.glob("trials/*/fold-*/checkpoints")), "weights of trials are not kept"
+    assert {"report.html", "trials.csv", "best.yaml", "config.yaml"} <= {path.name for path in folder.iterdir()}
+    assert not (folder / "tune").exists()
+
+    # One decoded copy of what all five trials and the tests at the end have read: training leaves with masks and squared, test leaves.
+    cache = [path.name for path in (tmp_path / "runs" / "_cache").iterdir() if path.is_dir()]
+    assert len(cache) == 3
+    _nested_runs(tmp_path)
+
+    assert main(["train", "--config", str(folder / "best.yaml"), "--data", small_draw, "--runs", str(tmp_path / "runs")]) == 0
+    assert "found the finished run" in caplog.text, "the best setting was trained by the search already"
+
+
+def _nested_runs(folder: Path) -> None:
+    runs = mlflow.MlflowClient(f"sqlite:///{folder}/runs/mlflow.db").search_runs(["1"], max_results=100)
+
+    def below(parent: str) -> list:
+        return [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent]
+
+    (parent,) = [run for run in runs if run.data.tags.get("step") == "search"]
+    assert parent.info.status == "FINISHED"
+    trials = [run for run in below(parent.info.run_id) if run.data.tags["step"] == "trial"]
+    assert sorted(run.info.run_name for run in trials) == [f"trial-{number}" for number in range(5)]
+    for trial in trials:
+        assert trial.info.status == "FINISHED"
+        assert "options.fusion.base" in trial.data.params
+        folds = below(trial.info.run_id)
+        assert sorted(run.data.params["fold"] for run in folds) == ["0", "1", "2"]
+        assert all("validation_accuracy" in run.data.metrics for run in folds)
+
+
+def test_the_test_leaves_are_never_opened_before_the_end(small_draw: str, tmp_path: Path) -> None:
+    """A data set whose test part is gone: the search finds its best setting all the same, and only the test at the end cannot be made."""
+    data = tmp_path / "data"
+    shutil.copytree(small_draw, data)
+    for part in (data / "images").glob("test-*"):
+        part.unlink()
+    settings = SearchSettings(trials=2, repeats=0, seeds=0)
+    train = TRAIN.model_copy(update={"epochs": 1})
+    done = search(str(data), "mask_guided", OPTIONS, train, settings, str(tmp_path / "runs"), tracking=OFF)
+    assert len(list(Path(done.folder).glob("trials/*/trial.json"))) == 2
+    assert (Path(done.folder) / "best.yaml").exists()
+    with pytest.raises(FileNotFoundError):
+        search(str(data), "mask_guided", OPTIONS, train, settings.model_copy(update={"seeds": 1}), str(tmp_path / "runs"), tracking=OFF)
+
+
+def test_folds_in_step_are_the_folds_alone(small_draw: str, tmp_path: Path) -> None:
+    """Interleaved in one process and cut off between two checkpoints, each fold ends with the numbers of one that ran by itself."""
+    dataset = open_dataset(small_draw)
+    study = make_study(dataset, "mask_guided", OPTIONS, TRAIN, SearchSettings(), str(tmp_path / "runs"), 0)
+    assert check(study, dataset) == 3
+    paper = paper_values(study.axes, study.method, study.options, study.train)
+    plans = [replace(plan, cores=1) for plan in study.plans(Setting(0, paper))]
+    decode_folds(plans[0], dataset)
+    cpu = torch.device("cpu")
+    alone = [train_alone(replace(plan, run=f"{plan.run}-alone"), cpu) for plan in plans]
+
+    first = Folds.start(plans, 0, 1, 1, cpu)
+    first.step()
+    first.workers[0].step()  # killed after one fold was saved and before the others
+    second = Folds.start(plans, 0, 1, 1, cpu)
+    assert [worker.epoch for worker in second.workers] == [2, 1, 1]
+    while second.epochs < second.total:
+        second.step()
+    for worker, state in zip(second.workers, alone, strict=True):
+        assert worker.epoch == 3
+        for name, tensor in worker.method.net.state_dict().items():
+            assert torch.equal(tensor, state["net"][name]), name
+        assert [row["loss"] for row in worker.history] == [row["loss"] for row in state["history"]]
+
+
+def test_trials_of_several_workers_leave_no_group_behind(small_draw: str, tmp_path: Path) -> None:
+    """Trial 1 finds the word to stop after its first epoch, as if ASHA had said it."""
+    import ray
+
+    settings = SearchSettings(trials=2, repeats=0, seeds=1, early_stopping=False)
+    train = TRAIN.model_copy(update={"workers": 2, "batch_size": 8, "cpus_per_worker": 0.5})
+    dataset = open_dataset(small_draw)
+    study = make_study(dataset, "mask_guided", OPTIONS, train, settings, str(tmp_path / "runs"), 0)
+    values = paper_values(study.axes, study.method, study.options, study.train)
+    study.begin(Setting(0, values))
+    study.begin(Setting(1, values | {"options.loss_weights.vein": 1.0}))
+    study.trial(1).write_json(STOP, {"by": "the test"})
+    done = search(small_draw, "mask_guided", OPTIONS, train, settings, str(tmp_path / "runs"), tracking=OFF)
+    rows = [study.row(setting) for setting in study.settings()]
+    assert [row.state for row in rows if row] == ["complete", "stopped"]
+    assert rows[0] is not None
+    assert rows[1] is not None
+    assert len(rows[0].curve) == 3
+    assert len(rows[1].curve) == 1
+    assert done.best == 0
+    groups = ray.util.placement_group_table().values()
+    assert [group["state"] for group in groups if group["state"] != "REMOVED"] == []
+    assert [len(read_metrics(study.trial(0).child(f"fold-{fold}"))) for fold in range(3)] == [3, 3, 3]

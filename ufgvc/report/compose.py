@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ufgvc.report import tables
+from ufgvc.report.calibration import Reliability, calibration_table
 from ufgvc.report.figures import Chart, Panels, accuracy_chart, confusion_chart, recall_chart, training_chart
 from ufgvc.report.metrics import McNemar, Scores
 from ufgvc.report.page import Block, Chapter, Page
@@ -23,6 +24,7 @@ class Evidence:
     history: Sequence[Mapping[str, float]]
     cam: Panels | None
     regions: Panels | None
+    reliability: Mapping[str, Reliability]
     paper: Mapping[str, float | None]
     facts: Mapping[str, str]
     warnings: Sequence[str]
@@ -37,6 +39,7 @@ def compose(evidence: Evidence) -> tuple[Page, list[Chart | Panels]]:
         _comparison(evidence, 1 / cultivars),
         _pictures("What it looks at", CAM_TEXT, evidence.cam),
         _pictures("The regions that guide it", REGION_TEXT, evidence.regions),
+        Chapter("What its probabilities are worth", RELIABILITY_TEXT, [calibration_table(evidence.reliability)]),
         _training(evidence.history),
         Chapter("The cultivars", "How often each cultivar was named rightly, and which were confused.",
                 [recall_chart(one.recall), tables.confused_table(evidence.classes, one)]),
@@ -68,6 +71,10 @@ def compose(evidence: Evidence) -> tuple[Page, list[Chart | Panels]]:
 CAM_TEXT = (
     "Class activation maps for the cultivar that each model names: bright is what spoke for it. "
     "The leaves were drawn with a seed, not picked."
+)
+RELIABILITY_TEXT = (
+    "Whether leaves named with a probability of 80 % are right in 80 % of the cases, before and after the temperature that was fitted "
+    "on validation leaves; and how many of these leaves, all of known cultivars, would be called unknown."
 )
 REGION_TEXT = "The photograph inside the vein and contour masks. Training sees them; naming a new leaf needs none."
 

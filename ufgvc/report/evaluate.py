@@ -16,14 +16,16 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, join, open_store
 from ufgvc.data.cluster import RaySettings, ray_session
 from ufgvc.data.shards import Dataset, open_dataset
+from ufgvc.report.calibration import reliability
 from ufgvc.report.compose import Evidence, compose
-from ufgvc.report.metrics import McNemar, Proportion, Scores, mcnemar, probabilities, ranking, score
+from ufgvc.report.metrics import McNemar, Proportion, Scores, mcnemar, ranking, score
 from ufgvc.report.page import made_now
 from ufgvc.report.provenance import facts, history, run_config, run_store, warnings
 from ufgvc.report.samples import cam_panels, region_panels
 from ufgvc.report.scoring import Scored, runs_here, score_split
 from ufgvc.report.settings import EvaluateResult, EvaluateSettings
 from ufgvc.report.tables import paper_accuracy
+from ufgvc.track.calibration import probabilities
 from ufgvc.track.models import LoadedModel, load_model
 from ufgvc.track.registry import model_name, register
 from ufgvc.track.settings import TrackingSettings
@@ -59,10 +61,10 @@ def evaluate(
     folder = report_folder(dataset, model_uri, runs_uri)
     evidence = gather(dataset, models, addresses, scored, scores, tests, settings)
     page, figures = compose(evidence)
-    metrics = measured(dataset, scores, tests, addresses, evidence.warnings)
+    metrics = measured(dataset, scores, tests, addresses, evidence)
     for figure in figures:
         folder.write_bytes(f"{figure.name}.png", figure.to_png())
-    folder.write_bytes("predictions.parquet", predictions(scored, dataset.classes))
+    folder.write_bytes("predictions.parquet", predictions(scored, models))
     folder.write_json("metrics.json", metrics)
     folder.write_text("report.html", page.to_html())
     version = None
@@ -133,6 +135,7 @@ def gather(
         cam=cam_panels(dataset, shown, scored, dataset.classes, settings.cam_leaves, settings.seed),
         regions=region_panels(dataset, scored, dataset.classes, settings.mask_kind, settings.region_leaves, settings.seed),
         paper={name: paper_accuracy(settings.paper, model.method.name, model.method.options) for name, model in models.items()},
+        reliability={name: reliability(model, scored.logits[name], scored.label) for name, model in models.items()},
         facts=facts(dataset, models[first], addresses[first], configs[first]),
         warnings=warnings(dataset, models, configs),
         made=made_now(),
@@ -140,7 +143,7 @@ def gather(
 
 
 def measured(
-    dataset: Dataset, scores: Mapping[str, Scores], tests: Mapping[str, McNemar], addresses: Mapping[str, str], warned: Any
+    dataset: Dataset, scores: Mapping[str, Scores], tests: Mapping[str, McNemar], addresses: Mapping[str, str], evidence: Evidence
 ) -> dict[str, Any]:
     """metrics.json: rates in [0, 1], counts beside them."""
     models = {}
@@ -151,25 +154,36 @@ def measured(
             "balanced_accuracy": one.balanced_accuracy,
             f"top{one.top_k}": _proportion(one.top),
             "mean_probability": one.mean_probability,
+            "reliability": evidence.reliability[name].to_json(),
             "recall": dict(zip(dataset.classes, (None if r != r else r for r in one.recall.tolist()), strict=True)),
         }
         if name in tests:
             models[name]["mcnemar"] = {"gains": tests[name].only_second, "losses": tests[name].only_first, "p": tests[name].p_value}
-    return {"dataset": dataset.name, "fingerprint": dataset.fingerprint, "split": "test", "warnings": list(warned), "models": models}
+    return {
+        "dataset": dataset.name,
+        "fingerprint": dataset.fingerprint,
+        "split": "test",
+        "warnings": list(evidence.warnings),
+        "models": models,
+    }
 
 
 def _proportion(value: Proportion) -> dict[str, float]:
     return {"k": value.k, "n": value.n, "value": value.value, "low": value.low, "high": value.high}
 
 
-def predictions(scored: Scored, classes: tuple[str, ...]) -> bytes:
-    """predictions.parquet: one row a test leaf; per model the cultivar it named, its probability, and whether it was right."""
+def predictions(scored: Scored, models: Mapping[str, LoadedModel]) -> bytes:
+    """predictions.parquet: one row a test leaf; per model the likeliest cultivar, its probability as `predict` tells it, whether it was
+    right, and whether `predict` would call the leaf unknown.
+    """
+    classes = next(iter(models.values())).classes
     columns: dict[str, Any] = {"image_id": scored.image_id, "cultivar": [classes[i] for i in scored.label]}
     for name, logits in scored.logits.items():
         named = ranking(logits)[:, 0]
         columns[f"{name}: predicted"] = [classes[i] for i in named]
-        columns[f"{name}: probability"] = probabilities(logits).max(axis=1)
+        columns[f"{name}: probability"] = probabilities(logits, models[name].temperature).max(axis=1)
         columns[f"{name}: right"] = named == scored.label
+        columns[f"{name}: unknown"] = ~models[name].known(logits)
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns), buffer, compression="zstd")
     return buffer.getvalue()

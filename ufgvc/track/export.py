@@ -142,7 +142,7 @@ def _stable_sort(values: Any, stable: Any = None, dim: int = -1, descending: boo
     """torch.sort(stable=True), for which the exporter has nothing. ONNX's TopK puts the first of equals first, so all of it is that."""
     from onnxscript import opset18 as op
 
-    count = op.Gather(op.Shape(values), op.Constant(value_ints=[dim]))
+    count = op.Gather(op.Shape(values), op.Constant(value_ints=[dim]))  # type: ignore[type-var]  # of onnxscript's own annotations
     return op.TopK(values, count, axis=dim, largest=int(descending), sorted=1)
 
 

@@ -14,12 +14,19 @@ RATE = Axis("optimizer.lr", "log", 1e-4, 1e-2)
 CROP = Axis("recipe.crop", "linear", 0.5, 1.0)
 BACKBONE = Axis("options.backbone", "choice", choices=("resnet50", "resnet18"))
 AXES = (FUSION, VEIN, RATE, CROP, BACKBONE)
-PAPER = {FUSION.name: {"base": 0.3, "vein": 0.5, "contour": 0.2}, VEIN.name: 0.1, RATE.name: 8e-4, CROP.name: 0.875, BACKBONE.name: "resnet50"}
+PAPER = {
+    FUSION.name: {"base": 0.3, "vein": 0.5, "contour": 0.2},
+    VEIN.name: 0.1,
+    RATE.name: 8e-4,
+    CROP.name: 0.875,
+    BACKBONE.name: "resnet50",
+}
 LEAVES, EPOCHS = 240, 20
 
 
 def made_up(trials: int = 30, axes: tuple[Axis, ...] = AXES, repeats: int = 3, effect: float = 0.3, seed: int = 0, **told) -> SearchStory:
-    """A search where only the vein's share matters: best at 0.6, by `effect` in accuracy for each squared unit. Seeds move it by 1.5 points."""
+    """A search where only the vein's share matters: best at 0.6, worse by `effect` times the square of the way from it. Seeds move the
+    score by 1.5 points."""
     random = np.random.default_rng(seed)
     rows = [_trial(number, PAPER if number == 0 else _drawn(random), random, effect) for number in range(trials)]
     rows += [replace(_trial(trials + i, PAPER, random, effect), repeat=True) for i in range(repeats)]

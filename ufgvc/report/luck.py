@@ -121,7 +121,7 @@ def _none_reaches(t: float, n: int, trainings: int, freedom: float) -> float:
 
 @lru_cache(maxsize=1)
 def _quadrature() -> tuple[Floats, Floats]:
-    nodes, weights = roots_legendre(128)
+    nodes, weights = roots_legendre(64)
     return (nodes + 1) / 2, weights / 2
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.stats import rankdata
 
 from ufgvc.report.figures import ACCENT, INK, LINE, SECOND, SOFT, STYLE, Chart
 from ufgvc.report.luck import Noise, contenders, expected_maximum, quantile_of_best
@@ -17,14 +19,17 @@ from ufgvc.report.search_importance import Importance
 from ufgvc.report.search_result import ENOUGH, SearchResult, leading
 from ufgvc.report.search_story import SearchStory, TrialRow
 from ufgvc.report.tables import percent
+
 BAND = (0.05, 0.95)
+FAINT = 0.12
+MANY = 60  # trials, from which lines and points are drawn smaller
 
 
-def shade(trial: TrialRow, story: SearchStory, faint: float = 0.12) -> float:
-    """Opacity of a complete trial: faint for the lowest score, 1 for the highest."""
-    scores = [other.curve[-1] for other in contenders(story)]
-    low, high = min(scores), max(scores)
-    return faint + (1 - faint) * ((trial.curve[-1] - low) / (high - low) if high > low else 1.0)
+def shades(story: SearchStory) -> dict[int, float]:
+    """{number: opacity} of the complete trials, by the rank of their score: one far below the others would leave those all alike."""
+    entered = contenders(story)
+    ranks = rankdata([trial.curve[-1] for trial in entered], method="max") - 1
+    return {trial.number: FAINT + (1 - FAINT) * (rank / max(1, len(entered) - 1)) ** 2 for trial, rank in zip(entered, ranks, strict=True)}
 
 
 def progress_chart(story: SearchStory, result: SearchResult) -> Chart | None:
@@ -36,12 +41,14 @@ def progress_chart(story: SearchStory, result: SearchResult) -> Chart | None:
     last = max(trial.number for trial in story.trials)
     with mpl.rc_context(STYLE | {"legend.fontsize": 9.5}):
         figure = Figure(figsize=(7.6, 4.2), layout="constrained")
-        ax = figure.subplots()
+        ax: Any = figure.subplots()
         if result.luck:
-            noise, counts = result.luck.noise, range(1, len(entered) + 1)
+            noise, counts = result.luck.noise, np.arange(1, len(entered) + 1)
             mean = 100 * noise.mean
-            middle = [mean + 100 * noise.sd * expected_maximum(n) for n in counts]
-            low, high = ([100 * best_of(noise, n, q) for n in counts] for q in BAND)
+            middle = [mean + 100 * noise.sd * expected_maximum(int(n)) for n in counts]
+            # The ends are integrals that take time, and hardly bend over the logarithm of n.
+            some = np.unique(np.geomspace(1, len(entered), 24).round().astype(int))
+            low, high = (np.interp(np.log(counts), np.log(some), [100 * best_of(noise, int(n), q) for n in some]) for q in BAND)
             ends = [*numbers, last + 0.5]
             ax.fill_between(ends, [*low, low[-1]], [*high, high[-1]], step="post", color=LINE, alpha=0.6, linewidth=0,
                             label="equal settings: 90 of 100 searches")  # fmt: skip
@@ -72,7 +79,11 @@ def progress_in_words(story: SearchStory, result: SearchResult) -> str:
     if not entered or result.best is None:
         return "No trial completed."
     after = sum(trial.number > result.best.number for trial in entered)
-    later = f"none of the {after} complete after it passed it" if after else "no complete trial came after it"
+    later = "no complete trial came after it"
+    if after:
+        later = (
+            f"none of the {after} complete trials after it passed it" if after > 1 else "the one complete trial after it did not pass it"
+        )
     told = f"The highest score, {percent(result.best.score)}, came with trial {result.best.number}; {later}."
     if result.luck and result.luck.settings > 1 and not result.kept:
         found = result.luck
@@ -94,13 +105,13 @@ def parallel_chart(story: SearchStory) -> Chart | None:
     if not entered or not fields:
         return None
     scores = [trial.curve[-1] for trial in entered]
-    low, high = min(scores), max(scores)
+    low, high, opacity = min(scores), max(scores), shades(story)
     score_ticks = [(0.0, percent(low)), (1.0, percent(high))] if high > low else [(0.5, percent(low))]
     best = next((trial for trial in entered if trial.number == story.best), None)
     paper = next((trial for trial in entered if trial.number == 0), None)
     with mpl.rc_context(STYLE | {"axes.grid": False}):
         figure = Figure(figsize=(min(12.0, max(7.2, 1.1 * len(fields) + 1.4)), 4.4), layout="constrained")
-        ax = figure.subplots()
+        ax: Any = figure.subplots()
         for trial in story.trials:
             if trial.state == "stopped":
                 ax.plot(range(len(fields)), [field.place(trial.values) for field in fields], color=LINE, linewidth=1, zorder=1)
@@ -112,13 +123,16 @@ def parallel_chart(story: SearchStory) -> Chart | None:
             elif trial is paper:
                 style = {"color": SECOND, "linewidth": 2.8, "zorder": 4, "linestyle": (0, (4, 2)), "label": "the paper's setting"}
             else:
-                style = {"color": ACCENT, "linewidth": 1.4, "alpha": shade(trial, story), "zorder": 2}
+                style = {"color": ACCENT, "linewidth": 1.4 if len(entered) < MANY else 0.8, "alpha": opacity[trial.number], "zorder": 2}
             ax.plot(range(len(line)), line, **style)
-        for place, ticks in enumerate([*(field.ticks() for field in fields), score_ticks]):
-            ax.axvline(place, color=SOFT, linewidth=1, zorder=3)
+        axes: list[Sequence[tuple[float, str | None]]] = [*(field.ticks() for field in fields), score_ticks]
+        for place, ticks in enumerate(axes):
+            ax.plot([place, place], [0, 1], color=SOFT, linewidth=1, zorder=3)
             _tick_texts(ax, place, ticks)
         names = ["\n".join(textwrap.wrap(field.label, 12)) for field in fields]
-        ax.set(xticks=range(len(fields) + 1), xticklabels=[*names, "accuracy"], yticks=[], ylim=(-0.09, 1.09), xlim=(-0.3, len(fields) + 0.45))
+        ax.set(
+            xticks=range(len(fields) + 1), xticklabels=[*names, "accuracy"], yticks=[], ylim=(-0.09, 1.09), xlim=(-0.3, len(fields) + 0.45)
+        )
         ax.spines[["left", "bottom"]].set_visible(False)
         figure.legend(loc="outside upper left", ncols=2)
     alt = f"Every complete trial as a line over {', '.join(field.label for field in fields)} and accuracy. {parallel_in_words(story)}"
@@ -168,13 +182,18 @@ def importance_in_words(found: Importance | None, story: SearchStory | None = No
         few = story is None or len(contenders(story)) < ENOUGH
         return too_few(story) if few and story else "All complete trials scored alike, so no field tells good ones from others."
     sure = found.beyond_chance
-    how = f"tells the best {found.top} trials from the rest more than it would with the scores shuffled among the trials"
     if not sure:
         first = next(iter(found.ratios))
-        return f"No field {how}: this search does not show which field matters, not even {first}, which has the longest bar."
+        return (
+            f"No field tells the best {found.top} trials from the rest beyond chance, that is better than with the scores shuffled among "
+            f"the trials: this search does not show which field matters, not even {first}, which has the longest bar."
+        )
     names = " and ".join(", ".join(sure).rsplit(", ", 1))
-    others = "; of the others that is not shown" if len(sure) < len(found.ratios) else ""
-    return f"{names} {how if len(sure) == 1 else 'each ' + how}{others}."
+    others = "; of the other fields that is not shown" if len(sure) < len(found.ratios) else ""
+    return (
+        f"Beyond chance, that is better than with the scores shuffled among the trials, {names} tell{'s' if len(sure) == 1 else ''} the "
+        f"best {found.top} trials from the rest{others}."
+    )
 
 
 def too_few(story: SearchStory) -> str:
@@ -192,10 +211,10 @@ def _span(field: Field, trials: Sequence[TrialRow]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _tick_texts(ax, place: int, ticks) -> None:
+def _tick_texts(ax: Any, place: int, ticks: Sequence[tuple[float, str | None]]) -> None:
+    outside = {0.0: (0, -4, "center", "top"), 1.0: (0, 4, "center", "bottom")}
     for height, text in ticks:
-        outside = {0.0: (0, -4, "center", "top"), 1.0: (0, 4, "center", "bottom")}.get(height, (4, 0, "left", "center"))
-        x, y, across, up = outside
+        x, y, across, up = outside.get(height, (4, 0, "left", "center"))
         ax.annotate(text, (place, height), (x, y), textcoords="offset points", ha=across, va=up, fontsize=9.5, color=INK, zorder=6)
 
 

@@ -37,7 +37,7 @@ def compose_search(story: SearchStory, made: str = "", result: SearchResult | No
     figure, explanation = _head(story, result)
     return Page(
         kicker=f"ufgvc search on {story.dataset}",
-        title=f"{story.method}: {len(story.trials)} trials over {len(story.axes)} settings",
+        title=f"{story.method}: what a search of {_counted(story)} found",
         figure=figure,
         explanation=explanation,
         tiles=_tiles(story, result),
@@ -95,16 +95,25 @@ def _importance(story: SearchStory) -> Chapter | None:
     if not story.axes or not story.trials:
         return None
     found = importance(story)
-    return Chapter("Which setting matters", importance_in_words(found, story), [importance_chart(found)] if found else [])
+    joint = " Weights that sum to 1 move together, so their bars do not tell which of them it is." if found and _joint(story) else ""
+    return Chapter("Which setting matters", importance_in_words(found, story) + joint, [importance_chart(found)] if found else [])
+
+
+def _joint(story: SearchStory) -> bool:
+    return any(len(axis.parts) > 2 for axis in story.axes)
+
+
+def _counted(story: SearchStory) -> str:
+    return f"{len(story.trials)} trial{'' if len(story.trials) == 1 else 's'}"
 
 
 def _tiles(story: SearchStory, result: SearchResult) -> list[tuple[str, str]]:
     luck, saved = result.luck, result.saved
-    tiles = [(str(len(story.trials)), f"trials: {states_in_words(story)}")]
+    tiles = [(_counted(story), states_in_words(story))]
     if luck and luck.settings > 1:
         tiles.append((f"{points(luck.gain)} points", f"in cross-validation, as the highest of {luck.settings}"))
-        tiles.append((f"{points(luck.expected)} points", "of that to be expected by luck"))
-    if saved.epochs:
+        tiles.append((f"{points(luck.expected)} points", "to be expected by luck alone"))
+    if saved.epochs < saved.all_epochs:
         tiles.append((percent(1 - saved.epochs / saved.all_epochs) or "", "of the epochs saved by stopping early"))
     return [*tiles, (duration(story.wall), "from the first trial to the last")]
 
@@ -115,8 +124,8 @@ def _facts(story: SearchStory) -> dict[str, str]:
         "Searched": ", ".join(axis.name for axis in story.axes) or "nothing",
     }
     if story.finals:
-        seeds = len(story.finals[0].right)
-        facts["Test"] = f"{len(story.labels)} leaves of {len(set(story.labels.tolist()))} cultivars, {seeds} seeds, once, after the search"
+        seeds = " and ".join(str(number) for number in sorted({len(final.right) for final in story.finals}))
+        facts["Test"] = f"{len(story.labels)} leaves of {len(set(story.labels.tolist()))} cultivars, once, after the search; seeds: {seeds}"
     return facts
 
 
@@ -125,7 +134,8 @@ def _warnings(story: SearchStory, result: SearchResult) -> list[str]:
     found = []
     if result.luck and result.luck.settings > 1 and not result.kept:
         found.append(
-            f"The cross-validated score of the best is the highest of {result.luck.settings}, so too high. Only the test leaves tell what it gains."
+            f"The cross-validated score of the best is the highest of {result.luck.settings}, so too high. "
+            "Only the test leaves tell what it gains."
         )
     if result.luck and result.luck.settings > 1 and not result.luck.noise.measured:
         found.append("How far two trainings of the same setting differ was not measured; the luck rests on a guess.")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ufgvc.report.luck import Luck, luck
-from ufgvc.report.paired import RESAMPLES, Difference, Estimate, accuracy_interval, paired_bootstrap
+from ufgvc.report.paired import RESAMPLES, Difference, Estimate, Floats, accuracy_interval, paired_bootstrap
 from ufgvc.report.search_story import FinalRow, SearchStory, TrialRow
 
 ENOUGH = 10  # complete trials, before anything is said of what the good ones share
@@ -57,20 +57,31 @@ def measure(story: SearchStory, resamples: int = RESAMPLES) -> SearchResult:
     """All figures of the page. ValueError if a final training speaks of other leaves than story.labels."""
     best = next((trial for trial in story.trials if trial.number == story.best), None)
     paper = next((trial for trial in story.trials if trial.number == 0 and trial.score is not None), None)
-    tested = [_tested(final, story, resamples) for final in story.finals]
+    before, after = _finals(story, best)
     gain = None
-    if len(story.finals) > 1:
-        means = [final.right.mean(axis=0, dtype=np.float64) for final in story.finals]
-        gain = paired_bootstrap(means[1], means[0], story.labels, resamples)
+    if before and after:
+        gain = paired_bootstrap(_seed_mean(after), _seed_mean(before), story.labels, resamples)
     return SearchResult(
         paper=paper,
         best=best,
-        paper_tested=tested[0] if tested else None,
-        best_tested=tested[1] if len(tested) > 1 else None,
+        paper_tested=_tested(before, story, resamples) if before else None,
+        best_tested=_tested(after, story, resamples) if after else None,
         gain=gain,
         luck=luck(story),
         saved=_saved(story),
     )
+
+
+def _finals(story: SearchStory, best: TrialRow | None) -> tuple[FinalRow | None, FinalRow | None]:
+    """The paper's and the best one's. One alone is the paper's, unless the trainings of that were lost."""
+    if len(story.finals) == 1:
+        (only,) = story.finals
+        return (None, only) if best and best.number and only.values == best.values else (only, None)
+    return (story.finals[0], story.finals[1]) if story.finals else (None, None)
+
+
+def _seed_mean(final: FinalRow) -> Floats:
+    return final.right.mean(axis=0, dtype=np.float64)
 
 
 def ranked(story: SearchStory) -> list[TrialRow]:
@@ -92,7 +103,7 @@ def leading(story: SearchStory) -> list[TrialRow]:
 
 
 def _tested(final: FinalRow, story: SearchStory, resamples: int) -> Tested:
-    mean, seeds = final.right.mean(axis=0, dtype=np.float64), len(final.right)
+    mean, seeds = _seed_mean(final), len(final.right)
     spread = float(np.std(final.right.mean(axis=1), ddof=1)) if seeds > 1 else None
     return Tested(accuracy_interval(mean, story.labels, resamples), round(float(mean.sum()), 9), len(mean), seeds, spread)
 

@@ -15,7 +15,7 @@ from scipy.stats import spearmanr
 from ufgvc.report.figures import ACCENT, INK, LINE, SECOND, SOFT, STYLE, Chart
 from ufgvc.report.luck import contenders
 from ufgvc.report.paired import holm
-from ufgvc.report.search_figures import shade, too_few
+from ufgvc.report.search_figures import MANY, shades, too_few
 from ufgvc.report.search_result import leading
 from ufgvc.report.search_story import Axis, SearchStory, TrialRow
 from ufgvc.report.search_words import LIKELY
@@ -61,11 +61,13 @@ def _trend(axis: Axis, entered: Sequence[TrialRow]) -> str:
         weights = [trial.values[axis.name][part] for trial in entered]
         if np.ptp(weights) > 0 and np.ptp(scores) > 0:
             found[part] = spearmanr(weights, scores)
-    corrected = holm([one.pvalue for one in found.values()]) if found else []
+    corrected = holm([one.pvalue for one in found.values()]) if found else np.zeros(0)
     sure = [(part, one.statistic) for (part, one), p in zip(found.items(), corrected, strict=True) if p < LIKELY]
     if not sure:
         return "Over all complete trials the score does not rise or fall with any of the weights beyond chance."
-    told = " and ".join(f"{'more' if rho > 0 else 'less'} {part} (rank correlation {rho:+.2f})".replace("-", "\u2212") for part, rho in sure)
+    told = " and ".join(
+        f"{'more' if rho > 0 else 'less'} {part} (rank correlation {rho:+.2f})".replace("-", "\u2212") for part, rho in sure
+    )
     return f"Over all complete trials a higher score goes with {told}."
 
 
@@ -78,9 +80,12 @@ def _triangle(axis: Axis, story: SearchStory, shown: Sequence[TrialRow]) -> Figu
     for x, y, across, up, part in zip((0, 1, 0.5), (-0.06, -0.06, HEIGHT + 0.03), ("center",) * 3, ("top", "top", "bottom"), axis.parts,
                                       strict=True):  # fmt: skip
         ax.text(x, y, f"only {part}", ha=across, va=up, color=INK, fontweight="bold")
+    for place, (x, y, turn) in enumerate(((0.16, 0.5, 60), (0.5, -0.1, 0), (0.84, 0.5, -60))):
+        arrow = f"\u2190 {axis.parts[0]}" if place == 0 else f"{axis.parts[place]} \u2192" if place == 1 else f"\u2190 {axis.parts[2]}"
+        ax.text(x, y, arrow, ha="center", va="center", rotation=turn, rotation_mode="anchor", color=SOFT)
     points = dict(zip((trial.number for trial in shown), projected([trial.values[axis.name] for trial in shown], axis.parts), strict=True))
     _marks(ax, story, shown, points)
-    ax.legend(handles=_handles(story), loc="upper right", borderaxespad=0)
+    ax.legend(handles=_handles(story), loc="upper right", borderaxespad=0, labelspacing=0.8)
     return figure
 
 
@@ -93,9 +98,8 @@ def _grid(ax: Any) -> None:
             ends = share * corners[part] + (1 - share) * np.stack([second, third])
             (x0, y0), (x1, y1) = _flat(ends)
             ax.plot([x0, x1], [y0, y1], color=LINE, linewidth=0.9, zorder=1)
-            x, y = (x1, y1) if part != 1 else (x1, y1)
             side = [(-6, 2, "right", "center"), (0, -4, "center", "top"), (6, 2, "left", "center")][part]
-            ax.annotate(f"{share:g}", (x, y), side[:2], textcoords="offset points", ha=side[2], va=side[3], fontsize=9, color=SOFT)
+            ax.annotate(f"{share:g}", (x1, y1), side[:2], textcoords="offset points", ha=side[2], va=side[3], fontsize=9, color=SOFT)
     edge = _flat(np.eye(3)[[0, 1, 2, 0]])
     ax.plot(edge[:, 0], edge[:, 1], color=SOFT, linewidth=1.2, zorder=1)
 
@@ -117,12 +121,14 @@ def _line(axis: Axis, story: SearchStory, shown: Sequence[TrialRow]) -> Figure:
 
 def _marks(ax: Any, story: SearchStory, shown: Sequence[TrialRow], points: Mapping[int, NDArray[np.float64]]) -> None:
     """The lower scores first, so that the higher ones lie on them."""
+    opacity, size = shades(story), 10 if len(shown) < MANY else 7
     for trial in sorted(shown, key=lambda trial: trial.curve[-1]):
         x, y = points[trial.number]
         if trial.state == "stopped":
             ax.plot(x, y, "o", color=SOFT, alpha=0.35, markersize=3.5, markeredgewidth=0, zorder=2)
         else:
-            ax.plot(x, y, "o", markerfacecolor=(ACCENT, shade(trial, story)), markeredgecolor=ACCENT, markeredgewidth=0.8, markersize=10, zorder=3)
+            filled = (ACCENT, opacity[trial.number])
+            ax.plot(x, y, "o", markerfacecolor=filled, markeredgecolor=ACCENT, markeredgewidth=0.8, markersize=size, zorder=3)
         if trial.number == 0:
             ax.plot(x, y, "D", color="none", markeredgecolor=SECOND, markeredgewidth=2.2, markersize=14, zorder=5)
         if trial.number == story.best:
@@ -132,18 +138,20 @@ def _marks(ax: Any, story: SearchStory, shown: Sequence[TrialRow], points: Mappi
 def _handles(story: SearchStory) -> list[Any]:
     from matplotlib.lines import Line2D
 
-    scores = [trial.curve[-1] for trial in contenders(story)]
-    low, high = min(scores), max(scores)
+    entered, opacity = sorted(contenders(story), key=lambda trial: -trial.curve[-1]), shades(story)
+    samples = {percent(trial.curve[-1]): opacity[trial.number] for trial in (entered[0], entered[len(entered) // 2], entered[-1])}
 
     def mark(label: str, **style: Any) -> Line2D:
         return Line2D([], [], linestyle="none", label=label, **style)
 
     handles = [
-        mark(percent(score) or "", marker="o", markerfacecolor=(ACCENT, alpha), markeredgecolor=ACCENT, markersize=10)
-        for score, alpha in (((high, 1.0), ((low + high) / 2, 0.56), (low, 0.12)) if high > low else ((high, 1.0),))
+        mark(score or "", marker="o", markerfacecolor=(ACCENT, alpha), markeredgecolor=ACCENT, markersize=10)
+        for score, alpha in samples.items()
     ]
-    if any(trial.number == story.best for trial in contenders(story)):
-        best = mark(f"best (trial {story.best})", marker="o", markerfacecolor="none", markeredgecolor=INK, markeredgewidth=2.2, markersize=14)
+    if any(trial.number == story.best for trial in entered):
+        best = mark(
+            f"best (trial {story.best})", marker="o", markerfacecolor="none", markeredgecolor=INK, markeredgewidth=2.2, markersize=14
+        )
         handles.append(best)
     paper = mark("the paper's", marker="D", markerfacecolor="none", markeredgecolor=SECOND, markeredgewidth=2.2, markersize=11)
     stopped = mark("stopped early", marker="o", color=SOFT, alpha=0.35, markersize=4)

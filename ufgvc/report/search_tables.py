@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from ufgvc.report.benchmark_tables import points, points_with_interval
+from ufgvc.report.benchmark_tables import points
 from ufgvc.report.search_fields import Field, fields_of, value_text
 from ufgvc.report.search_result import SearchResult, Tested, measure, ranked
 from ufgvc.report.search_story import SearchStory, TrialRow
@@ -33,30 +33,36 @@ def search_tables(story: SearchStory, result: SearchResult | None = None) -> dic
 def scores_table(story: SearchStory, result: SearchResult) -> Table | None:
     """The best setting beside the paper's, in cross-validation and on the test leaves."""
     settings = _compared(story, result)
-    if not settings:
-        return None
     tested = [result.paper_tested, result.best_tested][: len(settings)]
+    if not any(tested) and all(trial.score is None for trial in settings):
+        return None
     rows: list[Cells] = []
     if any(tested):
         rows = [
-            ["Test leaves named rightly", *map(_right, tested)],
-            ["Accuracy on them", *(percent(one.accuracy.value) if one else None for one in tested)],
+            ["Test, right", *map(_right, tested)],
+            ["Test, accuracy", *(percent(one.accuracy.value) if one else None for one in tested)],
             ["95 % interval", *map(_interval, tested)],
-            ["Spread over seeds, points", *map(_spread, tested)],
+            ["Spread (seeds)", *map(_spread, tested)],
         ]
     if result.gain:
-        rows += [["Against the paper's, points", None, points_with_interval(result.gain)], ["p", None, p_text(result.gain.p)]]
+        rows += [
+            ["Difference, points", None, points(result.gain.value)],
+            ["95 % interval", None, f"{points(result.gain.low)} to {points(result.gain.high)}"],
+            ["p", None, p_text(result.gain.p)],
+        ]
     rows += [
-        ["Cross-validation, training leaves", *(k_of_n(trial, story) if trial.score is not None else None for trial in settings)],
+        ["Cross-validation, right", *(k_of_n(trial, story) if trial.score is not None else None for trial in settings)],
         ["Cross-validation, accuracy", *(percent(trial.score) for trial in settings)],
     ]
+    if result.luck and result.luck.noise.trainings > 1:
+        rows.append([f"Mean of {result.luck.noise.trainings} trainings", percent(result.luck.noise.mean), *([None] * (len(settings) - 1))])
     note = f"Cross-validation: each training leaf named once, by a net that did not see it ({story.folds} folds)."
     if len(settings) > 1:
         note += " The best was chosen by it, so for the best it is too high."
     if any(tested):
         note += (
-            " Test: trained on all training leaves, mean over the seeds; interval and p by bootstrap over cultivars and their leaves, of the "
-            "mean over the seeds; spread: standard deviation over the seeds, with their number."
+            " Test: trained on all training leaves, mean over the seeds; interval and p by bootstrap over cultivars and their leaves, of "
+            "the mean over the seeds; spread: standard deviation over the seeds in points, with their number."
         )
     title = "The best setting beside the paper's" if len(settings) > 1 else "The paper's setting"
     return Table(title, ("", *_headings(settings)), rows, note=note)
@@ -67,8 +73,11 @@ def settings_table(story: SearchStory, result: SearchResult) -> Table | None:
     settings, fields = _compared(story, result), fields_of(story)
     if not settings or not fields:
         return None
-    rows: list[Cells] = [[field.name, *(value_text(field.value(trial.values)) for trial in settings), _searched(field)] for field in fields]
-    return Table("The values", ("", *_headings(settings), "Searched"), rows)
+    rows: list[Cells] = [
+        [field.label, *(value_text(field.value(trial.values)) for trial in settings), _searched(field), field.name] for field in fields
+    ]
+    columns = ("", *_headings(settings), "Searched", "In the configuration")
+    return Table("The values", columns, rows, frozenset({0, len(columns) - 1}))
 
 
 def _compared(story: SearchStory, result: SearchResult) -> list[TrialRow]:
@@ -99,8 +108,8 @@ def luck_table(result: SearchResult) -> Table | None:
         ["p: equal settings gain as much", p_text(found.p), str(found.settings)],
     ]
     note = (
-        f"Standard deviation: {noise_in_words(noise)}. p counts that it and the mean are estimates from few trainings (Dunnett). Approximate: "
-        "scores taken as normal, and only complete trials counted, though stopped ones were in the race for some epochs."
+        f"Standard deviation: {noise_in_words(noise)}. p counts that it and the mean are estimates from few trainings (Dunnett). "
+        "Approximate: scores taken as normal, and only complete trials counted, though stopped ones were in the race for some epochs."
     )
     return Table("The luck of the highest score", ("In cross-validation", "Value", "Of trials"), rows, note=note)
 
@@ -134,7 +143,9 @@ def saved_table(story: SearchStory, result: SearchResult) -> Table | None:
         ["Time of all trials", duration(saved.seconds), duration(saved.all_seconds),
          percent(1 - saved.seconds / saved.all_seconds) if saved.all_seconds else None],
     ]  # fmt: skip
-    note = f"{stopped} of {len(story.trials)} trials were stopped. What they would have taken: the rest of their epochs, each at its own pace."
+    note = (
+        f"{stopped} of {len(story.trials)} trials were stopped. What they would have taken: the rest of their epochs, each at its own pace."
+    )
     failed = sum(trial.state == "failed" for trial in story.trials)
     note += f" Without the {failed} that failed." if failed else ""
     return Table("What early stopping saved", ("", "Taken", "Without stopping", "Saved"), rows, note=note)
@@ -151,9 +162,7 @@ def to_csv(story: SearchStory) -> str:
         loss = trial.losses[-1] if trial.losses and trial.losses[-1] == trial.losses[-1] else None
         values = [field.value(trial.values) for field in fields]
         folds = " ".join(f"{fold:.6g}" for fold in trial.folds)
-        writer.writerow(
-            [trial.number, trial.state, trial.repeat, last, len(trial.curve), loss, folds, trial.seconds, *values, trial.error]
-        )
+        writer.writerow([trial.number, trial.state, trial.repeat, last, len(trial.curve), loss, folds, trial.seconds, *values, trial.error])
     return buffer.getvalue()
 
 
@@ -194,4 +203,3 @@ def _state(trial: TrialRow, story: SearchStory) -> str:
 
 def _folds(trial: TrialRow) -> str | None:
     return " / ".join(f"{100 * fold:.0f}" for fold in trial.folds if fold == fold) or None
-

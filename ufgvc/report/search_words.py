@@ -24,16 +24,16 @@ def reading(story: SearchStory, result: SearchResult | None = None) -> str:
 def ran_in_words(story: SearchStory, result: SearchResult) -> str:
     saved = result.saved
     epochs = f"; {saved.epochs:,} of {saved.all_epochs:,} epochs trained" if saved.epochs else ""
-    return f"{_counted(len(story.trials), 'trial')} ({states_in_words(story)}){epochs}."
+    repeats = sum(trial.repeat for trial in story.trials)
+    again = f"; {repeats} of them with the paper's setting again, to measure luck" if repeats else ""
+    return f"{_counted(len(story.trials), 'trial')} ({states_in_words(story)}{again}){epochs}."
 
 
 def states_in_words(story: SearchStory) -> str:
     """ "22 complete, 7 stopped early, 1 failed"."""
     words = {"complete": "complete", "stopped": "stopped early", "failed": "failed"}
-    counts = Counter(trial.state for trial in story.trials)
-    told = [f"{counts[state]} {word}" for state, word in words.items() if counts[state]]
-    repeats = sum(trial.repeat for trial in story.trials)
-    return ", ".join([*told, *([f"{repeats} of them repeats of the paper's setting"] if repeats else [])]) or "none ran"
+    counts: Counter[str] = Counter(trial.state for trial in story.trials)
+    return ", ".join(f"{counts[state]} {word}" for state, word in words.items() if counts[state]) or "none ran"
 
 
 def best_in_words(story: SearchStory, result: SearchResult) -> str:
@@ -43,7 +43,7 @@ def best_in_words(story: SearchStory, result: SearchResult) -> str:
     score = f"{k_of_n(result.best, story)} training leaves ({percent(result.best.score)}), each held out once"
     if result.kept:
         return f"No setting scored higher in cross-validation than the paper's own: {score}."
-    beside = f", {points(result.luck.gain)} points against the paper's setting" if result.luck else ""
+    beside = f", {points(result.luck.gain)} points against the paper's setting ({_paper_mean(result.luck.noise)})" if result.luck else ""
     told = f"Highest in cross-validation: trial {result.best.number}, {score}{beside}."
     chosen = result.luck.settings if result.luck else sum(trial.score is not None and not trial.repeat for trial in story.trials)
     return f"{told} It was chosen as the highest of {chosen}, so that score is too high." if chosen > 1 else told
@@ -69,20 +69,28 @@ def luck_in_words(result: SearchResult) -> str:
 def noise_in_words(noise: Noise) -> str:
     """Where the standard deviation of equal settings comes from."""
     if noise.measured:
-        return f"standard deviation of the score over {noise.trainings} trainings of the paper's setting with different seeds"
+        return f"of the score over {noise.trainings} trainings of the paper's setting with different seeds"
     why = "they scored alike" if noise.trainings > 1 else "the paper's setting was not repeated"
-    return f"not measured ({why}): that of a count of right leaves if each leaf errs by itself"
+    return f"not measured ({why}), but that of a count of right leaves if each leaf errs by itself"
 
 
 def test_in_words(result: SearchResult) -> str:
     """The difference on the test leaves, and whether it shows anything."""
     if result.gain is None:
         if result.kept and result.paper_tested:
-            return f"The paper's setting, trained on all training leaves, named {_tested(result)} of the test leaves rightly."
-        return "Neither setting was tested, so whether the gain holds on other leaves is not known." if result.best else ""
+            found = result.paper_tested.accuracy
+            sure = f"95\u00a0% interval {100 * found.low:.1f} to {100 * found.high:.1f}\u00a0%"
+            return f"The paper's setting, trained on all training leaves, named {percent(found.value)} of the test leaves rightly ({sure})."
+        if result.best is None:
+            return ""
+        return "The two settings were not both tested, so whether the gain holds on other leaves is not known."
     gap = result.gain
     amount = round(100 * gap.value, 1)
-    than = f"{abs(amount):.1f} points {'more' if amount > 0 else 'fewer'} of the test leaves rightly than" if amount else "as many test leaves as"
+    than = (
+        f"{abs(amount):.1f} points {'more' if amount > 0 else 'fewer'} of the test leaves rightly than"
+        if amount
+        else "as many test leaves as"
+    )
     sure = f"95\u00a0% interval {points(gap.low)} to {points(gap.high)}; p {p_text(gap.p)}"
     verdict = "That is more than the choice of test leaves explains." if gap.p < LIKELY else "That shows no difference."
     return f"The search never saw the test leaves. The best setting named {than} the paper's ({sure}). {verdict}"
@@ -123,8 +131,8 @@ def _in_a_hundred(p: float) -> str:
     return "more than 99 of 100" if p > 0.99 else f"about {100 * p:.0f} of 100"
 
 
-def _tested(result: SearchResult) -> str | None:
-    return percent(result.paper_tested.accuracy.value) if result.paper_tested else None
+def _paper_mean(noise: Noise) -> str:
+    return f"{percent(noise.mean)}{f', mean of {noise.trainings} trainings' if noise.trainings > 1 else ''}"
 
 
 def _counted(number: int, what: str) -> str:

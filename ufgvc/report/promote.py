@@ -18,6 +18,7 @@ from ufgvc.core.runtime import git_commit
 from ufgvc.core.storage import join, open_store
 from ufgvc.data.cluster import RaySettings, ray_session
 from ufgvc.data.shards import Dataset, open_dataset
+from ufgvc.report.card import with_decision
 from ufgvc.report.contest import Contest, by_cultivar, contest
 from ufgvc.report.evaluate import check_classes
 from ufgvc.report.metrics import proportion, ranking
@@ -29,7 +30,7 @@ from ufgvc.track.models import LoadedModel, load_model
 from ufgvc.track.registry import CHALLENGER, model_name, versions_of
 from ufgvc.track.runs import recorded, start_run
 from ufgvc.track.settings import TrackingSettings, redact
-from ufgvc.track.versions import Version, champion_of, crown, find_version, write_on
+from ufgvc.track.versions import Version, champion_of, crown, find_version, read_card, write_on
 
 log = logging.getLogger(__name__)
 
@@ -203,7 +204,12 @@ def _record(
         return  # what an earlier decision wrote on the champion stays
     shared["promotion_run"] = run.id or ""
     against = {"promotion_opponent": old.number} if old else {}
-    write_on(new, {"promotion": decided.decision, **against, **shared}, None, tracking, runs)
+    _write(new, {"promotion": decided.decision, **against, **shared}, decided, tracking, runs)
     if old is not None:
         answer = {"promoted": "replaced", "kept": "defended"}.get(decided.decision, "undecided")
-        write_on(old, {"promotion": answer, "promotion_opponent": new.number, **shared}, None, tracking, runs)
+        _write(old, {"promotion": answer, "promotion_opponent": new.number, **shared}, decided, tracking, runs)
+
+
+def _write(version: Version, tags: Mapping[str, str], decided: Promotion, tracking: TrackingSettings, runs: str) -> None:
+    line = f"{decided.made['made'][:10]}: {decided.sentence()}"
+    write_on(version, tags, with_decision(read_card(version, tracking, runs), line), tracking, runs)

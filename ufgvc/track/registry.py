@@ -69,7 +69,7 @@ def register_folder(
     if place is None:
         return None
     with asking(tracking, runs) as (client, _):
-        if run_id is None or not _has_run(client, run_id):
+        if run_id is None or not has_run(client, run_id):
             run = start_run(tracking, runs or "", name, f"register {name}", {"folder": folder}, {"kind": "register"})
             if run.id is None:
                 raise Away("the run that should hold the model could not be made")
@@ -170,7 +170,7 @@ def _known(client: Any, uri: str) -> str:
     return f"known: {', '.join(found)}" if found else "no model is registered there yet: `ufgvc evaluate` registers one"
 
 
-def _has_run(client: Any, run_id: str) -> bool:
+def has_run(client: Any, run_id: str) -> bool:
     try:
         with translated():
             return bool(client.get_run(run_id).info.lifecycle_stage == "active")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
 from ufgvc.track.client import Gone, translated
-from ufgvc.track.registry import CHAMPION, asking, source_of, version_at
+from ufgvc.track.registry import CHAMPION, asking, has_run, source_of, version_at
 from ufgvc.track.settings import TrackingSettings, redact
 
 PREVIOUS = "previous"
@@ -65,6 +67,14 @@ def crown(new: Version, old: Version | None, tracking: TrackingSettings, runs: s
         client.set_registered_model_alias(new.name, CHAMPION, new.number)
 
 
+def read_card(version: Version, tracking: TrackingSettings, runs: str | None = "runs") -> str:
+    """The whole card of a version; its description, which may be cut short, where its run has none."""
+    with asking(tracking, runs) as (client, _), tempfile.TemporaryDirectory(prefix="ufgvc-card-") as folder:
+        if version.run_id and has_run(client, version.run_id) and any(file.path == CARD for file in client.list_artifacts(version.run_id)):
+            return Path(client.download_artifacts(version.run_id, CARD, folder)).read_text(encoding="utf-8")
+    return version.description
+
+
 def write_on(version: Version, tags: Mapping[str, Any], card: str | None, tracking: TrackingSettings, runs: str | None = "runs") -> None:
     """Tags of a version, and its card: as its description and as `model-card.md` beside its files in its run."""
     with asking(tracking, runs) as (client, _):
@@ -72,9 +82,16 @@ def write_on(version: Version, tags: Mapping[str, Any], card: str | None, tracki
             client.set_model_version_tag(version.name, version.number, key, redact(str(value)))
         if card is not None:
             card = redact(card)
-            client.update_model_version(version.name, version.number, card[:LONGEST])
-            if version.run_id:
+            client.update_model_version(version.name, version.number, _fitted(card))
+            if version.run_id and has_run(client, version.run_id):
                 client.log_text(version.run_id, card, CARD)
+
+
+def _fitted(card: str) -> str:
+    if len(card) <= LONGEST:
+        return card
+    end = f"\n\n(The rest: {CARD} among the artifacts of the version's run.)\n"
+    return card[: card.rindex("\n", 0, LONGEST - len(end))] + end
 
 
 def _bearer(client: Any, name: str) -> Version | None:

@@ -1,0 +1,101 @@
+"""The card of a version: everything measured is told with its count, everything else is said not to be measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ufgvc.report.card import SeedScore, decisions, model_card, with_decision
+from ufgvc.report.filing import seed_scores, setting_key
+from ufgvc.track.versions import LONGEST, _fitted
+
+
+def info(**more: Any) -> dict[str, Any]:
+    return {"classes": ["amber", "birch", "cedar", "dogwood"], "method": "resnet50", "options": {"backbone": "resnet18"}, **more}
+
+
+def metrics(**more: Any) -> dict[str, Any]:
+    one = {
+        "accuracy": {"k": 45, "n": 64, "value": 45 / 64, "low": 0.582, "high": 0.801},
+        "balanced_accuracy": 0.71,
+        "top5": {"k": 60, "n": 64, "value": 60 / 64, "low": 0.85, "high": 0.97},
+        "mean_probability": 0.6,
+        **more,
+    }
+    return {"dataset": "vineyard", "warnings": [], "models": {"this model": one, "other": {}}}
+
+
+FACTS = {"Data set": "vineyard: 32 train, 64 test photographs", "Fingerprint": "f" * 64, "Method": "resnet50"}
+
+
+def test_it_tells_what_was_measured_and_what_was_not() -> None:
+    card = model_card("ufgvc-vineyard", "3", info(), metrics(), FACTS)
+    assert card.startswith("# ufgvc-vineyard, version 3\n\nNames one of 4 cultivars")
+    assert "Right on 45 of 64 test leaves of vineyard = 70.3 % (95 % interval 58.2 to 80.1; chance 25.0 %)." in card
+    assert "among the 5 likeliest: 60 of 64" in card
+    assert "Spread between training seeds: not measured" in card
+    assert "Probabilities: not calibrated" in card
+    assert "names one of its cultivars whatever it is shown" in card
+    assert "Other fields, years, cameras, light and growth stages: not measured" in card
+    assert "AGPL-3.0-or-later" in card
+    assert 'load_model("models:/ufgvc-vineyard/3")' in card
+    assert "- Fingerprint: " + "f" * 64 in card
+    assert "None yet" in card
+    assert card.endswith(".\n")
+
+
+def test_spread_calibration_and_warnings_where_they_are_known() -> None:
+    told = {"temperature": 1.37, "threshold": 0.41, "known_share": 0.95, "leaves": 40, "source": "leaves held out of train"}
+    found = metrics(reliability={"calibrated_error": 0.043, "unknown": 7})
+    found["warnings"] = ["this model: selected on test. The accuracy is too high.", "other: not ours."]
+    seeds = [SeedScore("0", 45, 64), SeedScore("1", 49, 64)]
+    card = model_card("m", "1", info(calibration=told), found, FACTS, seeds)
+    assert "45 of 64 (seed 0), 49 of 64 (seed 1); standard deviation 4.4 points" in card
+    assert "temperature 1.37, from 40 leaves held out of train; calibration error on the test leaves 4.3 %" in card
+    assert "unknown below 0.41, which 95 % of those leaves reach; of the test leaves 7 were" in card
+    assert "- selected on test. The accuracy is too high." in card
+    assert "not ours" not in card
+    assert "whatever it is shown" not in card
+
+
+def test_decisions_are_added_and_outlive_a_new_card() -> None:
+    card = model_card("m", "1", info(), metrics(), FACTS)
+    assert decisions(card) == []
+    once = with_decision(card, "2026-01-02: promoted: version 1 is the first champion.")
+    twice = with_decision(once, "2026-02-03: kept.")
+    assert decisions(twice) == ["2026-01-02: promoted: version 1 is the first champion.", "2026-02-03: kept."]
+    assert "None yet" not in twice
+    assert twice.partition("## Limits")[2] == card.partition("## Limits")[2]
+    assert model_card("m", "1", info(), metrics(), FACTS, decided=decisions(twice)) == twice
+    assert decisions(with_decision("", "first")) == ["first"]
+    assert with_decision("words of a person", "first") == "words of a person\n\n## Decisions\n\n- first\n"
+
+
+def test_a_long_card_fits_the_registry_and_keeps_its_decisions() -> None:
+    facts = {f"Setting {i}": "x y " * 500 for i in range(40)}
+    card = model_card("m", "1", info(classes=[f"cultivar {i}" for i in range(500)]), metrics(), facts, decided=["first champion"])
+    assert "and 488 more" in card
+    assert len(card) > LONGEST
+    short = _fitted(card)
+    assert len(short) <= LONGEST
+    assert decisions(short) == ["first champion"]
+    assert "model-card.md" in short.splitlines()[-1]
+
+
+class Filed:
+    def __init__(self, version: int, **tags: str) -> None:
+        self.version, self.tags = version, tags
+
+
+def test_seeds_of_one_setting_are_found_among_the_versions() -> None:
+    same = {"setting": "abc", "data_fingerprint": "f00d"}
+    versions = [
+        Filed(5, **same, seed="1", accuracy="50/64"),
+        Filed(4, **same, seed="0", accuracy="45/64"),
+        Filed(3, **same, seed="1", accuracy="10/64"),  # an older one of seed 1
+        Filed(2, setting="other", data_fingerprint="f00d", seed="2", accuracy="1/64"),
+        Filed(1),
+    ]
+    assert seed_scores(versions, {**same, "seed": "1"}) == [SeedScore("0", 45, 64), SeedScore("1", 50, 64)]
+    assert seed_scores(versions, {**same, "seed": ""}) == []
+    one, other = {"method": "a", "options": {"x": 1}, "seed": 1}, {"method": "a", "options": {"x": 1}, "seed": 2}
+    assert setting_key(one) == setting_key(other) != setting_key({**one, "options": {"x": 2}})

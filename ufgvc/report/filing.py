@@ -1,0 +1,68 @@
+"""An evaluated model becomes a version of the registry: the challenger, with its figures as tags and its card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ufgvc.core.config import short_key
+from ufgvc.data.shards import Dataset
+from ufgvc.report.card import SeedScore, decisions, model_card
+from ufgvc.report.provenance import run_store
+from ufgvc.track.models import LoadedModel
+from ufgvc.track.registry import model_name, register, versions_of
+from ufgvc.track.settings import TrackingSettings, resolve
+from ufgvc.track.versions import find_version, read_card, write_on
+
+
+def file_version(
+    model_uri: str,
+    model: LoadedModel,
+    dataset: Dataset,
+    metrics: Mapping[str, Any],
+    facts: Mapping[str, str],
+    tracking: TrackingSettings,
+    runs_uri: str,
+) -> str | None:
+    """Files the model as `challenger` and returns its version; None without tracking or for a model outside any run.
+
+    metrics: metrics.json of the evaluation, the model itself first.  facts: what the card tells of how the figures were made.
+    """
+    if resolve(tracking, runs_uri) is None or (run_store(model_uri) is None and not model_uri.startswith(("runs:", "models:"))):
+        return None
+    name = model_name(dataset.name)
+    first = next(iter(metrics["models"].values()))
+    accuracy = first["accuracy"]
+    tags = {
+        "accuracy": f"{accuracy['k']}/{accuracy['n']}",
+        "accuracy_low": f"{accuracy['low']:.4f}",
+        "accuracy_high": f"{accuracy['high']:.4f}",
+        "balanced_accuracy": f"{first['balanced_accuracy']:.4f}",
+        "data_fingerprint": dataset.fingerprint,
+        "setting": setting_key(model.info),
+        "seed": str(model.info.get("seed", "")),
+    }
+    number = register(model_uri, name, tags, tracking, runs_uri)
+    if number is None:
+        return None
+    version = find_version(f"models:/{name}/{number}", name, tracking, runs_uri)
+    seeds = seed_scores(versions_of(name, tracking, runs_uri), tags)
+    known = decisions(read_card(version, tracking, runs_uri))
+    write_on(version, {}, model_card(name, number, model.info, metrics, facts, seeds, known), tracking, runs_uri)
+    return number
+
+
+def setting_key(info: Mapping[str, Any]) -> str:
+    """What trainings that differ in nothing but their seed have in common."""
+    return short_key([info.get(key) for key in ("method", "options", "input", "recipe", "init", "mask_kind", "selection", "fingerprints")])
+
+
+def seed_scores(versions: list[Any], tags: Mapping[str, str]) -> list[SeedScore]:
+    """One score a seed, the newest version's, of the versions with this setting on this data; by seed.  versions: newest first."""
+    found: dict[str, SeedScore] = {}
+    for version in versions:
+        told = version.tags
+        if tags["seed"] and all(told.get(key) == tags[key] for key in ("setting", "data_fingerprint")):
+            k, _, n = told["accuracy"].partition("/")
+            found.setdefault(told["seed"], SeedScore(told["seed"], int(k), int(n)))
+    return [found[seed] for seed in sorted(found, key=int)]

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, cast, get_origin
 
 from pydantic import Field, TypeAdapter, ValidationError, create_model
 
@@ -27,7 +28,8 @@ SHARED_KEYS = frozenset(
 )
 SECTIONS = frozenset("synth ingest detect mask train evaluate calibrate export promote predict benchmark pretrain search".split())  # noqa: SIM905
 NESTED = ("train", "pipeline", "search")  # commands whose flags are grouped by section
-PLACES = ("source", "data", "runs", "run", "out", "boxes")
+PLACES = frozenset("source data runs run out boxes model compare artifacts".split())  # noqa: SIM905
+WEIGHTS = frozenset(("init", "coco_weights"))  # a name, or a file
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -135,15 +137,27 @@ def refuse_relative_places(settings: Section) -> None:
 
     if not in_ray_job():
         return
-    for key in PLACES:
-        told = getattr(settings, key, None)
-        for value in told if isinstance(told, tuple) else (told,):
-            if isinstance(value, str) and "://" not in value and not os.path.isabs(os.path.expanduser(value)):
+    for flag, text in _texts(settings):
+        key = flag.rpartition(".")[2].replace("-", "_")
+        place = text.partition("=")[2] if key == "compare" else text  # label=MODEL
+        if key in PLACES or (key in WEIGHTS and ("/" in place or "." in place)):
+            known = re.match(r"[a-z][a-z0-9+.-]*:/", place) or os.path.isabs(os.path.expanduser(place))  # models:/name has one slash
+            if place and not known:
                 raise UserError(
-                    f"the relative path {value!r} would lie in Ray's copy of the project",
-                    where=f"--{key}",
+                    f"the relative path {place!r} would lie in Ray's copy of the project",
+                    where=f"--{flag}",
                     fix="give an absolute path or s3://...",
                 )
+
+
+def _texts(settings: Section, before: str = "") -> Iterator[tuple[str, str]]:
+    """Every free text of the settings, with its flag; choices of a few words (`--boxes annotated`) are none."""
+    for key, field in type(settings).model_fields.items():
+        told, flag = getattr(settings, key), f"{before}{key.replace('_', '-')}"
+        if isinstance(told, Section):
+            yield from _texts(told, f"{flag}.")
+        elif get_origin(field.annotation) is not Literal:
+            yield from ((flag, text) for text in (told if isinstance(told, tuple) else (told,)) if isinstance(text, str))
 
 
 def _without_config(arguments: list[str]) -> list[str]:

@@ -21,8 +21,9 @@ from ufgvc.cli import main
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
 from ufgvc.data.shards import FolderWriter, open_dataset, part_name, write_dataset
+from ufgvc.report.evaluate import evaluate
 from ufgvc.report.promote import promote
-from ufgvc.report.settings import PromoteSettings
+from ufgvc.report.settings import EvaluateSettings, PromoteSettings
 from ufgvc.track.models import save_model
 from ufgvc.track.registry import register
 from ufgvc.track.settings import TrackingSettings
@@ -327,6 +328,38 @@ def test_the_challenger_must_be_a_version_of_the_data_set(field: Field, capsys: 
     run = field.client.get_model_version(field.model, version).run_id
     assert field.command("--model", f"runs:/{run}/model") == 0
     assert field.champion() == version
+
+
+def test_evaluate_writes_a_card_and_promote_continues_it(field: Field, capsys: pytest.CaptureFixture[str]) -> None:
+    quick = EvaluateSettings(cam_leaves=0, region_leaves=0, workers=0)
+
+    def card(version: str) -> str:
+        found = field.client.get_model_version(field.model, version)
+        file = Path(field.runs) / "mlartifacts" / found.run_id / "artifacts" / "model-card.md"
+        assert file.read_text() == found.description
+        return file.read_text()
+
+    field.add(wrong=range(12), seed=0)
+    first = evaluate(field.data, f"models:/{field.model}@challenger", {}, field.runs, quick).version
+    assert first == "1"
+    assert "Right on 28 of 40 test leaves" in card(first)
+    assert "not measured (one seed)" in card(first)
+    assert field.fingerprint in card(first)
+    assert field.command() == 0
+    assert "promoted: version 1 is the first champion" in card(first)
+
+    field.add(wrong=range(2), seed=1)
+    second = evaluate(field.data, f"models:/{field.model}@challenger", {}, field.runs, quick).version
+    assert "38 of 40 (seed 1)" in card("2")
+    assert "standard deviation 17.7 points" in card("2")
+    assert field.command() == 0
+    evaluate(field.data, f"models:/{field.model}/1", {}, field.runs, quick)  # a new card keeps what was decided
+    for version in ("1", "2"):
+        assert "promoted: version 2 takes the place of version 1 as champion. +25.0 points" in card(version)
+    assert second == "2"
+    assert "38 of 40 (seed 1)" in card("1")
+    assert field.champion() == "2"
+    capsys.readouterr()
 
 
 def test_mlflow_is_away(field: Field, free_port: Callable[[], int], capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ from ufgvc.data.cluster import RaySettings, ray_session
 from ufgvc.data.shards import Dataset, open_dataset
 from ufgvc.report.calibration import reliability
 from ufgvc.report.compose import Evidence, compose
+from ufgvc.report.filing import file_version
 from ufgvc.report.metrics import McNemar, Proportion, Scores, mcnemar, ranking, score
 from ufgvc.report.page import made_now
 from ufgvc.report.provenance import facts, history, run_config, run_store, warnings
@@ -27,7 +28,6 @@ from ufgvc.report.settings import EvaluateResult, EvaluateSettings
 from ufgvc.report.tables import paper_accuracy
 from ufgvc.track.calibration import probabilities
 from ufgvc.track.models import LoadedModel, load_model
-from ufgvc.track.registry import model_name, register
 from ufgvc.track.settings import TrackingSettings
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def evaluate(
     folder.write_text("report.html", page.to_html())
     version = None
     if settings.register_version:
-        version = file_version(model_uri, dataset, metrics, tracking, runs_uri)
+        version = file_version(model_uri, next(iter(models.values())), dataset, metrics, evidence.facts, tracking, runs_uri)
     first, *others = scores
     result = EvaluateResult(folder.uri, join(folder.uri, "report.html"), scores[first], {k: scores[k] for k in others}, version, metrics)
     log.info("%s", result.summary())
@@ -187,19 +187,3 @@ def predictions(scored: Scored, models: Mapping[str, LoadedModel]) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns), buffer, compression="zstd")
     return buffer.getvalue()
-
-
-def file_version(model_uri: str, dataset: Dataset, metrics: dict[str, Any], tracking: TrackingSettings, runs_uri: str) -> str | None:
-    """Files the model as `challenger` with what was measured as tags; None without tracking or for a model outside any run."""
-    if tracking.uri == "off" or (run_store(model_uri) is None and not model_uri.startswith(("runs:", "models:"))):
-        return None
-    first = next(iter(metrics["models"].values()))
-    accuracy = first["accuracy"]
-    tags = {
-        "accuracy": f"{accuracy['k']}/{accuracy['n']}",
-        "accuracy_low": f"{accuracy['low']:.4f}",
-        "accuracy_high": f"{accuracy['high']:.4f}",
-        "balanced_accuracy": f"{first['balanced_accuracy']:.4f}",
-        "data_fingerprint": dataset.fingerprint,
-    }
-    return register(model_uri, model_name(dataset.name), tags, tracking, runs_uri)

@@ -28,7 +28,8 @@ def file_version(
 
     metrics: metrics.json of the evaluation, the model itself first.  facts: what the card tells of how the figures were made.
     """
-    if resolve(tracking, runs_uri) is None or (run_store(model_uri) is None and not model_uri.startswith(("runs:", "models:"))):
+    in_a_run = model_uri.startswith(("runs:", "models:")) or run_store(model_uri) is not None
+    if not in_a_run or resolve(tracking, runs_uri) is None:
         return None
     name = model_name(dataset.name)
     first = next(iter(metrics["models"].values()))

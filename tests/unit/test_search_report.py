@@ -24,10 +24,9 @@ from ufgvc.report.search_result import SearchResult, leading, measure, ranked
 from ufgvc.report.search_simplex import HEIGHT, projected, simplex_chart, simplex_in_words
 from ufgvc.report.search_story import Axis, FinalRow, SearchStory, TrialRow
 from ufgvc.report.search_tables import search_tables, to_csv
-from ufgvc.report.search_words import duration, luck_in_words, reading, test_in_words
+from ufgvc.report.search_words import duration, gain_in_words, luck_in_words, reading
 from ufgvc.report.tables import Table
 
-test_in_words.__test__ = False  # a sentence on the test leaves, no test
 DUO = Axis("options.fusion", "simplex", parts=("base", "vein"))
 
 
@@ -146,7 +145,7 @@ def test_no_number_where_nothing_was_measured(name: str, figure: str) -> None:
 def test_scores_by_hand(whole: SearchStory, result: SearchResult) -> None:
     table = search_tables(whole, result)["scores"]
     best = whole.trials[whole.best]
-    assert table.columns == ("", "Paper's setting", f"Best (trial {whole.best})")
+    assert table.columns == ("", "Paper's", f"Best (trial {whole.best})")
     found = cells(table)
     right = [final.right.sum() / 3 for final in whole.finals]
     assert found["Test, right"] == [f"{k:.0f} of 240" if float(k).is_integer() else f"{k:.1f} of 240" for k in right]
@@ -206,11 +205,11 @@ def test_the_words_follow_the_figures(whole: SearchStory, result: SearchResult) 
     assert "can explain all of it" in luck_in_words(unsure)
     gap = result.gain
     better = replace(result, gain=replace(gap, value=0.04, low=0.01, high=0.07, p=0.01))
-    assert "4.0 points more" in test_in_words(better)
-    assert "more than the choice" in test_in_words(better)
+    assert "4.0 points more" in gain_in_words(better)
+    assert "more than the choice" in gain_in_words(better)
     same = replace(result, gain=replace(gap, value=-0.01, low=-0.04, high=0.02, p=0.5))
-    assert "1.0 points fewer" in test_in_words(same)
-    assert "shows no difference" in test_in_words(same)
+    assert "1.0 points fewer" in gain_in_words(same)
+    assert "shows no difference" in gain_in_words(same)
     assert [duration(s) for s in (9, 700, 7200)] == ["9 s", "12 min", "2.0 h"]
 
 

@@ -156,7 +156,7 @@ def parallel_in_words(story: SearchStory) -> str:
     for field in (field for field in fields if field.axis.kind == "choice"):
         choice, count = Counter(field.choice(trial.values) for trial in top).most_common(1)[0]
         among = sum(field.choice(trial.values) == choice for trial in entered)
-        told.append(f"{field.label} is {choice} in {count} of the best {len(top)}, and in {among} of all {len(entered)}.")
+        told.append(f"Of the best {len(top)}, {count} have {field.label} {choice}; of all {len(entered)}, {among}.")
     return " ".join(told)
 
 

@@ -17,7 +17,7 @@ from ufgvc.report.search_result import SearchResult, measure
 from ufgvc.report.search_simplex import simplex_chart, simplex_in_words
 from ufgvc.report.search_story import SearchStory
 from ufgvc.report.search_tables import search_tables
-from ufgvc.report.search_words import best_in_words, duration, lost_in_words, luck_in_words, ran_in_words, states_in_words, test_in_words
+from ufgvc.report.search_words import best_in_words, duration, gain_in_words, lost_in_words, luck_in_words, ran_in_words, states_in_words
 from ufgvc.report.tables import Table, percent
 
 
@@ -42,7 +42,7 @@ def compose_search(story: SearchStory, made: str = "", result: SearchResult | No
         explanation=explanation,
         tiles=_tiles(story, result),
         chapters=[chapter for chapter in chapters if chapter],
-        facts={**_facts(story), **story.facts},
+        facts={**_facts(story), **{name[:1].upper() + name[1:]: text for name, text in story.facts.items()}},
         warnings=_warnings(story, result),
         made=made,
     )
@@ -51,10 +51,10 @@ def compose_search(story: SearchStory, made: str = "", result: SearchResult | No
 def _head(story: SearchStory, result: SearchResult) -> tuple[str, str]:
     """The one big number is that of the test leaves, never the score that the best was chosen by."""
     if result.gain:
-        return f"{points(result.gain.value)} points", test_in_words(result)
+        return f"{points(result.gain.value)} points", gain_in_words(result)
     if result.best is None:
         return "not measured", best_in_words(story, result)
-    told = f"{best_in_words(story, result)} {test_in_words(result)}"
+    told = f"{best_in_words(story, result)} {gain_in_words(result)}"
     return ("no gain" if result.kept else "not tested"), told
 
 
@@ -81,7 +81,8 @@ def _weights(story: SearchStory) -> list[Chapter]:
 
 WEIGHTS_TEXT = {
     2: "Each point is a trial.",
-    3: "Each point is a trial: the nearer to a corner, the more weight on what the corner is named after; darker is a higher score.",
+    3: "Each point is a trial: the nearer to a corner, the more weight on what the corner is named after; the fuller its colour, the "
+    "higher it scored.",
 }
 
 
@@ -95,8 +96,12 @@ def _importance(story: SearchStory) -> Chapter | None:
     if not story.axes or not story.trials:
         return None
     found = importance(story)
-    joint = " Weights that sum to 1 move together, so their bars do not tell which of them it is." if found and _joint(story) else ""
-    return Chapter("Which setting matters", importance_in_words(found, story) + joint, [importance_chart(found)] if found else [])
+    text = importance_in_words(found, story)
+    if found and _joint(story):
+        text += " Weights that sum to 1 move together, so their bars do not tell which of them it is."
+    if found:
+        text += " Where later trials were chosen by the scores of earlier ones, this is a rough test."
+    return Chapter("Which setting matters", text, [importance_chart(found)] if found else [])
 
 
 def _joint(story: SearchStory) -> bool:

@@ -87,7 +87,7 @@ def _compared(story: SearchStory, result: SearchResult) -> list[TrialRow]:
 
 
 def _headings(settings: Sequence[TrialRow]) -> list[str]:
-    return ["Paper's setting", *(f"Best (trial {trial.number})" for trial in settings[1:])]
+    return ["Paper's", *(f"Best (trial {trial.number})" for trial in settings[1:])]
 
 
 def luck_table(result: SearchResult) -> Table | None:

@@ -17,7 +17,7 @@ LIKELY = 0.05
 def reading(story: SearchStory, result: SearchResult | None = None) -> str:
     """A few lines for the terminal: what ran, what scored highest, how much of that is luck, and what the test leaves say."""
     result = measure(story) if result is None else result
-    lines = [ran_in_words(story, result), best_in_words(story, result), luck_in_words(result), test_in_words(result)]
+    lines = [ran_in_words(story, result), best_in_words(story, result), luck_in_words(result), gain_in_words(result)]
     return "\n".join(line for line in lines if line)
 
 
@@ -74,7 +74,7 @@ def noise_in_words(noise: Noise) -> str:
     return f"not measured ({why}), but that of a count of right leaves if each leaf errs by itself"
 
 
-def test_in_words(result: SearchResult) -> str:
+def gain_in_words(result: SearchResult) -> str:
     """The difference on the test leaves, and whether it shows anything."""
     if result.gain is None:
         if result.kept and result.paper_tested:

@@ -77,4 +77,6 @@ def search(told: Any) -> None:
     done = run(told.data, told.method, options, told.train, told.search, told.runs, told.seed, told.tracking, told.ray)
     show_tables(done.tables)
     print(done.reading)
+    if done.failed:
+        print(f"{done.failed} of the trainings at the end failed; the same command tries them again")
     print(f"the best setting: `ufgvc train --config {done.folder}/best.yaml`; everything else: {done.folder}/report.html")

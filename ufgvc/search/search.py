@@ -19,6 +19,7 @@ from ufgvc.data.shards import Dataset, open_dataset, read_index, read_manifest
 from ufgvc.methods.recipe import Recipe
 from ufgvc.report.page import made_now
 from ufgvc.report.search_page import compose_search
+from ufgvc.report.search_result import measure
 from ufgvc.report.search_story import Axis, FinalRow, SearchStory, TrialRow
 from ufgvc.report.search_tables import search_tables, to_csv
 from ufgvc.report.search_words import reading
@@ -42,12 +43,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SearchDone:
-    """folder: URI of report.html, trials.csv and best.yaml.  tables: what the terminal shows.  best: number of the best trial."""
+    """folder: URI of report.html, trials.csv and best.yaml.  tables: what the terminal shows.  best: number of the best trial.
+
+    failed: trainings at the end, of the best or the paper's setting, that gave no figure.
+    """
 
     folder: str
     tables: tuple[Table, ...]
     reading: str
     best: int
+    failed: int
 
 
 def search(
@@ -80,8 +85,8 @@ def search(
     run = start_run(tracking, runs, experiment=dataset.name, name=f"search-{method}", params=told, tags=tags, store=folder)
     with recorded(run):
         with ray_session(ray):
-            rows, finals = _train(study, dataset, settings, epochs, run, tracking)
-        return _report(study, dataset, settings, epochs, rows, finals, run)
+            rows, finals, failed = _train(study, dataset, settings, epochs, run, tracking)
+        return _report(study, dataset, settings, epochs, rows, finals, failed, run)
 
 
 def make_study(
@@ -116,7 +121,7 @@ def check(study: Study, dataset: Dataset) -> int:
 
 def _train(
     study: Study, dataset: Dataset, settings: SearchSettings, epochs: int, run: Run, tracking: TrackingSettings
-) -> tuple[list[TrialRow], tuple[FinalRow, ...]]:
+) -> tuple[list[TrialRow], tuple[FinalRow, ...], int]:
     check_nodes([study.data], study.runs, trial_settings(study.train, settings))
     share = share_now(study.train, settings)
     paper = paper_values(study.axes, study.method, study.options, study.train)
@@ -128,13 +133,13 @@ def _train(
         raise UserError(f"no trial completed: {reasons}", where=study.folder, fix="mend it; the same command tries again")
     open_store(study.folder).write_text("best.yaml", to_yaml(as_configuration(study, best.values)))
     if settings.seeds == 0:
-        return rows, ()
-    tested = {PAPER: paper} | ({BEST: best.values} if best.number else {})
+        return rows, (), 0
+    tested: dict[str, Mapping[str, Any]] = {PAPER: study.settings()[0].values} | ({BEST: best.values} if best.number else {})
     jobs = final_jobs(study, tested, settings.seeds)
     decode(jobs, [dataset])
     record = Recorder(tracking, study.runs, dataset.name, run.id)
     ends = run_all(jobs, trial_settings(study.train, settings), open_store(study.folder).child("tune"), record, share)
-    return rows, final_rows(study, tested, ends)
+    return rows, final_rows(study, tested, ends), sum(end.result is None for end in ends)
 
 
 def decode_folds(plan: Plan, dataset: Dataset) -> None:
@@ -159,6 +164,7 @@ def _report(
     epochs: int,
     rows: Sequence[TrialRow],
     finals: tuple[FinalRow, ...],
+    failed: int,
     run: Run,
 ) -> SearchDone:
     best = best_of(rows)
@@ -177,8 +183,9 @@ def _report(
         wall=study.wall(),
         facts=facts(study, dataset, settings),
     )
-    page = compose_search(story, made=made_now())
-    tables = search_tables(story)
+    result = measure(story)
+    page = compose_search(story, made_now(), result)
+    tables = search_tables(story, result)
     files = {f"table-{name}.md": f"{table.to_markdown()}\n\n{table.note}\n".encode() for name, table in tables.items()}
     files |= {"trials.csv": to_csv(story).encode(), "report.html": page.to_html().encode()}
     files |= {f"{figure.name}.png": figure.to_png() for figure in page.figures}
@@ -188,7 +195,7 @@ def _report(
         run.log_artifact_bytes(f"report/{name}", content)
     run.log_artifact_bytes("best.yaml", folder.read_bytes("best.yaml"))
     log.info("report: %s", join(folder.uri, "report.html"))
-    return SearchDone(folder.uri, tuple(tables.values()), reading(story), best.number)
+    return SearchDone(folder.uri, tuple(tables.values()), reading(story, result), best.number, failed)
 
 
 def facts(study: Study, dataset: Dataset, settings: SearchSettings) -> dict[str, str]:

@@ -266,6 +266,11 @@ def test_a_job_is_known_by_rays_own_name(monkeypatch: pytest.MonkeyPatch) -> Non
         (["train", "--data", "s3://bucket/leaves"], "--runs"),  # the default is relative too
         (["predict", "--source", "/tmp/new", "--model", "/tmp/m", "--out", "./out", "--runs", "s3://bucket/runs"], "--out"),
         (["sync", "--run", "runs/x", "--runs", "/tmp/runs"], "--run"),
+        (["mask", "--data", "s3://b/d", "--runs", "s3://b/r", "--model", "detector"], "--model"),
+        (["train", "--data", "s3://b/d", "--runs", "s3://b/r", "--train.init", "weights/net.pt"], "--train.init"),
+        (["evaluate", "--data", "s3://b/d", "--runs", "s3://b/r", "--model", "models:/a@b", "--compare", "old=runs/m"], "--compare"),
+        (["detect", "--data", "s3://b/d", "--runs", "s3://b/r", "--init", "coco", "--coco-weights", "yolo.pt"], "--coco-weights"),
+        (["pipeline", "--source", "s3://b/p", "--data", "s3://b/d", "--runs", "s3://b/r", "--detect.init", "a/b.pt"], "--detect.init"),
     ],
 )
 def test_a_ray_job_refuses_relative_places(
@@ -282,5 +287,10 @@ def test_places_are_free_outside_of_a_job_and_absolute_ones_within(outside_ray: 
     cli.refuse_relative_places(relative)
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     cli.refuse_relative_places(parse("train", COMMANDS.get("train"), ["--data", "~/leaves", "--runs", "s3://bucket/runs"]))
+    shared = ["--data", "s3://b/d", "--runs", "s3://b/r"]
+    cli.refuse_relative_places(parse("mask", COMMANDS.get("mask"), [*shared, "--boxes", "annotated"]))  # a choice, no place
+    cli.refuse_relative_places(parse("train", COMMANDS.get("train"), [*shared, "--train.init", "imagenet"]))
+    models = ["--model", "models:/ufgvc-x@champion", "--compare", "old=runs:/0123/model"]
+    cli.refuse_relative_places(parse("evaluate", COMMANDS.get("evaluate"), [*shared, *models]))
     with pytest.raises(UserError):
         cli.refuse_relative_places(relative)

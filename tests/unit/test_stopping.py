@@ -1,0 +1,123 @@
+"""SIGTERM and Control-C: what a process does, and what its run on MLflow says afterwards."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from ufgvc.core.runtime import Stopped, kept_signals, stoppable
+from ufgvc.track.runs import NullRun, recorded
+
+PROGRAM = """
+import os, sys, time
+from ufgvc import cli, commands
+def work(settings):
+    try:
+        print("working", flush=True)
+        time.sleep(60)
+    finally:
+        os.kill(os.getpid(), 15)  # some senders say it twice
+        time.sleep(0.2)
+        print("cleared up", flush=True)
+commands.COMMANDS._known["sync"] = commands.Command("waits", commands.COMMANDS.get("sync").settings, work)
+raise SystemExit(cli.main(["sync", "--runs", "/tmp/x"]))
+"""
+
+
+@pytest.fixture(autouse=True)
+def handlers_as_before() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, answer in before.items():
+        signal.signal(number, answer)
+
+
+def test_a_command_that_is_told_to_end_clears_up_and_says_so() -> None:
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "working\n"
+    process.terminate()
+    out, err = process.communicate(timeout=30)
+    assert out == "cleared up\n"
+    assert err == "stopped; the same command goes on from the last checkpoint\n"
+    assert process.returncode == 143
+
+
+def send(number: signal.Signals) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(5)
+
+
+def test_sigterm_is_ours_within_the_block_only() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped), stoppable():
+        send(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(("number", "code", "means"), [(signal.SIGTERM, 15, Stopped), (signal.SIGINT, 0, KeyboardInterrupt)])
+def test_a_library_that_answers_signals_by_leaving(number: signal.Signals, code: int, means: type[BaseException]) -> None:
+    """As ray.init does for SIGTERM and Ray Train for Control-C."""
+    before = signal.getsignal(number)
+
+    def library() -> None:
+        signal.signal(number, lambda *_: sys.exit(code))
+        send(number)
+
+    with pytest.raises(means) as caught, kept_signals():
+        library()
+    assert type(caught.value) is means
+    assert signal.getsignal(number) is before
+
+
+def test_another_exit_stays_what_it_is() -> None:
+    with pytest.raises(SystemExit) as caught, kept_signals():
+        sys.exit(3)
+    assert caught.value.code == 3
+
+
+def test_threads_have_no_signals_to_keep() -> None:
+    done: list[str] = []
+
+    def work() -> None:
+        with stoppable(), kept_signals():
+            done.append("worked")
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done == ["worked"]
+
+
+class Remembering(NullRun):
+    def __init__(self) -> None:
+        self.ends: list[str] = []
+
+    def finish(self, status: str = "FINISHED") -> None:
+        self.ends.append(status)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(KeyboardInterrupt(), "KILLED"), (Stopped(), "KILLED"), (ValueError("ours"), "FAILED"), (SystemExit(1), "FAILED")],
+)
+def test_a_run_says_how_it_ended(error: BaseException, status: str) -> None:
+    run = Remembering()
+    with pytest.raises(type(error)) as caught, recorded(run):
+        raise error
+    assert caught.value is error
+    assert run.ends == [status]
+
+
+def test_a_run_that_came_to_its_end_is_finished() -> None:
+    run = Remembering()
+    with recorded(run):
+        assert run.ends == []
+    assert run.ends == ["FINISHED"]

@@ -147,9 +147,9 @@ def test_the_dockerfile_installs_only_what_is_pinned() -> None:
     commands = [shlex.split(part) for name, rest in instructions() if name == "RUN" for part in rest.split("&&") if "pip install" in part]
     assert len(commands) == 2
     for command in commands:
-        wanted = command[command.index("constraints.txt") + 1 :]
-        assert command[command.index("install") + 1 : command.index("constraints.txt") + 1] == ["--no-cache-dir", "--constraint", "constraints.txt"]
-        for requirement in wanted:
+        end = command.index("constraints.txt") + 1
+        assert command[command.index("install") + 1 : end] == ["--no-cache-dir", "--constraint", "constraints.txt"]
+        for requirement in command[end:]:
             assert requirement == "." or "==" in requirement or requirement.lower() in pinned, requirement
 
 

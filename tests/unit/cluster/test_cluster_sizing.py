@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from tests.unit.cluster.manifests import GROUPS, README, asked, containers, number
+from tests.unit.cluster.manifests import GROUPS, RAY_CLUSTER, README, asked, containers, number
 from ufgvc.data.cache import decoded_bytes
 from ufgvc.data.ingest import IngestSettings
 from ufgvc.data.shards import INDEX_COLUMNS, SCHEMAS
@@ -136,8 +136,6 @@ def test_the_object_store_holds_what_is_decoded_at_once() -> None:
 
 
 def test_the_standing_cost_is_what_the_manifests_ask_for() -> None:
-    from tests.unit.cluster.manifests import RAY_CLUSTER
-
     autoscaler = RAY_CLUSTER["autoscalerOptions"]["resources"]["requests"]
     found = containers()
     always = [found[name] for name in ("head", "ufgvc-mlflow", "ufgvc-postgres")] + [found["cpu"]] * GROUPS["cpu"]["minReplicas"]
@@ -145,7 +143,9 @@ def test_the_standing_cost_is_what_the_manifests_ask_for() -> None:
     memory = sum(asked(container, "memory") for container in always) + number(autoscaler["memory"])
     assert f"{cpus:g} CPUs and {memory / 2**30:g} GiB" in README
     gpu = found["gpu"]
-    disk = GROUPS["gpu"]["template"]["spec"]["volumes"][0]["ephemeral"]["volumeClaimTemplate"]["spec"]["resources"]["requests"]["storage"]
-    machine = f"{asked(gpu, 'cpu'):g} CPUs, {asked(gpu, 'memory') / 2**30:g} GiB, {asked(gpu, 'nvidia.com/gpu'):g} GPU, {number(disk) / 2**30:g} GiB of disk"
+    claim = GROUPS["gpu"]["template"]["spec"]["volumes"][0]["ephemeral"]["volumeClaimTemplate"]["spec"]
+    disk = number(claim["resources"]["requests"]["storage"]) / 2**30
+    one = f"{asked(gpu, 'cpu'):g} CPUs, {asked(gpu, 'memory') / 2**30:g} GiB, {asked(gpu, 'nvidia.com/gpu'):g} GPU"
+    machine = f"{one}, {disk:g} GiB of disk"
     assert machine in README
     assert f"{GROUPS['gpu']['idleTimeoutSeconds'] / 60:g} minutes after it" in README

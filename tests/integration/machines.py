@@ -56,18 +56,21 @@ class Machines(Protocol):
         """Its cable is pulled (where it has one) and every process of it gets SIGKILL."""
 
 
-@contextlib.contextmanager
-def machines(folder: Path) -> Iterator[Machines]:
-    """Namespaces where they are allowed, else loopback. Nothing is left of them after the block, or after this process.
+def machines(folder: Path) -> contextlib.AbstractContextManager[Machines]:
+    """Namespaces where they are allowed, else loopback. Nothing is left of them after the block.
 
     folder: for their /tmp.
     """
-    made: Namespaces | Loopback = Namespaces(folder) if namespaces_work() else Loopback(folder)
+    return opened(Namespaces(folder) if namespaces_work() else Loopback(folder))
+
+
+@contextlib.contextmanager
+def opened(place: Namespaces | Loopback) -> Iterator[Machines]:
     try:
-        made.open()
-        yield made
+        place.open()
+        yield place
     finally:
-        made.close()
+        place.close()
 
 
 def namespaces_work() -> bool:
@@ -89,6 +92,7 @@ class Namespaces:
         self.hub = Machine("hub", f"{self.net}.1", folder, str(folder))
         self.outside = f"uf{os.getpid()}"
         self._holders: dict[str, subprocess.Popen[Any]] = {}
+        self._machines = [self.hub]
 
     def open(self) -> None:
         self._holders["hub"] = subprocess.Popen([*WITH_US, "unshare", "--net", "sleep", "infinity"])
@@ -116,6 +120,7 @@ class Namespaces:
             stderr=(machine.tmp / "init.log").open("wb"),
         )
         self._holders[name] = holder
+        self._machines.append(machine)
         wait_for(lambda: psutil.Process(holder.pid).children(), f"{name}'s first process")
         self._in_hub(f"ip link add to-{name} type veth peer name eth0 netns {self._first(machine)}")
         self._in_hub(f"ip link set to-{name} master bridge; ip link set to-{name} up")
@@ -136,10 +141,10 @@ class Namespaces:
     def close(self) -> None:
         for process in self.hub.started:
             end(process.pid)
-        for holder in self._holders.values():  # the bridge, and with it all cables, last of all
+        for holder in self._holders.values():  # the kernel ends all that is within
             holder.kill()
-        for holder in self._holders.values():
-            holder.wait(60)
+        for process in [*self._holders.values(), *(each for machine in self._machines for each in machine.started)]:
+            process.wait(60)
 
     def _first(self, machine: Machine) -> int:
         """The process that a machine stands and falls with."""
@@ -158,7 +163,7 @@ class Loopback:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.hub = Machine("hub", "127.0.0.1", folder, str(folder))
-        self._all: list[Machine] = [self.hub]
+        self._machines = [self.hub]
 
     def open(self) -> None:
         pass
@@ -166,7 +171,7 @@ class Loopback:
     def add(self, name: str) -> Machine:
         machine = Machine(name, "127.0.0.1", self.folder / name, str(self.folder / name))
         machine.tmp.mkdir(parents=True)
-        self._all.append(machine)
+        self._machines.append(machine)
         return machine
 
     def run(self, machine: Machine, command: Sequence[str], env: Mapping[str, str], log: Path) -> subprocess.Popen[Any]:
@@ -178,7 +183,7 @@ class Loopback:
             process.wait(60)
 
     def close(self) -> None:
-        for machine in self._all:
+        for machine in self._machines:
             self.lose(machine)
 
 

@@ -15,14 +15,16 @@ from tests.integration.machines import Machine, Machines, answers, machines, wai
 from tests.integration.s3_servers import KEY, SECRET
 
 ROOT = Path(__file__).resolve().parents[2]
+AGENTS = ("dashboard-agent-grpc", "dashboard-agent-listen", "runtime-env-agent", "metrics-export")
 PATIENT = 900  # seconds that starting a process may take on a machine that others use
 
 
 class Cluster:
     """The first node is the head, and commands run there. What a node says is in <node's name>.log."""
 
-    def __init__(self, place: Machines, folder: Path, port: int, s3_port: int) -> None:
-        self.place, self.folder, self.port = place, folder, port
+    def __init__(self, place: Machines, folder: Path, free_port: Callable[[], int]) -> None:
+        self.place, self.folder, self.free_port = place, folder, free_port
+        self.port, s3_port = free_port(), free_port()
         self.nodes: list[Machine] = []
         self._made = 0
         self.s3_url = f"http://{place.hub.address}:{s3_port}"
@@ -36,19 +38,34 @@ class Cluster:
         return f"{self.nodes[0].address}:{self.port}"
 
     def add(self, cpus: int) -> Machine:
-        """A node that has joined."""
+        """A node that has joined. Ray gives its raylet half a minute to start, which on a busy machine may take three tries."""
+        for _ in range(2):
+            with contextlib.suppress(AssertionError):
+                return self._add(cpus)
+        return self._add(cpus)
+
+    def _add(self, cpus: int) -> Machine:
         self._made += 1
         node = self.place.add(f"node{self._made}")
         join = ["--address", self.address] if self.nodes else ["--head", "--port", str(self.port), "--include-dashboard", "false"]
         limits = ["--num-cpus", str(cpus), "--object-store-memory", str(150 << 20), "--node-ip-address", node.address]
+        # With ports of our choice the raylet does not wait (15 s at most) until its agents tell it theirs.
+        ports = [text for name in AGENTS for text in (f"--{name}-port", str(self.free_port()))]
+        starting = [str(Path(sys.executable).with_name("ray")), "start", *join, *limits, *ports, "--block"]
+        ray = self.run(node, starting, node.name)
         self.nodes.append(node)
-        ray = self.run(node, [str(Path(sys.executable).with_name("ray")), "start", *join, *limits, "--block"], node.name)
 
         def started() -> bool:
-            assert ray.poll() is None, self.said(node.name)
-            return "Ray runtime started" in self.said(node.name)
+            said = self.said(node.name)
+            failed = ray.poll() is not None or "timed out during startup" in said
+            assert not failed, said
+            return "Ray runtime started" in said
 
-        wait_for(started, f"{node.name} in the cluster", PATIENT)
+        try:
+            wait_for(started, f"{node.name} in the cluster", PATIENT)
+        except AssertionError:
+            self.lose(node)
+            raise
         return node
 
     def job(self, name: str, *arguments: str, on: Machine | None = None) -> subprocess.Popen[Any]:
@@ -86,8 +103,8 @@ class Cluster:
             "AWS_SECRET_ACCESS_KEY": SECRET,
             "AWS_DEFAULT_REGION": "us-east-1",
             "OMP_NUM_THREADS": "1",
-            "RAY_raylet_start_wait_time_s": "240",
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_raylet_start_wait_time_s": "120",
         }
 
 
@@ -96,4 +113,4 @@ def cluster(folder: Path, free_port: Callable[[], int]) -> Iterator[Cluster]:
     """No node yet. All of it is gone after the block; the logs stay in the folder."""
     with machines(folder / "machines") as place:
         print(f"nodes are {place.kind}")
-        yield Cluster(place, folder, free_port(), free_port())
+        yield Cluster(place, folder, free_port)

@@ -215,7 +215,7 @@ def test_worse_is_kept(field: Field, capsys: pytest.CaptureFixture[str]) -> None
     assert field.tags(first)["promotion"] == "defended"
 
 
-def test_undecided_says_how_many_leaves(field: Field, capsys: pytest.CaptureFixture[str]) -> None:
+def test_undecided_says_how_many_leaves(field: Field, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = field.add(wrong=range(6))
     assert field.command() == 0
     field.add(wrong=[0, 30])  # gains 1 to 5, loses 30
@@ -228,7 +228,8 @@ def test_undecided_says_how_many_leaves(field: Field, capsys: pytest.CaptureFixt
     assert 60 < told["test"]["needed"] < 200
     assert re.search(r"About \d+0? test leaves would be needed to tell a difference of 10\.0 points", output)
     assert field.champion() == first
-    assert field.command("--alpha", "0.5") == 0  # p is 0.219
+    (tmp_path / "promote.yaml").write_text("promote: {alpha: 0.5, strict: true}\n")
+    assert field.command("--config", str(tmp_path / "promote.yaml")) == 0  # p is 0.219
     assert field.champion() != first
 
 
@@ -253,7 +254,7 @@ def test_twins_need_no_number_of_leaves(field: Field, capsys: pytest.CaptureFixt
     assert field.champion() == first
 
 
-def test_another_state_of_the_data_is_refused(field: Field, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_state_of_the_data_is_refused(field: Field, capsys: pytest.CaptureFixture[str]) -> None:
     field.add(wrong=[0], data="a" * 64)
     assert field.command() == 2
     message = capsys.readouterr().err
@@ -289,11 +290,19 @@ def test_a_champion_that_names_other_cultivars_or_is_broken(field: Field, runs: 
     field.client.set_registered_model_alias(field.model, "champion", first)
     second = field.add(wrong=[0])
     assert field.command() == 2
-    assert "not the 4 of" in capsys.readouterr().err
+    assert "only the model knows elm; only the data set has dogwood" in capsys.readouterr().err
     assert field.command("--force") == 0
     told = written(capsys.readouterr().out)
     assert (told["champion"], told["test"], told["previous"]["right"]) == (second, None, None)
     assert "were not compared" in told["sentence"]
+    assert field.command("--model", f"models:/{field.model}@previous") == 2
+    capsys.readouterr()
+    assert field.command("--model", f"models:/{field.model}@previous", "--force") == 0  # and back, though it cannot be scored here
+    told = written(capsys.readouterr().out)
+    assert (told["champion"], told["test"], told["challenger"]["right"], told["cultivars"]) == (first, None, None, [])
+    assert field.command("--force") == 0
+    assert field.champion() == second
+    capsys.readouterr()
 
     run = field.client.get_model_version(field.model, second).run_id
     weights = Path(runs) / "mlartifacts" / run / "artifacts" / "model" / "weights.safetensors"

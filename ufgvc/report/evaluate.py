@@ -86,14 +86,20 @@ def own_label(compare: Mapping[str, str]) -> str:
 
 def check_classes(dataset: Dataset, model: LoadedModel, uri: str) -> None:
     """UserError unless the model names exactly the data set's cultivars, in the same order."""
+    told = other_cultivars(dataset, model)
+    if told:
+        raise UserError(told, where=uri, fix="evaluate it on the data set it was trained for, or train it on this one")
+
+
+def other_cultivars(dataset: Dataset, model: LoadedModel) -> str | None:
+    """How the model's cultivars differ from the data set's; None if they are the same in the same order."""
     if tuple(model.classes) == dataset.classes:
-        return
+        return None
     known, wanted = set(model.classes), set(dataset.classes)
     only_model, only_data = sorted(known - wanted)[:3], sorted(wanted - known)[:3]
     sides = (("only the model knows", only_model), ("only the data set has", only_data))
     told = "; ".join(f"{text} {', '.join(names)}" for text, names in sides if names)
-    what = f"names {len(known)} cultivars, the data set {dataset.name} has {len(wanted)}: {told or 'the same in another order'}"
-    raise UserError(what, where=uri, fix="evaluate it on the data set it was trained for, or train it on this one")
+    return f"names {len(known)} cultivars, the data set {dataset.name} has {len(wanted)}: {told or 'the same in another order'}"
 
 
 def compared(scored: Scored, first: str) -> dict[str, McNemar]:
@@ -135,7 +141,7 @@ def gather(
         cam=cam_panels(dataset, shown, scored, dataset.classes, settings.cam_leaves, settings.seed),
         regions=region_panels(dataset, scored, dataset.classes, settings.mask_kind, settings.region_leaves, settings.seed),
         paper={name: paper_accuracy(settings.paper, model.method.name, model.method.options) for name, model in models.items()},
-        reliability={name: reliability(model, scored.logits[name], scored.label) for name, model in models.items()},
+        reliability={name: reliability(model, scored, name) for name, model in models.items()},
         facts=facts(dataset, models[first], addresses[first], configs[first]),
         warnings=warnings(dataset, models, configs),
         made=made_now(),
@@ -183,7 +189,7 @@ def predictions(scored: Scored, models: Mapping[str, LoadedModel]) -> bytes:
         columns[f"{name}: predicted"] = [classes[i] for i in named]
         columns[f"{name}: probability"] = probabilities(logits, models[name].temperature).max(axis=1)
         columns[f"{name}: right"] = named == scored.label
-        columns[f"{name}: unknown"] = ~models[name].known(logits)
+        columns[f"{name}: unknown"] = ~models[name].known(scored.strangeness[name])
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns), buffer, compression="zstd")
     return buffer.getvalue()

@@ -20,10 +20,11 @@ from ufgvc.data.cluster import RaySettings, ray_session
 from ufgvc.data.shards import Dataset, open_dataset
 from ufgvc.report.card import with_decision
 from ufgvc.report.contest import Contest, by_cultivar, contest
-from ufgvc.report.evaluate import check_classes
+from ufgvc.report.evaluate import other_cultivars
+from ufgvc.report.fairness import cautions, objections, remedy
 from ufgvc.report.metrics import proportion, ranking
-from ufgvc.report.promotion import Decision, Promotion, Side, short
-from ufgvc.report.provenance import selection_of, trained_on
+from ufgvc.report.promotion import Decision, Promotion, Side
+from ufgvc.report.provenance import trained_on
 from ufgvc.report.scoring import runs_here, score_split
 from ufgvc.report.settings import PromoteSettings
 from ufgvc.track.models import LoadedModel, load_model
@@ -62,7 +63,8 @@ def promote(
     name = model_name(dataset.name)
     new = find_version(model_uri or f"models:/{name}@{CHALLENGER}", name, tracking, runs_uri)
     old = champion_of(name, tracking, runs_uri)
-    decided = _decide(dataset, name, new, old, settings, tracking, runs_uri, ray_settings)
+    versions = {"challenger": new} | ({"champion": old} if old else {})
+    decided = _decide(dataset, versions, settings, tracking, runs_uri, ray_settings)
     if decided.decision == "promoted":
         crown(new, old, tracking, runs_uri)
     key = short_key([name, new.number, old and old.number, dataset.fingerprint, settings.alpha, settings.force])
@@ -76,115 +78,82 @@ def promote(
 
 def _decide(
     dataset: Dataset,
-    name: str,
-    new: Version,
-    old: Version | None,
+    versions: Mapping[str, Version],
     settings: PromoteSettings,
     tracking: TrackingSettings,
     runs_uri: str,
     ray_settings: RaySettings | None,
 ) -> Promotion:
+    """versions: the challenger, and the champion if there is one."""
+    new, old = versions["challenger"], versions.get("champion")
     about: dict[str, Any] = {"name": dataset.name, "uri": redact(dataset.store.uri), "fingerprint": dataset.fingerprint}
     about |= {"split": "test", "leaves": dataset.counts.get("test", 0)}
     made = {"made": datetime.now(UTC).isoformat(timespec="seconds"), "code": git_commit()}
-    if old is not None and old.number == new.number:
+    if old is not None and new.number == old.number:
         same = Side(new.number, new.run_id)
-        return Promotion(name, "kept", "is the champion already", about, same, same, made=made)
-    challenger = load_model(new.uri, tracking, runs_uri)
-    check_classes(dataset, challenger, new.uri)
-    champion, lost = _champion(dataset, old, settings.force, tracking, runs_uri)
-    objections = [*lost, *_objections(dataset, new, challenger, old, champion)]
-    if objections and not settings.force:
-        raise UserError("; ".join(objections), where=new.uri, fix=_remedy(dataset))
-    models = {"challenger": challenger} | ({"champion": champion} if champion else {})
-    with contextlib.nullcontext() if runs_here(dataset, settings) else ray_session(ray_settings):
-        scored = score_split(dataset, models, settings)
-    right = {side: ranking(logits)[:, 0] == scored.label for side, logits in scored.logits.items()}
-    held = contest(right["champion"], right["challenger"], settings.alpha) if champion else None
-    decision, reason = _verdict(old, held, bool(objections), settings.force)
+        return Promotion(new.name, "kept", "is the champion already", about, same, same, made=made)
+    models = {role: _load(version, role, settings.force, tracking, runs_uri) for role, version in versions.items()}
+    against = objections(dataset, versions, models)
+    if against and not settings.force:
+        raise UserError("; ".join(against), where=new.uri, fix=remedy(dataset))
+    label, right = _score(dataset, models, settings, ray_settings)
+    held = contest(right["champion"], right["challenger"], settings.alpha) if len(right) == 2 else None
+    decision, reason = verdict(old is None, held, fair=not against, force=settings.force)
+    sides = {role: _side(version, models[role], right.get(role)) for role, version in versions.items()}
     return Promotion(
-        name,
+        new.name,
         decision,
         reason,
         about,
-        _side(new, challenger, right["challenger"]),
-        _side(old, champion, right.get("champion")) if old else None,
+        sides["challenger"],
+        sides.get("champion"),
         held,
-        by_cultivar(dataset.classes, scored.label, right.get("champion"), right["challenger"]),
-        forced=settings.force and (bool(objections) or reason == "forced"),
-        warnings=[*objections, *_warnings(dataset, new, challenger, old, tracking, runs_uri)],
+        by_cultivar(dataset.classes, label, right.get("champion"), right["challenger"]) if "challenger" in right else (),
+        forced=bool(against) or reason == "forced",
+        warnings=[*against, *cautions(dataset, versions, models["challenger"], versions_of(new.name, tracking, runs_uri))],
         made=made,
     )
 
 
-def _champion(
-    dataset: Dataset, old: Version | None, force: bool, tracking: TrackingSettings, runs_uri: str
-) -> tuple[LoadedModel | None, list[str]]:
-    """The champion ready to be scored, or None with the reason why it cannot be: --force must be able to replace a broken one."""
-    if old is None:
-        return None, []
+def _load(version: Version, role: str, force: bool, tracking: TrackingSettings, runs_uri: str) -> LoadedModel | None:
+    """None for a champion whose files cannot be read: --force must be able to replace it."""
     try:
-        model = load_model(old.uri, tracking, runs_uri)
-    except UserError as error:
-        if not force:
-            raise
-        return None, [f"the champion (version {old.number}) cannot be loaded: {error.what}"]
-    if tuple(model.classes) != dataset.classes:
-        theirs, ours = len(model.classes), len(dataset.classes)
-        told = f"the champion (version {old.number}) names {theirs} cultivars that are not the {ours} of {dataset.name}"
-        return None, [f"{told} (trained on data {short(trained_on(model))}, this is {short(dataset.fingerprint)})"]
-    return model, []
+        return load_model(version.uri, tracking, runs_uri)
+    except UserError:
+        if force and role == "champion":
+            return None
+        raise
 
 
-def _objections(dataset: Dataset, new: Version, challenger: LoadedModel, old: Version | None, champion: LoadedModel | None) -> list[str]:
-    """Why the comparison would not be fair."""
-    sides = [("challenger", new, challenger)] + ([("champion", old, champion)] if old and champion else [])
-    found = []
-    for role, version, model in sides:
-        if trained_on(model) != dataset.fingerprint:
-            told = f"the {role} (version {version.number}) was trained on data {short(trained_on(model))}"
-            found.append(f"{told}, this is {short(dataset.fingerprint)}: these test leaves may be among its training leaves")
-    if champion and selection_of(challenger, {}) == "test" != selection_of(champion, {}):
-        found.append(f"the epoch of the challenger (version {new.number}) was chosen on these test leaves, that of the champion was not")
-    return found
+def _score(
+    dataset: Dataset, models: Mapping[str, LoadedModel | None], settings: PromoteSettings, ray_settings: RaySettings | None
+) -> tuple[NDArray[np.int64], dict[str, NDArray[np.bool_]]]:
+    """Labels (N,) of the test leaves, and (N,) right or not for each model that names the data set's cultivars."""
+    able = {role: model for role, model in models.items() if model and not other_cultivars(dataset, model)}
+    if not able:
+        return np.zeros(0, np.int64), {}
+    with contextlib.nullcontext() if runs_here(dataset, settings) else ray_session(ray_settings):
+        scored = score_split(dataset, able, settings)
+    return scored.label, {role: ranking(logits)[:, 0] == scored.label for role, logits in scored.logits.items()}
 
 
-def _remedy(dataset: Dataset) -> str:
-    again = f"train and evaluate both on {dataset.store.uri} as it is now"
-    return f"{again}, give the --data that they were trained on, or decide all the same with --force"
-
-
-def _verdict(old: Version | None, held: Contest | None, unfair: bool, force: bool) -> tuple[Decision, str]:
-    if old is None:
+def verdict(first: bool, held: Contest | None, fair: bool, force: bool) -> tuple[Decision, str]:
+    """The decision and its reason.  held: None where the two could not be compared, which only --force lets pass."""
+    if first:
         return "promoted", "first champion"
-    if held is not None and held.outcome == "better" and not unfair:
+    if held is not None and held.outcome == "better" and fair:
         return "promoted", "better"
     if force or held is None:
         return "promoted", "forced"
     return ("kept", "worse") if held.outcome == "worse" else ("undecided", "not told apart")
 
 
-def _warnings(
-    dataset: Dataset, new: Version, challenger: LoadedModel, old: Version | None, tracking: TrackingSettings, runs_uri: str
-) -> list[str]:
-    found = []
-    if selection_of(challenger, {}) == "test":
-        found.append("the challenger's epoch was chosen on these very test leaves, so its accuracy is too high")
-    before = [v for v in versions_of(new.name, tracking, runs_uri) if v.tags.get("promotion_data") == dataset.fingerprint]
-    others = sum(str(v.version) not in (new.number, old and old.number) for v in before)
-    if others:
-        told = f"{others} other challenger{'s were' if others > 1 else ' was'} decided on these same test leaves before"
-        found.append(f"{told}: the more are tried, the likelier it is that one wins by luck")
-    return found
-
-
 def _side(version: Version, model: LoadedModel | None, right: NDArray[np.bool_] | None) -> Side:
     if model is None:
         return Side(version.number, version.run_id)
-    info: Mapping[str, Any] = model.info
-    masks = (info.get("fingerprints") or {}).get("masks")
+    masks = (model.info.get("fingerprints") or {}).get("masks")
     accuracy = proportion(int(right.sum()), len(right)) if right is not None else None
-    return Side(version.number, version.run_id, model.method.name, trained_on(model), masks, info.get("mask_kind"), accuracy)
+    return Side(version.number, version.run_id, model.method.name, trained_on(model), masks, model.info.get("mask_kind"), accuracy)
 
 
 def _record(
@@ -200,7 +169,7 @@ def _record(
         if held:
             run.log_metrics({"p": held.p, "difference": held.difference, "gains": held.gains, "losses": held.losses})
         run.log_json(decided.to_json(), "promotion.json")
-    if old is not None and old.number == new.number:
+    if old is not None and new.number == old.number:
         return  # what an earlier decision wrote on the champion stays
     shared["promotion_run"] = run.id or ""
     against = {"promotion_opponent": old.number} if old else {}

@@ -101,6 +101,9 @@ class Promotion:
         }
 
     def tables(self) -> list[Table]:
+        """Both models, and the cultivars whose count changed; nothing where there was nothing to decide."""
+        if self.reason == "is the champion already":
+            return []
         found = [self._models()]
         changed = [row for row in self.cultivars if row.change]
         if changed:

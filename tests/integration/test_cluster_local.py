@@ -1,0 +1,199 @@
+"""cluster/local.py and jobs on it: what listens, who may submit, what a stopped job leaves, and what `down` ends."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import urllib.error
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cluster.processes import alive
+from cluster.stack import Stack, read_stack
+from tests.integration.s3_servers import KEY, new_bucket
+from tests.integration.submission import Running, copy_of_the_repository, local, plain_environment, wait_until
+from tests.integration.test_evaluate_predict import make_data
+from ufgvc.core.storage import open_store
+
+LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+TINY = ["--method", "resnet50", "--options.backbone", "resnet18", "--train.init", "none", "--train.epochs", "8", "--train.batch-size", "4",
+        "--train.resize", "40", "--train.crop", "32", "--train.checkpoint-seconds", "0", "--train.cpus-per-worker", "0.5"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_of_the_repository(tmp_path_factory.mktemp("clone") / "ufgvc")
+
+
+@pytest.fixture(scope="module")
+def stack(checkout: Path, home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("stack")
+    try:
+        yield Running.up(checkout, folder, home, "--cpus", "2", "--object-store-mb", "200")
+    finally:
+        local(checkout, "down", "--folder", str(folder), home=home)
+
+
+def described(running: Running) -> Stack:
+    found = read_stack(running.folder)
+    assert found is not None
+    return found
+
+
+def everything(running: Running) -> set[psutil.Process]:
+    marked = set(alive(described(running).mark).values())
+    return marked | {child for process in marked for child in process.children(recursive=True)}
+
+
+def test_status_and_a_second_up(stack: Running) -> None:
+    told = stack.local("status")
+    assert told.returncode == 0, told.stdout
+    for part in ("s3", "mlflow", "ray head", "ray node 1"):
+        assert part in told.stdout
+    assert "down" not in told.stdout
+    again = stack.local("up")
+    assert again.returncode == 0, again.stderr
+    assert "up already" in again.stdout
+    assert f"export RAY_API_SERVER_ADDRESS={stack.exports['RAY_API_SERVER_ADDRESS']}" in again.stdout
+    assert described(stack).nodes_alive() == 2
+
+
+def test_nothing_listens_beyond_loopback_and_secrets_are_their_owners(stack: Running) -> None:
+    sockets = [socket for process in everything(stack) for socket in process.net_connections("inet") if socket.status == psutil.CONN_LISTEN]
+    assert len(sockets) > 10
+    assert {socket.laddr.ip for socket in sockets} <= set(LOOPBACK)
+    assert {name: (stack.folder / name).stat().st_mode & 0o777 for name in ("token", "env.sh", "stack.json")} == dict.fromkeys(
+        ("token", "env.sh", "stack.json"), 0o600
+    )
+    secret = stack.exports["AWS_SECRET_ACCESS_KEY"]
+    for process in everything(stack):
+        assert secret not in " ".join(process.cmdline())
+    assert not list(stack.home.iterdir()), "something was written into the home folder"
+
+
+def test_only_who_has_the_token_may_submit(stack: Running) -> None:
+    job = {"entrypoint": "true"}
+    for token in (None, "0" * 64):
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            stack.ask("/api/jobs/", token, body=job)
+        assert caught.value.code in (401, 403)
+    assert b"submission_id" in stack.ask("/api/jobs/", (stack.folder / "token").read_text(), body=job)
+
+
+def test_a_stopped_job_says_killed_and_the_same_command_goes_on(stack: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in stack.exports.items():
+        monkeypatch.setenv(name, value)
+    make_data("s3://ufgvc/three")
+    command = ["python", "-m", "jobs.train", "--data", "s3://ufgvc/three", "--runs", "s3://ufgvc/runs", *TINY]
+    stack.ray_job("submit", "--no-wait", "--submission-id", "first", "--working-dir", ".", "--", *command)
+    runs = open_store("s3://ufgvc/runs")
+
+    def checkpointed() -> bool:
+        return any(name.endswith("progress.json") for name in runs.list())
+
+    def one_epoch_or_the_end() -> bool:
+        return checkpointed() or b"FAILED" in stack.ask("/api/jobs/first", (stack.folder / "token").read_text())
+
+    wait_until(one_epoch_or_the_end, "the first epoch")
+    assert checkpointed(), stack.try_ray_job("logs", "first").stdout
+    assert "was stopped" in stack.ray_job("stop", "first")
+    log = stack.ray_job("logs", "first")
+    assert "stopped; the same command goes on from the last checkpoint" in log
+    assert "Traceback" not in log
+    (run,) = stack.runs("tiny")
+    assert run["info"]["status"] == "KILLED"
+    assert not any(name.endswith("model.json") for name in runs.list()), "it was stopped too late to show anything"
+
+    log = stack.submit(*command)
+    assert "epoch 8/8" in log
+    assert "epoch 1/8" not in log
+    (resumed,) = stack.runs("tiny")
+    assert (resumed["info"]["run_id"], resumed["info"]["status"]) == (run["info"]["run_id"], "FINISHED")
+    assert stack.metric(run["info"]["run_id"], "loss") == list(range(1, 9))
+
+
+def test_down_ends_what_up_started_and_nothing_else(stack: Running) -> None:
+    """The last test of this stack."""
+    before, was = everything(stack), described(stack)
+    stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    try:
+        node = next(part for part in was.parts if part.name == "ray node 1")
+        assert node.pid is not None
+        psutil.Process(node.pid).kill()
+        wait_until(lambda: not psutil.pid_exists(node.pid), "the end of a node")
+        told = stack.local("status")
+        assert told.returncode == 1
+        assert "down" in told.stdout
+        again = stack.local("up")
+        assert again.returncode == 2
+        assert "ray node 1" in again.stderr
+
+        assert stack.local("down").returncode == 0
+        assert not [process for process in before if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+        assert not was.session.exists()
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+    assert stack.local("status").returncode == 1
+    assert stack.local("down").returncode == 0
+
+
+def test_an_up_that_is_stopped_leaves_nothing(checkout: Path, home: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "cluster/local.py", "up", "--folder", str(tmp_path)]
+    process = subprocess.Popen(command, cwd=checkout, env=plain_environment(home), stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: (found := read_stack(tmp_path)) is not None and found.parts, "the first part")
+    was = read_stack(tmp_path)
+    assert was is not None
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (143, "stopped; nothing of a new stack is left running\n")
+    assert not alive(was.mark)
+    assert not was.session.exists()
+    assert read_stack(tmp_path) is None
+
+
+def test_keys_that_the_s3_server_refuses_end_up_at_once(rclone_endpoint: str, checkout: Path, home: Path, tmp_path: Path) -> None:
+    bucket = new_bucket(rclone_endpoint)
+    keys = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": "wrong-secret-77", "AWS_DEFAULT_REGION": "us-east-1"}
+    done = local(checkout, "up", "--folder", str(tmp_path), "--s3", rclone_endpoint, "--bucket", bucket, home=home, **keys)
+    assert done.returncode == 2
+    assert "AWS_SECRET_ACCESS_KEY" in done.stderr
+    assert "wrong-secret-77" not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert read_stack(tmp_path) is None
+
+
+def test_the_upload_is_small_and_whole(checkout: Path, tmp_path: Path) -> None:
+    """Packed by Ray's own function, beside everything that may lie in a folder where somebody works."""
+    from ray._private.runtime_env.packaging import create_package
+
+    (checkout / "runs").mkdir(exist_ok=True)
+    (checkout / "photographs").mkdir(exist_ok=True)
+    for name in ("runs/checkpoint.pt", "photographs/leaf.jpg"):
+        (checkout / name).write_bytes(b"0" * 2_000_000)
+    (checkout / "vineyard.yaml").write_text("name: vineyard\n")
+    package = tmp_path / "package.zip"
+    create_package(str(checkout), package, include_gitignore=True)
+    with zipfile.ZipFile(package) as archive:
+        names = archive.namelist()
+        archive.extractall(tmp_path / "there")
+    assert package.stat().st_size < 2**20
+    assert {name.split("/")[0] for name in names} == {"jobs", "ufgvc", "vineyard.yaml"}
+    for code in (*checkout.glob("jobs/**/*.py"), *checkout.glob("ufgvc/**/*.py"), *checkout.glob("jobs/configs/*.yaml")):
+        assert str(code.relative_to(checkout)) in names
+    # A model that is trained there takes the project along as a wheel.
+    make = "from pathlib import Path; from ufgvc.track.wheel import build_wheel; print(build_wheel(Path('made')))"
+    done = subprocess.run([sys.executable, "-c", make], cwd=tmp_path / "there", capture_output=True, text=True, check=True)
+    with zipfile.ZipFile(tmp_path / "there" / done.stdout.strip()) as wheel:
+        assert {name for name in names if name.startswith("ufgvc/") and name.endswith(".py")} <= set(wheel.namelist())

@@ -1,0 +1,139 @@
+"""What `cluster/local.py down` ends, and what it leaves alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cluster import launch
+from cluster.launch import Wish, _Launcher
+from cluster.processes import alive, end, free_ports, start
+from cluster.stack import Part, Stack, read_stack, write_private
+from ufgvc.core.errors import UserError
+
+SLEEP = "import time; time.sleep(60)"
+# A server that leaves a child in a session of its own, as Ray's job supervisors do, and ignores SIGTERM.
+STUBBORN = f"""
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", {SLEEP!r}], start_new_session=True, env={{}})
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def mark(request: pytest.FixtureRequest) -> Iterator[str]:
+    name = f"test-{os.getpid()}-{request.node.name}"
+    yield name
+    end(name, [], patience=0.1)
+
+
+def run(code: str, mark: str, folder: Path, name: str = "server") -> int:
+    return start([sys.executable, "-u", "-c", code], dict(os.environ), mark, folder / f"{name}.log")
+
+
+def text_in(file: Path) -> str:
+    deadline = time.monotonic() + 20
+    while not file.read_text():
+        assert time.monotonic() < deadline, f"{file} stays empty"
+        time.sleep(0.05)
+    return file.read_text()
+
+
+def test_what_was_started_ends_with_all_that_it_started(mark: str, tmp_path: Path) -> None:
+    server = run(STUBBORN, mark, tmp_path)
+    child = int(text_in(tmp_path / "server.log"))
+    assert set(alive(mark)) == {server}  # the child's environment is empty, and it is found all the same
+    end(mark, [server], patience=0.5)
+    assert not alive(mark)
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+
+
+def test_another_stack_and_a_number_that_is_somebody_elses_now_are_left_alone(mark: str, tmp_path: Path) -> None:
+    run(SLEEP, mark, tmp_path, "ours")
+    other = run(SLEEP, f"{mark}-other", tmp_path, "other")
+    stranger = subprocess.Popen([sys.executable, "-c", SLEEP])
+    try:
+        end(mark, [other, stranger.pid], patience=0.5)  # numbers that are in the file and mean other processes by now
+        assert not alive(mark)
+        assert set(alive(f"{mark}-other")) == {other}
+        assert stranger.poll() is None
+    finally:
+        end(f"{mark}-other", [other], patience=5)
+        stranger.kill()
+        stranger.wait()
+
+
+def test_ports_are_free_and_different() -> None:
+    ports = free_ports(50)
+    assert len(set(ports)) == 50
+    assert all(20_000 <= port < 32_000 for port in ports)
+
+
+def test_a_file_that_only_its_owner_can_read(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("older, and open to all")
+    file.chmod(0o644)
+    write_private(file, "secret")
+    assert (file.stat().st_mode & 0o777, file.read_text()) == (0o600, "secret")
+
+
+@pytest.fixture
+def launcher(tmp_path: Path, mark: str) -> _Launcher:
+    (tmp_path / "logs").mkdir()
+    session = tmp_path / "session"
+    session.mkdir()
+    stack = Stack(folder=tmp_path, mark=mark, session=session, bucket="b", gcs="127.0.0.1:1", dashboard="http://127.0.0.1:2", nodes=1)
+    stack.write()
+    wish = Wish(nodes=0, cpus=1, s3=None, bucket="b", mlflow_store=None, object_store_mb=100)
+    return _Launcher(stack, wish, {})
+
+
+def begin(launcher: _Launcher, code: str, tries: int = 1) -> None:
+    launcher._start("mlflow", [sys.executable, "-u", "-c", code], {}, None, lambda part: False, tries)
+
+
+def test_a_part_that_ends_says_which_log_to_read(launcher: _Launcher) -> None:
+    with pytest.raises(UserError, match="mlflow ended before it answered: no such database") as caught:
+        begin(launcher, "import sys; sys.exit('trying\\nno such database')")
+    assert caught.value.where == str(launcher.stack.folder / "logs" / "mlflow.log")
+
+
+def test_a_part_that_never_answers_is_given_up(launcher: _Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "WITHIN", 1.0)
+    with pytest.raises(UserError, match=r"mlflow did not answer within 1 s: waiting for the moon"):
+        begin(launcher, "import time; print('waiting for the moon'); time.sleep(60)")
+
+
+def test_a_part_is_tried_again_and_known_by_its_last_try(launcher: _Launcher) -> None:
+    tries = launcher.stack.folder / "tries"
+    code = f"import time; file = open({str(tries)!r}, 'a'); file.write('x'); file.close(); time.sleep(len(open({str(tries)!r}).read()) - 1)"
+    ready = lambda part: tries.exists() and tries.read_text() == "xxx"  # noqa: E731
+    launcher._start("ray head", [sys.executable, "-c", code], {}, None, ready, tries=3)
+    stack = read_stack(launcher.stack.folder)
+    assert stack is not None
+    assert [part.name for part in stack.parts] == ["ray head"]
+
+
+def test_the_folder_that_ray_had_is_gone_and_logs_of_a_failure_are_kept(launcher: _Launcher) -> None:
+    logs = launcher.stack.session / "0" / "session_latest" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "raylet.out").write_text("why")
+    launcher.stack.end(keep_logs=True)
+    assert not launcher.stack.session.exists()
+    assert (launcher.stack.folder / "logs" / "ray" / "0" / "raylet.out").read_text() == "why"
+    assert read_stack(launcher.stack.folder) is None
+
+
+def test_a_part_of_somebody_else_only_has_to_answer(launcher: _Launcher) -> None:
+    write_private(launcher.stack.token, "t")
+    stack = launcher.stack.started(Part(name="s3", pid=None, url=f"http://127.0.0.1:{free_ports(1)[0]}", log=None))
+    assert stack.answering() == {"s3": False}

@@ -41,20 +41,21 @@ def alive(mark: str) -> dict[int, psutil.Process]:
     return found
 
 
-def end(mark: str, servers: list[int], patience: float = 20.0) -> None:
-    """Ends the marked processes and all that they started: the servers are asked first, what is left after `patience` seconds is killed.
+def end(mark: str, patience: float = 20.0) -> None:
+    """Ends the marked processes and all that they started: the topmost are asked first, what is left after `patience` seconds is killed.
 
     psutil remembers when each process began and refuses to signal another one under the same number.
     """
-    marked = alive(mark)
-    everything = set(marked.values())
-    for process in marked.values():
+    marked = list(alive(mark).values())
+    everything = set(marked)
+    for process in marked:
         with contextlib.suppress(psutil.Error):
             everything |= set(process.children(recursive=True))  # Ray's workers write their titles over their environment
-    for pid in servers:
-        if pid in marked:
-            with contextlib.suppress(psutil.Error):
-                marked[pid].terminate()
+    numbers = {process.pid for process in everything}
+    for process in marked:
+        with contextlib.suppress(psutil.Error):
+            if process.ppid() not in numbers:
+                process.terminate()
     _, left = psutil.wait_procs(everything, timeout=patience)
     for process in left:
         with contextlib.suppress(psutil.Error):

@@ -85,7 +85,7 @@ class Stack(Section):
 
     def end(self, keep_logs: bool = False) -> None:
         """Ends what was started and removes Ray's folder (keep_logs: its logs are put to the others); MLflow's database stays."""
-        end(self.mark, [part.pid for part in reversed(self.parts) if part.pid is not None])
+        end(self.mark)
         for logs in self.session.glob("*/session_latest/logs") if keep_logs else ():
             shutil.copytree(logs, self.folder / "logs" / "ray" / logs.parts[-3], dirs_exist_ok=True)
         shutil.rmtree(self.session, ignore_errors=True)

@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from ufgvc.track.calibration import UNKNOWN, Calibration, probabilities, score
+from ufgvc.track.calibration import Calibration, Reference, probabilities
 from ufgvc.track.models import LoadedModel
-from ufgvc.train.calibration import calibrate, calibration_error, calibration_of, fit_temperature, log_loss
+from ufgvc.train.calibration import calibrate, calibration_error, calibration_of, fit_reference, fit_temperature, log_loss
 
 
 def leaves(count: int = 400, classes: int = 6, heat: float = 2.5, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -72,11 +72,11 @@ def test_the_calibration_error_is_what_its_definition_says() -> None:
 @pytest.mark.parametrize("share", [0.5, 0.9, 0.95, 1.0])
 def test_the_threshold_lets_the_known_share_pass_and_no_more_than_it_must(share: float) -> None:
     logits, labels = leaves(137)
-    found = calibrate(logits, labels, "test", share)
-    passed = found.known(logits).sum()
-    assert passed >= share * len(labels)
-    higher = score(logits, found.temperature) > found.threshold
-    assert higher.sum() < share * len(labels) or share == 1
+    strangeness = np.random.default_rng(0).random(137)
+    found = calibrate(logits, labels, strangeness, "test", share)
+    assert found.threshold is not None
+    assert (strangeness <= found.threshold).sum() >= share * 137
+    assert (strangeness < found.threshold).sum() < share * 137
     assert (found.leaves, found.source, found.known_share) == (137, "test", share)
     assert Calibration.model_validate_json(found.model_dump_json()) == found  # what model.json keeps is the same number
 
@@ -86,7 +86,8 @@ def test_a_checkpoint_without_held_out_leaves_gives_none() -> None:
     assert calibration_of({"epoch": 1}, "holdout") is None
     pairs = [(torch.from_numpy(logits[a:b]), torch.from_numpy(labels[a:b])) for a, b in ((0, 7), (7, 7), (7, 30))]
     found = calibration_of({"held": pairs}, "holdout")
-    assert found == calibrate(logits, labels, "holdout, the leaves that chose the epoch")
+    assert found == calibrate(logits, labels, None, "holdout, the leaves that chose the epoch")
+    assert found.threshold is None
 
 
 def test_a_calibrated_model_names_the_unknown_and_keeps_its_candidates() -> None:
@@ -94,14 +95,40 @@ def test_a_calibrated_model_names_the_unknown_and_keeps_its_candidates() -> None
     plain = LoadedModel(None, ("amber", "birch", "cedar"), {"resize": 32, "size": 32}, {})  # type: ignore[arg-type]
     calibration = Calibration(temperature=2, threshold=0.5, known_share=0.95, leaves=9, source="test")
     model = LoadedModel(None, plain.classes, plain.input, {}, calibration=calibration)  # type: ignore[arg-type]
-    assert plain.known(logits).tolist() == [True, True]
-    assert model.known(logits).tolist() == [True, False]
+    assert plain.known(np.array([0.1, 0.9])).tolist() == [True, True]
+    assert model.known(np.array([0.5, 0.51])).tolist() == [True, False]
     (first, second), (raw, _) = model.ranked(logits), plain.ranked(logits)
     assert first[0]["probability"] == pytest.approx(np.exp(2) / (np.exp(2) + 2))
     assert raw[0]["probability"] == pytest.approx(np.exp(4) / (np.exp(4) + 2))
     assert second[0]["cultivar"] == "amber"
-    assert UNKNOWN not in plain.classes
 
 
 def test_probabilities_do_not_overflow() -> None:
     np.testing.assert_allclose(probabilities(np.array([[1e4, 1e4, -1e4]])), [[0.5, 0.5, 0]])
+
+
+def test_strange_is_what_lies_outside_of_the_span_of_the_learnt_leaves() -> None:
+    random = np.random.default_rng(0)
+    span = np.linalg.qr(random.normal(size=(20, 4)))[0].T
+    learnt = 3 + random.normal(size=(50, 4)) @ span
+    reference = fit_reference(learnt)
+    assert reference.basis.shape[0] < 20
+    np.testing.assert_allclose(reference.basis @ reference.basis.T, np.eye(len(reference.basis)), atol=1e-5)
+    alike = 3 + random.normal(size=(30, 4)) @ span
+    other = 3 + random.normal(size=(30, 20))
+    assert reference.strangeness(other).min() > reference.strangeness(alike).max()
+    # What the definition says, by hand.
+    for seen, found in zip(other, reference.strangeness(other), strict=True):
+        off = seen / np.linalg.norm(seen) - reference.mean
+        fitted = np.linalg.lstsq(reference.basis.T.astype(float), off, rcond=None)[0]
+        assert found == pytest.approx(np.linalg.norm(off - reference.basis.T @ fitted), abs=1e-6)
+    np.testing.assert_allclose(reference.strangeness(7 * other), reference.strangeness(other))
+    again = Reference.from_bytes(reference.to_bytes())
+    np.testing.assert_array_equal(again.strangeness(other), reference.strangeness(other))
+
+
+def test_a_reference_of_leaves_that_are_all_the_same_has_no_direction() -> None:
+    reference = fit_reference(np.ones((3, 8)))
+    assert reference.basis.shape == (0, 8)
+    assert reference.strangeness(np.ones((1, 8)))[0] == pytest.approx(0, abs=1e-6)
+    assert np.isfinite(reference.strangeness(np.zeros((1, 8)))).all()

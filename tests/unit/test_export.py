@@ -50,9 +50,10 @@ def test_every_method_exports_and_says_what_torch_says(name: str) -> None:
     for count in (1, 3, 5):
         images = torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(count))
         with torch.inference_mode():
-            wanted, found = model.method.predict(images), exported.method.predict(images)
+            (wanted, seen), (found, seen_too) = model.method.look(images), exported.method.look(images)
         assert found.shape == (count, CLASSES)
         np.testing.assert_allclose(found, wanted, atol=1e-4 * max(1, float(wanted.abs().max())))
+        np.testing.assert_allclose(seen_too, seen, atol=1e-4 * float(seen.abs().max()))
     assert wanted.std(dim=0).max() > 0, "logits that no image changes prove little"
 
 
@@ -64,8 +65,8 @@ class Toy(nn.Module):
         self.classifier = nn.Linear(3, CLASSES)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        side = images.shape[3]
-        return {"logits": self.classifier((images * torch.linspace(0, 1, side)).mean(dim=(2, 3)))}
+        features = images * torch.linspace(0, 1, images.shape[3])
+        return {"features": features, "logits": self.classifier(features.mean(dim=(2, 3)))}
 
 
 @pytest.fixture

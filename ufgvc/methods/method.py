@@ -15,6 +15,7 @@ from ufgvc.methods.recipe import Recipe
 
 # "logits" (B, K), "embedding" (B, D) and what the losses and pictures need; "attention" is a dict of tensors.
 Outputs = dict[str, Any]
+SEEN = "seen"
 # Unweighted: the sum over what was counted, and the count. Their quotient over all ranks is the loss.
 LossParts = dict[str, tuple[Tensor, Tensor]]
 
@@ -90,11 +91,21 @@ class Method:
         images: (B, 3, H, W) float in [0, 1].  model: what wraps the net (DDP, compiled); the net itself if None.
         The caller sets eval mode and turns gradients off.
         """
-        model = self.net if model is None else model
-        logits = model(images)["logits"].float()
+        return self._tested(images, self.net if model is None else model)[0]
+
+    def look(self, images: Tensor, model: nn.Module | None = None) -> tuple[Tensor, Tensor]:
+        """The logits of `predict`, and what the net saw: the mean over the cells of its last map, (B, C) float32, unmirrored."""
+        logits, outputs = self._tested(images, self.net if model is None else model)
+        # An exported net gives the mean, not the map.
+        seen = outputs[SEEN] if SEEN in outputs else outputs[self.last_map].float().mean(dim=(2, 3))
+        return logits, seen
+
+    def _tested(self, images: Tensor, model: nn.Module) -> tuple[Tensor, Outputs]:
+        outputs: Outputs = model(images)
+        logits = outputs["logits"].float()
         if self.recipe.mirror:
             logits = (logits + model(images.flip(3))["logits"].float()) / 2
-        return logits
+        return logits, outputs
 
 
 # (number of classes, init, options) -> Method

@@ -106,9 +106,9 @@ class Predictor:
             reasons.append(reason)
             if image is not None:
                 images.append(image)
-        logits = self.model.logits(images)
+        logits, strangeness = self.model.scores(images)
         order, chances = top_classes(logits, self.top, self.model.temperature)
-        read = zip(order.tolist(), chances.tolist(), self.model.known(logits).tolist(), strict=True)
+        read = zip(order.tolist(), chances.tolist(), self.model.known(strangeness).tolist(), strict=True)
         rows = [([], [], False) if reason else next(read) for reason in reasons]
         classes, values, known = zip(*rows, strict=True)
         columns = {"path": paths, "reason": reasons, "known": known, "classes": classes, "probabilities": values}
@@ -169,7 +169,8 @@ class Output:
 
     def __init__(self, store: Store, model: LoadedModel, settings: PredictSettings) -> None:
         self.store, self.limit, self.top = store, settings.rows_per_file, min(settings.top, len(model.classes))
-        self.calibrated, self.tell_unknown, self.unknown = model.calibration is not None, settings.unknown, 0
+        self.calibrated, self.tells_unknown = model.calibration is not None, model.reference is not None
+        self.tell_unknown, self.unknown = settings.unknown, 0
         self.rows: list[dict[str, Any]] = []
         self.parts: list[str] = []
         self.counts = {CSV: 0, REJECTED: 0}
@@ -223,8 +224,16 @@ class Output:
         if self.counts[REJECTED]:
             log.warning("%d photographs could not be read: %s", self.counts[REJECTED], join(self.store.uri, REJECTED))
         parquet = tuple(join(self.store.uri, name) for name in self.parts)
-        csv_uri, rejected_uri = join(self.store.uri, CSV), join(self.store.uri, REJECTED)
-        return PredictResult(self.counts[CSV], self.counts[REJECTED], csv_uri, rejected_uri, parquet, self.unknown, self.calibrated)
+        return PredictResult(
+            predicted=self.counts[CSV],
+            rejected=self.counts[REJECTED],
+            csv=join(self.store.uri, CSV),
+            rejected_csv=join(self.store.uri, REJECTED),
+            parquet=parquet,
+            unknown=self.unknown,
+            calibrated=self.calibrated,
+            tells_unknown=self.tells_unknown,
+        )
 
     def _write_part(self) -> None:
         name = f"{PARQUET}/part-{len(self.parts):05d}.parquet"

@@ -18,7 +18,7 @@ class PredictSettings(Section):
     runtime: Literal["auto", "torch", "onnx"] = "auto"
     """what runs the network; onnx: onnxruntime, on the exported file or one made for the purpose; auto: as the model's folder is"""
     unknown: bool = True
-    """call a leaf `unknown` whose score is below the model's threshold (only a calibrated model has one)"""
+    """call a leaf `unknown` that is stranger than the model's threshold (`ufgvc calibrate` gives it one)"""
     batch_size: int = Field(32, ge=1)
     """photographs a forward pass"""
     min_actors: int = Field(1, ge=1)
@@ -33,7 +33,10 @@ class PredictSettings(Section):
 
 @dataclass(frozen=True)
 class PredictResult:
-    """predicted, rejected, unknown: photographs. csv, rejected_csv: URIs. parquet: URIs of the parts. calibrated: whether the model is."""
+    """predicted, rejected, unknown: photographs. csv, rejected_csv: URIs. parquet: URIs of the parts.
+
+    calibrated: whether the probabilities are.  tells_unknown: whether the model has a threshold.
+    """
 
     predicted: int
     rejected: int
@@ -42,10 +45,13 @@ class PredictResult:
     parquet: tuple[str, ...]
     unknown: int = 0
     calibrated: bool = False
+    tells_unknown: bool = False
 
     def summary(self) -> str:
         """One line for people."""
         bad = f"; {self.rejected} could not be read, see {self.rejected_csv}" if self.rejected else ""
         named = f"{self.predicted} photographs named" + (f", {self.unknown} of them `unknown`" if self.unknown else "")
-        raw = "" if self.calibrated else "\nThe probabilities are not calibrated, and no leaf is called unknown: see `ufgvc calibrate`."
+        lacks = [] if self.calibrated else ["the probabilities are not calibrated"]
+        lacks += [] if self.tells_unknown else ["no leaf can be called unknown"]
+        raw = f"\n{' and '.join(lacks)}: see `ufgvc calibrate`" if lacks else ""
         return f"{named}: {self.csv}{bad}{raw}"

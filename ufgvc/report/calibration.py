@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from ufgvc.report.scoring import Scored
 from ufgvc.report.tables import Table, percent
 from ufgvc.track.models import LoadedModel
 from ufgvc.train.calibration import calibration_error, log_loss
@@ -16,10 +14,10 @@ from ufgvc.train.calibration import calibration_error, log_loss
 
 @dataclass(frozen=True)
 class Reliability:
-    """log_loss: mean negative log likelihood, nats.  error: expected calibration error, in [0, 1].  The second of each is calibrated.
+    """log_loss: mean negative log likelihood, nats.  error: expected calibration error, in [0, 1].  Both also with the temperature.
 
     temperature, source: of the calibration; None without one, as are the figures that need it.  unknown: of `leaves` test leaves, how many
-    are called unknown;  unknown_right: how many of them had been named rightly.
+    are called unknown (None without a threshold).  unknown_right: how many of them had been named rightly.
     """
 
     leaves: int
@@ -36,24 +34,24 @@ class Reliability:
         return asdict(self)
 
 
-def reliability(model: LoadedModel, logits: NDArray[np.float64], truth: NDArray[np.int64]) -> Reliability:
-    """From the logits (N, K) of the test leaves and their labels (N,)."""
+def reliability(model: LoadedModel, scored: Scored, name: str) -> Reliability:
+    """name: of the model among those that were scored."""
+    logits, truth = scored.logits[name], scored.label
     raw = Reliability(len(truth), log_loss(logits, truth), calibration_error(logits, truth))
     if model.calibration is None:
         return raw
-    heat, unknown = model.temperature, ~model.calibration.known(logits)
-    right = logits.argmax(axis=1) == truth
-    return Reliability(
-        raw.leaves,
-        raw.log_loss,
-        raw.error,
-        heat,
-        log_loss(logits, truth, heat),
-        calibration_error(logits, truth, heat),
-        int(unknown.sum()),
-        int((unknown & right).sum()),
-        model.calibration.source,
+    heat = model.temperature
+    found = replace(
+        raw,
+        temperature=heat,
+        calibrated_log_loss=log_loss(logits, truth, heat),
+        calibrated_error=calibration_error(logits, truth, heat),
+        source=model.calibration.source,
     )
+    if model.reference is None:
+        return found
+    unknown = ~model.known(scored.strangeness[name])
+    return replace(found, unknown=int(unknown.sum()), unknown_right=int((unknown & (logits.argmax(axis=1) == truth)).sum()))
 
 
 def calibration_table(found: Mapping[str, Reliability]) -> Table:
@@ -69,8 +67,8 @@ def calibration_table(found: Mapping[str, Reliability]) -> Table:
     note += "Accuracies are of the likeliest cultivar, unknown or not."
     sources = {name: one.source for name, one in found.items() if one.source}
     note += "".join(f" {name}: calibrated on {source}." for name, source in sources.items())
-    if len(sources) < len(found):
-        note += " Empty: not calibrated (`ufgvc calibrate`)."
+    if any(one.unknown is None for one in found.values()):
+        note += " Empty: no temperature or no threshold was fitted (`ufgvc calibrate`)."
     return Table("Probabilities on the test leaves", columns, rows, note=note)
 
 

@@ -23,11 +23,12 @@ IN_PROCESS = 2000  # leaves up to which starting actors costs more than it saves
 
 @dataclass(frozen=True)
 class Scored:
-    """N leaves in part order: image_id (N,), label (N,) int64, logits {model: (N, K) float64}."""
+    """N leaves in part order: image_id (N,), label (N,) int64, logits {model: (N, K) float64}, strangeness {model: (N,)}."""
 
     image_id: list[str]
     label: NDArray[np.int64]
     logits: dict[str, NDArray[np.float64]]
+    strangeness: dict[str, NDArray[np.float64]]
 
 
 def score_split(dataset: Dataset, models: Mapping[str, LoadedModel], settings: ScoreSettings, split: str = "test") -> Scored:
@@ -44,7 +45,8 @@ def score_split(dataset: Dataset, models: Mapping[str, LoadedModel], settings: S
     whole = pa.concat_tables(list(tables))
     check_complete(whole["image_id"].to_pylist(), expected)
     columns = {name: np.stack(whole[f"logits:{name}"].to_numpy()).astype(np.float64) for name in models}
-    return Scored(whole["image_id"].to_pylist(), whole["label"].to_numpy().astype(np.int64), columns)
+    strange = {name: whole[f"strangeness:{name}"].to_numpy() for name in models}
+    return Scored(whole["image_id"].to_pylist(), whole["label"].to_numpy().astype(np.int64), columns, strange)
 
 
 def runs_here(dataset: Dataset, settings: ScoreSettings, split: str = "test") -> bool:
@@ -75,13 +77,17 @@ class ChunkScorer:
     def _score(self, task: Chunk) -> pa.Table:
         rows = read_parquet_rows(self.store, task.images, task.start, task.stop, ["image_id", "image", "orientation", "label"])
         found: dict[str, list[np.ndarray]] = {name: [] for name in self.models}
+        strange: dict[str, list[np.ndarray]] = {name: [] for name in self.models}
         for start in range(0, rows.num_rows, self.batch_size):
             part = rows.slice(start, self.batch_size)
             turns = part["orientation"].to_pylist()
             images = [decode(image, turn) for image, turn in zip(part["image"].to_pylist(), turns, strict=True)]
             for name, model in self.models.items():
-                found[name].append(model.logits(images))
+                logits, strangeness = model.scores(images)
+                found[name].append(logits)
+                strange[name].append(strangeness)
         columns = {f"logits:{name}": pa.array(list(np.concatenate(value))) for name, value in found.items()}
+        columns |= {f"strangeness:{name}": pa.array(np.concatenate(value)) for name, value in strange.items()}
         return pa.table({"image_id": rows["image_id"], "label": rows["label"], **columns})
 
 

@@ -19,6 +19,7 @@ from ufgvc.core.storage import Store, join, open_store
 from ufgvc.data.cluster import RaySettings, ray_session
 from ufgvc.data.shards import Dataset, open_dataset, read_index, read_manifest
 from ufgvc.methods import build
+from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
 from ufgvc.report.provenance import run_store
 from ufgvc.search.field import decode
@@ -26,19 +27,21 @@ from ufgvc.search.job import Job, read_scored
 from ufgvc.search.record import Recorder
 from ufgvc.search.settings import TrialSettings
 from ufgvc.search.trials import check_nodes, run_all
-from ufgvc.track.calibration import Calibration
+from ufgvc.track.calibration import Calibration, Reference
 from ufgvc.track.models import MODEL, load_model
 from ufgvc.track.recalibrate import keep_calibration
 from ufgvc.track.runs import recorded, start_run
 from ufgvc.track.settings import TrackingSettings
 from ufgvc.train.calibration import KNOWN_SHARE, calibrate, calibration_error, log_loss
-from ufgvc.train.held_out import score_held_out
+from ufgvc.train.feed import Plan
+from ufgvc.train.held_out import make_reference, score_held_out
 from ufgvc.train.settings import TrainSettings
 from ufgvc.train.split import fold_of
 from ufgvc.train.trainer import make_plan
 
 log = logging.getLogger(__name__)
-Scores = tuple[NDArray[Any], NDArray[np.int64]]  # logits (N, K), labels (N,)
+# logits (N, K), labels (N,), strangeness (N,) of validation leaves, and what the model itself learnt from
+Evidence = tuple[NDArray[Any], NDArray[np.int64], NDArray[np.float64], Reference]
 
 
 class CalibrateSettings(Section):
@@ -72,7 +75,7 @@ class CalibrateResult:
             f"temperature {one.temperature:.3g} from {one.leaves} validation leaves ({one.source}): negative log likelihood "
             f"{told['log_loss_before']:.3f} -> {told['log_loss_after']:.3f}, calibration error "
             f"{100 * told['calibration_error_before']:.1f} -> {100 * told['calibration_error_after']:.1f} %\n"
-            f"unknown below {one.threshold:.3g}, so that {100 * one.known_share:g} % of these leaves are known\n"
+            f"unknown above a strangeness of {one.threshold:.3g}, so that {100 * one.known_share:g} % of these leaves are known\n"
             f"written to {self.model}; `ufgvc evaluate` registers it as a new version, one that was registered before keeps its files"
         )
 
@@ -99,12 +102,12 @@ def calibrate_model(
     with ray_session(ray):
         if told["train"]["validation"] in ("holdout", "kfold"):
             source = f"{told['train']['validation']}, the leaves that chose the epoch"
-            logits, labels = own_leaves(run, dataset, told, runs)
+            logits, labels, strangeness, reference = own_leaves(run, dataset, told, runs)
         else:
             source = f"{settings.folds}-fold"
-            logits, labels = out_of_fold(run, dataset, told, settings, runs, tracking)
-    fitted = calibrate(logits, labels, source, settings.known_share)
-    keep_calibration(run, fitted, dataset.name, tracking, runs)
+            logits, labels, strangeness, reference = out_of_fold(run, dataset, told, settings, runs, tracking)
+    fitted = calibrate(logits, labels, strangeness, source, settings.known_share)
+    keep_calibration(run, fitted, reference, dataset.name, tracking, runs)
     figures = {}
     for name, temperature in (("before", 1.0), ("after", fitted.temperature)):
         figures[f"log_loss_{name}"] = log_loss(logits, labels, temperature)
@@ -154,7 +157,7 @@ def fold_jobs(run: Store, dataset: Dataset, told: Mapping[str, Any], folds: int,
 
 def out_of_fold(
     run: Store, dataset: Dataset, told: Mapping[str, Any], settings: CalibrateSettings, runs: str, tracking: TrackingSettings
-) -> Scores:
+) -> Evidence:
     """Every training leaf once, scored by the fold that did not learn from it. Inside of a Ray session."""
     index = read_index(dataset, "train")
     truth, groups, names = index["label"].to_numpy().astype(np.int64), index["group"].to_pylist(), index["image_id"].to_pylist()
@@ -181,16 +184,27 @@ def out_of_fold(
         if failed:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
             raise UserError(f"{len(failed)} of {len(ends)} folds failed: {reasons}", fix="mend it; the same command tries only these again")
-    logits = [read_scored(job.store, [names[place] for place in places]) for job, places in zip(jobs, held, strict=True)]
-    return np.concatenate(logits), truth[np.concatenate(held)]
+    logits, strangeness = (
+        np.concatenate([read_scored(job.store, [names[place] for place in places], column) for job, places in zip(jobs, held, strict=True)])
+        for column in ("logits", "strangeness")
+    )
+    method, plan = as_trained(run, dataset, told, runs)
+    return logits, truth[np.concatenate(held)], strangeness, make_reference(method, dataset, plan, np.arange(len(truth)), own_device())
 
 
-def own_leaves(run: Store, dataset: Dataset, told: Mapping[str, Any], runs: str) -> Scores:
+def own_leaves(run: Store, dataset: Dataset, told: Mapping[str, Any], runs: str) -> Evidence:
     """The leaves that the model's own training held out, scored by the model."""
-    model = load_model(join(run.uri, "model"))
-    train = TrainSettings.model_validate(told["train"])
-    plan, _ = make_plan(dataset, model.method, train, told["seed"], told["masks"], runs)
-    method = replace(model.method, recipe=Recipe.model_validate(told["recipe"]))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    logits, labels, _ = score_held_out(method, dataset, replace(plan, recipe=told["recipe"]), device)
-    return logits, labels
+    method, plan = as_trained(run, dataset, told, runs)
+    held = score_held_out(method, dataset, plan, own_device())
+    return held.logits, held.labels, held.strangeness, held.reference
+
+
+def as_trained(run: Store, dataset: Dataset, told: Mapping[str, Any], runs: str) -> tuple[Method, Plan]:
+    """The run's model, and the plan that it was trained by."""
+    method = load_model(join(run.uri, "model")).method
+    plan, _ = make_plan(dataset, method, TrainSettings.model_validate(told["train"]), told["seed"], told["masks"], runs)
+    return replace(method, recipe=Recipe.model_validate(told["recipe"])), replace(plan, recipe=told["recipe"])
+
+
+def own_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

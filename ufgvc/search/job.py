@@ -108,9 +108,13 @@ def run_job(job: Job, on: str = "cpu") -> dict[str, Any]:
         save_trained(store, dataset, method, job.plan, job.identity, state, NullRun())
     if job.purpose in ("final", "fold"):
         method.net.load_state_dict(state["net"])
-        score = score_test if job.purpose == "final" else score_held_out
-        logits, labels, image_ids = score(method, dataset, job.plan, device)
-        store.write_bytes(SCORED, _parquet(image_ids, labels, logits))
+        more: dict[str, NDArray[np.float64]] = {}
+        if job.purpose == "final":
+            logits, labels, image_ids = score_test(method, dataset, job.plan, device)
+        else:
+            held = score_held_out(method, dataset, job.plan, device)
+            logits, labels, image_ids, more = held.logits, held.labels, held.image_ids, {"strangeness": held.strangeness}
+        store.write_bytes(SCORED, _parquet(image_ids, labels, logits, more))
         result |= {"correct": int((logits.argmax(1) == labels).sum()), "leaves": len(labels)}
     store.write_json(RESULT, result)
     store.child("checkpoints").delete_tree()  # weights are large and cells are many
@@ -141,16 +145,17 @@ def score_test(
     return logits, index["label"].to_numpy().astype(np.int64), index["image_id"].to_pylist()
 
 
-def read_scored(store: Store, image_ids: list[str]) -> NDArray[np.float64]:
-    """Logits (N, K) that a final job left, in the order of `image_ids`. RuntimeError unless they are of just these leaves."""
+def read_scored(store: Store, image_ids: list[str], column: str = "logits") -> NDArray[np.float64]:
+    """Logits (N, K), or strangeness (N,), that a job left, in the order of `image_ids`. RuntimeError unless of just these leaves."""
     table = pq.read_table(io.BytesIO(store.read_bytes(SCORED)))
     place = {image_id: row for row, image_id in enumerate(table["image_id"].to_pylist())}
     if place.keys() != set(image_ids):
         raise RuntimeError(f"{store.uri}/{SCORED} does not hold the scores of these {len(image_ids)} leaves")
-    return np.stack(table["logits"].to_numpy())[[place[image_id] for image_id in image_ids]].astype(np.float64)
+    return np.stack(table[column].to_numpy())[[place[image_id] for image_id in image_ids]].astype(np.float64)
 
 
-def _parquet(image_ids: list[str], labels: NDArray[np.int64], logits: NDArray[np.float32]) -> bytes:
+def _parquet(image_ids: list[str], labels: NDArray[np.int64], logits: NDArray[np.float32], more: Mapping[str, Any]) -> bytes:
     buffer = io.BytesIO()
-    pq.write_table(pa.table({"image_id": image_ids, "label": labels, "logits": pa.array(list(logits))}), buffer, compression="zstd")
+    table = pa.table({"image_id": image_ids, "label": labels, "logits": pa.array(list(logits)), **more})
+    pq.write_table(table, buffer, compression="zstd")
     return buffer.getvalue()

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from ufgvc.core.config import Section
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, open_store
-from ufgvc.methods.method import Method
+from ufgvc.methods.method import SEEN, Method
+from ufgvc.track.calibration import REFERENCE
 from ufgvc.track.models import MODEL, WEIGHTS, LoadedModel, run_by_onnx
 from ufgvc.track.onnx_net import IMAGES, LOGITS, ONNX, OnnxNet, missing
 
@@ -33,16 +34,21 @@ class ExportSettings(Section):
 
 @dataclass(frozen=True)
 class Parity:
-    """difference: the largest between a logit of ONNX and of torch.  largest: logit.  images: compared.  same: with the same top-1."""
+    """difference: the largest between a logit of ONNX and of torch.  largest: logit.  images: compared.  same: with the same top-1.
+
+    seen_difference: of what the net saw, in parts of its largest number.
+    """
 
     difference: float
     largest: float
+    seen_difference: float
     images: int
     same: int
 
     @property
     def holds(self) -> bool:
-        return self.difference <= TOLERANCE * max(1.0, self.largest) and self.same == self.images
+        near = self.difference <= TOLERANCE * max(1.0, self.largest) and self.seen_difference <= TOLERANCE
+        return near and self.same == self.images
 
     def summary(self) -> str:
         """One line for people."""
@@ -53,11 +59,11 @@ class Parity:
 
 
 def export(model: LoadedModel, out: str, settings: ExportSettings | None = None) -> Parity:
-    """Writes <out>/model.onnx and <out>/model.json, which `predict --model <out>` takes.
+    """Writes <out>/model.onnx and <out>/model.json (and known.safetensors of a calibrated model), which `predict --model <out>` takes.
 
-    The file takes `images` (B, 3, S, S) float32, plain RGB in [0, 1], any B, S as model.json says, and gives `logits` (B, K), mirrored
-    views averaged where the method does so.  UserError if the folder holds a model already, if the model cannot be exported, or if
-    onnxruntime does not compute what torch does.
+    The file takes `images` (B, 3, S, S) float32, plain RGB in [0, 1], any B, S as model.json says. It gives `logits` (B, K), mirrored views
+    averaged where the method does so, and `seen` (B, C), from which a leaf's strangeness is told.
+    UserError if the folder holds a model already, if the model cannot be exported, or if onnxruntime does not compute what torch does.
     """
     settings = settings or ExportSettings()
     store = open_store(out)
@@ -72,6 +78,8 @@ def write_exported(store: Store, model: LoadedModel) -> None:
     """model.json goes last: it says that the model is there."""
     assert isinstance(model.net, OnnxNet)
     store.write_bytes(ONNX, model.net.content)
+    if model.reference is not None:
+        store.write_bytes(REFERENCE, model.reference.to_bytes())
     store.write_json(MODEL, model.info)
 
 
@@ -81,7 +89,7 @@ def exported_model(model: LoadedModel, opset: int = 18) -> tuple[LoadedModel, Pa
         raise UserError("is an exported model already", where="--model", fix="copy its folder, or give the model that it was made from")
     side = int(model.input["size"])
     content = to_onnx(model.method, side, opset)
-    told = {"file": ONNX, "opset": opset, "input": IMAGES, "output": LOGITS}
+    told = {"file": ONNX, "opset": opset, "input": IMAGES, "outputs": [LOGITS, SEEN]}
     exported = run_by_onnx(model.method, content)
     parity = compare(model.method, exported, side)
     if not parity.holds:
@@ -91,15 +99,15 @@ def exported_model(model: LoadedModel, opset: int = 18) -> tuple[LoadedModel, Pa
     return replace(model, method=exported, info=model.info | {"onnx": told}), parity
 
 
-class _Logits(nn.Module):
-    """What is exported: images to logits, as the method is tested."""
+class _Tested(nn.Module):
+    """What is exported: images to logits and what the net saw, as the method is tested."""
 
     def __init__(self, method: Method) -> None:
         super().__init__()
         self.method, self.net = method, method.net
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.method.predict(images)
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.method.look(images)
 
 
 def to_onnx(method: Method, side: int, opset: int = 18) -> bytes:
@@ -113,7 +121,7 @@ def to_onnx(method: Method, side: int, opset: int = 18) -> bytes:
         raise UserError("has 2 GB of weights or more, which no ONNX file holds", where=method.name, fix="predict with `--runtime torch`")
     # Two images: a batch of one would be taken for a batch that is always one.
     example = torch.zeros(2, 3, side, side)
-    net = _Logits(method).eval()
+    net = _Tested(method).eval()
     quiet = logging.getLogger("torch.onnx")
     level = quiet.level
     quiet.setLevel(logging.ERROR)
@@ -125,7 +133,7 @@ def to_onnx(method: Method, side: int, opset: int = 18) -> bytes:
             opset_version=opset,
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             input_names=[IMAGES],
-            output_names=[LOGITS],
+            output_names=[LOGITS, SEEN],
             custom_translation_table={torch.ops.aten.sort.stable: _stable_sort},
             verbose=False,
         )
@@ -156,15 +164,18 @@ def _reason(error: BaseException) -> str:
 
 def compare(torch_method: Method, onnx_method: Method, side: int, seed: int = 0) -> Parity:
     """Both on the same images, alone and three at a time."""
-    difference, largest, images, same = 0.0, 0.0, 0, 0
+    difference, largest, seen_difference, images, same = 0.0, 0.0, 0.0, 0, 0
     with torch.inference_mode():
         for batch in trial_images(side, seed):
-            wanted, found = (method.predict(batch).numpy().astype(np.float64) for method in (torch_method, onnx_method))
+            (wanted, seen), (found, seen_too) = (
+                [tensor.numpy().astype(np.float64) for tensor in method.look(batch)] for method in (torch_method, onnx_method)
+            )
             difference = max(difference, float(np.abs(wanted - found).max()))
             largest = max(largest, float(np.abs(wanted).max()))
+            seen_difference = max(seen_difference, float(np.abs(seen - seen_too).max() / max(np.abs(seen).max(), 1e-12)))
             images += len(batch)
             same += int((wanted.argmax(axis=1) == found.argmax(axis=1)).sum())
-    return Parity(difference, largest, images, same)
+    return Parity(difference, largest, seen_difference, images, same)
 
 
 def trial_images(side: int, seed: int = 0) -> Iterator[Tensor]:

@@ -2,6 +2,7 @@
 
 model.json            method, options, cultivars in label order, input, fingerprints, metrics, calibration, versions
 weights.safetensors   the network's state; an exported model has model.onnx instead
+known.safetensors     where the leaves that it learnt from lie, if it was calibrated
 MLmodel, requirements.txt, python_env.yaml, code/ufgvc-*.whl      what MLflow needs to serve it
 """
 
@@ -29,7 +30,7 @@ from ufgvc.data.stream import square
 from ufgvc.data.transforms import test_view as center_view
 from ufgvc.methods import build
 from ufgvc.methods.method import Method
-from ufgvc.track.calibration import UNKNOWN, Calibration, probabilities
+from ufgvc.track.calibration import REFERENCE, UNKNOWN, Calibration, Reference, probabilities
 from ufgvc.track.onnx_net import ONNX, OnnxNet
 from ufgvc.track.settings import TrackingSettings, redact_values
 
@@ -56,7 +57,8 @@ class LoadedModel:
     """A model ready to name cultivars. Everything that scores or predicts goes through it, so all see a photograph alike.
 
     classes: cultivars in label order.  input: resize, size, view.  info: model.json.  device: where the network is.
-    calibration: None if nobody fitted one; probabilities are then the network's own, and no leaf is unknown.
+    calibration: None if nobody fitted one; probabilities are then the network's own, and no leaf is unknown.  reference: what a leaf must
+    look like to be known; None where the calibration has no threshold.
     """
 
     method: Method
@@ -65,6 +67,7 @@ class LoadedModel:
     info: dict[str, Any]
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     calibration: Calibration | None = None
+    reference: Reference | None = None
 
     @property
     def net(self) -> nn.Module:
@@ -100,25 +103,35 @@ class LoadedModel:
 
     def logits(self, images: Sequence[NDArray[np.uint8]], batch_size: int = BATCH) -> NDArray[np.float32]:
         """Upright images of any size, (H, W, 3) uint8 -> (N, classes) float32."""
-        found = [np.zeros((0, len(self.classes)), np.float32)]
+        return self.scores(images, batch_size)[0]
+
+    def scores(self, images: Sequence[NDArray[np.uint8]], batch_size: int = BATCH) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """Upright images of any size, (H, W, 3) uint8 -> logits (N, classes) float32, and strangeness (N,) (0 without a reference)."""
+        found, strange = [np.zeros((0, len(self.classes)), np.float32)], [np.zeros(0)]
         with torch.inference_mode():
             for start in range(0, len(images), batch_size):
-                seen = self.view(images[start : start + batch_size])
-                found.append(self.method.predict(seen).float().cpu().numpy())
-        return np.concatenate(found)
+                view = self.view(images[start : start + batch_size])
+                if self.reference is None:
+                    found.append(self.method.predict(view).float().cpu().numpy())
+                    strange.append(np.zeros(len(view)))
+                else:
+                    logits, seen = self.method.look(view)
+                    found.append(logits.float().cpu().numpy())
+                    strange.append(self.reference.strangeness(seen.cpu().numpy()))
+        return np.concatenate(found), np.concatenate(strange)
 
     def predict(self, photographs: Sequence[bytes], top: int = TOP, batch_size: int = BATCH, unknown: bool = True) -> pd.DataFrame:
         """Encoded photographs -> cultivar, probability, top5 (JSON: a list of {cultivar, probability}; all if there are fewer).
 
-        cultivar is `unknown` where the model is calibrated and the score below its threshold; probability and top5 are of the
+        cultivar is `unknown` where the leaf is stranger than the calibration's threshold; probability and top5 are of the
         candidates all the same.  unknown: whether that is wanted.  BadImage if one cannot be read.
         """
         import pandas as pd
 
         rows: list[dict[str, Any]] = []
         for start in range(0, len(photographs), batch_size):
-            logits = self.logits([self.read(photograph) for photograph in photographs[start : start + batch_size]])
-            known = self.known(logits) | (not unknown)
+            logits, strangeness = self.scores([self.read(photograph) for photograph in photographs[start : start + batch_size]])
+            known = self.known(strangeness) | (not unknown)
             rows += [_row(ranked, bool(known[row])) for row, ranked in enumerate(self.ranked(logits, top))]
         return pd.DataFrame(rows, columns=["cultivar", "probability", "top5"])
 
@@ -128,9 +141,10 @@ class LoadedModel:
             order = np.argsort(-chances, kind="stable")[:top]
             yield [{"cultivar": self.classes[i], "probability": float(chances[i])} for i in order]
 
-    def known(self, logits: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """(N,) whether a leaf may be one of the model's cultivars; always, without a calibration."""
-        return np.ones(len(logits), bool) if self.calibration is None else self.calibration.known(logits)
+    def known(self, strangeness: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """(N,) whether a leaf may be one of the model's cultivars; always, without a threshold."""
+        threshold = self.calibration.threshold if self.calibration else None
+        return np.ones(len(strangeness), bool) if threshold is None else strangeness <= threshold
 
     @property
     def temperature(self) -> float:
@@ -214,10 +228,11 @@ def read_model(store: Store, uri: str) -> LoadedModel:
     try:
         spec = Input.model_validate(info["input"])
         calibration = Calibration.model_validate(info["calibration"]) if info.get("calibration") else None
+        reference = Reference.from_bytes(store.read_bytes(REFERENCE)) if calibration and calibration.threshold is not None else None
     except ValidationError as error:
         raise describe_validation(error, f"{uri}, {MODEL}") from None
     method = run_by_onnx(method, content) if exported else _filled(method, content, uri)
-    return LoadedModel(method, tuple(info["classes"]), spec.model_dump(), info, calibration=calibration)
+    return LoadedModel(method, tuple(info["classes"]), spec.model_dump(), info, calibration=calibration, reference=reference)
 
 
 def run_by_onnx(method: Method, content: bytes) -> Method:

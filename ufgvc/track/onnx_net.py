@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ufgvc.core.errors import UserError
-from ufgvc.methods.method import Outputs
+from ufgvc.methods.method import SEEN, Outputs
 
 ONNX = "model.onnx"
 IMAGES, LOGITS = "images", "logits"
@@ -19,9 +19,9 @@ def missing() -> UserError:
 
 
 class OnnxNet(nn.Module):
-    """(B, 3, S, S) float in [0, 1] -> {"logits": (B, K)}, by onnxruntime. Nothing of it learns. UserError without onnxruntime.
+    """(B, 3, S, S) float in [0, 1] -> {"logits": (B, K), "seen": (B, C)} by onnxruntime. UserError without onnxruntime.
 
-    content: of an ONNX file with the input `images` and the output `logits`. It travels to other processes; the session does not.
+    content: of an ONNX file with the input `images` and these outputs. It travels to other processes; the session does not.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -30,8 +30,8 @@ class OnnxNet(nn.Module):
         self._session: Any = None
 
     def forward(self, images: Tensor) -> Outputs:
-        (logits,) = self.session.run([LOGITS], {IMAGES: images.detach().float().cpu().numpy()})
-        return {"logits": torch.from_numpy(logits)}
+        logits, seen = self.session.run([LOGITS, SEEN], {IMAGES: images.detach().float().cpu().numpy()})
+        return {"logits": torch.from_numpy(logits), SEEN: torch.from_numpy(seen)}
 
     @property
     def session(self) -> Any:

@@ -7,18 +7,21 @@ from pathlib import Path
 
 from ufgvc.core.config import short_key
 from ufgvc.core.storage import Store
-from ufgvc.track.calibration import Calibration
+from ufgvc.track.calibration import REFERENCE, Calibration, Reference
 from ufgvc.track.journal import Journal
 from ufgvc.track.models import MODEL
 from ufgvc.track.runs import start_run
 from ufgvc.track.settings import TrackingSettings
 
 
-def keep_calibration(run: Store, calibration: Calibration, experiment: str, tracking: TrackingSettings, runs: str) -> None:
+def keep_calibration(
+    run: Store, calibration: Calibration, reference: Reference, experiment: str, tracking: TrackingSettings, runs: str
+) -> None:
     """MLflow's run gets the calibrated model under a name of its own: versions that were registered before keep their files, and the
     next `register` files this one. A run that was not tracked is not tracked now.
     """
     artifact = f"model-{short_key(calibration)}"
+    run.write_bytes(f"model/{REFERENCE}", reference.to_bytes())
     info = run.read_json(f"model/{MODEL}") | {"calibration": calibration.model_dump(), "artifact": artifact}
     run.write_json(f"model/{MODEL}", info)
     if Journal(run.child("journal")).identity() is None:

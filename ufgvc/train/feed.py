@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -100,18 +100,23 @@ def unpack(bits: Tensor, side: int) -> Tensor:
     return ((bits.unsqueeze(-1) >> shifts) & 1).flatten(2)[..., :side]
 
 
+def learnt_and_held(plan: Plan, labels: Ints, groups: Sequence[str | None]) -> tuple[Ints, Ints]:
+    """Places in the training split that are learnt from, and those that are held out (none, unless the plan says so)."""
+    seed = plan.seed if plan.split_seed is None else plan.split_seed
+    if plan.validation == "holdout":
+        return held_out(labels, groups, plan.holdout, seed)
+    if plan.validation == "kfold":
+        return fold_of(labels, groups, plan.folds, plan.fold, seed)
+    everything = np.arange(len(labels))
+    return everything, everything[:0]
+
+
 def make_feed(
     plan: Plan, recipe: Recipe, dataset: Dataset, index: pa.Table, rank: int, world: int, device: torch.device, chances: int = 0
 ) -> Feed:
     labels = index["label"].to_numpy().astype(np.int64)
     groups = index["group"].to_pylist()
-    everything = np.arange(len(labels))
-    learn, hold = everything, everything[:0]
-    split_seed = plan.seed if plan.split_seed is None else plan.split_seed
-    if plan.validation == "holdout":
-        learn, hold = held_out(labels, groups, plan.holdout, split_seed)
-    elif plan.validation == "kfold":
-        learn, hold = fold_of(labels, groups, plan.folds, plan.fold, split_seed)
+    learn, hold = learnt_and_held(plan, labels, groups)
     split = "train"
     held_labels = labels
     if plan.validation == "test":

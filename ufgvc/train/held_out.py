@@ -2,29 +2,71 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ufgvc.data.cache import decoded_split
 from ufgvc.data.shards import Dataset, read_index
+from ufgvc.data.transforms import test_view
 from ufgvc.methods.method import Method
-from ufgvc.train.feed import Plan, make_feed
-from ufgvc.train.steps import eval_step
+from ufgvc.track.calibration import Reference
+from ufgvc.train.calibration import fit_reference
+from ufgvc.train.feed import EVAL_BATCH, Ints, Plan, learnt_and_held
+from ufgvc.train.steps import autocast, choose_precision
+
+REFERENCE_LEAVES = 2000  # more change the span of what the leaves look like little
 
 
-def score_held_out(
-    method: Method, dataset: Dataset, plan: Plan, device: torch.device
-) -> tuple[NDArray[np.float32], NDArray[np.int64], list[str]]:
-    """(logits (N, K), labels (N,), image ids) of the leaves that the plan holds out of the training split, each once.
+@dataclass(frozen=True)
+class HeldOut:
+    """N leaves: logits (N, K), labels (N,), strangeness (N,), image ids.  reference: what they were compared with."""
 
-    method: with the recipe of the plan, and the weights to score.  RuntimeError for logits that are not finite.
+    logits: NDArray[np.float32]
+    labels: Ints
+    strangeness: NDArray[np.float64]
+    image_ids: list[str]
+    reference: Reference
+
+
+def score_held_out(method: Method, dataset: Dataset, plan: Plan, device: torch.device) -> HeldOut:
+    """Each leaf that the plan holds out of the training split, once; strange is what the leaves it learns from do not look like.
+
+    method: with the recipe of the plan, and the weights to score.
     """
-    assert plan.validation in ("holdout", "kfold")
     index = read_index(dataset, "train")
-    feed = make_feed(plan, method.recipe, dataset, index, 0, 1, device)
-    net = method.net.to(device).to(memory_format=torch.channels_last).eval()
-    logits = np.concatenate([eval_step(method, net, images, plan.precision).cpu().numpy() for images, _ in feed.validation()])
-    if not np.isfinite(logits).all():
-        raise RuntimeError(f"training diverged: no numbers for {int((~np.isfinite(logits)).any(1).sum())} of {len(logits)} held-out leaves")
+    labels = index["label"].to_numpy().astype(np.int64)
+    learn, hold = learnt_and_held(plan, labels, index["group"].to_pylist())
+    logits, seen = look(method, dataset, plan, hold, device)
+    reference = make_reference(method, dataset, plan, learn, device)
     names = index["image_id"].to_pylist()
-    return logits, feed.held_labels[feed.held_at], [names[place] for place in feed.held_at]
+    return HeldOut(logits, labels[hold], reference.strangeness(seen), [names[place] for place in hold], reference)
+
+
+def make_reference(method: Method, dataset: Dataset, plan: Plan, learn: Ints, device: torch.device) -> Reference:
+    """From the leaves at these places of the training split, or from REFERENCE_LEAVES of them, evenly spaced."""
+    few = learn[:: -(-len(learn) // REFERENCE_LEAVES)]
+    return fit_reference(look(method, dataset, plan, few, device)[1])
+
+
+def look(
+    method: Method, dataset: Dataset, plan: Plan, places: Ints, device: torch.device
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Logits (N, K) and views (N, C) of training leaves as they would be tested. RuntimeError for logits that are not finite."""
+    recipe = method.recipe
+    images = decoded_split(dataset, "train", recipe.test_resize, None, None, Path(plan.cache_folder)).images
+    net = method.net.to(device).to(memory_format=torch.channels_last).eval()
+    logits, views = [], []
+    with torch.inference_mode(), autocast(choose_precision(plan.precision, device), device):
+        for start in range(0, len(places), EVAL_BATCH):
+            batch = torch.from_numpy(np.array(images[places[start : start + EVAL_BATCH]])).to(device)
+            scored, seen = method.look(test_view(batch, recipe.crop), net)
+            logits.append(scored.cpu().numpy())
+            views.append(seen.cpu().numpy())
+    found = np.concatenate(logits)
+    if not np.isfinite(found).all():
+        raise RuntimeError(f"training diverged: no numbers for {int((~np.isfinite(found)).any(1).sum())} of {len(found)} training leaves")
+    return found, np.concatenate(views)

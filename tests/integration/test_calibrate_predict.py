@@ -1,0 +1,221 @@
+"""From a trained run to calibrated probabilities, unknown leaves and an exported model: real Ray, real files, MLflow on SQLite."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ufgvc.core.config import to_yaml
+from ufgvc.core.errors import UserError
+from ufgvc.core.storage import open_store
+from ufgvc.data.ingest import ingest
+from ufgvc.data.shards import open_dataset
+from ufgvc.methods import build
+from ufgvc.predict.predict import predict
+from ufgvc.predict.settings import PredictSettings
+from ufgvc.report.evaluate import evaluate
+from ufgvc.report.settings import EvaluateSettings
+from ufgvc.search.calibrate import CalibrateSettings, calibrate_model
+from ufgvc.track.calibration import Calibration
+from ufgvc.track.export import export
+from ufgvc.track.models import load_model
+from ufgvc.track.recalibrate import keep_calibration
+from ufgvc.track.registry import register
+from ufgvc.track.runs import recorded, start_run
+from ufgvc.track.settings import TrackingSettings
+from ufgvc.train.alone import train_alone
+from ufgvc.train.calibration import fit_reference
+from ufgvc.train.settings import TrainSettings
+from ufgvc.train.trainer import make_plan, save_trained
+
+OFF = TrackingSettings(uri="off")
+COLOURS = {"amber": (190, 110, 60), "birch": (90, 150, 80), "cedar": (90, 110, 160)}
+SMALL = EvaluateSettings(cam_leaves=0, region_leaves=0, workers=0)
+
+
+def leaf(name: str, seed: int, side: int = 48) -> bytes:
+    """Noise about the cultivar's colour."""
+    random = np.random.default_rng([len(name), sum(map(ord, name)), seed])
+    pixels = np.clip(np.array(COLOURS[name]) + random.normal(0, 40, 3) + random.normal(0, 25, (side, side, 3)), 0, 255)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> str:
+    root = tmp_path_factory.mktemp("leaves")
+    for split, each in (("train", 6), ("test", 4)):
+        for name in COLOURS:
+            (root / split / name).mkdir(parents=True)
+            for number in range(each):
+                (root / split / name / f"{number}.png").write_bytes(leaf(name, number + 100 * (split == "test")))
+    uri = str(tmp_path_factory.mktemp("data") / "colours")
+    ingest(str(root), uri)
+    return uri
+
+
+def trained(data: str, runs: Path, validation: str = "last", tracking: TrackingSettings = OFF) -> str:
+    """The URI of a run's model, as `train` leaves it; without Ray Train, which takes longer to start than this to train."""
+    dataset = open_dataset(data)
+    method = build("resnet50", len(dataset.classes), backbone="resnet18")
+    settings = TrainSettings(
+        init="none", epochs=6, batch_size=6, resize=40, crop=32, learning_rate=0.01, validation=validation, cache="host"
+    )
+    plan, identity = make_plan(dataset, method, settings, 0, None, str(runs))
+    store = open_store(plan.run)
+    store.write_text("config.yaml", to_yaml(identity))
+    run = start_run(tracking, str(runs), dataset.name, "train", identity, {}, store=store)
+    with recorded(run):
+        save_trained(store, dataset, method, plan, identity, train_alone(replace(plan, run_id=run.id), torch.device("cpu")), run)
+    return f"{plan.run}/model"
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("new")
+    for number, name in enumerate((*COLOURS, *COLOURS)):
+        (folder / f"{number}.png").write_bytes(leaf(name, 900 + number, 40 + 9 * number))
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def calibrated(data: str, tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> str:
+    """A run's model, calibrated over two folds while nobody could have read a test leaf."""
+    runs = tmp_path_factory.mktemp("runs")
+    model = trained(data, runs)
+    hidden = [path for path in Path(data, "images").glob("test-*") if path.rename(path.with_suffix(".hidden"))]
+    assert hidden
+    settings = CalibrateSettings(folds=2, trials=2, known_share=0.9)
+    result = calibrate_model(data, model, settings, str(runs), OFF)
+    run = Path(model).parent
+    cells = {path: path.stat().st_mtime_ns for path in run.glob("calibration/fold-*/cell.json")}
+    assert len(cells) == 2
+    again = calibrate_model(data, model, settings, str(runs), OFF)
+    assert again == result
+    assert {path: path.stat().st_mtime_ns for path in cells} == cells, "finished folds are not trained again"
+    for path in hidden:
+        path.with_suffix(".hidden").rename(path)
+    found = load_model(model).calibration
+    assert found == result.calibration
+    assert (found.leaves, found.source, found.known_share) == (18, "2-fold", 0.9)
+    assert result.figures["log_loss_after"] <= result.figures["log_loss_before"]
+    return model
+
+
+def rows_of(result) -> dict[str, dict[str, str]]:
+    with open(result.csv, newline="", encoding="utf-8") as file:
+        return {row["path"]: row for row in csv.DictReader(file)}
+
+
+def test_onnxruntime_names_the_photographs_as_torch_does(calibrated: str, photographs: str, tmp_path: Path) -> None:
+    export(load_model(calibrated), str(tmp_path / "exported"))
+    told = [
+        rows_of(predict(photographs, model, str(tmp_path / f"out-{place}"), PredictSettings(batch_size=4, runtime=runtime), OFF))
+        for place, (model, runtime) in enumerate(
+            ((calibrated, "torch"), (calibrated, "onnx"), (str(tmp_path / "exported"), "auto"))  # exported for the purpose; exported before
+        )
+    ]
+    assert len(told[0]) == 6
+    assert len({row["top1_cultivar"] for row in told[0].values()}) > 1, "a model that always says the same proves little"
+    for path, wanted in told[0].items():
+        for found in (told[1][path], told[2][path]):
+            assert [found[column] for column in found if column.endswith("cultivar")] == [
+                wanted[column] for column in wanted if column.endswith("cultivar")
+            ]
+            for column in (name for name in wanted if name.endswith("probability")):
+                assert float(found[column]) == pytest.approx(float(wanted[column]), abs=1e-4)
+    with pytest.raises(UserError, match="exported model, which torch cannot run"):
+        predict(photographs, str(tmp_path / "exported"), str(tmp_path / "out"), PredictSettings(runtime="torch"), OFF)
+
+
+def test_a_leaf_below_the_threshold_is_unknown_and_keeps_its_candidates(calibrated: str, photographs: str, tmp_path: Path) -> None:
+    folder = open_store(str(tmp_path / "strict"))
+    folder.upload(Path(calibrated))
+    info = folder.read_json("model.json")
+    plain = load_model(calibrated)
+    images = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(Path(photographs).glob("*.png"))]
+    strangeness = np.sort(plain.scores(images)[1])
+    info["calibration"]["threshold"] = (strangeness[2] + strangeness[3]) / 2
+    folder.write_json("model.json", info)
+    result = predict(photographs, folder.uri, str(tmp_path / "out"), PredictSettings(), OFF)
+    rows = rows_of(result)
+    unknown = {path for path, row in rows.items() if row["cultivar"] == "unknown"}
+    assert len(unknown) == result.unknown == 3
+    for row in rows.values():
+        assert row["top1_cultivar"] in COLOURS
+        assert row["probability"] == row["top1_probability"]
+    table = load_model(folder.uri).predict([path.read_bytes() for path in sorted(Path(photographs).glob("*.png"))])
+    assert table.cultivar.tolist() == [rows[path]["cultivar"] for path in sorted(rows)]
+    assert all(json.loads(text)[0]["cultivar"] in COLOURS for text in table.top5)
+    named = rows_of(predict(photographs, folder.uri, str(tmp_path / "named"), PredictSettings(unknown=False), OFF))
+    assert {row["cultivar"] for row in named.values()} <= set(COLOURS)
+
+
+def test_a_model_that_was_never_calibrated_says_so(data: str, photographs: str, tmp_path: Path) -> None:
+    result = predict(photographs, trained(data, tmp_path), str(tmp_path / "out"), PredictSettings(), OFF)
+    assert "the probabilities are not calibrated and no leaf can be called unknown" in result.summary()
+    assert "unknown" not in {row["cultivar"] for row in rows_of(result).values()}
+
+
+def test_the_report_tells_what_probabilities_are_worth_and_accuracy_stays(calibrated: str, data: str, tmp_path: Path) -> None:
+    result = evaluate(data, calibrated, {}, str(tmp_path), SMALL, OFF)
+    found = result.metrics["models"]["this model"]["reliability"]
+    model = load_model(calibrated)
+    assert found["temperature"] == model.temperature
+    assert found["leaves"] == 12
+    html = open_store(result.folder).read_text("report.html")
+    assert "Probabilities on the test leaves" in html
+    assert f"{found['unknown']} of 12" in html
+    plain = Path(calibrated, "model.json")
+    info = json.loads(plain.read_text())
+    bare = open_store(str(tmp_path / "bare"))
+    bare.upload(Path(calibrated))
+    bare.write_json("model.json", {**info, "calibration": None})
+    without = evaluate(data, bare.uri, {}, str(tmp_path), SMALL, OFF)
+    assert without.scores.accuracy == result.scores.accuracy
+    assert without.metrics["models"]["this model"]["reliability"]["temperature"] is None
+
+
+def test_a_model_with_held_out_leaves_is_calibrated_when_it_is_trained(data: str, tmp_path: Path) -> None:
+    model = trained(data, tmp_path, "holdout")
+    found = load_model(model).calibration
+    assert found is not None
+    assert (found.leaves, found.source, found.threshold) == (6, "holdout, the leaves that chose the epoch", None)
+    again = calibrate_model(data, model, CalibrateSettings(), str(tmp_path), OFF).calibration
+    assert not list(Path(model).parent.glob("calibration/*")), "its own leaves are enough"
+    assert again.temperature == pytest.approx(found.temperature, rel=1e-3)
+    assert again.threshold is not None
+    assert again.threshold > 0
+
+
+def test_another_state_of_the_data_is_refused(calibrated: str, data: str, tmp_path: Path) -> None:
+    other = open_store(str(tmp_path / "other"))
+    other.upload(Path(data))
+    other.write_json("dataset.json", other.read_json("dataset.json") | {"fingerprint": "0" * 64})
+    with pytest.raises(UserError, match="was trained on"):
+        calibrate_model(other.uri, calibrated, CalibrateSettings(), str(tmp_path), OFF)
+    with pytest.raises(UserError, match="lies in no run folder"):
+        calibrate_model(data, str(tmp_path / "other"), CalibrateSettings(), str(tmp_path), OFF)
+
+
+def test_a_registered_version_keeps_its_files_and_the_next_is_calibrated(data: str, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    tracking = TrackingSettings(uri=f"sqlite:///{tmp_path}/mlflow.db")
+    model = trained(data, runs, tracking=tracking)
+    assert register(model, "ufgvc-colours", {}, tracking, str(runs)) == "1"
+    fitted = Calibration(temperature=1.5, threshold=0.3, known_share=0.95, leaves=18, source="a test")
+    reference = fit_reference(np.random.default_rng(0).random((9, 512)))
+    keep_calibration(open_store(str(Path(model).parent)), fitted, reference, "colours", tracking, str(runs))
+    assert register(model, "ufgvc-colours", {}, tracking, str(runs)) == "2"
+    assert register(model, "ufgvc-colours", {}, tracking, str(runs)) == "2"
+    assert load_model("models:/ufgvc-colours/1", tracking, str(runs)).calibration is None
+    assert load_model("models:/ufgvc-colours@challenger", tracking, str(runs)).calibration == fitted

@@ -36,6 +36,7 @@ GROWING = {
     "auth": {"ssh_user": "nobody"},
     "head_node_type": "ray.head.default",
     "available_node_types": NODES,
+    **{f"{what}_commands": [] for what in ("setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")},
 }
 
 
@@ -43,7 +44,6 @@ GROWING = {
 class Head:
     address: str
     agent: int
-    dashboard: int
     env: Mapping[str, str]
 
 
@@ -77,20 +77,21 @@ def head(free_port: Callable[[], int], tmp_path_factory: pytest.TempPathFactory)
 def started(free_port: Callable[[], int], folder: Path, env: Mapping[str, str]) -> Iterator[Head | None]:
     """A head with its autoscaler; None if it did not come up."""
     config = folder / "growing.yaml"
-    ports = {name: free_port() for name in ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port")}
+    ports = {name: free_port() for name in ("port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port")}
     address = f"127.0.0.1:{ports['port']}"
     provider = {"type": "external", "module": PROVIDER, "gcs_address": address, "launch_multiple": True, "head_node_id": HEAD}
     config.write_text(yaml.safe_dump(GROWING | {"provider": provider}))
-    own = ["--node-ip-address=127.0.0.1", "--num-cpus=0", "--object-store-memory=100000000", "--include-dashboard=true"]
+    own = ["--node-ip-address=127.0.0.1", "--num-cpus=0", "--object-store-memory=100000000", "--include-dashboard=false"]
     flags = [f"--{name}={port}" for name, port in ports.items()]
     names = {"RAY_CLOUD_INSTANCE_ID": HEAD, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD}
-    with (folder / "head.log").open("wb") as output:
+    log = folder / "head.log"
+    with log.open("wb") as output:
         command = [RAY, "start", "--head", "--block", f"--autoscaling-config={config}", *own, *flags]
         process = subprocess.Popen(command, stdout=output, stderr=output, env={**env, **names})
-    found = Head(address, ports["dashboard-agent-listen-port"], ports["dashboard-port"], env)
+    found = Head(address, ports["dashboard-agent-listen-port"], env)
     try:
         deadline = time.monotonic() + LATE
-        while process.poll() is None and time.monotonic() < deadline and status(found.agent, "/api/healthz") != 200:
+        while process.poll() is None and time.monotonic() < deadline and "block forever" not in log.read_text():
             time.sleep(0.3)
         yield found if status(found.agent, "/api/healthz") == 200 else None
     finally:
@@ -132,7 +133,7 @@ def test_the_probes_of_the_manifests_need_no_token_and_the_rest_does(head: Head)
     containers = [template["spec"]["containers"][0] for template in templates]
     for probe in [container[name] for container in containers for name in ("readinessProbe", "livenessProbe")]:
         assert status(head.agent, probe["httpGet"]["path"]) == 200
-    assert status(head.dashboard, "/api/version") == 401
+    assert status(head.agent, "/api/job_agent/jobs/") == 401
     asked = subprocess.run([RAY, "health-check", "--address", head.address], env=head.env, capture_output=True, text=True)
     assert asked.returncode == 0, asked.stderr  # what KubeRay's init container does before a worker starts
 

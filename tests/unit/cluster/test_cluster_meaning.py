@@ -68,8 +68,8 @@ def test_the_rayjob_is_a_job_that_our_parser_takes(training: Any, monkeypatch: p
 
 def test_every_job_in_the_readme_parses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    commands = re.findall(r"-- (python -m jobs\.\w+ --[^`]*?)\n\n", README.replace("\\\n", " "))
-    assert commands
+    commands = re.findall(r"-- (python -m jobs\.\w+\s+--[^`]*?)\n\n", README.replace("\\\n", " "))
+    assert [command.split()[2] for command in commands] == ["jobs.detect", "jobs.train"]
     for command in commands:
         job(shlex.split(command))
 

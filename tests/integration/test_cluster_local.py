@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import csv
+import io
+import os
+import re
 import signal
 import subprocess
 import sys
 import urllib.error
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -15,10 +20,13 @@ import pytest
 
 from cluster.processes import alive
 from cluster.stack import Stack, read_stack
+from tests.conftest import stop
 from tests.integration.s3_servers import KEY, new_bucket
 from tests.integration.submission import Running, copy_of_the_repository, local, plain_environment, wait_until
 from tests.integration.test_evaluate_predict import make_data
+from tests.integration.test_model_serving import post
 from ufgvc.core.storage import open_store
+from ufgvc.data.synthetic import SynthSettings, synthesize
 
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 TINY = ["--method", "resnet50", "--options.backbone", "resnet18", "--train.init", "none", "--train.epochs", "8", "--train.batch-size", "4",
@@ -42,6 +50,13 @@ def stack(checkout: Path, home: Path, tmp_path_factory: pytest.TempPathFactory) 
         yield Running.up(checkout, folder, home, "--cpus", "2", "--object-store-mb", "200")
     finally:
         local(checkout, "down", "--folder", str(folder), home=home)
+
+
+def use(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `source env.sh` does."""
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    for name, value in running.exports.items():
+        monkeypatch.setenv(name, value)
 
 
 def described(running: Running) -> Stack:
@@ -91,8 +106,7 @@ def test_only_who_has_the_token_may_submit(stack: Running) -> None:
 
 
 def test_a_stopped_job_says_killed_and_the_same_command_goes_on(stack: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in stack.exports.items():
-        monkeypatch.setenv(name, value)
+    use(stack, monkeypatch)
     make_data("s3://ufgvc/three")
     command = ["python", "-m", "jobs.train", "--data", "s3://ufgvc/three", "--runs", "s3://ufgvc/runs", *TINY]
     stack.ray_job("submit", "--no-wait", "--submission-id", "first", "--working-dir", ".", "--", *command)
@@ -120,6 +134,80 @@ def test_a_stopped_job_says_killed_and_the_same_command_goes_on(stack: Running, 
     (resumed,) = stack.runs("tiny")
     assert (resumed["info"]["run_id"], resumed["info"]["status"]) == (run["info"]["run_id"], "FINISHED")
     assert stack.metric(run["info"]["run_id"], "loss") == list(range(1, 9))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_train_evaluate_promote_predict_serve_by_submission(
+    stack: Running,
+    serve: Callable[..., subprocess.Popen[bytes]],
+    free_port: Callable[[], int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    use(stack, monkeypatch)
+    leaves = synthesize(tmp_path / "leaves", SynthSettings(cultivars=3, train_per_cultivar=4, test_per_cultivar=2, size=64))
+    open_store("s3://ufgvc").upload(leaves, "photos")
+    data, runs = ["--data", "s3://ufgvc/leaves"], ["--runs", "s3://ufgvc/runs"]
+
+    def job(name: str, *flags: str) -> str:
+        return stack.submit("python", "-m", f"jobs.{name}", *flags)
+
+    where = stack.submit("python", "-c", "import os, ufgvc; print('code', ufgvc.__file__)")
+    assert re.search(rf"code {re.escape(str(described(stack).session))}\S*/working_dir_files/", where), where
+    assert "3 cultivars, 12 train, 6 test leaves" in job("ingest", "--source", "s3://ufgvc/photos", *data)
+    assert "masks (box) of 18 leaves" in job("mask", *data, *runs, "--boxes", "annotated")
+    small = TINY[TINY.index("--options.backbone") :]
+    log = job("train", *data, *runs, "--method", "mask_guided", *small, "--train.workers", "2", "--train.epochs", "2")
+    model = re.search(r"model (s3://ufgvc/runs/leaves/mask_guided/\S+/model)", log)
+    assert model, log
+    log = job("evaluate", *data, *runs, "--model", model[1], "--cam-leaves", "2", "--region-leaves", "2")
+    assert "of 6" in log
+    assert "promoted" in job("promote", *data, *runs)
+    champion = "models:/ufgvc-leaves@champion"
+    job("predict", "--source", "s3://ufgvc/photos/images", "--model", champion, "--out", "s3://ufgvc/named", *runs)
+    rows = list(csv.DictReader(io.StringIO(open_store("s3://ufgvc/named").read_text("predictions.csv"))))
+    assert len(rows) == 18
+
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", champion, "--env-manager", "local",
+               "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]  # fmt: skip
+    programs = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    server = serve(command, f"{url}/ping", log=tmp_path / "serve.log", env=stack.exports | programs, within=300)
+    try:
+        row = rows[0]
+        photograph = next(path for path in (leaves / "images").iterdir() if path.name == Path(row["path"]).name)
+        body = {"dataframe_records": [{"image": base64.b64encode(photograph.read_bytes()).decode()}]}
+        status, answers = post(url, body)
+        assert status == 200, answers
+        assert answers[0]["cultivar"] == row["cultivar"]
+        assert float(answers[0]["probability"]) == pytest.approx(float(row["probability"]), abs=1e-3)
+    finally:
+        stop(server)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--data", "leaves", "--runs", "s3://ufgvc/runs"], "--data: the relative path 'leaves' would lie in Ray's copy"),
+        (["--data", "s3://leaf-that-nobody-made/x", "--runs", "s3://ufgvc/runs"], "no such bucket"),
+        (["--data", "s3://ufgvc/six", "--runs", "s3://ufgvc/bad", "--train.cpus-per-worker", "40"], "40 CPUs leave none of the 4"),
+        (["--data", "s3://ufgvc/six", "--runs", "/tmp/ufgvc-runs"], "is a local path, but the cluster has 2 nodes"),
+    ],
+)
+def test_a_mistake_is_one_message_in_the_jobs_log(stack: Running, flags: list[str], says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(stack, monkeypatch)
+    if not open_store("s3://ufgvc/six").exists("dataset.json"):
+        make_data("s3://ufgvc/six")
+    done = stack.try_ray_job(
+        "submit", "--working-dir", ".", "--", "python", "-m", "jobs.train", *TINY[:6], "--train.batch-size", "4", *flags
+    )
+    assert done.returncode == 1
+    assert says in done.stdout
+    assert "Traceback" not in done.stdout
 
 
 def test_down_ends_what_up_started_and_nothing_else(stack: Running) -> None:

@@ -115,10 +115,9 @@ class Namespaces:
             f"until ip link set eth0 up; do sleep 0.1; done && ip address add {machine.address}/24 dev eth0 && ip link set lo up && "
             "touch /tmp/ready; while :; do sleep 60; done"
         )
-        holder = subprocess.Popen(
-            [*WITH_US, "unshare", "--net", "--mount", "--pid", "--uts", "--ipc", "--mount-proc", "--kill-child", "bash", "-c", becoming],
-            stderr=(machine.tmp / "init.log").open("wb"),
-        )
+        namespaces = ["--net", "--mount", "--pid", "--uts", "--ipc", "--mount-proc", "--kill-child"]
+        with (machine.tmp / "init.log").open("wb") as output:
+            holder = subprocess.Popen([*WITH_US, "unshare", *namespaces, "bash", "-c", becoming], stdout=output, stderr=output)
         self._holders[name] = holder
         self._machines.append(machine)
         wait_for(lambda: psutil.Process(holder.pid).children(), f"{name}'s first process")

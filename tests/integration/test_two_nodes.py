@@ -94,7 +94,7 @@ def test_no_training_of_a_benchmark_is_lost_with_a_node(leaves: Cluster, second:
     settings = flags(SMALL | {"epochs": 1, "seeds": 2, "rates": 1.0, "cpus_per_trial": SHARE, "cam_leaves": 0})
     rows = ("--methods", "resnet50", "mobilenet_v2", "--backbones", "resnet50=resnet18")
     job = leaves.job("benchmark", *places(f"{RUNS}/benchmark"), *settings, *rows)
-    while_running(job, lambda: cells() and second.processes("ImplicitFunc"), "a finished training, and one on the second node")
+    while_running(job, lambda: cells() and second.processes("ImplicitFunc.train"), "a finished training, and one on the second node")
     before = cells()
     leaves.lose(second)
     assert len(before) < 4, "it was too late to lose a node"

@@ -124,7 +124,10 @@ def test_streamed_and_cached_epochs_hold_the_same_leaves(leaves: str, tmp_path: 
 def test_selection_is_told(leaves: str, tmp_path: Path, validation: str, leaves_held: int, says: str) -> None:
     done = run(leaves, tmp_path, validation=validation, epochs=1, workers=2)
     assert numbers(done)[0]["validation_leaves"] == leaves_held
-    assert load_model(done.model).info["selection"] == says
+    model = load_model(done.model)
+    assert model.info["selection"] == says
+    # Both ranks' leaves; test leaves never calibrate.
+    assert (model.calibration.leaves if model.calibration else None) == (5 if validation == "holdout" else None)
 
 
 def test_what_cannot_be_scheduled_is_refused(leaves: str, tmp_path: Path) -> None:

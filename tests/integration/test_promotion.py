@@ -142,7 +142,7 @@ def written(output: str) -> dict[str, Any]:
     return told
 
 
-def test_first_then_better_then_back(field: Field, capsys: pytest.CaptureFixture[str]) -> None:
+def test_first_better_worse_and_back(field: Field, capsys: pytest.CaptureFixture[str]) -> None:
     first = field.add(wrong=range(12))
     assert field.command("--strict") == 0
     told = written(capsys.readouterr().out)
@@ -151,6 +151,7 @@ def test_first_then_better_then_back(field: Field, capsys: pytest.CaptureFixture
     )  # fmt: skip
     assert (told["challenger"]["right"], told["challenger"]["of"]) == (28, 40)
     assert field.champion() == first
+    assert (field.tags(first)["promotion"], field.tags(first)["promotion_p"]) == ("promoted", "not compared")
 
     second = field.add(wrong=range(2))
     assert field.command("--strict") == 0
@@ -189,30 +190,18 @@ def test_first_then_better_then_back(field: Field, capsys: pytest.CaptureFixture
     assert field.tags(second)["promotion"] == "promoted", "what was decided before stays told"
 
     assert field.command("--model", f"models:/{field.model}@previous") == 0
-    assert written(capsys.readouterr().out)["decision"] == "kept"
+    output = capsys.readouterr().out
+    told = written(output)
+    assert (told["decision"], told["reason"], told["champion"], told["test"]["difference"]) == ("kept", "worse", second, -0.25)
+    assert f"version {second} stays champion" in output
+    assert (field.tags(first)["promotion"], field.tags(second)["promotion"]) == ("kept", "defended")
+    assert field.champion() == second
     assert field.command("--model", f"models:/{field.model}@previous", "--force", "--strict") == 0
     told = written(capsys.readouterr().out)
     assert (told["decision"], told["reason"], told["forced"], told["champion"]) == ("promoted", "forced", True, first)
     assert told["test"]["losses"] == 10
     assert "because --force was given" in told["sentence"]
     assert field.champion() == first
-
-
-def test_worse_is_kept(field: Field, capsys: pytest.CaptureFixture[str]) -> None:
-    first = field.add(wrong=range(2))
-    assert field.command() == 0
-    second = field.add(wrong=range(12))
-    capsys.readouterr()
-    assert field.command() == 0
-    output = capsys.readouterr().out
-    told = written(output)
-    assert (told["decision"], told["reason"], told["champion"]) == ("kept", "worse", first)
-    assert told["test"]["difference"] == -0.25
-    assert f"version {first} stays champion" in output
-    assert field.command("--strict") == 3
-    assert field.champion() == first
-    assert field.tags(second)["promotion"] == "kept"
-    assert field.tags(first)["promotion"] == "defended"
 
 
 def test_undecided_says_how_many_leaves(field: Field, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

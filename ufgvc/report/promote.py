@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,8 +31,6 @@ from ufgvc.track.registry import CHALLENGER, model_name, versions_of
 from ufgvc.track.runs import recorded, start_run
 from ufgvc.track.settings import TrackingSettings, redact
 from ufgvc.track.versions import Version, champion_of, crown, find_version, read_card, write_on
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,6 @@ def promote(
     folder.write_json("promotion.json", decided.to_json())
     result = PromoteResult(decided, join(folder.uri, "promotion.json"))
     _record(decided, new, old, settings, tracking, runs_uri, result.file)
-    log.info("%s", decided.sentence())
     return result
 
 
@@ -161,8 +157,12 @@ def _record(
 ) -> None:
     """An MLflow run of the decision, and tags on both versions."""
     held = decided.contest
-    numbers = {"promotion_p": f"{held.p:.6g}", "promotion_difference": f"{held.difference:+.6f}"} if held else {}
-    shared = {"promotion_file": file, "promotion_data": decided.data["fingerprint"], **numbers}
+    shared = {
+        "promotion_file": file,
+        "promotion_data": decided.data["fingerprint"],
+        "promotion_p": f"{held.p:.6g}" if held else "not compared",
+        "promotion_difference": f"{held.difference:+.6f}" if held else "not compared",
+    }
     told = {"data": decided.data["uri"], "challenger": new.uri, "champion": old and old.uri, "settings": settings.model_dump()}
     tags = {"kind": "promote", "decision": decided.decision, "reason": decided.reason, "data": decided.data["fingerprint"]}
     with recorded(start_run(tracking, runs, decided.data["name"], f"promote version {new.number}", told, tags)) as run:

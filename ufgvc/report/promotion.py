@@ -112,7 +112,8 @@ class Promotion:
                 for row in changed
             ]
             same = len(self.cultivars) - len(changed)
-            found.append(Table(f"By cultivar ({same} more are as before)", ("Cultivar", "Champion", "Challenger", "Leaves"), rows))
+            title = f"By cultivar ({same} more are as before)" if same else "By cultivar"
+            found.append(Table(title, ("Cultivar", "Champion", "Challenger", "Leaves"), rows))
         return found
 
     def _models(self) -> Table:

@@ -45,7 +45,8 @@ def find_version(uri: str, name: str, tracking: TrackingSettings, runs: str | No
         run_id = source_of(client, uri)[1] if uri.startswith("runs:") else _made_by(uri)
         of_run = [version for version in client.search_model_versions(f"name = '{name}'") if run_id and version.run_id == run_id]
         if not of_run:
-            raise UserError(f"is not a version of {name} yet", where=uri, fix=f"run `ufgvc evaluate --data <data> --model {uri}` first")
+            fix = f"run `ufgvc evaluate --data <data> --model {uri}` first, or name the version: models:/{name}/<version>"
+            raise UserError(f"is not known as a version of {name}", where=uri, fix=fix)
         return _version(max(of_run, key=lambda version: int(version.version)))
 
 

@@ -12,6 +12,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -160,7 +161,7 @@ class Loopback:
     kind = "processes on loopback"
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder = Path(tempfile.mkdtemp(prefix="uf-"))  # pytest's own has too long a name for the sockets of a raylet
         self.hub = Machine("hub", "127.0.0.1", folder, str(folder))
         self._machines = [self.hub]
 
@@ -184,6 +185,7 @@ class Loopback:
     def close(self) -> None:
         for machine in self._machines:
             self.lose(machine)
+        shutil.rmtree(self.folder)
 
 
 def _start(machine: Machine, command: Sequence[str], env: Mapping[str, str], log: Path) -> subprocess.Popen[Any]:

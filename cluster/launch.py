@@ -176,6 +176,7 @@ def _make_bucket(exports: dict[str, str], bucket: str) -> None:
 
     from ufgvc.core.storage import open_store
 
+    os.environ.pop("AWS_ENDPOINT_URL_S3", None)  # would beat the one that is meant
     os.environ.update({name: value for name, value in exports.items() if name.startswith("AWS_")})
     with contextlib.suppress(BotoCoreError, ClientError):  # it is there, or the next line says what is wrong
         boto3.client("s3", endpoint_url=exports["AWS_ENDPOINT_URL"]).create_bucket(Bucket=bucket)

@@ -105,7 +105,7 @@ class Running:
             return json.load(answer)
 
 
-def wait_until(ready: Callable[[], object], what: str, within: float = 240) -> None:
+def wait_until(ready: Callable[[], object], what: str, within: float = 480) -> None:
     deadline = time.monotonic() + within
     while not ready():
         assert time.monotonic() < deadline, f"{what}: not within {within:.0f} s"

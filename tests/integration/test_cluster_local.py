@@ -158,7 +158,9 @@ def test_train_evaluate_promote_predict_serve_by_submission(
     assert "3 cultivars, 12 train, 6 test leaves" in job("ingest", "--source", "s3://ufgvc/photos", *data)
     assert "masks (box) of 18 leaves" in job("mask", *data, *runs, "--boxes", "annotated")
     small = TINY[TINY.index("--options.backbone") :]
-    log = job("train", *data, *runs, "--method", "mask_guided", *small, "--train.workers", "2", "--train.epochs", "2")
+    log = job(
+        "train", *data, *runs, "--method", "mask_guided", *small, "--train.workers", "2", "--train.epochs", "2", "--train.batch-size", "8"
+    )
     model = re.search(r"model (s3://ufgvc/runs/leaves/mask_guided/\S+/model)", log)
     assert model, log
     log = job("evaluate", *data, *runs, "--model", model[1], "--cam-leaves", "2", "--region-leaves", "2")

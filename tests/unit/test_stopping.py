@@ -77,6 +77,26 @@ def test_a_library_that_answers_signals_by_leaving(number: signal.Signals, code:
     assert signal.getsignal(number) is before
 
 
+@pytest.mark.parametrize(("code", "means"), [("15", Stopped), ("0", KeyboardInterrupt)])
+def test_rays_core_tells_the_exit_in_words(code: str, means: type[BaseException]) -> None:
+    leaving = SystemExit(1)
+    leaving.ray_terminate_msg = f"SystemExit is raised (sys.exit is called). Exit code: {code}."  # type: ignore[attr-defined]
+    with pytest.raises(means) as caught, kept_signals():
+        raise leaving
+    assert type(caught.value) is means
+
+
+def test_sigterm_that_rays_core_hands_on_as_control_c_is_known() -> None:
+    def core() -> None:
+        try:
+            send(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt from None
+
+    with pytest.raises(Stopped), stoppable():
+        core()
+
+
 def test_another_exit_stays_what_it_is() -> None:
     with pytest.raises(SystemExit) as caught, kept_signals():
         sys.exit(3)

@@ -40,6 +40,10 @@ def stoppable() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
+    except KeyboardInterrupt:
+        if told:
+            raise Stopped from None  # where Ray's core was waiting it hands on every interrupt as a plain one
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -48,7 +52,8 @@ def stoppable() -> Iterator[None]:
 def kept_signals() -> Iterator[None]:
     """Around a library that answers signals itself: our answers hold again after the block, and its exits become what they mean.
 
-    Ray leaves with SystemExit: the signal's number for SIGTERM, 0 for Control-C once its training workers have ended.
+    Ray leaves with SystemExit: the signal's number for SIGTERM, 0 for Control-C once its training workers have ended. Where its core
+    was waiting the code is always 1, and the one that was meant stands in a message.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -57,9 +62,10 @@ def kept_signals() -> Iterator[None]:
     try:
         yield
     except SystemExit as leaving:
-        if leaving.code == signal.SIGTERM:
+        said = getattr(leaving, "ray_terminate_msg", "")
+        if leaving.code == signal.SIGTERM or f"code: {signal.SIGTERM.value}" in said:
             raise Stopped from None
-        if leaving.code == 0:
+        if leaving.code == 0 or said:
             raise KeyboardInterrupt from None
         raise
     finally:

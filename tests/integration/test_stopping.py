@@ -1,0 +1,53 @@
+"""Control-C while Ray Train trains: it answers the signal itself, ends its workers and leaves; the command still says what happened."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from tests.integration.submission import plain_environment, wait_until
+from tests.integration.test_evaluate_predict import make_data
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_training_that_is_stopped(number: signal.Signals, tmp_path: Path) -> None:
+    data, runs = tmp_path / "data", tmp_path / "runs"
+    make_data(str(data))
+    command = ["train", "--data", str(data), "--runs", str(runs), "--method", "resnet50", "--options.backbone", "resnet18",
+               "--train.init", "none", "--train.epochs", "200", "--train.batch-size", "4", "--train.resize", "40", "--train.crop", "32",
+               "--train.checkpoint-seconds", "0"]  # fmt: skip
+    with open(tmp_path / "log", "wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ufgvc.cli", *command],
+            cwd=ROOT,
+            env=plain_environment(tmp_path),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what runs in the background starts with it ignored
+        )
+    try:
+        wait_until(lambda: list(runs.glob("*/*/*/progress.json")) or process.poll() is not None, "the first epoch")
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        process.send_signal(number)
+        code = process.wait(120)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    told = (tmp_path / "log").read_text()
+    assert code == 128 + number, told
+    assert "stopped; the same command goes on from the last checkpoint" in told
+    assert "Traceback" not in told
+    client = MlflowClient(f"sqlite:///{runs / 'mlflow.db'}")
+    (run,) = client.search_runs([each.experiment_id for each in client.search_experiments()])
+    assert run.info.status == "KILLED"
+    assert not list(runs.glob("*/*/*/model/model.json"))

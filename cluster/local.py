@@ -42,7 +42,8 @@ def up(
         object_store_mb: memory of each node's object store, MiB.
         s3: an S3 server that is there, with your AWS_* credentials; default: moto, which forgets everything at `down`.
         bucket: the bucket for data, runs and MLflow's artifacts; made if it is not there.
-        mlflow_store: SQLAlchemy URI of MLflow's database, e.g. postgresql+psycopg2://... (psycopg2-binary must be installed); default: SQLite in the folder.
+        mlflow_store: SQLAlchemy URI of MLflow's database, e.g. postgresql+psycopg2://... with psycopg2-binary installed;
+            default: SQLite in the folder.
         quiet: print only the exports, for `eval "$(python cluster/local.py up --quiet)"`.
     """
     from cluster.launch import Wish, launch

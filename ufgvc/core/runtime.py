@@ -25,7 +25,6 @@ class Stopped(KeyboardInterrupt):
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
     """Within the block SIGTERM raises Stopped in the main thread, so that runs are closed as they are for Control-C."""
-
     if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
         yield
         return
@@ -70,7 +69,8 @@ def kept_signals() -> Iterator[None]:
         raise
     finally:
         for number, answer in before.items():
-            signal.signal(number, answer)
+            if answer is not None:  # None: not Python's to set again
+                signal.signal(number, answer)
 
 
 def setup_logging(level: int = logging.INFO) -> None:

@@ -104,6 +104,10 @@ class InBackground:
     def __call__(self, *told: Any) -> None:
         self._calls.append(self._thread.submit(self._record, *told))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune writes its callbacks down with all that they hold; a thread cannot be, and nobody reads that copy."""
+        return {"_record": self._record}
+
     def __enter__(self) -> InBackground:
         return self
 

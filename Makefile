@@ -20,11 +20,14 @@ install: .venv/.installed
 demo: install
 	$(BIN)/python -m jobs.demo --folder $(DEMO)
 
+# Unit tests share the cores, a thread each; integration tests start Ray, MLflow and S3 servers and run one by one.
 test: install
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -m "not slow and not gpu" -n auto --dist loadfile
+	$(BIN)/python -m pytest tests/integration -m "not slow and not gpu"
 
 test-all: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -n auto --dist loadfile
+	$(BIN)/python -m pytest tests/integration
 
 lint: install
 	$(BIN)/ruff check .

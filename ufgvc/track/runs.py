@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from ufgvc.core.errors import UserError
 from ufgvc.core.runtime import git_commit, versions
 from ufgvc.core.storage import Store
-from ufgvc.core.errors import UserError
 from ufgvc.track.client import Away, Gone, connect, translated
 from ufgvc.track.journal import Journal
 from ufgvc.track.settings import Place, TrackingSettings, redact, redact_values, resolve

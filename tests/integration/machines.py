@@ -139,8 +139,7 @@ class Namespaces:
             process.wait(60)
 
     def close(self) -> None:
-        for process in self.hub.started:
-            end(process.pid)
+        end(*(process.pid for process in self.hub.started))
         for holder in self._holders.values():  # the kernel ends all that is within
             holder.kill()
         for process in [*self._holders.values(), *(each for machine in self._machines for each in machine.started)]:
@@ -178,8 +177,8 @@ class Loopback:
         return _start(machine, command, env, log)
 
     def lose(self, machine: Machine) -> None:
+        end(*(process.pid for process in machine.started))
         for process in machine.started:
-            end(process.pid)
             process.wait(60)
 
     def close(self) -> None:
@@ -220,13 +219,20 @@ def command_line(process: psutil.Process) -> str:
         return ""
 
 
-def end(pid: int) -> None:
-    """SIGKILL for a process and all that descend from it, and for what they start meanwhile."""
-    while alive := [process for process in tree(pid) if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]:
+def runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def end(*pids: int) -> None:
+    """SIGKILL for these processes and all that descend from them, and for what they start meanwhile."""
+    while alive := [process for pid in pids for process in tree(pid) if runs(process)]:
         for process in alive:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(alive, timeout=1)
+        time.sleep(0.05)  # psutil's own waiting would take a child's exit code away from whoever started it
 
 
 def wait_for(condition: Any, what: str, within: float = 60) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import io
 import statistics
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
+from ufgvc.core.runtime import give_memory_back
 from ufgvc.core.storage import Store, open_store
 from ufgvc.data.cache import decoded_split
 from ufgvc.data.shards import Dataset, open_dataset, read_index
@@ -119,7 +119,7 @@ def run_job(job: Job, on: str = "cpu") -> dict[str, Any]:
     store.write_json(RESULT, result)
     store.child("checkpoints").delete_tree()  # weights are large and cells are many
     del state, method
-    gc.collect()
+    give_memory_back()
     if device.type == "cuda":
         torch.cuda.empty_cache()  # the process is used again, and others share the GPU
     return result

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import Literal
 import torch
 
 from ufgvc.core.errors import user_error_in
+from ufgvc.core.runtime import give_memory_back
 from ufgvc.core.storage import Store, open_store
 from ufgvc.report.search_story import TrialRow
 from ufgvc.search.study import RESULT, Setting, Study
@@ -50,7 +50,7 @@ def run_trial(study: Study, setting: Setting, report: Report, device: torch.devi
         study.end(row_of(setting, plans, "failed", reason(error)), final=False)
     for plan in plans:
         open_store(plan.run).child("checkpoints").delete_tree()  # weights are large, and trials are many
-    gc.collect()
+    give_memory_back()
     if device.type == "cuda":
         torch.cuda.empty_cache()  # the process is used again, and others share the GPU
 

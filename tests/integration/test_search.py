@@ -160,6 +160,7 @@ def test_folds_in_step_are_the_folds_alone(small_draw: str, tmp_path: Path) -> N
         assert [row["loss"] for row in worker.history] == [row["loss"] for row in state["history"]]
 
 
+@pytest.mark.slow
 def test_trials_of_several_workers_leave_no_group_behind(small_draw: str, tmp_path: Path) -> None:
     """Trial 1 finds the word to stop after its first epoch, as if ASHA had said it."""
     import ray

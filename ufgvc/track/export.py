@@ -122,9 +122,9 @@ def to_onnx(method: Method, side: int, opset: int = 18) -> bytes:
     # Two images: a batch of one would be taken for a batch that is always one.
     example = torch.zeros(2, 3, side, side)
     net = _Tested(method).eval()
-    quiet = logging.getLogger("torch.onnx")
-    level = quiet.level
-    quiet.setLevel(logging.ERROR)
+    talkative = {logger: logger.level for logger in map(logging.getLogger, ("torch.onnx", "onnxscript", "onnx_ir"))}
+    for logger in talkative:
+        logger.setLevel(logging.ERROR)
     try:
         program = torch.onnx.export(
             net,
@@ -140,7 +140,8 @@ def to_onnx(method: Method, side: int, opset: int = 18) -> bytes:
     except torch.onnx.OnnxExporterError as error:
         raise UserError(f"torch cannot export it: {_reason(error)}", where=method.name, fix="predict with `--runtime torch`") from error
     finally:
-        quiet.setLevel(level)
+        for logger, level in talkative.items():
+            logger.setLevel(level)
     assert program is not None
     content: bytes = program.model_proto.SerializeToString()
     return content

@@ -86,6 +86,18 @@ def test_rays_core_tells_the_exit_in_words(code: str, means: type[BaseException]
     assert type(caught.value) is means
 
 
+def test_a_library_that_knows_control_c_only_hears_of_sigterm() -> None:
+    heard: list[int] = []
+
+    def library() -> None:
+        signal.signal(signal.SIGINT, lambda number, frame: sys.exit(heard.append(number) or 0))  # type: ignore[func-returns-value]
+        send(signal.SIGTERM)
+
+    with pytest.raises(Stopped), stoppable(), kept_signals():
+        library()
+    assert heard == [signal.SIGINT]
+
+
 def test_sigterm_that_rays_core_hands_on_as_control_c_is_known() -> None:
     def core() -> None:
         try:

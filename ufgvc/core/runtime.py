@@ -34,9 +34,13 @@ def stoppable() -> Iterator[None]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal told
-        if not told:  # some senders say it twice, and the second would cut the clearing up short
-            told = True
-            raise Stopped
+        if told:  # some senders say it twice, and the second would cut the clearing up short
+            return
+        told = True
+        answer = signal.getsignal(signal.SIGINT)
+        if callable(answer) and answer is not signal.default_int_handler:
+            answer(signal.SIGINT, frame)  # Ray Train ends its workers in order when it hears Control-C, and knows no SIGTERM
+        raise Stopped
 
     before = signal.signal(signal.SIGTERM, stop)
     try:

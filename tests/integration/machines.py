@@ -189,7 +189,9 @@ class Loopback:
 
 def _start(machine: Machine, command: Sequence[str], env: Mapping[str, str], log: Path) -> subprocess.Popen[Any]:
     with log.open("ab") as output:
-        process = subprocess.Popen(["nice", "-n", "5", *command], stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=dict(env))
+        # A group of its own: Ray ends groups of processes, and within a machine those from without all seem to be one.
+        own = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output, "start_new_session": True}
+        process = subprocess.Popen(["nice", "-n", "5", *command], env=dict(env), **own)
     machine.started.append(process)
     return process
 

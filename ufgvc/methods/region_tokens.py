@@ -8,21 +8,19 @@ normalised away. Masks are needed in training only.
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal
 
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ufgvc.core.config import Section
 from ufgvc.core.types import Region
 from ufgvc.methods.backbones import Backbone, build_backbone
 from ufgvc.methods.layers.guide import Guide, guided_by
+from ufgvc.methods.layers.tokens import HeadKind, TokenHead, token_losses
 from ufgvc.methods.mask_guided import region_target
 from ufgvc.methods.method import Batch, LossParts, Method, Outputs, method
 from ufgvc.methods.recipe import Recipe, Stage
-from ufgvc.methods.resnet50 import cross_entropy
 
 # Ours, so there is nothing published to follow: mask_guided's sizes and transforms, the usual momentum and a cosine.
 RECIPE = Recipe(
@@ -39,7 +37,7 @@ class RegionTokensOptions(Section):
 
     backbone: str = Field("resnet50", description="a torchvision model by its name, or `timm:<name>` where timm is installed")
     regions: tuple[Region, ...] = Field(("vein", "contour"), description="the regions that get a token beside the whole leaf's")
-    head: Literal["cosine", "linear"] = Field("cosine", description="of each token; linear is a control")
+    head: HeadKind = Field("cosine", description="of each token; linear is a control")
     scale: float = Field(16.0, gt=0, description="cosine heads: logits are this times the cosine")
     mask_weight: float = Field(0.2, ge=0, description="weight of each region's Dice loss; 0 leaves the attention to itself")
     token_weight: float = Field(1.0, ge=0, description="weight of the mean cross-entropy of the single heads")
@@ -51,24 +49,6 @@ class RegionTokensOptions(Section):
         if len(set(regions)) < len(regions):
             raise ValueError("a region is named twice")
         return regions
-
-
-class TokenHead(nn.Linear):
-    """Logits of one token: (B, D) -> (B, K).
-
-    cosine: scale times the cosine between the token and each cultivar's weights, in [-scale, scale].  linear: without bias.
-    """
-
-    def __init__(self, channels: int, num_classes: int, kind: Literal["cosine", "linear"], scale: float) -> None:
-        super().__init__(channels, num_classes, bias=False)
-        self.kind, self.scale = kind, scale
-
-    def forward(self, token: Tensor) -> Tensor:
-        with torch.autocast(token.device.type, enabled=False):  # times the scale, bfloat16 would be off by several hundredths
-            token, weight = token.float(), self.weight
-            if self.kind == "linear":
-                return functional.linear(token, weight)
-            return self.scale * functional.linear(functional.normalize(token, dim=1), functional.normalize(weight, dim=1))
 
 
 def two_maps(backbone: Backbone, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,10 +108,7 @@ def dice_loss(attention: Tensor, target: Tensor) -> Tensor:
 
 def region_tokens_losses(outputs: Outputs, batch: Batch, regions: tuple[str, ...]) -> LossParts:
     """Cross-entropy of the mean logits, mean cross-entropy of the single heads, Dice loss of each region's attention."""
-    token_logits = outputs["token_logits"]
-    heads = token_logits.shape[1]
-    total, count = cross_entropy(token_logits.flatten(0, 1), batch.labels.repeat_interleave(heads))
-    parts = {"classification": cross_entropy(outputs["logits"], batch.labels), "tokens": (total, count)}
+    parts = token_losses(outputs, batch.labels)
     for region in regions:
         attention = outputs["attention"][region]
         target, has = region_target(batch, region, attention)

@@ -60,7 +60,10 @@ ABLATIONS = (
     _ablation("vein", "ResNet-50 + vein"),
     _ablation("contour", "ResNet-50 + contour"),
 )
-OURS = (_row("region_tokens", "Ours (region_tokens)", "region_tokens", "II controls"),)
+OURS = (
+    _row("leaf_traits", "Ours (leaf_traits)", "leaf_traits", "II controls"),
+    _row("region_tokens", "Ours (region_tokens)", "region_tokens", "II controls"),
+)
 ORACLE = (
     _row("mask_guided:exact", "mask_guided, exact masks (oracle)", "mask_guided", "II controls", mask="exact", rate_of="mask_guided"),
 )
@@ -76,10 +79,15 @@ CONTROLS = (
     _control("no_fusion", "the loss without the fusion", fusion={"base": 1.0, "vein": 0.0, "contour": 0.0}),
     _control("no_loss", "the fusion without the loss", loss_weights={"vein": 0.0, "contour": 0.0}),
     _control("gain", "no masks, features times 0.65", regions=[], gain=0.65),
-    _control("none", "ours without regions", of="region_tokens", regions=[]),
-    _control("no_loss", "ours without masks", of="region_tokens", mask_weight=0.0),
-    _control("shuffled", "ours with masks of other leaves", of="region_tokens", guide="shuffled"),
-    _control("linear", "ours with linear heads", of="region_tokens", head="linear"),
+    _control("none", "leaf_traits without traits: a cosine head", of="leaf_traits", traits=[]),
+    _control("outline", "leaf_traits: outline alone", of="leaf_traits", traits=["outline"]),
+    _control("veins", "leaf_traits: veins alone", of="leaf_traits", traits=["veins"]),
+    _control("colour", "leaf_traits: colour alone", of="leaf_traits", traits=["colour"]),
+    _control("no_trunk", "leaf_traits without the trunk's word", of="leaf_traits", trunk=False),
+    _control("none", "region_tokens without regions", of="region_tokens", regions=[]),
+    _control("no_loss", "region_tokens without masks", of="region_tokens", mask_weight=0.0),
+    _control("shuffled", "region_tokens with masks of other leaves", of="region_tokens", guide="shuffled"),
+    _control("linear", "region_tokens with linear heads", of="region_tokens", head="linear"),
 )
 LISTED = {each.key: each for each in (*PAPER_ROWS, *ABLATIONS, *OURS, *ORACLE, *CONTROLS)}
 

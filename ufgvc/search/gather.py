@@ -21,7 +21,7 @@ from ufgvc.report.metrics import ranking
 from ufgvc.report.samples import draw as draw_leaves
 from ufgvc.report.samples import leaf_rows
 from ufgvc.report.tables import paper_accuracy
-from ufgvc.search.contestants import ABLATIONS, PAPER_ROWS
+from ufgvc.search.contestants import ABLATIONS, OURS, PAPER_ROWS
 from ufgvc.search.field import Runner
 from ufgvc.search.job import Job, read_scored
 from ufgvc.search.settings import BenchmarkSettings
@@ -43,7 +43,7 @@ def gather(
         title=", ".join(draw.name for draw in draws),
         budget=settings.budget,
         draws=tuple(Draw(draw.name, labels[draw.name], len(draw.classes)) for draw in draws),
-        references=("resnet50", "mask_guided", *(["region_tokens"] if _has_controls("region_tokens", runners) else [])),
+        references=("resnet50", "mask_guided", *(row.key for row in OURS if _has_controls(row.key, runners))),
         entries=tuple(_entry(runner, draws, settings, rates, finals) for runner in runners),
         facts=_facts(draws, runners, settings, finals) | ({"Maps measured inside": f"{kind} masks"} if energy else {}),
         warnings=_warnings(settings),

@@ -20,10 +20,10 @@ install: .venv/.installed
 demo: install
 	$(BIN)/python -m jobs.demo --folder $(DEMO)
 
-# Unit tests share the cores, a thread each; integration tests start Ray, MLflow and S3 servers and run one by one.
+# Unit tests share the cores, a thread each. Integration tests start Ray, MLflow and S3 servers; two files at a time, for they wait a lot.
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -m "not slow and not gpu" -n auto --dist loadfile
-	$(BIN)/python -m pytest tests/integration -m "not slow and not gpu"
+	$(BIN)/python -m pytest tests/integration -m "not slow and not gpu" -n 2 --dist loadfile
 
 test-all: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -n auto --dist loadfile

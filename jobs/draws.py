@@ -1,6 +1,6 @@
 """A benchmark on synthetic leaves from nothing: first weights, draws of cultivars with found and exact masks, then all trainings.
 
-`python -m jobs.draws --config jobs/configs/benchmark-small.yaml --folder FOLDER [--seeds 201 202] [-- flags of benchmark]`
+`python -m jobs.draws --config jobs/configs/benchmark-small.yaml --folder FOLDER [--seeds 211 212] [-- flags of benchmark]`
 Every step finds what it finished before, so the same command goes on.
 """
 
@@ -52,7 +52,7 @@ def benchmark(arguments: list[str]) -> int:
     parser.add_argument("--config", required=True, help="YAML with the sections synth, detect, mask and benchmark")
     parser.add_argument("--pretrain", default="jobs/configs/pretrain-small.yaml", help="YAML with the sections synth and pretrain")
     parser.add_argument("--folder", type=Path, required=True, help="where everything is kept")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[201, 202], help="one draw of cultivars each")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[211, 212], help="one draw of cultivars each")
     own, more = (arguments[: arguments.index("--")], arguments[arguments.index("--") + 1 :]) if "--" in arguments else (arguments, [])
     told = parser.parse_args(own)
     try:

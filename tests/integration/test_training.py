@@ -82,12 +82,19 @@ def kill_a_worker_after(epochs: int, metrics: Path, killed: list[int]) -> None:
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         rows = metrics.read_text().count("\n") if metrics.exists() else 0
-        workers = [process for process in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(process.info["cmdline"] or [])]
+        workers = [child for child in psutil.Process().children(recursive=True) if is_worker(child)]
         if rows >= epochs and workers:
             os.kill(workers[-1].pid, signal.SIGKILL)
             killed.append(workers[-1].pid)
             return
         time.sleep(0.05)
+
+
+def is_worker(process: psutil.Process) -> bool:
+    try:
+        return "RayTrainWorker" in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_a_killed_worker_changes_no_number(leaves: str, tmp_path: Path) -> None:

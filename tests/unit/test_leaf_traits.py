@@ -168,13 +168,37 @@ def test_the_prediction_is_the_mean_of_its_heads():
     torch.manual_seed(0)
     images = torch.cat([drawn_leaf(), drawn_leaf(lobes=3)])
     outputs = build("leaf_traits", 4, backbone="resnet18").net.eval()(images)
-    assert outputs["token_logits"].shape == (2, 4, 4)
+    assert outputs["token_logits"].shape == (2, 2, 4)
     assert torch.allclose(outputs["logits"], outputs["token_logits"].mean(1))
     quiet = build("leaf_traits", 4, backbone="resnet18", trunk=False).net.eval()(images)
     assert torch.allclose(quiet["logits"], quiet["token_logits"][:, 1:].mean(1))
     plain = build("leaf_traits", 4, backbone="resnet18", traits=[]).net.eval()(images)
     assert plain["token_logits"].shape == (2, 1, 4)
     assert float(outputs["logits"].detach().abs().max()) <= 16.0
+
+
+def test_every_trait_weighs_the_same_in_the_token():
+    torch.manual_seed(0)
+    net = build("leaf_traits", 4, backbone="resnet18").net.train()
+    images = torch.cat([drawn_leaf(lobes=3 + k % 4, depth=0.1 + 0.02 * k, turn=0.1 * k) * (0.6 + 0.02 * k) for k in range(16)])
+    measured = net.measure(images)
+    wanted = []
+    for trait in ("outline", "veins", "colour"):
+        values = measured[trait].double()
+        deviations = (values - values.mean(0)) / (values.var(0, correction=0) + 1e-5).sqrt()
+        wanted.append(deviations / math.sqrt(values.shape[1]))
+        assert float(wanted[-1].square().sum(1).mean()) <= 1.0
+    assert torch.allclose(net.token(images).double(), torch.cat(wanted, dim=1), atol=1e-3)
+
+
+def test_new_leaves_are_told_in_the_deviations_of_the_whole_training():
+    torch.manual_seed(0)
+    net = build("leaf_traits", 4, backbone="resnet18", traits=["colour"]).net.train()
+    batches = [torch.cat([drawn_leaf() * (0.5 + 0.05 * k) for k in some]) for some in ((0, 1, 2, 3), (4, 5, 6, 7))]
+    means = [net.measure(batch)["colour"].mean(0) for batch in batches]
+    for batch in batches:
+        net.token(batch)
+    assert torch.allclose(net.standardise["colour"].running_mean, (means[0] + means[1]) / 2, atol=1e-6)
 
 
 def test_traits_are_measured_in_float32_under_autocast():

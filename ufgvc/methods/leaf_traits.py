@@ -1,4 +1,4 @@
-"""Ours: what a botanist would measure of a leaf, beside what a trunk sees of it, each with a cosine head of its own.
+"""Ours: what a botanist would measure of a leaf, beside what a trunk sees of it; both with a cosine head of their own.
 
 The outline and the veins in polar coordinates about the leaf's middle, and its colour. They are found as the masks of kind `structure`
 are (what differs from the background, bright lines within it) but without boxes, so neither masks nor a detector are needed.
@@ -6,6 +6,7 @@ are (what differs from the background, bright lines within it) but without boxes
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -39,10 +40,10 @@ class LeafTraitsOptions(Section):
     """Options of the classifier with leaf traits."""
 
     backbone: str = Field("resnet50", description="a torchvision model by its name, or `timm:<name>` where timm is installed")
-    traits: tuple[Trait, ...] = Field(("outline", "veins", "colour"), description="the traits that get a head beside the trunk's")
-    head: HeadKind = Field("cosine", description="of each token; linear is a control")
+    traits: tuple[Trait, ...] = Field(("outline", "veins", "colour"), description="what is measured; none: the trunk alone")
+    head: HeadKind = Field("cosine", description="of trunk and traits; linear is a control")
     scale: float = Field(16.0, gt=0, description="cosine heads: logits are this times the cosine")
-    token_weight: float = Field(1.0, ge=0, description="weight of the mean cross-entropy of the single heads")
+    token_weight: float = Field(1.0, ge=0, description="weight of the mean cross-entropy of the two heads")
     trunk: bool = Field(True, description="control: false leaves the trunk's head out of the prediction")
 
     @field_validator("traits")
@@ -81,32 +82,41 @@ MEASURES: dict[Trait, tuple[int, Callable[[Tensor, Tensor], Tensor]]] = {
 
 
 class LeafTraitsNet(nn.Module):
-    """Images (B, 3, H, W) in [0, 1] -> "features", "embedding" (the trunk's token), "token_logits" (B, 1 + traits, K; the trunk's
-    first), "logits" (B, K), the mean of the heads'.
+    """Images (B, 3, H, W) in [0, 1] -> "features", "embedding" (the trunk's token), "token_logits" (B, 2, K) of trunk and traits (one
+    token without traits), "logits" (B, K), their mean.
     """
 
     def __init__(self, backbone: nn.Module, channels: int, num_classes: int, options: LeafTraitsOptions) -> None:
         super().__init__()
-        self.backbone, self.counts = backbone, slice(0 if options.trunk or not options.traits else 1, None)
-        sizes = {trait: MEASURES[trait][0] for trait in options.traits}
-        # A trait's numbers have units of their own: each is told in standard deviations.
-        self.standardise = nn.ModuleDict({trait: nn.BatchNorm1d(size, affine=False) for trait, size in sizes.items()})
-        self.heads = nn.ModuleDict({trait: TokenHead(size, num_classes, options.head, options.scale) for trait, size in sizes.items()})
+        self.backbone, self.traits = backbone, options.traits
+        self.heard = slice(1 if options.traits and not options.trunk else 0, None)
         self.classifier = TokenHead(channels, num_classes, options.head, options.scale)
+        # A trait's numbers have units of their own: each is told in standard deviations, averaged over the whole training, because a
+        # batch has few leaves. Whether a trait is told in 3 numbers or in 144, it weighs the same.
+        sizes = {trait: MEASURES[trait][0] for trait in options.traits}
+        self.standardise = nn.ModuleDict({trait: nn.BatchNorm1d(size, momentum=None, affine=False) for trait, size in sizes.items()})
+        self.heads = nn.ModuleDict(
+            {"traits": TokenHead(sum(sizes.values()), num_classes, options.head, options.scale)} if options.traits else {}
+        )
 
     def forward(self, images: Tensor) -> Outputs:
         features = self.backbone(images)
         embedding = features.float().mean(dim=(2, 3))
-        measured = self.measure(images)
         logits = [self.classifier(embedding)]
-        logits += [head(self.standardise[trait](measured[trait])) for trait, head in self.heads.items()]
+        if self.traits:
+            logits.append(self.heads["traits"](self.token(images)))
         token_logits = torch.stack(logits, dim=1)
         return {
             "features": features,
             "embedding": embedding,
             "token_logits": token_logits,
-            "logits": token_logits[:, self.counts].mean(dim=1),
+            "logits": token_logits[:, self.heard].mean(dim=1),
         }
+
+    def token(self, images: Tensor) -> Tensor:
+        """All traits in use as one vector, float32."""
+        told = {trait: self.standardise[trait](values) for trait, values in self.measure(images).items()}
+        return torch.cat([values / math.sqrt(values.shape[1]) for values in told.values()], dim=1)
 
     @torch.no_grad()
     def measure(self, images: Tensor) -> dict[str, Tensor]:
@@ -114,7 +124,7 @@ class LeafTraitsNet(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             images = images.float()
             leaf = find_leaf(images)
-            return {trait: MEASURES[trait][1](images, leaf) for trait in self.heads}  # type: ignore[index]
+            return {trait: MEASURES[trait][1](images, leaf) for trait in self.traits}
 
 
 def leaf_traits_losses(outputs: Outputs, batch: Batch) -> LossParts:

@@ -41,7 +41,7 @@ def serve() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     started: list[subprocess.Popen[bytes]] = []
 
     def start(
-        command: list[str], url: str, env: dict[str, str] | None = None, log: Path | None = None, within: float = 120
+        command: list[str], url: str, env: dict[str, str] | None = None, log: Path | None = None, within: float = 240
     ) -> subprocess.Popen[bytes]:
         with open(log or os.devnull, "wb") as output:
             process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **(env or {})}, start_new_session=True)

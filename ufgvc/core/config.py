@@ -20,6 +20,14 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+def each_once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A field validator: the values as they are. ValueError for one that is named twice."""
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"{value} is named twice")
+    return values
+
+
 AnySection = TypeVar("AnySection", bound=Section)
 
 

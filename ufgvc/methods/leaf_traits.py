@@ -14,26 +14,17 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from ufgvc.core.config import Section
+from ufgvc.core.config import Section, each_once
 from ufgvc.methods.backbones import build_backbone
 from ufgvc.methods.layers.leaf import blade, find_leaf, mean_inside, ridges
 from ufgvc.methods.layers.polar import polar, spectrum
 from ufgvc.methods.layers.tokens import HeadKind, TokenHead, token_losses
 from ufgvc.methods.method import Batch, LossParts, Method, Outputs, method
-from ufgvc.methods.recipe import Recipe, Stage
+from ufgvc.methods.region_tokens import RECIPE
 
 Trait = Literal["outline", "veins", "colour"]
 HARMONICS = 12
 SOFT = 1e-3  # of a harmonic's size; without it the root would turn the rounding of what is 0 into a trait
-
-# Ours, so there is nothing published to follow: mask_guided's sizes and transforms, the usual momentum and a cosine.
-RECIPE = Recipe(
-    stages=(Stage(epochs=360, lr=3e-3, head_lr_factor=10.0, momentum=0.9, weight_decay=5e-4, schedule="cosine"),),
-    batch_size=16,
-    resize=512,
-    crop=448,
-    test_view="resize",
-)
 
 
 class LeafTraitsOptions(Section):
@@ -46,35 +37,30 @@ class LeafTraitsOptions(Section):
     token_weight: float = Field(1.0, ge=0, description="weight of the mean cross-entropy of the two heads")
     trunk: bool = Field(True, description="control: false leaves the trunk's head out of the prediction")
 
-    @field_validator("traits")
-    @classmethod
-    def _each_once(cls, traits: tuple[Trait, ...]) -> tuple[Trait, ...]:
-        if len(set(traits)) < len(traits):
-            raise ValueError("a trait is named twice")
-        return traits
+    _each_once = field_validator("traits")(each_once)
 
 
-def outline(images: Tensor, leaf: Tensor) -> Tensor:
+def outline(images: Tensor, leaf: Tensor, inside: Tensor) -> Tensor:
     """How the leaf (B, 1, H, W) fills 12 rings out to 2.2 radii: (B, 144), softened root of the size of each ring's harmonics."""
     rings = polar(leaf, leaf, rings=24, reach=2.2).unflatten(2, (12, 2)).mean(dim=3)
     return (spectrum(rings, HARMONICS).flatten(1) + SOFT).sqrt()
 
 
-def veins(images: Tensor, leaf: Tensor) -> Tensor:
+def veins(images: Tensor, leaf: Tensor, inside: Tensor) -> Tensor:
     """How bright lines fill 5 rings out to 1.4 radii: (B, 60), softened root of the size of each ring's harmonics."""
-    rings = polar(ridges(images, blade(leaf)), leaf, rings=15, reach=1.4).unflatten(2, (5, 3)).mean(dim=3)
+    rings = polar(ridges(images, inside), leaf, rings=15, reach=1.4).unflatten(2, (5, 3)).mean(dim=3)
     return (spectrum(rings, HARMONICS).flatten(1) + SOFT).sqrt()
 
 
-def colour(images: Tensor, leaf: Tensor) -> Tensor:
+def colour(images: Tensor, leaf: Tensor, inside: Tensor) -> Tensor:
     """Means over the leaf without its rim: the shares of red and green, and the brightness; (B, 3) in [0, 1]."""
-    inside = blade(leaf)
     shares = images / images.sum(dim=1, keepdim=True).clamp(min=1e-6)
     seen = torch.cat([shares[:, :2], images.mean(dim=1, keepdim=True)], dim=1)
     return mean_inside(seen, inside).flatten(1)
 
 
-MEASURES: dict[Trait, tuple[int, Callable[[Tensor, Tensor], Tensor]]] = {
+# How many numbers a trait has, and what measures it: (images (B, 3, H, W), leaf (B, 1, H, W), the leaf without its rim) -> (B, numbers).
+MEASURES: dict[Trait, tuple[int, Callable[[Tensor, Tensor, Tensor], Tensor]]] = {
     "outline": (12 * HARMONICS, outline),
     "veins": (5 * HARMONICS, veins),
     "colour": (3, colour),
@@ -124,7 +110,8 @@ class LeafTraitsNet(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             images = images.float()
             leaf = find_leaf(images)
-            return {trait: MEASURES[trait][1](images, leaf) for trait in self.traits}
+            inside = blade(leaf)
+            return {trait: MEASURES[trait][1](images, leaf, inside) for trait in self.traits}
 
 
 def leaf_traits_losses(outputs: Outputs, batch: Batch) -> LossParts:

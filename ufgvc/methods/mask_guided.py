@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ufgvc.core.config import Section
+from ufgvc.core.config import Section, each_once
 from ufgvc.core.errors import UserError
 from ufgvc.core.types import Region
 from ufgvc.methods.backbones import build_backbone
@@ -82,12 +82,7 @@ class MaskGuidedOptions(Section):
     guide: Guide = Field("mask", description="control: what guides the attention; shuffled: another leaf's masks; centre: a round blob")
     gain: float = Field(1.0, gt=0, description="control: the fused map is multiplied by this constant")
 
-    @field_validator("regions")
-    @classmethod
-    def _each_once(cls, regions: tuple[Region, ...]) -> tuple[Region, ...]:
-        if len(set(regions)) < len(regions):
-            raise ValueError("a region is named twice")
-        return regions
+    _each_once = field_validator("regions")(each_once)
 
 
 def published_weights(reading: Reading, regions: tuple[str, ...]) -> tuple[dict[str, float], dict[str, float]]:

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from ufgvc.core.config import Section
+from ufgvc.core.config import Section, each_once
 from ufgvc.core.types import Region
 from ufgvc.methods.backbones import Backbone, build_backbone
 from ufgvc.methods.layers.guide import Guide, guided_by
@@ -22,7 +22,7 @@ from ufgvc.methods.mask_guided import region_target
 from ufgvc.methods.method import Batch, LossParts, Method, Outputs, method
 from ufgvc.methods.recipe import Recipe, Stage
 
-# Ours, so there is nothing published to follow: mask_guided's sizes and transforms, the usual momentum and a cosine.
+# Of both methods of ours, so there is nothing published to follow: mask_guided's sizes and transforms, the usual momentum and a cosine.
 RECIPE = Recipe(
     stages=(Stage(epochs=360, lr=3e-3, head_lr_factor=10.0, momentum=0.9, weight_decay=5e-4, schedule="cosine"),),
     batch_size=16,
@@ -43,12 +43,7 @@ class RegionTokensOptions(Section):
     token_weight: float = Field(1.0, ge=0, description="weight of the mean cross-entropy of the single heads")
     guide: Guide = Field("mask", description="control: what guides the attention; shuffled: another leaf's masks; centre: a round blob")
 
-    @field_validator("regions")
-    @classmethod
-    def _each_once(cls, regions: tuple[Region, ...]) -> tuple[Region, ...]:
-        if len(set(regions)) < len(regions):
-            raise ValueError("a region is named twice")
-        return regions
+    _each_once = field_validator("regions")(each_once)
 
 
 def two_maps(backbone: Backbone, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -45,11 +45,11 @@ tbody th{font-weight:600}
 .pictures table{width:auto}
 .pictures th,.pictures td{padding:.45rem;border:0;vertical-align:middle}
 .pictures caption{padding:.7rem .9rem .2rem}
-.pictures thead th{text-align:center;box-shadow:none}
+.pictures thead th{text-align:center;box-shadow:none;white-space:normal;max-width:8rem;vertical-align:bottom}
 .pictures tbody th{font-size:.8rem;font-weight:500;color:var(--soft);white-space:normal;min-width:5.5rem;max-width:8rem;padding-left:.9rem}
-.pictures td{text-align:center;vertical-align:top;min-width:7.5rem}
-.pictures img{display:block;width:100%;max-width:14rem;height:auto;border-radius:.4rem;margin:0 auto}
-.pictures span{display:block;white-space:normal;font-size:.78rem;color:var(--soft);margin-top:.2rem}
+.pictures td{text-align:center;vertical-align:top}
+.pictures img{display:block;width:8rem;height:auto;border-radius:.4rem;margin:0 auto}
+.pictures span{display:block;white-space:normal;max-width:8rem;margin-inline:auto;font-size:.78rem;color:var(--soft);margin-top:.2rem}
 details{margin-top:1rem}
 summary{cursor:pointer;color:var(--accent);font-weight:600;margin-bottom:.8rem}
 .facts{margin:.8rem 0 0}

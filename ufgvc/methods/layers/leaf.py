@@ -1,4 +1,7 @@
-"""Where the leaf and its veins are in photographs on a plain background: batched, without boxes, masks or anything learnt."""
+"""Where the leaf and its veins are in photographs on a plain background: batched, without boxes, masks or anything learnt.
+
+`regions/masks.py` asks the same of one photograph at its full size, takes its time for it and keeps the largest piece only.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,11 @@ import math
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torchvision.transforms.functional import gaussian_blur
 
 NOISE = 16 / 255  # a photograph whose largest difference from its frame is smaller shows nothing
 ROUNDS = 12  # of the threshold; it stands still after half of them
-DOUBT = 0.1
+DOUBT = 0.1  # width of the step from background to leaf, as a share of the largest difference from the frame
 RIM = 1 / 40  # width of the leaf's rim, where leaf and background mix, as a share of the picture's longest side
 VEIN = 1 / 224  # standard deviation of the ridge filter, likewise; one pixel at least
 
@@ -66,7 +70,8 @@ def ridges(images: Tensor, inside: Tensor) -> Tensor:
 
     The strength is the curvature across the line, the smaller eigenvalue of the Hessian of the smoothed brightness, sign turned.
     """
-    light = smooth(images.mean(dim=1, keepdim=True), max(1.0, VEIN * max(images.shape[2:])))
+    spread = max(1.0, VEIN * max(images.shape[2:]))
+    light = gaussian_blur(images.mean(dim=1, keepdim=True), [2 * math.ceil(3 * spread) + 1] * 2, [spread] * 2)
     around = functional.pad(light, (1, 1, 1, 1), mode="replicate")
     across = around[:, :, 1:-1, 2:] + around[:, :, 1:-1, :-2] - 2 * light
     down = around[:, :, 2:, 1:-1] + around[:, :, :-2, 1:-1] - 2 * light
@@ -74,13 +79,3 @@ def ridges(images: Tensor, inside: Tensor) -> Tensor:
     smaller = (across + down) / 2 - (((across - down) / 2).square() + mixed.square()).sqrt()
     strength = (-smaller).clamp(min=0) * inside
     return strength / mean_inside(strength, inside).clamp(min=1e-6)
-
-
-def smooth(maps: Tensor, spread: float) -> Tensor:
-    """Maps (B, 1, H, W) under a Gaussian of this standard deviation in pixels; the edge is continued."""
-    reach = math.ceil(3 * spread)
-    offsets = torch.arange(-reach, reach + 1, device=maps.device, dtype=maps.dtype)
-    weights = torch.exp(-offsets.square() / (2 * spread**2))
-    weights = weights / weights.sum()
-    padded = functional.pad(maps, (reach, reach, reach, reach), mode="replicate")
-    return functional.conv2d(functional.conv2d(padded, weights.view(1, 1, 1, -1)), weights.view(1, 1, -1, 1))

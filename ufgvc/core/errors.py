@@ -36,7 +36,7 @@ def user_error_in(error: BaseException | None) -> UserError | None:
         if isinstance(current, UserError):
             return current
         seen.add(id(current))
-        queue += [current.__cause__, current.__context__, getattr(current, "cause", None)]
+        queue += [current.__cause__, current.__context__, getattr(current, "cause", None), getattr(current, "controller_failure", None)]
         queue += list(getattr(current, "worker_failures", {}).values())
         queue.append(getattr(current, "training_failed_error", None))
     return None

@@ -16,6 +16,7 @@ from pydantic import Field
 from ufgvc.core.config import Section
 from ufgvc.core.errors import UserError
 from ufgvc.core.runtime import cpu_count, kept_signals
+from ufgvc.core.startup import mark
 from ufgvc.data.growth import wait_for_gpus
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ def ray_session(settings: RaySettings | None = None) -> Iterator[None]:
     _prepare_environment()
     import ray
 
+    mark("imports")
     if ray.is_initialized():
         wait_for_gpus(settings.gpus, settings.patience)
         yield
@@ -57,6 +59,7 @@ def ray_session(settings: RaySettings | None = None) -> Iterator[None]:
         try:
             with kept_signals():
                 ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
+                mark("Ray")
         except ConnectionError as error:
             raise UserError(f"no Ray cluster answers ({error})", where=address, fix="start one, or leave out --ray.address") from None
         try:
@@ -81,6 +84,7 @@ def ray_session(settings: RaySettings | None = None) -> Iterator[None]:
                 logging_level=logging.WARNING,
                 log_to_driver=False,
             )
+        mark("Ray")
         wait_for_gpus(settings.gpus, seconds=0)  # one machine does not grow
         yield
     finally:

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from ufgvc.data.transfer import to_device
+
 # Of SplitMix64 (Steele, Lea and Flood 2014): a counter with this step, then two rounds of multiply and shift.
 GOLDEN = 0x9E3779B97F4A7C15
 WORD = (1 << 64) - 1
@@ -66,11 +68,11 @@ def train_view(
     columns = left[:, None] + torch.where(mirror[:, None], crop - 1 - side, side)
     if rotate:
         angle = torch.deg2rad((2 * chance[:, 3] - 1) * rotate)
-        grid = _turned_grid(rows, columns, angle, height, width).to(images.device, torch.float32)
+        grid = to_device(_turned_grid(rows, columns, angle, height, width).float(), images.device)
         turned = (_sample(images.permute(0, 3, 1, 2), grid, "bilinear") / 255).clamp(0, 1)  # interpolation overshoots by an ulp
         return _channels_last(turned), {region: _sample(mask[:, None], grid, "nearest") for region, mask in masks.items()}
     one = torch.arange(len(images), device=images.device)[:, None, None]
-    rows, columns = rows[:, :, None].to(images.device), columns[:, None, :].to(images.device)
+    rows, columns = to_device(rows, images.device)[:, :, None], to_device(columns, images.device)[:, None, :]
     cropped = {region: mask[one, rows, columns][:, None].float() for region, mask in masks.items()}
     return _to_float(images[one, rows, columns]), cropped
 

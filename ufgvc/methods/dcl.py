@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ufgvc.core.config import Section
+from ufgvc.data.transfer import to_device
 from ufgvc.methods.backbones import build_backbone
 from ufgvc.methods.layers.shuffle import Shuffle, cut, match_patches, paste, rearrange, shuffle_chances, shuffle_order
 from ufgvc.methods.method import Batch, LossParts, Method, Outputs, method
@@ -122,7 +123,7 @@ def dcl_views(batch: Batch, grid: int, shuffle: Shuffle, reach: float, targets: 
     The released code trims 10 px off the border and resizes the patches; here their pixels stay as they are.
     """
     device = batch.images.device
-    order = shuffle_order(shuffle, batch.chance, grid, reach).to(device)
+    order = to_device(shuffle_order(shuffle, batch.chance, grid, reach), device)
     patches = cut(batch.images, grid)
     shuffled = rearrange(patches, order)
     unmoved = torch.arange(grid * grid, device=device).expand_as(order)
@@ -137,7 +138,7 @@ def dcl_views(batch: Batch, grid: int, shuffle: Shuffle, reach: float, targets: 
 def absolute_error(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """(sum over the images of their mean absolute error, number of images); both (B, n)."""
     total = (predicted.float() - target).abs().mean(dim=1).sum()
-    return total, torch.tensor(float(len(target)), device=total.device)
+    return total, torch.full((), float(len(target)), device=total.device)
 
 
 def dcl_losses(outputs: Outputs, batch: Batch, num_classes: int, adversary: Adversary) -> LossParts:

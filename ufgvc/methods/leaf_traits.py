@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ufgvc.core.config import Section, each_once
 from ufgvc.methods.backbones import build_backbone
+from ufgvc.methods.layers.average_norm import AverageNorm
 from ufgvc.methods.layers.leaf import blade, find_leaf, mean_inside, ridges
 from ufgvc.methods.layers.polar import polar, spectrum
 from ufgvc.methods.layers.tokens import HeadKind, TokenHead, token_losses
@@ -80,7 +81,7 @@ class LeafTraitsNet(nn.Module):
         # A trait's numbers have units of their own: each is told in standard deviations, averaged over the whole training, because a
         # batch has few leaves. Whether a trait is told in 3 numbers or in 144, it weighs the same.
         sizes = {trait: MEASURES[trait][0] for trait in options.traits}
-        self.standardise = nn.ModuleDict({trait: nn.BatchNorm1d(size, momentum=None, affine=False) for trait, size in sizes.items()})
+        self.standardise = nn.ModuleDict({trait: AverageNorm(size) for trait, size in sizes.items()})
         self.heads = nn.ModuleDict(
             {"traits": TokenHead(sum(sizes.values()), num_classes, options.head, options.scale)} if options.traits else {}
         )

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ufgvc.core.config import Section
+from ufgvc.data.transfer import to_device
 from ufgvc.methods.backbones import build_backbone
 from ufgvc.methods.dcl import absolute_error, stack_views
 from ufgvc.methods.layers.shuffle import cut, paste, rearrange, shuffle_chances, swap_order
@@ -86,8 +87,8 @@ def maskcov_views(batch: Batch, grid: int) -> Batch:
     3 x 3, patch by patch in reading order, zeros where the patch is blackened.
     """
     device, count = batch.images.device, len(batch.labels)
-    order = swap_order(batch.chance[:, :-1], grid).to(device)
-    masked = (batch.chance[:, -1:] * (grid * grid)).long().to(device)
+    order = to_device(swap_order(batch.chance[:, :-1], grid), device)
+    masked = to_device((batch.chance[:, -1:] * (grid * grid)).long(), device)
     kept = (torch.arange(grid * grid, device=device) != masked).view(count, -1, 1, 1)
 
     patches = cut(batch.images, grid)
@@ -95,7 +96,7 @@ def maskcov_views(batch: Batch, grid: int) -> Batch:
     some, some_shuffled = kept[..., None] * patches, kept[..., None] * rearrange(patches, order)
     targets = [covariance, kept * covariance, kept * rearrange(covariance, order)]
     extra = {
-        "in_order": torch.tensor([True, True, False], device=device).repeat_interleave(count),
+        "in_order": (torch.arange(3, device=device) < 2).repeat_interleave(count),
         "covariance": torch.cat(targets).flatten(1),
     }
     return stack_views(batch, [batch.images, paste(some, batch.images), paste(some_shuffled, batch.images)], extra)

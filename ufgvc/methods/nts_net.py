@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from ufgvc.core.config import Section
 from ufgvc.core.errors import UserError
+from ufgvc.data.transfer import to_device
 from ufgvc.methods.backbones import Backbone, build_backbone
 from ufgvc.methods.layers.anchors import SHAPES, choose, cut_out, make_anchors, to_boxes
 from ufgvc.methods.method import Batch, LossParts, Method, Outputs, method
@@ -116,7 +117,7 @@ class NtsNet(nn.Module):
         if scores.shape[1] < self.proposals:
             what = f"an image of {side} px has {scores.shape[1]} places to propose, fewer than {self.proposals}"
             raise UserError(what, where="proposals", fix="ask for fewer proposals, or train on a larger crop")
-        boxes = to_boxes(make_anchors(features.shape[3], side)).to(features.device, non_blocking=True)
+        boxes = to_device(to_boxes(make_anchors(features.shape[3], side)), features.device)
         chosen = choose(scores.detach(), boxes, self.proposals, OVERLAP)
         return boxes[chosen], scores.gather(1, chosen)
 
@@ -141,8 +142,8 @@ def nts_losses(outputs: Outputs, batch: Batch) -> LossParts:
     return {
         "classification": cross_entropy(outputs["logits"], batch.labels),
         "raw": cross_entropy(outputs["raw_logits"], batch.labels),
-        "parts": (grades.sum(), grades.new_tensor(float(grades.numel()))),
-        "rank": (ranking.sum(), ranking.new_tensor(float(count))),
+        "parts": (grades.sum(), grades.new_full((), float(grades.numel()))),
+        "rank": (ranking.sum(), ranking.new_full((), float(count))),
     }
 
 

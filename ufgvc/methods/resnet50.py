@@ -60,7 +60,7 @@ class PlainNet(nn.Module):
 def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """(sum over the images, number of images) of the cross-entropy of logits (B, K) at labels (B,)."""
     total = functional.cross_entropy(logits.float(), labels, reduction="sum")
-    return total, torch.tensor(float(len(labels)), device=total.device)
+    return total, torch.full((), float(len(labels)), device=total.device)
 
 
 def classification_loss(outputs: Outputs, batch: Batch) -> LossParts:

@@ -18,11 +18,13 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, join, open_store
 from ufgvc.data.cluster import RaySettings, quiet_data, ray_session
 from ufgvc.data.images import BadImage, decode, inspect
+from ufgvc.data.mistakes import table_or_mistake, without_mistake
 from ufgvc.predict.settings import PredictResult, PredictSettings
 from ufgvc.track.calibration import UNKNOWN, probabilities
 from ufgvc.track.models import LoadedModel, load_model
 from ufgvc.track.onnx_net import runs_on_gpu
 from ufgvc.track.settings import TrackingSettings
+from ufgvc.train.memory import memory_for_scores
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +100,9 @@ class Predictor:
 
     def __call__(self, batch: dict[str, Any]) -> pa.Table:
         """{"path": (B,)} -> path, reason ("" if it was read), known, top classes and probabilities as lists (empty if it was not)."""
-        paths = [str(path) for path in batch["path"]]
+        return table_or_mistake(lambda: self._name([str(path) for path in batch["path"]]))
+
+    def _name(self, paths: list[str]) -> pa.Table:
         images: list[np.ndarray] = []
         reasons: list[str] = []
         for path in paths:
@@ -106,7 +110,8 @@ class Predictor:
             reasons.append(reason)
             if image is not None:
                 images.append(image)
-        logits, strangeness = self.model.scores(images)
+        with memory_for_scores(len(images), self.model.input, self.model.device):
+            logits, strangeness = self.model.scores(images, max(1, len(images)))
         order, chances = top_classes(logits, self.top, self.model.temperature)
         read = zip(order.tolist(), chances.tolist(), self.model.known(strangeness).tolist(), strict=True)
         rows = [([], [], False) if reason else next(read) for reason in reasons]
@@ -159,7 +164,7 @@ def _predicted(store: Store, names: list[str], model: LoadedModel, settings: Pre
     )
     classes = model.classes
     for batch in named.iter_batches(batch_size=None, batch_format="pyarrow"):
-        for row in cast(pa.Table, batch).to_pylist():
+        for row in without_mistake(cast(pa.Table, batch)).to_pylist():
             row["names"] = [classes[i] for i in row.pop("classes")]
             yield row
 

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, read_parquet_rows
 from ufgvc.data.images import decode
+from ufgvc.data.mistakes import table_or_mistake, without_mistake
 from ufgvc.data.shards import Dataset
 from ufgvc.data.stream import Chunk, chunks
 from ufgvc.report.settings import ScoreSettings
 from ufgvc.track.models import LoadedModel
+from ufgvc.train.memory import memory_for_scores
 
 IN_PROCESS = 2000  # leaves up to which starting actors costs more than it saves
 
@@ -83,12 +85,20 @@ class ChunkScorer:
             turns = part["orientation"].to_pylist()
             images = [decode(image, turn) for image, turn in zip(part["image"].to_pylist(), turns, strict=True)]
             for name, model in self.models.items():
-                logits, strangeness = model.scores(images)
+                with memory_for_scores(self.batch_size, model.input, model.device):
+                    logits, strangeness = model.scores(images, self.batch_size)
                 found[name].append(logits)
                 strange[name].append(strangeness)
         columns = {f"logits:{name}": pa.array(list(np.concatenate(value))) for name, value in found.items()}
         columns |= {f"strangeness:{name}": pa.array(np.concatenate(value)) for name, value in strange.items()}
         return pa.table({"image_id": rows["image_id"], "label": rows["label"], **columns})
+
+
+class ActorScorer(ChunkScorer):
+    """The same in an actor of Ray Data."""
+
+    def __call__(self, batch: Mapping[str, Any]) -> pa.Table:
+        return table_or_mistake(lambda: super(ActorScorer, self).__call__(batch))
 
 
 def _here(store: Store, tasks: list[Chunk], models: Mapping[str, LoadedModel], settings: ScoreSettings) -> Iterator[pa.Table]:
@@ -115,11 +125,11 @@ def _by_actors(store: Store, tasks: list[Chunk], models: Mapping[str, LoadedMode
         raise UserError("no GPU is to be had here", where="--gpu yes", fix="use --gpu auto")
     most = min(len(tasks), settings.workers or max(1, int(gpus if use_gpu else cpus // 2)))
     scored = ray.data.from_items([{"task": index} for index in range(len(tasks))], override_num_blocks=len(tasks)).map_batches(
-        ChunkScorer,
+        ActorScorer,
         fn_constructor_args=(store, tasks, ray.put(dict(models)), settings.batch_size, "cuda" if use_gpu else "cpu"),
         batch_size=1,
         compute=ActorPoolStrategy(min_size=1, max_size=most),
         num_cpus=None if use_gpu else 1,
         num_gpus=1 if use_gpu else None,
     )
-    return iter(scored.iter_batches(batch_size=None, batch_format="pyarrow"))
+    return map(without_mistake, scored.iter_batches(batch_size=None, batch_format="pyarrow"))

@@ -34,6 +34,7 @@ from ufgvc.train.steps import eval_step
 from ufgvc.train.trainer import save_trained
 
 RESULT, SCORED = "cell.json", "scored.parquet"
+WHO = "job.json"  # whose training a folder holds, from its start on: the key in its path does not tell
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ def run_job(job: Job, on: str = "cpu") -> dict[str, Any]:
         return found
     device = torch.device(on)
     store, dataset = job.store, open_dataset(job.plan.data)
+    who = {"contestant": job.contestant, "data": dataset.name, "seed": job.seed, "purpose": job.purpose, "factor": job.factor}
+    store.write_json(WHO, who)
     several = job.train is not None and job.train.workers > 1
     state = train_together(job.plan, job.train) if several and job.train else train_alone(job.plan, device)
     recipe = Recipe.model_validate(job.plan.recipe)

@@ -6,15 +6,17 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ufgvc.methods.recipe import Recipe
 from ufgvc.report.search_story import TrialRow
-from ufgvc.search.study import Setting, Study
 from ufgvc.search.trials import Finished
 from ufgvc.track.journal import Journal
 from ufgvc.track.runs import start_run
 from ufgvc.track.settings import TrackingSettings
+
+if TYPE_CHECKING:  # only a search needs Optuna, which a benchmark does without
+    from ufgvc.search.study import Setting, Study
 
 
 @dataclass(frozen=True)

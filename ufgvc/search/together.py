@@ -63,6 +63,8 @@ def _trainer(worker: Callable[[dict[str, Any]], Any], told: dict[str, Any], sett
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    from ufgvc.train.refusal import EndAtMistakes
+
     use_gpu = choose_gpu(settings.gpu, ray.cluster_resources().get("GPU", 0), settings.workers)
     return TorchTrainer(
         worker,
@@ -78,6 +80,7 @@ def _trainer(worker: Callable[[dict[str, Any]], Any], told: dict[str, Any], sett
             storage_path=store.path,
             storage_filesystem=store.fs,
             failure_config=FailureConfig(max_failures=settings.max_failures),
+            callbacks=[EndAtMistakes()],  # type: ignore[list-item]  # mypy sees the RunConfig of Ray Train before version 2
         ),
     )
 

@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from ufgvc.core.errors import UserError, user_error_in
-from ufgvc.core.runtime import cpu_count
+from ufgvc.core.runtime import cpu_count, give_memory_back
 from ufgvc.core.storage import Store, open_store
 from ufgvc.search.job import Job, result_of, run_job
 from ufgvc.search.settings import TrialSettings
@@ -126,8 +128,13 @@ def _tune(
             return {"result": run_job(replace(job, plan=replace(job.plan, cores=share.threads)), share.device)}
         except Exception as error:
             # An error of the training is its end: Tune starts again what fails, which is to be a lost process or node.
-            job.store.write_json(FAILED, {"reason": reason(error), "traceback": traceback.format_exc()})
-            return {"failed": reason(error)}
+            why = reason(error)
+            job.store.write_json(FAILED, {"reason": why, "traceback": traceback.format_exc()})
+        # Behind the block, where the error and the tensors that its frames hold are gone: the process takes other jobs.
+        give_memory_back()
+        if share.device == "cuda":
+            torch.cuda.empty_cache()
+        return {"failed": why}
 
     class Watch(tune.Callback):
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

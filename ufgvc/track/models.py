@@ -8,7 +8,9 @@ MLmodel, requirements.txt, python_env.yaml, code/ufgvc-*.whl      what MLflow ne
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,6 +39,7 @@ from ufgvc.track.settings import TrackingSettings, redact_values
 if TYPE_CHECKING:
     import pandas as pd
 
+log = logging.getLogger(__name__)
 MODEL, WEIGHTS = "model.json", "weights.safetensors"
 FORMAT = 1
 AGAIN = "train the model again, or copy it again"
@@ -192,7 +195,10 @@ def save_model(
         "versions": versions(),
     }
     whole = redact_values({**(info or {}), **{key: value for key, value in told.items() if value or key not in (info or {})}})
-    write_description(folder, str(method.options.get("backbone", "")))
+    if importlib.util.find_spec("mlflow") is None:  # a host that only trains (cluster/gpu) may do without
+        log.warning("MLflow is not installed here: %s can be evaluated and used by `ufgvc`, but not served by MLflow", folder)
+    else:
+        write_description(folder, str(method.options.get("backbone", "")))
     (folder / MODEL).write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

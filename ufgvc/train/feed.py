@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,9 +16,11 @@ from torch import Tensor
 
 from ufgvc.data.cache import Decoded, decoded_bytes, decoded_split
 from ufgvc.data.shards import Dataset, read_index
+from ufgvc.data.transfer import to_device
 from ufgvc.data.transforms import draws, image_key, test_view, train_view
 from ufgvc.methods.method import Batch
 from ufgvc.methods.recipe import Recipe
+from ufgvc.train.memory import enough_memory
 from ufgvc.train.sources import CachedSource, RawBatch, Source, StreamedSource, on_device
 from ufgvc.train.split import fold_of, held_out
 
@@ -31,7 +33,7 @@ OWN_CHANCES = 4  # crop, mirror and rotation
 class Plan:
     """Everything a worker needs, in plain values.  recipe: a Recipe as JSON, with the user's changes in it.
 
-    split_seed: of what is held out, if not `seed`.
+    split_seed: of what is held out, if not `seed`.  marks: Unix times of the command's start (core/startup.py); none: not recorded.
     """
 
     data: str
@@ -56,6 +58,7 @@ class Plan:
     cores: int
     run_id: str | None = None
     split_seed: int | None = None
+    marks: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -74,11 +77,17 @@ class Feed:
     device: torch.device
     chances: int = 0
 
+    @property
+    def resident(self) -> bool:
+        """Whether the decoded set lies in the device's memory."""
+        return isinstance(self.source, CachedSource) and self.source.resident is not None
+
     def training(self, epoch: int) -> Iterator[Batch]:
         for raw in self.source.epoch(epoch):
-            yield self._augmented(raw, epoch)
+            yield self.augment(raw, epoch)
 
-    def _augmented(self, raw: RawBatch, epoch: int) -> Batch:
+    def augment(self, raw: RawBatch, epoch: int) -> Batch:
+        """The batch that a step takes: crop, flip and rotation drawn for (seed, epoch, image)."""
         chance = draws(self.keys[raw.positions], self.plan.seed, epoch, OWN_CHANCES + self.chances)
         masks = {region: unpack(bits, self.recipe.resize) for region, bits in raw.bits.items()}
         images, cropped = train_view(raw.images, masks, torch.from_numpy(chance[:, :OWN_CHANCES]), self.recipe.crop, self.recipe.rotate)
@@ -90,8 +99,8 @@ class Feed:
         assert self.held is not None
         for start in range(0, len(self.held_at), EVAL_BATCH):
             at = self.held_at[start : start + EVAL_BATCH]
-            images = torch.from_numpy(self.held.images[at]).to(self.device)
-            yield test_view(images, self.recipe.crop), torch.from_numpy(self.held_labels[at]).to(self.device)
+            images = to_device(torch.from_numpy(self.held.images[at]), self.device)
+            yield test_view(images, self.recipe.crop), to_device(torch.from_numpy(self.held_labels[at]), self.device)
 
 
 def unpack(bits: Tensor, side: int) -> Tensor:
@@ -137,7 +146,11 @@ def _source(plan: Plan, recipe: Recipe, dataset: Dataset, labels: Ints, learn: I
     if where == "none":
         return StreamedSource(dataset, plan.mask_kind, recipe.resize, labels, learn, recipe.batch_size, plan.seed, rank, world, device)
     data = decoded_split(dataset, "train", recipe.resize, plan.mask_kind, plan.mask_fingerprint, Path(plan.cache_folder))
-    resident = on_device(data, device) if where == "device" else None
+    resident = None
+    if where == "device":
+        gib = decoded_bytes(len(labels), recipe.resize, plan.mask_kind is not None) / 2**30
+        with enough_memory(f"the cache of {gib:.1f} GiB", "train.cache", "use `--train.cache host`", device):
+            resident = on_device(data, labels, device)
     return CachedSource(data, labels, learn, recipe.batch_size, plan.seed, rank, world, device, resident)
 
 

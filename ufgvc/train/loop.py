@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ufgvc.core.startup import COMMAND, phases
 from ufgvc.core.storage import open_store
 from ufgvc.data.shards import open_dataset, read_index
 from ufgvc.methods import build
@@ -22,6 +23,7 @@ from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
 from ufgvc.train.checkpoint import read_checkpoint, write_checkpoint
 from ufgvc.train.feed import Feed, Plan, make_feed
+from ufgvc.train.memory import memory_for_batches
 from ufgvc.train.optimizer import make_optimizer, rate_at, set_rate, stage_at, train_mode
 from ufgvc.train.steps import Precision, choose_precision, eval_step, train_step
 
@@ -82,11 +84,13 @@ class Worker:
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Any] | None = None
     saved_at: float = field(default_factory=time.monotonic)
+    marks: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def start(
         cls, plan: Plan, rank: int, world: int, local_world: int, device: torch.device, state: dict[str, Any] | None, keep: Keep
     ) -> Worker:
+        marks = dict(plan.marks) | {"workers": time.time()}
         if device.type == "cpu":
             torch.set_num_threads(max(1, plan.cores // local_world))
         else:
@@ -98,9 +102,11 @@ class Worker:
         method = build(plan.method, num_classes=len(dataset.classes), init="none" if state else plan.init, **plan.options)
         method = replace(method, recipe=recipe)
         method.net.to(device).to(memory_format=torch.channels_last)
+        marks["network"] = time.time()
         feed = make_feed(plan, recipe, dataset, index, rank, world, device, method.chances)
         precision = choose_precision(plan.precision, device)
-        worker = cls(plan, recipe, rank, world, device, precision, method, feed, keep)
+        marks["cache"] = time.time()
+        worker = cls(plan, recipe, rank, world, device, precision, method, feed, keep, marks=marks)
         worker._enter_stage()
         if state:
             worker._restore(state)
@@ -126,8 +132,9 @@ class Worker:
         """One epoch: learn, score what is held out, tell. Saves if that is due; the last epoch is saved by who calls."""
         self._enter_stage()
         started = time.monotonic()
-        row = self._train_epoch()
-        row |= self._validate()
+        with memory_for_batches(self.recipe, self.world, self.feed.resident, self.device):
+            row = self._train_epoch()
+            row |= self._validate()
         row["seconds"] = time.monotonic() - started
         self.history.append(row)
         self.epoch += 1
@@ -157,28 +164,25 @@ class Worker:
             # Checkpoints keep the CPU's generator only, so a GPU's (dropout) starts each epoch from numbers that the epoch and rank decide.
             torch.cuda.manual_seed_all(((self.plan.seed * 1_000_003 + self.rank) * 1_000_003 + self.epoch) % 2**63)
         sums: dict[str, Tensor] = {}
-        correct: Tensor | int = 0
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
         count = images = 0
         waited = 0.0
         started = mark = time.monotonic()
         for batch in self.feed.training(self.epoch):
             waited += time.monotonic() - mark
+            self.marks.setdefault("first batch", time.time())
             done = train_step(self.method, self.model, batch, self.optimizer, self.precision, reduce=self._sum, world=self.world)
             for name, (total, number) in done.losses.items():
                 pair = torch.stack([total.detach().double(), number.detach().double()])
                 sums[name] = sums[name] + pair if name in sums else pair
             correct, count, images = correct + done.correct, count + done.count, images + done.images
+            self._note_first_step()
             mark = time.monotonic()
+        right = torch.stack([correct.double(), torch.full_like(correct, count, dtype=torch.float64)])
+        seen_here = torch.full((2,), float(images), dtype=torch.float64, device=self.device)
+        # One read for all numbers of the epoch. It waits for the device, so the clock is asked after it.
+        totals = self._sum(torch.stack([*sums.values(), right, seen_here])).cpu()
         seconds = time.monotonic() - started
-        totals = self._sum(
-            torch.stack(
-                [
-                    *sums.values(),
-                    torch.tensor([float(correct), float(count)], dtype=torch.float64, device=self.device),
-                    torch.tensor([float(images), 0.0], dtype=torch.float64, device=self.device),
-                ]
-            )
-        )
         seen = int(totals[-1, 0])
         if seen != self.feed.learn:
             raise RuntimeError(f"epoch {self.epoch} saw {seen} of {self.feed.learn} training leaves; a partial epoch is not an epoch")
@@ -190,6 +194,16 @@ class Worker:
         row |= {f"loss_{name}": float(total / number) if number else 0.0 for name, (total, number) in zip(sums, totals[:-2], strict=True)}
         row["loss"] = sum(self.method.loss_weights[name] * row[f"loss_{name}"] for name in sums)
         return row | {"images_per_second": seen / seconds, "data_wait": waited / seconds}
+
+    def _note_first_step(self) -> None:
+        if "first step" in self.marks:
+            return
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.marks["first step"] = time.time()
+        if self.rank == 0 and self.plan.marks:
+            start = {"command": self.marks[COMMAND], "seconds": phases(self.marks)}
+            open_store(self.plan.run).write_json("startup.json", start)
 
     def _schedule_rows(self) -> list[dict[str, float]]:
         """The epochs so far, without scores on test leaves, which may choose an epoch when that is asked for but never a rate."""

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ufgvc.core.errors import UserError
+from ufgvc.core.startup import COMMAND, marks, startup_line
 from ufgvc.core.storage import Store
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class Follower:
         self.run, self.epochs, self.on_safe = run, epochs, on_safe
         self.shown = len(self._rows())
         self.sent = 0
+        self._started = False
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._console = Console(stderr=True, highlight=False)
@@ -81,6 +83,8 @@ class Follower:
         rows = self._rows()
         if len(rows) < self.shown:  # a lost worker: training went back to the last checkpoint
             self.shown = len(rows)
+        if len(rows) > self.shown and not self._started:
+            self._show_start()
         for row in rows[self.shown :]:
             rest = (self.epochs - row["epoch"]) * sum(each["seconds"] for each in rows) / len(rows)
             self._console.print(epoch_line(row, self.epochs, rest), soft_wrap=True)
@@ -90,6 +94,12 @@ class Follower:
         if safe > self.sent:
             self.on_safe(rows[self.sent : safe])
             self.sent = min(safe, len(rows))
+
+    def _show_start(self) -> None:
+        self._started = True
+        start = self.run.read_json("startup.json") if self.run.exists("startup.json") else {}
+        if start.get("command") == marks()[COMMAND]:  # not that of a run that was cut off before
+            self._console.print(startup_line(start["seconds"]), soft_wrap=True)
 
     def _rows(self) -> list[Row]:
         return read_metrics(self.run)

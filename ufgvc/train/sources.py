@@ -17,6 +17,7 @@ from torch import Tensor
 from ufgvc.data.cache import Decoded
 from ufgvc.data.shards import Dataset
 from ufgvc.data.stream import Chunk, chunks, decoded
+from ufgvc.data.transfer import to_device
 
 Ints = NDArray[np.int64]
 Row = dict[str, Any]
@@ -56,6 +57,8 @@ class CachedSource:
 
     The epoch's permutation is cut into batches as even as possible, so that the last one is not a scrap that BatchNorm would
     suffer from, and each batch is dealt to the ranks in turn.
+
+    resident: the set in the device's memory, of `on_device`; None where it stays on the host.
     """
 
     data: Decoded
@@ -70,25 +73,34 @@ class CachedSource:
 
     def epoch(self, epoch: int) -> Iterator[RawBatch]:
         order = self.positions[permutation(len(self.positions), self.seed, epoch)]
-        for batch in np.array_split(order, steps_of(len(order), self.batch_size)):
-            yield self.take(batch[self.rank :: self.world])
+        steps = steps_of(len(order), self.batch_size)
+        # The whole order goes to the device at once: a step then copies nothing to find its images.
+        there = None if self.resident is None else to_device(torch.from_numpy(order), self.device).tensor_split(steps)
+        for step, batch in enumerate(np.array_split(order, steps)):
+            yield self.take(batch[self.rank :: self.world], None if there is None else there[step][self.rank :: self.world])
 
-    def take(self, at: Ints) -> RawBatch:
+    def take(self, at: Ints, where: Tensor | None = None) -> RawBatch:
+        """The leaves at these places of the split.  where: the same places on the device, if they lie there already."""
         if self.resident is not None:
-            where = torch.from_numpy(at).to(self.device)
-            images = self.resident["images"][where]
-            bits = {region: self.resident[f"{region}_bits"][where] for region in self.data.bits}
-        else:
-            images = torch.from_numpy(self.data.images[at]).to(self.device)
-            bits = {region: torch.from_numpy(packed[at]).to(self.device) for region, packed in self.data.bits.items()}
-        has = {region: torch.from_numpy(flags[at]).to(self.device) for region, flags in self.data.has.items()}
-        return RawBatch(images, bits, has, torch.from_numpy(self.labels[at]).to(self.device), at)
+            held = self.resident
+            where = to_device(torch.from_numpy(at), self.device) if where is None else where
+            bits = {region: held[f"{region}_bits"][where] for region in self.data.bits}
+            has = {region: held[f"has_{region}"][where] for region in self.data.has}
+            return RawBatch(held["images"][where], bits, has, held["labels"][where], at)
+
+        def copied(array: NDArray[Any]) -> Tensor:
+            return to_device(torch.from_numpy(array[at]), self.device)
+
+        bits = {region: copied(packed) for region, packed in self.data.bits.items()}
+        has = {region: copied(flags) for region, flags in self.data.has.items()}
+        return RawBatch(copied(self.data.images), bits, has, copied(self.labels), at)
 
 
-def on_device(data: Decoded, device: torch.device) -> dict[str, Tensor]:
-    """The decoded set in the device's memory."""
-    held = {"images": torch.from_numpy(np.array(data.images)).to(device)}
-    return held | {f"{region}_bits": torch.from_numpy(np.array(bits)).to(device) for region, bits in data.bits.items()}
+def on_device(data: Decoded, labels: Ints, device: torch.device) -> dict[str, Tensor]:
+    """The decoded set in the device's memory: "images", "labels", "<region>_bits" and "has_<region>", a row for each leaf."""
+    arrays: dict[str, NDArray[Any]] = {"images": data.images, "labels": labels}
+    arrays |= {f"{region}_bits": bits for region, bits in data.bits.items()} | {f"has_{region}": has for region, has in data.has.items()}
+    return {name: torch.from_numpy(np.array(array)).to(device) for name, array in arrays.items()}
 
 
 @dataclass(frozen=True)
@@ -125,12 +137,13 @@ class StreamedSource:
 
     def _batch(self, rows: list[Row]) -> RawBatch:
         at = np.array([int(row["position"]) for row in rows], np.int64)
-        columns = {name: torch.from_numpy(np.stack([row[name] for row in rows])).to(self.device) for name in rows[0] if name != "position"}
+        stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0] if name != "position"}
+        columns = {name: to_device(torch.from_numpy(column), self.device) for name, column in stacked.items()}
         return RawBatch(
             images=columns["image"],
             bits={name.removesuffix("_bits"): column for name, column in columns.items() if name.endswith("_bits")},
             has={name.removeprefix("has_"): column for name, column in columns.items() if name.startswith("has_")},
-            labels=torch.from_numpy(self.labels[at]).to(self.device),
+            labels=to_device(torch.from_numpy(self.labels[at]), self.device),
             positions=at,
         )
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from ufgvc.core.config import short_key, to_yaml
 from ufgvc.core.runtime import cpu_count, kept_signals, versions
+from ufgvc.core.startup import mark, marks
 from ufgvc.core.storage import Store, join, open_store
 from ufgvc.data.cache import cache_folder
 from ufgvc.data.cluster import RaySettings, ray_session
@@ -109,7 +110,8 @@ def _train_one(
     log.info("training %s on %s: run %s", method_name, dataset.name, store.uri)
     with recorded(run):
         with ray_session(ray):
-            state = _fit(replace(plan, run_id=run.id), settings, store, run, runs)
+            mark("settings and steps before")
+            state = _fit(replace(plan, run_id=run.id, marks=marks()), settings, store, run, runs)
         metrics = save_trained(store, dataset, method, plan, identity, state, run)
     return TrainResult(store.uri, join(store.uri, "model"), identity["key"], metrics, run.id, found=False)
 
@@ -170,6 +172,7 @@ def _fit(plan: Plan, settings: TrainSettings, store: Store, run: Run, runs: str)
 
     from ufgvc.train.loop import train_worker
     from ufgvc.train.network import NodeNetworkConfig
+    from ufgvc.train.refusal import EndAtMistakes
 
     resources = ray.cluster_resources()
     use_gpu = choose_gpu(settings.gpu, resources.get("GPU", 0), settings.workers)
@@ -194,6 +197,7 @@ def _fit(plan: Plan, settings: TrainSettings, store: Store, run: Run, runs: str)
             storage_filesystem=store.fs,
             checkpoint_config=CheckpointConfig(num_to_keep=settings.keep),
             failure_config=FailureConfig(max_failures=settings.max_failures),
+            callbacks=[EndAtMistakes()],  # type: ignore[list-item]  # mypy sees the RunConfig of Ray Train before version 2
         ),
     )
 

@@ -1,0 +1,112 @@
+"""Errors that the user must mend end a training at once, through Ray Train and without it; others are tried again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from ufgvc.core.errors import UserError, user_error_in
+from ufgvc.core.storage import open_store
+from ufgvc.data.shards import open_dataset
+from ufgvc.methods import build
+from ufgvc.predict.predict import _predicted, photographs
+from ufgvc.predict.settings import PredictSettings
+from ufgvc.report.scoring import score_split
+from ufgvc.report.settings import ScoreSettings
+from ufgvc.search.job import Job
+from ufgvc.search.settings import TrialSettings
+from ufgvc.search.trials import Share, run_all
+from ufgvc.track.models import LoadedModel
+from ufgvc.train.alone import train_alone
+from ufgvc.train.settings import TrainSettings
+from ufgvc.train.trainer import make_plan
+
+pytestmark = pytest.mark.usefixtures("ray_local")
+SMALL = TrainSettings(init="none", epochs=1, batch_size=4, resize=40, crop=32)
+
+
+def fail(told: dict[str, Any]) -> None:
+    """A training that fails as told, and leaves a line each time it is started."""
+    with open(told["log"], "a") as file:
+        file.write("started\n")
+    if told["mistake"]:
+        raise UserError("too large", where="train.batch_size", fix="make it smaller")
+    raise RuntimeError("our fault")
+
+
+@pytest.mark.parametrize(("mistake", "starts"), [(True, 1), (False, 2)])
+def test_only_our_faults_are_tried_again(mistake: bool, starts: int, tmp_path: Path) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from ufgvc.train.refusal import EndAtMistakes
+
+    log = tmp_path / "log"
+    trainer = TorchTrainer(
+        fail,
+        train_loop_config={"log": str(log), "mistake": mistake},
+        scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 0.5}),
+        run_config=RunConfig(
+            name="fails", storage_path=str(tmp_path), failure_config=FailureConfig(max_failures=1), callbacks=[EndAtMistakes()]
+        ),
+    )
+    with pytest.raises(Exception, match="too large" if mistake else "our fault") as caught:
+        trainer.fit()
+    assert log.read_text().count("started") == starts
+    found = user_error_in(caught.value)
+    assert (found is not None) == mistake
+    assert found is None or found.fix == "make it smaller"
+
+
+def test_a_batch_too_large_is_told_by_a_training_in_one_process(small_draw: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = open_dataset(small_draw)
+    method = build("resnet50", num_classes=len(dataset.classes), backbone="shufflenet_v2_x0_5")
+    plan, _ = make_plan(dataset, method, SMALL, 0, None, str(tmp_path))
+
+    def step(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr("ufgvc.train.loop.train_step", step)
+    with pytest.raises(UserError, match="a batch of 4 images of 32 px does not fit") as caught:
+        train_alone(plan, torch.device("cpu"))
+    assert "--train.batch-size 2" in str(caught.value)
+
+
+def test_a_trial_that_fails_is_one_line_of_the_table(small_draw: str, tmp_path: Path) -> None:
+    dataset = open_dataset(small_draw)
+    method = build("resnet50", num_classes=len(dataset.classes), backbone="shufflenet_v2_x0_5")
+    plan, identity = make_plan(dataset, method, SMALL, 0, None, str(tmp_path))
+    job = Job("resnet50", 0, 0, 1.0, "final", replace(plan, options={"backbone": "no_such_net"}), identity)
+    share = Share({"CPU": 1}, at_once=1, threads=1)
+    ends = run_all([job], TrialSettings(init="none"), open_store(str(tmp_path / "tune")), lambda end: None, share)
+    assert ends[0].result is None
+    assert ends[0].error == "torchvision has no model 'no_such_net'"
+
+
+class Full(nn.Module):
+    """A net for which no memory suffices."""
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+
+def test_a_batch_too_large_is_told_by_the_actors_of_an_evaluation_and_a_prediction(small_draw: str, tmp_path: Path) -> None:
+    dataset = open_dataset(small_draw)
+    method = replace(build("resnet50", num_classes=len(dataset.classes), backbone="shufflenet_v2_x0_5"), net=Full())
+    model = LoadedModel(method, dataset.classes, {"resize": 64, "size": 64, "view": "center_crop"}, {})
+    with pytest.raises(Exception) as caught:
+        score_split(dataset, {"model": model}, ScoreSettings(workers=1, batch_size=6))
+    told = user_error_in(caught.value)
+    assert told is not None
+    assert "--batch-size 3" in str(told)
+    store, names = photographs(str(Path(small_draw).parent / "source" / "images"))
+    with pytest.raises(Exception) as caught:
+        list(_predicted(store, names, model, PredictSettings(batch_size=6)))
+    told = user_error_in(caught.value)
+    assert told is not None
+    assert "--batch-size 3" in str(told)

@@ -26,7 +26,7 @@ from ufgvc.core.runtime import Stopped, send_nothing_home, setup_logging, stoppa
 SHARED_KEYS = frozenset(
     "name source data boxes reader split runs seed method options model compare out fresh tracking ray".split()  # noqa: SIM905
 )
-SECTIONS = frozenset("synth ingest detect mask train evaluate calibrate export promote predict benchmark pretrain search".split())  # noqa: SIM905
+SECTIONS = frozenset("synth ingest detect mask train evaluate calibrate export promote predict benchmark pretrain search bench".split())  # noqa: SIM905
 NESTED = ("train", "pipeline", "search")  # commands whose flags are grouped by section
 PLACES = frozenset("source data runs run out boxes model compare artifacts".split())  # noqa: SIM905
 WEIGHTS = frozenset(("init", "coco_weights"))  # a name, or a file

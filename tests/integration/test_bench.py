@@ -1,0 +1,81 @@
+"""`ufgvc bench` as a person starts it: every part on tiny sizes, its files, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.photographs import put
+
+TINY = ["--photographs", "16", "--rounds", "3", "--backbones", "shufflenet_v2_x0_5", "--sides", "32", "--batches", "4"]
+
+
+def bench(temporary: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    """`python -m jobs.bench` with a temporary folder of its own."""
+    temporary.mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    return subprocess.run(
+        [sys.executable, "-m", "jobs.bench", "--gpu", "no", *TINY, *flags],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        env=environment | {"TMPDIR": str(temporary)},
+        check=False,
+    )
+
+
+def test_all_parts_leave_their_tables_and_nothing_else(tmp_path: Path) -> None:
+    done = bench(tmp_path / "tmp", "--out", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["bench.json", "bench.md"]
+    assert not [path.name for path in (tmp_path / "tmp").iterdir() if path.name.startswith("ufgvc")]
+    found = json.loads((tmp_path / "out" / "bench.json").read_text())
+    rows = {row["name"]: row for table in found["measured"].values() for row in table}
+    for name in (
+        "ufgvc",
+        "Ray Data",
+        "ufgvc, host cache, batch 64",
+        "fed by the cache",
+        "evaluate: reading and scoring, one process",
+    ):
+        assert rows[name]["ratio"]["median"] > 0, name
+        assert rows[name]["beside"], name
+    for phase in ("imports", "Ray", "workers", "network", "cache", "first batch", "first step"):
+        assert rows[f"to the first step: {phase}"]["value"]["median"] > 0, phase
+    total = rows["from the command to the first step"]["value"]["median"]
+    phases = sum(row["value"]["median"] for name, row in rows.items() if name.startswith("to the first step"))
+    assert phases == pytest.approx(total)
+    assert [step["case"]["method"] for step in found["steps"]] == ["resnet50", "mask_guided"]
+    assert all(step["share"]["median"] > 0 for step in found["steps"])
+    assert found["machine"]["cores"] >= 1
+    markdown = (tmp_path / "out" / "bench.md").read_text()
+    for title in ("Reading", "Cached", "Steps fed by the cache", "Training step", "What this machine would need"):
+        assert f"## {title}" in markdown
+        assert title in done.stdout
+
+
+def test_own_photographs_are_measured(tmp_path: Path) -> None:
+    for k in range(18):
+        put(tmp_path / "leaves" / f"{k}.png")
+    done = bench(tmp_path / "tmp", "--out", str(tmp_path / "out"), "--source", str(tmp_path / "leaves"), "--parts", "reading")
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads((tmp_path / "out" / "bench.json").read_text())
+    assert list(found["measured"]) == ["Reading: decode, square to 512 px, both masks"]
+    assert found["steps"] == []
+    assert "The user's photographs" in done.stdout
+
+
+@pytest.mark.slow
+def test_growth_is_measured_and_drawn(tmp_path: Path) -> None:
+    done = bench(tmp_path / "tmp", "--out", str(tmp_path / "out"), "--parts", "step", "--growth", "--growth-rows", "16")
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads((tmp_path / "out" / "bench.json").read_text())
+    assert [one["step"] for one in found["growth"]] == ["ingest", "an epoch", "predict"]
+    assert [one["rows"] for one in found["growth"]] == [[16, 160, 1600], [12, 120, 1200], [16, 160, 1600]]
+    assert all(value > 0 for one in found["growth"] for value in one["seconds"] + one["memory"])
+    assert (tmp_path / "out" / "growth.png").read_bytes().startswith(b"\x89PNG")

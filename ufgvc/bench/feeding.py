@@ -1,0 +1,191 @@
+"""From the decoded set to batches on the training device, and training steps fed by it."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ufgvc.bench.dataset import MASKS, BenchData
+from ufgvc.bench.reading import single_threaded
+from ufgvc.bench.steps import StepCase, case_options
+from ufgvc.bench.timing import Measurement, Spread, Timed, time_in_turn
+from ufgvc.data.cache import Decoded, decoded_split
+from ufgvc.data.shards import read_index
+from ufgvc.methods import build
+from ufgvc.methods.mask_guided import attention_target
+from ufgvc.methods.method import Batch
+from ufgvc.methods.recipe import Recipe
+from ufgvc.train.checkpoint import FILE
+from ufgvc.train.feed import Feed, Plan, make_feed
+from ufgvc.train.loop import Worker
+from ufgvc.train.settings import TrainSettings
+from ufgvc.train.sources import CachedSource
+from ufgvc.train.steps import train_step
+from ufgvc.train.trainer import make_plan
+
+RESIZE, CROP = 512, 448  # pixels, of the paper's recipes
+CELLS = (14, 14)  # of the attention map of a stride-32 backbone at CROP
+CACHED_BATCHES = (16, 64)
+
+
+def training_plan(data: BenchData, case: StepCase, runs: str, cache: str, seed: int, resize: int | None = None) -> Plan:
+    """What `ufgvc train` would hand to its worker."""
+    settings = TrainSettings.model_validate(
+        {
+            "init": "none",
+            "mask": MASKS,
+            "crop": case.side,
+            "resize": resize or round(case.side * RESIZE / CROP),
+            "batch_size": case.batch,
+            "precision": case.precision,
+            "compile": case.compile,
+            "cache": cache,
+            "checkpoint_seconds": 1e9,
+        }
+    )
+    method = build(case.method, num_classes=len(data.dataset.classes), init="none", **case_options(case))
+    return make_plan(data.dataset, method, settings, seed, data.mask_fingerprint, runs)[0]
+
+
+def batches_from_cache(data: BenchData, runs: str, device: torch.device, rounds: int, seed: int) -> list[Measurement]:
+    """Batches with crop, flip, masks and attention targets from the cache, beside copying the bytes that they are made of.
+
+    On a CPU single-threaded in process time (images a second and core), on a GPU in wall time, waiting for the device.
+    """
+    index = read_index(data.dataset, "train")
+    unit = "images/s" if device.type == "cuda" else "images/s/core"
+    rows: list[Measurement] = []
+    for size in CACHED_BATCHES:
+        case = StepCase("mask_guided", "shufflenet_v2_x0_5", CROP, size, "fp32", False)
+        calls: dict[str, Callable[[], object]] = {}
+        copy = f"copying the same bytes, batch {size}"
+        for where in ("host", "device") if device.type == "cuda" else ("host",):
+            plan = training_plan(data, case, runs, where, seed, resize=RESIZE)
+            feed = _feed(plan, data, index, device)
+            at = np.resize(np.random.default_rng(seed).permutation(feed.learn), size).astype(np.int64)
+            calls[f"ufgvc, {where} cache, batch {size}"] = partial(_one_batch, feed, at)
+        held = decoded_split(data.dataset, "train", RESIZE, MASKS, data.mask_fingerprint, Path(plan.cache_folder))
+        calls[copy] = partial(_copy, held, at, device)
+        timed = _time(calls, rounds, device, seed)
+        rows += [timed.rate(name, unit, size, beside=copy) for name in calls if name != copy] + [timed.rate(copy, unit, size)]
+    return rows + attention_targets(device, rounds, seed)
+
+
+def _feed(plan: Plan, data: BenchData, index: Any, device: torch.device) -> Feed:
+    return make_feed(plan, Recipe.model_validate(plan.recipe), data.dataset, index, 0, 1, device)
+
+
+def _time(calls: dict[str, Callable[[], object]], rounds: int, device: torch.device, seed: int) -> Timed:
+    if device.type == "cuda":
+        return time_in_turn(calls, rounds * 4, device=device, budget=3, seed=seed)
+    with single_threaded():
+        return time_in_turn(calls, rounds, clock=time.process_time, budget=3, seed=seed)
+
+
+def _one_batch(feed: Feed, at: np.ndarray) -> list[Tensor]:
+    source = feed.source
+    assert isinstance(source, CachedSource)
+    batch = feed.augment(source.take(at), epoch=0)
+    return [batch.images, *(target for mask in batch.masks.values() for target in attention_target(mask, CELLS))]
+
+
+def _copy(held: Decoded, at: np.ndarray, device: torch.device) -> list[Tensor]:
+    return [torch.from_numpy(array[at]).to(device) for array in (held.images, *held.bits.values())]
+
+
+def attention_targets(device: torch.device, rounds: int, seed: int) -> list[Measurement]:
+    """Microseconds an image for the attention targets of both masks, once the masks are cropped."""
+    size = CACHED_BATCHES[0]
+    masks = (torch.rand(size, 1, CROP, CROP, generator=torch.Generator().manual_seed(seed)) > 0.9).float().to(device)
+    timed = _time({"targets": lambda: [attention_target(masks, CELLS) for _ in range(2)]}, rounds, device, seed)
+    measured = timed.time("targets", scale=1e6 / size)
+    return [Measurement("attention targets of both masks", measured.value, "µs/image")]
+
+
+@dataclass(frozen=True)
+class FedStep:
+    """rows of the table, and for the sizing: images a second of the fed step, and the share of its time that it waited."""
+
+    rows: list[Measurement]
+    images_per_second: float
+    waiting: float
+
+
+def fed_steps(data: BenchData, case: StepCase, runs: str, device: torch.device, rounds: int, seed: int) -> FedStep:
+    """Whole epochs of `ufgvc train`'s own worker, beside the same steps on batches that lie on the device already."""
+    folder = Path(runs) / "checkpoint"
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def keep(written: Path | None, epoch: int) -> None:
+        assert written is not None
+        shutil.move(written / FILE, folder / FILE)
+        written.rmdir()
+
+    worker = Worker.start(training_plan(data, case, runs, "auto", seed), 0, 1, 1, device, None, keep)
+    worker.model.train()
+    resident = list(worker.feed.training(0))
+    images = sum(len(batch.labels) for batch in resident)
+    waits: list[float] = []
+
+    def fed() -> None:
+        started, waited = time.perf_counter(), 0.0
+        for batch, seconds in _with_wait(worker.feed.training(0)):
+            waited += seconds
+            _step(worker, batch)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        waits.append(waited / (time.perf_counter() - started))
+
+    def on_resident() -> None:
+        for batch in resident:
+            _step(worker, batch)
+
+    outside: list[float] = []
+
+    def whole_epoch() -> None:
+        started = time.perf_counter()
+        row = worker.step()
+        outside.append(time.perf_counter() - started - images / row["images_per_second"])
+
+    beside = "the same batches, resident"
+    calls: dict[str, Callable[[], object]] = {"fed by the cache": fed, beside: on_resident, "whole": whole_epoch}
+    timed = time_in_turn(calls, rounds, device=device, budget=15, seed=seed)
+    measured = timed.rate("fed by the cache", "images/s", images, beside=beside)
+    waiting = float(np.median(waits[1:]))  # the first one warmed up
+    rows = [timed.rate(beside, "images/s", images), measured]
+    rows.append(Measurement("share of the fed steps' time in the feed", Spread.of(waits[1:]).scaled(100), "%"))
+    rows.append(Measurement("an epoch outside of its steps", Spread.of(outside[1:]).scaled(1000), "ms"))
+    return FedStep([*rows, *checkpoints(worker, folder, rounds, seed)], measured.value.median, waiting)
+
+
+def _with_wait(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
+    mark = time.perf_counter()
+    for batch in batches:
+        yield batch, time.perf_counter() - mark
+        mark = time.perf_counter()
+
+
+def _step(worker: Worker, batch: Batch) -> None:
+    train_step(worker.method, worker.model, batch, worker.optimizer, worker.precision)
+
+
+def checkpoints(worker: Worker, folder: Path, rounds: int, seed: int) -> list[Measurement]:
+    """A checkpoint as the worker writes it, beside writing as many bytes.  folder: where the worker's `keep` puts it."""
+    worker.save()
+    content = (folder / FILE).read_bytes()
+    beside = f"writing its {len(content) / 1e6:.0f} MB"
+    calls: dict[str, Callable[[], object]] = {
+        "a checkpoint": worker.save,
+        beside: lambda: (folder / "plain").write_bytes(content),
+    }
+    timed = time_in_turn(calls, rounds, budget=5, seed=seed)
+    return [timed.time("a checkpoint", beside=beside), timed.time(beside)]

@@ -1,0 +1,197 @@
+"""How time and memory grow with the rows: ingest, an epoch and predict at 1, 10 and 100 times as many, each in a process of its own."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from PIL import Image
+from scipy.optimize import brentq
+
+FACTORS = (1, 10, 100)
+SIDE = 96  # pixels of the photographs: small, so that a hundredfold is done in minutes
+CROP, BATCH, EPOCHS = 64, 16, 3
+CLASSES = 4
+SAMPLE_SECONDS = 0.3
+STEPS = ("ingest", "an epoch", "predict")
+
+
+@dataclass(frozen=True)
+class Grown:
+    """One step at every size.  rows: training and test together, or those of an epoch.  seconds, memory (bytes at the peak of all
+    processes): one each.  time_exponent, memory_exponent: k in fixed + c rows^k; None where the sizes do not tell.
+    """
+
+    step: str
+    rows: tuple[int, ...]
+    seconds: tuple[float, ...]
+    memory: tuple[float, ...]
+    time_exponent: float | None
+    memory_exponent: float | None
+
+
+def measure_growth(folder: Path, rows: int, gpu: bool, seed: int) -> list[Grown]:
+    """Three sizes through the command line."""
+    found: dict[str, list[tuple[int, float, float]]] = {step: [] for step in STEPS}
+    for factor in FACTORS:
+        place = folder / str(factor)
+        source = write_photographs(place / "leaves", rows * factor, seed)
+        data, runs, out = (str(place / name) for name in ("data", "runs", "predictions"))
+        seconds, memory = watched("ingest", "--source", str(source), "--data", data)
+        found["ingest"].append((rows * factor, seconds, memory))
+        flags = [
+            "train",
+            "--data",
+            data,
+            "--runs",
+            runs,
+            "--method",
+            "resnet50",
+            "--options.backbone",
+            "shufflenet_v2_x0_5",
+        ]
+        flags += [
+            "--train.init",
+            "none",
+            "--train.crop",
+            str(CROP),
+            "--train.resize",
+            str(SIDE),
+            "--train.batch-size",
+            str(BATCH),
+        ]
+        flags += ["--train.epochs", str(EPOCHS), "--train.gpu", "yes" if gpu else "no", "--tracking.uri", "off"]
+        _, memory = watched(*flags)
+        (metrics,) = Path(runs).rglob("metrics.jsonl")
+        epochs = [json.loads(line)["seconds"] for line in metrics.read_text().splitlines()]
+        learnt = json.loads((Path(data) / "dataset.json").read_text())["counts"]["train"]
+        found["an epoch"].append((learnt, float(np.median(epochs[1:])), memory))
+        predict = [
+            "predict",
+            "--source",
+            str(source),
+            "--model",
+            str(metrics.parent / "model"),
+            "--out",
+            out,
+            "--runs",
+            runs,
+        ]
+        seconds, memory = watched(*predict, "--gpu", "yes" if gpu else "no", "--tracking.uri", "off")
+        found["predict"].append((rows * factor, seconds, memory))
+    return [_grown(step, points) for step, points in found.items()]
+
+
+def _grown(step: str, points: Sequence[tuple[int, float, float]]) -> Grown:
+    rows, seconds, memory = zip(*points, strict=True)
+    return Grown(step, rows, seconds, memory, exponent(rows, seconds), exponent(rows, memory))
+
+
+def exponent(rows: Sequence[float], values: Sequence[float]) -> float | None:
+    """k of fixed + c rows^k through three points; None if they do not rise, or rise otherwise than such a curve can."""
+    small, middle, large = values
+    if not small < middle < large:
+        return None
+    wanted = (large - small) / (middle - small)
+
+    def excess(k: float) -> float:
+        first, second, third = (float(each) ** k for each in rows)
+        return (third - first) / (second - first) - wanted
+
+    low, high = 0.02, 4.0
+    return None if excess(low) * excess(high) > 0 else float(brentq(excess, low, high))
+
+
+def write_photographs(folder: Path, count: int, seed: int) -> Path:
+    """<split>/<cultivar>/<k>.jpg; three of four are training leaves. Each is another picture."""
+    random = np.random.default_rng(seed)
+    for number in range(count):
+        split = "test" if number // CLASSES % 4 == 3 else "train"
+        place = folder / split / f"cultivar-{number % CLASSES + 1}"
+        place.mkdir(parents=True, exist_ok=True)
+        coarse = random.integers(0, 256, (12, 12, 3), dtype=np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(coarse).resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
+        (place / f"{number}.jpg").write_bytes(buffer.getvalue())
+    return folder
+
+
+def watched(*arguments: str) -> tuple[float, float]:
+    """(seconds, peak bytes of the process and everything below it) of one `ufgvc` command. RuntimeError if it fails."""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    started = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ufgvc.cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+    peak = [0.0]
+    watcher = threading.Thread(target=_watch, args=(process, peak), daemon=True)
+    watcher.start()
+    said, _ = process.communicate()
+    seconds = time.monotonic() - started
+    watcher.join()
+    if process.returncode:
+        raise RuntimeError(f"`ufgvc {' '.join(arguments)}` ended with {process.returncode}:\n{said[-2000:]}")
+    return seconds, peak[0]
+
+
+def _watch(process: subprocess.Popen[str], peak: list[float]) -> None:
+    while process.poll() is None:
+        peak[0] = max(peak[0], tree_memory(process.pid))
+        time.sleep(SAMPLE_SECONDS)
+
+
+def tree_memory(pid: int) -> float:
+    """Bytes of a process and all below it; what they share counts once (proportional set size), where the system tells it."""
+    try:
+        root = psutil.Process(pid)
+        tree = [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return 0.0
+    total = 0.0
+    for each in tree:
+        try:
+            about: Any = each.memory_full_info()
+            total += getattr(about, "pss", about.uss)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):  # it ended meanwhile
+            continue
+    return total
+
+
+def draw_growth(grown: Sequence[Grown]) -> bytes:
+    """A PNG: seconds and peak memory over the rows, both axes logarithmic."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    from ufgvc.report.figures import ACCENT, INK, SECOND, STYLE
+
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9, 4.4), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        for one, colour in zip(grown, (ACCENT, SECOND, INK), strict=True):
+            for axes, values, k in (
+                (left, one.seconds, one.time_exponent),
+                (right, [m / 1e9 for m in one.memory], one.memory_exponent),
+            ):
+                label = f"{one.step}: rows^{k:.2f}" if k is not None else f"{one.step}: no power of the rows"
+                axes.plot(one.rows, values, marker="o", color=colour, label=label)
+        for axes, title in ((left, "seconds"), (right, "peak memory, GB")):
+            axes.set(xscale="log", yscale="log", title=title, xlabel="rows")
+            axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=120, facecolor="white")
+    return buffer.getvalue()

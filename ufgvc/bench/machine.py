@@ -1,0 +1,80 @@
+"""The machine that the figures are of: what it is, what else it is doing, and how fast it multiplies matrices."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import psutil
+import torch
+
+from ufgvc.core.errors import UserError
+from ufgvc.core.runtime import cpu_count, git_commit, versions
+
+MORE_PACKAGES = ("timm", "opencv-python-headless", "simplejpeg", "triton")
+
+
+def choose_device(wish: Literal["auto", "yes", "no"]) -> torch.device:
+    """UserError if a GPU is asked for and torch sees none."""
+    has = torch.cuda.is_available()
+    if wish == "yes" and not has:
+        raise UserError("torch sees no GPU on this machine", where="--gpu yes", fix="use `--gpu auto` or `--gpu no`")
+    return torch.device("cuda" if has and wish != "no" else "cpu")
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """CPU, cores, memory, GPU, versions, and the load when the run begins."""
+    found = versions()
+    for name in MORE_PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    about: dict[str, Any] = {
+        "cpu": cpu_name(),
+        "cores": cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "load": round(os.getloadavg()[0], 2),
+        "gpu": None,
+        "versions": found,
+        "commit": git_commit(),
+        "when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+    }
+    if device.type == "cuda":
+        card = torch.cuda.get_device_properties(device)
+        about |= {"gpu": card.name, "gpu_memory_gb": round(card.total_memory / 1e9, 1), "cuda": torch.version.cuda}
+    return about
+
+
+def cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    except OSError:  # not Linux
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that the training device has left."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def matrix_product(device: torch.device, precision: str, seed: int) -> tuple[Callable[[], object], float]:
+    """A call that multiplies square matrices of random numbers (zeros run faster), and its operations (2 a multiply-add)."""
+    side, times = (8192, 10) if device.type == "cuda" else (1024, 5)
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    generator = torch.Generator(device).manual_seed(seed)
+    left, right = (torch.randn(side, side, device=device, generator=generator).to(kind) for _ in range(2))
+
+    def multiply() -> None:
+        for _ in range(times):
+            torch.mm(left, right)
+
+    return multiply, 2.0 * side**3 * times

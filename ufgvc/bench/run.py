@@ -1,0 +1,146 @@
+"""`ufgvc bench` from its settings to its tables."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from ufgvc.bench import feeding, reading, startup, steps
+from ufgvc.bench.dataset import BenchData, make_data
+from ufgvc.bench.growth import draw_growth, measure_growth
+from ufgvc.bench.machine import choose_device, describe_machine, free_memory
+from ufgvc.bench.report import BenchReport
+from ufgvc.bench.settings import BenchSettings
+from ufgvc.bench.sizing import Rates
+from ufgvc.bench.steps import StepCase
+from ufgvc.bench.timing import Measurement
+from ufgvc.core.runtime import cpu_count
+from ufgvc.core.storage import open_store
+from ufgvc.data.cluster import RaySettings, ray_session
+from ufgvc.predict.predict import photographs
+
+log = logging.getLogger(__name__)
+READING, CACHED, FEED, START, USE = (
+    "Reading: decode, square to 512 px, both masks",
+    "Cached: batches at 448 px from 512",
+    "Steps fed by the cache",
+    "From the command to the first step",
+    "Evaluate and predict",
+)
+
+
+def bench(settings: BenchSettings, ray: RaySettings | None = None) -> BenchReport:
+    """Measures what the settings ask for and writes <out>/bench.json and bench.md (and growth.png).
+
+    UserError, before anything is measured, for what cannot be: an unknown method, a batch that memory does not hold, a GPU that is
+    not there, a source without photographs.
+    """
+    started = time.monotonic()
+    device = choose_device(settings.gpu)
+    torch.set_num_threads(cpu_count())
+    out = open_store(settings.out).local_path
+    cases = steps.choose_cases(settings, device)
+    report = BenchReport(describe_machine(device), settings.model_dump(mode="json"), command_line(sys.argv[1:]))
+    if settings.source:
+        photographs(settings.source)  # refuses a place without any, before Ray is started
+    costs = steps.check_cases(cases, device, settings.seed)
+    out.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix="ufgvc-bench-"))
+    try:
+        if {"reading", "cached", "feed", "startup"} & set(settings.parts):
+            _with_photographs(settings, device, cases, work, report, ray)
+        if "step" in settings.parts:
+            log.info("the training step: %d cases", len(cases))
+            report.steps = steps.time_steps(cases, costs, device, settings.rounds, settings.seed)
+        if settings.growth:
+            log.info("growth: %d, %d and %d rows", *(settings.growth_rows * factor for factor in (1, 10, 100)))
+            report.growth = measure_growth(work / "growth", settings.growth_rows, device.type == "cuda", settings.seed)
+            (out / "growth.png").write_bytes(draw_growth(report.growth))
+        report.rates = _rates(report, device, out)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    report.seconds = time.monotonic() - started
+    report.write(out)
+    return report
+
+
+def command_line(arguments: list[str]) -> str:
+    """The command as a person types it, whether `ufgvc bench` or `python -m jobs.bench` was called."""
+    return shlex.join(["ufgvc", "bench", *(arguments[1:] if arguments[:1] == ["bench"] else arguments)])
+
+
+def _with_photographs(
+    settings: BenchSettings,
+    device: torch.device,
+    cases: list[StepCase],
+    work: Path,
+    report: BenchReport,
+    ray: RaySettings | None,
+) -> None:
+    """The parts that read photographs. A Ray session serves them; the command that `startup` times starts one of its own."""
+    count = settings.photographs or (512 if device.type == "cuda" else 64)
+    runs = str(work / "runs")
+    with ray_session(ray):
+        log.info("photographs: %s", settings.source or f"{count} drawn ones")
+        data = make_data(work, settings.source, count, settings.seed)
+        report.settings["photograph_bytes"] = data.photograph_bytes
+        if "reading" in settings.parts:
+            log.info("reading")
+            rows = reading.read_on_one_core(data, settings.rounds, settings.seed)
+            report.measured[READING] = rows + reading.read_on_all_cores(data, settings.rounds, settings.seed)
+            report.notes[READING] = f"{_photographs_text(data)}. On one core: process time. On all cores: wall time."
+        if "cached" in settings.parts:
+            log.info("cached")
+            report.measured[CACHED] = feeding.batches_from_cache(data, runs, device, settings.rounds, settings.seed)
+        case = cases[-1]
+        if "feed" in settings.parts:
+            log.info("steps fed by the cache")
+            fed = feeding.fed_steps(data, case, runs, device, settings.rounds, settings.seed)
+            report.measured[FEED], report.notes[FEED] = (
+                fed.rows,
+                f"{case.name}, {data.dataset.counts['train']} leaves an epoch.",
+            )
+        if "startup" in settings.parts:
+            _around(settings, device, case, data, work, report)
+
+
+def _around(settings: BenchSettings, device: torch.device, case: StepCase, data: BenchData, work: Path, report: BenchReport) -> None:
+    log.info("from the command to the first step")
+    rows, run = startup.time_start(data, case, str(work / "command"), device.type == "cuda")
+    report.measured[START] = rows
+    report.notes[START] = f"`ufgvc train`, {case.name}, one start, in a process of its own."
+    log.info("evaluate and predict")
+    report.measured[USE] = startup.time_use(data, run, device, settings.rounds, settings.seed)
+
+
+def _photographs_text(data: BenchData) -> str:
+    kind = "The user's photographs" if data.own else "Drawn photographs of 1200 x 900"
+    return f"{kind}, {data.photograph_bytes / 1e3:.0f} KB each on average, two 1-bit masks each"
+
+
+def _rates(report: BenchReport, device: torch.device, out: Path) -> Rates | None:
+    size = report.settings.get("photograph_bytes")
+    if size is None:
+        return None
+    step = report.steps[-1] if report.steps else None
+    return Rates(
+        photograph_bytes=size,
+        decode=_rate(report, READING, "Ray Data"),
+        train=step.row.value.median if step else None,
+        case=step.case.name if step else "",
+        predict=_rate(report, USE, "evaluate"),
+        device_memory=free_memory(device) if device.type == "cuda" else None,
+        disk=shutil.disk_usage(out).free,
+    )
+
+
+def _rate(report: BenchReport, title: str, beginning: str) -> float | None:
+    found: list[Measurement] = [row for row in report.measured.get(title, []) if row.name.startswith(beginning)]
+    return found[0].value.median if found else None

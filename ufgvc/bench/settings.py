@@ -1,0 +1,60 @@
+"""Settings of `ufgvc bench`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from ufgvc.core.config import Section, each_once
+
+Part = Literal["reading", "cached", "step", "feed", "startup"]
+PARTS: tuple[Part, ...] = ("reading", "cached", "step", "feed", "startup")
+
+
+class BenchSettings(Section):
+    """What is measured, and at which sizes. What is left empty fits the machine."""
+
+    out: str = "bench"
+    """local folder for bench.json, bench.md and growth.png"""
+    source: str | None = None
+    """your own photographs, a folder or a URI; default: drawn ones (1200 x 900 JPEG, about 200 KB)"""
+    photographs: int | None = Field(None, ge=16)
+    """photographs to measure with; default: 64, with a GPU 512"""
+    parts: tuple[Part, ...] = PARTS
+    """what is measured: reading, cached, step, feed (the step fed by the cache), startup (with evaluate and predict)"""
+    methods: tuple[str, ...] = Field(("resnet50", "mask_guided"), min_length=1)
+    """methods whose training step is timed, in turn; ratios are to the first"""
+    backbones: tuple[str, ...] = ()
+    """backbones of the methods that let one choose; default: each method's own; without a GPU resnet18 for resnet50"""
+    sides: tuple[int, ...] = ()
+    """sides of the training crop in pixels; default: 160, with a GPU 448"""
+    batches: tuple[int, ...] = ()
+    """images a step; default: 8, with a GPU 16 and 128"""
+    precisions: tuple[Literal["fp32", "bf16"], ...] = ()
+    """default: fp32, with a GPU that computes in it bf16"""
+    compile: Literal["off", "on", "both"] = "off"
+    """time the step with torch.compile: its first call takes a minute or more"""
+    gpu: Literal["auto", "yes", "no"] = "auto"
+    """measure on a GPU"""
+    rounds: int = Field(5, ge=3)
+    """rounds at most, in each of which everything that is compared is timed once, in a drawn order; three at least"""
+    growth: bool = False
+    """also ingest, an epoch and predict at 1, 10 and 100 times the rows: time and peak memory (takes minutes more)"""
+    growth_rows: int = Field(48, ge=16)
+    """rows of the smallest step of growth"""
+    seed: int = Field(0, ge=0)
+    """seed of the drawn photographs, of the networks and of the order within a round"""
+
+    _each_once = field_validator("parts", "methods", "backbones", "sides", "batches", "precisions")(each_once)
+
+    @field_validator("sides", "batches")
+    @classmethod
+    def _large_enough(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+        if any(value < 2 for value in values):
+            raise ValueError("give numbers of 2 or more")
+        return values
+
+    @property
+    def compiled(self) -> tuple[bool, ...]:
+        return {"off": (False,), "on": (True,), "both": (False, True)}[self.compile]

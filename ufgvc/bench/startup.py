@@ -1,0 +1,128 @@
+"""Around the training: from the command to the first step; evaluate and predict beside the bare network."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ufgvc.bench.dataset import MASKS, BenchData
+from ufgvc.bench.steps import StepCase
+from ufgvc.bench.timing import Measurement, Spread, time_in_turn
+from ufgvc.data.images import decode
+from ufgvc.train.feed import EVAL_BATCH
+
+EPOCHS = 1
+TIMEOUT = 600.0  # seconds that a command may take
+
+
+def run_command(*arguments: str, timeout: float = TIMEOUT) -> str:
+    """`ufgvc ...` in a process of its own; what it wrote to both streams. RuntimeError with its last lines if it fails."""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-m", "ufgvc.cli", *arguments]
+    done = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+        env=environment,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"`ufgvc {' '.join(arguments)}` ended with {done.returncode}:\n{done.stdout[-2000:]}")
+    return done.stdout
+
+
+def train_command(data: str, runs: str, case: StepCase, epochs: int, gpu: bool, extra: tuple[str, ...] = ()) -> list[str]:
+    """The flags of a short training of a bench case."""
+    flags = [
+        "train",
+        "--data",
+        data,
+        "--runs",
+        runs,
+        "--method",
+        case.method,
+        "--tracking.uri",
+        "off",
+        "--train.init",
+        "none",
+    ]
+    flags += ["--train.crop", str(case.side), "--train.batch-size", str(case.batch), "--train.epochs", str(epochs)]
+    flags += ["--train.precision", case.precision, "--train.gpu", "yes" if gpu else "no"]
+    flags += ["--options.backbone", case.backbone] if case.backbone else []
+    return [*flags, *extra]
+
+
+def time_start(data: BenchData, case: StepCase, runs: str, gpu: bool) -> tuple[list[Measurement], str]:
+    """One `ufgvc train`: seconds of each phase up to the first step; and the run's folder."""
+    run_command(*train_command(data.dataset.store.uri, runs, case, EPOCHS, gpu, ("--train.mask", MASKS)))
+    (found,) = Path(runs, data.dataset.name, case.method).glob("*/startup.json")
+    phases = json.loads(found.read_text())["seconds"]
+    rows = [Measurement(f"to the first step: {name}", _once(seconds), "s") for name, seconds in phases.items()]
+    rows.append(Measurement("from the command to the first step", _once(sum(phases.values())), "s"))
+    return rows, str(found.parent)
+
+
+def _once(value: float) -> Spread:
+    return Spread(value, value, value)
+
+
+def time_use(data: BenchData, run: str, device: torch.device, rounds: int, seed: int) -> list[Measurement]:
+    """Scoring as `evaluate` does it, and `predict` on the same photographs, beside the bare network on resident batches."""
+    from ufgvc.predict.predict import predict
+    from ufgvc.predict.settings import PredictSettings
+    from ufgvc.report.scoring import score_split
+    from ufgvc.report.settings import ScoreSettings
+    from ufgvc.track.models import load_model
+    from ufgvc.track.settings import TrackingSettings
+
+    off = TrackingSettings(uri="off")
+    gpu: Any = "yes" if device.type == "cuda" else "no"
+    model = load_model(str(Path(run) / "model"), off, str(Path(run).parent)).to(device)
+    views = _resident_views(data, model)
+    count = data.dataset.counts["train"]
+    folder = Path(run).parent / "predicted"
+    settings = PredictSettings(gpu=gpu, max_actors=1)
+    source = data.source / "images"
+
+    def bare() -> None:
+        with torch.inference_mode():
+            for view in views:
+                model.method.predict(view)
+
+    beside = "the bare network, resident batches"
+    calls: dict[str, Callable[[], object]] = {
+        beside: bare,
+        "evaluate: reading and scoring, one process": lambda: score_split(
+            data.dataset, {"model": model}, ScoreSettings(gpu=gpu, workers=0), split="train"
+        ),
+    }
+    timed = time_in_turn(calls, rounds, device=device, budget=10, seed=seed)
+    rows = [timed.rate(name, "photographs/s", count, beside=None if name == beside else beside) for name in calls]
+    photographs = len(list(source.iterdir()))
+    once = time_in_turn(
+        {"predict": lambda: predict(str(source), str(Path(run) / "model"), str(folder), settings, off, str(Path(run).parent))},
+        rounds=1,
+        warm_up=False,
+    )
+    measured = once.rate("predict", "photographs/s", photographs)
+    ratio = _once(measured.value.median / rows[0].value.median)
+    return [
+        *rows,
+        Measurement(f"predict, its start included, {photographs} photographs", measured.value, "photographs/s", beside, ratio),
+    ]
+
+
+def _resident_views(data: BenchData, model: Any) -> list[torch.Tensor]:
+    images = [decode(image) for image in data.encoded]
+    squares = np.stack([model.square(image) for image in images])
+    return [model.view(list(squares[start : start + EVAL_BATCH])) for start in range(0, len(squares), EVAL_BATCH)]

@@ -1,0 +1,248 @@
+"""The training step on one resident batch: how fast, how much memory, and what share of what the device can compute."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from ufgvc.bench.machine import free_memory, matrix_product
+from ufgvc.bench.settings import BenchSettings
+from ufgvc.bench.timing import Measurement, Spread, time_in_turn
+from ufgvc.core.errors import UserError
+from ufgvc.core.types import REGIONS
+from ufgvc.methods import build, options_class
+from ufgvc.methods.method import METHODS, Batch, Method
+from ufgvc.train.memory import enough_memory
+from ufgvc.train.optimizer import make_optimizer
+from ufgvc.train.steps import Precision, choose_precision, train_step
+
+CLASSES = 80  # as CottonCultivar80 has
+PROBE = 2  # images of the step that is counted: BatchNorm wants two
+PRODUCT = "matrix product"
+HEADROOM = 0.9  # of the free memory that the counted bytes may take
+
+
+@dataclass(frozen=True)
+class StepCase:
+    """backbone: "" for a method that has one of its own.  side: of the crop, in pixels.  batch: images a step."""
+
+    method: str
+    backbone: str
+    side: int
+    batch: int
+    precision: Precision
+    compile: bool
+
+    @property
+    def network(self) -> tuple[str, str, int]:
+        """What decides the cost of an image."""
+        return self.method, self.backbone, self.side
+
+    @property
+    def name(self) -> str:
+        parts = [
+            self.method,
+            self.backbone,
+            f"{self.side} px",
+            f"batch {self.batch}",
+            self.precision,
+            "compiled" if self.compile else "",
+        ]
+        return ", ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a step costs, counted on PROBE images.  flops: operations an image.  kept: bytes an image that backward needs.
+
+    fixed: bytes of weights, gradients and momentum.
+    """
+
+    flops: float
+    kept: float
+    fixed: int
+
+
+Costs = dict[tuple[str, str, int], Cost]
+
+
+@dataclass(frozen=True)
+class TimedStep:
+    """row: images/s.  milliseconds a step.  memory: bytes at the peak (on a GPU measured, on a CPU counted).
+
+    share: of the operations a second of a square matrix product of that precision, timed in turn; product: its TFLOP/s.
+    """
+
+    case: StepCase
+    row: Measurement
+    milliseconds: float
+    memory: float
+    share: Spread
+    product: Spread
+
+
+def case_options(case: StepCase) -> dict[str, Any]:
+    return {"backbone": case.backbone} if case.backbone else {}
+
+
+def choose_cases(settings: BenchSettings, device: torch.device) -> list[StepCase]:
+    """Every combination that the settings ask for. UserError for a method, backbone or side that cannot be, or bf16 without a GPU."""
+    gpu = device.type == "cuda"
+    sides = settings.sides or ((448,) if gpu else (160,))
+    batches = settings.batches or ((16, 128) if gpu else (8,))
+    for name in settings.methods:
+        METHODS.get(name)
+    precisions = dict.fromkeys(choose_precision(wish, device) for wish in settings.precisions or ("auto",))
+    return [
+        StepCase(name, backbone, side, batch, precision, compiled)
+        for side, batch, precision, compiled in itertools.product(sides, batches, precisions, settings.compiled)
+        for name in settings.methods
+        for backbone in backbones_of(name, settings.backbones, gpu)
+    ]
+
+
+def backbones_of(method: str, wanted: tuple[str, ...], gpu: bool) -> tuple[str, ...]:
+    """("",) for a method that lets nobody choose. Unless others are wanted a CPU gets resnet18 in place of resnet50."""
+    field = options_class(method).model_fields.get("backbone")
+    if field is None:
+        return ("",)
+    return wanted or ("resnet18" if field.default == "resnet50" and not gpu else str(field.default),)
+
+
+def check_cases(cases: list[StepCase], device: torch.device, seed: int) -> Costs:
+    """What a step of each network costs. UserError for a side that a method does not take, or a batch that memory does not hold."""
+    costs: Costs = {}
+    for case in cases:
+        if case.network not in costs:
+            method = build(case.method, num_classes=CLASSES, init="none", **case_options(case))
+            if case.side < method.min_side:
+                what = f"{case.method} does not take images of {case.side} px"
+                raise UserError(what, where="--sides", fix=f"give {method.min_side} or more")
+            costs[case.network] = count_cost(method, case.side, seed)
+        cost = costs[case.network]
+        # Half of what is kept is in bfloat16 under autocast, so this is on the safe side only by a little.
+        image = cost.kept * (0.6 if case.precision == "bf16" else 1.0)
+        room = HEADROOM * free_memory(device) - cost.fixed
+        if image * case.batch > room:
+            fits = max(0, int(room / image))
+            need = (image * case.batch + cost.fixed) / 1e9
+            what = f"{case.name} needs about {need:.1f} GB, of which this machine has {free_memory(device) / 1e9:.1f} GB free"
+            fix = f"give {fits} or fewer, or smaller --sides" if fits >= 2 else "give smaller --sides, or another backbone"
+            raise UserError(what, where="--batches", fix=fix)
+    return costs
+
+
+def count_cost(method: Method, side: int, seed: int) -> Cost:
+    """Counts one step on the CPU: operations, and the bytes of what autograd keeps (each storage once)."""
+    batch = random_batch(method, PROBE, side, torch.device("cpu"), seed)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in method.net.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    method.net.train()
+    with saved_tensors_hooks(note, lambda tensor: tensor), FlopCounterMode(display=False) as counter:
+        parts = method.losses(method.net((seen := method.views(batch)).images), seen)
+        sum(total for total, _ in parts.values()).backward()  # type: ignore[union-attr]
+    fixed = 3 * sum(parameter.nbytes for parameter in method.net.parameters())
+    return Cost(counter.get_total_flops() / PROBE, sum(kept.values()) / PROBE, fixed)
+
+
+def random_batch(method: Method, size: int, side: int, device: torch.device, seed: int) -> Batch:
+    """Images and masks of random numbers; every image has both masks."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand(size, 3, side, side, generator=generator).contiguous(memory_format=torch.channels_last)
+    masks: dict[str, Tensor] = {
+        region: (torch.rand(size, 1, side, side, generator=generator) > 0.9).float().to(device) for region in REGIONS
+    }
+    return Batch(
+        images=images.to(device),
+        labels=torch.randint(method.num_classes, (size,), generator=generator).to(device),
+        masks=masks,
+        has_mask={region: torch.ones(size, dtype=torch.bool, device=device) for region in REGIONS},
+        chance=torch.rand(size, method.chances, dtype=torch.float64, generator=generator),
+    )
+
+
+def time_steps(cases: list[StepCase], costs: Costs, device: torch.device, rounds: int, seed: int) -> list[TimedStep]:
+    """Steps of all cases; those of the same side, batch, precision and compilation in turn, with a matrix product among them."""
+    found: list[TimedStep] = []
+    for _, group in itertools.groupby(cases, key=lambda case: (case.side, case.batch, case.precision, case.compile)):
+        together = list(group)
+        size = f"a batch of {together[0].batch} images of {together[0].side} px"
+        with enough_memory(size, "--batches", "give a smaller one, or smaller --sides", device):
+            found += _time_group(together, costs, device, rounds, seed)
+    return found
+
+
+def _time_group(cases: list[StepCase], costs: Costs, device: torch.device, rounds: int, seed: int) -> list[TimedStep]:
+    times = 5 if device.type == "cuda" else 1
+    multiply, operations = matrix_product(device, cases[0].precision, seed)
+    ready = {case.name: _prepare(case, device, seed) for case in cases}
+    peaks = {case.name: _peak_memory(ready[case.name], costs[case.network], case, device) for case in cases}
+    calls: dict[str, Callable[[], object]] = {name: partial(_repeat, step, times) for name, step in ready.items()}
+    timed = time_in_turn(calls | {PRODUCT: multiply}, rounds, device=device, budget=12, seed=seed)
+    product = timed.rate(PRODUCT, "TFLOP/s", operations / 1e12).value
+    results = []
+    for case in cases:
+        beside = _plain_of(case, cases)
+        row = timed.rate(case.name, "images/s", times * case.batch, beside=beside.name if beside else None)
+        if beside:
+            row = replace(row, beside=f"{beside.method}, the same")
+        share = timed.rate(case.name, "", costs[case.network].flops * times * case.batch, beside=PRODUCT, beside_units=operations).ratio
+        assert share is not None
+        milliseconds = 1000 * case.batch / row.value.median
+        results.append(TimedStep(case, row, milliseconds, peaks[case.name], share, product))
+    del ready, calls
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return results
+
+
+def _repeat(step: Callable[[], object], times: int) -> None:
+    for _ in range(times):
+        step()
+
+
+def _plain_of(case: StepCase, cases: list[StepCase]) -> StepCase | None:
+    """The first method's case of the same backbone (or the first case), that the others are compared with; None for itself."""
+    first = next((each for each in cases if each.method == cases[0].method and each.backbone == case.backbone), cases[0])
+    return None if first.method == case.method else first
+
+
+def _prepare(case: StepCase, device: torch.device, seed: int) -> Callable[[], object]:
+    """One step as `train` takes it, on a batch that lies on the device."""
+    torch.manual_seed(seed)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # as the training loop does
+    method = build(case.method, num_classes=CLASSES, init="none", **case_options(case))
+    method.net.to(device).to(memory_format=torch.channels_last).train()
+    optimizer = make_optimizer(method, method.recipe.stages[-1])
+    model: nn.Module = torch.compile(method.net) if case.compile else method.net  # type: ignore[assignment]
+    batch = random_batch(method, case.batch, case.side, device, seed)
+    return lambda: train_step(method, model, batch, optimizer, case.precision)
+
+
+def _peak_memory(step: Callable[[], object], cost: Cost, case: StepCase, device: torch.device) -> float:
+    if device.type != "cuda":
+        return cost.kept * case.batch + cost.fixed
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    step()
+    torch.cuda.synchronize()
+    # The other cases' networks and batches lie there too; this one's weights, gradients and momentum are counted.
+    return float(torch.cuda.max_memory_allocated(device) - before + cost.fixed)

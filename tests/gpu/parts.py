@@ -1,0 +1,116 @@
+"""What the tests on a GPU share: small methods, batches of noise, and how far two results lie apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ufgvc.core.types import REGIONS
+from ufgvc.data.shards import open_dataset, read_manifest
+from ufgvc.methods import Batch, Method, build, options_class
+from ufgvc.train.loop import Worker
+from ufgvc.train.settings import TrainSettings
+from ufgvc.train.steps import autocast, total_loss
+from ufgvc.train.trainer import make_plan
+
+CLASSES, SIDE = 5, 64
+# Where resnet18 does not suit: B-CNN pools the square of the channels, of which AlexNet has few; fully connected layers are narrowed.
+SMALLER = {
+    "alexnet": {"hidden": 64},
+    "bcnn": {"backbone": "alexnet"},
+    "improved_bcnn": {"backbone": "alexnet", "iterations": 3},
+    "vgg16": {"backbone": "vgg11_bn", "hidden": 64},
+}
+SECOND_ORDER = ("bcnn", "improved_bcnn", "mpn_cov")
+
+
+def small(name: str, num_classes: int = CLASSES, dropout: bool = True) -> Method:
+    """The method on a small backbone, where it lets one choose.  dropout: without it nothing in a step is drawn on the device."""
+    torch.manual_seed(0)
+    usual = {"backbone": "resnet18"} if "backbone" in options_class(name).model_fields else {}
+    method = build(name, num_classes, **(usual | SMALLER.get(name, {})))
+    for layer in method.net.modules():
+        if isinstance(layer, nn.Dropout) and not dropout:
+            layer.p = 0.0
+    return method
+
+
+def noise_batch(method: Method, count: int = 8, seed: int = 0) -> Batch:
+    """`count` random images just large enough for the method, with masks and the numbers that its views draw; on the CPU."""
+    generator = torch.Generator().manual_seed(seed)
+    side = max(SIDE, method.min_side)
+    images = torch.rand(count, 3, side, side, generator=generator).contiguous(memory_format=torch.channels_last)
+    masks = {region: torch.rand(count, 1, side, side, generator=generator).round() for region in REGIONS}
+    has = {region: torch.arange(count) % 4 > 0 for region in REGIONS}
+    chance = torch.rand(count, method.chances, generator=generator, dtype=torch.float64)
+    return Batch(images, torch.arange(count) % CLASSES, masks, has, chance=chance)
+
+
+def on(method: Method, device: torch.device) -> Method:
+    """A copy of the method whose net lies on the device, channels last as in a training."""
+    return replace(method, net=deepcopy(method.net).to(device).to(memory_format=torch.channels_last))
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """One backward pass.  losses: {part: () loss}.  gradients: {parameter: its gradient}; all float64 on the CPU."""
+
+    losses: Mapping[str, Tensor]
+    gradients: Mapping[str, Tensor]
+
+    def flat(self) -> Tensor:
+        return torch.cat([gradient.flatten() for gradient in self.gradients.values()])
+
+
+def learn(
+    method: Method, batch: Batch, device: torch.device, precision: Literal["fp32", "bf16"] = "fp32", compiled: bool = False
+) -> Learnt:
+    """Views, forward, losses and backward on the device, on a copy of the net in training mode."""
+    method = on(method, device)
+    model = method.net.train()
+    if compiled:
+        # The CPU's own compiler takes minutes, so there only the graph is made.
+        model = torch.compile(model, backend="inductor" if device.type == "cuda" else "aot_eager")
+    batch = method.views(batch.to(device))
+    with autocast(precision, device):
+        outputs = model(batch.images)
+    parts = method.losses(outputs, batch)
+    total_loss(method, parts).backward()
+    losses = {name: (total.detach().double() / count.double()).cpu() for name, (total, count) in parts.items()}
+    gradients = {name: each.grad.detach().double().cpu() for name, each in method.net.named_parameters() if each.grad is not None}
+    return Learnt(losses, gradients)
+
+
+def loss_gap(found: Learnt, wanted: Learnt) -> tuple[float, str]:
+    """The largest difference of a part of the loss, relative to that part (or to 1e-3, if it is smaller), and which part it is."""
+    gaps = {name: float((found.losses[name] - loss).abs() / loss.abs().clamp(min=1e-3)) for name, loss in wanted.losses.items()}
+    worst = max(gaps, key=lambda name: gaps[name])
+    return gaps[worst], worst
+
+
+def gradient_gap(found: Learnt, wanted: Learnt) -> tuple[float, str]:
+    """The length of the difference of the whole gradients, relative to the wanted one's; and the parameter with the largest part of it."""
+    pieces = {name: float((found.gradients[name] - gradient).norm()) for name, gradient in wanted.gradients.items()}
+    return float((found.flat() - wanted.flat()).norm() / wanted.flat().norm()), max(pieces, key=lambda name: pieces[name])
+
+
+def cosine(found: Learnt, wanted: Learnt) -> float:
+    """Of the angle between the whole gradients."""
+    return float(torch.nn.functional.cosine_similarity(found.flat(), wanted.flat(), dim=0))
+
+
+def make_worker(data: str, runs: Path, name: str, device: torch.device, cache: str = "device", side: int = SIDE, **changes: Any) -> Worker:
+    """What `ufgvc train` runs on one rank: a small method on the data set, batches of at most 5 of its 12 leaves."""
+    dataset = open_dataset(data)
+    method = small(name, len(dataset.classes))
+    side = max(side, method.min_side)
+    settings = TrainSettings(init="none", mask="exact", epochs=4, batch_size=5, resize=side + 8, crop=side, cache=cache, **changes)
+    masks = read_manifest(dataset, f"masks/{settings.mask}").fingerprint if method.regions else None
+    plan, _ = make_plan(dataset, method, settings, 0, masks, str(runs))
+    return Worker.start(plan, 0, 1, 1, device, None, lambda folder, epoch: None)

@@ -1,0 +1,153 @@
+"""An epoch on the device: the same leaves from either cache, without a wait in between, and an end that tells of too little memory."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+
+from tests.gpu.parts import make_worker, small
+from ufgvc.core.errors import UserError
+from ufgvc.data.shards import open_dataset, read_index
+from ufgvc.methods import names
+from ufgvc.report.scoring import score_split
+from ufgvc.report.settings import ScoreSettings
+from ufgvc.track.models import LoadedModel
+from ufgvc.train.feed import make_feed
+from ufgvc.train.loop import Worker
+from ufgvc.train.optimizer import train_mode
+from ufgvc.train.steps import train_step
+
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("same_sums")]
+WAITS: dict[str, str] = {}  # a method whose steps wait for the GPU: why it cannot do without
+
+
+def test_both_caches_give_the_same_batches_to_the_bit(leaves: str, tmp_path: Path, device: torch.device) -> None:
+    host, resident = (make_worker(leaves, tmp_path, "mask_guided", device, cache).feed for cache in ("host", "device"))
+    assert resident.resident
+    assert not host.resident
+    for epoch in (0, 1):
+        for step, (one, other) in enumerate(zip(host.training(epoch), resident.training(epoch), strict=True)):
+            place = f"epoch {epoch}, step {step}"
+            assert one.images.device.type == other.images.device.type == device.type
+            assert torch.equal(one.images, other.images), f"{place}: {(one.images != other.images).sum()} numbers differ"
+            assert torch.equal(one.labels, other.labels), place
+            assert torch.equal(one.chance, other.chance), place
+            assert set(one.masks) == set(other.masks) == {"vein", "contour"}
+            for region in one.masks:
+                assert torch.equal(one.masks[region], other.masks[region]), f"{place}, {region}"
+                assert torch.equal(one.has_mask[region], other.has_mask[region]), f"{place}, {region}"
+        assert step == 2
+
+
+def test_both_caches_end_an_epoch_alike(leaves: str, tmp_path: Path, device: torch.device) -> None:
+    rows = []
+    for cache in ("host", "device"):
+        worker = make_worker(leaves, tmp_path / cache, "mask_guided", device, cache, validation="test", learning_rate=1e-3)
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
+        rows.append(worker.step())
+    for name in ("loss", "loss_vein", "loss_contour", "train_accuracy", "validation_loss"):
+        assert rows[1][name] == pytest.approx(rows[0][name], rel=1e-3), name
+
+
+@contextlib.contextmanager
+def waiting(device: torch.device, mode: Literal["warn", "error"]) -> Iterator[None]:
+    """Within it torch tells of each wait for the GPU, or refuses it; on the CPU there is none."""
+    if device.type != "cuda":
+        yield
+        return
+    torch.cuda.synchronize()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that this switch is a prototype
+        torch.cuda.set_sync_debug_mode(mode)
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def steps_of(worker: Worker, epoch: int) -> None:
+    """The steps of an epoch as `Worker` makes them, without what it tells at the end."""
+    for batch in worker.feed.training(epoch):
+        train_step(worker.method, worker.model, batch, worker.optimizer, worker.precision)
+
+
+@pytest.mark.parametrize("name", names())
+def test_no_step_waits_for_the_gpu(name: str, leaves: str, tmp_path: Path, device: torch.device) -> None:
+    """The first epoch may: it loads kernels. A wait is a RuntimeError whose traceback shows the line."""
+    if name in WAITS:
+        pytest.skip(WAITS[name])
+    worker = make_worker(leaves, tmp_path, name, device)
+    train_mode(worker.method, worker.model, worker.recipe.stages[0])
+    steps_of(worker, 0)
+    with waiting(device, "error"):
+        steps_of(worker, 1)
+
+
+def test_the_host_cache_does_not_wait_either(leaves: str, tmp_path: Path, device: torch.device) -> None:
+    worker = make_worker(leaves, tmp_path, "mask_guided", device, "host")
+    train_mode(worker.method, worker.model, worker.recipe.stages[0])
+    steps_of(worker, 0)
+    with waiting(device, "error"):
+        steps_of(worker, 1)
+
+
+def test_an_epoch_waits_once_to_tell_its_numbers(leaves: str, tmp_path: Path, device: torch.device) -> None:
+    worker = make_worker(leaves, tmp_path, "mask_guided", device)
+    worker.step()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with waiting(device, "warn"):
+            row = worker._train_epoch()
+    waits = [warning for warning in caught if "synchronizing CUDA operation" in str(warning.message)]
+    places = ", ".join(f"{Path(warning.filename).name}:{warning.lineno}" for warning in waits)
+    assert len(waits) <= 1, f"{len(waits)} waits: {places}"
+    assert row["loss"] > 0
+
+
+@contextlib.contextmanager
+def no_more_memory(cuda: torch.device) -> Iterator[None]:
+    """Within it this process gets no more memory of the GPU than torch holds already."""
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    whole = torch.cuda.get_device_properties(cuda).total_memory
+    torch.cuda.set_per_process_memory_fraction(torch.cuda.memory_reserved(cuda) / whole, cuda)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, cuda)
+        torch.cuda.empty_cache()
+
+
+def test_a_batch_too_large_ends_in_one_message(leaves: str, tmp_path: Path, cuda: torch.device) -> None:
+    worker = make_worker(leaves, tmp_path, "mask_guided", cuda, side=448)
+    with no_more_memory(cuda), pytest.raises(UserError) as caught:
+        worker.step()
+    told = str(caught.value)
+    for part in ("train.batch_size: a batch of 5 images of 448 px", "GiB", "--train.batch-size 2", "--train.crop", "--train.cache host"):
+        assert part in told, f"{part!r} is missing in: {told}"
+    worker.step()  # with the memory back the same process goes on
+
+
+def test_a_cache_too_large_ends_in_one_message(leaves: str, tmp_path: Path, cuda: torch.device) -> None:
+    worker = make_worker(leaves, tmp_path, "mask_guided", cuda, "host", side=1024)
+    plan, index = replace(worker.plan, cache="device"), read_index(open_dataset(leaves), "train")
+    with no_more_memory(cuda), pytest.raises(UserError) as caught:
+        make_feed(plan, worker.recipe, open_dataset(leaves), index, 0, 1, cuda)
+    assert "train.cache: the cache of 0.0 GiB" in str(caught.value), str(caught.value)
+    assert "--train.cache host" in str(caught.value), str(caught.value)
+
+
+def test_too_many_leaves_at_once_end_in_one_message(leaves: str, cuda: torch.device) -> None:
+    dataset = open_dataset(leaves)
+    method = small("resnet50", len(dataset.classes))
+    model = LoadedModel(method, dataset.classes, {"resize": 2048, "size": 2048, "view": "center_crop"}, {}).to(cuda)
+    with no_more_memory(cuda), pytest.raises(UserError) as caught:
+        score_split(dataset, {"model": model}, ScoreSettings(workers=0, gpu="yes", batch_size=6))
+    assert "--batch-size 3" in str(caught.value), str(caught.value)

@@ -7,7 +7,7 @@ export MPLCONFIGDIR := $(CURDIR)/.venv/var/matplotlib
 export XDG_CONFIG_HOME := $(CURDIR)/.venv/var/config
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: demo test test-all lint install clean
+.PHONY: demo test test-all lint install clean gpu gpu-pack
 install: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
@@ -37,3 +37,10 @@ lint: install
 
 clean:
 	rm -rf $(DEMO) runs build dist
+
+# The project proved on a host with a GPU and without a network: CONTRIBUTING.md says how to call it. DRY=1 tries it on this machine's CPU.
+PARTS ?= tests bench trainings
+gpu-pack: install
+	$(PYTHON) -m cluster.gpu.pack
+gpu:
+	$(PYTHON) -m cluster.gpu.run --parts $(PARTS) $(if $(DRY),--dry)

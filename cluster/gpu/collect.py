@@ -1,0 +1,98 @@
+"""What benchmarks left in their folder of runs, finished or not: a row for each training, and the tables."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cluster.gpu.places import read_json
+
+
+def cells(runs: Path) -> list[dict[str, Any]]:
+    """Each training below <runs>/<data set>/<method>/<key> with what is known of it: the result, the failure, or how far it came.
+
+    Of trainings of the same row and seed, under other settings, the one that was begun last.
+    """
+    found: dict[Any, dict[str, Any]] = {}
+    for path in sorted(runs.glob("*/*/*/job.json"), key=lambda path: path.stat().st_mtime):
+        who = read_json(path)
+        if not isinstance(who, dict):
+            continue
+        row: dict[str, Any] = {"data": who["data"], "row": who["contestant"], "seed": who["seed"]}
+        result, failure = read_json(path.with_name("cell.json")), read_json(path.with_name("failed.json"))
+        epochs = history(path.with_name("metrics.jsonl"))
+        if result:
+            row |= {"state": "done", **{key: result[key] for key in ("correct", "leaves") if key in result}}
+            row |= {key: result[key] for key in ("images_per_second", "seconds", "train_accuracy", "machine")}
+        elif failure:
+            row |= {"state": "failed", "reason": failure["reason"], "traceback": failure.get("traceback", "").splitlines()[-8:]}
+        else:
+            row |= {"state": "not finished"}
+        row["epochs"] = len(epochs)
+        if epochs and not result:
+            row["images_per_second"] = statistics.median(each["images_per_second"] for each in epochs)
+            row["seconds"] = sum(each["seconds"] for each in epochs)
+            row["train_accuracy"] = epochs[-1]["train_accuracy"]
+        if epochs:
+            row["data_wait"] = round(statistics.median(each.get("data_wait", 0.0) for each in epochs), 4)
+        found[who["data"], who["contestant"], who["seed"], who["purpose"], who["factor"]] = row
+    return sorted(found.values(), key=lambda row: (row["data"], row["row"], row["seed"]))
+
+
+def history(path: Path) -> list[dict[str, float]]:
+    """The epochs that a training wrote down; the last line may be half written."""
+    rows: list[dict[str, float]] = []
+    if path.is_file():
+        for line in path.read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+    return rows
+
+
+def reports(runs: Path) -> dict[str, str]:
+    """Text of the tables and figures that a finished benchmark wrote, by file name."""
+    paths = [*runs.glob("*/benchmark/*/table-*.md"), *runs.glob("*/benchmark/*/benchmark.csv")]
+    return {path.name: path.read_text() for path in sorted(paths)}
+
+
+def by_row(found: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One line for each data set and row of the tables: its seeds side by side."""
+    grouped: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for cell in found:
+        grouped.setdefault((cell["data"], cell["row"]), []).append(cell)
+    lines = []
+    for (data, row), several in grouped.items():
+        done = sorted((cell for cell in several if cell["state"] == "done" and "correct" in cell), key=lambda cell: cell["seed"])
+        speeds = [cell["images_per_second"] for cell in several if "images_per_second" in cell]
+        lines.append(
+            {
+                "data": data,
+                "row": row,
+                "right": [cell["correct"] for cell in done],
+                "leaves": done[0]["leaves"] if done else None,
+                "done": len(done),
+                "started": len(several),
+                "images_per_second": statistics.median(speeds) if speeds else None,
+                "seconds": statistics.median([cell["seconds"] for cell in several if "seconds" in cell] or [0.0]),
+                "problem": next((str(cell["reason"]) for cell in several if "reason" in cell), ""),
+            }
+        )
+    return lines
+
+
+def table(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Markdown, a line each."""
+    head = ["data", "row", "right, by seed", "of", "mean", "done", "images/s", "seconds"]
+    text = [" | ".join(head), " | ".join("---" for _ in head)]
+    for line in lines:
+        right = ", ".join(map(str, line["right"])) or "-"
+        mean = f"{100 * statistics.mean(line['right']) / line['leaves']:.1f} %" if line["right"] else "-"
+        speed = f"{line['images_per_second']:.0f}" if line["images_per_second"] else "-"
+        done = f"{line['done']} of {line['started']}" + (f": {line['problem'][:60]}" if line["problem"] else "")
+        text.append(" | ".join([line["data"], line["row"], right, str(line["leaves"] or "-"), mean, done, speed, f"{line['seconds']:.0f}"]))
+    return [f"| {each} |" for each in text]

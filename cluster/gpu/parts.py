@@ -1,0 +1,73 @@
+"""The parts of a call: tests and speeds here, trainings in their own file. Each writes its result when it ends, however it ends."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster.gpu.call import Call
+from cluster.gpu.child import State
+from cluster.gpu.collect import history
+from cluster.gpu.places import WORK, write_json
+
+PYTEST = ("-m", "pytest", "tests/gpu", "-q", "-p", "no:cacheprovider", "-p", "cluster.gpu.live", "-o", "addopts=", "--timeout", "120")
+# Most of their time is starts of Ray, imports and the CPU's reference; the tests of memory limit their own process and not the card.
+SIDE_BY_SIDE = ("-n", "4", "--dist", "loadfile")
+BENCH = ("-m", "jobs.bench")
+BENCH_GPU = ("--gpu", "yes")
+BENCH_DRY = ("--gpu", "no", "--photographs", "16", "--rounds", "3", "--sides", "64", "--batches", "4")
+SHOWN = 80  # lines of the table of speeds in the summary
+
+
+@dataclass(frozen=True)
+class Part:
+    """How a part ended.  headline: its figures, a line each.  tail: the last lines of what it said, for one that failed."""
+
+    name: str
+    state: State
+    seconds: float
+    headline: list[str] = field(default_factory=list)
+    tail: tuple[str, ...] = ()
+
+
+def run_tests(call: Call, limit: float) -> Part:
+    """tests/gpu; tests.json has every result."""
+    results = WORK / "tests.jsonl"
+    results.unlink(missing_ok=True)
+    env = {"UFGVC_GPU_RESULTS": str(results)} | ({"UFGVC_GPU_TESTS": "cpu"} if call.dry else {})
+    ended = call.run("tests", PYTEST if call.dry else (*PYTEST, *SIDE_BY_SIDE), limit, **env)
+    rows = history(results)
+    counts = Counter(str(row["outcome"]) for row in rows)
+    told: dict[str, Any] = {"state": ended.state, "seconds": round(ended.seconds, 1), "counts": dict(counts), "tests": rows}
+    write_json(call.out / "tests.json", told)
+    wrong = [row for row in told["tests"] if row["outcome"] in ("failed", "error")]
+    headline = [", ".join(f"{number} {outcome}" for outcome, number in sorted(counts.items())) or "no test ran"]
+    headline += [f"{row['outcome']}: {row['name']}: {what_failed(row['message'])}" for row in wrong[:15]]
+    return Part("tests", ended.state, ended.seconds, headline, () if ended.state == "ok" else ended.tail)
+
+
+def what_failed(message: str) -> str:
+    """The line of a failure that says what was raised; pytest marks it with an E and ends with the place."""
+    lines = message.splitlines()
+    return next((line[1:].strip() for line in lines if line.startswith("E ")), lines[-1] if lines else "")[:160]
+
+
+def run_bench(call: Call, limit: float) -> Part:
+    """`ufgvc bench`; bench.json and bench.md as it wrote them."""
+    folder = WORK / "bench"
+    shutil.rmtree(folder, ignore_errors=True)
+    ended = call.run("bench", (*BENCH, "--out", str(folder), *(BENCH_DRY if call.dry else BENCH_GPU)), limit)
+    state, missing = ended.state, []
+    for name in ("bench.json", "bench.md"):
+        if (folder / name).is_file():
+            shutil.copy(folder / name, call.out / name)
+        else:
+            missing.append(name)
+    if state == "ok" and missing:
+        state = "failed"
+    headline = [f"it left no {' and no '.join(missing)}"] if missing else []
+    if (folder / "bench.md").is_file():
+        headline += (folder / "bench.md").read_text().splitlines()[:SHOWN]
+    return Part("bench", state, ended.seconds, headline, () if state == "ok" else ended.tail)

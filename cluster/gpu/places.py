@@ -1,0 +1,57 @@
+"""Where everything of a GPU call lies, and how a problem that a person can mend is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / ".gpu"  # ignored by git
+WHEELS, DATA, SITE, WORK = FOLDER / "wheels", FOLDER / "data", FOLDER / "site", FOLDER / "work"
+WEIGHTS = "lite0.safetensors"  # in DATA: ImageNet weights of timm's tf_efficientnet_lite0
+MANIFEST, COMMIT = "manifest.json", "commit"
+LIMIT = 60 << 20  # bytes of what travels in one call, the repository aside
+
+
+class Problem(Exception):
+    """One message for whoever called, without a traceback."""
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; None where it is missing or half written."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replaces the file in one step: a call may be cut off at any moment, and what lies in its folder is what comes back."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def git_commit() -> str | None:
+    """The commit of this checkout, with "-dirty" if files differ from it; None where git or the repository is not there."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def packed_commit() -> str | None:
+    """The commit that `gpu-pack` wrote down last, for hosts to which the repository travels without its history."""
+    found = [path for folder in (DATA, WHEELS) if (path := folder / COMMIT).is_file()]
+    return max(found, key=lambda path: path.stat().st_mtime).read_text().strip() if found else None

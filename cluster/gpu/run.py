@@ -1,0 +1,126 @@
+"""`python3 -m cluster.gpu.run [--parts tests bench trainings] [--dry]`: proves the project on this host and tells the result last.
+
+Results go to $OUT, else to .gpu/out: tests.json, bench.json, bench.md, trainings.json, trainings.md, log.txt, summary.json, summary.txt.
+Exit codes: 0 all parts are fine, 1 one is not, 2 it cannot begin.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cluster.gpu.call import Call, environment, install, probe
+from cluster.gpu.child import Log
+from cluster.gpu.parts import Part, run_bench, run_tests
+from cluster.gpu.places import FOLDER, WORK, Problem, git_commit, packed_commit, write_json
+from cluster.gpu.trainings import run_trainings
+
+PARTS: dict[str, Callable[[Call, float], Part]] = {"tests": run_tests, "bench": run_bench, "trainings": run_trainings}
+SECONDS = {"tests": 150.0, "bench": 170.0, "trainings": 400.0, "all": 540.0}  # limits; a call there may last 600
+DRY_SECONDS = {"tests": 900.0, "bench": 400.0, "trainings": 700.0, "all": 2000.0}  # on two busy cores
+ROOM = 11_500  # characters of output that a call brings back
+
+
+def main(arguments: list[str] | None = None) -> int:
+    told = parsed(arguments)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # so that what runs is ended and what is known is told
+    out = Path(os.environ.get("OUT") or FOLDER / "out").resolve()
+    for folder in (out, WORK):
+        folder.mkdir(parents=True, exist_ok=True)
+    (out / "log.txt").unlink(missing_ok=True)
+    try:
+        with environment() as env:
+            return proved(told, out, env)
+    except Problem as problem:
+        print(f"gpu: {problem}", file=sys.stderr)
+        return 2
+
+
+def parsed(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python3 -m cluster.gpu.run", description="tests, speeds and trainings on a GPU host")
+    parser.add_argument("--parts", nargs="*", choices=list(PARTS), default=list(PARTS), help="in this order; none: install the wheels only")
+    parser.add_argument("--dry", action="store_true", help="everything on the CPU, with tiny sizes")
+    for name, seconds in SECONDS.items():
+        text = f"limit of {name}; default: {seconds:.0f}, dry {DRY_SECONDS[name]:.0f}"
+        parser.add_argument(f"--{name}-seconds", type=float, help=text)
+    parser.add_argument("--commit", help="of the code that runs; default: what git or gpu-pack says")
+    told = parser.parse_args(arguments)
+    for name, seconds in (DRY_SECONDS if told.dry else SECONDS).items():
+        if getattr(told, f"{name}_seconds") is None:
+            setattr(told, f"{name}_seconds", seconds)
+    return told
+
+
+def proved(told: argparse.Namespace, out: Path, env: dict[str, str]) -> int:
+    started = time.monotonic()
+    print(install(env))
+    about = probe(env)
+    if about["device"] is None and not told.dry:
+        raise Problem("there is no CUDA device here; --dry (`make gpu DRY=1`) tries everything on the CPU")
+    about = {"commit": told.commit or git_commit() or packed_commit() or "unknown", "dry": told.dry, **about}
+    env["UFGVC_COMMIT"] = about["commit"]  # for the pages and files that the commands write
+    call = Call(told.dry, out, env, Log(out / "log.txt"), started + told.all_seconds, about["device"])
+    done: list[Part] = []
+    try:
+        for name in told.parts:
+            limit = min(getattr(told, f"{name}_seconds"), call.deadline - time.monotonic())
+            done.append(one(name, call, limit))
+            write_summary(out, about, done, told.parts, time.monotonic() - started)
+    finally:
+        text = write_summary(out, about, done, told.parts, time.monotonic() - started)
+        print(text)
+    return 0 if all(part.state == "ok" for part in done) else 1
+
+
+def one(name: str, call: Call, limit: float) -> Part:
+    """A part's end. What goes wrong in the runner itself is that part's failure, told with its traceback, and not the end of the others."""
+    if limit < 5:
+        return Part(name, "left out", 0.0, ["no time was left"])
+    print(f"{name}: at most {limit:.0f} s", flush=True)
+    started = time.monotonic()
+    try:
+        part = PARTS[name](call, limit)
+    except Exception:
+        import traceback
+
+        part = Part(name, "failed", time.monotonic() - started, [], tuple(traceback.format_exc().splitlines()[-30:]))
+    print(f"{name}: {part.state} after {part.seconds:.0f} s", flush=True)
+    return part
+
+
+def write_summary(out: Path, about: dict[str, Any], done: Sequence[Part], wanted: Sequence[str], seconds: float) -> str:
+    """summary.json and summary.txt; returns the text."""
+    text = summary(about, done, wanted, seconds)
+    write_json(out / "summary.json", {**about, "seconds": round(seconds, 1), "parts": [asdict(part) for part in done]})
+    (out / "summary.txt").write_text(text + "\n", encoding="utf-8")
+    return text
+
+
+def summary(about: dict[str, Any], done: Sequence[Part], wanted: Sequence[str], seconds: float, room: int = ROOM) -> str:
+    """What a person reads: failures first, then figures, the table of parts last. Never longer than a call brings back."""
+    lines = [f"--- {part.name}, the last lines ---\n" + "\n".join(line[:300] for line in part.tail) for part in done if part.tail]
+    lines += [f"--- {part.name} ---\n" + "\n".join(part.headline) for part in done if part.headline]
+    device = f"{about['device']} ({about['memory_gib']} GiB)" if about["device"] else "no GPU"
+    end = [
+        f"commit {about['commit']}" + (", DRY RUN" if about["dry"] else ""),
+        f"{device}, {about['cores']} cores, Python {about['python']}, torch {about['torch']} (CUDA {about['cuda']})",
+        *(f"{part.name:<10} {part.state:<9} {part.seconds:6.0f} s" for part in done),
+        *(f"{name:<10} not begun" for name in wanted if name not in {part.name for part in done}),
+        f"{'together':<10} {'':<9} {seconds:6.0f} s",
+    ]
+    last = "\n".join(end)
+    first = "\n".join(lines)
+    if len(first) + len(last) > room:
+        first = "... (all of it: summary.txt, log.txt)\n" + first[len(first) + len(last) + 40 - room :]
+    return f"{first}\n{last}" if first else last
+
+
+if __name__ == "__main__":
+    sys.exit(main())

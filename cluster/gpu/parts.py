@@ -14,7 +14,8 @@ from cluster.gpu.places import WORK, write_json
 
 PYTEST = ("-m", "pytest", "tests/gpu", "-q", "-p", "no:cacheprovider", "-p", "cluster.gpu.live", "-o", "addopts=", "--timeout", "120")
 # Most of their time is starts of Ray, imports and the CPU's reference; the tests of memory limit their own process and not the card.
-SIDE_BY_SIDE = ("-n", "4", "--dist", "loadfile")
+SIDE_BY_SIDE = ("-n", "8", "--dist", "worksteal")
+THREADS = "2"  # of each of them: more than cores would wait for each other
 BENCH = ("-m", "jobs.bench")
 BENCH_GPU = ("--gpu", "yes")
 BENCH_DRY = ("--gpu", "no", "--photographs", "16", "--rounds", "3", "--sides", "64", "--batches", "4")
@@ -36,7 +37,7 @@ def run_tests(call: Call, limit: float) -> Part:
     """tests/gpu; tests.json has every result."""
     results = WORK / "tests.jsonl"
     results.unlink(missing_ok=True)
-    env = {"UFGVC_GPU_RESULTS": str(results)} | ({"UFGVC_GPU_TESTS": "cpu"} if call.dry else {})
+    env = {"UFGVC_GPU_RESULTS": str(results)} | ({"UFGVC_GPU_TESTS": "cpu"} if call.dry else {"OMP_NUM_THREADS": THREADS})
     ended = call.run("tests", PYTEST if call.dry else (*PYTEST, *SIDE_BY_SIDE), limit, **env)
     rows = history(results)
     counts = Counter(str(row["outcome"]) for row in rows)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ufgvc.core.types import REGIONS
 from ufgvc.data.shards import open_dataset, read_manifest
 from ufgvc.methods import Batch, Method, build, options_class
+from ufgvc.methods.layers.layout import memory_format
 from ufgvc.train.loop import Worker
 from ufgvc.train.settings import TrainSettings
 from ufgvc.train.steps import autocast, total_loss
@@ -53,8 +54,8 @@ def noise_batch(method: Method, count: int = 8, seed: int = 0) -> Batch:
 
 
 def on(method: Method, device: torch.device) -> Method:
-    """A copy of the method whose net lies on the device, channels last as in a training."""
-    return replace(method, net=deepcopy(method.net).to(device).to(memory_format=torch.channels_last))
+    """A copy of the method whose net lies on the device, in the memory format that a training gives it."""
+    return replace(method, net=deepcopy(method.net).to(device).to(memory_format=memory_format(method.net, device)))
 
 
 @dataclass(frozen=True)

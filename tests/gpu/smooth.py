@@ -28,9 +28,15 @@ class Smooth(TorchFunctionMode):
         if func in RELUS:
             return functional.softplus(args[0], beta=SHARPNESS)
         if func is functional.max_pool2d:
-            taken = {name: kwargs[name] for name in ("kernel_size", "stride", "padding", "ceil_mode") if name in kwargs}
-            return functional.avg_pool2d(*args[:4], **taken)
+            return averaged(*args, **kwargs)
         return func(*args, **kwargs)
+
+
+def averaged(
+    images: Tensor, kernel_size: Any, stride: Any = None, padding: int = 0, dilation: int = 1, ceil_mode: bool = False, **more: Any
+) -> Tensor:
+    """An average in place of `max_pool2d`, padded before it: torch's own has a wrong gradient on a GPU (methods/layers/layout.py)."""
+    return functional.avg_pool2d(functional.pad(images, [padding] * 4), kernel_size, stride, ceil_mode=ceil_mode)
 
 
 def smoothed(net: nn.Module) -> nn.Module:
@@ -40,5 +46,6 @@ def smoothed(net: nn.Module) -> nn.Module:
             if isinstance(child, nn.ReLU):
                 setattr(module, name, nn.Softplus(beta=SHARPNESS))
             elif isinstance(child, nn.MaxPool2d):
-                setattr(module, name, nn.AvgPool2d(child.kernel_size, child.stride, child.padding))
+                average = nn.AvgPool2d(child.kernel_size, child.stride)
+                setattr(module, name, nn.Sequential(nn.ZeroPad2d(child.padding), average))
     return net

@@ -7,6 +7,7 @@ import io
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from ufgvc.bench.dataset import BenchData
 from ufgvc.bench.timing import Measurement, time_in_turn
 from ufgvc.core.runtime import cpu_count
+from ufgvc.core.types import REGIONS
 from ufgvc.data.images import decode, decode_mask
 from ufgvc.data.stream import Chunk, chunks, decode_chunk, decoded, square, square_mask
 
@@ -148,18 +150,22 @@ def _agrees(decoder: Decoder, reference: Decoder, image: bytes) -> bool:
 
 
 class Photographs(Dataset[Mapping[str, Any]]):
-    """The same decoding as a torch data set, for a DataLoader."""
+    """The same decoding as a torch data set, for a DataLoader. Files are read by its processes: what is handed over is small."""
 
-    def __init__(self, images: Sequence[bytes], masks: Sequence[Sequence[bytes]], length: int) -> None:
-        self.images, self.masks, self.length = images, masks, length
+    def __init__(self, source: Path, length: int) -> None:
+        self.source, self.length = source, length
+        self.names = sorted(path.name for path in (source / "images").iterdir() if path.stem.endswith("_train"))
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, place: int) -> dict[str, Pixels]:
-        at = place % len(self.images)
-        bits = (np.packbits(square_mask(decode_mask(mask), SIDE), axis=1) for mask in self.masks[at])
-        return {"image": square(decode(self.images[at]), SIDE)} | dict(zip(("vein", "contour"), bits, strict=True))
+        name = self.names[place % len(self.names)]
+        masks = {region: self.source / "masks" / region / f"{Path(name).stem}.png" for region in REGIONS}
+        image = square(decode((self.source / "images" / name).read_bytes()), SIDE)
+        return {"image": image} | {
+            region: np.packbits(square_mask(decode_mask(path.read_bytes()), SIDE), axis=1) for region, path in masks.items()
+        }
 
 
 def stack(samples: Sequence[Mapping[str, Pixels]]) -> dict[str, Pixels]:
@@ -178,7 +184,7 @@ def read_on_all_cores(data: BenchData, rounds: int, seed: int) -> list[Measureme
     tasks *= max(1, -(-4 * cores // len(tasks)))
     count = sum(len(task) for task in tasks)
     loader = DataLoader(
-        Photographs(data.encoded, data.masks, count),
+        Photographs(data.source, count),
         batch_size=batch,
         num_workers=cores,
         persistent_workers=True,

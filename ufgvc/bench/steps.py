@@ -20,6 +20,7 @@ from ufgvc.bench.timing import Measurement, Spread, time_in_turn
 from ufgvc.core.errors import UserError
 from ufgvc.core.types import REGIONS
 from ufgvc.methods import build, options_class
+from ufgvc.methods.layers.layout import memory_format
 from ufgvc.methods.method import METHODS, Batch, Method
 from ufgvc.train.memory import enough_memory
 from ufgvc.train.optimizer import make_optimizer
@@ -230,7 +231,7 @@ def _prepare(case: StepCase, device: torch.device, seed: int) -> Callable[[], ob
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # as the training loop does
     method = build(case.method, num_classes=CLASSES, init="none", **case_options(case))
-    method.net.to(device).to(memory_format=torch.channels_last).train()
+    method.net.to(device).to(memory_format=memory_format(method.net, device)).train()
     optimizer = make_optimizer(method, method.recipe.stages[-1])
     model: nn.Module = torch.compile(method.net) if case.compile else method.net  # type: ignore[assignment]
     batch = random_batch(method, case.batch, case.side, device, seed)

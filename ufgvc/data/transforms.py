@@ -69,7 +69,7 @@ def train_view(
     if rotate:
         angle = torch.deg2rad((2 * chance[:, 3] - 1) * rotate)
         grid = to_device(_turned_grid(rows, columns, angle, height, width).float(), images.device)
-        turned = (_sample(images.permute(0, 3, 1, 2), grid, "bilinear") / 255).clamp(0, 1)  # interpolation overshoots by an ulp
+        turned = _of_255(_sample(images.permute(0, 3, 1, 2), grid, "bilinear")).clamp(0, 1)  # interpolation overshoots by an ulp
         return _channels_last(turned), {region: _sample(mask[:, None], grid, "nearest") for region, mask in masks.items()}
     one = torch.arange(len(images), device=images.device)[:, None, None]
     rows, columns = to_device(rows, images.device)[:, :, None], to_device(columns, images.device)[:, None, :]
@@ -93,9 +93,14 @@ def _channels_last(images: Tensor) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last)
 
 
+def _of_255(values: Tensor) -> Tensor:
+    """values / 255, rounded alike on every device: by a plain number a GPU divides with its reciprocal, which rounds otherwise."""
+    return values / values.new_full((), 255)
+
+
 def _to_float(images: Tensor) -> Tensor:
     """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [0, 1]. The bytes already lie channels last; only the shape is turned."""
-    return _channels_last(images.permute(0, 3, 1, 2).float() / 255)
+    return _channels_last(_of_255(images.permute(0, 3, 1, 2).float()))
 
 
 def test_view(images: Tensor, size: int) -> Tensor:

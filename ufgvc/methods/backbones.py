@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ufgvc.core.errors import UserError
+from ufgvc.methods.layers.layout import pads_averages
 from ufgvc.methods.layers.normalise import IMAGENET_MEAN, IMAGENET_STD, Normalise
 from ufgvc.methods.layers.start import start
 from ufgvc.methods.weights import load_weights, read_state_dict
@@ -57,7 +58,7 @@ class Backbone(nn.Module):
         self, trunk: nn.Module, channels: int, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
     ) -> None:
         super().__init__()
-        self.normalise = Normalise(mean, std)
+        self.normalise = Normalise(mean, std, contiguous=pads_averages(trunk))
         self.trunk = trunk
         self.channels = channels
 

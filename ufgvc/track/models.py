@@ -12,7 +12,7 @@ import importlib.util
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +59,7 @@ class Input(Section):
 class LoadedModel:
     """A model ready to name cultivars. Everything that scores or predicts goes through it, so all see a photograph alike.
 
-    classes: cultivars in label order.  input: resize, size, view.  info: model.json.  device: where the network is.
+    classes: cultivars in label order.  input: resize, size, view.  info: model.json.
     calibration: None if nobody fitted one; probabilities are then the network's own, and no leaf is unknown.  reference: what a leaf must
     look like to be known; None where the calibration has no threshold.
     """
@@ -68,7 +68,6 @@ class LoadedModel:
     classes: tuple[str, ...]
     input: dict[str, Any]
     info: dict[str, Any]
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     calibration: Calibration | None = None
     reference: Reference | None = None
 
@@ -83,9 +82,15 @@ class LoadedModel:
         return isinstance(self.method.net, OnnxNet)
 
     def to(self, device: str | torch.device) -> LoadedModel:
-        """The model on a device. The network itself moves: the old value is not to be used any more."""
+        """This model, its network moved to a device."""
         self.method.net.to(device)
-        return replace(self, device=torch.device(device))
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is, whoever moved it. An exported one takes its images from the CPU."""
+        first = next(self.method.net.parameters(), None)
+        return torch.device("cpu") if first is None else first.device
 
     def read(self, photograph: bytes, orientation: int | None = None) -> NDArray[np.uint8]:
         """An encoded photograph -> (resize, resize, 3) uint8. orientation: EXIF 1-8; None: as the file says.

@@ -19,6 +19,7 @@ from ufgvc.core.startup import COMMAND, phases
 from ufgvc.core.storage import open_store
 from ufgvc.data.shards import open_dataset, read_index
 from ufgvc.methods import build
+from ufgvc.methods.layers.layout import memory_format
 from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
 from ufgvc.train.checkpoint import read_checkpoint, write_checkpoint
@@ -101,7 +102,7 @@ class Worker:
         index = read_index(dataset, "train")
         method = build(plan.method, num_classes=len(dataset.classes), init="none" if state else plan.init, **plan.options)
         method = replace(method, recipe=recipe)
-        method.net.to(device).to(memory_format=torch.channels_last)
+        method.net.to(device).to(memory_format=memory_format(method.net, device))
         marks["network"] = time.time()
         feed = make_feed(plan, recipe, dataset, index, rank, world, device, method.chances)
         precision = choose_precision(plan.precision, device)

@@ -159,7 +159,7 @@ def test_a_batch_larger_than_memory_is_refused_with_the_largest_that_fits(monkey
         (["--methods", "inception_v3", "--sides", "32"], "does not take images of 32 px"),
         (["--batches", "100000000", "--sides", "64"], "GB free"),
         (["--source", "empty", "--sides", "32", "--batches", "2"], "is empty or not there"),
-        (["--source", "few", "--sides", "32", "--batches", "2"], "2 different readable photographs"),
+        (["--source", "few", "--sides", "32", "--batches", "2"], "holds 3 photographs, at least 16"),
         (["--config", "strange.yaml"], "bench.methodes"),
         (["--batches", "1"], "2 or more"),
         (["--methods", "resnet50", "resnet50"], "named twice"),
@@ -210,6 +210,11 @@ def test_own_photographs_are_spread_over_the_listing_without_doubles_and_unreada
     put(tmp_path / "40.jpg", (tmp_path / "01.jpg").read_bytes())
     taken = list(dataset.own_photographs(str(tmp_path), 18))
     assert len(taken) == len({content for _, content in taken}) == 18
+    with pytest.raises(UserError, match="holds 15 different readable photographs"):
+        for place in range(1, 11, 2):
+            (tmp_path / f"{place:02d}.jpg").write_bytes(b"broken")
+        (tmp_path / "40.jpg").unlink()
+        list(dataset.own_photographs(str(tmp_path), 18))
 
 
 def test_the_source_has_both_splits_of_every_cultivar_and_masks_of_the_photographs_size(tmp_path: Path) -> None:

@@ -105,6 +105,19 @@ def _draw(texture: NDArray[np.float32], noise: NDArray[np.float32], place: Any, 
     return buffer.getvalue()
 
 
+def check_source(source: str) -> None:
+    """UserError for a place without photographs, or with too few, before anything is begun."""
+    from ufgvc.predict.predict import photographs
+
+    if (found := len(photographs(source)[1])) < LEAST:
+        raise too_few(f"{found} photographs", source)
+
+
+def too_few(found: str, source: str) -> UserError:
+    fix = "give a folder with more, or leave --source out: drawn photographs are taken then"
+    return UserError(f"holds {found}, at least {LEAST} are needed to measure with", where=source, fix=fix)
+
+
 def own_photographs(source: str, count: int) -> Iterator[tuple[str, bytes]]:
     """(ending, file) of up to `count` different readable photographs of a folder or URI, spread evenly over its listing.
 
@@ -129,8 +142,7 @@ def own_photographs(source: str, count: int) -> Iterator[tuple[str, bytes]]:
         if len(seen) == count:
             return
     if len(seen) < LEAST:
-        what = f"holds {len(seen)} different readable photographs, at least {LEAST} are needed to measure with"
-        raise UserError(what, where=source, fix="give a folder with more, or leave --source out: drawn photographs are taken then")
+        raise too_few(f"{len(seen)} different readable photographs", source)
 
 
 def write_source(folder: Path, photographs: Iterator[tuple[str, bytes]]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -111,16 +110,7 @@ def attention_targets(device: torch.device, rounds: int, seed: int) -> list[Meas
     return [Measurement("attention targets of both masks", measured.value, "µs/image")]
 
 
-@dataclass(frozen=True)
-class FedStep:
-    """rows of the table, and for the sizing: images a second of the fed step, and the share of its time that it waited."""
-
-    rows: list[Measurement]
-    images_per_second: float
-    waiting: float
-
-
-def fed_steps(data: BenchData, case: StepCase, runs: str, device: torch.device, rounds: int, seed: int) -> FedStep:
+def fed_steps(data: BenchData, case: StepCase, runs: str, device: torch.device, rounds: int, seed: int) -> list[Measurement]:
     """Whole epochs of `ufgvc train`'s own worker, beside the same steps on batches that lie on the device already."""
     folder = Path(runs) / "checkpoint"
     folder.mkdir(parents=True, exist_ok=True)
@@ -160,11 +150,10 @@ def fed_steps(data: BenchData, case: StepCase, runs: str, device: torch.device, 
     calls: dict[str, Callable[[], object]] = {"fed by the cache": fed, beside: on_resident, "whole": whole_epoch}
     timed = time_in_turn(calls, rounds, device=device, budget=15, seed=seed)
     measured = timed.rate("fed by the cache", "images/s", images, beside=beside)
-    waiting = float(np.median(waits[1:]))  # the first one warmed up
-    rows = [timed.rate(beside, "images/s", images), measured]
+    rows = [timed.rate(beside, "images/s", images), measured]  # of the two lists, the first entries warmed up
     rows.append(Measurement("share of the fed steps' time in the feed", Spread.of(waits[1:]).scaled(100), "%"))
     rows.append(Measurement("an epoch outside of its steps", Spread.of(outside[1:]).scaled(1000), "ms"))
-    return FedStep([*rows, *checkpoints(worker, folder, rounds, seed)], measured.value.median, waiting)
+    return [*rows, *checkpoints(worker, folder, rounds, seed)]
 
 
 def _with_wait(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:

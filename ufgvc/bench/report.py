@@ -33,9 +33,8 @@ class BenchReport:
     seconds: float = 0.0
 
     def tables(self) -> list[Table]:
-        found = [measured_table(title, rows, self.notes.get(title, "")) for title, rows in self.measured.items()]
-        if self.steps:
-            found.append(steps_table(self.steps))
+        found = [steps_table(self.steps)] if self.steps else []
+        found += [measured_table(title, rows, self.notes.get(title, "")) for title, rows in self.measured.items()]
         if self.growth:
             found.append(growth_table(self.growth))
         if self.rates:

@@ -8,12 +8,13 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from ufgvc.bench import feeding, reading, startup, steps
-from ufgvc.bench.dataset import BenchData, make_data
+from ufgvc.bench.dataset import BenchData, check_source, make_data
 from ufgvc.bench.growth import draw_growth, measure_growth
 from ufgvc.bench.machine import choose_device, describe_machine, free_memory
 from ufgvc.bench.report import BenchReport
@@ -24,7 +25,6 @@ from ufgvc.bench.timing import Measurement
 from ufgvc.core.runtime import cpu_count
 from ufgvc.core.storage import open_store
 from ufgvc.data.cluster import RaySettings, ray_session
-from ufgvc.predict.predict import photographs
 
 log = logging.getLogger(__name__)
 READING, CACHED, FEED, START, USE = (
@@ -49,25 +49,31 @@ def bench(settings: BenchSettings, ray: RaySettings | None = None) -> BenchRepor
     cases = steps.choose_cases(settings, device)
     report = BenchReport(describe_machine(device), settings.model_dump(mode="json"), command_line(sys.argv[1:]))
     if settings.source:
-        photographs(settings.source)  # refuses a place without any, before Ray is started
+        check_source(settings.source)
     costs = steps.check_cases(cases, device, settings.seed)
     out.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="ufgvc-bench-"))
+
+    def save() -> None:
+        """After each part: a run that is cut off leaves what it has."""
+        report.rates = _rates(report, device, out)
+        report.seconds = time.monotonic() - started
+        report.write(out)
+
     try:
-        if {"reading", "cached", "feed", "startup"} & set(settings.parts):
-            _with_photographs(settings, device, cases, work, report, ray)
         if "step" in settings.parts:
             log.info("the training step: %d cases", len(cases))
             report.steps = steps.time_steps(cases, costs, device, settings.rounds, settings.seed)
+            save()
+        if set(settings.parts) - {"step"}:
+            _with_photographs(settings, device, cases[-1], work, report, ray, save)
         if settings.growth:
             log.info("growth: %d, %d and %d rows", *(settings.growth_rows * factor for factor in (1, 10, 100)))
             report.growth = measure_growth(work / "growth", settings.growth_rows, device.type == "cuda", settings.seed)
             (out / "growth.png").write_bytes(draw_growth(report.growth))
-        report.rates = _rates(report, device, out)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    report.seconds = time.monotonic() - started
-    report.write(out)
+    save()
     return report
 
 
@@ -79,45 +85,41 @@ def command_line(arguments: list[str]) -> str:
 def _with_photographs(
     settings: BenchSettings,
     device: torch.device,
-    cases: list[StepCase],
+    case: StepCase,
     work: Path,
     report: BenchReport,
     ray: RaySettings | None,
+    save: Callable[[], None],
 ) -> None:
     """The parts that read photographs. A Ray session serves them; the command that `startup` times starts one of its own."""
     count = settings.photographs or (512 if device.type == "cuda" else 64)
-    runs = str(work / "runs")
+    runs, rounds, seed = str(work / "runs"), settings.rounds, settings.seed
     with ray_session(ray):
         log.info("photographs: %s", settings.source or f"{count} drawn ones")
-        data = make_data(work, settings.source, count, settings.seed)
+        data = make_data(work, settings.source, count, seed)
         report.settings["photograph_bytes"] = data.photograph_bytes
-        if "reading" in settings.parts:
-            log.info("reading")
-            rows = reading.read_on_one_core(data, settings.rounds, settings.seed)
-            report.measured[READING] = rows + reading.read_on_all_cores(data, settings.rounds, settings.seed)
-            report.notes[READING] = f"{_photographs_text(data)}. On one core: process time. On all cores: wall time."
         if "cached" in settings.parts:
             log.info("cached")
-            report.measured[CACHED] = feeding.batches_from_cache(data, runs, device, settings.rounds, settings.seed)
-        case = cases[-1]
+            report.measured[CACHED] = feeding.batches_from_cache(data, runs, device, rounds, seed)
+            save()
         if "feed" in settings.parts:
             log.info("steps fed by the cache")
-            fed = feeding.fed_steps(data, case, runs, device, settings.rounds, settings.seed)
-            report.measured[FEED], report.notes[FEED] = (
-                fed.rows,
-                f"{case.name}, {data.dataset.counts['train']} leaves an epoch.",
-            )
+            report.measured[FEED] = feeding.fed_steps(data, case, runs, device, rounds, seed)
+            report.notes[FEED] = f"{case.name}, {data.dataset.counts['train']} leaves an epoch."
+            save()
+        if "reading" in settings.parts:
+            log.info("reading")
+            rows = reading.read_on_one_core(data, rounds, seed)
+            report.measured[READING] = rows + reading.read_on_all_cores(data, rounds, seed)
+            report.notes[READING] = f"{_photographs_text(data)}. On one core: process time. On all cores: wall time."
+            save()
         if "startup" in settings.parts:
-            _around(settings, device, case, data, work, report)
-
-
-def _around(settings: BenchSettings, device: torch.device, case: StepCase, data: BenchData, work: Path, report: BenchReport) -> None:
-    log.info("from the command to the first step")
-    rows, run = startup.time_start(data, case, str(work / "command"), device.type == "cuda")
-    report.measured[START] = rows
-    report.notes[START] = f"`ufgvc train`, {case.name}, one start, in a process of its own."
-    log.info("evaluate and predict")
-    report.measured[USE] = startup.time_use(data, run, device, settings.rounds, settings.seed)
+            log.info("from the command to the first step")
+            report.measured[START], run = startup.time_start(data, case, str(work / "command"), device.type == "cuda")
+            report.notes[START] = f"`ufgvc train`, {case.name}, one start, in a process of its own."
+            save()
+            log.info("evaluate and predict")
+            report.measured[USE] = startup.time_use(data, run, device, rounds, seed)
 
 
 def _photographs_text(data: BenchData) -> str:

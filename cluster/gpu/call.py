@@ -126,7 +126,7 @@ def lacking(env: dict[str, str]) -> list[str]:
 def probe(env: dict[str, str]) -> dict[str, Any]:
     """The device and the versions. Problem if torch cannot be imported.
 
-    Ray looks for GPUs in a library of the driver and torch does not; where Ray sees fewer, its sessions are told how many there are.
+    Ray looks for GPUs in a library of the driver and torch does not; where Ray sees fewer, RAY_OVERRIDE_RESOURCES says how many there are.
     """
     done = subprocess.run([sys.executable, "-c", PROBE], env=env, capture_output=True, text=True, check=False, cwd=WORK)
     if done.returncode:

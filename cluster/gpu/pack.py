@@ -19,10 +19,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python3 -m cluster.gpu.pack", description="fill .gpu/ for a GPU host without a network")
     parser.add_argument("what", nargs="*", choices=[[], "wheels", "data"], help="default: both")
     parser.add_argument("--product", type=Path, default=ROOT / ".venv" / "bin" / "python", help="Python with the project installed")
-    told = parser.parse_args(arguments)
+    flags = parser.parse_args(arguments)
     try:
-        for name in told.what or ("wheels", "data"):
-            folder, lines = pack(name, told.product)
+        for name in flags.what or ("wheels", "data"):
+            folder, lines = pack(name, flags.product)
             for line in (*lines, weigh(folder)):
                 print(line)
     except Problem as problem:

@@ -41,9 +41,9 @@ def run_tests(call: Call, limit: float) -> Part:
     ended = call.run("tests", PYTEST if call.dry else (*PYTEST, *SIDE_BY_SIDE), limit, **env)
     rows = history(results)
     counts = Counter(str(row["outcome"]) for row in rows)
-    told: dict[str, Any] = {"state": ended.state, "seconds": round(ended.seconds, 1), "counts": dict(counts), "tests": rows}
-    write_json(call.out / "tests.json", told)
-    wrong = [row for row in told["tests"] if row["outcome"] in ("failed", "error")]
+    report: dict[str, Any] = {"state": ended.state, "seconds": round(ended.seconds, 1), "counts": dict(counts), "tests": rows}
+    write_json(call.out / "tests.json", report)
+    wrong = [row for row in report["tests"] if row["outcome"] in ("failed", "error")]
     headline = [", ".join(f"{number} {outcome}" for outcome, number in sorted(counts.items())) or "no test ran"]
     headline += [f"{row['outcome']}: {row['name']}: {what_failed(row['message'])}" for row in wrong[:15]]
     return Part("tests", ended.state, ended.seconds, headline, () if ended.state == "ok" else ended.tail)

@@ -1,4 +1,4 @@
-"""Where everything of a GPU call lies, and how a problem that a person can mend is told."""
+"""Where everything of a GPU call lies, and the error that a person can mend."""
 
 from __future__ import annotations
 

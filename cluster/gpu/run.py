@@ -29,21 +29,21 @@ ROOM = 11_500  # characters of output that a call brings back
 
 
 def main(arguments: list[str] | None = None) -> int:
-    told = parsed(arguments)
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # so that what runs is ended and what is known is told
+    flags = parse_flags(arguments)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # so that what runs is ended and what is known is written
     out = Path(os.environ.get("OUT") or FOLDER / "out").resolve()
     for folder in (out, WORK):
         folder.mkdir(parents=True, exist_ok=True)
     (out / "log.txt").unlink(missing_ok=True)
     try:
         with environment() as env:
-            return proved(told, out, env)
+            return run_parts(flags, out, env)
     except Problem as problem:
         print(f"gpu: {problem}", file=sys.stderr)
         return 2
 
 
-def parsed(arguments: list[str] | None) -> argparse.Namespace:
+def parse_flags(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python3 -m cluster.gpu.run", description="tests, speeds and trainings on a GPU host")
     parser.add_argument("--parts", nargs="*", choices=list(PARTS), default=list(PARTS), help="in this order; none: install the wheels only")
     parser.add_argument("--dry", action="store_true", help="everything on the CPU, with tiny sizes")
@@ -51,36 +51,36 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
         text = f"limit of {name}; default: {seconds:.0f}, dry {DRY_SECONDS[name]:.0f}"
         parser.add_argument(f"--{name}-seconds", type=float, help=text)
     parser.add_argument("--commit", help="of the code that runs; default: what git or gpu-pack says")
-    told = parser.parse_args(arguments)
-    for name, seconds in (DRY_SECONDS if told.dry else SECONDS).items():
-        if getattr(told, f"{name}_seconds") is None:
-            setattr(told, f"{name}_seconds", seconds)
-    return told
+    flags = parser.parse_args(arguments)
+    for name, seconds in (DRY_SECONDS if flags.dry else SECONDS).items():
+        if getattr(flags, f"{name}_seconds") is None:
+            setattr(flags, f"{name}_seconds", seconds)
+    return flags
 
 
-def proved(told: argparse.Namespace, out: Path, env: dict[str, str]) -> int:
+def run_parts(flags: argparse.Namespace, out: Path, env: dict[str, str]) -> int:
     started = time.monotonic()
     print(install(env))
     about = probe(env)
-    if about["device"] is None and not told.dry:
+    if about["device"] is None and not flags.dry:
         raise Problem("there is no CUDA device here; --dry (`make gpu DRY=1`) tries everything on the CPU")
-    about = {"commit": told.commit or git_commit() or packed_commit() or "unknown", "dry": told.dry, **about}
+    about = {"commit": flags.commit or git_commit() or packed_commit() or "unknown", "dry": flags.dry, **about}
     env["UFGVC_COMMIT"] = about["commit"]  # for the pages and files that the commands write
-    call = Call(told.dry, out, env, Log(out / "log.txt"), started + told.all_seconds, about["device"])
+    call = Call(flags.dry, out, env, Log(out / "log.txt"), started + flags.all_seconds, about["device"])
     done: list[Part] = []
     try:
-        for name in told.parts:
-            limit = min(getattr(told, f"{name}_seconds"), call.deadline - time.monotonic())
+        for name in flags.parts:
+            limit = min(getattr(flags, f"{name}_seconds"), call.deadline - time.monotonic())
             done.append(one(name, call, limit))
-            write_summary(out, about, done, told.parts, time.monotonic() - started)
+            write_summary(out, about, done, flags.parts, time.monotonic() - started)
     finally:
-        text = write_summary(out, about, done, told.parts, time.monotonic() - started)
+        text = write_summary(out, about, done, flags.parts, time.monotonic() - started)
         print(text)
     return 0 if all(part.state == "ok" for part in done) else 1
 
 
 def one(name: str, call: Call, limit: float) -> Part:
-    """A part's end. What goes wrong in the runner itself is that part's failure, told with its traceback, and not the end of the others."""
+    """A part's end. What goes wrong in the runner itself is that part's failure, with its traceback, and not the end of the others."""
     if limit < 5:
         return Part(name, "left out", 0.0, ["no time was left"])
     print(f"{name}: at most {limit:.0f} s", flush=True)

@@ -154,23 +154,23 @@ class Maker(threading.Thread):
 
 def write(call: Call, ended: Sequence[Ended], stages: Sequence[Sequence[Benchmark]]) -> None:
     """trainings.json and trainings.md of what is there by now."""
-    told, text = [], ["# Trainings", "", "Several trainings share the machine: images/s is what each got beside the others.", ""]
+    listed, text = [], ["# Trainings", "", "Several trainings share the machine: images/s is what each got beside the others.", ""]
     states = {end.name: end for end in ended}
     for each in (each for stage in stages for each in stage):
         end, found = states.get(each.name), cells(runs(call, each.name))
         state = end.state if end else "running" if runs(call, each.name).is_dir() else "not begun"
         files = reports(runs(call, each.name))
         seconds = round(end.seconds, 1) if end else None
-        told.append({"name": each.name, "state": state, "seconds": seconds, "trainings": found, "reports": files})
+        listed.append({"name": each.name, "state": state, "seconds": seconds, "trainings": found, "reports": files})
         text += [f"## {each.name} (jobs/configs/{each.config}.yaml): {state}" + (f", {end.seconds:.0f} s" if end else ""), ""]
         text += [*table(by_row(found)), ""]
         text += [part for name, content in files.items() if name.endswith(".md") for part in (f"### {name[:-3]}", "", content)]
-    write_json(call.out / "trainings.json", told)
+    write_json(call.out / "trainings.json", listed)
     (call.out / "trainings.md").write_text("\n".join(text) + "\n", encoding="utf-8")
 
 
 def summed_up(call: Call, ended: Sequence[Ended], seconds: float) -> Part:
-    """The part's state is that of the worst benchmark; one that a missing data set left out is told and is no failure."""
+    """The part's state is that of the worst benchmark; one that a missing data set left out is named and is no failure."""
     lost = 0
     headline: list[str] = []
     rows: list[dict[str, Any]] = []

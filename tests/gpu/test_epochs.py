@@ -129,9 +129,9 @@ def test_a_batch_too_large_ends_in_one_message(leaves: str, tmp_path: Path, cuda
     worker = make_worker(leaves, tmp_path, "mask_guided", cuda, side=448)
     with no_more_memory(cuda), pytest.raises(UserError) as caught:
         worker.step()
-    told = str(caught.value)
+    message = str(caught.value)
     for part in ("train.batch_size: a batch of 5 images of 448 px", "GiB", "--train.batch-size 2", "--train.crop", "--train.cache host"):
-        assert part in told, f"{part!r} is missing in: {told}"
+        assert part in message, f"{part!r} is missing in: {message}"
     worker.step()  # with the memory back the same process goes on
 
 

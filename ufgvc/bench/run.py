@@ -120,6 +120,7 @@ def _with_photographs(
             save()
             log.info("evaluate and predict")
             report.measured[USE] = startup.time_use(data, run, device, rounds, seed)
+            report.notes[USE] = "predict: once, from its start to its files; the others in turn."
 
 
 def _photographs_text(data: BenchData) -> str:

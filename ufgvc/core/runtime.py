@@ -101,14 +101,19 @@ def send_nothing_home() -> None:
 
 
 def git_commit() -> str | None:
-    """The commit of the code that runs, with "-dirty" if the tree was changed. Outside a git checkout UFGVC_COMMIT tells it, or nobody."""
+    """The commit of the code that runs, with "-dirty" if the tree was changed: UFGVC_COMMIT, else what git says; None without either.
+
+    The variable comes first: a host that gets the files without their history may hold a repository at an older commit.
+    """
+    if known := os.environ.get("UFGVC_COMMIT"):
+        return known
     root = Path(__file__).resolve().parents[2]
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
-        return os.environ.get("UFGVC_COMMIT")
-    return (done.stdout.strip() if done.returncode == 0 else "") or os.environ.get("UFGVC_COMMIT")
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
 
 
 def versions() -> dict[str, str]:

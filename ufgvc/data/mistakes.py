@@ -24,7 +24,7 @@ def table_or_mistake(make: Callable[[], pa.Table]) -> pa.Table:
 
 def without_mistake(table: pa.Table) -> pa.Table:
     """The same table; raises the UserError that it holds, if it does."""
-    for told in table[_COLUMN].drop_null().to_pylist() if _COLUMN in table.column_names else ():
-        what, where, fix = json.loads(told)
+    for entry in table[_COLUMN].drop_null().to_pylist() if _COLUMN in table.column_names else ():
+        what, where, fix = json.loads(entry)
         raise UserError(what, where=where, fix=fix)
     return table

@@ -26,8 +26,12 @@ from ufgvc.train.checkpoint import read_checkpoint, write_checkpoint
 from ufgvc.train.feed import Feed, Plan, make_feed
 from ufgvc.train.memory import memory_for_batches
 from ufgvc.train.optimizer import make_optimizer, rate_at, set_rate, stage_at, train_mode
+from ufgvc.train.sources import steps_of
 from ufgvc.train.steps import Precision, choose_precision, eval_step, train_step
 
+# Steps of a training from which cuDNN's search for the fastest algorithms is worth its time. It searches anew for every batch size: on
+# an H200 twelve trainings of 300 to 400 steps side by side waited for it some 50 s a size, longer than for all of their steps.
+SEARCHED_STEPS = 2000
 CALIBRATION_LEAVES = 20_000  # held-out leaves whose logits are kept: enough for a temperature, and little beside the weights
 # Takes the folder of a checkpoint and the number of epochs that are done; None on every rank but the first.
 Keep = Callable[[Path | None, int], None]
@@ -94,12 +98,11 @@ class Worker:
         marks = dict(plan.marks) | {"workers": time.time()}
         if device.type == "cpu":
             torch.set_num_threads(max(1, plan.cores // local_world))
-        else:
-            torch.backends.cudnn.benchmark = True
         torch.manual_seed(plan.seed)
         recipe = Recipe.model_validate(plan.recipe)
         dataset = open_dataset(plan.data)
         index = read_index(dataset, "train")
+        torch.backends.cudnn.benchmark = searches_algorithms(recipe, index.num_rows, device)
         method = build(plan.method, num_classes=len(dataset.classes), init="none" if state else plan.init, **plan.options)
         method = replace(method, recipe=recipe)
         method.net.to(device).to(memory_format=memory_format(method.net, device))
@@ -286,6 +289,11 @@ class Worker:
         flag = torch.tensor([float(wish)], device=self.device)
         dist.broadcast(flag, 0)
         return bool(flag.item())
+
+
+def searches_algorithms(recipe: Recipe, rows: int, device: torch.device) -> bool:
+    """Whether cuDNN is to try which algorithms are fastest, for a training on `rows` leaves."""
+    return device.type == "cuda" and recipe.epochs * steps_of(rows, recipe.batch_size) >= SEARCHED_STEPS
 
 
 def _parallel(net: nn.Module, plan: Plan, world: int, device: torch.device) -> nn.Module:

@@ -1,4 +1,4 @@
-"""What Ray Train is told about errors that the user must mend: starting the workers again would only meet them again."""
+"""Ray Train and errors that the user must mend: starting the workers again would only meet them again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which networks are trained channels last, and which cannot be on a GPU."""
+"""How networks are trained on a GPU: in which memory format, and whether cuDNN searches for its fastest algorithms."""
 
 import pytest
 import torch
@@ -7,6 +7,7 @@ from torch import nn
 from ufgvc.methods import build
 from ufgvc.methods.layers.layout import memory_format, pads_averages
 from ufgvc.methods.layers.normalise import Normalise
+from ufgvc.train.loop import searches_algorithms
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -41,3 +42,10 @@ def test_on_a_cpu_images_keep_their_format() -> None:
     found = Normalise(contiguous=True)(images)
     assert found.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(found, Normalise()(images))
+
+
+def test_a_short_training_does_not_wait_for_a_search_of_algorithms() -> None:
+    recipe = build("mask_guided", num_classes=2, init="none", backbone="resnet18").recipe  # 360 epochs, batches of 16
+    assert not searches_algorithms(recipe, rows=80, device=GPU)
+    assert searches_algorithms(recipe, rows=81, device=GPU)
+    assert not searches_algorithms(recipe, rows=10_000, device=CPU)

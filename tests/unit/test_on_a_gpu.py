@@ -1,5 +1,6 @@
-"""How networks are trained on a GPU: in which memory format, and whether cuDNN searches for its fastest algorithms."""
+"""Networks on a GPU: in which memory format they are trained, whether cuDNN searches for algorithms, where a model's images go."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -7,6 +8,7 @@ from torch import nn
 from ufgvc.methods import build
 from ufgvc.methods.layers.layout import memory_format, pads_averages
 from ufgvc.methods.layers.normalise import Normalise
+from ufgvc.track.models import LoadedModel
 from ufgvc.train.loop import searches_algorithms
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -49,3 +51,13 @@ def test_a_short_training_does_not_wait_for_a_search_of_algorithms() -> None:
     assert not searches_algorithms(recipe, rows=80, device=GPU)
     assert searches_algorithms(recipe, rows=81, device=GPU)
     assert not searches_algorithms(recipe, rows=10_000, device=CPU)
+
+
+def test_a_model_knows_where_its_network_is_whoever_moved_it() -> None:
+    """`evaluate` moves the networks that it scores, and draws activation maps with the same models afterwards."""
+    method = build("resnet50", num_classes=2, init="none", backbone="shufflenet_v2_x0_5")
+    model = LoadedModel(method, ("a", "b"), {"resize": 32, "size": 32}, {})
+    assert model.device == CPU
+    moved = model.to("meta")
+    assert model.device == moved.device == torch.device("meta")
+    assert model.view([np.zeros((40, 40, 3), np.uint8)]).device == model.device

@@ -52,6 +52,7 @@ def test_all_parts_leave_their_tables_and_nothing_else(tmp_path: Path) -> None:
     assert phases == pytest.approx(total)
     assert [step["case"]["method"] for step in found["steps"]] == ["resnet50", "mask_guided"]
     assert all(step["share"]["median"] > 0 for step in found["steps"])
+    assert set(found["matrix_rates"]) == {"fp32", "bf16"}
     assert found["machine"]["cores"] >= 1
     markdown = (tmp_path / "out" / "bench.md").read_text()
     for title in ("Reading", "Cached", "Steps fed by the cache", "Training step", "What this machine would need"):

@@ -16,8 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tests.unit.test_methods import small, tiny_batch
 from ufgvc.methods import Batch, Method, Stage, names
-from ufgvc.train.loop import _settle_buckets
 from ufgvc.train.optimizer import make_optimizer
+from ufgvc.train.parallel import settle_buckets
 from ufgvc.train.steps import identity, train_step
 
 COUNT = 8
@@ -71,7 +71,7 @@ def step(
 def parallel(net: nn.Module) -> nn.Module:
     """As the loop wraps a network: with the passes that settle DDP's buckets, whose effect must be undone."""
     model = DistributedDataParallel(net)
-    _settle_buckets(model, net, 96, torch.device("cpu"))
+    settle_buckets(model, net, 96, torch.device("cpu"))
     training(net)
     return model
 

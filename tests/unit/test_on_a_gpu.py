@@ -9,7 +9,7 @@ from ufgvc.methods import build
 from ufgvc.methods.layers.layout import memory_format, pads_averages
 from ufgvc.methods.layers.normalise import Normalise
 from ufgvc.track.models import LoadedModel
-from ufgvc.train.loop import searches_algorithms
+from ufgvc.train.parallel import searches_algorithms
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import psutil
 import torch
 
+from ufgvc.bench.timing import Spread, time_in_turn
 from ufgvc.core.errors import UserError
 from ufgvc.core.runtime import cpu_count, git_commit, versions
 
@@ -64,6 +65,13 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)
+
+
+def matrix_rates(device: torch.device, rounds: int, seed: int) -> dict[str, Spread]:
+    """TFLOP/s of a square matrix product in both precisions, whether a step is timed in them or not."""
+    products = {precision: matrix_product(device, precision, seed) for precision in ("fp32", "bf16")}
+    timed = time_in_turn({name: call for name, (call, _) in products.items()}, rounds, device=device, budget=2, seed=seed)
+    return {name: timed.rate(name, "", operations / 1e12).value for name, (_, operations) in products.items()}
 
 
 def matrix_product(device: torch.device, precision: str, seed: int) -> tuple[Callable[[], object], float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,13 @@ class BenchReport:
     measured: dict[str, list[Measurement]] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
     steps: list[TimedStep] = field(default_factory=list)
+    matrix_rates: dict[str, Spread] = field(default_factory=dict)
     growth: list[Grown] = field(default_factory=list)
     rates: Rates | None = None
     seconds: float = 0.0
 
     def tables(self) -> list[Table]:
-        found = [steps_table(self.steps)] if self.steps else []
+        found = [steps_table(self.steps, self.matrix_rates)] if self.steps else []
         found += [measured_table(title, rows, self.notes.get(title, "")) for title, rows in self.measured.items()]
         if self.growth:
             found.append(growth_table(self.growth))
@@ -92,7 +93,7 @@ def _ratio_cells(row: Measurement) -> list[str | None]:
     return [number(row.ratio.median), quartiles(row.ratio), row.beside] if row.ratio else [None, None, None]
 
 
-def steps_table(steps: Sequence[TimedStep]) -> Table:
+def steps_table(steps: Sequence[TimedStep], rates: Mapping[str, Spread]) -> Table:
     rows: list[list[str | None]] = []
     for step in steps:
         own = [
@@ -115,10 +116,11 @@ def steps_table(steps: Sequence[TimedStep]) -> Table:
         "Quartiles",
         "Beside",
     )
+    products = ", ".join(f"{name} {number(rate.median)} TFLOP/s" for name, rate in rates.items())
     note = (
         "Forward, backward and optimizer on one resident batch. Share: the step's operations a second, of those of a square matrix "
-        "product of that precision. Memory: on a GPU the measured peak; on a CPU what backward keeps, weights, gradients and "
-        "momentum, counted."
+        f"product of that precision, timed in turn with it (before, by themselves: {products}). Memory: on a GPU the measured peak; "
+        "on a CPU what backward keeps, weights, gradients and momentum, counted."
     )
     return Table("Training step", columns, rows, frozenset({0, 9}), note)
 

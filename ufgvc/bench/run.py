@@ -16,7 +16,7 @@ import torch
 from ufgvc.bench import feeding, reading, startup, steps
 from ufgvc.bench.dataset import BenchData, check_source, make_data
 from ufgvc.bench.growth import draw_growth, measure_growth
-from ufgvc.bench.machine import choose_device, describe_machine, free_memory
+from ufgvc.bench.machine import choose_device, describe_machine, free_memory, matrix_rates
 from ufgvc.bench.report import BenchReport
 from ufgvc.bench.settings import BenchSettings
 from ufgvc.bench.sizing import Rates
@@ -63,6 +63,7 @@ def bench(settings: BenchSettings, ray: RaySettings | None = None) -> BenchRepor
     try:
         if "step" in settings.parts:
             log.info("the training step: %d cases", len(cases))
+            report.matrix_rates = matrix_rates(device, settings.rounds, settings.seed)
             report.steps = steps.time_steps(cases, costs, device, settings.rounds, settings.seed)
             save()
         if set(settings.parts) - {"step"}:

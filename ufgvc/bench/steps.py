@@ -229,7 +229,7 @@ def _prepare(case: StepCase, device: torch.device, seed: int) -> Callable[[], ob
     """One step as `train` takes it, on a batch that lies on the device."""
     torch.manual_seed(seed)
     if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True  # as in a training of many steps (train/loop.py)
+        torch.backends.cudnn.benchmark = True  # as in a training of many steps (train/parallel.py)
     method = build(case.method, num_classes=CLASSES, init="none", **case_options(case))
     method.net.to(device).to(memory_format=memory_format(method.net, device)).train()
     optimizer = make_optimizer(method, method.recipe.stages[-1])

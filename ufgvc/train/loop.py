@@ -26,12 +26,9 @@ from ufgvc.train.checkpoint import read_checkpoint, write_checkpoint
 from ufgvc.train.feed import Feed, Plan, make_feed
 from ufgvc.train.memory import memory_for_batches
 from ufgvc.train.optimizer import make_optimizer, rate_at, set_rate, stage_at, train_mode
-from ufgvc.train.sources import steps_of
+from ufgvc.train.parallel import searches_algorithms, settle_buckets, wrap_network
 from ufgvc.train.steps import Precision, choose_precision, eval_step, train_step
 
-# Steps of a training from which cuDNN's search for the fastest algorithms is worth its time. It searches anew for every batch size: on
-# an H200 twelve trainings of 300 to 400 steps side by side waited for it some 50 s a size, longer than for all of their steps.
-SEARCHED_STEPS = 2000
 CALIBRATION_LEAVES = 20_000  # held-out leaves whose logits are kept: enough for a temperature, and little beside the weights
 # Takes the folder of a checkpoint and the number of epochs that are done; None on every rank but the first.
 Keep = Callable[[Path | None, int], None]
@@ -156,9 +153,9 @@ class Worker:
             return
         self.stage = stage
         self.optimizer = make_optimizer(self.method, self.recipe.stages[stage])
-        self.model = _parallel(self.method.net, self.plan, self.world, self.device)
+        self.model = wrap_network(self.method.net, self.plan, self.world, self.device)
         if self.world > 1:
-            _settle_buckets(self.model, self.method.net, self.recipe.crop, self.device)
+            settle_buckets(self.model, self.method.net, self.recipe.crop, self.device)
 
     def _train_epoch(self) -> dict[str, float]:
         stage = self.recipe.stages[self.stage]
@@ -289,35 +286,3 @@ class Worker:
         flag = torch.tensor([float(wish)], device=self.device)
         dist.broadcast(flag, 0)
         return bool(flag.item())
-
-
-def searches_algorithms(recipe: Recipe, rows: int, device: torch.device) -> bool:
-    """Whether cuDNN is to try which algorithms are fastest, for a training on `rows` leaves."""
-    return device.type == "cuda" and recipe.epochs * steps_of(rows, recipe.batch_size) >= SEARCHED_STEPS
-
-
-def _parallel(net: nn.Module, plan: Plan, world: int, device: torch.device) -> nn.Module:
-    if plan.sync_batchnorm and world > 1 and device.type == "cuda":
-        net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
-    model: nn.Module = net
-    if world > 1:
-        model = nn.parallel.DistributedDataParallel(net, device_ids=[device] if device.type == "cuda" else None)
-    return torch.compile(model) if plan.compile else model  # type: ignore[return-value]
-
-
-def _settle_buckets(model: nn.Module, net: nn.Module, side: int, device: torch.device) -> None:
-    """DDP orders its buckets anew after its first backward pass, and from three ranks on another order sums in another order.
-
-    One pass whose effect is undone puts a fresh start and a resumed one in the same state, so that both give the same numbers.
-    """
-    buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
-    model.train()
-    for _ in range(2):
-        images = torch.zeros(2, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
-        outputs = model(images)
-        sums = [value.float().sum() for value in outputs.values() if isinstance(value, Tensor) and value.requires_grad]
-        sum(sums, start=torch.zeros((), device=device)).backward()
-        model.zero_grad(set_to_none=True)
-    with torch.no_grad():
-        for name, buffer in net.named_buffers():
-            buffer.copy_(buffers[name])

@@ -65,7 +65,7 @@ def environment() -> Iterator[dict[str, str]]:
     home.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix="ufgvc-gpu-"))  # short: sockets lie in it
     paths = [str(SITE), str(ROOT)] if SITE.is_dir() else [str(ROOT)]
-    env = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+    env = {name: value for name, value in os.environ.items() if name not in FOREIGN and not name.startswith("PYTEST_")}
     env |= {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", "HOME": str(home), "TMPDIR": str(temporary)}
     env |= {"TORCHINDUCTOR_CACHE_DIR": str(FOLDER / "cache" / "inductor"), "TRITON_CACHE_DIR": str(FOLDER / "cache" / "triton")}
     env |= {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "COLUMNS": "160"}

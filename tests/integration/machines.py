@@ -112,7 +112,7 @@ class Namespaces:
         hosts.write_text(f"127.0.0.1 localhost\n127.0.1.1 {name}\n")
         # The shell is process 1 of the machine: it clears orphans away, and all the others die with it.
         becoming = (
-            f"hostname {name} && mount -t tmpfs shm /dev/shm && mount --bind {hosts} /etc/hosts && mount --bind {machine.tmp} /tmp && "
+            f"hostname {name} && mount -t tmpfs shm /dev/shm && mount --bind {hosts} /etc/hosts && {_own_tmp(machine.tmp)} && "
             f"until ip link set eth0 up; do sleep 0.1; done && ip address add {machine.address}/24 dev eth0 && ip link set lo up && "
             "touch /tmp/ready; while :; do sleep 60; done"
         )
@@ -152,6 +152,17 @@ class Namespaces:
 
     def _in_hub(self, commands: str) -> None:
         _shell(commands, "nsenter", "--target", str(self._holders["hub"].pid), "--net")
+
+
+def _own_tmp(folder: Path) -> str:
+    """A shell command that puts a folder in the place of /tmp, with this checkout in it where that lies below /tmp."""
+    seen = f"mount --rbind {folder} /tmp"
+    checkout = Path(__file__).resolve().parents[2]
+    if not checkout.is_relative_to("/tmp"):
+        return seen
+    place = folder / checkout.relative_to("/tmp")
+    place.mkdir(parents=True)
+    return f"mount --bind {checkout} {place} && {seen}"
 
 
 class Loopback:

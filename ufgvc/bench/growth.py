@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -18,6 +16,8 @@ import numpy as np
 import psutil
 from PIL import Image
 from scipy.optimize import brentq
+
+from ufgvc.bench.startup import finish_command, start_command
 
 FACTORS = (1, 10, 100)
 SIDE = 96  # pixels of the photographs: small, so that a hundredfold is done in minutes
@@ -129,23 +129,14 @@ def write_photographs(folder: Path, count: int, seed: int) -> Path:
 
 def watched(*arguments: str) -> tuple[float, float]:
     """(seconds, peak bytes of the process and everything below it) of one `ufgvc` command. RuntimeError if it fails."""
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     started = time.monotonic()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ufgvc.cli", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-    )
+    process = start_command(*arguments)
     peak = [0.0]
     watcher = threading.Thread(target=_watch, args=(process, peak), daemon=True)
     watcher.start()
-    said, _ = process.communicate()
+    finish_command(process, *arguments)
     seconds = time.monotonic() - started
     watcher.join()
-    if process.returncode:
-        raise RuntimeError(f"`ufgvc {' '.join(arguments)}` ended with {process.returncode}:\n{said[-2000:]}")
     return seconds, peak[0]
 
 

@@ -23,22 +23,22 @@ EPOCHS = 1
 TIMEOUT = 600.0  # seconds that a command may take
 
 
-def run_command(*arguments: str, timeout: float = TIMEOUT) -> str:
-    """`ufgvc ...` in a process of its own; what it wrote to both streams. RuntimeError with its last lines if it fails."""
+def start_command(*arguments: str) -> subprocess.Popen[str]:
+    """`ufgvc ...` in a process of its own, with a Ray session of its own; both of its streams come in one."""
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, "-m", "ufgvc.cli", *arguments]
-    done = subprocess.run(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=timeout,
-        env=environment,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"`ufgvc {' '.join(arguments)}` ended with {done.returncode}:\n{done.stdout[-2000:]}")
-    return done.stdout
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def finish_command(process: subprocess.Popen[str], *arguments: str) -> None:
+    """Waits for its end. RuntimeError with its last lines if it fails; it is ended if it takes longer than TIMEOUT."""
+    try:
+        output, _ = process.communicate(timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    if process.returncode:
+        raise RuntimeError(f"`ufgvc {' '.join(arguments)}` ended with {process.returncode}:\n{output[-2000:]}")
 
 
 def train_command(data: str, runs: str, case: StepCase, epochs: int, gpu: bool, extra: tuple[str, ...] = ()) -> list[str]:
@@ -64,7 +64,8 @@ def train_command(data: str, runs: str, case: StepCase, epochs: int, gpu: bool, 
 
 def time_start(data: BenchData, case: StepCase, runs: str, gpu: bool) -> tuple[list[Measurement], str]:
     """One `ufgvc train`: seconds of each phase up to the first step; and the run's folder."""
-    run_command(*train_command(data.dataset.store.uri, runs, case, EPOCHS, gpu, ("--train.mask", MASKS)))
+    command = train_command(data.dataset.store.uri, runs, case, EPOCHS, gpu, ("--train.mask", MASKS))
+    finish_command(start_command(*command), *command)
     (found,) = Path(runs, data.dataset.name, case.method).glob("*/startup.json")
     phases = json.loads(found.read_text())["seconds"]
     rows = [Measurement(f"to the first step: {name}", _once(seconds), "s") for name, seconds in phases.items()]

@@ -58,18 +58,17 @@ def _needs_masks(told: Any) -> bool:
 def ingest_step(told: Any, settings: Any) -> Step:
     """Skipped when the source's files and the settings are those of the data set that is there."""
     from ufgvc.data.ingest import IngestSettings, ingest
+    from ufgvc.data.readers.snapshot import boxes_state, source_state
     from ufgvc.data.shards import open_dataset
 
     settings = part(IngestSettings, settings)
-    store, source = open_store(told.data), open_store(told.source)
-    listing = [(name, source.size(name)) for name in source.list()]
-    if told.boxes:
-        boxes = open_store(told.boxes)
-        listing += [(name, boxes.size(name)) for name in boxes.list()]
-    key = short_key([source.uri, told.boxes, told.name, told.reader, told.split, told.seed, settings.model_dump(mode="json"), listing])
-    if store.exists("ingested.json") and store.read_json("ingested.json").get("key") == key:
+    store = open_store(told.data)
+    state = [source_state(told.source, without=store), boxes_state(told.boxes) if told.boxes else None]
+    places = [open_store(place).uri if place else None for place in (told.source, told.boxes)]
+    key = short_key([*places, told.name, told.reader, told.split, told.seed, settings.model_dump(mode="json"), state])
+    if not told.fresh and store.exists("ingested.json") and store.read_json("ingested.json").get("key") == key:
         dataset = open_dataset(told.data)
-        return Step(_describe(dataset), dataset, found=True)
+        return Step(f"{_describe(dataset)}\nnothing in the source has changed since; --fresh reads it again", dataset, found=True)
     with ray_session(told.ray):
         dataset = ingest(told.source, told.data, told.name, told.reader, told.boxes, told.split, told.seed, settings, told.ray)
     store.write_json("ingested.json", {"key": key, "fingerprint": dataset.fingerprint})

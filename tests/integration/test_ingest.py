@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
 import zipfile
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
 import pytest
 
 from tests.photographs import encoded, image_folder, put
+from ufgvc.cli import main
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
 from ufgvc.data.images import decode
@@ -96,6 +103,64 @@ def test_a_bad_photograph_comes_back_from_the_task_as_one_message(tmp_path: Path
     with pytest.raises(UserError, match=r"train/a/bad.jpg: is empty \(zero bytes\)"):
         ingest(str(source), str(tmp_path / "data"))
     assert not [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
+
+
+def ingest_again(source: str, data: str, *flags: str) -> tuple[int, str]:
+    """The real command line, in this process and its Ray session: exit code and what it printed."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        code = main(["ingest", "--source", source, "--data", data, "--name", "leaves", *flags])
+    return code, printed.getvalue()
+
+
+@pytest.mark.parametrize("place", ["local", "bucket"])
+def test_a_correction_is_noticed_and_nothing_else_is_done_again(place: str, s3: str, tmp_path: Path) -> None:
+    released = tmp_path / "released"
+    for name in ("1_1_train", "2_1_train", "1_2_test", "2_2_test", "1_3_train"):
+        put(released / "images" / f"{name}.jpg")
+    put(released / "anno" / "train.txt", "1_1_train.jpg 1\n2_1_train.jpg 2\n1_3_train.jpg 2\n")
+    put(released / "anno" / "test.txt", "1_2_test.jpg 1\n2_2_test.jpg 2\n")
+    put(released / "labels" / "1_1_train.txt", "0 0.5 0.5 0.06 0.8\n0 0.3 0.5 0.3 0.7\n")
+    source, data = (str(released), str(tmp_path / "data")) if place == "local" else (f"{s3}/again", f"{s3}/again-data")
+    store = open_store(source)
+    if place == "bucket":
+        store.upload(released)
+    assert ingest_again(source, data)[0] == 0
+    first = open_dataset(data).fingerprint
+    code, text = ingest_again(source, data)
+    assert code == 0
+    assert "nothing in the source has changed since; --fresh reads it again" in text
+    assert "nothing in the source" not in ingest_again(source, data, "--fresh")[1]
+    store.write_text("anno/train.txt", store.read_text("anno/train.txt").replace("1_3_train.jpg 2", "1_3_train.jpg 1"))
+    assert "nothing in the source" not in ingest_again(source, data)[1]
+    second = open_dataset(data)
+    assert second.fingerprint != first
+    assert {row["image_id"]: row["label"] for row in read_index(second).to_pylist()}["1_3_train"] == 0
+    store.write_text("labels/1_1_train.txt", "0 0.5 0.5 0.06 0.8\n1 0.3 0.5 0.3 0.7\n")
+    ingest_again(source, data)
+    assert regions_of(open_dataset(data))["1_1_train"] == Counter(vein=1, contour=1)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_the_file_forms_of_source_and_boxes(kind: str, tmp_path: Path) -> None:
+    source = image_folder(tmp_path / "source")
+    paths = sorted(path.relative_to(source).as_posix() for path in source.rglob("*.jpg"))
+    columns = {"path": paths, "cultivar": [path.split("/")[1] for path in paths], "split": [path.split("/")[0] for path in paths]}
+    table = pa.table(columns)
+    (pq.write_table if kind == "parquet" else pacsv.write_csv)(table, source / f"photos.{kind}")
+    images = [{"id": k, "file_name": path, "width": 60, "height": 40} for k, path in enumerate(paths)]
+    boxes = [{"image_id": k, "category_id": 1, "bbox": [10, 5, 4, 30]} for k in range(len(paths))]
+    coco = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "vein"}]}
+    put(tmp_path / "instances.json", json.dumps(coco))
+    code, text = ingest_again(str(source / f"photos.{kind}"), str(tmp_path / "data"), "--boxes", str(tmp_path / "instances.json"))
+    assert code == 0, text
+    dataset = open_dataset(str(tmp_path / "data"))
+    assert dataset.counts == {"train": 4, "test": 4}
+    assert set(map(str, regions_of(dataset).values())) == {str(Counter(vein=1))}
+    (source / paths[0]).unlink()
+    code, text = ingest_again(str(source / f"photos.{kind}"), str(tmp_path / "data"), "--boxes", str(tmp_path / "instances.json"))
+    assert code == 2
+    assert f"{paths[0]}: the manifest names it, but it is not there" in text
 
 
 def test_storage_that_refuses_within_a_task_is_a_message_too(s3: str, tmp_path: Path) -> None:

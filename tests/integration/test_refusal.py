@@ -104,7 +104,7 @@ def test_a_batch_too_large_is_told_by_the_actors_of_an_evaluation_and_a_predicti
     told = user_error_in(caught.value)
     assert told is not None
     assert "--batch-size 3" in str(told)
-    store, names = photographs(str(Path(small_draw).parent / "source" / "images"))
+    store, names, _ = photographs(str(Path(small_draw).parent / "source" / "images"))
     with pytest.raises(Exception) as caught:
         list(_predicted(store, names, model, PredictSettings(batch_size=6)))
     told = user_error_in(caught.value)

@@ -85,11 +85,11 @@ def test_decompression_bomb(source: Path) -> None:
 
 
 def test_label_without_a_class(source: Path) -> None:
-    put(source / "classes.txt", "a\n")
+    put(source / "classes.txt", "a\nc\n")
     refused(source, "train/b/train0.jpg", "its label 'b' has no class")
     dataset, rejected = skipped(source)
     assert len(rejected) == 4
-    assert dataset.classes == ("a",)
+    assert dataset.classes == ("a", "c")
 
 
 def test_numeric_label_without_a_class(tmp_path: Path) -> None:
@@ -105,7 +105,8 @@ def test_numeric_label_without_a_class(tmp_path: Path) -> None:
 def test_anno_names_a_missing_file(tmp_path: Path) -> None:
     for split in ("train", "test"):
         put(tmp_path / "s" / "images" / f"1_1_{split}.jpg")
-        put(tmp_path / "s" / "anno" / f"{split}.txt", f"1_1_{split}.jpg 1\n1_9_{split}.jpg 1\n")
+        put(tmp_path / "s" / "images" / f"2_1_{split}.jpg")
+        put(tmp_path / "s" / "anno" / f"{split}.txt", f"1_1_{split}.jpg 1\n2_1_{split}.jpg 2\n1_9_{split}.jpg 1\n")
     refused(tmp_path / "s", "images/1_9_train.jpg", "but it is not there")
     assert set(skipped(tmp_path / "s")[1]) == {"images/1_9_train.jpg", "images/1_9_test.jpg"}
 
@@ -150,7 +151,9 @@ def test_boxes_of_no_photograph(source: Path) -> None:
 def test_boxes_of_an_unknown_class(source: Path) -> None:
     put(source.parent / "boxes" / "classes.txt", "leaf\n")
     put(source.parent / "boxes" / "train" / "a" / "train0.txt", "0 0.5 0.5 0.1 0.5\n")
-    refused(source, "the boxes' class 'leaf' is not a region", "vein and contour", boxes=str(source.parent / "boxes"))
+    refused(
+        source, "the boxes' class 'leaf' (named in classes.txt) is not a region", "vein and contour", boxes=str(source.parent / "boxes")
+    )
 
 
 def test_the_same_photograph_in_train_and_test(source: Path) -> None:
@@ -167,12 +170,12 @@ def test_the_same_photograph_in_train_and_test(source: Path) -> None:
 
 
 def test_the_same_file_named_in_train_and_test(tmp_path: Path) -> None:
-    for name in ("1_1_train", "1_2_test"):
+    for name in ("1_1_train", "1_2_test", "2_1_train"):
         put(tmp_path / "s" / "images" / f"{name}.jpg")
-    put(tmp_path / "s" / "anno" / "train.txt", "1_1_train.jpg 1\n1_2_test.jpg 1\n")
+    put(tmp_path / "s" / "anno" / "train.txt", "1_1_train.jpg 1\n1_2_test.jpg 1\n2_1_train.jpg 2\n")
     put(tmp_path / "s" / "anno" / "test.txt", "1_2_test.jpg 1\n")
     refused(tmp_path / "s", "images/1_2_test.jpg: is listed in test and train")
-    assert skipped(tmp_path / "s")[0].counts == {"train": 1, "test": 1}
+    assert skipped(tmp_path / "s")[0].counts == {"train": 2, "test": 1}
 
 
 def test_twice_within_one_split_is_a_warning_only(source: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -187,7 +190,9 @@ def test_the_same_group_in_train_and_test(source: Path) -> None:
     put(source / "manifest.csv", "\n".join(["path,cultivar,split,group", *rows]) + "\n")
     refused(source, "train/a/train0.jpg: its group 'p1' is in train and in test")
     dataset, rejected = skipped(source)
-    assert list(rejected) == ["train/a/train0.jpg"]
+    assert "its group 'p1'" in rejected.pop("train/a/train0.jpg")
+    assert set(rejected.values()) == {"the source does not name it"}
+    assert len(rejected) == 4
     assert dataset.counts == {"train": 1, "test": 2}
 
 
@@ -209,10 +214,10 @@ def test_a_split_that_is_empty_because_all_of_it_is_bad(source: Path) -> None:
 
 
 def test_no_split_at_all(tmp_path: Path) -> None:
-    for name in ("a/1.jpg", "a/2.jpg"):
+    for name in ("a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg"):
         put(tmp_path / "s" / name)
     refused(tmp_path / "s", "does not say which photographs are for training", "--split")
-    assert ingest(str(tmp_path / "s"), str(tmp_path / "d"), split=0.5).counts == {"train": 1, "test": 1}
+    assert ingest(str(tmp_path / "s"), str(tmp_path / "d"), split=0.5).counts == {"train": 2, "test": 2}
     refused(tmp_path / "s", "is not a share between 0 and 1", split=2)
 
 
@@ -220,13 +225,13 @@ def test_names_never_leave_the_folder(tmp_path: Path) -> None:
     put(tmp_path / "secret.jpg")
     for name in ("1.jpg", "2.jpg"):
         put(tmp_path / "s" / name)
-    good = "1.jpg,../../x,train\n2.jpg,../../x,test\n"
+    good = "1.jpg,../../x,train\n2.jpg,../../y,test\n"
     put(tmp_path / "s" / "manifest.csv", f"path,cultivar,split\n{good}../secret.jpg,a,train\n/etc/passwd,a,train\n")
     refused(tmp_path / "s", "../secret.jpg: lies outside the manifest's folder", "/etc/passwd")
     before = set(tmp_path.rglob("*"))
     dataset, rejected = skipped(tmp_path / "s")
     assert set(rejected) == {"../secret.jpg", "/etc/passwd"}
-    assert dataset.classes == ("../../x",)
+    assert dataset.classes == ("../../x", "../../y")
     assert all(path.is_relative_to(tmp_path / "skipped") for path in set(tmp_path.rglob("*")) - before)
 
 

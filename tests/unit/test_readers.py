@@ -15,7 +15,9 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.types import Box
 from ufgvc.data.packing import plan_parts
 from ufgvc.data.readers import list_source
-from ufgvc.data.readers.boxes import Annotation, Annotations, RawBox, decide_rules, match_photos, read_boxes, to_regions
+from ufgvc.data.readers.box_classes import decide_rules, to_regions
+from ufgvc.data.readers.box_files import Annotation, RawBox
+from ufgvc.data.readers.boxes import BoxFiles, match_photos, read_boxes
 from ufgvc.data.readers.listing import Listing, Photo
 from ufgvc.data.split import split_photos
 
@@ -191,10 +193,11 @@ def test_every_format_gives_the_same_boxes(tmp_path: Path, kind: str) -> None:
             if kind == "yolo" or name != "classes.txt":
                 put(tmp_path / name, text)
     found = read_boxes(str(tmp_path / "boxes.json" if kind == "coco" else tmp_path))
-    matched, lost = match_photos(found, ["train/a/1.jpg", "train/a/2.jpg"])
+    photos = match_photos(found, ["train/a/1.jpg", "train/a/2.jpg"])
+    matched = photos.by_path
     assert list(matched) == ["train/a/1.jpg"]
-    assert lost == []
-    rules = decide_rules(found.labels(), "auto")
+    assert photos.left_out == photos.rejected == []
+    rules = decide_rules(set(found.labels()), "auto")
     assert rules == ("two_classes" if kind == "yolo numbers" else "named")
     boxes = to_regions(matched["train/a/1.jpg"], 100, 50, rules)
     assert [box.region for box in boxes] == ["vein", "contour"]
@@ -220,7 +223,8 @@ THIN, WIDE, WIDER = (0.45, 0.1, 0.55, 0.9), (0.1, 0.2, 0.4, 0.8), (0.6, 0.2, 0.9
 )
 def test_what_the_numbers_mean(classes: str, setting: str, regions: str) -> None:
     names = classes.split() if " " in classes else list(classes)
-    annotation = Annotation("f.txt", tuple(RawBox(name, *box) for name, box in zip(names, (WIDE, THIN, WIDER), strict=False)))
+    raw = tuple(RawBox(name, *box) for name, box in zip(names, (WIDE, THIN, WIDER), strict=False))
+    annotation = Annotation("f.txt", raw, relative=True)
     rules = decide_rules(set(names), setting)  # type: ignore[arg-type]
     assert [box.region for box in to_regions(annotation, 200, 100, rules)] == regions.split()
 
@@ -231,6 +235,6 @@ def test_boxes_are_clipped_by_a_rounding_error_only() -> None:
 
 
 def test_ambiguous_names_are_not_guessed() -> None:
-    matched, lost = match_photos(Annotations("here", {"1": Annotation("1.txt", ())}), ["a/1.jpg", "b/1.jpg"])
-    assert matched == {}
-    assert "2 photographs have this name" in lost[0].reason
+    matched = match_photos(BoxFiles("here", [("1", Annotation("1.txt", ()))]), ["a/1.jpg", "b/1.jpg"])
+    assert matched.by_path == {}
+    assert "2 photographs have this name" in matched.left_out[0].reason

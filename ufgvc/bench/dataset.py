@@ -125,7 +125,7 @@ def own_photographs(source: str, count: int) -> Iterator[tuple[str, bytes]]:
     """
     from ufgvc.predict.predict import photographs
 
-    store, names = photographs(source)
+    store, names, _ = photographs(source)
     order = np.argsort(np.arange(len(names)) * count % len(names), kind="stable") if len(names) > count else np.arange(len(names))
     seen: set[str] = set()
     for place in order:

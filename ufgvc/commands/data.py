@@ -30,7 +30,7 @@ def synth(told: Any) -> None:
 def _ingest(method: str) -> type[Section]:
     from ufgvc.data.ingest import IngestSettings
 
-    return made("Ingest", (IngestSettings,), data=(str, DATA), seed=(int, SEED), **source_fields(), **services(False))
+    return made("Ingest", (IngestSettings,), data=(str, DATA), seed=(int, SEED), fresh=(bool, FRESH), **source_fields(), **services(False))
 
 
 @command("ingest", "read photographs and boxes, check them, and store them as a data set", _ingest)

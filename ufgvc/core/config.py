@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ufgvc.core.errors import UserError
+from ufgvc.core.text import decode_text
 
 
 class Section(BaseModel):
@@ -40,10 +41,10 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file. UserError if the file is missing, not YAML, or not a mapping."""
     path = Path(path)
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loaded = yaml.safe_load(decode_text(path.read_bytes(), str(path)))
     except FileNotFoundError:
         raise UserError("there is no such configuration file", where=str(path), fix="check --config") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except yaml.YAMLError as error:
         raise UserError(f"not valid YAML: {error}", where=str(path), fix="mend the file") from None
     if loaded is None:
         return {}

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.s3 import MarkerFreeS3, open_s3
+from ufgvc.core.text import decode_text
 
 _TEMPORARY = ".ufgvc-tmp-"
 _IN_MEMORY = 16 << 20  # bytes of an object that wait in memory for its upload; more wait in a temporary file
@@ -67,6 +68,11 @@ class Store:
             self._need_bucket()
         return found
 
+    def is_file(self, name: str = "") -> bool:
+        """Whether there is a file of that name; without a name, whether this place itself is a file and no folder."""
+        with self._explained(name):
+            return bool(self.fs.get_file_info(self.full(name)).type == pafs.FileType.File)
+
     def size(self, name: str) -> int:
         """Bytes of one object; FileNotFoundError if it is not there."""
         with self._explained(name):
@@ -95,7 +101,7 @@ class Store:
             return file.read()
 
     def read_text(self, name: str) -> str:
-        return self.read_bytes(name).decode("utf-8")
+        return decode_text(self.read_bytes(name), f"{self.uri}/{name}")
 
     def read_json(self, name: str) -> Any:
         return json.loads(self.read_bytes(name))

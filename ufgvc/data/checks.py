@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 import pyarrow as pa
 
 from ufgvc.core.errors import UserError
-from ufgvc.data.readers.listing import Listing, Photo, Rejected
+from ufgvc.data.readers.listing import Listing, Photo
+from ufgvc.data.readers.scan import Rejected
 from ufgvc.data.shards import SPLITS
 
 log = logging.getLogger(__name__)
@@ -29,12 +30,16 @@ def refuse(rejected: Sequence[Rejected], source: str) -> None:
     raise UserError(separator.join(["", *lines]) if separator else lines[0], where=source, fix=SKIP_HINT)
 
 
-def check_splits(counts: Counter[str], source: str) -> None:
-    """UserError if a split is empty."""
+def check_splits(counts: Counter[str], source: str, share: float | None = None) -> None:
+    """UserError if a split is empty. share: what --split gave."""
     for split in SPLITS:
         if not counts[split]:
             fix = "put photographs into it; a source without a split is cut by --split, the share that becomes test (for example 0.5)"
-            raise UserError(f"the {split} split is empty", where=source, fix=fix)
+            what = f"the {split} split is empty"
+            if share is not None:
+                what += f" although --split is {share:g}: no cultivar has two photographs (or plants) that could be parted"
+                fix = "give at least two photographs of each cultivar"
+            raise UserError(what, where=source, fix=fix)
 
 
 def same_name(photos: Iterable[Photo]) -> list[Rejected]:

@@ -48,6 +48,9 @@ OTHER_KINDS: dict[str, str] = {
     **{f".{name}": _VIDEO for name in _VIDEOS.split()},
 }
 
+# Of these, the endings of files that are no photographs in the first place: leaving them out loses none.
+NO_PHOTOGRAPHS = frozenset(f".{name}" for names in (*_DRAWINGS, _VIDEOS) for name in names.split())
+
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
 _AVIF = {b"avif", b"avis"}
 _STARTS: tuple[tuple[bytes, str], ...] = (

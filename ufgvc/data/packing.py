@@ -13,8 +13,10 @@ import pyarrow as pa
 from ufgvc.core.storage import Store
 from ufgvc.core.types import Box
 from ufgvc.data.images import BadImage, inspect, strip_metadata
-from ufgvc.data.readers.boxes import Annotation, BoxRules, to_regions
-from ufgvc.data.readers.listing import Photo, Rejected
+from ufgvc.data.readers.box_classes import BoxOrientation, BoxRules, to_regions
+from ufgvc.data.readers.box_files import Annotation
+from ufgvc.data.readers.listing import Photo
+from ufgvc.data.readers.scan import Rejected
 from ufgvc.data.shards import INDEX_COLUMNS, SCHEMAS, SPLITS, FolderWriter, Part, from_boxes, part_name
 
 _READERS = 8  # photographs in flight from storage within one task
@@ -47,6 +49,7 @@ class Packer:
     source: Store
     boxes_uri: str | None
     rules: BoxRules
+    drawn_on: BoxOrientation
     images: FolderWriter
     regions: FolderWriter
 
@@ -102,7 +105,7 @@ class Packer:
         if annotation is None:
             return None
         try:
-            return to_regions(annotation, row["width"], row["height"], self.rules)
+            return to_regions(annotation, row["width"], row["height"], self.rules, row["orientation"], self.drawn_on)
         except ValueError as error:
             rejected.append(Rejected(f"{self.boxes_uri}/{annotation.file}", f"{error} (photograph {row['image_id']})"))
             return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import logging
-import posixpath
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,10 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, join, open_store
 from ufgvc.data.cluster import RaySettings, quiet_data, ray_session
 from ufgvc.data.images import BadImage, decode, inspect
+from ufgvc.data.kinds import HEAD_BYTES, READABLE, kind_of, refusal
 from ufgvc.data.mistakes import table_or_mistake, without_mistake
+from ufgvc.data.readers.places import split_place
+from ufgvc.data.readers.scan import Rejected, find_photographs, scan
 from ufgvc.predict.settings import PredictResult, PredictSettings
 from ufgvc.track.calibration import UNKNOWN, probabilities
 from ufgvc.track.models import LoadedModel, load_model
@@ -28,7 +30,6 @@ from ufgvc.train.memory import memory_for_scores
 
 log = logging.getLogger(__name__)
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 CSV, REJECTED, PARQUET = "predictions.csv", "rejected.csv", "predictions"
 
 
@@ -47,14 +48,17 @@ def predict(
     relative to `source`. UserError if there is no photograph or no model; a photograph that cannot be read is listed, not fatal.
     """
     settings = settings or PredictSettings()
-    store, names = photographs(source)
-    if open_store(out).path == store.path and open_store(out).fs.equals(store.fs):
+    target = open_store(out)
+    store, names, left_out = photographs(source, without=target)
+    if target.path == store.path and target.fs.equals(store.fs):
         raise UserError("the predictions would be written among the photographs", where="--out", fix="give another folder")
     loaded = run_by(settings.runtime, load_model(model, tracking or TrackingSettings(), runs_uri), model)
-    with ray_session(ray_settings), Output(open_store(out), loaded, settings) as output:
+    with ray_session(ray_settings), Output(target, loaded, settings) as output:
+        for bad in left_out:
+            output.reject(bad.path, bad.reason)
         for batch in _predicted(store, names, loaded, settings):
             output.add(batch)
-        return output.finish(len(names))
+        return output.finish(len(names) + len(left_out))
 
 
 def run_by(runtime: str, model: LoadedModel, uri: str) -> LoadedModel:
@@ -74,19 +78,32 @@ def run_by(runtime: str, model: LoadedModel, uri: str) -> LoadedModel:
     return exported
 
 
-def photographs(source: str) -> tuple[Store, list[str]]:
-    """The place and the names of its photographs, by their endings, sorted. UserError if there are none."""
-    store = open_store(source)
-    if source.lower().endswith(ENDINGS):
-        folder, name = posixpath.split(store.path)
-        parent = Store(posixpath.dirname(store.uri), store.fs, folder)
-        if parent.exists(name):
-            return parent, [name]
-    names = [name for name in store.list() if name.lower().endswith(ENDINGS)]
-    if not names:
-        what = "holds no photograph" if store.list() else "is empty or not there"
-        raise UserError(what, where=source, fix=f"give a folder or bucket with {', '.join(ENDINGS)} files")
-    return store, names
+def photographs(source: str, without: Store | None = None) -> tuple[Store, list[str], list[Rejected]]:
+    """The place, the names of its photographs, and what lies there and is none, with the reason: the list that `ingest` reads.
+
+    without: a place below the source that does not count.  UserError if there is no photograph.
+    """
+    folder, file = split_place(source)
+    store = open_store(folder)
+    if file:
+        head = _head_of(store, file) if store.is_file(file) else b""
+        if not store.is_file(file):
+            raise UserError("there is no such file or folder", where=source, fix="check --source")
+        if kind_of(head) not in READABLE:
+            raise UserError(refusal(head), where=source, fix="give a photograph, or a folder or bucket of photographs")
+        return store, [file], []
+    found = find_photographs(scan(store, without=without))
+    others = [Rejected(path, "is not a photograph") for path in found.others]
+    left_out = [*found.rejected, *found.left_out, *others]
+    if not found.sizes:
+        some = f"; {left_out[0].path} {left_out[0].reason}" if left_out else ""
+        raise UserError(f"holds no photograph that can be read{some}", where=source, fix="give a folder or bucket of photographs")
+    return store, list(found.sizes), left_out
+
+
+def _head_of(store: Store, name: str) -> bytes:
+    with store.open_input(name) as file:
+        return bytes(file.read(HEAD_BYTES))
 
 
 class Predictor:
@@ -198,8 +215,7 @@ class Output:
     def add(self, row: dict[str, Any]) -> None:
         """One photograph: path, reason, known, names, probabilities."""
         if row["reason"]:
-            self.counts[REJECTED] += 1
-            self.writers[REJECTED].writerow([row["path"], row["reason"]])
+            self.reject(row["path"], row["reason"])
             return
         self.counts[CSV] += 1
         pairs = list(zip(row["names"], row["probabilities"], strict=True))
@@ -212,6 +228,11 @@ class Output:
         self.rows.append(dict(zip(self.columns, cells, strict=True)))
         if len(self.rows) >= self.limit:
             self._write_part()
+
+    def reject(self, path: str, reason: str) -> None:
+        """One file that has no prediction."""
+        self.counts[REJECTED] += 1
+        self.writers[REJECTED].writerow([path, reason])
 
     def finish(self, expected: int) -> PredictResult:
         """Writes what is left; RuntimeError if a photograph is in neither list."""
@@ -227,7 +248,7 @@ class Output:
                     target.write(chunk)
         self.store.delete(*sorted(stale))
         if self.counts[REJECTED]:
-            log.warning("%d photographs could not be read: %s", self.counts[REJECTED], join(self.store.uri, REJECTED))
+            log.warning("%d files have no prediction: %s", self.counts[REJECTED], join(self.store.uri, REJECTED))
         parquet = tuple(join(self.store.uri, name) for name in self.parts)
         return PredictResult(
             predicted=self.counts[CSV],

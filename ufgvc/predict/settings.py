@@ -33,7 +33,7 @@ class PredictSettings(Section):
 
 @dataclass(frozen=True)
 class PredictResult:
-    """predicted, rejected, unknown: photographs. csv, rejected_csv: URIs. parquet: URIs of the parts.
+    """predicted, unknown: photographs. rejected: files without a prediction. csv, rejected_csv: URIs. parquet: URIs of the parts.
 
     calibrated: whether the probabilities are.  tells_unknown: whether the model has a threshold.
     """
@@ -49,7 +49,7 @@ class PredictResult:
 
     def summary(self) -> str:
         """One line for people."""
-        bad = f"; {self.rejected} could not be read, see {self.rejected_csv}" if self.rejected else ""
+        bad = f"; {self.rejected} other files, see {self.rejected_csv}" if self.rejected else ""
         named = f"{self.predicted} photographs named" + (f", {self.unknown} of them `unknown`" if self.unknown else "")
         lacks = [] if self.calibrated else ["the probabilities are not calibrated"]
         lacks += [] if self.tells_unknown else ["no leaf can be called unknown"]

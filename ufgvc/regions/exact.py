@@ -18,7 +18,8 @@ from ufgvc.core.storage import Store, open_store
 from ufgvc.core.types import REGIONS
 from ufgvc.data.cluster import RaySettings, ray_session
 from ufgvc.data.images import BadImage, decode_mask, encode_mask
-from ufgvc.data.readers.listing import image_ids, is_photograph, scan
+from ufgvc.data.readers.listing import image_ids
+from ufgvc.data.readers.scan import find_photographs, scan
 from ufgvc.data.shards import SCHEMAS, Dataset, FolderWriter, Part, read_index
 from ufgvc.regions.parts import MaskResult, existing, finish, one_task_a_part, result_of
 
@@ -85,16 +86,13 @@ def exact_masks(dataset: Dataset, source: str | None, fresh: bool = False, ray_s
 def open_masks(source: str) -> MaskFolder:
     """Lists a source's photographs and masks. UserError if it has no masks."""
     store = open_store(source)
-    try:
-        sizes = scan(store)
-    except NotADirectoryError:
-        raise UserError("is a file", where=store.uri, fix="give the folder that holds masks/") from None
-    files = {path: size for path, size in sizes.items() if path.startswith((_PHOTOGRAPHS, _MASKS))}
+    found = scan(store)
+    files = {path: size for path, size in found.sizes.items() if path.startswith((_PHOTOGRAPHS, _MASKS))}
     masks = frozenset(path for path in files if path.startswith(tuple(f"{_MASKS}{region}/" for region in REGIONS)))
     if not masks:
         fix = " and ".join(f"masks/{region}/<image id>.png" for region in REGIONS)
         raise UserError("holds no masks", where=store.uri, fix=f"expected {fix}, as `ufgvc synth` writes them")
-    photographs = [path.removeprefix(_PHOTOGRAPHS) for path in files if path.startswith(_PHOTOGRAPHS) and is_photograph(path)]
+    photographs = [path.removeprefix(_PHOTOGRAPHS) for path in find_photographs(found).sizes if path.startswith(_PHOTOGRAPHS)]
     by_id = {image_id: f"{_PHOTOGRAPHS}{path}" for path, image_id in image_ids(photographs).items()}
     return MaskFolder(store, by_id, masks, short_key(sorted(files.items())))
 

@@ -12,7 +12,8 @@ from ufgvc.core.config import short_key
 from ufgvc.core.storage import Store, open_store
 from ufgvc.core.types import REGIONS
 from ufgvc.data.images import decode
-from ufgvc.data.readers.boxes import decide_rules, read_boxes, to_regions
+from ufgvc.data.readers.box_classes import decide_rules, to_regions
+from ufgvc.data.readers.boxes import read_boxes
 from ufgvc.data.synthetic import SynthSettings, synthesize
 from ufgvc.regions.detector import Detector, TrainingPlan, read_weights, train_detector
 from ufgvc.regions.examples import write_example
@@ -44,11 +45,11 @@ def _make(folder: Path, weights: Weights, settings: PretrainSettings, device: st
         preset=settings.preset, cultivars=count, train_per_cultivar=2, test_per_cultivar=_PER_CULTIVAR - 2, size=settings.image_size
     )
     source = synthesize(folder / "leaves", leaves, seed=20211129)  # a seed that nobody uses by chance for data that is measured
-    annotations = read_boxes(str(source / "labels"))
-    rules = decide_rules(annotations.labels(), "auto")
+    found = read_boxes(str(source / "labels"))
+    rules, boxes_of = decide_rules(set(found.labels()), "auto"), dict(found.entries)
     for path in sorted((source / "images").iterdir()):
         image = decode(path.read_bytes())
-        boxes = to_regions(annotations.by_name[path.stem], image.shape[1], image.shape[0], rules)
+        boxes = to_regions(boxes_of[path.stem], image.shape[1], image.shape[0], rules)
         write_example(folder / "yolo", path.stem, image, boxes, REGIONS, settings.image_size)
     plan = TrainingPlan(weights, settings.image_size, settings.epochs, batch=16)
 

@@ -2,54 +2,90 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from ufgvc.core.errors import UserError
-from ufgvc.core.storage import Store
 from ufgvc.data.readers.listing import (
     LABEL_WITHOUT_CLASS,
+    VALIDATION_NAMES,
     Listing,
     Photo,
     Rejected,
+    Source,
     image_ids,
     in_natural_order,
-    is_photograph,
     read_classes,
-    split_of,
+    settle_names,
 )
+from ufgvc.data.readers.matching import split_of
 
-_VALIDATION = ("val", "valid", "validation", "dev")
-
-
-def fits(files: dict[str, int]) -> bool:
-    return any(is_photograph(path) and path.count("/") >= 1 for path in files)
+_DETECTION_FOLDERS = frozenset(("images", "labels", "obj_train_data", "jpegimages"))
 
 
-def read(store: Store, files: dict[str, int]) -> Listing:
-    """Photographs with the name of their folder as class. Folders within a class's folder belong to the class."""
-    photos = [path for path in files if is_photograph(path)]
-    tops = {path.partition("/")[0] for path in photos if "/" in path}
-    validation = sorted(top for top in tops if top.lower() in _VALIDATION)
-    is_split = any(split_of(top) for top in tops) and all(split_of(top) or top in validation for top in tops)
-    if is_split and validation:
-        raise UserError(
-            f"has a folder {validation[0]!r}; this program knows train and test and takes validation from train by itself",
-            where=store.uri,
-            fix="move its photographs into train/ or test/",
-        )
+def read(source: Source) -> Listing:
+    """Photographs with the name of their folder as class. Folders within a class's folder belong to the class.
+
+    UserError for folders that are no cultivars: splits among others, one folder around all, the folders of annotation tools.
+    """
+    where, sizes = source.store.uri, source.sizes
+    tops = Counter(path.partition("/")[0] for path in sizes if "/" in path)
+    is_split = _has_splits(tops, where)
     depth = 2 if is_split else 1
-    listing = Listing(store, [], ())
+    listing = Listing(source.store, [], ())
     found: list[tuple[str, str, str | None]] = []
-    for path in photos:
+    for path in sizes:
         folders = path.split("/")[:-1]
         if len(folders) < depth:
             listing.rejected.append(Rejected(path, "lies in no class's folder"))
-            continue
-        found.append((path, folders[depth - 1], split_of(folders[0]) if is_split else None))
-    listing.classes = read_classes(store) or in_natural_order(name for _, name, _ in found)
+        else:
+            found.append((path, folders[depth - 1], split_of(folders[0]) if is_split else None))
+    _refuse_other_layouts({name for _, name, _ in found}, sizes, depth, where)
+    names = settle_names((name for _, name, _ in found), where)
+    listing.classes = read_classes(source.store) or in_natural_order(names.values())
+    listing.used = ["classes.txt"]
     numbers = {name: number for number, name in enumerate(listing.classes)}
     ids = image_ids(path for path, _, _ in found)
-    for path, name, split in found:
+    for path, folder, split in found:
+        name = names[folder]
         if name not in numbers:
             listing.rejected.append(Rejected(path, LABEL_WITHOUT_CLASS.format(label=repr(name)) + " in classes.txt"))
             continue
-        listing.photos.append(Photo(path, files[path], ids[path], name, numbers[name], split))
+        listing.photos.append(Photo(path, sizes[path], ids[path], name, numbers[name], split))
     return listing
+
+
+def _has_splits(tops: Counter[str], where: str) -> bool:
+    """Whether the folders at the top are splits. UserError if only some of them are."""
+    splits = [top for top in tops if split_of(top)]
+    validation = sorted(top for top in tops if top.lower() in VALIDATION_NAMES)
+    others = sorted(top for top in tops if top not in splits and top not in validation)
+    if not splits:
+        return False
+    if others:
+        seen = ", ".join(f"{top}/" for top in sorted(splits))
+        shown = ", ".join(f"{top}/ ({tops[top]} photographs)" for top in others[:5])
+        fix = "move them out of the source, or sort their photographs into train/<cultivar>/ and test/<cultivar>/"
+        raise UserError(f"has {seen} and, next to them, {shown}", where=where, fix=fix)
+    if validation:
+        raise UserError(
+            f"has a folder {validation[0]!r}; this program knows train and test and takes validation from train by itself",
+            where=where,
+            fix="move its photographs into train/ or test/",
+        )
+    return True
+
+
+def _refuse_other_layouts(classes: set[str], sizes: dict[str, int], depth: int, where: str) -> None:
+    """UserError where the folders in the place of the cultivars are something else: it says what was seen."""
+    tools = sorted(name for name in classes if name.lower() in _DETECTION_FOLDERS)
+    if tools:
+        what = f"is laid out for detection ({tools[0]}/ where the cultivars' folders would be) and does not say what each leaf is"
+        raise UserError(what, where=where, fix="sort the photographs into train/<cultivar>/, or give a table (path, cultivar, split)")
+    if len(classes) == 1:
+        only = next(iter(classes))
+        prefix = "/".join(next(iter(sizes)).split("/")[:depth])
+        below = sorted({"/".join(path.split("/")[depth : depth + 1]) for path in sizes if path.count("/") > depth})
+        if below:
+            seen = ", ".join(f"{name}/" for name in below[:4])
+            fix = f"give --source {where}/{prefix}" if depth == 1 else "put the cultivars' folders directly into train/ and test/"
+            raise UserError(f"has one folder too many: {only}/ holds {seen}", where=where, fix=fix)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import posixpath
 import re
-from collections import Counter
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
-import pyarrow.fs as pafs
 from natsort import natsorted
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store
+from ufgvc.data.readers.scan import Photographs, Rejected, Scan
 
-PHOTOGRAPHS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff")
-# Photographs of other kinds are listed too, so that they are refused with a reason and not passed over.
-_OTHER_KINDS = (".bmp", ".gif", ".heic", ".heif", ".avif", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw")
-_SPLIT_NAMES = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+log = logging.getLogger(__name__)
+VALIDATION_NAMES = ("val", "valid", "validation", "dev")
 LABEL_WITHOUT_CLASS = "its label {label} has no class"
+_SHOWN = 5
 
 
 @dataclass(slots=True)
@@ -34,19 +36,12 @@ class Photo:
     group: str | None = None
 
 
-@dataclass(frozen=True)
-class Rejected:
-    """A bad input: `path` below its source, `reason` for people."""
-
-    path: str
-    reason: str
-
-
 @dataclass
 class Listing:
     """The photographs of `store` in a reader's view. classes: names in label order. boxes: where the source keeps its boxes, if it does.
 
-    rejected: bad inputs that are known already.  left_out: files that the source itself does not use (told, never an error).
+    rejected: bad inputs that are known already.  left_out: files that are not used (listed, never an error).
+    used: files that the reader has read, or that belong to other commands.  unused: other files that are no photographs.
     """
 
     store: Store
@@ -55,38 +50,45 @@ class Listing:
     boxes: str | None = None
     rejected: list[Rejected] = field(default_factory=list)
     left_out: list[Rejected] = field(default_factory=list)
+    used: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
 
 
-def scan(store: Store) -> dict[str, int]:
-    """Bytes of every file below `store` by its relative path; hidden files are passed over. UserError if there is nothing."""
-    store.list(recursive=False)  # storage that cannot be reached is explained here
-    infos = store.fs.get_file_info(pafs.FileSelector(store.path, recursive=True, allow_not_found=True))
-    files = {posixpath.relpath(info.path, store.path): int(info.size or 0) for info in infos if info.type == pafs.FileType.File}
-    shown = {path: size for path, size in sorted(files.items()) if not any(part.startswith(".") for part in path.split("/"))}
-    if not shown:
-        raise UserError("holds no files", where=store.uri, fix="check --source")
-    return shown
+@dataclass(frozen=True)
+class Source:
+    """The files of a source, sorted into photographs and others, for its reader."""
+
+    files: Scan
+    photographs: Photographs
+
+    @property
+    def store(self) -> Store:
+        return self.files.store
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes by path of the photographs."""
+        return self.photographs.sizes
+
+    def top_folder(self, name: str) -> str | None:
+        """The folder at the top that has this name in any case (images, Images), with its slash; None if there is none."""
+        tops = {path.partition("/")[0] for path in self.files.sizes if "/" in path}
+        return next((f"{top}/" for top in sorted(tops) if top.lower() == name), None)
 
 
-def is_photograph(path: str) -> bool:
-    return path.lower().endswith(PHOTOGRAPHS + _OTHER_KINDS)
-
-
-def split_of(word: str) -> str | None:
-    """train or test for the words that mean it, else None."""
-    return _SPLIT_NAMES.get(word.strip().lower())
-
-
-def stem_of(path: str) -> str:
-    return posixpath.splitext(posixpath.basename(path))[0]
+def clean_name(name: str) -> str:
+    """A cultivar's name as it is compared and shown: composed Unicode, one blank between words, none around them."""
+    return " ".join(unicodedata.normalize("NFC", name).split())
 
 
 def image_ids(paths: Iterable[str]) -> dict[str, str]:
-    """path -> image_id: the path without its ending, unless two photographs differ only by that."""
-    paths = set(paths)
-    bare = {path: posixpath.splitext(path)[0] for path in paths}
+    """path -> image_id: the path without its ending in composed Unicode, unless two photographs would be called the same."""
+    paths = sorted(set(paths))
+    bare = {path: unicodedata.normalize("NFC", posixpath.splitext(path)[0]) for path in paths}
     uses = Counter(bare.values())
-    return {path: name if uses[name] == 1 else path for path, name in bare.items()}
+    whole = {path: unicodedata.normalize("NFC", path) for path in paths}
+    same = Counter(whole.values())
+    return {path: name if uses[name] == 1 else whole[path] if same[whole[path]] == 1 else path for path, name in bare.items()}
 
 
 def in_natural_order(names: Iterable[str]) -> tuple[str, ...]:
@@ -98,20 +100,32 @@ def read_classes(store: Store, name: str = "classes.txt") -> tuple[str, ...] | N
     """Class names in label order, one a line; None if there is no such file. UserError if a name stands there twice."""
     if not store.exists(name):
         return None
-    where = f"{store.uri}/{name}"
-    try:
-        lines = [line.strip() for line in store.read_text(name).splitlines()]
-    except UnicodeDecodeError:
-        raise UserError("is not UTF-8 text", where=where, fix="save it as UTF-8") from None
-    names = [line for line in lines if line]
+    names = [clean for line in store.read_text(name).splitlines() if (clean := clean_name(line))]
+    names = _without_numbers(names)
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
+        where = f"{store.uri}/{name}"
         raise UserError(f"the class {twice[0]!r} stands there twice", where=where, fix="give every label a name of its own")
     return tuple(names)
 
 
-def label_base(labels: Iterable[int], classes: Sequence[str] | None, prefixes: Mapping[int, set[str]], setting: str | int) -> int:
-    """Whether a source's labels start at 0 or 1.
+def _without_numbers(names: list[str]) -> list[str]:
+    """`0 AK`, `1 ALA`, ... is a numbered list of the names; any other numbers belong to them."""
+    split = [name.split(" ", 1) for name in names]
+    if len(names) > 1 and all(len(parts) == 2 for parts in split):
+        for first in (0, 1):
+            if [number for number, _ in split] == [str(first + k) for k in range(len(names))]:
+                return [name for _, name in split]
+    return names
+
+
+def whole_number(text: str) -> str:
+    """A label as its digits: 3.0 of a spreadsheet is 3; any other text stays as it is."""
+    return re.sub(r"^(\d+)\.0+$", r"\1", text)
+
+
+def label_base(labels: Iterable[int], classes: Sequence[str], prefixes: Mapping[int, set[str]], setting: str | int) -> int:
+    """Whether the labels of a source with a classes.txt start at 0 or 1.
 
     prefixes: for each label, the <cultivar> of its file names, which in the released sets count from 1. setting: auto, 0 or 1.
     """
@@ -120,21 +134,74 @@ def label_base(labels: Iterable[int], classes: Sequence[str] | None, prefixes: M
     found = set(labels)
     if not found or min(found) == 0:
         return 0
-    if classes is not None and max(found) >= len(classes):
+    if max(found) >= len(classes):
         return 1
     # Neither the first nor the last label occurs, so the names decide: 0-based labels are one less than the names' numbers.
-    if found and all(prefixes.get(label) == {str(label + 1)} for label in found):
-        return 0
-    return 1
+    return 0 if all(prefixes.get(label) == {str(label + 1)} for label in found) else 1
 
 
-def names_of_labels(highest: int, prefixes: Mapping[int, set[str]], base: int) -> tuple[str, ...]:
-    """Names for labels base..highest where no classes.txt gives them: the file names' <cultivar> where it is one to one, else numbers."""
-    known = {label: next(iter(names)) for label, names in prefixes.items() if len(names) == 1}
-    if len(set(known.values())) < len(prefixes):
-        known = {}
-    names = [known.get(label, str(label)) for label in range(base, highest + 1)]
-    return tuple(names) if len(set(names)) == len(names) else tuple(str(label) for label in range(base, highest + 1))
+def number_labels(
+    labels: Sequence[str], classes: tuple[str, ...] | None, prefixes: Mapping[str, set[str]], setting: str | int, where: str
+) -> tuple[tuple[str, ...], dict[str, int]]:
+    """The classes of numeric labels, and label text -> class index; a label that has no class is not in it.
+
+    classes: of classes.txt, in label order, or None: then the labels that occur are the classes, in their order, named by
+    `prefixes` (label -> names used with it) where that is one to one, else by their own text (001 stays 001).
+    """
+    texts = sorted(set(labels), key=lambda text: (int(text), text))
+    twice = [(one, other) for one, other in pairwise(texts) if int(one) == int(other)]
+    if twice:
+        raise UserError(f"the labels {twice[0][0]} and {twice[0][1]} are one number", where=where, fix="write a label one way")
+    if classes is not None:
+        by_number = {int(text): prefixes.get(text, set()) for text in texts}
+        base = label_base(by_number, classes, by_number, setting)
+        return classes, {text: int(text) - base for text in texts if 0 <= int(text) - base < len(classes)}
+    names = [next(iter(prefixes[text])) if len(prefixes.get(text, ())) == 1 else "" for text in texts]
+    if "" in names or len(set(names)) < len(names):
+        names = texts
+    return tuple(names), {text: number for number, text in enumerate(texts)}
+
+
+def settle_names(names: Iterable[str], where: str) -> dict[str, str]:
+    """name as it was found -> clean name; what was found in several forms is logged."""
+    forms: dict[str, set[str]] = defaultdict(set)
+    for name in names:
+        forms[clean_name(name)].add(name)
+    for clean, several in sorted(forms.items()):
+        if len(several) > 1:
+            shown = ", ".join(repr(name) for name in sorted(several))
+            log.warning("%s: %s are read as one cultivar, %r", where, shown, clean)
+    return {name: clean for clean, several in forms.items() for name in several}
+
+
+def check_names(listing: Listing, where: str) -> None:
+    """UserError for a single cultivar, and for two that differ only in case and are never in the same split; others are logged."""
+    splits: dict[str, set[str | None]] = defaultdict(set)
+    for photo in listing.photos:
+        splits[photo.cultivar].add(photo.split)
+    if len(listing.classes) == 1:
+        fix = "give the folder that holds one folder a cultivar, or a table with the column cultivar"
+        raise UserError(f"holds photographs of one cultivar only, {listing.classes[0]!r}", where=where, fix=fix)
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in splits:
+        alike[name.casefold()].append(name)
+    for several in (sorted(names) for names in alike.values() if len(names) > 1):
+        shown = " and ".join(repr(name) for name in several)
+        apart = all(splits[one].isdisjoint(splits[other]) for one in several for other in several if one != other)
+        if apart:
+            fix = "write the name one way in train and test"
+            raise UserError(f"the cultivars {shown} differ only in case, and each has photographs in one split only", where=where, fix=fix)
+        log.warning("%s: the cultivars %s differ only in case; they are kept apart", where, shown)
+
+
+def add_unused(listing: Listing, source: Source) -> None:
+    """Lists every file of the source that is neither a photograph of the listing nor read for it."""
+    found = source.photographs
+    listing.rejected += found.rejected
+    listing.left_out += found.left_out
+    known = {photo.path for photo in listing.photos} | {bad.path for bad in [*listing.rejected, *listing.left_out]} | set(listing.used)
+    listing.left_out += [Rejected(path, "the source does not name it") for path in found.sizes if path not in known]
+    listing.unused = [path for path in found.others if path not in known]
 
 
 def set_groups(photos: Iterable[Photo], pattern: str | None) -> None:

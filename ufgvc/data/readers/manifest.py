@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import posixpath
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 import pyarrow as pa
@@ -16,108 +18,159 @@ from ufgvc.data.readers.listing import (
     Listing,
     Photo,
     Rejected,
+    Source,
     image_ids,
     in_natural_order,
-    label_base,
-    names_of_labels,
+    number_labels,
     read_classes,
-    split_of,
+    settle_names,
+    whole_number,
 )
+from ufgvc.data.readers.matching import PathMatcher, split_of
 
 ENDINGS = (".csv", ".parquet")
 COLUMNS = ("path", "label", "cultivar", "split", "group")
+_PREDICTION = "top1_probability"  # a column of what `predict` writes: its cultivars are no labels
+_SEPARATORS = (",", ";", "\t")
 
 
-def table_in(files: dict[str, int]) -> str | None:
-    """The table at the top of a folder: manifest.csv, manifest.parquet, or the only CSV or Parquet file."""
-    found = [path for path in files if "/" not in path and path.lower().endswith(ENDINGS)]
-    named = [path for path in found if posixpath.splitext(path)[0] == "manifest"]
-    return (named or found)[0] if len(named or found) == 1 else None
+def table_in(source: Source) -> str | None:
+    """The table at the top of a folder: manifest.csv, manifest.parquet, or the only other one that has a manifest's columns."""
+    found = [path for path in source.files.sizes if "/" not in path and path.lower().endswith(ENDINGS)]
+    named = [path for path in found if posixpath.splitext(path)[0].lower() == "manifest"]
+    if named:
+        if len(named) > 1:
+            fix = "remove one, or give the file itself as --source"
+            raise UserError(f"holds {' and '.join(named)}", where=source.store.uri, fix=fix)
+        return named[0]
+    fitting = [path for path in found if _has_columns(source.store, path)]
+    if len(fitting) > 1:
+        fix = "give the file that counts as --source"
+        raise UserError(f"holds several tables with the columns of a manifest: {', '.join(fitting)}", where=source.store.uri, fix=fix)
+    return fitting[0] if fitting else None
 
 
-def read(store: Store, files: dict[str, int], table_name: str, base_setting: str | int) -> Listing:
+def read(source: Source, table_name: str, base_setting: str | int) -> Listing:
     """Photographs that the table names, by paths relative to the table's folder. UserError if a needed column is missing."""
-    where = f"{store.uri}/{table_name}"
-    table = _load(store, table_name, where)
-    if "path" not in table.column_names or not {"label", "cultivar"} & set(table.column_names):
+    where = f"{source.store.uri}/{table_name}"
+    table = _load(source.store, table_name)
+    if not _is_manifest(table.column_names):
         has = ", ".join(table.column_names)
-        raise UserError(f"needs the columns path and label (or cultivar), and has {has}", where=where, fix="rename the columns")
+        what = "is a table of predictions" if _PREDICTION in table.column_names else "needs the columns path and label (or cultivar)"
+        fix = "rename the columns; `--reader folder` reads the folders and no table"
+        raise UserError(f"{what}, and has {has}", where=where, fix=fix)
     columns = {name: _texts(table[name]) for name in COLUMNS if name in table.column_names}
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    listing = Listing(store, [], ())
-    kept = _present(rows, files, listing)
-    labels, cultivars = columns.get("label"), columns.get("cultivar")
-    numeric = labels is not None and all(label is not None and label.isdecimal() for label in labels)
-    key = "label" if labels is not None and (numeric or cultivars is None) else "cultivar"
-    listing.classes, base = _classes(kept, key, numeric and key == "label", read_classes(store), base_setting, where)
-    numbers = {name: number for number, name in enumerate(listing.classes)}
+    listing = Listing(source.store, [], (), used=[table_name, "classes.txt"])
+    kept = _present(rows, source.sizes, listing)
+    key, numbers = _number_classes(listing, kept, base_setting, where)
     ids = image_ids(path for path, _ in kept)
     for path, row in kept:
-        given = row[key]
-        label = (int(given) - base if key == "label" and numeric else numbers.get(given, -1)) if given is not None else -1
-        if not 0 <= label < len(listing.classes):
+        given = row.get(key)
+        label = numbers.get(given) if given is not None else None
+        if label is None:
             reason = "has no label" if given is None else LABEL_WITHOUT_CLASS.format(label=given)
             listing.rejected.append(Rejected(path, reason))
             continue
         split = row.get("split")
         if split is not None and split_of(split) is None:
             raise UserError(f"calls the split of {path} {split!r}", where=where, fix="write train or test")
-        photo = Photo(path, files[path], ids[path], listing.classes[label], label, split_of(split) if split else None, row.get("group"))
+        photo = Photo(path, source.sizes[path], ids[path], listing.classes[label], label, split_of(split) if split else None)
+        photo.group = row.get("group")
         listing.photos.append(photo)
     return listing
 
 
-def _load(store: Store, name: str, where: str) -> pa.Table:
+def _has_columns(store: Store, name: str) -> bool:
+    """Whether a table that happens to lie there is a manifest; one that cannot be read is none."""
+    try:
+        return _is_manifest(_load(store, name).column_names)
+    except UserError:
+        return False
+
+
+def _is_manifest(names: Iterable[str]) -> bool:
+    return "path" in names and bool({"label", "cultivar"} & set(names)) and _PREDICTION not in names
+
+
+def _load(store: Store, name: str) -> pa.Table:
+    """The table, its column names in lower case without blanks around them."""
+    where = f"{store.uri}/{name}"
     try:
         if name.lower().endswith(".parquet"):
-            return read_parquet_file(store, name)
-        with store.open_input(name) as file:
-            return pacsv.read_csv(file, convert_options=pacsv.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.string())))
+            table = read_parquet_file(store, name)
+        else:
+            text = store.read_text(name)
+            header = text.partition("\n")[0]
+            separator = max(_SEPARATORS, key=lambda sign: (header.count(sign), sign == ","))
+            names = [re.sub(r'^"|"$', "", cell.strip()).strip().lower() for cell in header.strip().split(separator)]
+            read = pacsv.ReadOptions(column_names=names, skip_rows=1)
+            types = pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
+            data = pa.BufferReader(text.encode())
+            table = pacsv.read_csv(data, read_options=read, parse_options=pacsv.ParseOptions(delimiter=separator), convert_options=types)
     except FileNotFoundError:
         raise UserError("there is no such file", where=where, fix="check --source") from None
     except pa.ArrowInvalid as error:
         raise UserError(f"cannot be read as a table ({error})", where=where, fix="mend the file") from None
+    table = table.rename_columns([str(name).strip().lower() for name in table.column_names])
+    twice = [column for column, count in Counter(table.column_names).items() if count > 1 and column in COLUMNS]
+    if twice:
+        raise UserError(f"has the column {twice[0]} twice", where=where, fix="remove or rename one of them")
+    return table
 
 
 def _texts(column: pa.ChunkedArray) -> list[str | None]:
-    """Cells as text without surrounding blanks; empty cells are None; 3.0 is 3."""
-    texts = []
-    for value in column.to_pylist():
-        text = "" if value is None else str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
-        texts.append(text or None)
-    return texts
+    """Cells as text without surrounding blanks; empty cells are None; in a column of whole numbers 3.0 is 3."""
+    cells = ["" if value is None else str(value).strip() for value in column.to_pylist()]
+    if all(re.fullmatch(r"\d+(\.0+)?", cell) for cell in cells if cell):
+        cells = [whole_number(cell) for cell in cells]
+    return [cell or None for cell in cells]
 
 
-def _present(rows: list[dict[str, Any]], files: dict[str, int], listing: Listing) -> list[tuple[str, dict[str, Any]]]:
-    """Rows whose photograph lies below the table's folder; the others are rejected."""
+def _present(rows: list[dict[str, Any]], sizes: dict[str, int], listing: Listing) -> list[tuple[str, dict[str, Any]]]:
+    """Rows with the photograph below the table's folder that each one names; the other rows are rejected."""
+    matcher = PathMatcher(sizes, inside=True)
     kept: dict[tuple[str, str | None], dict[str, Any]] = {}
     for number, row in enumerate(rows, 1):
         given = row["path"]
-        path = posixpath.normpath(given) if given else ""
         if not given:
             listing.rejected.append(Rejected(f"row {number}", "has no path"))
-        elif path.startswith(("/", "../")) or "://" in given:
-            listing.rejected.append(Rejected(given, "lies outside the manifest's folder; paths are relative to it"))
-        elif path not in files:
-            listing.rejected.append(Rejected(path, "the manifest names it, but it is not there"))
-        elif (first := kept.setdefault((path, row.get("split")), row)) is not row and first != row:
-            listing.rejected.append(Rejected(path, f"row {number} contradicts an earlier row for the same photograph"))
+            continue
+        path = posixpath.normpath(given)
+        found = [path] if path in sizes else matcher.find(given)
+        if len(found) != 1:
+            outside = path.startswith(("/", "../")) or "://" in given
+            reason = (
+                "lies outside the manifest's folder; paths are relative to it" if outside else "the manifest names it, but it is not there"
+            )
+            if found:
+                reason = f"{len(found)} photographs have this name: give its folder too"
+            listing.rejected.append(Rejected(given if outside else path, reason))
+        elif (first := kept.setdefault((found[0], row.get("split")), row)) is not row and first | {"path": ""} != row | {"path": ""}:
+            listing.rejected.append(Rejected(found[0], f"row {number} contradicts an earlier row for the same photograph"))
     return [(path, row) for (path, _), row in kept.items()]
 
 
-def _classes(
-    rows: list[tuple[str, dict[str, Any]]], key: str, numeric: bool, given: tuple[str, ...] | None, setting: str | int, where: str
-) -> tuple[tuple[str, ...], int]:
-    """Class names in label order, and where the labels start."""
-    if not numeric:
-        return given or in_natural_order(row[key] for _, row in rows if row[key] is not None), 0
-    names: dict[int, set[str]] = defaultdict(set)
-    for _, row in rows:
-        if row.get("cultivar") is not None:
-            names[int(row["label"])].add(row["cultivar"])
-    for label, several in names.items():
-        if len(several) > 1:
-            raise UserError(f"label {label} stands for {' and '.join(sorted(several))}", where=where, fix="give every cultivar one label")
-    labels = [int(row["label"]) for _, row in rows]
-    base = label_base(labels, given, {}, setting)
-    return given or names_of_labels(max(labels, default=base), names, base), base
+def _number_classes(listing: Listing, kept: list[tuple[str, dict[str, Any]]], setting: str | int, where: str) -> tuple[str, dict[str, int]]:
+    """Fills in the classes; the column that decides, and its texts -> class index. A numeric label decides over a name."""
+    given = read_classes(listing.store)
+    labels = [row["label"] for _, row in kept if row.get("label") is not None]
+    has_cultivar = any(row.get("cultivar") is not None for _, row in kept)
+    if labels and all(label.isdecimal() for label in labels):
+        names = settle_names((row["cultivar"] for _, row in kept if row.get("cultivar") is not None), where)
+        used: dict[str, set[str]] = defaultdict(set)
+        for _, row in kept:
+            if row.get("cultivar") is not None and row["label"] is not None:
+                used[row["label"]].add(names[row["cultivar"]])
+        for label, several in used.items():
+            if len(several) > 1:
+                raise UserError(
+                    f"label {label} stands for {' and '.join(sorted(several))}", where=where, fix="give every cultivar one label"
+                )
+        listing.classes, numbers = number_labels(labels, given, used, setting, where)
+        return "label", numbers
+    key = "cultivar" if has_cultivar else "label"
+    names = settle_names((row[key] for _, row in kept if row.get(key) is not None), where)
+    listing.classes = given or in_natural_order(names.values())
+    index = {name: number for number, name in enumerate(listing.classes)}
+    return key, {text: index[clean] for text, clean in names.items() if clean in index}

@@ -4,119 +4,129 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 
 from ufgvc.core.errors import UserError
-from ufgvc.core.storage import Store, join
+from ufgvc.core.storage import join
 from ufgvc.data.readers.listing import (
     LABEL_WITHOUT_CLASS,
     Listing,
     Photo,
     Rejected,
+    Source,
+    clean_name,
     image_ids,
     in_natural_order,
-    is_photograph,
-    label_base,
-    names_of_labels,
+    number_labels,
     read_classes,
-    stem_of,
+    settle_names,
+    whole_number,
 )
+from ufgvc.data.readers.matching import PathMatcher, split_of, stem_of
 
 _NAME = re.compile(r"^(?P<cultivar>.+)_(?P<k>[^_]+)_(?P<split>train|test)$")
+_HEADER = frozenset(("file", "filename", "file_name", "path", "image", "img", "name", "photo", "label", "class", "cultivar", "id"))
 
 
-def fits(files: dict[str, int]) -> bool:
-    photos = [path for path in files if path.startswith("images/") and is_photograph(path)]
-    return bool(photos) and (any(_is_anno(path) for path in files) or all(_NAME.match(stem_of(path)) for path in photos))
+def fits(source: Source) -> bool:
+    images = source.top_folder("images")
+    photos = [path for path in source.sizes if images and path.startswith(images)]
+    return bool(photos) and (bool(_anno_files(source)) or all(_NAME.match(stem_of(path)) for path in photos))
 
 
-def read(store: Store, files: dict[str, int], base_setting: str | int) -> Listing:
+def read(source: Source, base_setting: str | int) -> Listing:
     """Photographs with the labels of anno/*.txt, or of their names where there is no anno folder. UserError on files that make no sense."""
-    photos = [path for path in files if path.startswith("images/") and is_photograph(path)]
-    annos = [path for path in files if _is_anno(path)]
-    rejected: list[Rejected] = []
+    store, images = source.store, source.top_folder("images")
+    if images is None:
+        fix = "give the folder that holds images/ and anno/, or another --reader"
+        raise UserError("has no folder images/", where=store.uri, fix=fix)
+    photos = [path for path in source.sizes if path.startswith(images)]
+    annos = _anno_files(source)
+    listing = Listing(store, [], (), used=["classes.txt", *annos])
     if annos:
-        rows = _annotated(store, annos, photos, rejected)
+        rows = [row for anno in annos for row in _read_anno(source, anno, photos, listing.rejected)]
     else:
         rows = [(path, match["split"], match["cultivar"]) for path in photos if (match := _NAME.match(stem_of(path)))]
+    rows = list(dict.fromkeys(rows))
     named = {path for path, _, _ in rows}
     reason = "no anno file names it" if annos else "its name is not <cultivar>_<k>_<split>"
-    left_out = [Rejected(path, reason) for path in photos if path not in named]
+    listing.left_out = [Rejected(path, reason) for path in photos if path not in named]
+    masks_folder = source.top_folder("masks")  # `mask --kind exact` reads them
+    listing.used += [path for path in source.sizes if masks_folder and path.startswith(masks_folder)]
+    labels_folder = source.top_folder("labels")
+    if labels_folder:
+        listing.boxes = join(store.uri, labels_folder.rstrip("/"))
+        listing.used += [path for path in source.photographs.others if path.startswith(labels_folder)]
     classes = read_classes(store)
-    listing = Listing(store, [], (), rejected=rejected, left_out=left_out)
-    listing.boxes = join(store.uri, "labels") if any(path.startswith("labels/") for path in files) else None
     if all(label.isdecimal() for _, _, label in rows):
-        _number(listing, [(path, split, int(label)) for path, split, label in rows], files, classes, base_setting)
+        listing.classes, numbers = number_labels([label for _, _, label in rows], classes, _prefixes(rows), base_setting, store.uri)
     else:
-        _name(listing, rows, files, classes)
+        names = settle_names((label for _, _, label in rows), store.uri)
+        listing.classes = classes if classes is not None else in_natural_order(names.values())
+        index = {name: number for number, name in enumerate(listing.classes)}
+        numbers = {label: index[clean] for label, clean in names.items() if clean in index}
+    _add_photos(listing, rows, numbers, source.sizes, images)
     return listing
 
 
-def _is_anno(path: str) -> bool:
-    return path.startswith("anno/") and path.endswith(".txt") and _split_of_anno(path) is not None
+def _add_photos(listing: Listing, rows: list[tuple[str, str, str]], numbers: dict[str, int], sizes: dict[str, int], images: str) -> None:
+    ids = image_ids(path.removeprefix(images) for path, _, _ in rows)
+    for path, split, label in rows:
+        if label not in numbers:
+            shown = label if label.isdecimal() else repr(clean_name(label))
+            listing.rejected.append(Rejected(path, LABEL_WITHOUT_CLASS.format(label=shown)))
+            continue
+        number = numbers[label]
+        listing.photos.append(Photo(path, sizes[path], ids[path.removeprefix(images)], listing.classes[number], number, split))
+
+
+def _anno_files(source: Source) -> list[str]:
+    anno = source.top_folder("anno")
+    return [path for path in source.photographs.others if anno and path.startswith(anno) and path.endswith(".txt") and _split_of_anno(path)]
 
 
 def _split_of_anno(path: str) -> str | None:
-    words = set(re.split(r"[^a-z]+", stem_of(path).lower()))
-    return "train" if "train" in words else "test" if "test" in words else None
+    splits = {split_of(word) for word in re.split(r"[^a-z]+", stem_of(path).lower())} - {None}
+    return splits.pop() if len(splits) == 1 else None
 
 
-def _annotated(store: Store, annos: list[str], photos: list[str], rejected: list[Rejected]) -> list[tuple[str, str, str]]:
+def _read_anno(source: Source, anno: str, photos: list[str], rejected: list[Rejected]) -> Iterator[tuple[str, str, str]]:
     """(path, split, label) of every line that names a photograph that is there."""
-    paths = {path.removeprefix("images/"): path for path in photos} | {path: path for path in photos}
-    rows: list[tuple[str, str, str]] = []
-    seen: set[tuple[str, str, str]] = set()
-    for anno in annos:
-        split = _split_of_anno(anno)
-        assert split is not None
-        for number, line in enumerate(store.read_text(anno).splitlines(), 1):
-            if not line.strip():
-                continue
-            name, _, label = line.strip().replace("\t", " ").rpartition(" ")
-            name = name.strip().strip(",").removeprefix("./")
-            if not name:
-                what = f"line {number} is not `<file> <label>`: {line.strip()!r}"
-                raise UserError(what, where=f"{store.uri}/{anno}", fix="mend the line")
-            if name not in paths:
-                rejected.append(Rejected(f"images/{name}", f"{anno} names it, but it is not there"))
-            elif (paths[name], split, label) not in seen:
-                seen.add((paths[name], split, label))
-                rows.append((paths[name], split, label))
-    return rows
+    matcher, split = PathMatcher(photos, inside=True), _split_of_anno(anno)
+    assert split is not None
+    for number, line in enumerate(source.store.read_text(anno).splitlines(), 1):
+        if not line.strip() or (number == 1 and set(re.split(r"[\s,;]+", line.strip().lower())) <= _HEADER):
+            continue
+        name, label = _split_line(line.strip(), matcher)
+        found = matcher.find(name) if name else []
+        if not name or not label:
+            what = f"line {number} is not `<file> <label>`: {line.strip()!r}"
+            raise UserError(what, where=f"{source.store.uri}/{anno}", fix="mend the line")
+        if len(found) == 1:
+            yield found[0], split, whole_number(label)
+        else:
+            problem = f"which {len(found)} photographs are called" if found else "but it is not there"
+            rejected.append(Rejected(f"images/{name}", f"{anno} names it in line {number}, {problem}"))
 
 
-def _prefix(path: str) -> str:
-    match = _NAME.match(stem_of(path))
-    return match["cultivar"] if match else ""
+def _split_line(line: str, matcher: PathMatcher) -> tuple[str, str]:
+    """(file, label) of a line, in either order, parted by a tab, a comma, a semicolon or blanks; quotes around them are dropped."""
+    separator = next((sign for sign in ("\t", ",", ";") if sign in line), " ")
+    first, last = line.rpartition(separator)[::2], line.partition(separator)[::2]
+    name, label = (text.strip().strip("\"'").strip() for text in first)
+    if name and not matcher.find(name):
+        other_label, other_name = (text.strip().strip("\"'").strip() for text in last)
+        if other_name and matcher.find(other_name):
+            return other_name, other_label
+    return name.rstrip(",").strip(), label
 
 
-def _number(
-    listing: Listing, rows: list[tuple[str, str, int]], files: dict[str, int], classes: tuple[str, ...] | None, setting: str | int
-) -> None:
-    """Numeric labels stay in their order; they start at 0 or 1."""
-    prefixes: dict[int, set[str]] = defaultdict(set)
+def _prefixes(rows: list[tuple[str, str, str]]) -> dict[str, set[str]]:
+    """label -> <cultivar> of its file names; {} if one of them has no such name."""
+    prefixes: dict[str, set[str]] = defaultdict(set)
     for path, _, label in rows:
-        prefixes[label].add(_prefix(path))
-    if any("" in names for names in prefixes.values()):
-        prefixes.clear()
-    labels = [label for _, _, label in rows]
-    base = label_base(labels, classes, prefixes, setting)
-    listing.classes = classes if classes is not None else names_of_labels(max(labels, default=base), prefixes, base)
-    ids = image_ids(path.removeprefix("images/") for path, _, _ in rows)
-    for path, split, given in rows:
-        label = given - base
-        if not 0 <= label < len(listing.classes):
-            listing.rejected.append(Rejected(path, LABEL_WITHOUT_CLASS.format(label=given)))
-            continue
-        listing.photos.append(Photo(path, files[path], ids[path.removeprefix("images/")], listing.classes[label], label, split))
-
-
-def _name(listing: Listing, rows: list[tuple[str, str, str]], files: dict[str, int], classes: tuple[str, ...] | None) -> None:
-    """Labels that are names."""
-    listing.classes = classes if classes is not None else in_natural_order(label for _, _, label in rows)
-    numbers = {name: number for number, name in enumerate(listing.classes)}
-    ids = image_ids(path.removeprefix("images/") for path, _, _ in rows)
-    for path, split, name in rows:
-        if name not in numbers:
-            listing.rejected.append(Rejected(path, LABEL_WITHOUT_CLASS.format(label=repr(name))))
-            continue
-        listing.photos.append(Photo(path, files[path], ids[path.removeprefix("images/")], name, numbers[name], split))
+        match = _NAME.match(stem_of(path))
+        if match is None:
+            return {}
+        prefixes[label].add(clean_name(match["cultivar"]))
+    return prefixes

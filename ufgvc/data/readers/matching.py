@@ -1,0 +1,109 @@
+"""Finds the photograph that a path in somebody else's file means: boxes, tables and anno files all ask here."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable
+from urllib.parse import unquote
+
+from ufgvc.data.kinds import PHOTOGRAPHS, ending_of
+
+_SPLIT_WORDS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+_SPLIT_NAME = re.compile(r"(train|training|test|testing)(?:[ _-]?(?:set|data|images|photos|split))?")
+_LABEL_STUDIO = re.compile(r"^[0-9a-f]{8}-(?=.)")  # uploads get a hash in front of their names
+_ROBOFLOW = re.compile(r"_(?:jpe?g|png|webp|tiff?|bmp|heic)\.rf\.[0-9A-Za-z]+$", re.IGNORECASE)
+
+
+def split_of(word: str) -> str | None:
+    """train or test for the words that mean it (training, test_set, ...), else None."""
+    match = _SPLIT_NAME.fullmatch(word.strip().lower())
+    return _SPLIT_WORDS[match[1]] if match else None
+
+
+def stem_of(path: str) -> str:
+    return posixpath.splitext(posixpath.basename(path))[0]
+
+
+def without_ending(name: str) -> str:
+    """The path without a photograph's ending; any other dot belongs to the name."""
+    return posixpath.splitext(name)[0] if ending_of(name) in PHOTOGRAPHS else name
+
+
+class PathMatcher:
+    """Photographs of a source by the names that tools give them.
+
+    The file name must agree: with its ending, else without it, else without what Label Studio and Roboflow add, else in another
+    case. Of several photographs of one name the one that shares the longest tail of folders is meant. A name that points into
+    another folder of the source (another cultivar, the other split) never means a photograph of this one.
+
+    inside: the names are paths of this source, perhaps with folders in front or without some: no other folder may differ.
+    """
+
+    def __init__(self, paths: Iterable[str], inside: bool = False) -> None:
+        self.inside = inside
+        self._folder_names: set[str] = set()
+        self._tiers: tuple[dict[str, list[str]], ...] = tuple(defaultdict(list) for _ in range(4))
+        for path in paths:
+            self._folder_names.update(map(str.casefold, _folders(path)))
+            base = posixpath.basename(_normal(path))
+            for tier, key in zip(self._tiers, (base, without_ending(base), base.casefold(), without_ending(base).casefold()), strict=True):
+                tier[key].append(path)
+
+    def find(self, name: str) -> list[str]:
+        """The photographs that `name` may mean: [] for none, more than one where nothing tells them apart."""
+        found = self._find(_normal(name))
+        return found if found or "%" not in name else self._find(_normal(unquote(name)))
+
+    def _find(self, name: str) -> list[str]:
+        folders, base = name.split("/")[:-1], posixpath.basename(name)
+        exact, stems, exact_any_case, stems_any_case = self._tiers
+        stem = without_ending(base)
+        tiers = [(exact, base), (stems, stem), (exact_any_case, base.casefold()), (stems_any_case, stem.casefold())]
+        tiers += [(stems, alias) for alias in (_LABEL_STUDIO.sub("", stem), _ROBOFLOW.sub("", stem)) if alias != stem]
+        for tier, key in tiers:
+            candidates = [path for path in tier.get(key, ()) if self._may_mean(folders, _folders(path))]
+            if candidates:
+                return _longest_tail(folders, candidates)
+        return []
+
+    def _may_mean(self, named: list[str], there: list[str]) -> bool:
+        same = _common_tail(named, there)
+        named, there = named[: len(named) - same], there[: len(there) - same]
+        if not named or not there:
+            return True
+        splits = split_of(named[-1]), split_of(there[-1])
+        other_split = None not in splits and splits[0] != splits[1]
+        other_folder = named[-1].casefold() in self._folder_names and named[-1].casefold() not in map(str.casefold, there)
+        return not (self.inside or other_split or other_folder)
+
+
+def _normal(name: str) -> str:
+    """A path with "/" in composed Unicode, without scheme, drive, `./` and `../` in front."""
+    text = unicodedata.normalize("NFC", name.strip()).replace("\\", "/").removeprefix("file://")
+    parts = [part for part in re.sub(r"^[A-Za-z]:/", "", text).split("/") if part not in ("", ".", "..")]
+    return "/".join(parts)
+
+
+def _folders(path: str) -> list[str]:
+    return _normal(path).split("/")[:-1]
+
+
+def _common_tail(first: list[str], second: list[str]) -> int:
+    count = 0
+    for one, other in zip(reversed(first), reversed(second), strict=False):
+        if one.casefold() != other.casefold():
+            break
+        count += 1
+    return count
+
+
+def _longest_tail(named: list[str], candidates: list[str]) -> list[str]:
+    if len(candidates) == 1:
+        return candidates
+    tails = {path: _common_tail(named, _folders(path)) for path in candidates}
+    best = [path for path in candidates if tails[path] == max(tails.values())]
+    same_folder = [path for path in best if _folders(path) == named]
+    return same_folder or best

@@ -1,0 +1,210 @@
+"""One listing of a place: every file once, what lies there by accident, and which files are photographs.
+
+`ingest` and `predict` both read this list, so that a photograph that one of them takes is taken by the other.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow.fs as pafs
+
+from ufgvc.core.errors import UserError
+from ufgvc.core.storage import Store
+from ufgvc.data.kinds import HEAD_BYTES, NO_PHOTOGRAPHS, OTHER_KINDS, PHOTOGRAPHS, READABLE, ending_of, kind_of
+
+# What operating systems, file servers and sharing tools leave behind. Compared in lower case.
+_SYSTEM_FOLDERS = frozenset(
+    ("@eadir", "#recycle", "#snapshot", "@recycle", "$recycle.bin", "recycler", "lost+found", "__macosx", "__pycache__")
+) | {"system volume information", "network trash folder", "temporary items"}
+_SYSTEM_FILES = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"))
+_UNFINISHED = ("~", ".part", ".crdownload", ".download", ".tmp", ".temp", ".bak")
+# Files that are not opened to see whether they are photographs: there may be as many of them as photographs.
+_NO_PICTURES = frozenset(
+    (
+        *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".ini", ".md", ".rst", ".html", ".htm"),
+        *(".names", ".data", ".labels", ".cache", ".log", ".py", ".ipynb", ".parquet", ".xls", ".xlsx", ".ods", ".doc", ".docx"),
+        *(".npy", ".npz", ".pt", ".pth", ".onnx", ".mat", ".zip", ".gz", ".tgz", ".tar", ".7z", ".rar", ".aae", ".xmp", ".thm"),
+        *(".mp3", ".wav", ".db", ".sqlite"),
+    )
+)
+_READERS = 8
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """An input that is not used: `path` below its place, `reason` for people."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The files of a place, without system files.
+
+    sizes: bytes by relative path, sorted.  modified: nanoseconds since 1970 by path, where the storage knows.
+    unusable: names that cannot be opened (dangling links, names that are not UTF-8), with the reason.
+    """
+
+    store: Store
+    sizes: dict[str, int]
+    modified: dict[str, int]
+    unusable: list[Rejected] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """The photographs among the files of a scan.
+
+    sizes: bytes by path.  rejected: photographs that cannot be read, known by their names.  others: files of other kinds.
+    left_out: copies and duplicates that are passed over, with the reason.
+    """
+
+    sizes: dict[str, int]
+    rejected: list[Rejected]
+    left_out: list[Rejected]
+    others: list[str]
+
+
+def scan(store: Store, what: str = "--source", without: Store | None = None) -> Scan:
+    """Lists every file below `store`. UserError if there is no file.
+
+    what: the flag that named it, for the message.  without: a place whose files are left out if it lies below `store`.
+    """
+    result = Scan(store, {}, {})
+    outside = f"{without.path[len(store.path) :].strip('/')}/" if without and _is_below(without, store) else None
+    for path, size, modified, problem in sorted(_walk_local(store) if store.is_local else _list_remote(store)):
+        if _is_system(path) or (outside and path.startswith(outside)):
+            continue
+        if problem:
+            result.unusable.append(Rejected(path, problem))
+        else:
+            result.sizes[path] = size
+            result.modified[path] = modified
+    if not result.sizes and not result.unusable:
+        raise UserError(_why_empty(store), where=store.uri, fix=f"check {what}")
+    return result
+
+
+def find_photographs(files: Scan) -> Photographs:
+    """Sorts out which files are photographs: by their endings, and by their first bytes where the ending is not known."""
+    found = Photographs({}, [], [], [])
+    unknown: list[str] = []
+    other_kinds: dict[str, str] = {}
+    for path, size in files.sizes.items():
+        ending = ending_of(path)
+        if path.lower().rstrip().endswith(_UNFINISHED):
+            found.left_out.append(Rejected(path, "is a backup copy or an unfinished download by its name"))
+        elif ending in PHOTOGRAPHS:
+            found.sizes[path] = size
+        elif ending in OTHER_KINDS:
+            other_kinds[path] = ending
+        elif ending in _NO_PICTURES:
+            found.others.append(path)
+        else:
+            unknown.append(path)
+    with ThreadPoolExecutor(_READERS) as pool:
+        for path, kind in zip(unknown, pool.map(lambda path: _sniff(files.store, path), unknown), strict=True):
+            if kind in READABLE:
+                found.sizes[path] = files.sizes[path]
+            elif kind:
+                other_kinds[path] = f".{kind}"
+            else:
+                found.others.append(path)
+    used = {posixpath.splitext(path)[0] for path in found.sizes}
+    for path, ending in other_kinds.items():
+        reason = OTHER_KINDS[ending]
+        if posixpath.splitext(path)[0] in used:
+            reason = f"{reason.partition(':')[0]}; the photograph of the same name is used"
+            found.left_out.append(Rejected(path, reason))
+        else:
+            (found.left_out if ending in NO_PHOTOGRAPHS else found.rejected).append(Rejected(path, reason))
+    for bad in files.unusable:
+        (found.rejected if ending_of(bad.path) in PHOTOGRAPHS else found.left_out).append(bad)
+    return Photographs(dict(sorted(found.sizes.items())), found.rejected, found.left_out, sorted(found.others))
+
+
+def _is_below(inner: Store, outer: Store) -> bool:
+    return inner.fs.equals(outer.fs) and inner.path.startswith(f"{outer.path.rstrip('/')}/")
+
+
+def _is_system(path: str) -> bool:
+    parts = path.lower().split("/")
+    return any(part.startswith(".") or part in _SYSTEM_FOLDERS for part in parts) or parts[-1] in _SYSTEM_FILES
+
+
+def _sniff(store: Store, path: str) -> str | None:
+    with store.open_input(path) as file:
+        return kind_of(file.read(HEAD_BYTES))
+
+
+def _walk_local(store: Store) -> Iterator[tuple[str, int, int, str]]:
+    """(relative path, bytes, modified, problem) of every file; pyarrow stops at names that are not UTF-8 and follows loops."""
+    root = store.path
+    outer = frozenset((status.st_dev, status.st_ino) for status in map(os.stat, Path(root).resolve().parents))
+    pending: list[tuple[str, frozenset[tuple[int, int]]]] = [(root, outer)] if os.path.isdir(root) else []
+    while pending:
+        folder, above = pending.pop()
+        status = os.stat(folder)
+        here = above | {(status.st_dev, status.st_ino)}
+        try:
+            entries = list(os.scandir(folder))
+        except OSError as error:
+            yield _relative(folder, root), 0, 0, f"the folder may not be read ({error.strerror})"
+            continue
+        for entry in entries:
+            path = _relative(entry.path, root)
+            if not _is_utf8(entry.name):
+                yield path, 0, 0, "its name is not UTF-8 text: rename it"
+                continue
+            try:
+                status = entry.stat()
+            except OSError as error:
+                yield path, 0, 0, "is a link to nothing" if entry.is_symlink() else f"may not be read ({error.strerror})"
+                continue
+            if entry.is_file():
+                yield path, status.st_size, status.st_mtime_ns, ""
+            elif not entry.is_dir():
+                yield path, 0, 0, "is not a regular file"
+            elif (status.st_dev, status.st_ino) in here:
+                yield path, 0, 0, "is a link to a folder above it"
+            else:
+                pending.append((entry.path, here))
+
+
+def _relative(path: str, root: str) -> str:
+    """As text that can be printed and written: bytes that are no UTF-8 are shown as \\xNN."""
+    return os.fsencode(os.path.relpath(path, root)).decode("utf-8", "backslashreplace")
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _list_remote(store: Store) -> Iterator[tuple[str, int, int, str]]:
+    store.list(recursive=False)  # storage that refuses is explained here
+    for info in store.fs.get_file_info(pafs.FileSelector(store.path, recursive=True, allow_not_found=True)):
+        if info.type != pafs.FileType.File:
+            continue
+        path = info.path[len(store.path) :].removeprefix("/")
+        clean = posixpath.normpath(path) == path and not path.startswith("../")
+        problem = "" if clean else "its key has an empty part, `.` or `..` between slashes: rename it"
+        yield path, int(info.size or 0), int(info.mtime_ns or 0), problem
+
+
+def _why_empty(store: Store) -> str:
+    if not store.is_local:
+        return "holds no files"
+    if os.path.isdir(store.path):
+        return "is an empty folder"
+    return "is a file, and a folder is needed" if os.path.exists(store.path) else "there is no such folder"

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import subprocess
+import sys
+import time
 import uuid
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,3 +49,22 @@ def client_of(url: str) -> Any:
 
 def keys_in(url: str, bucket: str) -> list[str]:
     return sorted(each["Key"] for each in client_of(url).list_objects_v2(Bucket=bucket).get("Contents", []))
+
+
+@contextlib.contextmanager
+def start_middle(port: int, folder: Path, options: list[str]) -> Iterator[str]:
+    """tests/integration/s3_middle.py in a process of its own; its log is requests.log, and its faults are read from faults.json."""
+    files = ["--log", str(folder / "requests.log"), "--faults", str(folder / "faults.json")]
+    process = subprocess.Popen([sys.executable, "-m", "tests.integration.s3_middle", "--port", str(port), *files, *options])
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait(10)

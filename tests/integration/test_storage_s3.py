@@ -144,6 +144,9 @@ def test_an_interrupted_upload_leaves_nothing(store: Store) -> None:
         def __init__(self) -> None:
             self.reads = 0
 
+        def seek(self, offset: int) -> None:
+            assert offset == 0
+
         def read(self, size: int = -1) -> bytes:
             self.reads += 1
             if self.reads == 3:  # boto3 reads on a thread of its own; the signal goes to the main one, as Control-C does

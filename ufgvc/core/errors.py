@@ -1,6 +1,9 @@
-"""The error that a person can mend."""
+"""The errors that a person can mend."""
 
 from __future__ import annotations
+
+import errno
+import os
 
 
 class UserError(Exception):
@@ -18,25 +21,70 @@ class UserError(Exception):
         return f"{text}\n  -> {self.fix}" if self.fix else text
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (self.what, self.where, self.fix)
+        return _rebuild, (type(self), self.what, self.where, self.fix)
 
 
-def _rebuild(what: str, where: str | None, fix: str | None) -> UserError:
-    return UserError(what, where=where, fix=fix)
+class UnreadableFile(UserError):
+    """One file or object that cannot be read (no rights, archived) on storage that works: whoever reads many can leave it out."""
+
+
+def _rebuild(kind: type[UserError], what: str, where: str | None, fix: str | None) -> UserError:
+    return kind(what, where=where, fix=fix)
+
+
+_SPACE = "free some space, or give another place"
+_RIGHTS = "change its rights, or give another place"
+_OF_DISKS = {
+    errno.ENOSPC: ("no space is left on this disk", _SPACE),
+    errno.EDQUOT: ("the disk quota is used up", _SPACE),
+    errno.EFBIG: ("the file would be larger than the disk or `ulimit -f` allows", "raise the limit, or give another place"),
+    errno.EROFS: ("the disk is read-only", "mount it for writing, or give another place"),
+    errno.EACCES: ("access is refused", _RIGHTS),
+    errno.EPERM: ("access is refused", _RIGHTS),
+    errno.ENAMETOOLONG: ("the name is too long for this disk", "give a shorter name"),
+    errno.EISDIR: ("is a folder, where a file is needed", "give a file"),
+    errno.ENOTDIR: ("is a file, where a folder is needed", "give a folder"),
+    errno.EEXIST: ("is a file, where a folder is needed", "give a folder, or remove the file"),
+    errno.ELOOP: ("is a link that leads back to itself", "correct the link"),
+    errno.EIO: ("the disk cannot be read or written here (input/output error)", "check the disk"),
+    errno.ESTALE: ("the network disk has lost this file (stale handle)", "mount it again"),
+    errno.EMFILE: ("this process has too many files open", "raise the limit with `ulimit -n 65536`"),
+    errno.ENFILE: ("this machine has too many files open", "raise the limit (fs.file-max)"),
+}
+_OF_ONE_FILE = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.EIO, errno.ENAMETOOLONG)
+_CLEAR_WITHOUT_PATH = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE)
+
+
+def disk_error(error: BaseException, where: str | None = None, reading: bool = False) -> UserError | None:
+    """The message for what a disk refused, with its path and remedy; None if `error` is something else.
+
+    where: the path if the error does not name it.  reading: a single file was read; UnreadableFile if others may be readable.
+    """
+    if not isinstance(error, OSError) or error.errno not in _OF_DISKS:
+        return None
+    named = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else where
+    if named is None and error.errno not in _CLEAR_WITHOUT_PATH:  # a port, a process: no file
+        return None
+    what, fix = _OF_DISKS[error.errno]
+    return (UnreadableFile if reading and error.errno in _OF_ONE_FILE else UserError)(what, where=named, fix=fix)
 
 
 def user_error_in(error: BaseException | None) -> UserError | None:
-    """The UserError that caused `error`, however deeply a framework (Ray) has wrapped it; None if there is none."""
+    """The UserError that caused `error`, however deeply a framework (Ray) has wrapped it; else what a disk refused; None without."""
     seen: set[int] = set()
-    queue = [error]
+    queue: list[tuple[BaseException | None, bool]] = [(error, True)]
+    refused: UserError | None = None
     while queue:
-        current = queue.pop()
+        current, is_cause = queue.pop()
         if current is None or id(current) in seen:
             continue
         if isinstance(current, UserError):
             return current
+        if is_cause and refused is None:  # a disk's error that was only being handled when a bug came up is not the cause
+            refused = disk_error(current)
         seen.add(id(current))
-        queue += [current.__cause__, current.__context__, getattr(current, "cause", None), getattr(current, "controller_failure", None)]
-        queue += list(getattr(current, "worker_failures", {}).values())
-        queue.append(getattr(current, "training_failed_error", None))
-    return None
+        queue.append((current.__context__, False))
+        wrapped = [current.__cause__, getattr(current, "cause", None), getattr(current, "controller_failure", None)]
+        wrapped += [*getattr(current, "worker_failures", {}).values(), getattr(current, "training_failed_error", None)]
+        queue += [(each, is_cause) for each in wrapped]
+    return refused

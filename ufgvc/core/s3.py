@@ -1,13 +1,16 @@
-"""S3 behind a pyarrow filesystem that never writes directory markers.
+"""S3 as a filesystem for pyarrow and Ray that never writes directory markers.
 
-Plain pyarrow puts an empty "folder/" object on every create and delete; some servers turn that marker into a file that hides the whole
-folder. Here creating a folder does nothing and deleting goes object by object.
+A marker is an empty "folder/" object; some servers turn it into a file that hides the whole folder. Here creating a folder does nothing
+and deleting goes object by object. Everything goes through one boto3 client, so that credentials, certificates, proxies and retries are
+the same for reading and writing.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import tempfile
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -15,43 +18,32 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from ufgvc.core.errors import UserError
+from ufgvc.core.s3_client import CutOff, connection, prepare_environment
+from ufgvc.core.s3_errors import MISSING, code_of
 
 _DELETE_AT_ONCE = 1000  # the limit of one DeleteObjects request
-
-
-def prepare_environment() -> None:
-    """Older servers know no checksum trailers: both SDKs are told to send them only where S3 demands it, unless the user chose."""
-    os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
-    os.environ.setdefault("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")
-    os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
+_AHEAD = 8 << 20  # bytes that a stream reads at once
+IN_MEMORY = 16 << 20  # bytes of an object that wait in memory for its upload; more wait in a temporary file
 
 
 def open_s3() -> pafs.PyFileSystem:
     """A picklable filesystem for the bucket store that AWS_ENDPOINT_URL (or AWS itself) names."""
-    return pafs.PyFileSystem(MarkerFreeS3(*_connection()))
-
-
-def _connection() -> tuple[str | None, str | None]:
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    return endpoint, region or ("us-east-1" if endpoint else None)
+    return pafs.PyFileSystem(MarkerFreeS3(endpoint, region or ("us-east-1" if endpoint else None)))
 
 
 class MarkerFreeS3(pafs.FileSystemHandler):  # type: ignore[misc]  # pyarrow is not annotated
+    """Paths are bucket/key. Errors: FileNotFoundError, or UserError with the reason in words."""
+
     def __init__(self, endpoint: str | None, region: str | None) -> None:
         prepare_environment()
-        self.endpoint, self.region = endpoint, region
-        options: dict[str, Any] = {"connect_timeout": 10, "request_timeout": 60, "retry_strategy": pafs.AwsStandardS3RetryStrategy()}
-        if region:
-            options["region"] = region
         if endpoint:
             scheme, _, address = endpoint.rstrip("/").partition("://")
             if not address or scheme not in ("http", "https"):
                 raise UserError("is not an address", where="AWS_ENDPOINT_URL", fix="give it as http://host:port or https://host")
-            options |= {"scheme": scheme, "endpoint_override": address}
-        self._fs = pafs.S3FileSystem(**options)
-        self._client_of_writes: Any = None
-        self._buckets_seen: set[str] = set()
+        self.endpoint, self.region = endpoint, region
+        self._connection = connection(endpoint, region)
 
     def __reduce__(self) -> tuple[object, ...]:
         return MarkerFreeS3, (self.endpoint, self.region)
@@ -64,37 +56,48 @@ class MarkerFreeS3(pafs.FileSystemHandler):  # type: ignore[misc]  # pyarrow is 
 
     __hash__ = None  # type: ignore[assignment]
 
-    def lacks_bucket(self, path: str) -> bool:
-        """Whether the server says that the path's bucket is not there; False if it does not tell us. Asks once for each bucket it has."""
-        bucket = path.partition("/")[0]
-        if bucket in self._buckets_seen:
-            return False
-        try:
-            lacking = self._fs.get_file_info(bucket).type == pafs.FileType.NotFound
-        except OSError:  # who may read a prefix need not be allowed to look at the bucket
-            lacking = False
-        if not lacking:
-            self._buckets_seen.add(bucket)
-        return bool(lacking)
-
     def get_type_name(self) -> str:
         return "s3"
 
     def normalize_path(self, path: str) -> str:
-        return self._fs.normalize_path(path)
+        return path
 
     def get_file_info(self, paths: list[str]) -> list[pafs.FileInfo]:
-        return self._fs.get_file_info(paths)
+        return [self._info(path) for path in paths]
+
+    def _info(self, path: str) -> pafs.FileInfo:
+        bucket, key = _split(path)
+        if not bucket:
+            return pafs.FileInfo(path, pafs.FileType.Directory)
+        if key:
+            with contextlib.suppress(FileNotFoundError):
+                found = self._connection.call(lambda client: _head(client, bucket, key), _uri(path), reading=True)
+                return _file_info(path, found["ContentLength"], found["LastModified"])
+        prefix = f"{key}/" if key else ""
+        page = self._connection.call(lambda client: client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1), _uri(path))
+        is_folder = not key or page.get("Contents")
+        return pafs.FileInfo(path, pafs.FileType.Directory if is_folder else pafs.FileType.NotFound)
 
     def get_file_info_selector(self, selector: pafs.FileSelector) -> list[pafs.FileInfo]:
-        return self._fs.get_file_info(selector)
+        bucket, key = _split(selector.base_dir)
+        if not bucket:
+            raise UserError("names no bucket", where="s3://", fix="write s3://bucket/prefix")
+        prefix = f"{key}/" if key else ""
+        options = {"Bucket": bucket, "Prefix": prefix} | ({} if selector.recursive else {"Delimiter": "/"})
+        files, folders = self._connection.call(lambda client: _listed(client, options), _uri(selector.base_dir))
+        if not files and not folders and not selector.allow_not_found:
+            raise FileNotFoundError(f"{_uri(selector.base_dir)} is not there")
+        found = [pafs.FileInfo(f"{bucket}/{each}", pafs.FileType.Directory) for each in sorted(folders)]
+        return found + [_file_info(f"{bucket}/{each['Key']}", each["Size"], each["LastModified"]) for each in files]
 
     def create_dir(self, path: str, recursive: bool) -> None:
         """Folders do not exist on an object store."""
 
     def delete_dir(self, path: str) -> None:
-        selector = pafs.FileSelector(path, recursive=True, allow_not_found=True)
-        self._delete([info.path for info in self._fs.get_file_info(selector) if info.type == pafs.FileType.File])
+        bucket, key = _split(path)
+        options = {"Bucket": bucket, "Prefix": f"{key}/" if key else ""}
+        files, _ = self._connection.call(lambda client: _listed(client, options, markers=True), _uri(path))
+        self._delete(bucket, [each["Key"] for each in files])
 
     def delete_dir_contents(self, path: str, missing_dir_ok: bool = False) -> None:
         self.delete_dir(path)
@@ -103,74 +106,187 @@ class MarkerFreeS3(pafs.FileSystemHandler):  # type: ignore[misc]  # pyarrow is 
         raise PermissionError("refusing to empty every bucket")
 
     def delete_file(self, path: str) -> None:
-        self._delete([path])
+        bucket, key = _split(path)
+        self._delete(bucket, [key])
 
-    def _delete(self, paths: list[str]) -> None:
-        keys_in: dict[str, list[str]] = {}
-        for path in paths:
-            bucket, _, key = path.partition("/")
-            keys_in.setdefault(bucket, []).append(key)
-        for bucket, keys in keys_in.items():
-            for start in range(0, len(keys), _DELETE_AT_ONCE):
-                objects = [{"Key": key} for key in keys[start : start + _DELETE_AT_ONCE]]
-                with _in_the_words_of_pyarrow(bucket):
-                    answer = self._client().delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
-                for problem in answer.get("Errors", []):
-                    raise _refusal(bucket, problem.get("Code"), problem.get("Message"))
+    def _delete(self, bucket: str, keys: list[str]) -> None:
+        from botocore.exceptions import ClientError
+
+        def delete(client: Any) -> None:
+            answer = client.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
+            for problem in answer.get("Errors", []):
+                raise ClientError({"Error": problem, "ResponseMetadata": answer["ResponseMetadata"]}, "DeleteObjects")
+
+        for start in range(0, len(keys), _DELETE_AT_ONCE):
+            objects = [{"Key": key} for key in keys[start : start + _DELETE_AT_ONCE]]
+            self._connection.call(delete, _uri(f"{bucket}/{keys[start]}"))
 
     def upload(self, file: IO[bytes], path: str) -> None:
-        """Uploads a file from its start, whole or not at all: a stream of pyarrow can only be completed, never given up."""
-        bucket, _, key = path.partition("/")
-        with _in_the_words_of_pyarrow(bucket):
-            self._client().upload_fileobj(file, bucket, key)
+        """Uploads a file from its start, whole or not at all."""
+        bucket, key = _split(path)
 
-    def _client(self) -> Any:
-        if self._client_of_writes is None:
-            import boto3
-            from botocore.config import Config
+        def send(client: Any) -> None:
+            file.seek(0)
+            client.upload_fileobj(_KeptOpen(file), bucket, key)
 
-            config = Config(connect_timeout=10, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 4})
-            session = boto3.session.Session()
-            self._client_of_writes = session.client("s3", endpoint_url=self.endpoint, region_name=self.region, config=config)
-        return self._client_of_writes
+        self._connection.call(send, _uri(path))
+
+    def read(self, path: str, start: int = 0, stop: int | None = None) -> bytes:
+        """The bytes [start, stop) of an object; None is its end."""
+        from botocore.exceptions import BotoCoreError
+
+        bucket, key = _split(path)
+        asked = {} if not start and stop is None else {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"}
+
+        def get(client: Any) -> bytes:
+            body = client.get_object(Bucket=bucket, Key=key, **asked)["Body"]
+            try:
+                return bytes(body.read())
+            except BotoCoreError as error:
+                raise CutOff from error
+            finally:
+                body.close()
+
+        return self._connection.call(get, _uri(path), reading=True)
 
     def move(self, src: str, dest: str) -> None:
-        self._fs.copy_file(src, dest)
-        self._delete([src])
+        self.copy_file(src, dest)
+        self.delete_file(src)
 
     def copy_file(self, src: str, dest: str) -> None:
-        self._fs.copy_file(src, dest)
+        (from_bucket, from_key), (bucket, key) = _split(src), _split(dest)
+        self._connection.call(lambda client: client.copy({"Bucket": from_bucket, "Key": from_key}, bucket, key), _uri(dest))
 
     def open_input_stream(self, path: str) -> pa.NativeFile:
-        return self._fs.open_input_stream(path)
+        return pa.PythonFile(io.BufferedReader(self._object(path), _AHEAD), mode="r")
 
     def open_input_file(self, path: str) -> pa.NativeFile:
-        return self._fs.open_input_file(path)
+        return pa.PythonFile(self._object(path), mode="r")
+
+    def _object(self, path: str) -> _Object:
+        info = self._info(path)
+        if info.type != pafs.FileType.File:
+            raise FileNotFoundError(f"{_uri(path)} is not there")
+        return _Object(self, path, info.size)
 
     def open_output_stream(self, path: str, metadata: dict[str, str]) -> pa.NativeFile:
-        return self._fs.open_output_stream(path, metadata=metadata)
+        return pa.PythonFile(_Upload(self, path), mode="w")
 
     def open_append_stream(self, path: str, metadata: dict[str, str]) -> pa.NativeFile:
-        return self._fs.open_append_stream(path, metadata=metadata)
+        raise NotImplementedError("an object cannot be appended to")
 
 
-def _refusal(bucket: str, code: str | None, text: str | None) -> OSError:
-    return OSError(f"In bucket '{bucket}': AWS Error {code or 'UNKNOWN'} during operation: {text or ''}")
+class _KeptOpen:
+    """A file that boto3 cannot close: it does so after an upload, and another try needs it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.read, self.seek = file.read, file.seek
+        if hasattr(file, "tell"):
+            self.tell = file.tell
+
+    def close(self) -> None:
+        """The owner does."""
 
 
-@contextlib.contextmanager
-def _in_the_words_of_pyarrow(bucket: str) -> Iterator[None]:
-    """boto3's errors as pyarrow would raise them, so that whoever explains errors has one kind to read."""
-    from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError, NoCredentialsError
+class _Object(io.RawIOBase):
+    """An object read by ranges, one request each."""
+
+    def __init__(self, fs: MarkerFreeS3, path: str, size: int) -> None:
+        self._fs, self._path, self._size, self._at = fs, path, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        stop = self._size if size is None or size < 0 else min(self._at + size, self._size)
+        if stop <= self._at:
+            return b""
+        data = self._fs.read(self._path, self._at, stop)
+        self._at += len(data)
+        return data
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class _Upload:
+    """A file that is uploaded when it is closed; one that is only forgotten is not (a class of `io` would close itself)."""
+
+    def __init__(self, fs: MarkerFreeS3, path: str) -> None:
+        self._fs, self._path = fs, path
+        self._waiting = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115
+
+    def write(self, data: Any) -> int:
+        return self._waiting.write(data)
+
+    def tell(self) -> int:
+        return self._waiting.tell()
+
+    def flush(self) -> None:
+        """Nothing is sent before the end."""
+
+    @property
+    def closed(self) -> bool:
+        return self._waiting.closed
+
+    def close(self) -> None:
+        if not self.closed:
+            with self._waiting:
+                self._fs.upload(self._waiting, self._path)
+
+
+def _head(client: Any, bucket: str, key: str) -> dict[str, Any]:
+    from botocore.exceptions import ClientError
 
     try:
-        yield
+        return dict(client.head_object(Bucket=bucket, Key=key))
     except ClientError as error:
-        problem = error.response.get("Error", {})
-        raise _refusal(bucket, problem.get("Code"), problem.get("Message")) from error
-    except (ConnectionError, HTTPClientError) as error:
-        raise _refusal(bucket, "NETWORK_CONNECTION", str(error)) from error
-    except NoCredentialsError as error:
-        raise _refusal(bucket, "NO_CREDENTIALS", str(error)) from error
-    except BotoCoreError as error:
-        raise _refusal(bucket, type(error).__name__, str(error)) from error
+        if code_of(error) in MISSING:
+            raise
+    client.get_object(Bucket=bucket, Key=key, Range="bytes=0-0")["Body"].close()  # an answer to HEAD has no body that says why
+    return dict(client.head_object(Bucket=bucket, Key=key))  # the refusal has passed
+
+
+def _listed(client: Any, options: dict[str, str], markers: bool = False) -> tuple[list[dict[str, Any]], set[str]]:
+    """The objects below a prefix, and the folders that their keys imply. A marker counts as a folder, unless `markers`."""
+    files: list[dict[str, Any]] = []
+    folders: set[str] = set()
+    for page in client.get_paginator("list_objects_v2").paginate(**options):
+        folders.update(each["Prefix"].rstrip("/") for each in page.get("CommonPrefixes", []))
+        for each in page.get("Contents", []):
+            if markers or not each["Key"].endswith("/"):
+                files.append(each)
+            folders.update(_parents(each["Key"], options["Prefix"]))
+    return files, folders
+
+
+def _parents(key: str, prefix: str) -> Iterator[str]:
+    """Every folder between a prefix and a key below it."""
+    names = key[len(prefix) :].split("/")[:-1]
+    for count in range(1, len(names) + 1):
+        yield prefix + "/".join(names[:count])
+
+
+def _file_info(path: str, size: int, modified: Any) -> pafs.FileInfo:
+    return pafs.FileInfo(path, pafs.FileType.File, mtime=modified, size=size)
+
+
+def _split(path: str) -> tuple[str, str]:
+    bucket, _, key = path.partition("/")
+    return bucket, key
+
+
+def _uri(path: str) -> str:
+    return f"s3://{path}"

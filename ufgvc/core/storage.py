@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import posixpath
-import re
 import shutil
 import tempfile
 import uuid
@@ -20,12 +19,11 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from ufgvc.core.errors import UserError
-from ufgvc.core.s3 import MarkerFreeS3, open_s3
+from ufgvc.core.errors import UserError, disk_error
+from ufgvc.core.s3 import IN_MEMORY, MarkerFreeS3, open_s3
 from ufgvc.core.text import decode_text
 
 _TEMPORARY = ".ufgvc-tmp-"
-_IN_MEMORY = 16 << 20  # bytes of an object that wait in memory for its upload; more wait in a temporary file
 _CHUNK = 4 << 20
 
 
@@ -63,10 +61,7 @@ class Store:
 
     def exists(self, name: str = "") -> bool:
         with self._explained(name):
-            found = self.fs.get_file_info(self.full(name)).type != pafs.FileType.NotFound
-        if not found:
-            self._need_bucket()
-        return found
+            return bool(self.fs.get_file_info(self.full(name)).type != pafs.FileType.NotFound)
 
     def is_file(self, name: str = "") -> bool:
         """Whether there is a file of that name; without a name, whether this place itself is a file and no folder."""
@@ -86,18 +81,20 @@ class Store:
         selector = pafs.FileSelector(self.full(prefix), recursive=recursive, allow_not_found=True)
         with self._explained(prefix):
             infos = self.fs.get_file_info(selector)
-        if not infos:
-            self._need_bucket()
         paths = (info.path for info in infos if info.type == pafs.FileType.File and _TEMPORARY not in info.base_name)
         return sorted(posixpath.relpath(path, self.path) for path in paths)
 
     def open_input(self, name: str) -> pa.NativeFile:
         """A seekable file for reading."""
-        with self._explained(name):
+        with self._explained(name, reading=True):
             return self.fs.open_input_file(self.full(name))
 
     def read_bytes(self, name: str) -> bytes:
-        with self._explained(name), self.fs.open_input_file(self.full(name)) as file:
+        """FileNotFoundError if it is not there; UnreadableFile if this one cannot be read, UserError if the storage refuses."""
+        handler = self._s3()
+        if handler is not None:
+            return handler.read(self.full(name))
+        with self._explained(name, reading=True), self.fs.open_input_file(self.full(name)) as file:
             return file.read()
 
     def read_text(self, name: str) -> str:
@@ -123,7 +120,7 @@ class Store:
         target = self.full(name)
         if not self.is_local:
             # An upload stream of pyarrow cannot be given up: even when it is only forgotten, it completes what it has.
-            with tempfile.SpooledTemporaryFile(_IN_MEMORY) as waiting:
+            with tempfile.SpooledTemporaryFile(IN_MEMORY) as waiting:
                 yield waiting
                 waiting.seek(0)
                 with self._explained(name):
@@ -168,58 +165,32 @@ class Store:
                 shutil.copyfileobj(source, file, _CHUNK)
 
     def _send(self, file: IO[bytes], target: str) -> None:
-        handler = getattr(self.fs, "handler", None)
-        if isinstance(handler, MarkerFreeS3):
+        handler = self._s3()
+        if handler is not None:
             handler.upload(file, target)
             return
         with self.fs.open_output_stream(target) as upload:
             shutil.copyfileobj(file, upload, _CHUNK)
 
-    def _need_bucket(self) -> None:
-        """UserError if nothing was found because the bucket is not there: a misspelt bucket is not an empty one."""
+    def _s3(self) -> MarkerFreeS3 | None:
         handler = getattr(self.fs, "handler", None)
-        if isinstance(handler, MarkerFreeS3) and handler.lacks_bucket(self.path):
-            what, fix = _EXPLANATIONS["NOSUCHBUCKET"]
-            raise UserError(what, where=self.uri, fix=fix)
+        return handler if isinstance(handler, MarkerFreeS3) else None
 
     @contextlib.contextmanager
-    def _explained(self, name: str) -> Iterator[None]:
-        """Turns what storage servers answer into messages for people; a missing file stays FileNotFoundError."""
+    def _explained(self, name: str, reading: bool = False) -> Iterator[None]:
+        """Turns what a disk or a server refuses into messages for people; a missing file stays FileNotFoundError."""
         try:
             yield
-        except UserError:
-            raise
         except FileNotFoundError:
-            self._need_bucket()
             raise
         except OSError as error:
             where = f"{self.uri}/{name}" if name else self.uri
-            text = str(error)
-            code = re.search(r"AWS Error (\w+(?: \(HTTP status \d+\))?)", text)
-            known = _EXPLANATIONS.get(code[1].replace("_", "").upper()) if code else None
-            if known:
-                raise UserError(known[0], where=where, fix=known[1]) from error
-            remote = self.fs.type_name.endswith("s3")
-            if not remote and not isinstance(error, PermissionError):
+            refused = disk_error(error, where, reading)
+            if refused is None and self.is_local:
                 raise
-            fix = f"check AWS_ENDPOINT_URL and {_RIGHTS}" if remote else "check the address and the rights"
-            raise UserError(f"storage failed: {text.splitlines()[0]}", where=where, fix=fix) from error
-
-
-_KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-_RIGHTS = f"the credentials ({_KEYS}) and the bucket's rights"
-# The code between "AWS Error" and "during ... operation", in capitals without "_": pyarrow and boto3 spell it differently.
-_EXPLANATIONS = {
-    "NOSUCHBUCKET": ("there is no such bucket", "create the bucket or correct the URI"),
-    "INVALIDBUCKETNAME": ("this is no name for a bucket", "correct the URI"),
-    "INVALIDACCESSKEYID": ("the access key is not known to the server", f"set {_KEYS}"),
-    "SIGNATUREDOESNOTMATCH": ("the secret key is wrong", "set AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"),
-    "ACCESSDENIED": ("access is refused", f"check {_RIGHTS}"),
-    "NOCREDENTIALS": ("no credentials were found", f"set {_KEYS}"),
-    "PROFILENOTFOUND": ("the profile that AWS_PROFILE names is not there", "correct AWS_PROFILE or AWS_SHARED_CREDENTIALS_FILE"),
-    "UNKNOWN (HTTP STATUS 301)": ("the bucket lies in another region", "set AWS_DEFAULT_REGION to the bucket's region"),
-    "NETWORKCONNECTION": ("the storage server does not answer", "check AWS_ENDPOINT_URL and that the server runs"),
-}
+            text = str(error).splitlines()[0]
+            fix = "check the address and the rights"
+            raise refused or UserError(f"storage failed: {text}", where=where, fix=fix) from error
 
 
 def open_store(uri: str | Path) -> Store:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ufgvc.core.errors import UnreadableFile
 from ufgvc.core.storage import Store
 from ufgvc.core.types import Box
 from ufgvc.data.images import BadImage, inspect, strip_metadata
@@ -72,16 +73,18 @@ class Packer:
         regions_part = self.regions.write(job.name, job.split, regions)
         return Packed(images_part, regions_part, table.select(INDEX_COLUMNS), rejected)
 
-    def _read(self, path: str) -> bytes | None:
+    def _read(self, path: str) -> bytes | BadImage:
         try:
             return self.source.read_bytes(path)
         except FileNotFoundError:
-            return None
+            return BadImage("was listed, but is gone")
+        except UnreadableFile as error:
+            return BadImage(error.what)
 
-    def _row(self, photo: Photo, data: bytes | None, rejected: list[Rejected]) -> dict[str, Any] | None:
+    def _row(self, photo: Photo, data: bytes | BadImage, rejected: list[Rejected]) -> dict[str, Any] | None:
         try:
-            if data is None:
-                raise BadImage("was listed, but is gone")
+            if isinstance(data, BadImage):
+                raise data
             info = inspect(data)
             stored = strip_metadata(data)
         except BadImage as error:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ufgvc.core.errors import UserError
+from ufgvc.core.errors import UnreadableFile, UserError
 from ufgvc.core.storage import Store, join, open_store
 from ufgvc.data.cluster import RaySettings, quiet_data, ray_session
 from ufgvc.data.images import BadImage, decode, inspect
@@ -145,6 +145,8 @@ class Predictor:
             return None, error.reason
         except FileNotFoundError:
             return None, "is gone since the folder was listed"
+        except UnreadableFile as error:
+            return None, error.what
 
 
 def top_classes(logits: np.ndarray, top: int, temperature: float = 1.0) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
+from ufgvc.core.s3_client import certificates
 from ufgvc.track.settings import Place, is_remote, redact
 
 log = logging.getLogger(__name__)
@@ -29,8 +30,11 @@ def prepare(place: Place) -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    if place.artifacts and place.artifacts.startswith("s3://") and os.environ.get("AWS_ENDPOINT_URL"):
-        os.environ.setdefault("MLFLOW_S3_ENDPOINT_URL", os.environ["AWS_ENDPOINT_URL"])
+    if place.artifacts and place.artifacts.startswith("s3://"):
+        if endpoint := os.environ.get("AWS_ENDPOINT_URL"):
+            os.environ.setdefault("MLFLOW_S3_ENDPOINT_URL", endpoint)
+        if trusted := certificates():  # MLflow's own client knows AWS_CA_BUNDLE only
+            os.environ.setdefault("AWS_CA_BUNDLE", trusted)
 
 
 def reach(place: Place) -> None:

@@ -3,7 +3,7 @@
 `--config FILE` fills any flag from YAML: top-level keys, and the section named after the command (`mask: {kind: box}` is
 `ufgvc mask --kind box`; `train` and `pipeline` keep their sections: `--train.epochs 3`). A flag beats the file. An unknown key is refused.
 Exit codes: 0 done, 1 our fault, 2 the user's mistake (one message, no traceback), 3 `promote --strict` promoted nothing,
-130 and 143 stopped by Control-C and by SIGTERM.
+130 and 143 stopped by Control-C and by SIGTERM, 141 the reader of the output left (`| head`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ufgvc import __version__
 from ufgvc.commands import COMMANDS, Command
 from ufgvc.core.config import Section, describe_validation, load_yaml
 from ufgvc.core.errors import UserError, user_error_in
-from ufgvc.core.runtime import Stopped, send_nothing_home, setup_logging, stoppable, yield_idle_threads
+from ufgvc.core.runtime import Stopped, output_may_be_cut, send_nothing_home, setup_logging, stoppable, yield_idle_threads
 
 SHARED_KEYS = frozenset(
     "name source data boxes reader split runs seed method options model compare out fresh tracking ray".split()  # noqa: SIM905
@@ -34,6 +34,11 @@ WEIGHTS = frozenset(("init", "coco_weights"))  # a name, or a file
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns the exit code."""
+    with output_may_be_cut():
+        return _main(arguments)
+
+
+def _main(arguments: list[str] | None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
         print(overview())

@@ -219,6 +219,47 @@ def _raising(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(COMMANDS._known, "mask", Command("fails", lambda method: Nothing, run))
 
 
+def run_without_a_reader(program: list[str], unbuffered: bool) -> tuple[int, str]:
+    """The exit code and standard error of a process whose output nobody reads any more, as behind `| head`."""
+    read, write = os.pipe()
+    os.close(read)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)} | ({"PYTHONUNBUFFERED": "1"} if unbuffered else {})
+    try:
+        done = subprocess.run(
+            [sys.executable, *program], stdout=write, stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False, env=environment
+        )
+    finally:
+        os.close(write)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("unbuffered", [False, True])
+@pytest.mark.parametrize("arguments", [["--help"], ["synth", "--help"], ["train", "--help"]])
+def test_output_that_nobody_reads_to_its_end(arguments: list[str], unbuffered: bool) -> None:
+    assert run_without_a_reader(["-m", "ufgvc.cli", *arguments], unbuffered) == (141, "")
+
+
+def test_a_job_whose_result_nobody_reads_and_a_server_that_hangs_up() -> None:
+    program = (
+        "import sys\n"
+        "from ufgvc import cli, commands\n"
+        "def work(settings):\n"
+        "    {}\n"
+        "commands.COMMANDS._known['sync'] = commands.Command('works', commands.COMMANDS.get('sync').settings, work)\n"
+        "raise SystemExit(cli.main(['sync', '--runs', '/tmp/x']))\n"
+    )
+    assert run_without_a_reader(["-c", program.format("print('done')")], unbuffered=False) == (141, "")
+    done = subprocess.run(
+        [sys.executable, "-c", program.format("raise BrokenPipeError('the server hung up')")],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "BrokenPipeError: the server hung up"
+
+
 def test_a_fault_of_ours_keeps_its_traceback(outside_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
     _raising(ZeroDivisionError("ours"), monkeypatch)
     with pytest.raises(ZeroDivisionError):

@@ -9,6 +9,7 @@ import importlib.metadata
 import logging
 import os
 import platform
+import select
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 PACKAGES = ("ufgvc", "torch", "torchvision", "ray", "mlflow", "ultralytics-opencv-headless", "pyarrow", "numpy", "pillow")
 
@@ -51,6 +53,40 @@ def stoppable() -> Iterator[None]:
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def output_may_be_cut() -> Iterator[None]:
+    """Within the block a reader of the output may leave early (`| head`): SystemExit(141), as a shell names it, and no traceback.
+
+    A pipe that breaks elsewhere, such as the connection to a server, stays the error that it is.
+    """
+    try:
+        try:
+            yield
+        except SystemExit:
+            sys.stdout.flush()  # else the interpreter would, where nobody can catch the error
+            raise
+        sys.stdout.flush()
+    except BrokenPipeError:
+        cut = [stream for stream in (sys.stdout, sys.stderr) if _without_reader(stream)]
+        if not cut:
+            raise
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in cut:  # what is still in its buffer is written when the process ends
+            os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+        raise SystemExit(128 + signal.SIGPIPE) from None
+
+
+def _without_reader(stream: TextIO) -> bool:
+    try:
+        number = stream.fileno()
+    except (OSError, ValueError):  # no file: an object of a test or of a notebook
+        return False
+    poll = select.poll()
+    poll.register(number, select.POLLOUT)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 @contextlib.contextmanager

@@ -1,0 +1,40 @@
+"""Running our commands in this process, as a person would start them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from dataclasses import dataclass
+
+from ufgvc.cli import main
+
+
+@dataclass(frozen=True)
+class Ended:
+    """code: the exit code.  out, err: what was written; the log goes to err."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def text(self) -> str:
+        return self.out + self.err
+
+
+def ufgvc(*arguments: object) -> Ended:
+    """Runs one command line. A traceback of the command is raised here."""
+    out, err = io.StringIO(), io.StringIO()
+    log = logging.StreamHandler(err)
+    log.setFormatter(logging.Formatter("%(message)s"))
+    logging.getLogger().addHandler(log)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                code = main([str(argument) for argument in arguments])
+            except SystemExit as stopped:
+                code = stopped.code if isinstance(stopped.code, int) else 0 if stopped.code is None else 1
+    finally:
+        logging.getLogger().removeHandler(log)
+    return Ended(code, out.getvalue(), err.getvalue())

@@ -1,0 +1,224 @@
+"""Every command through the real command line, in each of its documented forms, on one small drawn data set."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+
+from tests.command_line import Ended, ufgvc
+from tests.golden.trainings import HERE
+from ufgvc.data.shards import open_dataset, read_index, read_part
+
+ROOT = Path(__file__).parents[2]
+SMALL = ("--method", "resnet50", "--options.backbone", "shufflenet_v2_x0_5", "--train.init", "none", "--train.epochs", "1")
+SIZES = ("--train.batch-size", "6", "--train.resize", "40", "--train.crop", "32", "--train.cache", "host")
+MODEL, PHOTOGRAPHS = HERE / "model", HERE / "photographs"
+
+
+def done(*arguments: object) -> Ended:
+    ended = ufgvc(*arguments)
+    assert ended.code == 0, f"ufgvc {' '.join(map(str, arguments))}\n{ended.text}"
+    return ended
+
+
+def boxes_in(data: Path) -> int:
+    """How many photographs of a data set have boxes."""
+    dataset = open_dataset(str(data))
+    rows = [row for part in dataset.parts for row in read_part(dataset, "regions/annotated", part).to_pylist()]
+    return sum(row["boxes"] is not None for row in rows)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Path:
+    """leaves/ as `synth` draws it, and the same photographs in every other documented form."""
+    work = tmp_path_factory.mktemp("work")
+    settings = ("--cultivars", 3, "--train-per-cultivar", 4, "--test-per-cultivar", 2, "--size", 64, "--seed", 2)
+    assert str(work / "leaves") in done("synth", "--out", work / "leaves", *settings).out
+    rows = []
+    for split in ("train", "test"):
+        for path in sorted((work / "leaves" / "images").glob(f"*_{split}.jpg")):
+            cultivar, number, _ = path.stem.split("_")
+            for place in (f"folders/{split}/{cultivar}", f"unsplit/{cultivar}", f"table/{cultivar}"):
+                (work / place).mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, work / place)
+            rows.append((f"{cultivar}/{path.name}", f"cultivar {cultivar}", split, f"plant {split} {number}"))
+    with open(work / "table" / "leaves.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("path", "cultivar", "split", "group"), *rows])
+    shutil.copytree(work / "table", work / "parquet")
+    table = pyarrow.csv.read_csv(work / "parquet" / "leaves.csv")
+    pyarrow.parquet.write_table(table, work / "parquet" / "leaves.parquet")
+    (work / "parquet" / "leaves.csv").unlink()
+    write_boxes(work)
+    return work
+
+
+def write_boxes(work: Path) -> None:
+    """yolo/, voc/, coco/instances.json and one photograph folder with its boxes beside it (beside/), for the leaves of train."""
+    photographs = sorted((work / "folders" / "train").rglob("*.jpg"))
+    shutil.copytree(work / "folders", work / "beside")
+    for folder in ("yolo", "voc", "coco"):
+        (work / folder).mkdir()
+    (work / "yolo" / "classes.txt").write_text("vein\ncontour\n")
+    (work / "beside" / "classes.txt").write_text("vein\ncontour\n")
+    coco: dict[str, list[dict[str, object]]] = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "vein"}]}
+    coco["categories"].append({"id": 2, "name": "contour"})
+    for number, path in enumerate(photographs):
+        text = "0 0.5 0.5 0.2 0.6\n1 0.5 0.5 0.8 0.9\n"
+        (work / "yolo" / f"{path.stem}.txt").write_text(text)
+        (work / "beside" / path.relative_to(work / "folders")).with_suffix(".txt").write_text(text)
+        objects = [("vein", 26, 13, 38, 51), ("contour", 6, 3, 58, 61)]
+        xml = "".join(
+            f"<object><name>{name}</name><bndbox><xmin>{a}</xmin><ymin>{b}</ymin><xmax>{c}</xmax><ymax>{d}</ymax></bndbox></object>"
+            for name, a, b, c, d in objects
+        )
+        size = "<size><width>64</width><height>64</height><depth>3</depth></size>"
+        (work / "voc" / f"{path.stem}.xml").write_text(f"<annotation><filename>{path.name}</filename>{size}{xml}</annotation>")
+        coco["images"].append({"id": number, "file_name": path.name, "width": 64, "height": 64})
+        for kind, (_, a, b, c, d) in enumerate(objects, start=1):
+            place = {"id": 2 * number + kind, "image_id": number, "category_id": kind, "bbox": [a, b, c - a, d - b]}
+            coco["annotations"].append(place)
+    (work / "coco" / "instances.json").write_text(json.dumps(coco))
+
+
+@pytest.fixture(scope="module")
+def data(work: Path) -> Path:
+    """Ingested in the released layout, with exact masks."""
+    ended = done("ingest", "--source", work / "leaves", "--data", work / "data", "--name", "drawn")
+    assert "drawn: 3 cultivars, 12 train, 6 test leaves" in ended.out
+    assert "every region on 18" in done("mask", "--data", work / "data", "--kind", "exact", "--source", work / "leaves").out
+    return work / "data"
+
+
+FORMS = {
+    "released layout": ("leaves",),
+    "folders": ("folders",),
+    "folders with --split": ("unsplit", "--split", "0.5"),
+    "folder with a CSV table": ("table",),
+    "CSV table": ("table/leaves.csv",),
+    "folder with a Parquet table": ("parquet",),
+    "Parquet table": ("parquet/leaves.parquet",),
+    "YOLO boxes": ("folders", "--boxes", "yolo"),
+    "Pascal VOC boxes": ("folders", "--boxes", "voc"),
+    "COCO boxes in a folder": ("folders", "--boxes", "coco"),
+    "COCO boxes, the file": ("folders", "--boxes", "coco/instances.json"),
+    "boxes beside the photographs": ("beside",),
+    "boxes beside the photographs, named": ("beside", "--boxes", "beside"),
+}
+AS_A_FOLDER = "fault 1: pipeline.ingest_step lists a file as if it were a folder (NotADirectoryError)"
+CULTIVARS = "fault 3: the boxes' classes.txt at the top of the source is taken for the names of the cultivars"
+FAULTS = dict.fromkeys(("CSV table", "Parquet table", "COCO boxes, the file"), AS_A_FOLDER)
+FAULTS |= dict.fromkeys(("boxes beside the photographs", "boxes beside the photographs, named"), CULTIVARS)
+
+
+def faulty(form: str) -> object:
+    return pytest.param(form, marks=pytest.mark.xfail(strict=True, reason=FAULTS[form])) if form in FAULTS else form
+
+
+@pytest.mark.parametrize("form", [faulty(form) for form in FORMS])
+def test_ingest(form: str, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(work)
+    ended = done("ingest", "--source", *FORMS[form], "--data", tmp_path / "data")
+    dataset = open_dataset(str(tmp_path / "data"))
+    assert len(dataset.classes) == 3
+    assert sum(dataset.counts.values()) == 18
+    assert boxes_in(tmp_path / "data") == (18 if form == "released layout" else 12 if "boxes" in form else 0), ended.text
+    if "table" in form.lower():
+        assert dataset.classes == ("cultivar 1", "cultivar 2", "cultivar 3")
+        assert set(read_index(dataset)["group"].to_pylist()) >= {"plant train 1", "plant test 2"}
+    again = done("ingest", "--source", *FORMS[form], "--data", tmp_path / "data")
+    assert again.out == ended.out
+
+
+class TestModels:
+    """From a data set to predictions; each step takes what the one before left."""
+
+    @pytest.fixture(scope="class")
+    def runs(self, work: Path) -> Path:
+        return work / "runs"
+
+    @pytest.fixture(scope="class")
+    def model(self, data: Path, runs: Path) -> str:
+        ended = done("train", "--data", data, "--runs", runs, *SMALL, *SIZES)
+        model = ended.out.strip().rpartition("model ")[2]
+        assert Path(model, "model.json").is_file()
+        assert done("train", "--data", data, "--runs", runs, *SMALL, *SIZES).out == ended.out
+        return model
+
+    @pytest.fixture(scope="class")
+    def challenger(self, data: Path, runs: Path, model: str) -> str:
+        assert "temperature" in done("calibrate", "--data", data, "--runs", runs, "--model", model, "--folds", 2).out
+        ended = done("evaluate", "--data", data, "--runs", runs, "--model", model, "--compare", f"the same={model}")
+        assert "of 6" in ended.out
+        assert Path(ended.out.strip().rpartition("report: ")[2]).is_file()
+        return "models:/ufgvc-drawn@challenger"
+
+    def test_detect_and_its_masks(self, data: Path, runs: Path) -> None:
+        quick = ("--init", "none", "--annotated", 4, "--image-size", 64, "--epochs", 1, "--tracking.uri", "off")
+        assert "mAP" in done("detect", "--data", data, "--runs", runs, *quick).out
+        for kind in ("box", "luminance", "structure"):
+            assert f"masks ({kind})" in done("mask", "--data", data, "--runs", runs, "--kind", kind, "--boxes", "annotated").out
+
+    def test_promote_and_predict(self, data: Path, runs: Path, challenger: str, work: Path) -> None:
+        ended = done("promote", "--data", data, "--runs", runs)
+        assert "champion" in ended.out
+        model = "models:/ufgvc-drawn@champion"
+        ended = done("predict", "--source", work / "unsplit", "--model", model, "--runs", runs, "--out", work / "named")
+        assert "18 photographs named" in ended.out
+        with open(work / "named" / "predictions.csv", encoding="utf-8", newline="") as file:
+            assert len(list(csv.DictReader(file))) == 18
+        assert done("promote", "--data", data, "--runs", runs, "--model", challenger).out
+
+    def test_sync(self, runs: Path, challenger: str) -> None:
+        ended = ufgvc("sync", "--runs", runs)
+        assert (ended.code, "Traceback" in ended.text) in ((0, False), (2, False)), ended.text
+
+    def test_export(self, model: str, runs: Path, work: Path) -> None:
+        done("export", "--model", model, "--runs", runs, "--out", work / "onnx")
+        ended = done("predict", "--source", PHOTOGRAPHS, "--model", work / "onnx", "--out", work / "by-onnx", "--tracking.uri", "off")
+        assert "3 photographs named" in ended.out
+
+    def test_pipeline(self, work: Path, data: Path, runs: Path, model: str) -> None:
+        """All steps in one; what the single commands did is found."""
+        places = ("--source", work / "leaves", "--data", data, "--name", "drawn", "--runs", runs)
+        ended = done("pipeline", *places, *SMALL, *SIZES)
+        assert "== ingest (found, not done again)" in ended.out
+        assert "== train (found, not done again)" in ended.out
+        assert "== evaluate" in ended.out
+
+
+@pytest.mark.parametrize("runtime", ["auto", "onnx"])
+def test_predict_with_the_saved_model(runtime: str, tmp_path: Path, ray_local: None) -> None:
+    ended = done("predict", "--source", PHOTOGRAPHS, "--model", MODEL, "--out", tmp_path, "--runtime", runtime, "--tracking.uri", "off")
+    assert "3 photographs named, 1 of them `unknown`" in ended.out
+
+
+def test_predict_takes_one_photograph(tmp_path: Path, ray_local: None) -> None:
+    ended = done("predict", "--source", PHOTOGRAPHS / "leaf-1.png", "--model", MODEL, "--out", tmp_path, "--tracking.uri", "off")
+    assert "1 photographs named" in ended.out
+
+
+def test_commands_in_processes_of_their_own(tmp_path: Path) -> None:
+    """`ufgvc`, `python -m ufgvc.cli` and `python -m jobs.<command>` are the same."""
+    program = Path(sys.executable).with_name("ufgvc")
+    settings = ["--cultivars", "2", "--train-per-cultivar", "1", "--test-per-cultivar", "1", "--size", "64"]
+    starts = {"script": [str(program), "synth"], "module": [sys.executable, "-m", "ufgvc.cli", "synth"]}
+    starts["job"] = [sys.executable, "-m", "jobs.synth"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    found = []
+    for name, start in starts.items():
+        if name == "script" and not program.is_file():
+            continue
+        command = [*start, "--out", str(tmp_path / name), *settings]
+        subprocess.run(command, check=True, capture_output=True, cwd=tmp_path, env=environment)
+        found.append([path.read_bytes() for path in sorted((tmp_path / name).rglob("*.jpg"))])
+    assert found[0]
+    assert all(each == found[0] for each in found)

@@ -137,7 +137,7 @@ def test_onnxruntime_names_the_photographs_as_torch_does(calibrated: str, photog
         predict(photographs, str(tmp_path / "exported"), str(tmp_path / "out"), PredictSettings(runtime="torch"), OFF)
 
 
-def test_a_leaf_below_the_threshold_is_unknown_and_keeps_its_candidates(calibrated: str, photographs: str, tmp_path: Path) -> None:
+def test_a_leaf_above_the_threshold_is_unknown_and_keeps_its_candidates(calibrated: str, photographs: str, tmp_path: Path) -> None:
     folder = open_store(str(tmp_path / "strict"))
     folder.upload(Path(calibrated))
     info = folder.read_json("model.json")

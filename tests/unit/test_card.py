@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
+from ufgvc.commands import COMMANDS
 from ufgvc.report.card import SeedScore, decisions, model_card, with_decision
 from ufgvc.report.filing import seed_scores, setting_key
+from ufgvc.track.calibration import Calibration
+from ufgvc.track.models import LoadedModel
 from ufgvc.track.versions import LONGEST, _fitted
 
 
@@ -51,10 +56,16 @@ def test_spread_calibration_and_warnings_where_they_are_known() -> None:
     card = model_card("m", "1", info(calibration=told), found, FACTS, seeds)
     assert "45 of 64 (seed 0), 49 of 64 (seed 1); standard deviation 4.4 points" in card
     assert "temperature 1.37, from 40 leaves held out of train; calibration error on the test leaves 4.3 %" in card
-    assert "unknown below 0.41, which 95 % of those leaves reach; of the test leaves 7 were" in card
+    assert "unknown above a strangeness of 0.41, so that 95 % of those leaves are known; of the test leaves 7 were" in card
     assert "- selected on test. The accuracy is too high." in card
     assert "not ours" not in card
     assert "whatever it is shown" not in card
+
+
+def test_a_leaf_is_unknown_above_the_strangeness_wherever_it_is_said() -> None:
+    model = LoadedModel(None, (), {}, {}, Calibration(temperature=1.0, threshold=0.41, leaves=40, source="held out"))  # type: ignore[arg-type]
+    assert model.known(np.array([0.40, 0.42])).tolist() == [True, False]
+    assert "above which a leaf is unknown" in COMMANDS.get("calibrate").summary
 
 
 def test_decisions_are_added_and_outlive_a_new_card() -> None:

@@ -113,7 +113,7 @@ def _calibrated(info: Mapping[str, Any], one: Mapping[str, Any]) -> list[str]:
         + (f"; calibration error on the test leaves {100 * error:.1f} %." if error is not None else ".")
     ]
     called = measured.get("unknown")
-    share = f"unknown below {told['threshold']:.3g}, which {100 * told['known_share']:.0f} % of those leaves reach"
+    share = f"unknown above a strangeness of {told['threshold']:.3g}, so that {100 * told['known_share']:g} % of those leaves are known"
     lines.append(f"A leaf is called {share}" + (f"; of the test leaves {called} were." if called is not None else "."))
     return lines
 

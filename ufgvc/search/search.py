@@ -26,7 +26,7 @@ from ufgvc.report.search_words import reading
 from ufgvc.report.tables import Table
 from ufgvc.search.field import decode, first_weights
 from ufgvc.search.finals import BEST, PAPER, best_of, final_jobs, final_rows
-from ufgvc.search.record import InBackground, Recorder, SearchRecorder
+from ufgvc.search.record import Recorder, SearchRecorder
 from ufgvc.search.settings import SearchSettings
 from ufgvc.search.space import configured, paper_values, read_space
 from ufgvc.search.study import Setting, Study
@@ -126,8 +126,7 @@ def _train(
     share = share_now(study.train, settings)
     paper = paper_values(study.axes, study.method, study.options, study.train)
     decode_folds(study.plans(Setting(0, paper))[0], dataset)
-    with InBackground(SearchRecorder(tracking, study, dataset.name, run.id)) as record:
-        rows = run_trials(study, settings, epochs, share, record)
+    rows = run_trials(study, settings, epochs, share, SearchRecorder(tracking, study, dataset.name, run.id))
     best = best_of(rows)
     if best is None:
         reasons = "; ".join(dict.fromkeys(str(row.error) for row in rows if row.error)) or "all were stopped early"
@@ -138,8 +137,8 @@ def _train(
     tested: dict[str, Mapping[str, Any]] = {PAPER: study.settings()[0].values} | ({BEST: best.values} if best.number else {})
     jobs = final_jobs(study, tested, settings.seeds)
     decode(jobs, [dataset])
-    with InBackground(Recorder(tracking, study.runs, dataset.name, run.id)) as record:
-        ends = run_all(jobs, trial_settings(study.train, settings), open_store(study.folder).child("tune"), record, share)
+    record = Recorder(tracking, study.runs, dataset.name, run.id)
+    ends = run_all(jobs, trial_settings(study.train, settings), open_store(study.folder).child("tune"), record, share)
     return rows, final_rows(study, tested, ends), sum(end.result is None for end in ends)
 
 

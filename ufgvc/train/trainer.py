@@ -29,7 +29,8 @@ from ufgvc.train.adjust import adjusted
 from ufgvc.train.calibration import calibration_of
 from ufgvc.train.checkpoint import read_checkpoint, remove_orphans
 from ufgvc.train.feed import Plan
-from ufgvc.train.preflight import check_batch, check_cpus, check_crop, check_places, choose_gpu
+from ufgvc.train.launch import make_trainer
+from ufgvc.train.preflight import check_batch, check_cpus, check_crop, check_places
 from ufgvc.train.progress import Follower, read_metrics
 from ufgvc.train.settings import TrainSettings
 
@@ -167,39 +168,16 @@ def file_digest(uri: str) -> str:
 def _fit(plan: Plan, settings: TrainSettings, store: Store, run: Run, runs: str) -> dict[str, Any]:
     """Ray Train from the last checkpoint to the end; the final checkpoint's content."""
     import ray
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
 
     from ufgvc.train.loop import train_worker
-    from ufgvc.train.network import NodeNetworkConfig
-    from ufgvc.train.refusal import EndAtMistakes
 
-    resources = ray.cluster_resources()
-    use_gpu = choose_gpu(settings.gpu, resources.get("GPU", 0), settings.workers)
-    check_cpus(settings, resources.get("CPU", 0))
+    check_cpus(settings, ray.cluster_resources().get("CPU", 0))
     nodes = sum(node["Alive"] for node in ray.nodes())
     check_places({"--data": plan.data, "--runs": runs}, nodes)
     checkpoints = store.child("checkpoints")
     for name in remove_orphans(checkpoints):
         log.info("removed %s/%s, which a crash left half written", checkpoints.uri, name)
-    trainer = TorchTrainer(
-        train_worker,  # type: ignore[arg-type]  # Ray takes a return value; its annotation says None
-        train_loop_config=asdict(plan),
-        torch_config=NodeNetworkConfig(backend="nccl" if use_gpu else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=settings.workers,
-            use_gpu=use_gpu,
-            resources_per_worker={"CPU": settings.cpus_per_worker} | ({"GPU": 1} if use_gpu else {}),
-        ),
-        run_config=RunConfig(
-            name="checkpoints",
-            storage_path=store.path,
-            storage_filesystem=store.fs,
-            checkpoint_config=CheckpointConfig(num_to_keep=settings.keep),
-            failure_config=FailureConfig(max_failures=settings.max_failures),
-            callbacks=[EndAtMistakes()],  # type: ignore[list-item]  # mypy sees the RunConfig of Ray Train before version 2
-        ),
-    )
+    trainer = make_trainer(train_worker, asdict(plan), settings, store, "checkpoints", settings.keep)
 
     def send(rows: list[dict[str, float]]) -> None:
         for row in rows:

@@ -28,9 +28,10 @@ from ufgvc.track.calibration import Calibration
 from ufgvc.track.export import export
 from ufgvc.track.models import load_model
 from ufgvc.track.recalibrate import keep_calibration
-from ufgvc.track.registry import register
+from ufgvc.track.registry import register, versions_of
 from ufgvc.track.runs import recorded, start_run
 from ufgvc.track.settings import TrackingSettings
+from ufgvc.track.versions import find_version, read_card
 from ufgvc.train.alone import train_alone
 from ufgvc.train.calibration import fit_reference
 from ufgvc.train.settings import TrainSettings
@@ -195,6 +196,29 @@ def test_a_model_with_held_out_leaves_is_calibrated_when_it_is_trained(data: str
     assert again.temperature == pytest.approx(found.temperature, rel=1e-3)
     assert again.threshold is not None
     assert again.threshold > 0
+
+
+@pytest.mark.parametrize("validation", ["holdout", "kfold"])
+def test_a_model_with_held_out_leaves_is_evaluated_and_registered(data: str, tmp_path: Path, validation: str) -> None:
+    tracking = TrackingSettings(uri=f"sqlite:///{tmp_path}/mlflow.db")
+    model = trained(data, tmp_path, validation, tracking)
+    result = evaluate(data, model, {}, str(tmp_path), SMALL.model_copy(update={"register_version": True}), tracking)
+    assert result.version == "1"
+    name = "ufgvc-colours"
+    assert "No leaf is called unknown" in read_card(find_version(f"models:/{name}/1", name, tracking), tracking)
+
+
+def test_a_card_that_fails_leaves_nothing_registered(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracking = TrackingSettings(uri=f"sqlite:///{tmp_path}/mlflow.db")
+    model = trained(data, tmp_path, tracking=tracking)
+
+    def fail(*_: object) -> None:
+        raise TypeError("a figure is missing")
+
+    monkeypatch.setattr("ufgvc.report.card._figures", fail)
+    with pytest.raises(TypeError, match="a figure is missing"):
+        evaluate(data, model, {}, str(tmp_path), SMALL, tracking)
+    assert versions_of("ufgvc-colours", tracking) == []
 
 
 def test_another_state_of_the_data_is_refused(calibrated: str, data: str, tmp_path: Path) -> None:

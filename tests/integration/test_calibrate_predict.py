@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -149,16 +150,37 @@ def test_a_leaf_above_the_threshold_is_unknown_and_keeps_its_candidates(calibrat
     folder.write_json("model.json", info)
     result = predict(photographs, folder.uri, str(tmp_path / "out"), PredictSettings(), OFF)
     rows = rows_of(result)
-    unknown = {path for path, row in rows.items() if row["cultivar"] == "unknown"}
+    unknown = {path for path, row in rows.items() if row["known"] == "false"}
     assert len(unknown) == result.unknown == 3
+    assert "3 of them unknown" in result.summary()
+    assert unknown == {path for path, row in rows.items() if row["cultivar"] == "unknown"}
+    parts = pq.read_table(list(result.parquet)).to_pylist()
+    assert unknown == {row["path"] for row in parts if row["known"] is False}
     for row in rows.values():
         assert row["top1_cultivar"] in COLOURS
         assert row["probability"] == row["top1_probability"]
     table = load_model(folder.uri).predict([path.read_bytes() for path in sorted(Path(photographs).glob("*.png"))])
     assert table.cultivar.tolist() == [rows[path]["cultivar"] for path in sorted(rows)]
+    assert table.known.tolist() == [path not in unknown for path in sorted(rows)]
     assert all(json.loads(text)[0]["cultivar"] in COLOURS for text in table.top5)
     named = rows_of(predict(photographs, folder.uri, str(tmp_path / "named"), PredictSettings(unknown=False), OFF))
     assert {row["cultivar"] for row in named.values()} <= set(COLOURS)
+
+
+def test_a_cultivar_that_is_called_unknown_is_another_thing(calibrated: str, photographs: str, tmp_path: Path) -> None:
+    folder = open_store(str(tmp_path / "named"))
+    folder.upload(Path(calibrated))
+    info = folder.read_json("model.json")
+    for classes, marker in ((["Unknown", "birch", "cedar"], "(unknown)"), (["unknown", "(unknown)", "cedar"], "((unknown))")):
+        info["classes"] = classes
+        info["calibration"]["threshold"] = -1.0  # no leaf is known
+        folder.write_json("model.json", info)
+        rows = rows_of(predict(photographs, folder.uri, str(tmp_path / "out"), PredictSettings(), OFF))
+        assert {(row["cultivar"], row["known"]) for row in rows.values()} == {(marker, "false")}
+        assert {row["top1_cultivar"] for row in rows.values()} <= set(classes)
+        table = load_model(folder.uri).predict([path.read_bytes() for path in sorted(Path(photographs).glob("*.png"))])
+        assert set(table.cultivar) == {marker}
+        assert not table.known.any()
 
 
 def test_a_model_that_was_never_calibrated_says_so(data: str, photographs: str, tmp_path: Path) -> None:

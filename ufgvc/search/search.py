@@ -15,8 +15,9 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.storage import join, open_store
 from ufgvc.data.cache import decoded_split
 from ufgvc.data.cluster import RaySettings, ray_session
-from ufgvc.data.shards import Dataset, open_dataset, read_index, read_manifest
+from ufgvc.data.shards import Dataset, open_dataset, read_index
 from ufgvc.methods.recipe import Recipe
+from ufgvc.regions.parts import check_masks
 from ufgvc.report.page import made_now
 from ufgvc.report.search_page import compose_search
 from ufgvc.report.search_result import measure
@@ -114,8 +115,10 @@ def check(study: Study, dataset: Dataset) -> int:
         raise UserError(error.what, where=dataset.store.uri, fix="ingest more photographs of it: a search holds leaves out") from None
     for axis in study.axes:
         for kind in axis.choices if axis.name == "train.mask" else ():
-            read_manifest(dataset, f"masks/{kind}")
+            check_masks(dataset, str(kind))
     plans = study.plans(Setting(0, paper_values(study.axes, study.method, study.options, study.train)))
+    if plans[0].mask_kind:
+        check_masks(dataset, plans[0].mask_kind)
     return Recipe.model_validate(plans[0].recipe).epochs
 
 

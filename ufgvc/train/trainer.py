@@ -22,6 +22,7 @@ from ufgvc.methods import build
 from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
 from ufgvc.methods.weights import read_file
+from ufgvc.regions.parts import check_masks, masks_found
 from ufgvc.track.models import save_model
 from ufgvc.track.runs import Run, recorded, start_run
 from ufgvc.track.settings import TrackingSettings
@@ -96,6 +97,8 @@ def _train_one(
         store.delete_tree()
     elif store.exists("model/model.json"):
         return _found(store, identity["key"])
+    if method.regions:
+        check_masks(dataset, settings.mask)
     check_crop(method.name, plan.recipe["crop"], method.min_side)
     check_batch(plan.recipe["batch_size"], settings.workers, dataset.counts["train"])
     store.write_text("config.yaml", to_yaml(identity))
@@ -202,6 +205,7 @@ def save_trained(
     rows = state["history"]
     kept = dict(rows[best["epoch"] - 1] if chosen else rows[-1])
     fitted = calibration_of(best, plan.validation) if chosen else None
+    found = masks_found(dataset, plan.mask_kind, plan.mask_fingerprint) if plan.mask_kind else None
     kept["selection"] = {"test": "selected on test", "last": "last epoch"}.get(plan.validation, f"best on {plan.validation}")
     with tempfile.TemporaryDirectory(prefix="ufgvc-model-") as temporary:
         folder = Path(temporary) / "model"
@@ -215,6 +219,7 @@ def save_trained(
             info={
                 "dataset": dataset.name,
                 "mask_kind": plan.mask_kind,
+                "masks_found": found,
                 "init": plan.init,
                 "seed": plan.seed,
                 "key": identity["key"],

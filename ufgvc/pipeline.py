@@ -25,7 +25,13 @@ class Step:
 
 
 def run_pipeline(told: Any) -> dict[str, Step]:
-    """All steps; prints a line for each. A killed pipeline started again goes on where it was."""
+    """All steps; prints a line for each. A killed pipeline started again goes on where it was. UserError for a training over folds."""
+    if told.train.validation == "kfold" and told.train.fold is None:
+        raise UserError(
+            "kfold trains a model for each fold, to measure; a pipeline needs one model to evaluate and register",
+            where="--train.validation kfold",
+            fix="use last, holdout or test here; after `ufgvc ingest` (and `mask`), `ufgvc train --train.validation kfold` measures",
+        )
     steps: dict[str, Step] = {}
 
     def done(name: str, started: float, step: Step) -> Step:
@@ -84,8 +90,7 @@ def detect_step(told: Any, settings: Any) -> Step:
     from ufgvc.regions.detect import detect
     from ufgvc.regions.settings import DetectSettings
 
-    with ray_session(told.ray):
-        result = detect(told.data, told.runs, part(DetectSettings, settings), told.tracking, seed=told.seed, fresh=told.fresh)
+    result = detect(told.data, told.runs, part(DetectSettings, settings), told.tracking, seed=told.seed, fresh=told.fresh)
     return Step(result.summary(), result, result.found)
 
 
@@ -93,8 +98,7 @@ def mask_step(told: Any, settings: Any, detector: str | None) -> Step:
     from ufgvc.regions.mask import mask
     from ufgvc.regions.settings import MaskSettings
 
-    with ray_session(told.ray):
-        result = mask(told.data, part(MaskSettings, settings), runs_uri=told.runs, detector=detector, fresh=told.fresh, source=told.source)
+    result = mask(told.data, part(MaskSettings, settings), told.runs, detector, told.fresh, ray_settings=told.ray, source=told.source)
     return Step(result.summary(), result, result.found)
 
 
@@ -102,8 +106,7 @@ def train_step(told: Any) -> Step:
     from ufgvc.train.trainer import train
 
     options = told.options.model_dump(mode="json")
-    with ray_session(told.ray):
-        done = train(told.data, told.method, options, told.train, told.runs, told.seed, told.tracking, told.ray, told.fresh)
+    done = train(told.data, told.method, options, told.train, told.runs, told.seed, told.tracking, told.ray, told.fresh)
     results = done if isinstance(done, list) else [done]
     lines = []
     for result in results:
@@ -121,8 +124,7 @@ def evaluate_step(told: Any, settings: Any, model: str, compare: tuple[str, ...]
     from ufgvc.report.settings import EvaluateSettings
 
     others = dict(_labelled(pair) for pair in compare)
-    with ray_session(told.ray):
-        result = evaluate(told.data, model, others, told.runs, part(EvaluateSettings, settings), told.tracking, told.ray)
+    result = evaluate(told.data, model, others, told.runs, part(EvaluateSettings, settings), told.tracking, told.ray)
     return Step(result.summary(), result)
 
 

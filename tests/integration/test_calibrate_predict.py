@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -28,9 +29,10 @@ from ufgvc.track.calibration import Calibration
 from ufgvc.track.export import export
 from ufgvc.track.models import load_model
 from ufgvc.track.recalibrate import keep_calibration
-from ufgvc.track.registry import register
+from ufgvc.track.registry import register, versions_of
 from ufgvc.track.runs import recorded, start_run
 from ufgvc.track.settings import TrackingSettings
+from ufgvc.track.versions import find_version, read_card
 from ufgvc.train.alone import train_alone
 from ufgvc.train.calibration import fit_reference
 from ufgvc.train.settings import TrainSettings
@@ -137,7 +139,7 @@ def test_onnxruntime_names_the_photographs_as_torch_does(calibrated: str, photog
         predict(photographs, str(tmp_path / "exported"), str(tmp_path / "out"), PredictSettings(runtime="torch"), OFF)
 
 
-def test_a_leaf_below_the_threshold_is_unknown_and_keeps_its_candidates(calibrated: str, photographs: str, tmp_path: Path) -> None:
+def test_a_leaf_above_the_threshold_is_unknown_and_keeps_its_candidates(calibrated: str, photographs: str, tmp_path: Path) -> None:
     folder = open_store(str(tmp_path / "strict"))
     folder.upload(Path(calibrated))
     info = folder.read_json("model.json")
@@ -148,16 +150,37 @@ def test_a_leaf_below_the_threshold_is_unknown_and_keeps_its_candidates(calibrat
     folder.write_json("model.json", info)
     result = predict(photographs, folder.uri, str(tmp_path / "out"), PredictSettings(), OFF)
     rows = rows_of(result)
-    unknown = {path for path, row in rows.items() if row["cultivar"] == "unknown"}
+    unknown = {path for path, row in rows.items() if row["known"] == "false"}
     assert len(unknown) == result.unknown == 3
+    assert "3 of them unknown" in result.summary()
+    assert unknown == {path for path, row in rows.items() if row["cultivar"] == "unknown"}
+    parts = pq.read_table(list(result.parquet)).to_pylist()
+    assert unknown == {row["path"] for row in parts if row["known"] is False}
     for row in rows.values():
         assert row["top1_cultivar"] in COLOURS
         assert row["probability"] == row["top1_probability"]
     table = load_model(folder.uri).predict([path.read_bytes() for path in sorted(Path(photographs).glob("*.png"))])
     assert table.cultivar.tolist() == [rows[path]["cultivar"] for path in sorted(rows)]
+    assert table.known.tolist() == [path not in unknown for path in sorted(rows)]
     assert all(json.loads(text)[0]["cultivar"] in COLOURS for text in table.top5)
     named = rows_of(predict(photographs, folder.uri, str(tmp_path / "named"), PredictSettings(unknown=False), OFF))
     assert {row["cultivar"] for row in named.values()} <= set(COLOURS)
+
+
+def test_a_cultivar_that_is_called_unknown_is_another_thing(calibrated: str, photographs: str, tmp_path: Path) -> None:
+    folder = open_store(str(tmp_path / "named"))
+    folder.upload(Path(calibrated))
+    info = folder.read_json("model.json")
+    for classes, marker in ((["Unknown", "birch", "cedar"], "(unknown)"), (["unknown", "(unknown)", "cedar"], "((unknown))")):
+        info["classes"] = classes
+        info["calibration"]["threshold"] = -1.0  # no leaf is known
+        folder.write_json("model.json", info)
+        rows = rows_of(predict(photographs, folder.uri, str(tmp_path / "out"), PredictSettings(), OFF))
+        assert {(row["cultivar"], row["known"]) for row in rows.values()} == {(marker, "false")}
+        assert {row["top1_cultivar"] for row in rows.values()} <= set(classes)
+        table = load_model(folder.uri).predict([path.read_bytes() for path in sorted(Path(photographs).glob("*.png"))])
+        assert set(table.cultivar) == {marker}
+        assert not table.known.any()
 
 
 def test_a_model_that_was_never_calibrated_says_so(data: str, photographs: str, tmp_path: Path) -> None:
@@ -185,7 +208,8 @@ def test_the_report_tells_what_probabilities_are_worth_and_accuracy_stays(calibr
     assert without.metrics["models"]["this model"]["reliability"]["temperature"] is None
 
 
-def test_a_model_with_held_out_leaves_is_calibrated_when_it_is_trained(data: str, tmp_path: Path) -> None:
+def test_a_model_with_held_out_leaves_is_calibrated_when_it_is_trained(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("ufgvc.search.calibrate.ray_session")  # one model scores a few leaves: nothing for a cluster to do
     model = trained(data, tmp_path, "holdout")
     found = load_model(model).calibration
     assert found is not None
@@ -195,6 +219,29 @@ def test_a_model_with_held_out_leaves_is_calibrated_when_it_is_trained(data: str
     assert again.temperature == pytest.approx(found.temperature, rel=1e-3)
     assert again.threshold is not None
     assert again.threshold > 0
+
+
+@pytest.mark.parametrize("validation", ["holdout", "kfold"])
+def test_a_model_with_held_out_leaves_is_evaluated_and_registered(data: str, tmp_path: Path, validation: str) -> None:
+    tracking = TrackingSettings(uri=f"sqlite:///{tmp_path}/mlflow.db")
+    model = trained(data, tmp_path, validation, tracking)
+    result = evaluate(data, model, {}, str(tmp_path), SMALL.model_copy(update={"register_version": True}), tracking)
+    assert result.version == "1"
+    name = "ufgvc-colours"
+    assert "No leaf is called unknown" in read_card(find_version(f"models:/{name}/1", name, tracking), tracking)
+
+
+def test_a_card_that_fails_leaves_nothing_registered(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracking = TrackingSettings(uri=f"sqlite:///{tmp_path}/mlflow.db")
+    model = trained(data, tmp_path, tracking=tracking)
+
+    def fail(*_: object) -> None:
+        raise TypeError("a figure is missing")
+
+    monkeypatch.setattr("ufgvc.report.card._figures", fail)
+    with pytest.raises(TypeError, match="a figure is missing"):
+        evaluate(data, model, {}, str(tmp_path), SMALL, tracking)
+    assert versions_of("ufgvc-colours", tracking) == []
 
 
 def test_another_state_of_the_data_is_refused(calibrated: str, data: str, tmp_path: Path) -> None:

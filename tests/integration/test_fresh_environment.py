@@ -71,7 +71,7 @@ def test_the_champion_answers_in_a_new_environment(
         return done.stdout
 
     # The commands of the card, but for MLflow's version: the model's own, so that it is not installed twice.
-    card = model_card(NAME, str(version), {"classes": CLASSES}, MEASURED, {})
+    card = model_card({"classes": CLASSES}, MEASURED, {}).of(NAME, str(version))
     first, download, install = card.partition("```sh\n")[2].partition("\n```")[0].splitlines()
     assert first == "pip install mlflow"
     run(work, "bash", "-c", f"{first}=={importlib.metadata.version('mlflow')}")

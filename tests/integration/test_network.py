@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import os
+from dataclasses import fields
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from ufgvc.train.network import interface_of, talk_where_ray_talks
+from ufgvc.core.storage import open_store
+from ufgvc.methods.recipe import Recipe, Stage
+from ufgvc.search import together
+from ufgvc.track.runs import NullRun
+from ufgvc.train import trainer
+from ufgvc.train.feed import Plan
+from ufgvc.train.network import NodeNetworkConfig, interface_of, talk_where_ray_talks
+from ufgvc.train.settings import TrainSettings
+
+RECIPE = Recipe(stages=(Stage(epochs=1, lr=0.1),), batch_size=8, resize=40, crop=32).model_dump(mode="json")
 
 
 def test_the_interface_of_an_address() -> None:
@@ -22,3 +34,31 @@ def test_what_the_user_chose_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GLOO_SOCKET_IFNAME")
     talk_where_ray_talks()
     assert os.environ["GLOO_SOCKET_IFNAME"] == interface_of("127.0.0.1")
+
+
+def test_the_workers_of_a_training_and_of_a_trial_talk_alike(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A trial's several workers, too, may be on several nodes. Nothing is started: only what would be."""
+    import ray
+    from ray.train.torch import TorchTrainer
+
+    begun: list[TorchTrainer] = []
+
+    def fit(self: TorchTrainer) -> SimpleNamespace:
+        begun.append(self)
+        return SimpleNamespace(checkpoint=None, return_value=None)
+
+    monkeypatch.setattr(TorchTrainer, "fit", fit)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0})
+    monkeypatch.setattr(ray, "nodes", lambda: [])
+    settings, store = TrainSettings(workers=2), open_store(str(tmp_path))
+    plan = Plan(**{field.name: None for field in fields(Plan)} | {"run": store.uri, "data": store.uri, "recipe": RECIPE})
+    with pytest.raises(RuntimeError, match="ended without a checkpoint"):
+        trainer._fit(plan, settings, store, NullRun(), str(tmp_path))
+    with pytest.raises(RuntimeError, match="ended without a checkpoint"):
+        together.train_together(plan, settings)
+    list(together.folds_together([plan], settings, store))
+    assert len(begun) == 3
+    for each in begun:
+        assert isinstance(each.backend_config, NodeNetworkConfig)
+        assert each.backend_config.backend == "gloo"
+        assert each.scaling_config.num_workers == 2

@@ -19,8 +19,11 @@ from ufgvc.regions.detect import detect
 from ufgvc.regions.detector import TrainingPlan, load_detector, train_detector
 from ufgvc.regions.examples import write_example
 from ufgvc.regions.mask import mask
+from ufgvc.regions.parts import Coverage, check_masks
 from ufgvc.regions.settings import DetectSettings, MaskSettings
 from ufgvc.track.settings import TrackingSettings
+from ufgvc.train.settings import TrainSettings
+from ufgvc.train.trainer import train
 
 REGIONS = ("vein", "contour")
 TINY = DetectSettings(annotated=6, image_size=64, epochs=1, batch=4, init="none", confidence=0.001, device="cpu")
@@ -188,6 +191,39 @@ def test_masks_of_annotated_boxes_need_no_detector(data: str, ray_local: None, t
     result = mask(data, MaskSettings(kind="luminance", boxes="annotated"), str(tmp_path))
     assert result.complete == 12
     assert all(found["vein"].shape == (80, 96) and found["vein"].any() for found in masks_of(data, "luminance").values())
+
+
+def test_a_detector_that_finds_nothing_guides_nothing(data: str, runs: str, detected, ray_local: None, tmp_path: Path, caplog):
+    strict = {"kind": "box", "confidence": 0.9999}
+    before = mask(data, MaskSettings(kind="box"), runs, detected.model)
+    with pytest.raises(UserError, match=r"every region on 0 of 8 training leaves \(0.0%\)") as caught:
+        mask(data, MaskSettings(**strict), runs, detected.model)
+    assert "--min-found 0" in str(caught.value)
+    assert "ufgvc detect" in str(caught.value)
+    dataset = open_dataset(data)
+    assert read_manifest(dataset, "masks/box").fingerprint == before.fingerprint, "the masks that were there have been overwritten"
+    assert read_manifest(dataset, "regions/detected").extra["confidence"] == 0.9999, "what was found is not searched for again"
+
+    poor = mask(data, MaskSettings(**strict, min_found=0), runs, detected.model)
+    assert (poor.complete, poor.found) == (0, False)
+    assert mask(data, MaskSettings(**strict, min_found=0), runs, detected.model).found
+    with pytest.raises(UserError, match="every region on 0 of 8"):
+        mask(data, MaskSettings(**strict), runs, detected.model)
+    assert check_masks(dataset, "box") == Coverage(0, 8, 0, 0.0)
+    assert "the box masks show every region on 0 of 8 training leaves" in caplog.text
+
+    # as an earlier version left them: nobody was asked
+    manifest = json.loads(Path(data, "masks/box/manifest.json").read_text())
+    del manifest["extra"]["min_found"], manifest["extra"]["train_found"]
+    Path(data, "masks/box/manifest.json").write_text(json.dumps(manifest))
+    settings = TrainSettings(init="none", epochs=1, batch_size=4, resize=40, crop=32)
+    with pytest.raises(UserError, match="every region on 0 of 12 training leaves") as caught:
+        train(data, "mask_guided", {"backbone": "resnet18"}, settings, str(tmp_path), tracking=OFF)
+    assert "ufgvc mask --data" in str(caught.value)
+    again = mask(data, MaskSettings(**strict, min_found=0), runs, detected.model)
+    assert not again.found, "who accepts them now has them made again, which says so"
+    assert check_masks(dataset, "box").min_found == 0
+    mask(data, MaskSettings(kind="box"), runs, detected.model)
 
 
 def test_without_a_detector_the_command_to_run_is_named(data: str, tmp_path: Path, ray_local: None):

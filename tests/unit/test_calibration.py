@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
 
+from ufgvc.core.errors import UserError
 from ufgvc.track.calibration import Calibration, Reference, probabilities
 from ufgvc.track.models import LoadedModel
 from ufgvc.train.calibration import calibrate, calibration_error, calibration_of, fit_reference, fit_temperature, log_loss
@@ -88,6 +89,8 @@ def test_a_checkpoint_without_held_out_leaves_gives_none() -> None:
     found = calibration_of({"held": pairs}, "holdout")
     assert found == calibrate(logits, labels, None, "holdout, the leaves that chose the epoch")
     assert found.threshold is None
+    with pytest.raises(UserError, match="diverged: no numbers for 7 of 37 leaves"):
+        calibration_of({"held": [*pairs, (torch.full((7, 6), torch.nan), pairs[0][1])]}, "holdout")
 
 
 def test_a_calibrated_model_names_the_unknown_and_keeps_its_candidates() -> None:

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import pytest
+
+from ufgvc.commands import COMMANDS
 from ufgvc.report.card import SeedScore, decisions, model_card, with_decision
 from ufgvc.report.filing import seed_scores, setting_key
+from ufgvc.track.calibration import Calibration
+from ufgvc.track.models import LoadedModel
 from ufgvc.track.versions import LONGEST, _fitted
 
 
@@ -28,7 +34,7 @@ FACTS = {"Data set": "vineyard: 32 train, 64 test photographs", "Fingerprint": "
 
 
 def test_it_tells_what_was_measured_and_what_was_not() -> None:
-    card = model_card("ufgvc-vineyard", "3", info(), metrics(), FACTS)
+    card = model_card(info(), metrics(), FACTS).of("ufgvc-vineyard", "3")
     assert card.startswith("# ufgvc-vineyard, version 3\n\nNames one of 4 cultivars")
     assert "Right on 45 of 64 test leaves of vineyard = 70.3 % (95 % interval 58.2 to 80.1; chance 25.0 %)." in card
     assert "among the 5 likeliest: 60 of 64" in card
@@ -48,31 +54,47 @@ def test_spread_calibration_and_warnings_where_they_are_known() -> None:
     found = metrics(reliability={"calibrated_error": 0.043, "unknown": 7})
     found["warnings"] = ["this model: selected on test. The accuracy is too high.", "other: not ours."]
     seeds = [SeedScore("0", 45, 64), SeedScore("1", 49, 64)]
-    card = model_card("m", "1", info(calibration=told), found, FACTS, seeds)
+    card = model_card(info(calibration=told), found, FACTS, seeds).of("m", "1")
     assert "45 of 64 (seed 0), 49 of 64 (seed 1); standard deviation 4.4 points" in card
     assert "temperature 1.37, from 40 leaves held out of train; calibration error on the test leaves 4.3 %" in card
-    assert "unknown below 0.41, which 95 % of those leaves reach; of the test leaves 7 were" in card
+    assert "unknown above a strangeness of 0.41, so that 95 % of those leaves are known; of the test leaves 7 were" in card
     assert "- selected on test. The accuracy is too high." in card
     assert "not ours" not in card
     assert "whatever it is shown" not in card
 
 
+@pytest.mark.parametrize("measured", [{}, {"reliability": {"calibrated_error": None, "unknown": None}}])
+def test_a_calibration_without_a_threshold(measured: dict[str, Any]) -> None:
+    """What `train --train.validation holdout` and `kfold` leave."""
+    told = Calibration(temperature=1.37, leaves=40, source="holdout, the leaves that chose the epoch").model_dump()
+    card = model_card(info(calibration=told), metrics(**measured), FACTS).of("m", "1")
+    assert "temperature 1.37, from 40 holdout" in card
+    assert "No leaf is called unknown" in card
+    assert "whatever it is shown" in card
+
+
+def test_a_leaf_is_unknown_above_the_strangeness_wherever_it_is_said() -> None:
+    model = LoadedModel(None, (), {}, {}, Calibration(temperature=1.0, threshold=0.41, leaves=40, source="held out"))  # type: ignore[arg-type]
+    assert model.known(np.array([0.40, 0.42])).tolist() == [True, False]
+    assert "above which a leaf is unknown" in COMMANDS.get("calibrate").summary
+
+
 def test_decisions_are_added_and_outlive_a_new_card() -> None:
-    card = model_card("m", "1", info(), metrics(), FACTS)
+    card = model_card(info(), metrics(), FACTS).of("m", "1")
     assert decisions(card) == []
     once = with_decision(card, "2026-01-02: promoted: version 1 is the first champion.")
     twice = with_decision(once, "2026-02-03: kept.")
     assert decisions(twice) == ["2026-01-02: promoted: version 1 is the first champion.", "2026-02-03: kept."]
     assert "None yet" not in twice
     assert twice.partition("## Limits")[2] == card.partition("## Limits")[2]
-    assert model_card("m", "1", info(), metrics(), FACTS, decided=decisions(twice)) == twice
+    assert model_card(info(), metrics(), FACTS).of("m", "1", decisions(twice)) == twice
     assert decisions(with_decision("", "first")) == ["first"]
     assert with_decision("words of a person", "first") == "words of a person\n\n## Decisions\n\n- first\n"
 
 
 def test_a_long_card_fits_the_registry_and_keeps_its_decisions() -> None:
     facts = {f"Setting {i}": "x y " * 500 for i in range(40)}
-    card = model_card("m", "1", info(classes=[f"cultivar {i}" for i in range(500)]), metrics(), facts, decided=["first champion"])
+    card = model_card(info(classes=[f"cultivar {i}" for i in range(500)]), metrics(), facts).of("m", "1", ["first champion"])
     assert "and 488 more" in card
     assert len(card) > LONGEST
     short = _fitted(card)
@@ -95,7 +117,8 @@ def test_seeds_of_one_setting_are_found_among_the_versions() -> None:
         Filed(2, setting="other", data_fingerprint="f00d", seed="2", accuracy="1/64"),
         Filed(1),
     ]
-    assert seed_scores(versions, {**same, "seed": "1"}) == [SeedScore("0", 45, 64), SeedScore("1", 50, 64)]
-    assert seed_scores(versions, {**same, "seed": ""}) == []
+    assert seed_scores(versions, {**same, "seed": "1", "accuracy": "51/64"}) == [SeedScore("0", 45, 64), SeedScore("1", 51, 64)]
+    assert seed_scores(versions, {**same, "seed": "2", "accuracy": "9/64"})[1:] == [SeedScore("1", 50, 64), SeedScore("2", 9, 64)]
+    assert seed_scores(versions, {**same, "seed": "", "accuracy": "51/64"}) == []
     one, other = {"method": "a", "options": {"x": 1}, "seed": 1}, {"method": "a", "options": {"x": 1}, "seed": 2}
     assert setting_key(one) == setting_key(other) != setting_key({**one, "options": {"x": 2}})

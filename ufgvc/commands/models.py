@@ -92,7 +92,7 @@ def _calibrate(method: str) -> type[Section]:
     return made("Calibrate", (CalibrateSettings,), data=(str, DATA), model=(str, MODEL), runs=(str, RUNS), **services())
 
 
-@command("calibrate", "make a model's probabilities honest, and give it a threshold below which a leaf is unknown", _calibrate)
+@command("calibrate", "make a model's probabilities honest, and give it a strangeness above which a leaf is unknown", _calibrate)
 def calibrate(told: Any) -> None:
     from ufgvc.search.calibrate import CalibrateSettings, calibrate_model
 

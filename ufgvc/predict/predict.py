@@ -22,7 +22,7 @@ from ufgvc.data.mistakes import table_or_mistake, without_mistake
 from ufgvc.data.readers.places import split_place
 from ufgvc.data.readers.scan import Rejected, find_photographs, scan
 from ufgvc.predict.settings import PredictResult, PredictSettings
-from ufgvc.track.calibration import UNKNOWN, probabilities
+from ufgvc.track.calibration import probabilities
 from ufgvc.track.models import LoadedModel, load_model
 from ufgvc.track.onnx_net import runs_on_gpu
 from ufgvc.track.settings import TrackingSettings
@@ -194,7 +194,7 @@ class Output:
     def __init__(self, store: Store, model: LoadedModel, settings: PredictSettings) -> None:
         self.store, self.limit, self.top = store, settings.rows_per_file, min(settings.top, len(model.classes))
         self.calibrated, self.tells_unknown = model.calibration is not None, model.reference is not None
-        self.tell_unknown, self.unknown = settings.unknown, 0
+        self.tell_unknown, self.unknown, self.unknown_name = settings.unknown, 0, model.unknown_name
         self.rows: list[dict[str, Any]] = []
         self.parts: list[str] = []
         self.counts = {CSV: 0, REJECTED: 0}
@@ -203,7 +203,7 @@ class Output:
         self.folder = tempfile.TemporaryDirectory(prefix="ufgvc-predict-")
         self.files = {name: (Path(self.folder.name) / name).open("w", newline="", encoding="utf-8") for name in self.counts}
         self.writers = {name: csv.writer(file) for name, file in self.files.items()}
-        self.columns = ["path", "cultivar", "probability"]
+        self.columns = ["path", "cultivar", "probability", "known"]
         self.columns += [f"top{i}_{what}" for i in range(1, self.top + 1) for what in ("cultivar", "probability")]
         self.writers[CSV].writerow(self.columns)
         self.writers[REJECTED].writerow(["path", "reason"])
@@ -224,9 +224,9 @@ class Output:
         flat = [cell for name, chance in pairs for cell in (name, f"{chance:.6f}")]
         known = row["known"] or not self.tell_unknown
         self.unknown += not known
-        cultivar = pairs[0][0] if known else UNKNOWN
-        self.writers[CSV].writerow([row["path"], cultivar, f"{pairs[0][1]:.6f}", *flat])
-        cells = [row["path"], cultivar, pairs[0][1], *(cell for pair in pairs for cell in pair)]
+        cultivar = pairs[0][0] if known else self.unknown_name
+        self.writers[CSV].writerow([row["path"], cultivar, f"{pairs[0][1]:.6f}", "true" if known else "false", *flat])
+        cells = [row["path"], cultivar, pairs[0][1], known, *(cell for pair in pairs for cell in pair)]
         self.rows.append(dict(zip(self.columns, cells, strict=True)))
         if len(self.rows) >= self.limit:
             self._write_part()

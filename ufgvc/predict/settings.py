@@ -50,7 +50,7 @@ class PredictResult:
     def summary(self) -> str:
         """One line for people."""
         bad = f"; {self.rejected} other files, see {self.rejected_csv}" if self.rejected else ""
-        named = f"{self.predicted} photographs named" + (f", {self.unknown} of them `unknown`" if self.unknown else "")
+        named = f"{self.predicted} photographs named" + (f", {self.unknown} of them unknown (`known` is false)" if self.unknown else "")
         lacks = [] if self.calibrated else ["the probabilities are not calibrated"]
         lacks += [] if self.tells_unknown else ["no leaf can be called unknown"]
         raw = f"\n{' and '.join(lacks)}: see `ufgvc calibrate`" if lacks else ""

@@ -12,10 +12,10 @@ from ufgvc.core.config import short_key
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
 from ufgvc.data.cluster import RaySettings, ray_session
-from ufgvc.data.shards import Dataset, FolderWriter, Part, open_dataset, read_manifest
+from ufgvc.data.shards import Dataset, FolderWriter, Manifest, Part, open_dataset, read_manifest
 from ufgvc.regions.exact import EXACT, exact_masks
 from ufgvc.regions.leaves import ANNOTATED, METRICS
-from ufgvc.regions.parts import MaskResult, existing, finish, one_task_a_part, result_of
+from ufgvc.regions.parts import Coverage, MaskResult, existing, finish, one_task_a_part, result_of
 from ufgvc.regions.settings import MaskSettings
 from ufgvc.regions.worker import DETECTED, PartMasker
 
@@ -36,7 +36,7 @@ def mask(
     detector: folder or URI that `detect` left (DetectResult.model); default: the newest of this data set below `runs_uri`.
     source: folder or URI that holds the masks of kind exact; no other kind looks at it.
     Nothing is done if the masks are there from the same images, boxes and settings, unless `fresh`; boxes that the same detector found
-    before are not searched for again.
+    before are not searched for again. UserError where too few training leaves show every region (`min_found`).
     """
     settings = settings or MaskSettings()
     started = time.monotonic()
@@ -46,9 +46,9 @@ def mask(
     folder = f"masks/{settings.kind}"
     if detector is None and settings.boxes != "annotated":
         detector = newest_detector(dataset, runs_uri)
-    confidence, origin = _origin(dataset, detector, settings)
+    confidence, regions, origin = _origin(dataset, detector, settings)
     key = short_key({"kind": settings.kind, "origin": origin})
-    if not fresh and (there := existing(dataset, folder, key)):
+    if not fresh and (there := existing(dataset, folder, key)) and _serves(dataset, there, settings):
         log.info("mask: %s is there from the same images, boxes and settings", folder)
         return result_of(dataset, settings.kind, there, started, found=True)
     detected_key = short_key({"detector": origin.get("detector"), "confidence": confidence})
@@ -71,11 +71,29 @@ def mask(
     failed = [pair for row in rows for pair in json.loads(row["failed"])]
     if len(failed) == sum(part.rows for part in dataset.parts):
         raise UserError(f"not one photograph gave a mask; the first: {failed[0][0]}: {failed[0][1]}", fix="run `ufgvc ingest` again")
-    extra = {"complete": sum(row["complete"] for row in rows), "failed": failed, "confidence": confidence, "origin": origin}
+    coverage = Coverage.counted(rows, regions, settings.min_found)
+    extra: dict[str, Any] = {"complete": coverage.complete, "failed": failed, "confidence": confidence, "origin": origin}
     if masker["detector"] is not None:
         writers["detected"].commit([Part(**json.loads(row["detected"])) for row in rows], key=detected_key, **extra)
+    _check_coverage(dataset, coverage, settings)
+    extra |= {"train_found": [coverage.train, coverage.train_of], "min_found": settings.min_found}
     manifest = writers["masks"].commit([Part(**json.loads(row["masks"])) for row in rows], key=key, kind=settings.kind, **extra)
     return result_of(dataset, settings.kind, manifest, started)
+
+
+def _serves(dataset: Dataset, manifest: Manifest, settings: MaskSettings) -> bool:
+    """Whether masks that are there can stay; not where they show less than what was asked of them and is asked no more."""
+    coverage = Coverage.of(manifest)
+    _check_coverage(dataset, coverage, settings)
+    return coverage.share >= coverage.min_found
+
+
+def _check_coverage(dataset: Dataset, coverage: Coverage, settings: MaskSettings) -> None:
+    better = "train a better detector (`ufgvc detect` with more `--annotated` leaves, drawn in an annotation tool, or more `--epochs`)"
+    if settings.boxes == "annotated":
+        better = "draw boxes on more leaves, or let a detector find them (`--boxes annotated_else_detected`)"
+    fix = f"{better}, or go on all the same with `--min-found 0`"
+    coverage.check(settings.min_found, f"{dataset.store.uri}, masks of kind {settings.kind}", fix)
 
 
 def newest_detector(dataset: Dataset, runs_uri: str) -> str:
@@ -89,8 +107,9 @@ def newest_detector(dataset: Dataset, runs_uri: str) -> str:
     return f"{store.uri}/{newest.rpartition('/')[0]}/model"
 
 
-def _origin(dataset: Dataset, detector: str | None, settings: MaskSettings) -> tuple[float, dict[str, Any]]:
-    """The least score, and everything that decides which boxes there are."""
+def _origin(dataset: Dataset, detector: str | None, settings: MaskSettings) -> tuple[float, tuple[str, ...], dict[str, Any]]:
+    """The least score, the regions that the detector knows (none without one), and everything that decides which boxes there are."""
+    regions: tuple[str, ...] = ()
     origin: dict[str, Any] = {"boxes": settings.boxes}
     confidence = settings.confidence or 0.25
     if settings.boxes != "detected":
@@ -103,9 +122,10 @@ def _origin(dataset: Dataset, detector: str | None, settings: MaskSettings) -> t
             origin["detector"] = hashlib.sha256(store.read_bytes("weights.safetensors")).hexdigest()
         except FileNotFoundError:
             raise UserError("holds no detector", where=detector, fix=remedy) from None
+        regions = tuple(about["regions"])
         confidence = settings.confidence or about["info"].get("confidence", confidence)
         origin |= {"confidence": confidence, "most": about["most"]}
-    return confidence, origin
+    return confidence, regions, origin
 
 
 def _run(dataset: Dataset, masker: dict[str, Any], settings: MaskSettings, ray_settings: RaySettings | None) -> list[dict[str, Any]]:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ufgvc.core.errors import UserError, user_error_in
+from ufgvc.core.types import REGIONS
 from ufgvc.data.cluster import quiet_data
 from ufgvc.data.shards import Dataset, Manifest, read_manifest
+from ufgvc.regions.settings import MaskSettings
 
 log = logging.getLogger(__name__)
+MIN_FOUND = MaskSettings().min_found
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,68 @@ class MaskResult:
     def summary(self) -> str:
         text = f"masks ({self.kind}) of {self.n} leaves, every region on {self.complete} ({self.complete / max(1, self.n):.1%})"
         return f"{text}; {len(self.failed)} could not be read" if self.failed else text
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """On how many leaves every region was found: of the training split `train` of `train_of`, of all splits `complete`.
+
+    min_found: the least share of the training leaves that whoever made the masks asked for.
+    """
+
+    train: int
+    train_of: int
+    complete: int
+    min_found: float = MIN_FOUND
+
+    @property
+    def share(self) -> float:
+        return self.train / max(1, self.train_of)
+
+    def text(self) -> str:
+        return f"every region on {self.train} of {self.train_of} training leaves ({self.share:.1%})"
+
+    def check(self, least: float, where: str, fix: str) -> None:
+        """UserError where fewer training leaves than the share `least` have every region: a network would learn without guidance."""
+        if self.share < least:
+            raise UserError(f"the masks show {self.text()}, less than the share {least:g} that is asked for", where=where, fix=fix)
+
+    @classmethod
+    def counted(cls, rows: Sequence[Mapping[str, Any]], regions: Sequence[str], min_found: float) -> Coverage:
+        """From what the maskers said of each part.  regions: those that the boxes can show; none: those that occur."""
+        counts = [
+            (json.loads(row["masks"])["split"], set(sets.split("+")), n) for row in rows for sets, n in json.loads(row["found"]).items()
+        ]
+        wanted = set(regions or [region for region in REGIONS if any(region in sets for _, sets, _ in counts)] or REGIONS)
+        train = [(sets, n) for split, sets, n in counts if split == "train"]
+        complete = sum(n for _, sets, n in counts if wanted <= sets)
+        return cls(sum(n for sets, n in train if wanted <= sets), sum(n for _, n in train), complete, min_found)
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Coverage:
+        """Of masks that are there. Those of earlier versions tell it of all splits together."""
+        extra, leaves = manifest.extra, sum(part.rows for part in manifest.parts)
+        train, of = extra.get("train_found", (extra["complete"], leaves))
+        return cls(train, of, extra["complete"], extra.get("min_found", MIN_FOUND))
+
+
+def check_masks(dataset: Dataset, kind: str) -> Coverage:
+    """How much the masks of a kind show. UserError if they are not there, or show less than they were asked to (`mask --min-found`)."""
+    found = Coverage.of(read_manifest(dataset, f"masks/{kind}"))
+    again = f"run `ufgvc mask --data {dataset.store.uri} --kind {kind}` again, which says what helps"
+    found.check(found.min_found, f"{dataset.store.uri}/masks/{kind}", again)
+    if found.share < MIN_FOUND:
+        log.warning("the %s masks show %s; on the others the network learns with less guidance, or without", kind, found.text())
+    return found
+
+
+def masks_found(dataset: Dataset, kind: str, fingerprint: str | None) -> dict[str, int] | None:
+    """What model.json says of the masks that a network learnt with; None if these are not there any more."""
+    manifest = read_manifest(dataset, f"masks/{kind}")
+    if manifest.fingerprint != fingerprint:
+        return None
+    found = Coverage.of(manifest)
+    return {"leaves": found.train, "of": found.train_of}
 
 
 def result_of(dataset: Dataset, kind: str, manifest: Manifest, started: float, found: bool = False) -> MaskResult:

@@ -64,6 +64,8 @@ class MaskSettings(Section):
     """whose boxes: the detector's, those that people drew, or these where there are any (exact masks need none)"""
     confidence: float | None = Field(None, gt=0, lt=1)
     """least score of a box; default: what the detector was measured with"""
+    min_found: float = Field(0.5, ge=0, le=1)
+    """least share of the training leaves on which every region must be found; with fewer no masks are stored (0: go on all the same)"""
     batch: int = Field(8, ge=1)
     """photographs that the detector sees at once"""
     min_actors: int = Field(1, ge=1)

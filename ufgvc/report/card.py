@@ -26,37 +26,48 @@ class SeedScore:
     n: int
 
 
-def model_card(
-    name: str,
-    version: str,
-    info: Mapping[str, Any],
-    metrics: Mapping[str, Any],
-    facts: Mapping[str, str],
-    seeds: Sequence[SeedScore] = (),
-    decided: Sequence[str] = (),
-) -> str:
-    """Markdown that ends with a newline.
+@dataclass(frozen=True)
+class Card:
+    """Everything on a card but its version and its decisions, so that whatever can fail has been written before anything is registered."""
+
+    what: str
+    figures: str
+    limits: str
+    facts: str
+
+    def of(self, name: str, version: str, decided: Sequence[str] = ()) -> str:
+        """The Markdown of a version, which ends with a newline.  decided: lines of earlier promotions."""
+        chapters = [
+            f"# {name}, version {version}",
+            self.what,
+            "## Figures",
+            self.figures,
+            DECISIONS,
+            _bullets(decided) or _NONE_YET,
+            "## Limits",
+            self.limits,
+            "## How to load it",
+            _loading(name, version),
+            "## What made it",
+            self.facts,
+            "## Licence",
+            LICENCE,
+        ]
+        return "\n\n".join(chapters) + "\n"
+
+
+def model_card(info: Mapping[str, Any], metrics: Mapping[str, Any], facts: Mapping[str, str], seeds: Sequence[SeedScore] = ()) -> Card:
+    """The card of a model, before it is registered.
 
     info: model.json.  metrics: metrics.json of its evaluation.  facts: name and text of what made the figures.  seeds: this training
-    and others of the same setting.  decided: lines of earlier promotions.
+    and others of the same setting.
     """
-    chapters = [
-        f"# {name}, version {version}",
+    return Card(
         _what(info),
-        "## Figures",
         _bullets(_figures(info, metrics, seeds)),
-        DECISIONS,
-        _bullets(decided) or _NONE_YET,
-        "## Limits",
         _bullets(_limits(info, metrics)),
-        "## How to load it",
-        _loading(name, version),
-        "## What made it",
         _bullets(f"{key}: {_short(value)}" for key, value in facts.items()),
-        "## Licence",
-        LICENCE,
-    ]
-    return "\n\n".join(chapters) + "\n"
+    )
 
 
 def decisions(card: str) -> list[str]:
@@ -112,8 +123,10 @@ def _calibrated(info: Mapping[str, Any], one: Mapping[str, Any]) -> list[str]:
         f"Probabilities: temperature {told['temperature']:.3g}, from {told['leaves']} {told['source']}"
         + (f"; calibration error on the test leaves {100 * error:.1f} %." if error is not None else ".")
     ]
+    if told["threshold"] is None:
+        return [*lines, "No leaf is called unknown: no threshold was fitted (`ufgvc calibrate` fits one)."]
     called = measured.get("unknown")
-    share = f"unknown below {told['threshold']:.3g}, which {100 * told['known_share']:.0f} % of those leaves reach"
+    share = f"unknown above a strangeness of {told['threshold']:.3g}, so that {100 * told['known_share']:g} % of those leaves are known"
     lines.append(f"A leaf is called {share}" + (f"; of the test leaves {called} were." if called is not None else "."))
     return lines
 
@@ -122,7 +135,7 @@ def _limits(info: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[str]:
     named = [str(text) for text in metrics.get("warnings", ()) if str(text).startswith("this model: ")]
     lines = [text.removeprefix("this model: ").strip() for text in named]
     lines.append("Measured on the test leaves of this one data set. Other fields, years, cameras, light and growth stages: not measured.")
-    if info.get("calibration"):
+    if (info.get("calibration") or {}).get("threshold") is not None:
         lines.append(
             "The threshold for unknown leaves was chosen on leaves of the known cultivars; other species: see the project's README."
         )

@@ -43,13 +43,12 @@ def file_version(
         "setting": setting_key(model.info),
         "seed": str(model.info.get("seed", "")),
     }
+    card = model_card(model.info, metrics, facts, seed_scores(versions_of(name, tracking, runs_uri), tags))
     number = register(model_uri, name, tags, tracking, runs_uri)
     if number is None:
         return None
     version = find_version(f"models:/{name}/{number}", name, tracking, runs_uri)
-    seeds = seed_scores(versions_of(name, tracking, runs_uri), tags)
-    known = decisions(read_card(version, tracking, runs_uri))
-    write_on(version, {}, model_card(name, number, model.info, metrics, facts, seeds, known), tracking, runs_uri)
+    write_on(version, {}, card.of(name, number, decisions(read_card(version, tracking, runs_uri))), tracking, runs_uri)
     return number
 
 
@@ -59,11 +58,15 @@ def setting_key(info: Mapping[str, Any]) -> str:
 
 
 def seed_scores(versions: list[Any], tags: Mapping[str, str]) -> list[SeedScore]:
-    """One score a seed, the newest version's, of the versions with this setting on this data; by seed.  versions: newest first."""
+    """One score a seed, the newest version's, of the version with these tags and of those with its setting on its data; by seed.
+
+    versions: registered before it, newest first.
+    """
+    if not tags["seed"]:
+        return []
     found: dict[str, SeedScore] = {}
-    for version in versions:
-        told = version.tags
-        if tags["seed"] and all(told.get(key) == tags[key] for key in ("setting", "data_fingerprint")):
+    for told in (tags, *(version.tags for version in versions)):
+        if all(told.get(key) == tags[key] for key in ("setting", "data_fingerprint")):
             k, _, n = told["accuracy"].partition("/")
             found.setdefault(told["seed"], SeedScore(told["seed"], int(k), int(n)))
     return [found[seed] for seed in sorted(found, key=int)]

@@ -12,6 +12,7 @@ from ufgvc.core.config import flatten
 from ufgvc.core.runtime import git_commit
 from ufgvc.core.storage import Store, open_store
 from ufgvc.data.shards import DATASET_FILE, Dataset
+from ufgvc.regions.parts import MIN_FOUND
 from ufgvc.track.models import LoadedModel
 
 SELECTION = {
@@ -70,6 +71,12 @@ def warnings(dataset: Dataset, models: Mapping[str, LoadedModel], configs: Mappi
             found.append(f"{name}: trained on another state of the data set than this one; test leaves may be among its training leaves.")
         if selection_of(model, configs.get(name, {})) == "test":
             found.append(f"{name}: selected on test. The epoch was chosen on these very leaves, so the accuracy is too high.")
+        masks = model.info.get("masks_found")
+        if masks and masks["leaves"] < MIN_FOUND * masks["of"]:
+            found.append(
+                f"{name}: every region was found on {masks['leaves']} of {masks['of']} training leaves only; the masks guided the rest "
+                "less, or not at all."
+            )
     return found
 
 
@@ -89,6 +96,7 @@ def facts(dataset: Dataset, model: LoadedModel, model_uri: str, config: Mapping[
         "Model": model_uri,
         "Method": model.method.name,
         "Options": ", ".join(f"{key} {value}" for key, value in flatten(options).items()),
+        "Masks": _masks(model.info),
         "Initial weights": _plain(init),
         "Epoch chosen by": SELECTION.get(selection or "", selection or "not written down"),
         "Seed": f"{seed}; one seed, so the spread between runs is not in the interval" if seed is not None else "not written down",
@@ -98,6 +106,16 @@ def facts(dataset: Dataset, model: LoadedModel, model_uri: str, config: Mapping[
         "Code": git_commit() or "",
     }
     return {name: text for name, text in rows.items() if text}
+
+
+def _masks(info: Mapping[str, Any]) -> str:
+    """Which masks guided the training, and how much they showed; empty for a method without masks."""
+    kind, found = info.get("mask_kind"), info.get("masks_found")
+    if not kind:
+        return ""
+    return f"{kind}; " + (
+        f"every region on {found['leaves']} of {found['of']} training leaves" if found else "not written down what they show"
+    )
 
 
 def _plain(init: Any) -> str:

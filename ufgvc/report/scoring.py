@@ -18,6 +18,7 @@ from ufgvc.data.shards import Dataset
 from ufgvc.data.stream import Chunk, chunks
 from ufgvc.report.settings import ScoreSettings
 from ufgvc.track.models import LoadedModel
+from ufgvc.train.calibration import check_finite
 from ufgvc.train.memory import memory_for_scores
 
 IN_PROCESS = 2000  # leaves up to which starting actors costs more than it saves
@@ -47,6 +48,8 @@ def score_split(dataset: Dataset, models: Mapping[str, LoadedModel], settings: S
     whole = pa.concat_tables(list(tables))
     check_complete(whole["image_id"].to_pylist(), expected)
     columns = {name: np.stack(whole[f"logits:{name}"].to_numpy()).astype(np.float64) for name in models}
+    for name, logits in columns.items():
+        check_finite(logits, name)
     strange = {name: whole[f"strangeness:{name}"].to_numpy() for name in models}
     return Scored(whole["image_id"].to_pylist(), whole["label"].to_numpy().astype(np.int64), columns, strange)
 

@@ -20,7 +20,7 @@ from ufgvc.report.tables import Table
 from ufgvc.search.contestants import chosen
 from ufgvc.search.field import Runner, check_draws, check_masks, decode, final_jobs, make_runner, rate_jobs
 from ufgvc.search.gather import gather
-from ufgvc.search.record import InBackground, Recorder
+from ufgvc.search.record import Recorder
 from ufgvc.search.settings import BenchmarkSettings
 from ufgvc.search.trials import Finished, check_nodes, run_all
 from ufgvc.track.runs import Run, recorded, start_run
@@ -72,13 +72,13 @@ def benchmark(
     with recorded(run):
         with ray_session(ray):
             check_nodes([draw.store.uri for draw in draws], runs, settings)
-            with InBackground(Recorder(tracking, runs, draws[0].name, run.id)) as record:
-                trying = rate_jobs(runners, draws, settings, runs)
-                decode(trying, draws)
-                rates = run_all(trying, settings, folder.child("tune"), record)
-                training = final_jobs(runners, draws, settings, runs, chosen_factors(rates, runners, settings))
-                decode(training, draws)
-                finals = run_all(training, settings, folder.child("tune"), record)
+            record = Recorder(tracking, runs, draws[0].name, run.id)
+            trying = rate_jobs(runners, draws, settings, runs)
+            decode(trying, draws)
+            rates = run_all(trying, settings, folder.child("tune"), record)
+            training = final_jobs(runners, draws, settings, runs, chosen_factors(rates, runners, settings))
+            decode(training, draws)
+            finals = run_all(training, settings, folder.child("tune"), record)
         return _report(folder, draws, runners, settings, rates, finals, run)
 
 

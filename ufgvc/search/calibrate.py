@@ -99,12 +99,12 @@ def calibrate_model(
     run = find_run(model, tracking, runs)
     told = dict(yaml.safe_load(run.read_text("config.yaml")))
     check_same(run, dataset, told)
-    with ray_session(ray):
-        if told["train"]["validation"] in ("holdout", "kfold"):
-            source = f"{told['train']['validation']}, the leaves that chose the epoch"
-            logits, labels, strangeness, reference = own_leaves(run, dataset, told, runs)
-        else:
-            source = f"{settings.folds}-fold"
+    if told["train"]["validation"] in ("holdout", "kfold"):
+        source = f"{told['train']['validation']}, the leaves that chose the epoch"
+        logits, labels, strangeness, reference = own_leaves(run, dataset, told, runs)
+    else:
+        source = f"{settings.folds}-fold"
+        with ray_session(ray):
             logits, labels, strangeness, reference = out_of_fold(run, dataset, told, settings, runs, tracking)
     fitted = calibrate(logits, labels, strangeness, source, settings.known_share)
     keep_calibration(run, fitted, reference, dataset.name, tracking, runs)

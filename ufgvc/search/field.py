@@ -19,6 +19,7 @@ from ufgvc.data.shards import Dataset, read_index, read_manifest
 from ufgvc.methods import build, options_class
 from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
+from ufgvc.regions.parts import check_masks as check_coverage
 from ufgvc.search.budget import recipe_for
 from ufgvc.search.contestants import Contestant
 from ufgvc.search.job import Job
@@ -75,10 +76,10 @@ def gflops_of(method: Method, side: int) -> float:
 
 
 def check_masks(runners: Sequence[Runner], draws: Sequence[Dataset]) -> None:
-    """UserError, with the command that makes them, for the first masks that are missing or were made from other photographs."""
+    """UserError, with the command that makes them, for the first masks that are missing, show too little or are of other photographs."""
     for kind in dict.fromkeys(runner.mask for runner in runners if runner.method.regions):
         for draw in draws:
-            read_manifest(draw, f"masks/{kind}")
+            check_coverage(draw, kind)
 
 
 def check_draws(draws: Sequence[Dataset], frozen: Sequence[str]) -> None:

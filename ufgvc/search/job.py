@@ -6,7 +6,6 @@ import io
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,20 +16,17 @@ from numpy.typing import NDArray
 
 from ufgvc.core.runtime import give_memory_back
 from ufgvc.core.storage import Store, open_store
-from ufgvc.data.cache import decoded_split
 from ufgvc.data.shards import Dataset, open_dataset, read_index
-from ufgvc.data.transforms import test_view
 from ufgvc.methods import build
 from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
 from ufgvc.search.together import train_together
 from ufgvc.track.runs import NullRun
 from ufgvc.train.alone import train_alone
-from ufgvc.train.feed import EVAL_BATCH, Plan
-from ufgvc.train.held_out import score_held_out
+from ufgvc.train.feed import Plan
+from ufgvc.train.held_out import look, score_held_out
 from ufgvc.train.progress import read_metrics
 from ufgvc.train.settings import TrainSettings
-from ufgvc.train.steps import eval_step
 from ufgvc.train.trainer import save_trained
 
 RESULT, SCORED = "cell.json", "scored.parquet"
@@ -132,19 +128,8 @@ def score_test(
     method: Method, dataset: Dataset, plan: Plan, device: torch.device
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], list[str]]:
     """(logits (N, K), labels (N,), image ids) of every test leaf, once, in the order of the index."""
-    recipe = method.recipe
-    images = decoded_split(dataset, "test", recipe.test_resize, None, None, Path(plan.cache_folder)).images
     index = read_index(dataset, "test")
-    net = method.net.to(device).to(memory_format=torch.channels_last).eval()
-    found = []
-    for start in range(0, len(images), EVAL_BATCH):
-        seen = torch.from_numpy(np.array(images[start : start + EVAL_BATCH])).to(device)
-        found.append(eval_step(method, net, test_view(seen, recipe.crop), plan.precision).cpu().numpy())
-    logits = np.concatenate(found)
-    if not np.isfinite(logits).all():
-        raise RuntimeError(f"training diverged: no numbers for {int((~np.isfinite(logits)).any(1).sum())} of {len(logits)} test leaves")
-    if len(logits) != index.num_rows:
-        raise RuntimeError(f"scored {len(logits)} of {index.num_rows} test leaves; a partial score is not a score")
+    logits, _ = look(method, dataset, "test", plan, np.arange(index.num_rows), device)
     return logits, index["label"].to_numpy().astype(np.int64), index["image_id"].to_pylist()
 
 

@@ -12,7 +12,7 @@ from ufgvc.methods import build
 from ufgvc.methods.recipe import Recipe, Stage
 from ufgvc.search.field import decode, first_weights
 from ufgvc.search.job import Job
-from ufgvc.search.record import InBackground, Recorder
+from ufgvc.search.record import Recorder
 from ufgvc.search.settings import PretrainSettings
 from ufgvc.search.trials import Finished, check_nodes, run_all
 from ufgvc.track.runs import recorded, start_run
@@ -51,8 +51,7 @@ def pretrain(
         with ray_session(ray):
             check_nodes([data], runs, settings)
             decode(jobs, [dataset])
-            with InBackground(Recorder(tracking, runs, dataset.name, run.id)) as record:
-                ends = run_all(jobs, settings, out.child("tune"), record)
+            ends = run_all(jobs, settings, out.child("tune"), Recorder(tracking, runs, dataset.name, run.id))
         for end in ends:
             if end.result is not None:
                 _keep(end, out)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ufgvc.methods.recipe import Recipe
 from ufgvc.report.search_story import TrialRow
@@ -89,32 +86,3 @@ class SearchRecorder:
         if row.error:
             child.set_tags({"error": row.error})
         child.finish(status)
-
-
-class InBackground:
-    """Records on one thread of its own: Ray Tune's loop must not wait for MLflow, or every trial that reports waits with it.
-
-    Leaving the block waits for what is still to be recorded and raises what went wrong; after an error (a stop) the rest is dropped,
-    because the next start records what it finds unrecorded.
-    """
-
-    def __init__(self, record: Callable[..., None]) -> None:
-        self._record = record
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="record")
-        self._calls: list[Future[None]] = []
-
-    def __call__(self, *told: Any) -> None:
-        self._calls.append(self._thread.submit(self._record, *told))
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Tune writes its callbacks down with all that they hold; a thread cannot be, and nobody reads that copy."""
-        return {"_record": self._record}
-
-    def __enter__(self) -> InBackground:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._thread.shutdown(wait=True, cancel_futures=error is not None)
-        if error is None:
-            for call in self._calls:
-                call.result()

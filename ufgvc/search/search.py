@@ -15,8 +15,9 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.storage import join, open_store
 from ufgvc.data.cache import decoded_split
 from ufgvc.data.cluster import RaySettings, ray_session
-from ufgvc.data.shards import Dataset, open_dataset, read_index, read_manifest
+from ufgvc.data.shards import Dataset, open_dataset, read_index
 from ufgvc.methods.recipe import Recipe
+from ufgvc.regions.parts import check_masks
 from ufgvc.report.page import made_now
 from ufgvc.report.search_page import compose_search
 from ufgvc.report.search_result import measure
@@ -26,7 +27,7 @@ from ufgvc.report.search_words import reading
 from ufgvc.report.tables import Table
 from ufgvc.search.field import decode, first_weights
 from ufgvc.search.finals import BEST, PAPER, best_of, final_jobs, final_rows
-from ufgvc.search.record import InBackground, Recorder, SearchRecorder
+from ufgvc.search.record import Recorder, SearchRecorder
 from ufgvc.search.settings import SearchSettings
 from ufgvc.search.space import configured, paper_values, read_space
 from ufgvc.search.study import Setting, Study
@@ -114,8 +115,10 @@ def check(study: Study, dataset: Dataset) -> int:
         raise UserError(error.what, where=dataset.store.uri, fix="ingest more photographs of it: a search holds leaves out") from None
     for axis in study.axes:
         for kind in axis.choices if axis.name == "train.mask" else ():
-            read_manifest(dataset, f"masks/{kind}")
+            check_masks(dataset, str(kind))
     plans = study.plans(Setting(0, paper_values(study.axes, study.method, study.options, study.train)))
+    if plans[0].mask_kind:
+        check_masks(dataset, plans[0].mask_kind)
     return Recipe.model_validate(plans[0].recipe).epochs
 
 
@@ -126,8 +129,7 @@ def _train(
     share = share_now(study.train, settings)
     paper = paper_values(study.axes, study.method, study.options, study.train)
     decode_folds(study.plans(Setting(0, paper))[0], dataset)
-    with InBackground(SearchRecorder(tracking, study, dataset.name, run.id)) as record:
-        rows = run_trials(study, settings, epochs, share, record)
+    rows = run_trials(study, settings, epochs, share, SearchRecorder(tracking, study, dataset.name, run.id))
     best = best_of(rows)
     if best is None:
         reasons = "; ".join(dict.fromkeys(str(row.error) for row in rows if row.error)) or "all were stopped early"
@@ -138,8 +140,8 @@ def _train(
     tested: dict[str, Mapping[str, Any]] = {PAPER: study.settings()[0].values} | ({BEST: best.values} if best.number else {})
     jobs = final_jobs(study, tested, settings.seeds)
     decode(jobs, [dataset])
-    with InBackground(Recorder(tracking, study.runs, dataset.name, run.id)) as record:
-        ends = run_all(jobs, trial_settings(study.train, settings), open_store(study.folder).child("tune"), record, share)
+    record = Recorder(tracking, study.runs, dataset.name, run.id)
+    ends = run_all(jobs, trial_settings(study.train, settings), open_store(study.folder).child("tune"), record, share)
     return rows, final_rows(study, tested, ends), sum(end.result is None for end in ends)
 
 

@@ -25,7 +25,7 @@ class TrialSettings(Section):
     gpu: Literal["auto", "no"] = "auto"
     """train on GPUs where there are any"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 autocast on a GPU that has it, else fp32"""
+    """of training; auto: bf16 autocast on a GPU that has it, else fp32. Leaves are scored in fp32"""
     checkpoint_seconds: float = Field(60.0, ge=0)
     """seconds between checkpoints of a training"""
 

@@ -6,7 +6,7 @@ it: rank 0 finds the trial's stop file after an epoch, all ranks return, and the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict
 from pathlib import Path
@@ -16,8 +16,8 @@ from ufgvc.core.storage import Store, open_store
 from ufgvc.train.checkpoint import read_checkpoint
 from ufgvc.train.feed import Plan
 from ufgvc.train.folds import Diverged, Folds
+from ufgvc.train.launch import make_trainer
 from ufgvc.train.loop import train_worker
-from ufgvc.train.preflight import choose_gpu
 from ufgvc.train.progress import POLL_SECONDS, read_metrics
 from ufgvc.train.settings import TrainSettings
 
@@ -31,7 +31,7 @@ def folds_together(plans: Sequence[Plan], settings: TrainSettings, trial: Store)
     """
     told = {"plans": [asdict(plan) for plan in plans], "trial": trial.uri}
     with ThreadPoolExecutor(1) as thread:
-        fit = thread.submit(_trainer(fold_worker, told, settings, trial, "trainer").fit)
+        fit = thread.submit(make_trainer(fold_worker, told, settings, trial, "trainer", keep=None).fit)
         seen = 0
         while True:
             ended = fit.done()  # asked first, so that the last epochs are seen
@@ -51,38 +51,11 @@ def folds_together(plans: Sequence[Plan], settings: TrainSettings, trial: Store)
 def train_together(plan: Plan, settings: TrainSettings) -> dict[str, Any]:
     """What `train_alone` does, on several ranks: the last checkpoint's content."""
     store = open_store(plan.run)
-    result = _trainer(train_worker, asdict(plan), settings, store, "checkpoints").fit()
+    result = make_trainer(train_worker, asdict(plan), settings, store, "checkpoints", keep=None).fit()
     if result.checkpoint is None:
         raise RuntimeError(f"{store.uri}: training ended without a checkpoint")
     with result.checkpoint.as_directory() as folder:
         return read_checkpoint(Path(folder))
-
-
-def _trainer(worker: Callable[[dict[str, Any]], Any], told: dict[str, Any], settings: TrainSettings, store: Store, name: str) -> Any:
-    import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    from ufgvc.train.refusal import EndAtMistakes
-
-    use_gpu = choose_gpu(settings.gpu, ray.cluster_resources().get("GPU", 0), settings.workers)
-    return TorchTrainer(
-        worker,
-        train_loop_config=told,
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=settings.workers,
-            use_gpu=use_gpu,
-            resources_per_worker={"CPU": settings.cpus_per_worker} | ({"GPU": 1} if use_gpu else {}),
-        ),
-        run_config=RunConfig(
-            name=name,
-            storage_path=store.path,
-            storage_filesystem=store.fs,
-            failure_config=FailureConfig(max_failures=settings.max_failures),
-            callbacks=[EndAtMistakes()],  # type: ignore[list-item]  # mypy sees the RunConfig of Ray Train before version 2
-        ),
-    )
 
 
 def fold_worker(config: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import torch
 from ufgvc.core.errors import UserError, user_error_in
 from ufgvc.core.runtime import cpu_count, give_memory_back
 from ufgvc.core.storage import Store, open_store
+from ufgvc.search.background import InBackground
 from ufgvc.search.job import Job, result_of, run_job
 from ufgvc.search.settings import TrialSettings
 from ufgvc.train.preflight import check_places
@@ -80,18 +81,19 @@ def run_all(
 ) -> list[Finished]:
     """Runs what is not finished yet and returns every job's end, in order. Inside of a Ray session.
 
-    scratch: a folder for Tune's own files, removed at the end.  done: called in this process for each job that ends, and for those that
-    had ended before.  share: of a job, if it is not to be told by the settings.
+    scratch: a folder for Tune's own files, removed at the end.  done: called for each job that ends, and for those that had ended before,
+    on a thread of this process, so that it delays no trial.  share: of a job, if it is not to be told by the settings.
     """
     found = {place: result for place, job in enumerate(jobs) if (result := result_of(job)) is not None}
     waiting = [place for place in range(len(jobs)) if place not in found]
     if found:
         log.info("%d of %d trainings were finished before", len(found), len(jobs))
     ended = {place: Finished(jobs[place], result) for place, result in found.items()}
-    for end in ended.values():
-        done(end)  # whoever was stopped between a job's end and this call gets it now
-    if waiting:
-        ended |= _tune(jobs, waiting, settings, scratch, done, share)
+    with InBackground(done) as record:
+        for end in ended.values():
+            record(end)  # whoever was stopped between a job's end and this call gets it now
+        if waiting:
+            ended |= _tune(jobs, waiting, settings, scratch, record, share)
     return [ended[place] for place in range(len(jobs))]
 
 

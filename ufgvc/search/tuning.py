@@ -12,6 +12,7 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.runtime import cpu_count
 from ufgvc.core.storage import open_store
 from ufgvc.report.search_story import TrialRow
+from ufgvc.search.background import InBackground
 from ufgvc.search.settings import SearchSettings, TrialSettings
 from ufgvc.search.study import SETTING, Setting, Study
 from ufgvc.search.suggest import Ledger, Suggester
@@ -64,17 +65,19 @@ def run_trials(
 ) -> list[TrialRow]:
     """Runs what is missing of a search and returns every trial's row. Inside of a Ray session.
 
-    epochs: of a complete trial.  ended: called in this process with each trial that ends, and with those that had ended before.
+    epochs: of a complete trial.  ended: called with each trial that ends, and with those that had ended before, on a thread of this
+    process, so that it delays no trial.
     """
     study.forget_failures()
     ledger = Ledger.of(study)
-    for setting, row in ledger.ended:
-        ended(setting, row)  # whoever was killed between a trial's end and this call gets it now
     suggester = Suggester(study, settings, ledger)
     if ledger.begun:
         log.info("%d trials were finished before, %d go on", len(ledger.ended), len(ledger.open))
-    if suggester.remaining:
-        _tune(study, settings, epochs, share, suggester, [row for _, row in ledger.ended], ended)
+    with InBackground(ended) as record:
+        for setting, row in ledger.ended:
+            record(setting, row)  # whoever was killed between a trial's end and this call gets it now
+        if suggester.remaining:
+            _tune(study, settings, epochs, share, suggester, [row for _, row in ledger.ended], record)
     rows = [row for _, row in Ledger.of(study).ended]
     if not rows:
         raise UserError("every trial lost its process", where=study.folder, fix="see the lines above; the same command tries again")

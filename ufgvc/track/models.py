@@ -81,6 +81,14 @@ class LoadedModel:
         """Whether onnxruntime runs it instead of torch."""
         return isinstance(self.method.net, OnnxNet)
 
+    @property
+    def unknown_name(self) -> str:
+        """What stands for the cultivar of an unknown leaf: `unknown`, in as many parentheses as no cultivar of the model has."""
+        taken, name = {cultivar.strip().casefold() for cultivar in self.classes}, UNKNOWN
+        while name in taken:
+            name = f"({name})"
+        return name
+
     def to(self, device: str | torch.device) -> LoadedModel:
         """This model, its network moved to a device."""
         self.method.net.to(device)
@@ -129,10 +137,10 @@ class LoadedModel:
         return np.concatenate(found), np.concatenate(strange)
 
     def predict(self, photographs: Sequence[bytes], top: int = TOP, batch_size: int = BATCH, unknown: bool = True) -> pd.DataFrame:
-        """Encoded photographs -> cultivar, probability, top5 (JSON: a list of {cultivar, probability}; all if there are fewer).
+        """Encoded photographs -> cultivar, probability, top5 (JSON: a list of {cultivar, probability}; all if there are fewer), known.
 
-        cultivar is `unknown` where the leaf is stranger than the calibration's threshold; probability and top5 are of the
-        candidates all the same.  unknown: whether that is wanted.  BadImage if one cannot be read.
+        known is false, and cultivar is `unknown` (see `unknown_name`), where the leaf is stranger than the calibration's threshold;
+        probability and top5 are of the candidates all the same.  unknown: whether that is wanted.  BadImage if one cannot be read.
         """
         import pandas as pd
 
@@ -140,8 +148,12 @@ class LoadedModel:
         for start in range(0, len(photographs), batch_size):
             logits, strangeness = self.scores([self.read(photograph) for photograph in photographs[start : start + batch_size]])
             known = self.known(strangeness) | (not unknown)
-            rows += [_row(ranked, bool(known[row])) for row, ranked in enumerate(self.ranked(logits, top))]
-        return pd.DataFrame(rows, columns=["cultivar", "probability", "top5"])
+            rows += [self._row(ranked, bool(known[row])) for row, ranked in enumerate(self.ranked(logits, top))]
+        return pd.DataFrame(rows, columns=["cultivar", "probability", "top5", "known"])
+
+    def _row(self, ranked: list[dict[str, Any]], known: bool) -> dict[str, Any]:
+        name = {} if known else {"cultivar": self.unknown_name}
+        return {**ranked[0], **name, "top5": json.dumps(ranked, ensure_ascii=False), "known": known}
 
     def ranked(self, logits: NDArray[np.float32], top: int = TOP) -> Iterator[list[dict[str, Any]]]:
         """For each row of logits the likeliest cultivars, first the likeliest; equal ones in label order."""
@@ -157,11 +169,6 @@ class LoadedModel:
     @property
     def temperature(self) -> float:
         return self.calibration.temperature if self.calibration else 1.0
-
-
-def _row(ranked: list[dict[str, Any]], known: bool) -> dict[str, Any]:
-    name = {} if known else {"cultivar": UNKNOWN}
-    return {**ranked[0], **name, "top5": json.dumps(ranked, ensure_ascii=False)}
 
 
 def save_model(

@@ -1,6 +1,6 @@
 """The model as MLflow sees it: how it is described on disk, and what `mlflow models serve` loads.
 
-In: a column `image` of photographs (bytes; base64 text over HTTP). Out: cultivar, probability, top5 (JSON text).
+In: a column `image` of photographs (bytes; base64 text over HTTP). Out: cultivar, probability, top5 (JSON text), known.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def write_description(folder: Path, backbone: str = "") -> None:
         "dependencies": [f"python={platform.python_version()}", "pip", {"pip": requirements}],
     }
     (folder / "conda.yaml").write_text(yaml.safe_dump(conda, sort_keys=False))
-    outputs = Schema([ColSpec(DataType.string, "cultivar"), ColSpec(DataType.double, "probability"), ColSpec(DataType.string, "top5")])
+    columns = {"cultivar": DataType.string, "probability": DataType.double, "top5": DataType.string, "known": DataType.boolean}
+    outputs = Schema([ColSpec(kind, name) for name, kind in columns.items()])
     model = Model(signature=ModelSignature(inputs=Schema([ColSpec(DataType.binary, "image")]), outputs=outputs))
     mlflow.pyfunc.add_to_model(model, "ufgvc.track.pyfunc", code="code", conda_env="conda.yaml", python_env="python_env.yaml")
     model.save(str(folder / "MLmodel"))

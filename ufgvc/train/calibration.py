@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import logsumexp, softmax
 
+from ufgvc.core.errors import UserError
 from ufgvc.track.calibration import Calibration, Reference, probabilities, unit
 
 Logits = NDArray[Any]
@@ -19,6 +20,14 @@ BINS = 15
 KNOWN_SHARE = 0.95
 VARIANCE = 0.99  # chosen on soy leaves, plain pictures and photographs of other things: 0.98 to 0.995 do about as well
 COLDEST, HOTTEST = 0.01, 100.0
+
+
+def check_finite(logits: Logits, model: str | None = None) -> None:
+    """UserError for logits (N, K) that are no numbers: their largest would be that of the first cultivar.  model: what gave them."""
+    bad = int((~np.isfinite(logits)).any(axis=1).sum())
+    if bad:
+        fix = "train it again with a lower learning rate (`--train.learning-rate`)"
+        raise UserError(f"training diverged: no numbers for {bad} of {len(logits)} leaves", where=model, fix=fix)
 
 
 def calibrate(logits: Logits, labels: Labels, strangeness: Floats | None, source: str, known_share: float = KNOWN_SHARE) -> Calibration:
@@ -44,12 +53,14 @@ def fit_reference(seen: NDArray[Any]) -> Reference:
 def calibration_of(best: Mapping[str, Any], validation: str) -> Calibration | None:
     """From the leaves that chose the epoch, if they were held out of the training split; a little hopeful, for they chose it.
 
-    best: of a checkpoint.  No threshold: that takes a look at the leaves that were learnt from, which `ufgvc calibrate` does.
+    best: of a checkpoint.  No threshold: that takes a look at the leaves that were learnt from, which `ufgvc calibrate` does.  UserError if
+    the net had diverged.
     """
     pairs = best.get("held") or []
     if not pairs:
         return None
     logits, labels = (np.concatenate([pair[place].numpy() for pair in pairs]) for place in (0, 1))
+    check_finite(logits)
     return calibrate(logits, labels, None, f"{validation}, the leaves that chose the epoch")
 
 

@@ -14,9 +14,8 @@ from ufgvc.data.shards import Dataset, read_index
 from ufgvc.data.transforms import test_view
 from ufgvc.methods.method import Method
 from ufgvc.track.calibration import Reference
-from ufgvc.train.calibration import fit_reference
+from ufgvc.train.calibration import check_finite, fit_reference
 from ufgvc.train.feed import EVAL_BATCH, Ints, Plan, learnt_and_held
-from ufgvc.train.steps import autocast, choose_precision
 
 REFERENCE_LEAVES = 2000  # more change the span of what the leaves look like little
 
@@ -40,7 +39,7 @@ def score_held_out(method: Method, dataset: Dataset, plan: Plan, device: torch.d
     index = read_index(dataset, "train")
     labels = index["label"].to_numpy().astype(np.int64)
     learn, hold = learnt_and_held(plan, labels, index["group"].to_pylist())
-    logits, seen = look(method, dataset, plan, hold, device)
+    logits, seen = look(method, dataset, "train", plan, hold, device)
     reference = make_reference(method, dataset, plan, learn, device)
     names = index["image_id"].to_pylist()
     return HeldOut(logits, labels[hold], reference.strangeness(seen), [names[place] for place in hold], reference)
@@ -49,24 +48,23 @@ def score_held_out(method: Method, dataset: Dataset, plan: Plan, device: torch.d
 def make_reference(method: Method, dataset: Dataset, plan: Plan, learn: Ints, device: torch.device) -> Reference:
     """From the leaves at these places of the training split, or from REFERENCE_LEAVES of them, evenly spaced."""
     few = learn[:: -(-len(learn) // REFERENCE_LEAVES)]
-    return fit_reference(look(method, dataset, plan, few, device)[1])
+    return fit_reference(look(method, dataset, "train", plan, few, device)[1])
 
 
 def look(
-    method: Method, dataset: Dataset, plan: Plan, places: Ints, device: torch.device
+    method: Method, dataset: Dataset, split: str, plan: Plan, places: Ints, device: torch.device
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Logits (N, K) and views (N, C) of training leaves as they would be tested. RuntimeError for logits that are not finite."""
+    """Logits (N, K) and views (N, C) of leaves at these places of a split, in fp32 as `evaluate` scores. UserError if the net diverged."""
     recipe = method.recipe
-    images = decoded_split(dataset, "train", recipe.test_resize, None, None, Path(plan.cache_folder)).images
+    images = decoded_split(dataset, split, recipe.test_resize, None, None, Path(plan.cache_folder)).images
     net = method.net.to(device).to(memory_format=torch.channels_last).eval()
     logits, views = [], []
-    with torch.inference_mode(), autocast(choose_precision(plan.precision, device), device):
+    with torch.inference_mode():
         for start in range(0, len(places), EVAL_BATCH):
             batch = torch.from_numpy(np.array(images[places[start : start + EVAL_BATCH]])).to(device)
             scored, seen = method.look(test_view(batch, recipe.crop), net)
             logits.append(scored.cpu().numpy())
             views.append(seen.cpu().numpy())
     found = np.concatenate(logits)
-    if not np.isfinite(found).all():
-        raise RuntimeError(f"training diverged: no numbers for {int((~np.isfinite(found)).any(1).sum())} of {len(found)} training leaves")
+    check_finite(found)
     return found, np.concatenate(views)

@@ -221,7 +221,7 @@ class Worker:
         held: list[tuple[Tensor, Tensor]] = []
         thin = -(-self.feed.hold // CALIBRATION_LEAVES)
         for images, labels in self.feed.validation():
-            logits = eval_step(self.method, net, images, self.precision).double()
+            logits = eval_step(self.method, net, images).double()
             loss = functional.cross_entropy(logits, labels, reduction="sum")
             right = (logits.argmax(1) == labels).sum()
             counts += torch.stack([right.double(), torch.full_like(loss, len(labels)), loss])

@@ -41,7 +41,7 @@ class TrainSettings(Section):
     gpu: Literal["auto", "yes", "no"] = "auto"
     """train on GPUs"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 autocast on a GPU that has it, else fp32"""
+    """of training; auto: bf16 autocast on a GPU that has it, else fp32. Leaves are scored in fp32"""
     compile: bool = False
     """torch.compile the network"""
     sync_batchnorm: bool = False

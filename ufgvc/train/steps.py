@@ -86,10 +86,11 @@ def train_step(
     return StepResult(losses, correct, len(batch.labels), plain)
 
 
-def eval_step(method: Method, model: nn.Module, images: Tensor, precision: Literal["auto", "fp32", "bf16"] = "fp32") -> Tensor:
-    """Logits (B, K) float32 without gradients, by the method's test views.
+def eval_step(method: Method, model: nn.Module, images: Tensor) -> Tensor:
+    """Logits (B, K) float32 without gradients, by the method's test views. In fp32, as `evaluate` and `predict` score, whatever the
+    precision of training.
 
     images: (B, 3, H, W) float in [0, 1].  model: in eval mode already.
     """
-    with torch.inference_mode(), autocast(choose_precision(precision, images.device), images.device):
+    with torch.inference_mode():
         return method.predict(images, model)

@@ -22,6 +22,7 @@ from ufgvc.methods import build
 from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
 from ufgvc.methods.weights import read_file
+from ufgvc.regions.parts import check_masks, masks_found
 from ufgvc.track.models import save_model
 from ufgvc.track.runs import Run, recorded, start_run
 from ufgvc.track.settings import TrackingSettings
@@ -29,7 +30,8 @@ from ufgvc.train.adjust import adjusted
 from ufgvc.train.calibration import calibration_of
 from ufgvc.train.checkpoint import read_checkpoint, remove_orphans
 from ufgvc.train.feed import Plan
-from ufgvc.train.preflight import check_batch, check_cpus, check_crop, check_places, choose_gpu
+from ufgvc.train.launch import make_trainer
+from ufgvc.train.preflight import check_batch, check_cpus, check_crop, check_places
 from ufgvc.train.progress import Follower, read_metrics
 from ufgvc.train.settings import TrainSettings
 
@@ -95,6 +97,8 @@ def _train_one(
         store.delete_tree()
     elif store.exists("model/model.json"):
         return _found(store, identity["key"])
+    if method.regions:
+        check_masks(dataset, settings.mask)
     check_crop(method.name, plan.recipe["crop"], method.min_side)
     check_batch(plan.recipe["batch_size"], settings.workers, dataset.counts["train"])
     store.write_text("config.yaml", to_yaml(identity))
@@ -167,39 +171,16 @@ def file_digest(uri: str) -> str:
 def _fit(plan: Plan, settings: TrainSettings, store: Store, run: Run, runs: str) -> dict[str, Any]:
     """Ray Train from the last checkpoint to the end; the final checkpoint's content."""
     import ray
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
 
     from ufgvc.train.loop import train_worker
-    from ufgvc.train.network import NodeNetworkConfig
-    from ufgvc.train.refusal import EndAtMistakes
 
-    resources = ray.cluster_resources()
-    use_gpu = choose_gpu(settings.gpu, resources.get("GPU", 0), settings.workers)
-    check_cpus(settings, resources.get("CPU", 0))
+    check_cpus(settings, ray.cluster_resources().get("CPU", 0))
     nodes = sum(node["Alive"] for node in ray.nodes())
     check_places({"--data": plan.data, "--runs": runs}, nodes)
     checkpoints = store.child("checkpoints")
     for name in remove_orphans(checkpoints):
         log.info("removed %s/%s, which a crash left half written", checkpoints.uri, name)
-    trainer = TorchTrainer(
-        train_worker,  # type: ignore[arg-type]  # Ray takes a return value; its annotation says None
-        train_loop_config=asdict(plan),
-        torch_config=NodeNetworkConfig(backend="nccl" if use_gpu else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=settings.workers,
-            use_gpu=use_gpu,
-            resources_per_worker={"CPU": settings.cpus_per_worker} | ({"GPU": 1} if use_gpu else {}),
-        ),
-        run_config=RunConfig(
-            name="checkpoints",
-            storage_path=store.path,
-            storage_filesystem=store.fs,
-            checkpoint_config=CheckpointConfig(num_to_keep=settings.keep),
-            failure_config=FailureConfig(max_failures=settings.max_failures),
-            callbacks=[EndAtMistakes()],  # type: ignore[list-item]  # mypy sees the RunConfig of Ray Train before version 2
-        ),
-    )
+    trainer = make_trainer(train_worker, asdict(plan), settings, store, "checkpoints", settings.keep)
 
     def send(rows: list[dict[str, float]]) -> None:
         for row in rows:
@@ -224,6 +205,7 @@ def save_trained(
     rows = state["history"]
     kept = dict(rows[best["epoch"] - 1] if chosen else rows[-1])
     fitted = calibration_of(best, plan.validation) if chosen else None
+    found = masks_found(dataset, plan.mask_kind, plan.mask_fingerprint) if plan.mask_kind else None
     kept["selection"] = {"test": "selected on test", "last": "last epoch"}.get(plan.validation, f"best on {plan.validation}")
     with tempfile.TemporaryDirectory(prefix="ufgvc-model-") as temporary:
         folder = Path(temporary) / "model"
@@ -237,6 +219,7 @@ def save_trained(
             info={
                 "dataset": dataset.name,
                 "mask_kind": plan.mask_kind,
+                "masks_found": found,
                 "init": plan.init,
                 "seed": plan.seed,
                 "key": identity["key"],

@@ -10,12 +10,25 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")
+from ufgvc.data.colour import has_own_colours, to_srgb
+from ufgvc.data.kinds import HEAD_BYTES, READABLE, kind_of, refusal
+
 MIN_SIDE = 32
+QUALITY = 95  # of the JPEG that takes the place of a lossy photograph whose bytes cannot be kept
 MAX_PIXELS = 178_956_970  # a file that claims more is refused before a pixel is decoded (half a gigabyte as RGB)
 _ORIENTATION = 0x0112
 # What Pillow's decoders are known to raise on bytes that somebody else wrote.
-_DECODER_ERRORS = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, OverflowError, struct.error)
+_DECODER_ERRORS = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, OverflowError, RuntimeError, struct.error)
+_SIGNS_OF_A_CUT = (
+    "truncated",
+    "incomplete",
+    "not enough",
+    "unexpected end",
+    "broken data stream",
+    "insufficient",
+    "meta box",
+    "'meta' box",
+)
 # For each EXIF orientation: how rows and columns are read to set the photograph upright.
 _UPRIGHT = {
     1: lambda a: a,
@@ -47,8 +60,9 @@ class ImageInfo:
 
 
 def decode(image: bytes, orientation: int = 1) -> np.ndarray:
-    """The upright photograph as (H, W, 3) uint8 RGB. Transparent pixels lie on white; 16-bit and greyscale become 8-bit RGB.
+    """The upright photograph as (H, W, 3) uint8 sRGB. Transparent pixels lie on white; 16-bit and greyscale become 8-bit RGB.
 
+    Of an animation or image sequence the first (HEIC: the primary) picture; colours of another profile are converted to sRGB.
     orientation: EXIF 1-8, from the image table or `inspect`. BadImage if the bytes are not a whole photograph.
     """
     with _open(image) as picture:
@@ -82,19 +96,19 @@ def inspect(image: bytes) -> ImageInfo:
 def strip_metadata(image: bytes) -> bytes:
     """The same pixels without any metadata (places, dates, owners, thumbnails, comments, what follows the image's end).
 
-    JPEG, PNG and WebP are cut at the level of their segments: nothing is encoded again. TIFF, whose metadata may lie anywhere,
-    and animations become a PNG of the (upright) first picture, which loses nothing of what `decode` gives.
+    JPEG, PNG and WebP in sRGB are cut at the level of their segments: nothing is encoded again. All others (other kinds, other colours,
+    animations) are encoded from what `decode` gives without a turn: as PNG, or as JPEG where the source has lost something already.
     """
     with _open(image) as picture:
-        kind = "animation" if getattr(picture, "is_animated", False) and picture.format == "WEBP" else picture.format
-    if kind in ("JPEG", "MPO"):
-        return _strip_jpeg(image)
-    if kind == "PNG":
-        return _strip_png(image)
-    if kind == "WEBP":
-        return _strip_webp(image)
+        kind = "JPEG" if picture.format == "MPO" else picture.format or ""
+        keep = kind in _CUTTERS and not has_own_colours(picture) and not (kind == "WEBP" and getattr(picture, "is_animated", False))
+        lossy = kind in ("JPEG", "HEIF", "AVIF") or (kind == "WEBP" and _is_lossy_webp(image))
+    if keep:
+        return _CUTTERS[kind](image)
     buffer = io.BytesIO()
-    Image.fromarray(decode(image)).save(buffer, "PNG")
+    # Without subsampling: a second halving of the colours would show.
+    options: dict[str, int] = {"quality": QUALITY, "subsampling": 0} if lossy else {}
+    Image.fromarray(decode(image)).save(buffer, "JPEG" if lossy else "PNG", **options)
     return buffer.getvalue()
 
 
@@ -117,21 +131,30 @@ def decode_mask(png: bytes) -> np.ndarray:
 
 
 def _open(image: bytes) -> ImageFile.ImageFile:
-    if not image:
-        raise BadImage("is empty (zero bytes)")
+    """The file as Pillow opens it, by what its bytes say that it is. BadImage if it is of no kind in READABLE."""
+    kind = kind_of(image)
+    if kind not in READABLE:
+        raise BadImage(refusal(image[:HEAD_BYTES]))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = Image.open(io.BytesIO(image), formats=FORMATS)
+            picture = _open_heic(image) if kind == "heic" else Image.open(io.BytesIO(image), formats=[kind.upper()])
     except Image.DecompressionBombError:
         raise _bomb() from None
     except UnidentifiedImageError:
-        raise BadImage("is not a JPEG, PNG, WebP or TIFF photograph, or its beginning is damaged") from None
+        raise BadImage(f"is a {kind.upper()} file whose beginning is damaged or cut off") from None
     except _DECODER_ERRORS as error:
         raise _explained(error) from error
     if picture.width * picture.height > MAX_PIXELS:
         raise _bomb()
     return picture
+
+
+def _open_heic(image: bytes) -> ImageFile.ImageFile:
+    # Loading the library takes time, which only those wait for who have such files.
+    from pillow_heif.as_plugin import HeifImageFile
+
+    return HeifImageFile(io.BytesIO(image))
 
 
 def _bomb() -> BadImage:
@@ -140,7 +163,7 @@ def _bomb() -> BadImage:
 
 def _explained(error: BaseException) -> BadImage:
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if any(sign in text.lower() for sign in ("truncated", "incomplete", "not enough", "unexpected end", "broken data stream")):
+    if any(sign in text.lower() for sign in _SIGNS_OF_A_CUT):
         return BadImage("is truncated: the file ends before the picture does")
     return BadImage(f"cannot be decoded ({text})")
 
@@ -155,14 +178,17 @@ def _orientation(picture: Image.Image) -> int:
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
     picture.load()
+    plain = picture
     if picture.mode.startswith("I"):
         # 16 bits a pixel (Pillow calls it I or I;16): the upper eight are kept.
         wide = np.clip(np.asarray(picture.convert("I")), 0, 65535)
-        return Image.fromarray((wide >> 8).astype(np.uint8)).convert("RGB")
-    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+        plain = Image.fromarray((wide >> 8).astype(np.uint8))
+    elif picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         layer = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return picture.convert("RGB")
+        colours = to_srgb(layer.convert("RGB"), picture)
+        colours.putalpha(layer.getchannel("A"))
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), colours).convert("RGB")
+    return to_srgb(plain, picture)
 
 
 def _strip_jpeg(image: bytes) -> bytes:
@@ -228,3 +254,14 @@ def _strip_webp(image: bytes) -> bytes:
         at = stop
     body = b"WEBP" + b"".join(kept)
     return b"RIFF" + len(body).to_bytes(4, "little") + body
+
+
+def _is_lossy_webp(image: bytes) -> bool:
+    at = 12
+    while at + 8 <= len(image) and image[at : at + 4] not in (b"VP8 ", b"VP8L", b"ANMF"):
+        at += 8 + int.from_bytes(image[at + 4 : at + 8], "little") + image[at + 4] % 2
+    # The first picture of an animation lies in a chunk of its own, behind 16 bytes about its place and time.
+    return image[at : at + 4] == b"VP8 " or b"VP8 " in image[at + 24 : at + 36]
+
+
+_CUTTERS = {"JPEG": _strip_jpeg, "PNG": _strip_png, "WEBP": _strip_webp}

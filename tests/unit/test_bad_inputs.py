@@ -9,6 +9,7 @@ import zlib
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.photographs import encoded, image_folder, put
 from ufgvc.core.errors import UserError
@@ -265,3 +266,21 @@ def test_mending_the_input_removes_the_list(source: Path) -> None:
     (source / "train" / "a" / "bad.jpg").unlink()
     ingest(str(source), str(source.parent / "skipped"))
     assert not (source.parent / "skipped" / "rejected.csv").exists()
+
+
+@pytest.mark.parametrize(("setting", "corners"), [("auto", (16, 6, 24, 54)), ("stored", (4, 24, 36, 36))])
+def test_boxes_of_a_photograph_that_exif_turns(
+    source: Path, caplog: pytest.LogCaptureFixture, setting: str, corners: tuple[int, ...]
+) -> None:
+    """60 x 40 stored pixels, 40 x 60 upright; a tall thin box on the upright photograph is a wide flat one on the stored pixels."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    put(source / "train" / "a" / "train0.jpg", encoded("turned", exif=exif.tobytes()))
+    put(source.parent / "boxes" / "train" / "a" / "train0.txt", "0 0.5 0.5 0.2 0.8\n")
+    settings = IngestSettings(box_orientation=setting)  # type: ignore[arg-type]
+    ingest(str(source), str(source.parent / "data"), boxes=str(source.parent / "boxes"), settings=settings)
+    rows = read_part(open_dataset(str(source.parent / "data")), "regions/annotated", "train-00000").to_pylist()
+    box = next(to_boxes(row["boxes"]) for row in rows if row["image_id"] == "train/a/train0")[0]  # type: ignore[index]
+    assert (box.x0, box.y0, box.x1, box.y1) == pytest.approx(corners)
+    said = "1 of 1 photographs with boxes are turned by EXIF (for example train/a/train0.jpg)" in caplog.text
+    assert said == (setting == "auto")

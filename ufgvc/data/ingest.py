@@ -15,14 +15,13 @@ from pydantic import Field
 
 from ufgvc.core.config import Section
 from ufgvc.core.errors import UserError
-from ufgvc.core.storage import Store, join, open_store, read_parquet_file
+from ufgvc.core.storage import Store, open_store, read_parquet_file
 from ufgvc.data import checks
 from ufgvc.data.cluster import RaySettings, quiet_data, ray_session
 from ufgvc.data.packing import Job, Packed, Packer, plan_parts
 from ufgvc.data.readers import ReaderName, list_source
-from ufgvc.data.readers.box_classes import BoxOrientation, BoxRules, decide_rules
-from ufgvc.data.readers.box_files import Annotation
-from ufgvc.data.readers.boxes import boxes_beside, match_photos, read_boxes
+from ufgvc.data.readers.annotations import read_annotations
+from ufgvc.data.readers.box_classes import BoxOrientation, BoxRules
 from ufgvc.data.readers.listing import Listing, check_names, set_groups
 from ufgvc.data.readers.scan import Rejected
 from ufgvc.data.shards import (
@@ -83,18 +82,18 @@ def ingest(
     name = _dataset_name(name, store.uri)
     listing = list_source(source, reader, settings.label_base, without=store)
     _settle_splits(listing, source, split, seed, settings)
-    if not listing.photos:
+    if settings.on_bad_image == "error" or not listing.photos:
         checks.refuse(listing.rejected, source)
-    annotations, rules, bad_boxes = _annotations(boxes or listing.boxes, listing, settings.box_rules)
-    rejected = listing.rejected + bad_boxes
+    annotated = read_annotations(boxes or listing.boxes, listing, settings.box_rules)
+    rejected = listing.rejected + annotated.rejected
     if settings.on_bad_image == "error":
-        checks.refuse(rejected, source)
+        checks.refuse(annotated.rejected, source)
     checks.check_splits(Counter(photo.split or "" for photo in listing.photos), source, split)
     check_names(listing, source)
     images, regions = FolderWriter(store, IMAGES, "", "images"), FolderWriter(store, REGIONS_FOLDER, "", "regions")
-    packer = Packer(listing.store, boxes or listing.boxes, rules, settings.box_orientation, images, regions)
+    packer = Packer(listing.store, annotated.folder, annotated.rules, settings.box_orientation, images, regions)
     try:
-        packed = _pack(packer, list(plan_parts(listing.photos, annotations, settings.part_mb << 20)), ray)
+        packed = _pack(packer, list(plan_parts(listing.photos, annotated.by_path, settings.part_mb << 20)), ray)
         rejected += [bad for one in packed for bad in one.rejected]
         index = pa.concat_tables([one.index for one in packed])
         paths = {photo.image_id: photo.path for photo in listing.photos}
@@ -113,15 +112,15 @@ def ingest(
         raise
     checks.warn_of_gaps(listing, index)
     if settings.box_orientation == "auto":
-        _warn_of_turns(index, {photo.image_id: annotations[photo.path] for photo in listing.photos if photo.path in annotations})
+        annotated.warn_of_turns(index, paths)
     # dataset.json makes the new images count: until it is written, what was there before is whole.
     made_from = fingerprint_of(index)
-    annotated = FolderWriter(store, REGIONS_FOLDER, made_from, "regions")
+    regions = FolderWriter(store, REGIONS_FOLDER, made_from, "regions")
     images.write_manifest(image_parts)
-    annotated.write_manifest(region_parts, rules=rules, annotated=sum(photo.path in annotations for photo in listing.photos))
+    regions.write_manifest(region_parts, rules=annotated.rules, annotated=len(annotated.by_path))
     dataset = write_dataset(store, name, listing.classes, index, image_parts, source)
     images.sweep(image_parts)
-    annotated.sweep(region_parts)
+    regions.sweep(region_parts)
     _tell_rejected(store, rejected, listing.left_out)
     return dataset
 
@@ -154,53 +153,6 @@ def _settle_splits(listing: Listing, source: str, split: float | None, seed: int
     leaked = {one.path for one in leaks}
     listing.photos = [photo for photo in listing.photos if photo.path not in leaked]
     listing.rejected += bad + leaks
-
-
-def _annotations(uri: str | None, listing: Listing, setting: BoxRules) -> tuple[dict[str, Annotation], BoxRules, list[Rejected]]:
-    """Each photograph's boxes by its path, the rules by which their classes are read, and box files that cannot be read."""
-    uri = uri or boxes_beside(listing)
-    if uri is None:
-        log.warning("no boxes: `detect` needs them on a few dozen photographs; give --boxes")
-        _list_unused(listing, set())
-        return {}, "named", []
-    found = read_boxes(uri, listing.classes)
-    matched = match_photos(found, [photo.path for photo in listing.photos])
-    names_file = found.names[0] if found.names else None
-    rules = decide_rules(set(found.labels()), setting, names_file)
-    meaning = f"named in {names_file}: {found.mapping}" if names_file else f"read by the rules {rules!r}"
-    log.info("boxes: %d photographs, classes %s, %s", len(matched.by_path), dict(found.labels()), meaning)
-    _list_unused(listing, {join(found.folder, name) for name in found.files})
-    if not matched.by_path and not matched.rejected:
-        some = found.entries[0][1].file
-        fix = "name each box file (or the file_name in the JSON) like its photograph"
-        raise UserError(f"none of the boxes belongs to a photograph (for example {some})", where=uri, fix=fix)
-    listing.left_out += [bad for bad in matched.left_out if found.folder != listing.store.uri or bad.path not in listing.used]
-    return matched.by_path, rules, matched.rejected
-
-
-def _warn_of_turns(index: pa.Table, annotations: dict[str, Annotation]) -> None:
-    """Box files without a size cannot say whether they were drawn on the upright photograph: tells of those where it matters."""
-    turned = [
-        image_id
-        for image_id, orientation in zip(index["image_id"].to_pylist(), index["orientation"].to_pylist(), strict=True)
-        if orientation != 1 and image_id in annotations and annotations[image_id].relative
-    ]
-    if turned:
-        log.warning(
-            "%d of %d photographs with boxes are turned by EXIF (for example %s); their boxes are read as drawn on the upright"
-            " photograph. For boxes of LabelImg before 1.8.4, VoTT or Labelbox give --box-orientation stored (docs/boxes.md)",
-            len(turned),
-            len(annotations),
-            turned[0],
-        )
-
-
-def _list_unused(listing: Listing, read: set[str]) -> None:
-    """Files of the source that are no photographs and that nobody has read are listed too. read: URIs of box files."""
-    known = {bad.path for bad in listing.left_out}
-    for path in listing.unused:
-        if path not in known and join(listing.store.uri, path) not in read:
-            listing.left_out.append(Rejected(path, "is not a photograph, and nothing here uses it"))
 
 
 def _pack(packer: Packer, jobs: list[Job], settings: RaySettings | None) -> list[Packed]:

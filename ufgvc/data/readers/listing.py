@@ -169,7 +169,7 @@ def settle_names(names: Iterable[str], where: str) -> dict[str, str]:
         forms[clean_name(name)].add(name)
     for clean, several in sorted(forms.items()):
         if len(several) > 1:
-            shown = ", ".join(repr(name) for name in sorted(several))
+            shown = ", ".join(ascii(name) for name in sorted(several))  # two forms of Unicode look the same on a screen
             log.warning("%s: %s are read as one cultivar, %r", where, shown, clean)
     return {name: clean for clean, several in forms.items() for name in several}
 

@@ -28,6 +28,10 @@ class UnreadableFile(UserError):
     """One file or object that cannot be read (no rights, archived) on storage that works: whoever reads many can leave it out."""
 
 
+class DamagedFile(UserError):
+    """A file of ours that was cut off or edited: its content is not what its name promises."""
+
+
 def _rebuild(kind: type[UserError], what: str, where: str | None, fix: str | None) -> UserError:
     return kind(what, where=where, fix=fix)
 

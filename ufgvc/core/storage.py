@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from ufgvc.core.errors import UserError, disk_error
+from ufgvc.core.errors import DamagedFile, UserError, disk_error
 from ufgvc.core.s3 import IN_MEMORY, MarkerFreeS3, open_s3
-from ufgvc.core.text import decode_text
+from ufgvc.core.text import decode_text, parse_json
 
 _TEMPORARY = ".ufgvc-tmp-"
 _CHUNK = 4 << 20
@@ -101,7 +101,7 @@ class Store:
         return decode_text(self.read_bytes(name), f"{self.uri}/{name}")
 
     def read_json(self, name: str) -> Any:
-        return json.loads(self.read_bytes(name))
+        return parse_json(self.read_bytes(name), f"{self.uri}/{name}")
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Writes the whole object or nothing: a reader never sees half of it."""
@@ -219,13 +219,24 @@ def join(uri: str, *names: str) -> str:
 
 
 def read_parquet_file(store: Store, name: str, columns: list[str] | None = None) -> pa.Table:
-    with store.open_input(name) as file:
+    with _readable_table(store, name) as file:
         return pq.ParquetFile(file).read(columns=columns)
+
+
+@contextlib.contextmanager
+def _readable_table(store: Store, name: str) -> Iterator[pa.NativeFile]:
+    """An open Parquet file; what pyarrow says of one that was cut off or is something else becomes a DamagedFile."""
+    try:
+        with store.open_input(name) as file:
+            yield file
+    except pa.ArrowInvalid as error:
+        fix = "restore it, or run the command again that wrote it"
+        raise DamagedFile(f"is not a whole Parquet file ({error})", where=f"{store.uri}/{name}", fix=fix) from None
 
 
 def read_parquet_rows(store: Store, name: str, start: int, stop: int, columns: list[str] | None = None) -> pa.Table:
     """Rows [start, stop) of a file; only the row groups that hold them are read."""
-    with store.open_input(name) as file:
+    with _readable_table(store, name) as file:
         parquet = pq.ParquetFile(file)
         ends = np.cumsum([parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)])
         first, last = int(np.searchsorted(ends, start, "right")), int(np.searchsorted(ends, stop - 1, "right"))

@@ -1,10 +1,12 @@
-"""The one decoder of text files that people and tools write."""
+"""The one decoder of text files that people and tools write, and of the JSON that we write."""
 
 from __future__ import annotations
 
 import codecs
+import json
+from typing import Any
 
-from ufgvc.core.errors import UserError
+from ufgvc.core.errors import DamagedFile, UserError
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -19,3 +21,12 @@ def decode_text(data: bytes, where: str) -> str:
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise UserError(f"is not UTF-8 text (line {line})", where=where, fix="save it as UTF-8") from None
+
+
+def parse_json(data: bytes, where: str) -> Any:
+    """The value in a JSON file of ours. DamagedFile if it is none: the file was cut off or edited."""
+    try:
+        return json.loads(decode_text(data, where))
+    except json.JSONDecodeError as error:
+        fix = "restore it, or run the command again that wrote it"
+        raise DamagedFile(f"is damaged: it is not JSON ({error})", where=where, fix=fix) from None

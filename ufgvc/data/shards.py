@@ -92,8 +92,6 @@ def open_dataset(uri: str) -> Dataset:
         found = store.read_json(DATASET_FILE)
     except FileNotFoundError:
         raise UserError("holds no data set", where=store.uri, fix=f"run `ufgvc ingest --source <photographs> --data {store.uri}`") from None
-    except json.JSONDecodeError:
-        raise UserError("is damaged", where=f"{store.uri}/{DATASET_FILE}", fix="run `ufgvc ingest` again") from None
     if found.get("version") != VERSION:
         raise UserError(
             f"was written in version {found.get('version')} of the layout, this program reads {VERSION}",

@@ -23,11 +23,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.runtime import cpu_count
+from ufgvc.core.text import parse_json
 from ufgvc.core.types import Box
 from ufgvc.regions.boxes import suppress
 from ufgvc.regions.examples import Pixels, fit_square
@@ -115,9 +117,12 @@ class Detector:
 def load_detector(folder: Path, device: str = "cpu") -> Detector:
     """A detector that `Detector.save` wrote. UserError if the folder holds none."""
     try:
-        about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        about = parse_json((folder / "model.json").read_bytes(), str(folder / "model.json"))
         state = load_file(folder / "weights.safetensors")
-    except (FileNotFoundError, json.JSONDecodeError) as error:
+    except SafetensorError as error:
+        where = str(folder / "weights.safetensors")
+        raise UserError(f"is damaged: {error}", where=where, fix="run `ufgvc detect --fresh`") from None
+    except FileNotFoundError as error:
         raise UserError(f"holds no detector ({error})", where=str(folder), fix="run `ufgvc detect` first") from None
     if about.get("kind") != "regions" or about.get("format") != FORMAT:
         raise UserError("is not a region detector that this version reads", where=str(folder), fix="run `ufgvc detect` again")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ufgvc.core.errors import UserError
+from ufgvc.core.errors import DamagedFile
 from ufgvc.core.storage import Store
 
 
@@ -30,10 +30,8 @@ class Journal:
             return dict(self.store.read_json("run.json"))
         except FileNotFoundError:
             return None
-        except ValueError as error:
-            raise UserError(
-                f"is damaged: {error}", where=f"{self.store.uri}/run.json", fix="delete the journal folder, or start with --fresh"
-            ) from None
+        except DamagedFile as error:
+            raise DamagedFile(error.what, where=error.where, fix="delete the journal folder, or start with --fresh") from None
 
     def keep_identity(self, identity: Mapping[str, Any]) -> None:
         self.store.write_json("run.json", dict(identity))

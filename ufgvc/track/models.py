@@ -236,8 +236,9 @@ def read_model(store: Store, uri: str) -> LoadedModel:
     except FileNotFoundError:
         what = f"holds no model ({MODEL} and {WEIGHTS} or {ONNX})" if store.list() else "is empty or not there"
         raise UserError(what, where=uri, fix="give <run>/model, runs:/<id>/model or models:/<name>@<alias>") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"is damaged: {error}", where=uri, fix=AGAIN) from None
+    if not {"method", "classes", "options", "input"} <= info.keys():
+        what = "is a region detector, not a classifier" if info.get("kind") == "regions" else f"is no classifier by its {MODEL}"
+        raise UserError(what, where=uri, fix="give the model folder of a training: <runs>/<data set>/<method>/<run>/model")
     if info.get("format", FORMAT) > FORMAT:
         raise UserError(f"was made by a later ufgvc ({info.get('ufgvc')})", where=uri, fix="upgrade ufgvc")
     method = build(info["method"], num_classes=len(info["classes"]), init="none", **info["options"])

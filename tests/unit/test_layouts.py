@@ -71,6 +71,11 @@ def test_a_single_cultivar(tmp_path: Path) -> None:
     refused(tmp_path, "one cultivar only, 'only'")
 
 
+def test_a_list_of_regions_is_no_list_of_cultivars(tmp_path: Path) -> None:
+    put(image_folder(tmp_path) / "classes.txt", "contour\nvein\n")
+    assert list_source(str(tmp_path)).classes == ("a", "b")
+
+
 def test_system_folders_are_no_cultivars(tmp_path: Path) -> None:
     image_folder(tmp_path)
     for name in ("@eaDir/a/x.jpg", "#recycle/old.jpg", "$RECYCLE.BIN/S-1/x.jpg", "lost+found/x.jpg", "train/a/@eaDir/x.jpg"):

@@ -15,6 +15,7 @@ from natsort import natsorted
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store
+from ufgvc.core.types import REGIONS
 from ufgvc.data.readers.scan import Photographs, Rejected, Scan
 
 log = logging.getLogger(__name__)
@@ -97,11 +98,16 @@ def in_natural_order(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def read_classes(store: Store, name: str = "classes.txt") -> tuple[str, ...] | None:
-    """Class names in label order, one a line; None if there is no such file. UserError if a name stands there twice."""
+    """Class names in label order, one a line; None if there is no such file. UserError if a name stands there twice.
+
+    None too if the file names the regions: annotation tools write the classes of the boxes into a file of the same name.
+    """
     if not store.exists(name):
         return None
     names = [clean for line in store.read_text(name).splitlines() if (clean := clean_name(line))]
     names = _without_numbers(names)
+    if names and all(name.lower() in REGIONS for name in names):
+        return None
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         where = f"{store.uri}/{name}"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ufgvc.core.storage import Store
-from ufgvc.train.preflight import choose_gpu
+from ufgvc.train.preflight import choose_gpu, worker_resources
 from ufgvc.train.settings import TrainSettings
 
 
@@ -32,7 +32,7 @@ def make_trainer(
         scaling_config=ScalingConfig(
             num_workers=settings.workers,
             use_gpu=use_gpu,
-            resources_per_worker={"CPU": settings.cpus_per_worker} | ({"GPU": 1} if use_gpu else {}),
+            resources_per_worker=worker_resources(settings, use_gpu),
         ),
         run_config=RunConfig(
             name=name,

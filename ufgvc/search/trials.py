@@ -23,7 +23,6 @@ from ufgvc.train.preflight import check_places
 
 log = logging.getLogger(__name__)
 FAILED = "failed.json"
-RESTARTS = 3  # of a training whose process or node was lost
 
 
 @dataclass(frozen=True)
@@ -171,7 +170,7 @@ def _tune(
             storage_path=scratch.path,
             storage_filesystem=scratch.fs,
             callbacks=[Watch()],
-            failure_config=tune.FailureConfig(max_failures=RESTARTS),
+            failure_config=tune.FailureConfig(max_failures=settings.max_failures),
             verbose=0,
         ),
     )

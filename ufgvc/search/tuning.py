@@ -37,6 +37,7 @@ def trial_settings(train: TrainSettings, settings: SearchSettings) -> TrialSetti
         gpu="no" if train.gpu == "no" else "auto",
         precision=train.precision,
         checkpoint_seconds=train.checkpoint_seconds,
+        max_failures=settings.max_failures,
     )
 
 

@@ -22,7 +22,7 @@ def make_trainer(
     from ray.train.torch import TorchTrainer
 
     from ufgvc.train.network import NodeNetworkConfig
-    from ufgvc.train.refusal import EndAtMistakes
+    from ufgvc.train.refusal import EndAtMistakes, lost_nodes
 
     use_gpu = choose_gpu(settings.gpu, ray.cluster_resources().get("GPU", 0), settings.workers)
     return TorchTrainer(
@@ -40,6 +40,6 @@ def make_trainer(
             storage_filesystem=store.fs,
             checkpoint_config=CheckpointConfig(num_to_keep=keep),
             failure_config=FailureConfig(max_failures=settings.max_failures),
-            callbacks=[EndAtMistakes()],  # type: ignore[list-item]  # mypy sees the RunConfig of Ray Train before version 2
+            callbacks=[EndAtMistakes(lost_nodes(ray.nodes()))],  # type: ignore[list-item]  # mypy sees the RunConfig of Ray Train before version 2
         ),
     )

@@ -49,7 +49,7 @@ def test_the_workers_of_a_training_and_of_a_trial_talk_alike(monkeypatch: pytest
 
     monkeypatch.setattr(TorchTrainer, "fit", fit)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0})
-    monkeypatch.setattr(ray, "nodes", lambda: [])
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 8.0}}])
     settings, store = TrainSettings(workers=2), open_store(str(tmp_path))
     plan = Plan(**{field.name: None for field in fields(Plan)} | {"run": store.uri, "data": store.uri, "recipe": RECIPE})
     with pytest.raises(RuntimeError, match="ended without a checkpoint"):

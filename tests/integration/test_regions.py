@@ -226,6 +226,11 @@ def test_a_detector_that_finds_nothing_guides_nothing(data: str, runs: str, dete
     mask(data, MaskSettings(kind="box"), runs, detected.model)
 
 
+def test_a_detector_that_no_node_can_hold_is_refused(data: str, runs: str, detected, ray_local: None):
+    with pytest.raises(UserError, match=r"no node has what each detector is to have, 7 CPUs \(nodes: 1 x 6 CPU\)"):
+        mask(data, MaskSettings(kind="structure", cpus_per_actor=7), runs, detected.model, fresh=True)
+
+
 def test_without_a_detector_the_command_to_run_is_named(data: str, tmp_path: Path, ray_local: None):
     with pytest.raises(UserError, match="ufgvc detect --data"):
         mask(data, MaskSettings(), str(tmp_path))

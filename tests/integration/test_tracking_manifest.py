@@ -1,4 +1,4 @@
-"""MLflow's server with the flags of cluster/kuberay/tracking.yaml, on this machine: it answers to its own name and to no other."""
+"""MLflow's server with the flags of cluster/kuberay/tracking.yaml, on this machine: it answers to its own names and to no other."""
 
 from __future__ import annotations
 
@@ -32,6 +32,15 @@ def test_the_server_of_the_manifest_answers_to_its_name(serve: Callable[..., Any
     serve(command, f"http://127.0.0.1:{port}/health", env=env, log=tmp_path / "log", within=300)
     path = "/api/2.0/mlflow/experiments/get?experiment_id=0"
     assert status(port, server["readinessProbe"]["httpGet"]["path"], "10.1.2.3:5000") == 200  # as Kubernetes asks
-    assert status(port, path, "ufgvc-mlflow:5000") == 200
-    assert status(port, path, "localhost:5000") == 200
-    assert status(port, path, "elsewhere.example") == 403
+    names = (
+        "ufgvc-mlflow",
+        "ufgvc-mlflow.ufgvc",
+        "ufgvc-mlflow.ufgvc.svc",
+        "ufgvc-mlflow.ufgvc.svc.cluster.local",
+        "localhost",
+        "127.0.0.1",
+    )
+    for host in (form for name in names for form in (name, f"{name}:5000", f"{name}:80")):
+        assert status(port, path, host) == 200, host
+    for host in ("elsewhere.example", "ufgvc-mlflow.elsewhere.example", "ufgvc-mlflow.ufgvc.svc.elsewhere.example:5000", "10.1.2.3:5000"):
+        assert status(port, path, host) == 403, host

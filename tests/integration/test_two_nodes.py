@@ -52,7 +52,8 @@ def second(leaves: Cluster) -> Machine:
 
 def test_training_goes_on_without_a_node_that_is_lost(leaves: Cluster, second: Machine) -> None:
     """A node is lost during an epoch, and another one takes its place, as a cluster's autoscaler sees to."""
-    job = leaves.job("train", *training(f"{RUNS}/broken"))
+    # A lost node uses up none of the failures, of which none is allowed here.
+    job = leaves.job("train", *training(f"{RUNS}/broken"), "--train.max-failures", "0")
     run = begun(job, f"{RUNS}/broken")
     while_running(job, lambda: all(node.processes("RayTrainWorker") for node in leaves.nodes), "a worker on each node")
     before = read_metrics(run)

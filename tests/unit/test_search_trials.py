@@ -14,12 +14,14 @@ from ray.tune.search import Searcher
 
 from ufgvc.core.errors import UserError
 from ufgvc.report.search_story import Axis, TrialRow
+from ufgvc.search import tuning
 from ufgvc.search.finals import best_of
-from ufgvc.search.settings import SearchSettings
+from ufgvc.search.settings import SearchSettings, TrialSettings
 from ufgvc.search.stopping import StopByWord
 from ufgvc.search.study import Setting, Study
 from ufgvc.search.suggest import Ledger, Suggester
-from ufgvc.search.tuning import share_for
+from ufgvc.search.trials import placed, share_of
+from ufgvc.search.tuning import share_for, share_now
 from ufgvc.train.settings import TrainSettings
 
 AXES = (Axis("options.fusion", "simplex", parts=("base", "vein", "contour")), Axis("options.loss_weights.vein", "log", 0.01, 10.0))
@@ -202,6 +204,28 @@ class TestShare:
     def test_more_cpus_than_there_are(self, train: TrainSettings) -> None:
         with pytest.raises(UserError, match="Ray Data"):
             share_for(train, SearchSettings(), 8, 0, 8)
+
+    def test_no_more_at_a_time_than_the_nodes_hold(self) -> None:
+        share = share_of(TrialSettings(cpus_per_trial=3), 12, 0, 12)
+        assert share.at_once == 3
+        assert placed(share, [{"CPU": 4.0}] * 3) == share
+        assert placed(share, [{"CPU": 4.0}, {"CPU": 2.0}, {"CPU": 6.0}]).at_once == 3
+        assert placed(share, [{"CPU": 5.0}, {"CPU": 2.0}, {"CPU": 5.0}]).at_once == 2
+        with pytest.raises(UserError, match=r"no node has the 3 CPU of a trial \(nodes: 6 x 2 CPU\)") as caught:
+            placed(share, [{"CPU": 2.0}] * 6)
+        assert "--cpus-per-trial" in str(caught.value.fix)
+
+    @pytest.mark.parametrize(("node", "at_once"), [(4.0, 2), (3.0, 0)])
+    def test_trials_of_several_workers_are_placed_too(self, node: float, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        many = int(18 / node)
+        monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 18.0})
+        monkeypatch.setattr(tuning, "alive_nodes", lambda: [{"CPU": node}] * many)
+        train = TrainSettings(workers=2, cpus_per_worker=4)
+        if at_once:
+            assert share_now(train, SearchSettings()).at_once == at_once
+        else:
+            with pytest.raises(UserError, match="which have room for 0"):
+                share_now(train, SearchSettings())
 
     def test_gpus_that_are_not_there(self) -> None:
         with pytest.raises(UserError, match="GPU"):

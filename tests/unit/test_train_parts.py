@@ -14,10 +14,11 @@ from torch import nn
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, open_store
+from ufgvc.data.cluster import places
 from ufgvc.methods.recipe import Recipe, Stage
 from ufgvc.train.adjust import adjusted
 from ufgvc.train.checkpoint import FILE, read_checkpoint, remove_orphans, write_checkpoint
-from ufgvc.train.preflight import check_batch, check_cpus, check_crop, check_places, choose_gpu
+from ufgvc.train.preflight import check_batch, check_cpus, check_crop, check_nodes_hold, check_places, choose_gpu
 from ufgvc.train.progress import Follower, epoch_line, read_metrics
 from ufgvc.train.settings import TrainSettings
 
@@ -54,6 +55,44 @@ def test_gpus_that_are_not_there(wish: str, gpus: float, workers: int, advice: s
     assert caught.value.fix == f"use `{advice}`"
     wish, workers = ("no", workers) if "gpu" in advice else (wish, int(advice.split()[-1]))
     choose_gpu(wish, gpus, workers)  # the advice works
+
+
+@pytest.mark.parametrize(
+    ("nodes", "each", "room"),
+    [
+        ([{"CPU": 4.0}] * 3, {"CPU": 2.5}, 3),
+        ([{"CPU": 4.0}] * 3, {"CPU": 2.0}, 6),
+        ([{"CPU": 0.3}, {"CPU": 1.0}], {"CPU": 0.1}, 13),  # 0.3 / 0.1 is a little less than 3
+        ([{"CPU": 7.0, "GPU": 1.0}, {"CPU": 64.0}], {"CPU": 3.0, "GPU": 1.0}, 1),
+        ([{"CPU": 7.0, "GPU": 4.0}], {"CPU": 1.0, "GPU": 0.25}, 7),
+        ([{"memory": 1e9}, {}], {"CPU": 1.0}, 0),
+        ([], {"CPU": 1.0}, 0),
+    ],
+)
+def test_how_many_processes_the_nodes_hold(nodes: Any, each: Any, room: int) -> None:
+    assert places(nodes, each) == room
+
+
+@pytest.mark.parametrize(
+    ("workers", "each", "gpu", "nodes", "said"),
+    [
+        (1, 6.0, False, [{"CPU": 4.0}] * 3, "room for 0 (nodes: 3 x 4 CPU)"),
+        (4, 2.5, False, [{"CPU": 4.0}] * 3, "room for 3"),
+        (2, 3.0, True, [{"CPU": 2.0, "GPU": 2.0}, {"CPU": 64.0}], "nodes: 1 x 2 CPU + 2 GPU, 1 x 64 CPU + 0 GPU"),
+    ],
+)
+def test_a_worker_that_no_node_can_hold_is_refused(workers: int, each: float, gpu: bool, nodes: Any, said: str) -> None:
+    settings = TrainSettings(workers=workers, cpus_per_worker=each)
+    check_cpus(settings, sum(node["CPU"] for node in nodes))  # together they have enough
+    with pytest.raises(UserError) as caught:
+        check_nodes_hold(settings, gpu, nodes)
+    assert said in caught.value.what
+    assert "--train.cpus-per-worker" in str(caught.value.fix)
+
+
+def test_workers_that_the_nodes_hold() -> None:
+    check_nodes_hold(TrainSettings(workers=3, cpus_per_worker=2.5), False, [{"CPU": 4.0}] * 3)
+    check_nodes_hold(TrainSettings(workers=2, cpus_per_worker=3), True, [{"CPU": 7.0, "GPU": 1.0}] * 2)
 
 
 @pytest.mark.parametrize(("workers", "each", "cpus"), [(1, 1.0, 2), (3, 1.0, 4), (6, 0.5, 4)])

@@ -8,7 +8,8 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import Field
@@ -90,6 +91,28 @@ def ray_session(settings: RaySettings | None = None) -> Iterator[None]:
     finally:
         ray.shutdown()
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def alive_nodes() -> list[dict[str, float]]:
+    """What each node has that is there now (CPU, GPU, memory, ...). Inside of a Ray session.
+
+    Ray does not say what an autoscaler could still bring; who needs that has it brought first (`--ray.gpus`).
+    """
+    import ray
+
+    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+def places(nodes: Sequence[Mapping[str, float]], each: Mapping[str, float]) -> int:
+    """How many processes that need `each` the nodes can hold at a time: none is spread over two nodes."""
+    needs = {name: need for name, need in each.items() if need > 0}
+    return sum(min((int(node.get(name, 0) / need + 1e-9) for name, need in needs.items()), default=0) for node in nodes)
+
+
+def node_kinds(nodes: Sequence[Mapping[str, float]], needs: Iterable[str]) -> str:
+    """What the nodes have of these resources, for a message: `2 x 4 CPU + 1 GPU, 1 x 8 CPU + 0 GPU`."""
+    kinds = Counter(" + ".join(f"{node.get(name, 0):g} {name}" for name in needs) for node in nodes)
+    return ", ".join(f"{many} x {kind}" for kind, many in sorted(kinds.items())) or "none"
 
 
 def _session_folder(parent: Path) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 from ufgvc.core.config import short_key
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
-from ufgvc.data.cluster import RaySettings, ray_session
+from ufgvc.data.cluster import RaySettings, alive_nodes, node_kinds, places, ray_session
 from ufgvc.data.shards import Dataset, FolderWriter, Manifest, Part, open_dataset, read_manifest
 from ufgvc.regions.exact import EXACT, exact_masks
 from ufgvc.regions.leaves import ANNOTATED, METRICS
@@ -134,12 +134,15 @@ def _run(dataset: Dataset, masker: dict[str, Any], settings: MaskSettings, ray_s
 
         resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
         gpus = int(resources.get("GPU", 0)) if settings.gpu == "auto" and masker["detector"] is not None else 0
-        room = gpus or int(resources.get("CPU", 1)) // settings.cpus_per_actor
+        nodes = alive_nodes()
+        each = {"CPU": float(settings.cpus_per_actor)} | ({"GPU": 1.0} if gpus else {})
+        room = places(nodes, each)
         if room < 1:
+            what = f"no node has what each detector is to have, {settings.cpus_per_actor} CPUs{' and a GPU' if gpus else ''}"
             raise UserError(
-                f"the cluster has {resources.get('CPU', 0):g} CPUs, each detector is to have {settings.cpus_per_actor}",
+                f"{what} (nodes: {node_kinds(nodes, each)})",
                 where="cpus_per_actor",
-                fix="lower it or add CPUs",
+                fix="lower it, add larger nodes" + (", or use `--gpu off`" if gpus else ""),
             )
         most = min(settings.max_actors or room, room, len(dataset.parts))
         pool = ray.data.ActorPoolStrategy(min_size=min(settings.min_actors, most), max_size=most)

@@ -95,6 +95,7 @@ def benchmark_folder(draws: Sequence[Dataset], settings: BenchmarkSettings, runs
         "gpu_per_trial",
         "gpu",
         "checkpoint_seconds",
+        "max_failures",
         "fingerprints",
     }
     key = short_key([settings.model_dump(mode="json", exclude=silent), [draw.fingerprint for draw in draws]])

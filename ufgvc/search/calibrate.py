@@ -59,6 +59,8 @@ class CalibrateSettings(Section):
     """share of a GPU of each, where there are GPUs"""
     gpu: Literal["auto", "no"] = "auto"
     """train on GPUs where there are any"""
+    max_failures: int = Field(3, ge=-1)
+    """how often the lost process of a fold is replaced (-1: without end, for spot machines)"""
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,7 @@ def out_of_fold(
         cpus_per_trial=settings.cpus_per_trial,
         gpu_per_trial=settings.gpu_per_trial,
         gpu=settings.gpu,
+        max_failures=settings.max_failures,
     )
     folder = run.child("calibration")
     tags = {"step": "calibrate", "method": told["method"], "data": dataset.fingerprint, "folder": folder.uri}

@@ -28,6 +28,8 @@ class TrialSettings(Section):
     """of training; auto: bf16 autocast on a GPU that has it, else fp32. Leaves are scored in fp32"""
     checkpoint_seconds: float = Field(60.0, ge=0)
     """seconds between checkpoints of a training"""
+    max_failures: int = Field(3, ge=-1)
+    """how often the lost process of a training is replaced (-1: without end, for spot machines)"""
 
 
 class BenchmarkSettings(TrialSettings):
@@ -134,8 +136,8 @@ class SearchSettings(Section):
     """trials at a time; default: as many as fit, on CPUs one a core"""
     gpu_per_trial: float = Field(0.25, gt=0, le=1)
     """share of a GPU of a trial of one worker, where there are GPUs"""
-    max_failures: int = Field(3, ge=0)
-    """how often the lost process of a trial is replaced"""
+    max_failures: int = Field(3, ge=-1)
+    """how often the lost process of a trial is replaced (-1: without end)"""
 
     def of_the_result(self) -> dict[str, Any]:
         """What makes it another search. More trials, repeats or seeds are the same one going on."""

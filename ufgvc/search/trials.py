@@ -6,7 +6,7 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from ufgvc.core.errors import UserError, user_error_in
 from ufgvc.core.runtime import cpu_count, give_memory_back
 from ufgvc.core.storage import Store, open_store
+from ufgvc.data.cluster import alive_nodes, node_kinds, places
 from ufgvc.search.background import InBackground
 from ufgvc.search.job import Job, result_of, run_job
 from ufgvc.search.settings import TrialSettings
@@ -22,7 +23,6 @@ from ufgvc.train.preflight import check_places
 
 log = logging.getLogger(__name__)
 FAILED = "failed.json"
-RESTARTS = 3  # of a training whose process or node was lost
 
 
 @dataclass(frozen=True)
@@ -60,20 +60,23 @@ def share_of(settings: TrialSettings, cpus: float, gpus: float, cores: int) -> S
     return Share(resources, at_once, max(1, cores // at_once))
 
 
+def placed(share: Share, nodes: Sequence[Mapping[str, float]]) -> Share:
+    """The share, with as many at a time as the nodes have room for. UserError if no single node has what one trial needs."""
+    room = places(nodes, share.resources)
+    if room < 1:
+        each = " and ".join(f"{need:g} {name}" for name, need in share.resources.items())
+        what = f"no node has the {each} of a trial (nodes: {node_kinds(nodes, share.resources)})"
+        raise UserError(what, where="--cpus-per-trial", fix="use smaller shares (`--cpus-per-trial`, `--gpu-per-trial`), or larger nodes")
+    return replace(share, at_once=min(share.at_once, room))
+
+
 def check_nodes(data: Sequence[str], runs: str, settings: TrialSettings) -> None:
     """UserError for a folder of this machine where trials may run on other nodes. Inside of a Ray session."""
-    count = nodes()
+    count = len(alive_nodes())
     for uri in data:
         check_places({"--data": open_store(uri).uri, "--runs": open_store(runs).uri}, count)
     if settings.init not in ("imagenet", "none"):
         check_places({"--init": settings.init}, count)
-
-
-def nodes() -> int:
-    """Nodes of the cluster that are alive."""
-    import ray
-
-    return sum(bool(node["Alive"]) for node in ray.nodes())
 
 
 def run_all(
@@ -116,8 +119,9 @@ def _tune(
     resources = ray.cluster_resources()
     cpus = resources.get("CPU", 0)
     # The slots of a session of its own may be more than the cores; over several nodes they are all that is known of the cores.
-    cores = cpu_count() if nodes() < 2 else max(1, int(cpus))
-    share = share or share_of(settings, cpus, resources.get("GPU", 0), cores)
+    nodes = alive_nodes()
+    cores = cpu_count() if len(nodes) < 2 else max(1, int(cpus))
+    share = share or placed(share_of(settings, cpus, resources.get("GPU", 0), cores), nodes)
     log.info("%d trainings, %d at a time, %d threads each", len(waiting), share.at_once, share.threads)
     ended: dict[int, Finished] = {}
     started = time.monotonic()
@@ -166,7 +170,7 @@ def _tune(
             storage_path=scratch.path,
             storage_filesystem=scratch.fs,
             callbacks=[Watch()],
-            failure_config=tune.FailureConfig(max_failures=RESTARTS),
+            failure_config=tune.FailureConfig(max_failures=settings.max_failures),
             verbose=0,
         ),
     )

@@ -6,19 +6,21 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.runtime import cpu_count
 from ufgvc.core.storage import open_store
+from ufgvc.data.cluster import alive_nodes, places
 from ufgvc.report.search_story import TrialRow
 from ufgvc.search.background import InBackground
 from ufgvc.search.settings import SearchSettings, TrialSettings
 from ufgvc.search.study import SETTING, Setting, Study
 from ufgvc.search.suggest import Ledger, Suggester
 from ufgvc.search.together import STOP
-from ufgvc.search.trials import Share, minutes, nodes, share_of
-from ufgvc.train.preflight import check_cpus, choose_gpu
+from ufgvc.search.trials import Share, minutes, placed, share_of
+from ufgvc.train.preflight import check_cpus, check_nodes_hold, choose_gpu, worker_resources
 from ufgvc.train.settings import TrainSettings
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,7 @@ def trial_settings(train: TrainSettings, settings: SearchSettings) -> TrialSetti
         gpu="no" if train.gpu == "no" else "auto",
         precision=train.precision,
         checkpoint_seconds=train.checkpoint_seconds,
+        max_failures=settings.max_failures,
     )
 
 
@@ -56,8 +59,15 @@ def share_now(train: TrainSettings, settings: SearchSettings) -> Share:
     import ray
 
     resources = ray.cluster_resources()
-    cores = cpu_count() if nodes() < 2 else max(1, int(resources.get("CPU", 0)))
-    return share_for(train, settings, resources.get("CPU", 0), resources.get("GPU", 0), cores)
+    nodes = alive_nodes()
+    cores = cpu_count() if len(nodes) < 2 else max(1, int(resources.get("CPU", 0)))
+    share = share_for(train, settings, resources.get("CPU", 0), resources.get("GPU", 0), cores)
+    if train.workers == 1:
+        return placed(share, nodes)
+    use_gpu = choose_gpu(train.gpu, resources.get("GPU", 0), train.workers)
+    check_nodes_hold(train, use_gpu, nodes)
+    room = places(nodes, worker_resources(train, use_gpu)) // train.workers
+    return replace(share, at_once=min(share.at_once, room))
 
 
 def run_trials(

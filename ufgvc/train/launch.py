@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ufgvc.core.storage import Store
-from ufgvc.train.preflight import choose_gpu
+from ufgvc.train.preflight import choose_gpu, worker_resources
 from ufgvc.train.settings import TrainSettings
 
 
@@ -22,7 +22,7 @@ def make_trainer(
     from ray.train.torch import TorchTrainer
 
     from ufgvc.train.network import NodeNetworkConfig
-    from ufgvc.train.refusal import EndAtMistakes
+    from ufgvc.train.refusal import EndAtMistakes, lost_nodes
 
     use_gpu = choose_gpu(settings.gpu, ray.cluster_resources().get("GPU", 0), settings.workers)
     return TorchTrainer(
@@ -32,7 +32,7 @@ def make_trainer(
         scaling_config=ScalingConfig(
             num_workers=settings.workers,
             use_gpu=use_gpu,
-            resources_per_worker={"CPU": settings.cpus_per_worker} | ({"GPU": 1} if use_gpu else {}),
+            resources_per_worker=worker_resources(settings, use_gpu),
         ),
         run_config=RunConfig(
             name=name,
@@ -40,6 +40,6 @@ def make_trainer(
             storage_filesystem=store.fs,
             checkpoint_config=CheckpointConfig(num_to_keep=keep),
             failure_config=FailureConfig(max_failures=settings.max_failures),
-            callbacks=[EndAtMistakes()],  # type: ignore[list-item]  # mypy sees the RunConfig of Ray Train before version 2
+            callbacks=[EndAtMistakes(lost_nodes(ray.nodes()))],  # type: ignore[list-item]  # mypy sees the RunConfig of Ray Train before version 2
         ),
     )

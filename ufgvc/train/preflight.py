@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
+from ufgvc.data.cluster import node_kinds, places
 from ufgvc.train.settings import TrainSettings
 
 
@@ -33,6 +35,21 @@ def check_cpus(settings: TrainSettings, cpus: float) -> None:
             where="train.workers",
             fix=f"use {share}more CPUs (`--ray.cpus` for a session of its own)",
         )
+
+
+def check_nodes_hold(settings: TrainSettings, use_gpu: bool, nodes: Sequence[Mapping[str, float]]) -> None:
+    """A worker lies on one node, so what several nodes have together does not help it: Ray would wait for ever."""
+    each = worker_resources(settings, use_gpu)
+    room = places(nodes, each)
+    if room < settings.workers:
+        fix = "use a smaller `--train.cpus-per-worker`" + (f", `--train.workers {room}`" if room else "") + ", or larger nodes"
+        what = f"{settings.workers} workers of {' and '.join(f'{need:g} {name}' for name, need in each.items())} do not fit on the nodes"
+        raise UserError(f"{what}, which have room for {room} (nodes: {node_kinds(nodes, each)})", where="train.cpus_per_worker", fix=fix)
+
+
+def worker_resources(settings: TrainSettings, use_gpu: bool) -> dict[str, float]:
+    """What Ray is asked for each worker of a training."""
+    return {"CPU": settings.cpus_per_worker} | ({"GPU": 1.0} if use_gpu else {})
 
 
 def check_batch(batch_size: int, workers: int, leaves: int) -> None:

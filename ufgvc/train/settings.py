@@ -52,8 +52,8 @@ class TrainSettings(Section):
     """seconds between checkpoints; there is always one at the end"""
     keep: int = Field(2, ge=1)
     """checkpoints kept"""
-    max_failures: int = Field(3, ge=0)
-    """how often lost workers are replaced"""
+    max_failures: int = Field(3, ge=-1)
+    """how often failed workers are started again (-1: without end); those lost with their node, as spot machines are, do not count"""
 
     def of_the_result(self) -> dict[str, Any]:
         """The settings that can change the numbers: they name the run."""

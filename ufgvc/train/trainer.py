@@ -16,7 +16,7 @@ from ufgvc.core.runtime import cpu_count, kept_signals, versions
 from ufgvc.core.startup import mark, marks
 from ufgvc.core.storage import Store, join, open_store
 from ufgvc.data.cache import cache_folder
-from ufgvc.data.cluster import RaySettings, ray_session
+from ufgvc.data.cluster import RaySettings, alive_nodes, ray_session
 from ufgvc.data.shards import Dataset, open_dataset, read_manifest
 from ufgvc.methods import build
 from ufgvc.methods.method import Method
@@ -31,7 +31,7 @@ from ufgvc.train.calibration import calibration_of
 from ufgvc.train.checkpoint import read_checkpoint, remove_orphans
 from ufgvc.train.feed import Plan
 from ufgvc.train.launch import make_trainer
-from ufgvc.train.preflight import check_batch, check_cpus, check_crop, check_places
+from ufgvc.train.preflight import check_batch, check_cpus, check_crop, check_nodes_hold, check_places, choose_gpu
 from ufgvc.train.progress import Follower, read_metrics
 from ufgvc.train.settings import TrainSettings
 
@@ -174,9 +174,10 @@ def _fit(plan: Plan, settings: TrainSettings, store: Store, run: Run, runs: str)
 
     from ufgvc.train.loop import train_worker
 
-    check_cpus(settings, ray.cluster_resources().get("CPU", 0))
-    nodes = sum(node["Alive"] for node in ray.nodes())
-    check_places({"--data": plan.data, "--runs": runs}, nodes)
+    resources, nodes = ray.cluster_resources(), alive_nodes()
+    check_cpus(settings, resources.get("CPU", 0))
+    check_nodes_hold(settings, choose_gpu(settings.gpu, resources.get("GPU", 0), settings.workers), nodes)
+    check_places({"--data": plan.data, "--runs": runs}, len(nodes))
     checkpoints = store.child("checkpoints")
     for name in remove_orphans(checkpoints):
         log.info("removed %s/%s, which a crash left half written", checkpoints.uri, name)

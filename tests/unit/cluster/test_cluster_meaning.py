@@ -184,12 +184,27 @@ def test_mlflow_finds_its_database_and_jobs_find_it() -> None:
     server = containers()["ufgvc-mlflow"]
     flags = dict(flag.split("=", 1) for flag in server["args"])
     (address,) = [document["data"]["MLFLOW_TRACKING_URI"] for document in of_kind("ConfigMap") if "MLFLOW_TRACKING_URI" in document["data"]]
-    assert flags["--allowed-hosts"].split(",") == [address.removeprefix("http://"), "localhost:5000"]  # jobs, and kubectl port-forward
+    service = address.removeprefix("http://").partition(":")[0]
+    (namespace,) = [document["metadata"]["name"] for document in of_kind("Namespace")]
+    assert server["name"] == "mlflow"
+    assert any(document["metadata"]["name"] == service for document in of_kind("Service"))
+    within = [service, f"{service}.{namespace}", f"{service}.{namespace}.svc", f"{service}.{namespace}.svc.cluster.local"]
+    wanted = [form for name in (*within, "localhost", "127.0.0.1") for form in (name, f"{name}:*")]  # the last two: kubectl port-forward
+    assert flags["--allowed-hosts"].split(",") == wanted
     (uri,) = [variable["value"] for variable in server["env"] if variable["name"] == "MLFLOW_BACKEND_STORE_URI"]
     assert make_url(uri.replace("$(POSTGRES_PASSWORD)", "0")).get_dialect().driver == "psycopg2"
     assert "psycopg2-binary" in DOCKERFILE
     names = [variable["name"] for variable in server["env"]]
     assert names.index("POSTGRES_PASSWORD") < names.index("MLFLOW_BACKEND_STORE_URI")  # Kubernetes fills in what stands before
+
+
+def test_another_namespace_reaches_mlflow_where_it_is_labelled() -> None:
+    (policy,) = [document for document in of_kind("NetworkPolicy") if document["metadata"]["name"] == "ufgvc-mlflow"]
+    (rule,) = policy["spec"]["ingress"]
+    ((label, value),) = rule["from"][0]["namespaceSelector"]["matchLabels"].items()
+    assert f"{label}={value}" in README
+    (port,) = containers()["ufgvc-mlflow"]["ports"]
+    assert rule["ports"] == [{"protocol": "TCP", "port": port["containerPort"]}]
 
 
 def test_images_and_versions_agree() -> None:

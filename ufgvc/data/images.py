@@ -14,6 +14,7 @@ from ufgvc.data.colour import has_own_colours, to_srgb
 from ufgvc.data.kinds import HEAD_BYTES, READABLE, kind_of, refusal
 
 MIN_SIDE = 32
+SKETCH = 64  # side of the small picture by which photographs are compared
 QUALITY = 95  # of the JPEG that takes the place of a lossy photograph whose bytes cannot be kept
 MAX_PIXELS = 178_956_970  # a file that claims more is refused before a pixel is decoded (half a gigabyte as RGB)
 _ORIENTATION = 0x0112
@@ -67,7 +68,8 @@ def decode(image: bytes, orientation: int = 1) -> np.ndarray:
     """
     with _open(image) as picture:
         try:
-            pixels = np.asarray(_to_rgb(picture))
+            picture.load()
+            pixels = np.asarray(_to_rgb(picture, picture))
         except _DECODER_ERRORS as error:
             raise _explained(error) from error
     return np.ascontiguousarray(_UPRIGHT[orientation](pixels))
@@ -76,21 +78,19 @@ def decode(image: bytes, orientation: int = 1) -> np.ndarray:
 def inspect(image: bytes) -> ImageInfo:
     """Checks that the bytes are a whole photograph of usable size, by decoding them. BadImage(reason) if not."""
     with _open(image) as picture:
-        try:
-            picture.load()
-        except _DECODER_ERRORS as error:
-            raise _explained(error) from error
-        # Only now: reading the EXIF of a PNG decodes it, and a second decoding hides what the first one found.
-        # Pillow sets a TIFF upright itself when it loads it, and reports its size accordingly.
-        orientation = 1 if picture.format == "TIFF" else _orientation(picture)
-        width, height = picture.size
-        if picture.mode in ("F", "I") and picture.format == "TIFF":
-            raise BadImage("32-bit pixels have no agreed scale; save it with 8 or 16 bits a channel")
-    if min(width, height) < MIN_SIDE:
-        raise BadImage(f"too small: {width} x {height} pixels, each side needs at least {MIN_SIDE}")
-    if orientation >= 5:
-        width, height = height, width
-    return ImageInfo(height=height, width=width, orientation=orientation)
+        return _checked(picture)
+
+
+def inspect_with_sketch(image: bytes) -> tuple[ImageInfo, np.ndarray]:
+    """What `inspect` says, and the upright photograph as (SKETCH, SKETCH, 3) uint8 sRGB, whatever its proportions, by one decoding."""
+    with _open(image) as picture:
+        info = _checked(picture)
+        side = (SKETCH, SKETCH)
+        if picture.mode in ("L", "LA", "RGB", "RGBA", "CMYK"):  # reduced first, because that is the cheaper order
+            small = _to_rgb(picture.resize(side, Image.Resampling.BILINEAR, reducing_gap=2.0), picture)
+        else:
+            small = _to_rgb(picture, picture).resize(side, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    return info, np.ascontiguousarray(_UPRIGHT[info.orientation](np.asarray(small)))
 
 
 def strip_metadata(image: bytes) -> bytes:
@@ -168,6 +168,24 @@ def _explained(error: BaseException) -> BadImage:
     return BadImage(f"cannot be decoded ({text})")
 
 
+def _checked(picture: ImageFile.ImageFile) -> ImageInfo:
+    try:
+        picture.load()
+    except _DECODER_ERRORS as error:
+        raise _explained(error) from error
+    # Only now: reading the EXIF of a PNG decodes it, and a second decoding hides what the first one found.
+    # Pillow sets a TIFF upright itself when it loads it, and reports its size accordingly.
+    orientation = 1 if picture.format == "TIFF" else _orientation(picture)
+    width, height = picture.size
+    if picture.mode in ("F", "I") and picture.format == "TIFF":
+        raise BadImage("32-bit pixels have no agreed scale; save it with 8 or 16 bits a channel")
+    if min(width, height) < MIN_SIDE:
+        raise BadImage(f"too small: {width} x {height} pixels, each side needs at least {MIN_SIDE}")
+    if orientation >= 5:
+        width, height = height, width
+    return ImageInfo(height=height, width=width, orientation=orientation)
+
+
 def _orientation(picture: Image.Image) -> int:
     try:
         value = picture.getexif().get(_ORIENTATION, 1)
@@ -176,19 +194,18 @@ def _orientation(picture: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    picture.load()
-    plain = picture
+def _to_rgb(picture: Image.Image, source: Image.Image) -> Image.Image:
+    """A loaded picture in 8-bit sRGB. source: the file that it comes from, whose profile and transparent colour hold for it."""
     if picture.mode.startswith("I"):
         # 16 bits a pixel (Pillow calls it I or I;16): the upper eight are kept.
         wide = np.clip(np.asarray(picture.convert("I")), 0, 65535)
-        plain = Image.fromarray((wide >> 8).astype(np.uint8))
-    elif picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+        return to_srgb(Image.fromarray((wide >> 8).astype(np.uint8)), source)
+    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         layer = picture.convert("RGBA")
-        colours = to_srgb(layer.convert("RGB"), picture)
+        colours = to_srgb(layer.convert("RGB"), source)
         colours.putalpha(layer.getchannel("A"))
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), colours).convert("RGB")
-    return to_srgb(plain, picture)
+    return to_srgb(picture, source)
 
 
 def _strip_jpeg(image: bytes) -> bytes:

@@ -48,7 +48,7 @@ class IngestSettings(Section):
     on_bad_image: Literal["error", "skip"] = "error"
     """error: stop at bad inputs and name them; skip: leave them out and list them in <data>/rejected.csv"""
     on_duplicate: checks.OnDuplicate = "error"
-    """one picture in train and test (re-saved, resized, turned too): error (like on-bad-image), keep-train (the test copy goes), warn"""
+    """one picture (also re-saved, resized, turned) in both splits or under two cultivars: stop (error), keep-train or keep both (warn)"""
     box_rules: BoxRules = "auto"
     """what numbered box classes mean: named (classes are called vein and contour), two_classes (soy), one_class (cotton)"""
     label_base: Literal["auto", 0, 1] = "auto"

@@ -226,7 +226,7 @@ def test_duplicates_can_cost_the_test_copy_or_nothing(source: Path, caplog: pyte
     dataset = ingest(str(source), str(data), settings=IngestSettings(on_duplicate="warn"))
     assert dataset.counts == {"train": 5, "test": 4}
     assert not (data / "rejected.csv").exists()
-    assert "the same photograph 2 times in train and test: train/a/copy.jpg, test/a/test0.jpg" in caplog.text
+    assert "the same photograph 2 times in train and test: test/a/test0.jpg, train/a/copy.jpg" in caplog.text
 
 
 def test_the_same_group_in_train_and_test(source: Path) -> None:

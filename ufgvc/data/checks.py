@@ -80,7 +80,8 @@ def same_picture(index: pa.Table, groups: Sequence[Sequence[int]], paths: dict[s
         if on_duplicate == "warn" or splits == cultivars == 1:
             where = "within one split" if splits == 1 else "in train and test"
             where += "" if cultivars == 1 else ", under several cultivars"
-            kept.append(f"the same photograph {len(rows)} times {where}: {', '.join(paths[row['image_id']] for row in rows[:_SHOWN])}")
+            names = sorted(paths[row["image_id"]] for row in rows)
+            kept.append(f"the same photograph {len(rows)} times {where}: {', '.join(names[:_SHOWN])}")
             continue
         differs = "split" if cultivars == 1 else "cultivar"
         for row in rows:

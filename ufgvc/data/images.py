@@ -143,7 +143,7 @@ def _open(image: bytes) -> ImageFile.ImageFile:
     except Image.DecompressionBombError:
         raise _bomb() from None
     except UnidentifiedImageError:
-        raise BadImage(f"is a {kind.upper()} file of a form that cannot be read, or its beginning is damaged") from None
+        raise BadImage(f"is {kind.upper()} of a form that cannot be read, or its beginning is damaged") from None
     except _DECODER_ERRORS as error:
         raise _explained(error) from error
     if picture.width * picture.height > MAX_PIXELS:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.photographs import encoded, image_folder, put
+from tests.photographs import encoded, image_folder, pixels, put
 from ufgvc.core.errors import UserError
 from ufgvc.data import ingest as module
 from ufgvc.data.ingest import IngestSettings, ingest
@@ -186,6 +186,50 @@ def test_twice_within_one_split_is_a_warning_only(source: Path, caplog: pytest.L
     dataset = ingest(str(source), str(source.parent / "data"))
     assert dataset.counts == {"train": 5, "test": 4}
     assert "the same photograph 2 times within one split" in caplog.text
+
+
+def two_copies(first: Path, second: Path) -> None:
+    """One picture (noise would not survive it) saved twice, the second time coarser and smaller."""
+    picture = Image.fromarray(pixels(str(first), 6, 8)).resize((240, 180), Image.Resampling.BICUBIC)
+    for path, one, quality in ((first, picture, 95), (second, picture.resize((180, 135)), 60)):
+        buffer = io.BytesIO()
+        one.save(buffer, "JPEG", quality=quality)
+        put(path, buffer.getvalue())
+
+
+def test_a_copy_that_was_saved_again_in_train_and_test(source: Path) -> None:
+    two_copies(source / "test" / "a" / "test0.jpg", source / "train" / "a" / "copy.jpg")
+    message = refused(source, "train/a/copy.jpg: shows the same picture as test/a/test0.jpg, which is in test", "--on-bad-image skip")
+    assert "--on-duplicate keep-train" in message
+    dataset, rejected = skipped(source)
+    assert list(rejected) == ["train/a/copy.jpg"]
+    assert dataset.counts == {"train": 4, "test": 4}
+
+
+def test_one_picture_under_two_cultivars(source: Path) -> None:
+    two_copies(source / "train" / "a" / "train0.jpg", source / "train" / "b" / "copy.jpg")
+    put(source / "test" / "b" / "same.jpg", (source / "test" / "a" / "test1.jpg").read_bytes())
+    refused(
+        source,
+        "test/b/same.jpg: is the same photograph as test/a/test1.jpg, which is of 'a' and not of 'b'",
+        "train/b/copy.jpg: shows the same picture as train/a/train0.jpg, which is of 'a' and not of 'b'",
+        "train/a/train0.jpg: shows the same picture as train/b/copy.jpg, which is of 'b' and not of 'a'",
+    )
+    dataset, rejected = skipped(source)
+    assert set(rejected) == {"train/a/train0.jpg", "train/b/copy.jpg", "test/a/test1.jpg", "test/b/same.jpg"}
+    assert dataset.counts == {"train": 3, "test": 3}
+
+
+def test_duplicates_can_cost_the_test_copy_or_nothing(source: Path, caplog: pytest.LogCaptureFixture) -> None:
+    two_copies(source / "test" / "a" / "test0.jpg", source / "train" / "a" / "copy.jpg")
+    data = source.parent / "kept"
+    dataset = ingest(str(source), str(data), settings=IngestSettings(on_duplicate="keep-train"))
+    assert dataset.counts == {"train": 5, "test": 3}
+    assert 'test/a/test0.jpg,"shows the same picture as train/a/copy.jpg, which is in train"' in (data / "rejected.csv").read_text()
+    dataset = ingest(str(source), str(data), settings=IngestSettings(on_duplicate="warn"))
+    assert dataset.counts == {"train": 5, "test": 4}
+    assert not (data / "rejected.csv").exists()
+    assert "the same photograph 2 times in train and test: test/a/test0.jpg, train/a/copy.jpg" in caplog.text
 
 
 def test_the_same_group_in_train_and_test(source: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import struct
+import zlib
 
 import numpy as np
 import pillow_heif
@@ -11,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.photographs import encoded, pixels
-from ufgvc.data.images import BadImage, decode, inspect, strip_metadata
+from ufgvc.data.images import BadImage, decode, inspect, inspect_with_sketch, strip_metadata
 
 SMOOTH = np.asarray(Image.fromarray(pixels(1, 6, 8)).resize((96, 64), Image.Resampling.BICUBIC))
 
@@ -183,3 +185,63 @@ def test_damaged_bytes_never_raise_anything_else(kind: str) -> None:
         with contextlib.suppress(BadImage):
             info = inspect(broken.tobytes())
             assert decode(strip_metadata(broken.tobytes()), info.orientation).shape == (info.height, info.width, 3)
+
+
+def wide_png(values: np.ndarray) -> bytes:
+    """(H, W, 3) uint16 -> PNG with 16 bits a channel, which Pillow reads but does not write."""
+    height, width = values.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    body = b"".join(struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks)
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def grey_tiff(values: np.ndarray, **tags: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, "TIFF", tiffinfo={281: tags["highest"]} if tags else {})
+    return buffer.getvalue()
+
+
+RAMP = np.linspace(0, 1, 40 * 60).reshape(40, 60)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_camera_data_in_sixteen_bits_is_not_stored_nearly_black(bits: int) -> None:
+    values = (RAMP * (2**bits - 1)).astype(np.uint16)
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, "PNG")
+    for photo in (buffer.getvalue(), grey_tiff(values), wide_png(np.repeat(values[..., None], 3, axis=2))):
+        for check in (inspect, inspect_with_sketch):
+            with pytest.raises(BadImage, match=r"has no value above .* of 65535.*scale it to 16 bits"):
+                check(photo)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+def test_a_tiff_that_states_its_highest_value_is_scaled(bits: int) -> None:
+    photo = grey_tiff((RAMP * (2**bits - 1)).astype(np.uint16), highest=2**bits - 1)
+    inspect(photo)
+    np.testing.assert_allclose(decode(photo)[..., 1], RAMP * 255, atol=1)
+    np.testing.assert_array_equal(decode(strip_metadata(photo)), decode(photo))
+
+
+def test_a_highest_value_that_is_no_number_of_bits_scales_nothing() -> None:
+    photo = grey_tiff((RAMP * 30000).astype(np.uint16), highest=30000)
+    np.testing.assert_allclose(decode(photo)[..., 1], RAMP * 30000 / 257, atol=1)
+
+
+def test_a_tiff_of_twelve_bits_a_pixel() -> None:
+    values = (RAMP * 4095).astype(np.uint16)
+    first, second = values[:, ::2].astype(np.uint32), values[:, 1::2].astype(np.uint32)
+    packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=-1).astype(np.uint8).tobytes()
+    tags = [(256, 60), (257, 40), (258, 12), (259, 1), (262, 1), (273, 200), (277, 1), (278, 40), (279, len(packed))]
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    photo = (b"II*\0\x08\0\0\0" + directory).ljust(200, b"\0") + packed
+    assert inspect(photo).width == 60
+    np.testing.assert_allclose(decode(photo)[..., 0], RAMP * 255, atol=1)
+
+
+def test_sixteen_bits_a_channel_keep_their_brightness() -> None:
+    values = np.repeat((RAMP * 65535).astype(np.uint16)[..., None], 3, axis=2)
+    photo = wide_png(values)
+    inspect(photo)
+    np.testing.assert_array_equal(decode(strip_metadata(photo)), (values >> 8).astype(np.uint8))

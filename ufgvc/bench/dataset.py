@@ -57,14 +57,16 @@ class BenchData:
 
 def make_data(folder: Path, source: str | None, count: int, seed: int) -> BenchData:
     """Writes the photographs and masks below `folder` and ingests them. Inside of a Ray session."""
-    from ufgvc.data.ingest import ingest
+    from ufgvc.data.ingest import IngestSettings, ingest
     from ufgvc.regions.mask import mask
     from ufgvc.regions.settings import MaskSettings
 
     leaves = folder / "leaves"
     write_source(leaves, own_photographs(source, count) if source else drawn_photographs(count, seed))
     started = time.monotonic()
-    dataset = ingest(str(leaves), str(folder / "data"), name="bench", reader="ufg")
+    # The splits are dealt at random and nothing is learnt from them: a picture may lie in both.
+    settings = IngestSettings(on_duplicate="warn")
+    dataset = ingest(str(leaves), str(folder / "data"), name="bench", reader="ufg", settings=settings)
     mask(dataset.store.uri, MaskSettings(kind=MASKS), runs_uri=str(folder / "runs"), source=str(leaves))
     seconds = time.monotonic() - started
     encoded, masks = read_encoded(dataset)

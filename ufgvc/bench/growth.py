@@ -170,7 +170,7 @@ def draw_growth(grown: Sequence[Grown]) -> bytes:
 
     from ufgvc.report.figures import ACCENT, INK, SECOND, STYLE
 
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE | {"text.parse_math": True}):  # the powers of ten beside the axes are formulae
         figure = Figure(figsize=(9, 4.4), layout="constrained")
         left, right = figure.subplots(1, 2)
         for one, colour in zip(grown, (ACCENT, SECOND, INK), strict=True):

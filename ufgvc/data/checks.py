@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import pyarrow as pa
 
@@ -14,11 +15,13 @@ from ufgvc.data.readers.scan import Rejected
 from ufgvc.data.shards import SPLITS
 
 log = logging.getLogger(__name__)
-_SHOWN = 5
+_SHOWN, _LISTED = 5, 20
+OnDuplicate = Literal["error", "warn", "keep-train"]
 SKIP_HINT = "mend or remove it, or leave such inputs out with `--on-bad-image skip`"
+DUPLICATE_HINT = f"{SKIP_HINT}; pictures that occur twice: `--on-duplicate keep-train` leaves the test copy out, `warn` keeps both"
 
 
-def refuse(rejected: Sequence[Rejected], source: str) -> None:
+def refuse(rejected: Sequence[Rejected], source: str, fix: str = SKIP_HINT) -> None:
     """Raises one UserError that names the first bad inputs, if there are any."""
     if not rejected:
         return
@@ -27,7 +30,7 @@ def refuse(rejected: Sequence[Rejected], source: str) -> None:
     if len(ordered) > _SHOWN:
         lines.append(f"and {len(ordered) - _SHOWN} more")
     separator = "\n  " if len(lines) > 1 else ""
-    raise UserError(separator.join(["", *lines]) if separator else lines[0], where=source, fix=SKIP_HINT)
+    raise UserError(separator.join(["", *lines]) if separator else lines[0], where=source, fix=fix)
 
 
 def check_splits(counts: Counter[str], source: str, share: float | None = None) -> None:
@@ -65,26 +68,43 @@ def same_group(photos: Iterable[Photo]) -> list[Rejected]:
     ]
 
 
-def same_photograph(index: pa.Table, paths: dict[str, str]) -> dict[str, Rejected]:
-    """Training photographs whose file is in test too, by image_id. Two equal files within one split are only told.
+def same_picture(index: pa.Table, groups: Sequence[Sequence[int]], paths: dict[str, str], on_duplicate: OnDuplicate) -> dict[str, Rejected]:
+    """The photographs that have to go, by image_id, because their picture is in train and test, or under two cultivars.
 
-    index: image_id, sha256 and split of every photograph.  paths: image_id -> path in the source.
+    index: image_id, sha256, split and cultivar of every photograph.  groups: rows of the index that show one picture, for each picture.
+    paths: image_id -> path in the source.  Of a picture in both splits the test copy goes with keep-train, else the training copy; of one
+    under two cultivars all copies.  Nothing goes with warn, nor if a picture occurs twice within one split and cultivar.
     """
-    by_hash: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for image_id, sha256, split in zip(*(index[name].to_pylist() for name in ("image_id", "sha256", "split")), strict=True):
-        by_hash[sha256].append((image_id, split))
+    columns = index.select(["image_id", "sha256", "split", "cultivar"])
+    loses = "test" if on_duplicate == "keep-train" else "train"
     bad: dict[str, Rejected] = {}
-    for several in by_hash.values():
-        tested = [image_id for image_id, split in several if split == "test"]
-        trained = [image_id for image_id, split in several if split == "train"]
-        if tested and trained:
-            for image_id in trained:
-                bad[image_id] = Rejected(paths[image_id], f"is the same photograph as {paths[tested[0]]}, which is in test")
-        for same in (tested, trained):
-            if len(same) > 1:
-                shown = ", ".join(paths[name] for name in same[:_SHOWN])
-                log.warning("the same photograph %d times within one split: %s", len(same), shown)
+    kept: list[str] = []
+    for group in groups:
+        rows = columns.take(list(group)).to_pylist()
+        splits, cultivars = len({row["split"] for row in rows}), len({row["cultivar"] for row in rows})
+        if on_duplicate == "warn" or splits == cultivars == 1:
+            where = "within one split" if splits == 1 else "in train and test"
+            where += "" if cultivars == 1 else ", under several cultivars"
+            names = sorted(paths[row["image_id"]] for row in rows)
+            kept.append(f"the same photograph {len(rows)} times {where}: {', '.join(names[:_SHOWN])}")
+            continue
+        differs = "split" if cultivars == 1 else "cultivar"
+        for row in rows:
+            if cultivars > 1 or row["split"] == loses:
+                other = next(one for one in rows if one[differs] != row[differs])
+                bad[row["image_id"]] = Rejected(paths[row["image_id"]], _repeats(row, other, paths[other["image_id"]]))
+    for line in kept[:_LISTED]:
+        log.warning("%s", line)
+    if len(kept) > _LISTED:
+        log.warning("and %d more photographs that occur several times", len(kept) - _LISTED)
     return bad
+
+
+def _repeats(row: dict[str, str], other: dict[str, str], path: str) -> str:
+    same = "is the same photograph as" if row["sha256"] == other["sha256"] else "shows the same picture as"
+    if row["cultivar"] != other["cultivar"]:
+        return f"{same} {path}, which is of {other['cultivar']!r} and not of {row['cultivar']!r}"
+    return f"{same} {path}, which is in {other['split']}"
 
 
 def warn_of_gaps(listing: Listing, index: pa.Table) -> None:

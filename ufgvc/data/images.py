@@ -11,12 +11,16 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from ufgvc.data.colour import has_own_colours, to_srgb
+from ufgvc.data.cutting import CUTTERS, is_lossy_webp
 from ufgvc.data.kinds import HEAD_BYTES, READABLE, kind_of, refusal
 
 MIN_SIDE = 32
+SKETCH = 64  # side of the small picture by which photographs are compared
+_GRID = 1024  # pixels of the longer side that go into it
 QUALITY = 95  # of the JPEG that takes the place of a lossy photograph whose bytes cannot be kept
 MAX_PIXELS = 178_956_970  # a file that claims more is refused before a pixel is decoded (half a gigabyte as RGB)
-_ORIENTATION = 0x0112
+_ORIENTATION, _BITS_PER_SAMPLE, _MAX_SAMPLE_VALUE = 0x0112, 258, 281
+_LEAST_TOP = 1 << 14  # of 16-bit pixels the brightest has to reach a quarter of their range
 # What Pillow's decoders are known to raise on bytes that somebody else wrote.
 _DECODER_ERRORS = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, OverflowError, RuntimeError, struct.error)
 _SIGNS_OF_A_CUT = (
@@ -67,7 +71,8 @@ def decode(image: bytes, orientation: int = 1) -> np.ndarray:
     """
     with _open(image) as picture:
         try:
-            pixels = np.asarray(_to_rgb(picture))
+            picture.load()
+            pixels = np.asarray(_to_rgb(picture, picture))
         except _DECODER_ERRORS as error:
             raise _explained(error) from error
     return np.ascontiguousarray(_UPRIGHT[orientation](pixels))
@@ -76,21 +81,17 @@ def decode(image: bytes, orientation: int = 1) -> np.ndarray:
 def inspect(image: bytes) -> ImageInfo:
     """Checks that the bytes are a whole photograph of usable size, by decoding them. BadImage(reason) if not."""
     with _open(image) as picture:
-        try:
-            picture.load()
-        except _DECODER_ERRORS as error:
-            raise _explained(error) from error
-        # Only now: reading the EXIF of a PNG decodes it, and a second decoding hides what the first one found.
-        # Pillow sets a TIFF upright itself when it loads it, and reports its size accordingly.
-        orientation = 1 if picture.format == "TIFF" else _orientation(picture)
-        width, height = picture.size
-        if picture.mode in ("F", "I") and picture.format == "TIFF":
-            raise BadImage("32-bit pixels have no agreed scale; save it with 8 or 16 bits a channel")
-    if min(width, height) < MIN_SIDE:
-        raise BadImage(f"too small: {width} x {height} pixels, each side needs at least {MIN_SIDE}")
-    if orientation >= 5:
-        width, height = height, width
-    return ImageInfo(height=height, width=width, orientation=orientation)
+        return _checked(picture)
+
+
+def inspect_with_sketch(image: bytes) -> tuple[ImageInfo, np.ndarray]:
+    """What `inspect` says, and the upright photograph as (SKETCH, SKETCH, 3) uint8 sRGB, whatever its proportions, by one decoding."""
+    with _open(image) as picture:
+        info = _checked(picture)
+        # Reduced first where Pillow can average in this mode, because that is the cheaper order.
+        early = picture.mode in ("L", "LA", "RGB", "RGBA", "CMYK")
+        small = _to_rgb(_reduced(picture), picture) if early else _reduced(_to_rgb(picture, picture))
+    return info, np.ascontiguousarray(_UPRIGHT[info.orientation](np.asarray(small)))
 
 
 def strip_metadata(image: bytes) -> bytes:
@@ -101,10 +102,10 @@ def strip_metadata(image: bytes) -> bytes:
     """
     with _open(image) as picture:
         kind = "JPEG" if picture.format == "MPO" else picture.format or ""
-        keep = kind in _CUTTERS and not has_own_colours(picture) and not (kind == "WEBP" and getattr(picture, "is_animated", False))
-        lossy = kind in ("JPEG", "HEIF", "AVIF") or (kind == "WEBP" and _is_lossy_webp(image))
+        keep = kind in CUTTERS and not has_own_colours(picture) and not (kind == "WEBP" and getattr(picture, "is_animated", False))
+        lossy = kind in ("JPEG", "HEIF", "AVIF") or (kind == "WEBP" and is_lossy_webp(image))
     if keep:
-        return _CUTTERS[kind](image)
+        return CUTTERS[kind](image)
     buffer = io.BytesIO()
     # Without subsampling: a second halving of the colours would show.
     options: dict[str, int] = {"quality": QUALITY, "subsampling": 0} if lossy else {}
@@ -142,7 +143,7 @@ def _open(image: bytes) -> ImageFile.ImageFile:
     except Image.DecompressionBombError:
         raise _bomb() from None
     except UnidentifiedImageError:
-        raise BadImage(f"is a {kind.upper()} file whose beginning is damaged or cut off") from None
+        raise BadImage(f"is {kind.upper()} of a form that cannot be read, or its beginning is damaged") from None
     except _DECODER_ERRORS as error:
         raise _explained(error) from error
     if picture.width * picture.height > MAX_PIXELS:
@@ -168,6 +169,61 @@ def _explained(error: BaseException) -> BadImage:
     return BadImage(f"cannot be decoded ({text})")
 
 
+def _checked(picture: ImageFile.ImageFile) -> ImageInfo:
+    wide = any("16" in str(tile[3]) for tile in picture.tile)  # known before it is loaded only: of most modes Pillow keeps the upper byte
+    try:
+        picture.load()
+    except _DECODER_ERRORS as error:
+        raise _explained(error) from error
+    # Only now: reading the EXIF of a PNG decodes it, and a second decoding hides what the first one found.
+    # Pillow sets a TIFF upright itself when it loads it, and reports its size accordingly.
+    orientation = 1 if picture.format == "TIFF" else _orientation(picture)
+    width, height = picture.size
+    if picture.mode in ("F", "I") and picture.format == "TIFF":
+        raise BadImage("32-bit pixels have no agreed scale; save it with 8 or 16 bits a channel")
+    if wide and _bits(picture) == 16:
+        _check_range(picture)
+    if min(width, height) < MIN_SIDE:
+        raise BadImage(f"too small: {width} x {height} pixels, each side needs at least {MIN_SIDE}")
+    if orientation >= 5:
+        width, height = height, width
+    return ImageInfo(height=height, width=width, orientation=orientation)
+
+
+def _bits(picture: Image.Image) -> int:
+    """How many of 16 grey bits are used, as far as the tags of a TIFF say it: 12 a pixel, or a highest value of 1023, 4095 and so on."""
+    tags = getattr(picture, "tag_v2", None)
+    if tags is None or not picture.mode.startswith("I"):
+        return 16
+    try:
+        found = (tags.get(_BITS_PER_SAMPLE), tags.get(_MAX_SAMPLE_VALUE))
+    except _DECODER_ERRORS:
+        return 16
+    bits, highest = (value[0] if isinstance(value, tuple) and value else value for value in found)
+    if bits == 12:
+        return 12
+    return next((bits for bits in range(9, 16) if highest == 2**bits - 1), 16)
+
+
+def _check_range(picture: Image.Image) -> None:
+    """BadImage for 16-bit pixels that are all dark: 10 to 14 bits of a camera that nobody has scaled; how many is not known."""
+    if picture.mode.startswith("I"):
+        top = int(np.asarray(picture.convert("I")).max())
+    else:
+        top = 256 * int(np.asarray(picture.convert("RGB")).max()) + 255
+    if top < _LEAST_TOP:
+        what = f"has no value above {top} of 65535, like 10- to 14-bit camera data that was not scaled, and would be nearly black"
+        raise BadImage(f"{what}: scale it to 16 bits, or save it with 8")
+
+
+def _reduced(picture: Image.Image) -> Image.Image:
+    """(SKETCH, SKETCH) pixels. Of a large picture a grid of its pixels is averaged, which takes a tenth of the time and changes little."""
+    share = max(picture.size) / _GRID
+    if share > 1:
+        picture = picture.resize([max(1, round(side / share)) for side in picture.size], Image.Resampling.NEAREST)
+    return picture.resize((SKETCH, SKETCH), Image.Resampling.BILINEAR, reducing_gap=1.5)
+
+
 def _orientation(picture: Image.Image) -> int:
     try:
         value = picture.getexif().get(_ORIENTATION, 1)
@@ -176,92 +232,16 @@ def _orientation(picture: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    picture.load()
-    plain = picture
+def _to_rgb(picture: Image.Image, source: Image.Image) -> Image.Image:
+    """A loaded picture in 8-bit sRGB. source: the file that it comes from, whose profile and transparent colour hold for it."""
     if picture.mode.startswith("I"):
-        # 16 bits a pixel (Pillow calls it I or I;16): the upper eight are kept.
-        wide = np.clip(np.asarray(picture.convert("I")), 0, 65535)
-        plain = Image.fromarray((wide >> 8).astype(np.uint8))
-    elif picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+        # 16 bits a pixel (Pillow calls it I or I;16): of those that are used the upper eight are kept.
+        bits = _bits(source)
+        wide = np.clip(np.asarray(picture.convert("I")), 0, 2**bits - 1)
+        return to_srgb(Image.fromarray((wide >> (bits - 8)).astype(np.uint8)), source)
+    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         layer = picture.convert("RGBA")
-        colours = to_srgb(layer.convert("RGB"), picture)
+        colours = to_srgb(layer.convert("RGB"), source)
         colours.putalpha(layer.getchannel("A"))
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), colours).convert("RGB")
-    return to_srgb(plain, picture)
-
-
-def _strip_jpeg(image: bytes) -> bytes:
-    """Keeps what the pixels need: tables, frames, scans, the JFIF header without its thumbnail, Adobe's colour transform."""
-    kept, at, end = [b"\xff\xd8"], 2, len(image)
-    while at + 4 <= end:
-        if image[at] != 0xFF:
-            at += 1
-            continue
-        marker = image[at + 1]
-        if marker == 0xD9:
-            break
-        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD8:
-            at += 1 if marker == 0xFF else 2
-            continue
-        stop = at + 2 + int.from_bytes(image[at + 2 : at + 4], "big")
-        segment = image[at:stop]
-        if marker == 0xDA:
-            stop = _end_of_scan(image, stop)
-            kept.append(image[at:stop])
-        elif marker == 0xE0 and segment[4:9] == b"JFIF\0":
-            kept.append(b"\xff\xe0\x00\x10" + segment[4:16] + b"\0\0")
-        elif (marker == 0xEE and segment[4:9] == b"Adobe") or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
-            kept.append(segment)
-        at = stop
-    return b"".join([*kept, b"\xff\xd9"])
-
-
-def _end_of_scan(image: bytes, at: int) -> int:
-    """The position of the first real marker at or after `at`: in a scan, 0xFF followed by 0 or a restart marker is data."""
-    while (at := image.find(b"\xff", at)) >= 0 and at + 1 < len(image):
-        if image[at + 1] in (0x00, 0xFF) or 0xD0 <= image[at + 1] <= 0xD7:
-            at += 1 if image[at + 1] == 0xFF else 2
-            continue
-        return at
-    return len(image)
-
-
-def _strip_png(image: bytes) -> bytes:
-    kept, at = [image[:8]], 8
-    while at + 12 <= len(image):
-        stop = at + 12 + int.from_bytes(image[at : at + 4], "big")
-        name = image[at + 4 : at + 8]
-        if name in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
-            kept.append(image[at:stop])
-        if name == b"IEND":
-            break
-        at = stop
-    return b"".join(kept)
-
-
-def _strip_webp(image: bytes) -> bytes:
-    kept, at = [], 12
-    while at + 8 <= len(image):
-        size = int.from_bytes(image[at + 4 : at + 8], "little")
-        stop = at + 8 + size + size % 2
-        name, chunk = image[at : at + 4], image[at:stop]
-        if name == b"VP8X":
-            # The flags announce the chunks: of colour profile, alpha, EXIF, XMP and animation only alpha stays.
-            chunk = chunk[:8] + bytes([chunk[8] & 0x10]) + chunk[9:]
-        if name in (b"VP8X", b"VP8 ", b"VP8L", b"ALPH"):
-            kept.append(chunk)
-        at = stop
-    body = b"WEBP" + b"".join(kept)
-    return b"RIFF" + len(body).to_bytes(4, "little") + body
-
-
-def _is_lossy_webp(image: bytes) -> bool:
-    at = 12
-    while at + 8 <= len(image) and image[at : at + 4] not in (b"VP8 ", b"VP8L", b"ANMF"):
-        at += 8 + int.from_bytes(image[at + 4 : at + 8], "little") + image[at + 4] % 2
-    # The first picture of an animation lies in a chunk of its own, behind 16 bytes about its place and time.
-    return image[at : at + 4] == b"VP8 " or b"VP8 " in image[at + 24 : at + 36]
-
-
-_CUTTERS = {"JPEG": _strip_jpeg, "PNG": _strip_png, "WEBP": _strip_webp}
+    return to_srgb(picture, source)

@@ -18,6 +18,7 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, open_store, read_parquet_file
 from ufgvc.data import checks
 from ufgvc.data.cluster import RaySettings, quiet_data, ray_session
+from ufgvc.data.duplicates import Looks, groups_of_duplicates
 from ufgvc.data.packing import Job, Packed, Packer, plan_parts
 from ufgvc.data.readers import ReaderName, list_source
 from ufgvc.data.readers.annotations import read_annotations
@@ -48,6 +49,8 @@ class IngestSettings(Section):
 
     on_bad_image: Literal["error", "skip"] = "error"
     """error: stop at bad inputs and name them; skip: leave them out and list them in <data>/rejected.csv"""
+    on_duplicate: checks.OnDuplicate = "error"
+    """one picture (also re-saved, resized, turned) in both splits or under two cultivars: stop (error), keep-train or keep both (warn)"""
     box_rules: BoxRules = "auto"
     """what numbered box classes mean: named (classes are called vein and contour), two_classes (soy), one_class (cotton)"""
     box_orientation: BoxOrientation = "auto"
@@ -97,9 +100,11 @@ def ingest(
         rejected += [bad for one in packed for bad in one.rejected]
         index = pa.concat_tables([one.index for one in packed])
         paths = {photo.image_id: photo.path for photo in listing.photos}
-        doubles = checks.same_photograph(index, paths)
+        groups = groups_of_duplicates(Looks.joined([one.looks for one in packed]), index["sha256"].to_pylist())
+        doubles = checks.same_picture(index, groups, paths, settings.on_duplicate)
         if settings.on_bad_image == "error":
-            checks.refuse([*rejected, *doubles.values()], source)
+            refused = doubles.values() if settings.on_duplicate == "error" else ()
+            checks.refuse([*rejected, *refused], source, checks.DUPLICATE_HINT if refused else checks.SKIP_HINT)
         rejected += doubles.values()
         image_parts = [one.images for one in packed if one.images]
         region_parts = [one.regions for one in packed if one.regions]

@@ -8,12 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from ufgvc.core.errors import UnreadableFile
 from ufgvc.core.storage import Store
 from ufgvc.core.types import Box
-from ufgvc.data.images import BadImage, inspect, strip_metadata
+from ufgvc.data.duplicates import Looks
+from ufgvc.data.images import BadImage, inspect_with_sketch, strip_metadata
 from ufgvc.data.readers.box_classes import BoxOrientation, BoxRules, to_regions
 from ufgvc.data.readers.box_files import Annotation
 from ufgvc.data.readers.listing import Photo
@@ -35,11 +37,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Packed:
-    """What a task has written. images, regions: None if no photograph was left. index: the images' columns without the bytes."""
+    """What a task has written. images, regions: None if no photograph was left. index: the images' columns without the bytes.
+
+    looks: what the photographs of the index look like, in its order; nothing of it is stored.
+    """
 
     images: Part | None
     regions: Part | None
     index: pa.Table
+    looks: Looks
     rejected: list[Rejected] = field(default_factory=list)
 
 
@@ -58,20 +64,22 @@ class Packer:
         rejected: list[Rejected] = []
         rows: list[dict[str, Any]] = []
         boxes: list[list[dict[str, Any]] | None] = []
+        sketches: list[np.ndarray] = []
         with ThreadPoolExecutor(_READERS) as pool:
             read = pool.map(self._read, (photo.path for photo in job.photos))
             for photo, annotation, data in zip(job.photos, job.annotations, read, strict=True):
-                row = self._row(photo, data, rejected)
+                row = self._row(photo, data, rejected, sketches)
                 if row is not None:
                     rows.append(row)
                     boxes.append(from_boxes(self._boxes(annotation, row, rejected)))
         table = pa.Table.from_pylist(rows, schema=SCHEMAS["images"])
+        index, looks = table.select(INDEX_COLUMNS), Looks.of(sketches)
         if not rows:
-            return Packed(None, None, table.select(INDEX_COLUMNS), rejected)
+            return Packed(None, None, index, looks, rejected)
         regions = pa.table({"image_id": table["image_id"], "boxes": pa.array(boxes, SCHEMAS["regions"].field("boxes").type)})
         images_part = self.images.write(job.name, job.split, table)
         regions_part = self.regions.write(job.name, job.split, regions)
-        return Packed(images_part, regions_part, table.select(INDEX_COLUMNS), rejected)
+        return Packed(images_part, regions_part, index, looks, rejected)
 
     def _read(self, path: str) -> bytes | BadImage:
         try:
@@ -81,15 +89,16 @@ class Packer:
         except UnreadableFile as error:
             return BadImage(error.what)
 
-    def _row(self, photo: Photo, data: bytes | BadImage, rejected: list[Rejected]) -> dict[str, Any] | None:
+    def _row(self, photo: Photo, data: bytes | BadImage, rejected: list[Rejected], sketches: list[np.ndarray]) -> dict[str, Any] | None:
         try:
             if isinstance(data, BadImage):
                 raise data
-            info = inspect(data)
+            info, sketch = inspect_with_sketch(data)
             stored = strip_metadata(data)
         except BadImage as error:
             rejected.append(Rejected(photo.path, error.reason))
             return None
+        sketches.append(sketch)
         return {
             "image_id": photo.image_id,
             "image": stored,

@@ -20,10 +20,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from ufgvc.core.lettering import PLAIN, as_text, drawable, shortened
+
 # Each drawing colour and the CSS variable that takes its place in the page, so that a chart follows light and dark.
 COLOURS = {"#17211b": "--ink", "#5f6b64": "--soft", "#d5dcd6": "--line", "#1f7a4d": "--accent", "#b98a2f": "--second"}
 INK, SOFT, LINE, ACCENT, SECOND = COLOURS
-STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = PLAIN | {
     "font.size": 11, "font.family": "sans-serif", "svg.fonttype": "none", "svg.hashsalt": "ufgvc",
     "text.color": INK, "axes.labelcolor": SOFT, "axes.edgecolor": LINE, "xtick.color": SOFT, "ytick.color": SOFT,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
@@ -48,7 +50,7 @@ class Chart:
         """Inline SVG without a fixed size, identifiers made unique by the chart's name, colours as CSS variables."""
         buffer = io.StringIO()
         empty = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        with mpl.rc_context(STYLE):
+        with mpl.rc_context(STYLE), as_text():
             self.figure.savefig(buffer, format="svg", transparent=True, metadata=empty)
         svg = buffer.getvalue()
         svg = svg[svg.index("<svg") :]
@@ -66,7 +68,7 @@ class Chart:
 
     def to_png(self) -> bytes:
         buffer = io.BytesIO()
-        with mpl.rc_context(STYLE):
+        with mpl.rc_context(STYLE), drawable(self.figure):
             self.figure.savefig(buffer, format="png", dpi=150, facecolor="white", bbox_inches="tight")
         return buffer.getvalue()
 
@@ -96,13 +98,18 @@ class Panels:
                     ax = axes[i][j]
                     ax.imshow(picture)
                     ax.set(xticks=[], yticks=[], frame_on=False)
-                    ax.set_xlabel(fill(self.marks[i][j], LETTERS), fontsize=9)
+                    ax.set_xlabel(_wrapped(self.marks[i][j]), fontsize=9)
                     if i == 0:
-                        ax.set_title(fill(self.columns[j], LETTERS), loc="center")
-                axes[i][0].set_ylabel(self.captions[i])
+                        ax.set_title(_wrapped(self.columns[j]), loc="center")
+                axes[i][0].set_ylabel(_wrapped(self.captions[i]))
             buffer = io.BytesIO()
-            figure.savefig(buffer, format="png", dpi=130, facecolor="white")
+            with drawable(figure):
+                figure.savefig(buffer, format="png", dpi=130, facecolor="white")
         return buffer.getvalue()
+
+
+def _wrapped(text: str) -> str:
+    return fill(shortened(text, 3 * LETTERS), LETTERS)
 
 
 def data_uri(image: NDArray[np.uint8], side: int = 256) -> str:
@@ -121,7 +128,7 @@ def _axes(width: float, height: float, **options: Any) -> tuple[Figure, Any]:
 
 def accuracy_chart(accuracies: Mapping[str, tuple[float, float, float]], chance: float) -> Chart:
     """One line a model: accuracy and its interval (value, low, high in [0, 1]), the first one in the accent colour."""
-    labels = list(accuracies)
+    labels = [shortened(name) for name in accuracies]
     with mpl.rc_context(STYLE):
         figure, ax = _axes(7.2, 0.75 + 0.42 * len(labels))
         for place, (value, low, high) in enumerate(accuracies.values()):
@@ -192,8 +199,9 @@ def confusion_chart(counts: NDArray[np.int64], classes: Sequence[str]) -> Chart:
         ax.imshow(shares, cmap=fading, vmin=0, vmax=1, interpolation="nearest")
         ax.set(xlabel="predicted cultivar", ylabel="true cultivar")
         if size <= 24:
-            ax.set(xticks=range(size), yticks=range(size), yticklabels=classes)
-            ax.set_xticklabels(classes, rotation=90 if max(map(len, classes)) > 3 else 0)
+            names = [shortened(name) for name in classes]
+            ax.set(xticks=range(size), yticks=range(size), yticklabels=names)
+            ax.set_xticklabels(names, rotation=90 if max(map(len, names)) > 3 else 0)
         if size <= 12:
             for (i, j), count in np.ndenumerate(counts):
                 if count:

@@ -16,14 +16,14 @@ PHOTOGRAPHS = (
 )
 _RAW = "3fr arw cr2 cr3 crw dcr dng erf gpr iiq kdc mef mos mrw nef nrw orf pef raf raw rw2 rwl sr2 srf srw x3f"
 _OTHERS = {
-    "jp2 j2k j2c jpc jpf jpx jpm": "JPEG 2000",
-    "jxl": "JPEG XL",
-    "jxr wdp hdp": "JPEG XR",
-    "psd psb": "Photoshop document",
-    "exr": "OpenEXR picture",
-    "ppm pgm pbm pnm": "portable pixmap",
+    "jp2 j2k j2c jpc jpf jpx jpm": "a JPEG 2000 picture",
+    "jxl": "a JPEG XL picture",
+    "jxr wdp hdp": "a JPEG XR picture",
+    "psd psb": "a Photoshop document",
+    "exr": "an OpenEXR picture",
+    "ppm pgm pbm pnm": "a portable pixmap",
 }
-_DRAWINGS = {"svg svgz": "SVG drawing", "pdf": "PDF document", "eps ps ai": "PostScript drawing"}
+_DRAWINGS = {"svg svgz": "an SVG drawing", "pdf": "a PDF document", "eps ps ai": "a PostScript drawing"}
 _VIDEOS = "mov mp4 m4v avi mkv webm 3gp mts m2ts mpg mpeg wmv flv"
 
 
@@ -32,11 +32,11 @@ def _raw(name: str) -> str:
 
 
 def _other(name: str) -> str:
-    return f"is a {name}, which is not read: save it as JPEG or PNG"
+    return f"is {name}, which is not read: save it as JPEG or PNG"
 
 
 def _drawing(name: str) -> str:
-    return f"is a {name}, no photograph: save the photograph in it as JPEG or PNG"
+    return f"is {name}, no photograph: save the photograph in it as JPEG or PNG"
 
 
 _VIDEO = "is a video: save single pictures of it as JPEG or PNG"

@@ -80,7 +80,7 @@ def _trainer(worker: Callable[[dict[str, Any]], Any], told: dict[str, Any], sett
             storage_path=store.path,
             storage_filesystem=store.fs,
             failure_config=FailureConfig(max_failures=settings.max_failures),
-            callbacks=[EndAtMistakes()],  # type: ignore[list-item]  # mypy sees the RunConfig of Ray Train before version 2
+            callbacks=[EndAtMistakes(store.uri)],  # type: ignore[list-item]  # mypy sees the RunConfig of Ray Train before version 2
         ),
     )
 

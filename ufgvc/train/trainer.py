@@ -197,7 +197,7 @@ def _fit(plan: Plan, settings: TrainSettings, store: Store, run: Run, runs: str)
             storage_filesystem=store.fs,
             checkpoint_config=CheckpointConfig(num_to_keep=settings.keep),
             failure_config=FailureConfig(max_failures=settings.max_failures),
-            callbacks=[EndAtMistakes()],  # type: ignore[list-item]  # mypy sees the RunConfig of Ray Train before version 2
+            callbacks=[EndAtMistakes(checkpoints.uri)],  # type: ignore[list-item]  # mypy sees the RunConfig of Ray Train before version 2
         ),
     )
 

@@ -8,6 +8,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -73,6 +74,8 @@ def disk_error(error: BaseException, where: str | None = None, reading: bool = F
     if named is None and number not in _CLEAR_WITHOUT_PATH:  # a port, a process: no file
         return None
     what, fix = _OF_DISKS[number]
+    if number == errno.ENOTDIR and named:  # the file itself, not what was looked for below it
+        named = next((str(path) for path in (Path(named), *Path(named).parents) if path.is_file()), named)
     if named is None:
         fix += f"; temporary files are in {tempfile.gettempdir()} (TMPDIR moves them)"
     return (UnreadableFile if reading and number in _OF_ONE_FILE else UserError)(what, where=named, fix=fix)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from pydantic import Field, ValidationError
 
 from ufgvc.core.config import Section, flatten, load_yaml, part, short_key
-from ufgvc.core.errors import UserError, user_error_in
+from ufgvc.core.errors import UnreadableFile, UserError, user_error_in
 from ufgvc.core.registry import Registry
 from ufgvc.core.storage import open_store, read_parquet_rows, write_parquet_file
 
@@ -134,3 +135,55 @@ def test_rows_of_a_part(tmp_path: Path, start: int, stop: int) -> None:
 def test_an_address_without_a_bucket() -> None:
     with pytest.raises(UserError, match="names no bucket"):
         open_store("s3://")
+
+
+@pytest.mark.parametrize("name", ["file/below", "file/below/deeper", "folder", "loop/a", "n" * 300, "null\0"])
+def test_a_name_that_cannot_be_written_is_one_message(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UserError) as caught:
+        open_store(tmp_path).write_bytes(name, b"1")
+    assert caught.value.fix
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "loop"]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("file/below/deeper", UserError), ("folder", UnreadableFile), ("loop", UnreadableFile)])
+def test_a_file_for_a_folder_and_the_reverse(tmp_path: Path, name: str, kind: type[UserError]) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    store = open_store(tmp_path)
+    for read in (store.read_bytes, store.open_input):
+        with pytest.raises(kind, match=rf"/{name.split('/')[0]}: "):
+            read(name)
+    with pytest.raises(UserError, match="is a file, where a folder is needed"):
+        open_store(tmp_path / "file").list()
+    with pytest.raises(UserError, match="is a file, where a folder is needed"):
+        open_store(tmp_path / "file").read_json("dataset.json")
+
+
+def test_a_name_that_is_no_text_is_one_message(tmp_path: Path) -> None:
+    open(os.fsencode(tmp_path) + b"/caf\xe9.jpg", "w").close()
+    with pytest.raises(UserError, match=r"not UTF-8.*caf"):
+        open_store(tmp_path).list()
+
+
+def test_a_long_name_can_be_written(tmp_path: Path) -> None:
+    open_store(tmp_path).write_bytes("n" * 255, b"1")
+    assert open_store(tmp_path).list() == ["n" * 255]
+
+
+def test_a_disks_refusal_is_found_where_it_is_the_cause_only() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    wrapped = RuntimeError("task failed")
+    wrapped.__cause__ = full
+    found = user_error_in(wrapped, "runs")
+    assert found is not None
+    assert "runs: no space is left" in str(found)
+    bug = TypeError("a bug that came up while the disk's error was handled")
+    bug.__context__ = full
+    assert user_error_in(bug) is None
+    assert user_error_in(PermissionError(errno.EACCES, "a port, no file")) is None
+    assert "/x: access is refused" in str(user_error_in(PermissionError(errno.EACCES, "Permission denied", "/x")))
+    assert type(pickle.loads(pickle.dumps(UnreadableFile("a", where="b")))) is UnreadableFile

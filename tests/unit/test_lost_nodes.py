@@ -49,7 +49,7 @@ def test_what_is_no_loss(cluster: list[Any]) -> None:
     before = lost_nodes([node("a"), node("b", False, 2), node("c", False, IDLE)])
     assert before == {"b"}
     cluster += [[node("a"), node("b", False, 2), node("c", False, IDLE), node("d", False, IDLE)]]
-    EndAtMistakes(before).after_exception(None, BROKEN)
+    EndAtMistakes(lost=before).after_exception(None, BROKEN)
     assert IDLE == NodeDeathInfo.AUTOSCALER_DRAIN_IDLE
 
 

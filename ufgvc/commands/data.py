@@ -21,10 +21,12 @@ def _synth(method: str) -> type[Section]:
 def synth(told: Any) -> None:
     from pathlib import Path
 
+    from ufgvc.core.errors import disk_errors
     from ufgvc.core.runtime import cpu_count
     from ufgvc.data.synthetic import SynthSettings, synthesize
 
-    print(synthesize(Path(told.out), part(SynthSettings, told), told.seed, workers=cpu_count()))
+    with disk_errors(told.out):
+        print(synthesize(Path(told.out), part(SynthSettings, told), told.seed, workers=cpu_count()))
 
 
 def _ingest(method: str) -> type[Section]:

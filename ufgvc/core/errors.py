@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -56,6 +61,7 @@ _OF_DISKS = {
     errno.ENFILE: ("this machine has too many files open", "raise the limit (fs.file-max)"),
 }
 _OF_ONE_FILE = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.EIO, errno.ENAMETOOLONG)
+_OF_SQLITE = {"SQLITE_FULL": errno.ENOSPC, "SQLITE_READONLY": errno.EROFS, "SQLITE_CANTOPEN": errno.EACCES, "SQLITE_IOERR": errno.EIO}
 _CLEAR_WITHOUT_PATH = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE)
 
 
@@ -64,17 +70,49 @@ def disk_error(error: BaseException, where: str | None = None, reading: bool = F
 
     where: the path if the error does not name it.  reading: a single file was read; UnreadableFile if others may be readable.
     """
-    if not isinstance(error, OSError) or error.errno not in _OF_DISKS:
+    number = _errno(error)
+    if number not in _OF_DISKS:
         return None
-    named = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else where
-    if named is None and error.errno not in _CLEAR_WITHOUT_PATH:  # a port, a process: no file
+    filename = getattr(error, "filename", None)
+    named = os.fsdecode(filename) if isinstance(filename, str | bytes) else where
+    if named is None and number not in _CLEAR_WITHOUT_PATH:  # a port, a process: no file
         return None
-    what, fix = _OF_DISKS[error.errno]
-    return (UnreadableFile if reading and error.errno in _OF_ONE_FILE else UserError)(what, where=named, fix=fix)
+    what, fix = _OF_DISKS[number]
+    if number == errno.ENOTDIR and named:  # the file itself, not what was looked for below it
+        named = next((str(path) for path in (Path(named), *Path(named).parents) if path.is_file()), named)
+    if named is None:
+        fix += f"; temporary files are in {tempfile.gettempdir()} (TMPDIR moves them)"
+    return (UnreadableFile if reading and number in _OF_ONE_FILE else UserError)(what, where=named, fix=fix)
 
 
-def user_error_in(error: BaseException | None) -> UserError | None:
-    """The UserError that caused `error`, however deeply a framework (Ray) has wrapped it; else what a disk refused; None without."""
+def _errno(error: BaseException) -> int | None:
+    """The system's number of an error; also of SQLite's, and of those of libraries in Rust (safetensors), which only print it."""
+    if isinstance(error, OSError):
+        return error.errno
+    name = getattr(error, "sqlite_errorname", None)
+    if isinstance(name, str):
+        return next((number for start, number in _OF_SQLITE.items() if name.startswith(start)), None)
+    printed = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
+    return int(printed[1]) if printed else None
+
+
+@contextlib.contextmanager
+def disk_errors(where: str | os.PathLike[str]) -> Iterator[None]:
+    """What a disk refuses within the block becomes a UserError, at `where` if the error names no path."""
+    try:
+        yield
+    except Exception as error:
+        refused = disk_error(error, str(where))
+        if refused is None:
+            raise
+        raise refused from error
+
+
+def user_error_in(error: BaseException | None, where: str | None = None) -> UserError | None:
+    """The UserError that caused `error`, however deeply a framework (Ray) has wrapped it; else what a disk refused; None without.
+
+    where: the path to name if a disk's error names none.
+    """
     seen: set[int] = set()
     queue: list[tuple[BaseException | None, bool]] = [(error, True)]
     refused: UserError | None = None
@@ -85,7 +123,7 @@ def user_error_in(error: BaseException | None) -> UserError | None:
         if isinstance(current, UserError):
             return current
         if is_cause and refused is None:  # a disk's error that was only being handled when a bug came up is not the cause
-            refused = disk_error(current)
+            refused = disk_error(current, where if _errno(current) in _CLEAR_WITHOUT_PATH else None)
         seen.add(id(current))
         queue.append((current.__context__, False))
         wrapped = [current.__cause__, getattr(current, "cause", None), getattr(current, "controller_failure", None)]

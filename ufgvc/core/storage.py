@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import posixpath
@@ -19,7 +20,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from ufgvc.core.errors import DamagedFile, UserError, disk_error
+from ufgvc.core.errors import DamagedFile, UserError, disk_error, disk_errors
 from ufgvc.core.s3 import IN_MEMORY, MarkerFreeS3, open_s3
 from ufgvc.core.text import decode_text, parse_json
 
@@ -81,7 +82,7 @@ class Store:
         selector = pafs.FileSelector(self.full(prefix), recursive=recursive, allow_not_found=True)
         with self._explained(prefix):
             infos = self.fs.get_file_info(selector)
-        paths = (info.path for info in infos if info.type == pafs.FileType.File and _TEMPORARY not in info.base_name)
+            paths = [info.path for info in infos if info.type == pafs.FileType.File and _TEMPORARY not in info.base_name]
         return sorted(posixpath.relpath(path, self.path) for path in paths)
 
     def open_input(self, name: str) -> pa.NativeFile:
@@ -127,14 +128,17 @@ class Store:
                     self._send(waiting, target)
             return
         with self._explained(name):
-            os.makedirs(posixpath.dirname(target), exist_ok=True)
-            temporary = f"{target}{_TEMPORARY}{uuid.uuid4().hex[:8]}"
+            try:
+                os.makedirs(posixpath.dirname(target), exist_ok=True)
+            except FileNotFoundError as error:
+                raise UserError("no folder can be made here", where=error.filename, fix="give another place") from None
+            temporary = posixpath.join(posixpath.dirname(target), f"{_TEMPORARY}{uuid.uuid4().hex[:8]}")
             try:
                 with self.fs.open_output_stream(temporary) as file:
                     yield file
                 os.replace(temporary, target)
             finally:
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(OSError):  # the refusal that brought us here is the one to tell
                     os.unlink(temporary)
 
     def delete(self, *names: str) -> None:
@@ -160,9 +164,10 @@ class Store:
         """Copies every file below `name` into a local folder."""
         for found in self.list(name):
             target = folder / _checked(posixpath.relpath(found, name or "."))
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with self.open_input(found) as source, target.open("wb") as file:
-                shutil.copyfileobj(source, file, _CHUNK)
+            with disk_errors(target):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with self.open_input(found) as source, target.open("wb") as file:
+                    shutil.copyfileobj(source, file, _CHUNK)
 
     def _send(self, file: IO[bytes], target: str) -> None:
         handler = self._s3()
@@ -179,18 +184,23 @@ class Store:
     @contextlib.contextmanager
     def _explained(self, name: str, reading: bool = False) -> Iterator[None]:
         """Turns what a disk or a server refuses into messages for people; a missing file stays FileNotFoundError."""
+        where = f"{self.uri}/{name}" if name else self.uri
         try:
             yield
         except FileNotFoundError:
             raise
+        except UnicodeDecodeError as error:
+            raise UserError(f"a name there is not UTF-8 text: {error.object!r}", where=where, fix="rename the file or folder") from None
         except OSError as error:
-            where = f"{self.uri}/{name}" if name else self.uri
+            if _TEMPORARY in str(error.filename):
+                error.filename = None  # nobody knows the file that becomes `name`
+            if error.errno is None and self.is_local and os.path.isdir(self.full(name)):  # pyarrow gives no number
+                error.errno = errno.EISDIR
             refused = disk_error(error, where, reading)
             if refused is None and self.is_local:
                 raise
-            text = str(error).splitlines()[0]
             fix = "check the address and the rights"
-            raise refused or UserError(f"storage failed: {text}", where=where, fix=fix) from error
+            raise refused or UserError(f"storage failed: {str(error).splitlines()[0]}", where=where, fix=fix) from error
 
 
 def open_store(uri: str | Path) -> Store:
@@ -199,6 +209,8 @@ def open_store(uri: str | Path) -> Store:
     UserError if the URI is not understood.
     """
     text = str(uri)
+    if "\0" in text:
+        raise UserError("holds a null character", where=repr(text), fix="correct the path")
     if text.startswith("s3://"):
         path = text.removeprefix("s3://").strip("/")
         if not path:
@@ -252,6 +264,8 @@ def write_parquet_file(store: Store, name: str, table: pa.Table, row_group_size:
 
 def _checked(name: str) -> str:
     """A relative name that stays below its folder."""
+    if "\0" in name:
+        raise UserError(f"the name {name!r} holds a null character", fix="correct the name")
     clean = posixpath.normpath(name)
     if clean.startswith(("/", "../")) or clean == "..":
         raise UserError(f"the name {name!r} would leave its folder", fix="rename the file or class in the source")

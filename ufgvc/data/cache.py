@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ufgvc.core.config import short_key
-from ufgvc.core.errors import UserError
+from ufgvc.core.errors import UserError, disk_errors
 from ufgvc.core.storage import open_store
 from ufgvc.core.types import REGIONS
 from ufgvc.data.shards import Dataset
@@ -64,8 +64,9 @@ def decoded_split(dataset: Dataset, split: str, side: int, mask_kind: str | None
                 )
             building = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=folder))
             try:
-                _build(dataset, split, side, mask_kind, building)
-                building.rename(target)
+                with disk_errors(folder):
+                    _build(dataset, split, side, mask_kind, building)
+                    building.rename(target)
             finally:
                 shutil.rmtree(building, ignore_errors=True)
     return _open(target)
@@ -78,6 +79,8 @@ def _build(dataset: Dataset, split: str, side: int, mask_kind: str | None, folde
         shapes[f"{region}_bits"] = ((rows, side, (side + 7) // 8), np.uint8)
         shapes[f"has_{region}"] = ((rows,), np.bool_)
     files = {name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", kind, shape) for name, (shape, kind) in shapes.items()}
+    for path in folder.iterdir():
+        take_space(path)
     seen = 0
     tasks = chunks(dataset, split, mask_kind)
     for batch in decoded(dataset.store, tasks, side).iter_batches(batch_size=None, batch_format="numpy"):
@@ -89,6 +92,13 @@ def _build(dataset: Dataset, split: str, side: int, mask_kind: str | None, folde
         raise RuntimeError(f"decoded {seen} of {rows} photographs of {split}; a partial set is not a set")
     for file in files.values():
         file.flush()
+
+
+def take_space(path: Path) -> None:
+    """Takes the disk's space for all bytes of a new file: written through memory, a full disk would kill this process (SIGBUS)."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def _open(folder: Path) -> Decoded:

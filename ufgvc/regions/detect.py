@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ufgvc.core.config import short_key, to_yaml
-from ufgvc.core.errors import UserError
+from ufgvc.core.errors import UserError, disk_errors
 from ufgvc.core.runtime import git_commit, versions
 from ufgvc.core.storage import Store, open_store
 from ufgvc.core.types import REGIONS, Box
@@ -205,7 +205,7 @@ def working_folder(store: Store) -> Iterator[Path]:
         for left in parent.glob("work-*"):
             if not _is_alive(left.name.split("-")[1]):
                 shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=f"work-{os.getpid()}-", dir=parent) as name:
+    with tempfile.TemporaryDirectory(prefix=f"work-{os.getpid()}-", dir=parent) as name, disk_errors(name):
         yield Path(name)
 
 

@@ -7,9 +7,11 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from ufgvc.core.errors import disk_error
 from ufgvc.core.s3_client import certificates
 from ufgvc.track.settings import Place, is_remote, redact
 
@@ -17,7 +19,11 @@ log = logging.getLogger(__name__)
 
 
 class Away(Exception):
-    """MLflow cannot be reached or refused for now; trying again later may help."""
+    """MLflow cannot be reached or refused for now; trying again later may help.  fix: what to do, where that is known."""
+
+    def __init__(self, what: str, fix: str | None = None) -> None:
+        super().__init__(what)
+        self.fix = fix
 
 
 class Gone(Exception):
@@ -30,6 +36,7 @@ def prepare(place: Place) -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # its traceback; what it raises is explained here
     if place.artifacts and place.artifacts.startswith("s3://"):
         if endpoint := os.environ.get("AWS_ENDPOINT_URL"):
             os.environ.setdefault("MLFLOW_S3_ENDPOINT_URL", endpoint)
@@ -38,7 +45,11 @@ def prepare(place: Place) -> None:
 
 
 def reach(place: Place) -> None:
-    """Away if a server is named and nobody listens there: a connection is tried before MLflow's slow retries start."""
+    """Away if a server is named and nobody listens there, or no database can be made: MLflow itself would try for a long time."""
+    database = Path(place.uri.removeprefix("sqlite:///").partition("?")[0])
+    folder = database.parent
+    if place.uri.startswith("sqlite:///") and not database.exists() and folder.exists() and not os.access(folder, os.W_OK):
+        raise Away(f"no database can be made in {folder}", "change its rights, or name another with --tracking.uri")
     if not is_remote(place.uri):
         return
     parts = urlsplit(place.uri)
@@ -59,6 +70,16 @@ def connect(place: Place) -> Any:
         return MlflowClient(tracking_uri=place.uri, registry_uri=place.uri)
 
 
+def _raise_for_disk(error: BaseException) -> None:
+    """Away with the remedy if a full or read-only disk, MLflow's own database there included, is what began it."""
+    current: BaseException | None = error
+    while current is not None:
+        refused = disk_error(current, "its database or files")
+        if refused is not None:
+            raise Away(f"{refused.what} ({refused.where})", refused.fix) from error
+        current = current.__cause__ or current.__context__
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Turns what MLflow and its transports raise into Away or Gone."""
@@ -70,8 +91,10 @@ def translated() -> Iterator[None]:
         yield
     except MlflowException as error:
         text = redact(str(error)).splitlines()[0]
+        _raise_for_disk(error)
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
             raise Gone(text) from error
         raise Away(text) from error
     except (requests.exceptions.RequestException, sqlalchemy.exc.OperationalError, OSError) as error:
+        _raise_for_disk(error)
         raise Away(redact(str(error)).splitlines()[0]) from error

@@ -191,7 +191,8 @@ def asking(tracking: TrackingSettings, runs: str | None) -> Iterator[tuple[Any, 
         with translated():
             yield client, place
     except (Away, Gone) as error:
-        raise UserError(f"MLflow failed: {error}", where=redact(place.uri), fix="check that the server runs, and --tracking.uri") from error
+        fix = getattr(error, "fix", None) or "check that the server runs, and --tracking.uri"
+        raise UserError(f"MLflow failed: {error}", where=redact(place.uri), fix=fix) from error
 
 
 @contextlib.contextmanager

@@ -115,7 +115,7 @@ def require_mlflow(settings: TrackingSettings, runs: str) -> None:
         connect(place)
     except Away as error:
         fix = "start the server, check MLFLOW_TRACKING_URI or --tracking.uri, or record nothing with `--tracking.uri off`"
-        raise UserError(f"MLflow can not be reached: {error}", where=redact(place.uri), fix=fix) from None
+        raise UserError(f"MLflow can not be reached: {error}", where=redact(place.uri), fix=error.fix or fix) from None
 
 
 @contextlib.contextmanager

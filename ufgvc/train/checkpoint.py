@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ufgvc.core.errors import disk_errors
+
 FILE = "state.pt"
 
 
@@ -37,7 +39,11 @@ def write_checkpoint(
         "random": random,
         "run_id": run_id,
     }
-    torch.save(state, folder / FILE)
+    with disk_errors(folder / FILE), (folder / FILE).open("wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # torch's own, at a file that it could not finish
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def read_checkpoint(folder: Path) -> dict[str, Any]:

@@ -40,6 +40,7 @@ def make_trainer(
             storage_filesystem=store.fs,
             checkpoint_config=CheckpointConfig(num_to_keep=keep),
             failure_config=FailureConfig(max_failures=settings.max_failures),
-            callbacks=[EndAtMistakes(lost_nodes(ray.nodes()))],  # type: ignore[list-item]  # mypy sees the RunConfig of Ray Train before version 2
+            # mypy sees the RunConfig of Ray Train before version 2
+            callbacks=[EndAtMistakes(f"{store.uri}/{name}", lost_nodes(ray.nodes()))],  # type: ignore[list-item]
         ),
     )

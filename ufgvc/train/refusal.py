@@ -22,15 +22,18 @@ class EndAtMistakes(UserCallback):
     A failure with which a node was lost (a spot machine that was taken away, a machine that broke down) does not count among
     `max_failures`. Ray itself leaves out only nodes whose end was announced to it. What else ends workers counts.
 
+    checkpoints: the folder to name when its disk refuses: Ray Train copies in the background, and its error names no file.
     lost: of `lost_nodes`, before the run.
     """
 
-    def __init__(self, lost: frozenset[str] = frozenset(), noticed_seconds: float = NOTICED_SECONDS) -> None:
-        self.lost, self.noticed_seconds = lost, noticed_seconds
+    def __init__(
+        self, checkpoints: str | None = None, lost: frozenset[str] = frozenset(), noticed_seconds: float = NOTICED_SECONDS
+    ) -> None:
+        self.checkpoints, self.lost, self.noticed_seconds = checkpoints, lost, noticed_seconds
 
     def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
         for error in worker_exceptions.values():
-            mistake = user_error_in(error)
+            mistake = user_error_in(error, self.checkpoints)
             if mistake is not None:
                 raise mistake
         if any(_announced(error) for error in worker_exceptions.values()):

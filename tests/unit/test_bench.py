@@ -158,7 +158,7 @@ def test_a_batch_larger_than_memory_is_refused_with_the_largest_that_fits(monkey
         (["--backbones", "resnet19"], "no model 'resnet19'"),
         (["--methods", "inception_v3", "--sides", "32"], "does not take images of 32 px"),
         (["--batches", "100000000", "--sides", "64"], "GB free"),
-        (["--source", "empty", "--sides", "32", "--batches", "2"], "is empty or not there"),
+        (["--source", "empty", "--sides", "32", "--batches", "2"], "is an empty folder"),
         (["--source", "few", "--sides", "32", "--batches", "2"], "holds 3 photographs, at least 16"),
         (["--config", "strange.yaml"], "bench.methodes"),
         (["--batches", "1"], "2 or more"),

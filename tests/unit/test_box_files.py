@@ -349,7 +349,7 @@ def test_files_of_other_tools_are_called_by_their_names(tmp_path: Path, document
         ({"a.json": "{}"}, "a.json", "is JSON, but not COCO"),
         ({"a.txt": "hello world"}, "", "holds no boxes that can be read; a.txt"),
         ({"a.txt": ""}, "missing.json", "there is no such file"),
-        ({"a.txt": ""}, "missing", "there is no such folder"),
+        ({"a.txt": ""}, "missing", "there is no such file or folder"),
     ],
 )
 def test_places_without_boxes(tmp_path: Path, files: dict[str, str | None], place: str, what: str) -> None:

@@ -33,7 +33,7 @@ from ufgvc.core.errors import UserError
 WORDS = {"N": "2", "NAME": "mask_guided", "short": "bcnn", "...": "s3://bucket/x"}  # short: CONTRIBUTING's example of a method
 # Flags of other programs (git, mlflow, ray, docker, pip), and of ours that are no commands of `ufgvc`.
 FOREIGN = frozenset(["always", "dirty", "abbrev", "exclude", "host", "backend-store-uri", "artifact-uri", "dst-path", "working-dir"])
-FOREIGN |= {"entrypoint-num-gpus", "build-arg", "dry-run", "folder", "pretrain", "tests-seconds", "commit", "s3"}
+FOREIGN |= {"entrypoint-num-gpus", "build-arg", "dry-run", "folder", "pretrain", "tests-seconds", "commit", "s3", "allowed-hosts"}
 STYLES = ("ufgvc/report/style.py", "ufgvc/report/figures.py")  # CSS: its variables begin with two dashes
 DOCUMENTED, ADVISED = documented(), advised()
 
@@ -49,6 +49,7 @@ def filled(words: tuple[str, ...], folder: Path) -> list[str]:
     if rest[-1:] == ["..."] and not rest[-2:][0].startswith("--"):  # and so on
         rest.pop()
     rest = [WORDS.get(word, word.replace(HOLE, "2")) for word in rest]
+    rest = ["box" if before == "--kind" and word == "2" else word for before, word in zip(["", *rest], rest, strict=False)]
     for place, word in enumerate(rest[:-1]):
         if word == "--config" and not rest[place + 1].startswith("jobs/configs/"):
             rest[place + 1] = str(folder / "own.yaml")
@@ -143,8 +144,8 @@ def test_every_target_of_make_and_every_path_that_is_named_is_there() -> None:
 
 
 def exists(path: str) -> bool:
-    """A file, folder or module of the project; what CONTRIBUTING tells to write counts, and so does a taint of Kubernetes."""
-    others = path.endswith(("methods/short.py", "configs/short.yaml")) or path == "ufgvc/spot"
+    """A file, folder or module of the project; what CONTRIBUTING tells to write counts, and so do a taint and a label of Kubernetes."""
+    others = path.endswith(("methods/short.py", "configs/short.yaml")) or path in ("ufgvc/spot", "ufgvc/may-use-mlflow")
     return others or (ROOT / path).exists() or (ROOT / f"{path}.py").exists()
 
 

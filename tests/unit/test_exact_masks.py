@@ -153,7 +153,7 @@ def test_a_source_without_masks_is_told(source: Path, tmp_path: Path) -> None:
         mask(dataset.store.uri, MaskSettings(kind="exact"))
     with pytest.raises(UserError, match="is a file"):
         exact_masks(dataset, str(source / "classes.txt"))
-    with pytest.raises(UserError, match="holds no files"):
+    with pytest.raises(UserError, match="there is no such file or folder"):
         exact_masks(dataset, str(tmp_path / "nowhere"))
     for region in REGIONS:
         shutil.rmtree(source / "masks" / region)

@@ -129,7 +129,7 @@ def test_odd_names_are_names(tmp_path: Path, name: str) -> None:
 def test_why_a_place_gives_nothing(tmp_path: Path) -> None:
     put(tmp_path / "file", "x")
     (tmp_path / "empty").mkdir()
-    for name, what in (("missing", "there is no such folder"), ("file", "is a file"), ("empty", "is an empty folder")):
+    for name, what in (("missing", "there is no such file or folder"), ("file", "is a file"), ("empty", "is an empty folder")):
         with pytest.raises(UserError, match=what):
             scan(open_store(tmp_path / name))
 

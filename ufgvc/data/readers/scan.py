@@ -207,4 +207,4 @@ def _why_empty(store: Store) -> str:
         return "holds no files"
     if os.path.isdir(store.path):
         return "is an empty folder"
-    return "is a file, and a folder is needed" if os.path.exists(store.path) else "there is no such folder"
+    return "is a file, and a folder is needed" if os.path.exists(store.path) else "there is no such file or folder"

@@ -22,6 +22,7 @@ from ufgvc.bench.settings import BenchSettings
 from ufgvc.bench.sizing import Rates
 from ufgvc.bench.steps import StepCase
 from ufgvc.bench.timing import Measurement
+from ufgvc.core.errors import UserError
 from ufgvc.core.runtime import cpu_count
 from ufgvc.core.storage import open_store
 from ufgvc.data.cluster import RaySettings, ray_session
@@ -46,6 +47,8 @@ def bench(settings: BenchSettings, ray: RaySettings | None = None) -> BenchRepor
     device = choose_device(settings.gpu)
     torch.set_num_threads(cpu_count())
     out = open_store(settings.out).local_path
+    if next(path for path in (out, *out.parents) if path.exists()).is_file():
+        raise UserError("is a file, or lies below one", where=settings.out, fix="give a folder as --out")
     cases = steps.choose_cases(settings, device)
     report = BenchReport(describe_machine(device), settings.model_dump(mode="json"), command_line(sys.argv[1:]))
     if settings.source:

@@ -19,14 +19,13 @@ def _synth(method: str) -> type[Section]:
 
 @command("synth", "make synthetic leaves in the released Ultra-FGVC layout, with exact masks", _synth)
 def synth(told: Any) -> None:
-    from pathlib import Path
-
     from ufgvc.core.errors import disk_errors
     from ufgvc.core.runtime import cpu_count
+    from ufgvc.core.storage import open_store
     from ufgvc.data.synthetic import SynthSettings, synthesize
 
     with disk_errors(told.out):
-        print(synthesize(Path(told.out), part(SynthSettings, told), told.seed, workers=cpu_count()))
+        print(synthesize(open_store(told.out).local_path, part(SynthSettings, told), told.seed, workers=cpu_count()))
 
 
 def _ingest(method: str) -> type[Section]:

@@ -22,9 +22,11 @@ def read_file(uri: str) -> bytes:
     folder, _, name = uri.rpartition("/")
     try:
         return open_store(folder or ("/" if uri.startswith("/") else ".")).read_bytes(name)
-    except FileNotFoundError:
-        fix = "give `imagenet`, `none` or the URI of a file of weights"
-        raise UserError("there is no such file of weights", where=uri, fix=fix) from None
+    except OSError as error:
+        what = (
+            "there is no such file of weights" if isinstance(error, FileNotFoundError) else f"cannot be read as a file of weights ({error})"
+        )
+        raise UserError(what, where=uri, fix="give `imagenet`, `none` or the URI of a file of weights") from None
 
 
 def read_state_dict(uri: str) -> dict[str, Tensor]:

@@ -147,16 +147,22 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise UserError("there is no such file of detector weights", where=str(path), fix="give a file, or use `init: synthetic`")
     if path.is_dir():
         path = path / "weights.safetensors"
-    if path.suffix == ".safetensors":
-        return load_file(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return load_file(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
+    except Exception as error:  # safetensors, zip, pickle and ultralytics have no common base
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        fix = "give a .safetensors file, or a .pt file of ultralytics"
+        raise UserError(f"holds no weights that can be read ({reason})", where=str(path), fix=fix) from error
+
+
+def _read_checkpoint(path: Path) -> dict[str, Tensor]:
+    try:
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception:  # the published checkpoints are pickled models, which the safe reader refuses in several ways
         _ultralytics()
         from ultralytics.nn.tasks import load_checkpoint
 
-        state = load_checkpoint(str(path))[0].float().state_dict()  # type: ignore[no-untyped-call]
-    return dict(state)
+        return dict(load_checkpoint(str(path))[0].float().state_dict())  # type: ignore[no-untyped-call]
 
 
 def train_detector(

@@ -59,6 +59,10 @@ def resolve(settings: TrackingSettings, runs_uri: str | None) -> Place | None:
                 fix="set MLFLOW_TRACKING_URI to your MLflow server, or --tracking.uri off",
             )
         uri = f"sqlite:///{store.local_path / 'mlflow.db'}"
+        # SQLAlchemy reads %41 as a letter and what stands behind a ? as options, while MLflow makes the folder as it is written.
+        if re.search(r"[%?]", uri):
+            fix = "choose a folder without % and ?, or name a server or database with --tracking.uri"
+            raise UserError("MLflow cannot keep its database below a folder of this name", where=f"--runs {runs_uri}", fix=fix)
     artifacts = settings.artifacts
     if artifacts is None and store is not None and not is_remote(uri):
         artifacts = join(store.uri, "mlartifacts")

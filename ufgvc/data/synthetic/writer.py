@@ -127,6 +127,8 @@ def synthesize(out: Path, settings: SynthSettings, seed: int = 0, workers: int =
         return out
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError("holds something else, or half a set", where=str(out), fix="choose another --out, or remove the folder")
+    if next(path for path in out.absolute().parents if path.exists()).is_file():
+        raise UserError("lies below a file", where=str(out), fix="choose another --out")
     for folder in ("images", "labels", "anno", "masks/vein", "masks/contour"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     jobs = [(out, settings, seed, *name) for name in names(settings)]

@@ -1,0 +1,159 @@
+"""Every flag of every command that takes a place, and one try of a command line with a place that may not do."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.command_line import Ended, ufgvc
+from tests.golden.trainings import HERE
+from ufgvc.cli import PLACES, WEIGHTS
+from ufgvc.commands import COMMANDS
+from ufgvc.core.config import Section
+
+QUICK = ("--method", "resnet50", "--options.backbone", "shufflenet_v2_x0_5", "--train.init", "none", "--train.epochs", "1")
+SIZES = ("--train.batch-size", "6", "--train.resize", "40", "--train.crop", "32")
+OFF = ("--tracking.uri", "off")
+# What each command needs besides: {} is the folder of tests.
+BASE: dict[str, tuple[str, ...]] = {
+    "bench": ("--out", "{}/out", "--parts", "step", "--methods", "resnet50", "--backbones", "shufflenet_v2_x0_5", "--sides", "32"),
+    "synth": ("--out", "{}/out", "--cultivars", "2", "--train-per-cultivar", "1", "--test-per-cultivar", "1", "--size", "64"),
+    "ingest": ("--source", "{}/photographs", "--data", "{}/out", "--split", "0.5"),
+    "detect": ("--data", "{}/data", "--runs", "{}/runs", "--init", "none", "--annotated", "4", *OFF),
+    "mask": ("--data", "{}/data", "--runs", "{}/runs", "--boxes", "annotated", *OFF),
+    "train": ("--data", "{}/data", "--runs", "{}/runs", *QUICK, *SIZES, *OFF),
+    "evaluate": ("--data", "{}/data", "--runs", "{}/runs", "--model", "{}/model", "--cam-leaves", "0", "--region-leaves", "0", *OFF),
+    "predict": ("--source", "{}/photographs", "--runs", "{}/runs", "--model", "{}/model", "--out", "{}/out", *OFF),
+    "export": ("--model", "{}/model", "--runs", "{}/runs", "--out", "{}/out", *OFF),
+    "calibrate": ("--data", "{}/data", "--runs", "{}/runs", "--model", "{}/model", *OFF),
+    "pipeline": ("--source", "{}/photographs", "--data", "{}/out", "--runs", "{}/runs", "--split", "0.5", *QUICK, *SIZES, *OFF),
+    "promote": ("--data", "{}/data", "--runs", "{}/runs", "--model", "{}/model"),
+    "sync": ("--runs", "{}/runs", *OFF),
+    "benchmark": ("--data", "{}/data", "--runs", "{}/runs", "--methods", "resnet50", "--init", "none", *OFF),
+    "pretrain": ("--data", "{}/data", "--runs", "{}/runs", "--architectures", "mobilenet_v2", *OFF),
+    "search": ("--data", "{}/data", "--runs", "{}/runs", *QUICK, *SIZES, *OFF),
+}
+
+
+# A flag is heard only with these.
+WITH = {
+    ("mask", "source"): ("--kind", "exact"),
+    ("mask", "model"): ("--boxes", "detected"),
+    ("detect", "coco-weights"): ("--init", "coco"),
+    ("pipeline", "detect.coco-weights"): ("--detect.init", "coco"),
+}
+KINDS = {
+    "file": "{}/text",
+    "photograph": "{}/photographs/a/0.png",
+    "below a file": "{}/text/below",
+    "folder": "{}/other",
+    "missing": "{}/new/missing",
+    "empty": "{}/empty",
+    "s3://": "s3://",
+    "http": "http://127.0.0.1:1/x",
+    "models": "models:/x",
+}
+
+
+def place_flags() -> list[tuple[str, str]]:
+    """(command, flag without its dashes) of everything that takes a place; a new flag of such a name comes by itself."""
+    names = {*PLACES, *WEIGHTS, "config", "coco-weights"}
+    found = []
+    for command in COMMANDS.names():
+        flags = ["config", *_fields(COMMANDS.get(command).settings("resnet50"))]
+        found += [(command, flag) for flag in flags if flag.rpartition(".")[2] in names]
+    words = {("mask", "boxes"), ("pipeline", "mask.boxes")}  # a choice, no place
+    # Where a run is recorded, and how a file of settings is read, is the same for all commands.
+    shared = {(command, flag) for command, flag in found if command != "train" and flag.startswith(("tracking.", "config"))}
+    return [pair for pair in found if pair not in words | shared]
+
+
+def _fields(model: type[Section], before: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        flag = f"{before}{name.replace('_', '-')}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from _fields(field.annotation, f"{flag}.")
+        else:
+            yield flag
+
+
+@dataclass
+class World:
+    """A folder with everything that the commands read: photographs/, data/, model/ and runs/, and places that will not do."""
+
+    root: Path
+
+    @classmethod
+    def make(cls, root: Path) -> World:
+        shutil.copytree(HERE / "leaves", root / "data")
+        shutil.copytree(HERE / "model", root / "model")
+        for folder in ("photographs/a", "photographs/b", "empty", "other", "runs"):
+            (root / folder).mkdir(parents=True)
+        for number, path in enumerate(sorted((HERE / "photographs").glob("leaf-*.png"))):
+            for name in "ab":
+                shutil.copy(path, root / "photographs" / name / f"{number}.png")
+        (root / "photographs" / "b" / "2.png").write_bytes((HERE / "photographs" / "strange.png").read_bytes())
+        (root / "photographs" / "b" / "0.png").unlink()
+        shutil.copy(HERE / "photographs" / "strange.png", root / "photographs" / "a" / "1.png")
+        (root / "text").write_text("a file that somebody needs\n")
+        (root / "other" / "kept.txt").write_text("a file that somebody needs\n")
+        return cls(root)
+
+    def state(self) -> dict[str, str]:
+        """The digest of every file that a command may only read."""
+        found = {}
+        for path in sorted(self.root.rglob("*")):
+            if path.is_file() and path.relative_to(self.root).parts[0] != "runs":
+                found[str(path.relative_to(self.root))] = hashlib.sha256(path.read_bytes()).hexdigest()
+        return found
+
+    def run(self, command: str, flag: str, value: str) -> Ended:
+        """The command with one of its places set to `value`."""
+        arguments = [word.format(self.root) for word in BASE[command]]
+        more = WITH.get((command, flag), ())
+        for known in (f"--{flag}", *(word for word in more if word.startswith("--"))):
+            if known in arguments:
+                at = arguments.index(known)
+                del arguments[at : at + 2]
+        if flag.startswith("tracking."):
+            del arguments[-2:]
+        return ufgvc(command, *arguments, *more, f"--{flag}", f"other={value}" if flag == "compare" else value)
+
+
+class Reached(Exception):
+    """The work would begin now."""
+
+
+@contextlib.contextmanager
+def _work(*args: Any, **kwargs: Any) -> Iterator[None]:
+    raise Reached
+    yield
+
+
+def _reached(*args: Any, **kwargs: Any) -> Any:
+    raise Reached
+
+
+def without_work(patch: pytest.MonkeyPatch) -> None:
+    """Makes every command stop where its Ray session or its computation would begin, with Reached."""
+
+    # Imported above so that each has a ray_session of its own to be replaced.
+    for name, module in list(sys.modules.items()):
+        if name.startswith("ufgvc.") and hasattr(module, "ray_session"):
+            patch.setattr(module, "ray_session", _work)
+    patch.setattr("ufgvc.pipeline.ray_session", lambda settings: contextlib.nullcontext())
+    for function in ("regions.detect.train_detector", "track.export.to_onnx", "bench.run.matrix_rates", "report.evaluate.runs_here"):
+        patch.setattr(f"ufgvc.{function}", _reached)
+    patch.setattr("ufgvc.bench.steps.check_cases", lambda *args: [])
+    patch.setattr("ufgvc.core.runtime.cpu_count", lambda: 1)  # `synth` draws in this process
+    patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR"):
+        patch.delenv(name, raising=False)

@@ -1,0 +1,112 @@
+"""A file, a folder, a missing path, an empty folder and addresses, given to every flag that takes a place: an answer or one message."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.places import KINDS, Reached, World, place_flags, without_work
+
+# Where the work may begin: with places that are written to, and with a flag that is not used this time.
+WRITTEN = frozenset(("folder", "missing", "empty"))
+GOOD = {"out": WRITTEN, "runs": WRITTEN, "tracking.artifacts": WRITTEN}
+# Without tracking these have nothing to look up or write there; and a method without regions needs no detector.
+UNUSED = frozenset((command, "runs") for command in ("mask", "evaluate", "predict", "export"))
+UNUSED |= {("pipeline", "detect.init"), ("pipeline", "detect.coco-weights")}
+FILES = ("file", "below a file")
+READ = {"data": "detect mask train evaluate calibrate promote benchmark pretrain search", "runs": "detect train benchmark pretrain search"}
+READ |= {"model": "mask evaluate predict export", "compare": "evaluate"}
+# Reason: (command, flag): kinds. An entry goes when its rows pass: they are strict.
+FAULTS: dict[str, dict[tuple[str, str], tuple[str, ...]]] = {
+    "NotADirectoryError for a file where a folder is expected (core/storage.py)": {
+        **{(command, flag): FILES for flag, commands in READ.items() for command in commands.split()},
+        **{(command, flag): ("file", "photograph") for command in ("ingest", "pipeline") for flag in ("source", "boxes")},
+        **dict.fromkeys((("bench", "source"), ("predict", "source"), ("sync", "run"), ("sync", "runs")), ("file",)),
+    },
+    "an address that is no place, such as models:/x, becomes a local folder of that name (core/storage.py, open_store)": {
+        **{(command, "out"): ("models",) for command in ("bench", "synth", "export", "predict")},
+        **{(command, "runs"): ("models",) for command in ("detect", "train", "promote", "benchmark", "pretrain", "search")},
+        ("ingest", "data"): ("models",),
+        ("train", "tracking.artifacts"): ("models",),
+    },
+    "all the work is done before it is noticed that the place to write cannot be": {
+        **{("ingest", "data"): FILES, ("predict", "out"): FILES, ("export", "out"): FILES, ("train", "tracking.artifacts"): FILES},
+        ("pipeline", "data"): (*FILES, "models"),
+    },
+    "pipeline looks at the places of its later steps only when it gets there": {
+        ("pipeline", "runs"): (*FILES, "s3://", "http", "models"),
+        **{("pipeline", flag): tuple(kind for kind in KINDS if kind != "photograph") for flag in ("train.init", "compare")},
+    },
+    "weights are first read by the workers: Ray starts for a file that holds none": {
+        **dict.fromkeys((("train", "train.init"), ("search", "train.init"), ("pretrain", "init")), ("file",)),
+    },
+    "benchmark starts every training before it looks at --init": {
+        ("benchmark", "init"): tuple(kind for kind in KINDS if kind != "photograph"),
+    },
+}
+
+
+def fault_of(command: str, flag: str, kind: str) -> str | None:
+    return next((reason for reason, known in FAULTS.items() if kind in known.get((command, flag), ())), None)
+
+
+def rows() -> Iterator[object]:
+    for command, flag in place_flags():
+        for kind in KINDS:
+            if kind != "photograph" or flag in ("source", "boxes"):
+                reason = fault_of(command, flag, kind)
+                marks = pytest.mark.xfail(strict=True, reason=reason) if reason else ()
+                yield pytest.param(command, flag, kind, id=f"{command} --{flag} {kind}", marks=marks)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World.make(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_work() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        without_work(patch)
+        yield
+
+
+@pytest.mark.parametrize(("command", "flag", "kind"), rows())
+def test_an_answer_or_one_message(
+    command: str, flag: str, kind: str, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = world.state()
+    try:
+        ended = world.run(command, flag, KINDS[kind].format(world.root))
+    except Reached:
+        name = "out" if (command, flag) in (("ingest", "data"), ("pipeline", "data")) else flag
+        good = kind in GOOD.get(name, ()) or (command, flag) in UNUSED or (command, flag, kind) == ("predict", "source", "photograph")
+        assert good, "begins to work with a place that will not do"
+    else:
+        assert ended.code in (0, 2)
+        if ended.code == 2:
+            assert ended.err.count(f"ufgvc {command}: ") == 1
+            assert ended.out == ""
+    finally:
+        after = world.state()
+        new = [path for path in after if path not in before]
+        for path in new:
+            (world.root / path).unlink()
+        shutil.rmtree(world.root / "new", ignore_errors=True)
+        shutil.rmtree(world.root / "out", ignore_errors=True)
+    assert {path: after.get(path) for path in before} == before, "something is lost"
+    assert os.listdir(tmp_path) == [], "writes beside the place"
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors", "weights.bin"])
+@pytest.mark.parametrize(("command", "flag"), [("detect", "init"), ("detect", "coco-weights")])
+def test_a_file_that_holds_no_weights(command: str, flag: str, name: str, world: World, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"these are no weights")
+    ended = world.run(command, flag, str(tmp_path / name))
+    assert ended.code == 2
+    assert name in ended.err

@@ -29,6 +29,13 @@ SHARED_KEYS = frozenset(
 SECTIONS = frozenset("synth ingest detect mask train evaluate calibrate export promote predict benchmark pretrain search bench".split())  # noqa: SIM905
 NESTED = ("train", "pipeline", "search")  # commands whose flags are grouped by section
 PLACES = frozenset("source data runs run out boxes model compare artifacts".split())  # noqa: SIM905
+_TRAINS = frozenset("train pipeline detect benchmark search pretrain".split())  # noqa: SIM905
+WRITTEN = {  # place: the commands that write there
+    "data": frozenset(("ingest", "pipeline")),
+    "out": frozenset(("synth", "predict", "export", "bench")),
+    "runs": _TRAINS,
+    "artifacts": _TRAINS,
+}
 WEIGHTS = frozenset(("init", "coco_weights"))  # a name, or a file
 
 
@@ -54,6 +61,7 @@ def _main(arguments: list[str] | None) -> int:
             command = COMMANDS.get(arguments[0])
             settings = parse(arguments[0], command, arguments[1:])
             refuse_relative_places(settings)
+            check_written_places(arguments[0], settings)
             code = command.run(settings)
     except KeyboardInterrupt as stop:
         print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
@@ -153,6 +161,16 @@ def refuse_relative_places(settings: Section) -> None:
                     where=f"--{flag}",
                     fix="give an absolute path or s3://...",
                 )
+
+
+def check_written_places(command: str, settings: Section) -> None:
+    """UserError now for a place that cannot be written, and not after the work that is to be written there."""
+    from ufgvc.core.storage import open_store
+
+    for flag, text in _texts(settings):
+        key = flag.rpartition(".")[2].replace("-", "_")
+        if key in WRITTEN and command in WRITTEN[key]:
+            open_store(text).check_writable()
 
 
 def _texts(settings: Section, before: str = "") -> Iterator[tuple[str, str]]:

@@ -32,6 +32,7 @@ def run_pipeline(told: Any) -> dict[str, Step]:
             where="--train.validation kfold",
             fix="use last, holdout or test here; after `ufgvc ingest` (and `mask`), `ufgvc train --train.validation kfold` measures",
         )
+    _check_later_steps(told)
     steps: dict[str, Step] = {}
 
     def done(name: str, started: float, step: Step) -> Step:
@@ -55,6 +56,16 @@ def run_pipeline(told: Any) -> dict[str, Step]:
         started = time.monotonic()
         done("evaluate", started, evaluate_step(told, told.evaluate, model, told.compare))
     return steps
+
+
+def _check_later_steps(told: Any) -> None:
+    """UserError now for places that only the last steps read."""
+    from ufgvc.methods.weights import check_init
+    from ufgvc.track.models import load_model
+
+    check_init(told.train.init)
+    for pair in told.compare:
+        load_model(_labelled(pair)[1], told.tracking, told.runs)
 
 
 def _needs_masks(told: Any) -> bool:

@@ -74,8 +74,7 @@ def data(source: Path) -> Path:
 
 def test_cultivars_and_photographs_keep_their_names(data: Path) -> None:
     dataset = open_dataset(str(data))
-    same = [{unicodedata.normalize("NFC", name).strip() for name in names} for names in (dataset.classes, NAMES.values())]
-    assert same[0] == same[1]
+    assert set(dataset.classes) == {" ".join(unicodedata.normalize("NFC", name).split()) for name in NAMES.values()}
     rows = read_index(dataset)["image_id"].to_pylist()
     assert len(set(rows)) == 2 * len(NAMES)
 
@@ -87,7 +86,6 @@ def test_every_photograph_is_named_or_listed(source: Path, tmp_path: Path) -> No
     assert set(listed(tmp_path / "out")) == wanted
 
 
-@pytest.mark.xfail(strict=True, reason="fault 13: a cultivar whose name reads as TeX ends the figures of the report (report/figures.py)")
 def test_cultivars_in_a_report(data: Path, tmp_path: Path) -> None:
     ended = ufgvc("train", "--data", data, "--runs", tmp_path, *TRAIN, *SIZES, *OFF)
     assert ended.code == 0, ended.text
@@ -140,7 +138,6 @@ def test_runs_and_exports_in_a_folder_of_such_a_name(tmp_path: Path, ray_local: 
     assert ended.code == 0, ended.text
 
 
-@pytest.mark.xfail(strict=True, reason="a link to a folder above is followed 40 times: 82 photographs of 4 (readers/listing.py, scan)")
 def test_links_that_loop_or_lead_nowhere(tmp_path: Path, ray_local: None) -> None:
     for split in ("train", "test"):
         for cultivar in "ab":
@@ -156,7 +153,6 @@ def test_links_that_loop_or_lead_nowhere(tmp_path: Path, ray_local: None) -> Non
         assert len([path for path in listed(tmp_path / "out") if "loop" not in path]) == 4
 
 
-@pytest.mark.xfail(strict=True, reason="UnicodeDecodeError in Store.list: pyarrow decodes names strictly (core/storage.py)")
 @pytest.mark.parametrize("command", ["ingest", "predict"])
 def test_a_file_name_that_is_no_utf_8(command: str, tmp_path: Path, ray_local: None) -> None:
     for split in ("train", "test"):
@@ -170,7 +166,6 @@ def test_a_file_name_that_is_no_utf_8(command: str, tmp_path: Path, ray_local: N
     assert ended.code == 0 or "UTF-8" in ended.err
 
 
-@pytest.mark.xfail(strict=True, reason="UnicodeEncodeError: pyarrow takes no surrogates (core/storage.py, open_store)")
 def test_a_folder_name_that_is_no_utf_8(tmp_path: Path, ray_local: None) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/gr\xfcn"))
     put(folder / "a.png", "a")
@@ -229,10 +224,7 @@ def test_names_of_cultivars_in_a_table(name: str, tmp_path: Path, ray_local: Non
         assert set(open_dataset(str(tmp_path / "data")).classes) == {name, "y"}
 
 
-LONG = pytest.param("x" * 300, marks=pytest.mark.xfail(strict=True, reason="no folder can have this name (data/ingest.py, _dataset_name)"))
-
-
-@pytest.mark.parametrize("name", ["../x", "a/b", "a b", "ü", LONG, "", ".", "a\0"])
+@pytest.mark.parametrize("name", ["../x", "a/b", "a b", "ü", "x" * 300, "", ".", "a\0"])
 def test_names_of_data_sets(name: str, tmp_path: Path, ray_local: None) -> None:
     """The name becomes a folder of the runs and part of a model's name."""
     for split in ("train", "test"):

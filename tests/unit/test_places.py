@@ -17,50 +17,13 @@ GOOD = {"out": WRITTEN, "runs": WRITTEN, "tracking.artifacts": WRITTEN}
 # Without tracking these have nothing to look up or write there; and a method without regions needs no detector.
 UNUSED = frozenset((command, "runs") for command in ("mask", "evaluate", "predict", "export"))
 UNUSED |= {("pipeline", "detect.init"), ("pipeline", "detect.coco-weights")}
-FILES = ("file", "below a file")
-READ = {"data": "detect mask train evaluate calibrate promote benchmark pretrain search", "runs": "detect train benchmark pretrain search"}
-READ |= {"model": "mask evaluate predict export", "compare": "evaluate"}
-# Reason: (command, flag): kinds. An entry goes when its rows pass: they are strict.
-FAULTS: dict[str, dict[tuple[str, str], tuple[str, ...]]] = {
-    "NotADirectoryError for a file where a folder is expected (core/storage.py)": {
-        **{(command, flag): FILES for flag, commands in READ.items() for command in commands.split()},
-        **{(command, flag): ("file", "photograph") for command in ("ingest", "pipeline") for flag in ("source", "boxes")},
-        **dict.fromkeys((("bench", "source"), ("predict", "source"), ("sync", "run"), ("sync", "runs")), ("file",)),
-    },
-    "an address that is no place, such as models:/x, becomes a local folder of that name (core/storage.py, open_store)": {
-        **{(command, "out"): ("models",) for command in ("bench", "synth", "export", "predict")},
-        **{(command, "runs"): ("models",) for command in ("detect", "train", "promote", "benchmark", "pretrain", "search")},
-        ("ingest", "data"): ("models",),
-        ("train", "tracking.artifacts"): ("models",),
-    },
-    "all the work is done before it is noticed that the place to write cannot be": {
-        **{("ingest", "data"): FILES, ("predict", "out"): FILES, ("export", "out"): FILES, ("train", "tracking.artifacts"): FILES},
-        ("pipeline", "data"): (*FILES, "models"),
-    },
-    "pipeline looks at the places of its later steps only when it gets there": {
-        ("pipeline", "runs"): (*FILES, "s3://", "http", "models"),
-        **{("pipeline", flag): tuple(kind for kind in KINDS if kind != "photograph") for flag in ("train.init", "compare")},
-    },
-    "weights are first read by the workers: Ray starts for a file that holds none": {
-        **dict.fromkeys((("train", "train.init"), ("search", "train.init"), ("pretrain", "init")), ("file",)),
-    },
-    "benchmark starts every training before it looks at --init": {
-        ("benchmark", "init"): tuple(kind for kind in KINDS if kind != "photograph"),
-    },
-}
-
-
-def fault_of(command: str, flag: str, kind: str) -> str | None:
-    return next((reason for reason, known in FAULTS.items() if kind in known.get((command, flag), ())), None)
 
 
 def rows() -> Iterator[object]:
     for command, flag in place_flags():
         for kind in KINDS:
             if kind != "photograph" or flag in ("source", "boxes"):
-                reason = fault_of(command, flag, kind)
-                marks = pytest.mark.xfail(strict=True, reason=reason) if reason else ()
-                yield pytest.param(command, flag, kind, id=f"{command} --{flag} {kind}", marks=marks)
+                yield pytest.param(command, flag, kind, id=f"{command} --{flag} {kind}")
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import posixpath
+import re
 import shutil
 import tempfile
 import uuid
@@ -22,10 +23,12 @@ import pyarrow.parquet as pq
 
 from ufgvc.core.errors import DamagedFile, UserError, disk_error, disk_errors
 from ufgvc.core.s3 import IN_MEMORY, MarkerFreeS3, open_s3
-from ufgvc.core.text import decode_text, parse_json
+from ufgvc.core.text import decode_text, is_utf8, parse_json
 
 _TEMPORARY = ".ufgvc-tmp-"
 _CHUNK = 4 << 20
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
+_RETRY_SECONDS = 20  # of Google's client
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,18 @@ class Store:
         if not self.is_local:
             raise UserError("must be a local folder", where=self.uri, fix="give a path on this machine")
         return Path(self.path)
+
+    def check_writable(self) -> None:
+        """UserError if this local folder can be neither made nor written; for other storage only the first write can tell."""
+        if not self.is_local:
+            return
+        nearest = Path(self.path)
+        while not os.path.lexists(nearest):
+            nearest = nearest.parent
+        if not nearest.is_dir():
+            raise UserError("is a file, where a folder is needed", where=str(nearest), fix="give a folder, or remove the file")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise UserError("may not be written", where=str(nearest), fix="change its rights, or give another place")
 
     def child(self, *names: str) -> Store:
         relative = _checked("/".join(names))
@@ -209,8 +224,14 @@ def open_store(uri: str | Path) -> Store:
     UserError if the URI is not understood.
     """
     text = str(uri)
-    if "\0" in text:
-        raise UserError("holds a null character", where=repr(text), fix="correct the path")
+    if "\0" in text or not text.strip():
+        what = "holds a null character" if text.strip() else "is no place: it is empty"
+        raise UserError(what, where=repr(text), fix="give a folder or s3://bucket/prefix")
+    if not is_utf8(text):
+        shown = os.fsencode(text).decode("utf-8", "backslashreplace")
+        raise UserError("its name is not UTF-8 text", where=shown, fix="rename the folder")
+    if _ADDRESS.match(text) and "://" not in text:  # models:/name, s3:/bucket, C:/leaves
+        raise UserError("is not a place this program can open", where=text, fix="use a folder or s3://bucket/prefix")
     if text.startswith("s3://"):
         path = text.removeprefix("s3://").strip("/")
         if not path:
@@ -219,8 +240,12 @@ def open_store(uri: str | Path) -> Store:
     if "://" not in text:
         path = os.path.abspath(os.path.expanduser(text))
         return Store(path, pafs.LocalFileSystem(), path)
+    if text.startswith(("gs://", "gcs://")) and "retry_limit_seconds" not in text:  # it would try for a quarter of an hour
+        address = f"{text}{'&' if '?' in text else '?'}retry_limit_seconds={_RETRY_SECONDS}"
+    else:
+        address = text
     try:
-        fs, path = pafs.FileSystem.from_uri(text)
+        fs, path = pafs.FileSystem.from_uri(address)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"is not a place this program can open ({error})", where=text, fix="use a folder or s3://bucket/prefix") from None
     return Store(text.rstrip("/"), fs, path.rstrip("/"))

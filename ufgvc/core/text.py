@@ -30,3 +30,12 @@ def parse_json(data: bytes, where: str) -> Any:
     except json.JSONDecodeError as error:
         fix = "restore it, or run the command again that wrote it"
         raise DamagedFile(f"is damaged: it is not JSON ({error})", where=where, fix=fix) from None
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name of the file system is text: bytes that are no UTF-8 are kept as surrogates, which nothing else can write."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

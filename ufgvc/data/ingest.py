@@ -133,9 +133,10 @@ def ingest(
 def _dataset_name(name: str | None, uri: str) -> str:
     """A name that can be a folder of the runs and part of a model's name."""
     if name is None:
-        return re.sub(r"[^A-Za-z0-9._-]+", "-", uri.rstrip("/").rpartition("/")[2]).strip(".-") or "leaves"
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise UserError(f"{name!r} cannot name a data set", where="--name", fix="use letters, digits, dot, dash and underscore")
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", uri.rstrip("/").rpartition("/")[2]).strip(".-")[:100] or "leaves"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        fix = "use at most 100 letters, digits, dots, dashes and underscores"
+        raise UserError(f"{name!r} cannot name a data set", where="--name", fix=fix)
     return name
 
 

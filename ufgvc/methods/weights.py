@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Mapping
 from pathlib import PurePosixPath
@@ -27,6 +28,14 @@ def read_file(uri: str) -> bytes:
             "there is no such file of weights" if isinstance(error, FileNotFoundError) else f"cannot be read as a file of weights ({error})"
         )
         raise UserError(what, where=uri, fix="give `imagenet`, `none` or the URI of a file of weights") from None
+
+
+def check_init(init: str) -> str | None:
+    """SHA-256 of the file of weights that a training starts from; None for `imagenet` and `none`. UserError if it cannot be read."""
+    if init in ("imagenet", "none"):
+        return None
+    read_state_dict(init)
+    return hashlib.sha256(read_file(init)).hexdigest()
 
 
 def read_state_dict(uri: str) -> dict[str, Tensor]:

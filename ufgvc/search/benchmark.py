@@ -11,6 +11,7 @@ from ufgvc.core.config import short_key, to_yaml
 from ufgvc.core.storage import Store, join, open_store
 from ufgvc.data.cluster import RaySettings, ray_session
 from ufgvc.data.shards import Dataset, open_dataset
+from ufgvc.methods.weights import check_init
 from ufgvc.report.benchmark_page import compose_benchmark
 from ufgvc.report.benchmark_rows import measure
 from ufgvc.report.benchmark_tables import benchmark_tables, reading, to_csv
@@ -18,7 +19,7 @@ from ufgvc.report.controls import controls_in_words
 from ufgvc.report.page import made_now
 from ufgvc.report.tables import Table
 from ufgvc.search.contestants import chosen
-from ufgvc.search.field import Runner, check_draws, check_masks, decode, final_jobs, make_runner, rate_jobs
+from ufgvc.search.field import Runner, check_draws, check_masks, decode, final_jobs, first_weights, make_runner, rate_jobs
 from ufgvc.search.gather import gather
 from ufgvc.search.record import Recorder
 from ufgvc.search.settings import BenchmarkSettings
@@ -58,6 +59,8 @@ def benchmark(
     rows = [who for who in chosen(settings.methods) if who.mask != settings.masks]
     runners = [make_runner(who, len(draws[0].classes), settings) for who in rows]
     check_masks(runners, draws)
+    for init in {first_weights(settings.init, runner.backbone) for runner in runners}:
+        check_init(init)
     folder = benchmark_folder(draws, settings, runs)
     folder.write_text("config.yaml", to_yaml(settings.model_dump(mode="json")))
     run = start_run(

@@ -10,6 +10,7 @@ from ufgvc.data.cluster import RaySettings, ray_session
 from ufgvc.data.shards import Dataset, open_dataset
 from ufgvc.methods import build
 from ufgvc.methods.recipe import Recipe, Stage
+from ufgvc.methods.weights import check_init
 from ufgvc.search.field import decode, first_weights
 from ufgvc.search.job import Job
 from ufgvc.search.record import Recorder
@@ -85,6 +86,7 @@ def _job(architecture: str, dataset: Dataset, settings: PretrainSettings, runs: 
         cache="host",
         checkpoint_seconds=settings.checkpoint_seconds,
     )
+    check_init(train.init)
     plan, identity = make_plan(dataset, replace(method, recipe=recipe), train, 0, None, runs)
     return Job(architecture, 0, 0, 1.0, "weights", plan, identity, keep_model=True)
 

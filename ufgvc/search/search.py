@@ -17,6 +17,7 @@ from ufgvc.data.cache import decoded_split
 from ufgvc.data.cluster import RaySettings, ray_session
 from ufgvc.data.shards import Dataset, open_dataset, read_index
 from ufgvc.methods.recipe import Recipe
+from ufgvc.methods.weights import check_init
 from ufgvc.regions.parts import check_masks
 from ufgvc.report.page import made_now
 from ufgvc.report.search_page import compose_search
@@ -119,6 +120,7 @@ def check(study: Study, dataset: Dataset) -> int:
     plans = study.plans(Setting(0, paper_values(study.axes, study.method, study.options, study.train)))
     if plans[0].mask_kind:
         check_masks(dataset, plans[0].mask_kind)
+    check_init(plans[0].init)
     return Recipe.model_validate(plans[0].recipe).epochs
 
 

@@ -21,7 +21,7 @@ from ufgvc.data.shards import Dataset, open_dataset, read_manifest
 from ufgvc.methods import build
 from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
-from ufgvc.methods.weights import read_file
+from ufgvc.methods.weights import check_init, read_file
 from ufgvc.regions.parts import check_masks, masks_found
 from ufgvc.track.models import save_model
 from ufgvc.track.runs import Run, recorded, start_run
@@ -91,6 +91,7 @@ def _train_one(
     dataset = open_dataset(data)
     method = build(method_name, num_classes=len(dataset.classes), init="none", **options)
     masks = read_manifest(dataset, f"masks/{settings.mask}").fingerprint if method.regions else None
+    check_init(settings.init)
     plan, identity = make_plan(dataset, method, settings, seed, masks, runs)
     store = open_store(plan.run)
     if fresh:

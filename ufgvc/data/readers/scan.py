@@ -16,6 +16,7 @@ import pyarrow.fs as pafs
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store
+from ufgvc.core.text import is_utf8
 from ufgvc.data.kinds import HEAD_BYTES, NO_PHOTOGRAPHS, OTHER_KINDS, PHOTOGRAPHS, READABLE, ending_of, kind_of
 
 # What operating systems, file servers and sharing tools leave behind. Compared in lower case.
@@ -147,8 +148,10 @@ def _sniff(store: Store, path: str) -> str | None:
 def _walk_local(store: Store) -> Iterator[tuple[str, int, int, str]]:
     """(relative path, bytes, modified, problem) of every file; pyarrow stops at names that are not UTF-8 and follows loops."""
     root = store.path
+    if not os.path.isdir(root):
+        return
     outer = frozenset((status.st_dev, status.st_ino) for status in map(os.stat, Path(root).resolve().parents))
-    pending: list[tuple[str, frozenset[tuple[int, int]]]] = [(root, outer)] if os.path.isdir(root) else []
+    pending: list[tuple[str, frozenset[tuple[int, int]]]] = [(root, outer)]
     while pending:
         folder, above = pending.pop()
         status = os.stat(folder)
@@ -160,7 +163,7 @@ def _walk_local(store: Store) -> Iterator[tuple[str, int, int, str]]:
             continue
         for entry in entries:
             path = _relative(entry.path, root)
-            if not _is_utf8(entry.name):
+            if not is_utf8(entry.name):
                 yield path, 0, 0, "its name is not UTF-8 text: rename it"
                 continue
             try:
@@ -181,14 +184,6 @@ def _walk_local(store: Store) -> Iterator[tuple[str, int, int, str]]:
 def _relative(path: str, root: str) -> str:
     """As text that can be printed and written: bytes that are no UTF-8 are shown as \\xNN."""
     return os.fsencode(os.path.relpath(path, root)).decode("utf-8", "backslashreplace")
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _list_remote(store: Store) -> Iterator[tuple[str, int, int, str]]:

@@ -21,7 +21,16 @@ RAY = RaySettings(cpus=7)
 @pytest.fixture
 def told() -> SimpleNamespace:
     """The settings of a command, whatever it is."""
-    places = {"source": "leaves", "data": "data", "runs": "runs", "seed": 0, "fresh": False, "tracking": None, "method": "resnet50"}
+    places = {
+        "source": "leaves",
+        "data": "data",
+        "runs": "runs",
+        "seed": 0,
+        "fresh": False,
+        "tracking": None,
+        "method": "resnet50",
+        "compare": (),
+    }
     return SimpleNamespace(**places, ray=RAY, train=TrainSettings(), options=SimpleNamespace(model_dump=lambda mode: {}))
 
 

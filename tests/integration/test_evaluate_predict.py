@@ -155,7 +155,7 @@ def test_bad_photographs_are_listed_and_not_fatal(run: str, tmp_path: Path, ray_
     (source / "cut.png").write_bytes(photograph(1, 9)[:300])
     (source / "notes.txt").write_text("not a photograph")
     result = predict(str(source), f"{run}/model", str(tmp_path / "out"), PredictSettings(batch_size=2), OFF)
-    assert (result.predicted, result.rejected) == (4, 2)
+    assert (result.predicted, result.rejected) == (4, 3)
     with open(result.csv, newline="", encoding="utf-8") as file:
         rows = {row["path"]: row for row in csv.DictReader(file)}
     assert set(rows) == set(names)
@@ -169,7 +169,7 @@ def test_bad_photographs_are_listed_and_not_fatal(run: str, tmp_path: Path, ray_
         assert sum(float(row[f"top{i}_probability"]) for i in (1, 2, 3)) == pytest.approx(1, abs=1e-5)
     with open(result.rejected_csv, newline="", encoding="utf-8") as file:
         rejected = {row["path"]: row["reason"] for row in csv.DictReader(file)}
-    assert set(rejected) == {"empty.jpg", "cut.png"}
+    assert set(rejected) == {"empty.jpg", "cut.png", "notes.txt"}
     assert all(rejected.values())
     assert sorted(pq.read_table(list(result.parquet))["path"].to_pylist()) == sorted(names)
 

@@ -13,7 +13,7 @@ from PIL import Image
 from ufgvc.core.errors import UserError
 from ufgvc.core.types import Box
 from ufgvc.data.images import decode_mask
-from ufgvc.data.ingest import ingest
+from ufgvc.data.ingest import IngestSettings, ingest
 from ufgvc.data.shards import open_dataset, read_images, read_manifest, read_part, to_boxes
 from ufgvc.regions.detect import detect
 from ufgvc.regions.detector import TrainingPlan, load_detector, train_detector
@@ -55,7 +55,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> str:
         lines = [f"{REGIONS.index(b.region)} {(b.x0 + b.x1) / 192} {(b.y0 + b.y1) / 160} {b.width / 96} {b.height / 80}\n" for b in boxes]
         (source / "labels" / f"{stem}.txt").write_text("".join(lines))
     target = tmp_path_factory.mktemp("data")
-    ingest(str(source), str(target), name="tiny")
+    ingest(str(source), str(target), name="tiny", settings=IngestSettings(on_duplicate="warn"))  # they are all alike
     return str(target)
 
 

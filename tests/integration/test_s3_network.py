@@ -157,4 +157,4 @@ def test_ingest_by_way_of_a_proxy(s3_endpoint: str, free_port: Callable[[], int]
             env = {**os.environ, "HTTP_PROXY": proxy, "NO_PROXY": "localhost"}
             done = subprocess.run([*command, "--ray.cpus", "2"], env=env, capture_output=True, text=True, timeout=240)
             assert done.returncode == 0, done.stderr
-    assert ".png" in (tmp_path / "requests.log").read_text()
+    assert "/src/images/" in (tmp_path / "requests.log").read_text()

@@ -62,6 +62,8 @@ class Store:
         if not nearest.is_dir():
             raise UserError("is a file, where a folder is needed", where=str(nearest), fix="give a folder, or remove the file")
         if not os.access(nearest, os.W_OK | os.X_OK):
+            if os.statvfs(nearest).f_flag & os.ST_RDONLY:
+                raise UserError("the disk is read-only", where=str(nearest), fix="mount it for writing, or give another place")
             raise UserError("may not be written", where=str(nearest), fix="change its rights, or give another place")
 
     def child(self, *names: str) -> Store:

@@ -20,6 +20,7 @@ from ufgvc.core.config import Section
 from ufgvc.core.errors import UserError
 
 WITHIN = 240.0  # seconds that a part may take to answer: on a busy machine MLflow took 90
+_BELIEVED = 3  # looks, one after the other, that do not find a process before it counts as ended
 RAY_TRIES = 3  # a raylet gives its own agents 15 s, which cannot be set, and ends when a busy machine needs more
 RAY_START = 60  # seconds after which `ray start` gives up on a raylet
 NOTHING_LEFT = "read that file, and `ray/` beside it for Ray; nothing of the stack is left running"
@@ -155,8 +156,10 @@ class _Launcher:
             deadline = time.monotonic() + WITHIN
             part = Part(name=name, pid=start(command, self.environment | settings, self.stack.mark, log), url=url, log=log)
             self.stack = self.stack.started(part)
-            while part.pid in alive(self.stack.mark):
-                if ready(part):
+            missed = 0  # a busy machine's list of processes has been seen without one that ran: once is not believed
+            while missed < _BELIEVED:
+                missed = 0 if part.pid in alive(self.stack.mark) else missed + 1
+                if not missed and ready(part):
                     return
                 if time.monotonic() > deadline:
                     raise _did_not_start(part, f"did not answer within {WITHIN:.0f} s")

@@ -242,7 +242,9 @@ def test_down_ends_what_up_started_and_nothing_else(stack: Running) -> None:
 def test_an_up_that_is_stopped_leaves_nothing(checkout: Path, home: Path, tmp_path: Path) -> None:
     command = [sys.executable, "cluster/local.py", "up", "--folder", str(tmp_path)]
     process = subprocess.Popen(command, cwd=checkout, env=plain_environment(home), stderr=subprocess.PIPE, text=True)
-    wait_until(lambda: (found := read_stack(tmp_path)) is not None and found.parts, "the first part")
+    begun = lambda: (found := read_stack(tmp_path)) is not None and found.parts  # noqa: E731
+    wait_until(lambda: begun() or process.poll() is not None, "the first part")
+    assert process.poll() is None, process.communicate()[1]
     was = read_stack(tmp_path)
     assert was is not None
     process.send_signal(signal.SIGTERM)

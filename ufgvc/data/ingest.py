@@ -8,6 +8,7 @@ import logging
 import pickle
 import re
 from collections import Counter
+from dataclasses import dataclass
 from typing import Literal
 
 import pyarrow as pa
@@ -21,7 +22,7 @@ from ufgvc.data.cluster import RaySettings, quiet_data, ray_session
 from ufgvc.data.duplicates import Looks, groups_of_duplicates
 from ufgvc.data.packing import Job, Packed, Packer, plan_parts
 from ufgvc.data.readers import ReaderName, list_source
-from ufgvc.data.readers.annotations import read_annotations
+from ufgvc.data.readers.annotations import PhotoBoxes, read_annotations
 from ufgvc.data.readers.box_classes import BoxOrientation, BoxRules
 from ufgvc.data.readers.listing import Listing, check_names, set_groups
 from ufgvc.data.readers.scan import Rejected
@@ -85,49 +86,72 @@ def ingest(
     name = _dataset_name(name, store.uri)
     listing = list_source(source, reader, settings.label_base, without=store)
     _settle_splits(listing, source, split, seed, settings)
-    if settings.on_bad_image == "error" or not listing.photos:
+    stops = settings.on_bad_image == "error"
+    if stops or not listing.photos:
         checks.refuse(listing.rejected, source)
     annotated = read_annotations(boxes or listing.boxes, listing, settings.box_rules)
-    rejected = listing.rejected + annotated.rejected
-    if settings.on_bad_image == "error":
+    if stops:
         checks.refuse(annotated.rejected, source)
     checks.check_splits(Counter(photo.split or "" for photo in listing.photos), source, split)
     check_names(listing, source)
     images, regions = FolderWriter(store, IMAGES, "", "images"), FolderWriter(store, REGIONS_FOLDER, "", "regions")
-    packer = Packer(listing.store, annotated.folder, annotated.rules, settings.box_orientation, images, regions)
     try:
-        packed = _pack(packer, list(plan_parts(listing.photos, annotated.by_path, settings.part_mb << 20)), ray)
-        rejected += [bad for one in packed for bad in one.rejected]
-        index = pa.concat_tables([one.index for one in packed])
-        paths = {photo.image_id: photo.path for photo in listing.photos}
-        groups = groups_of_duplicates(Looks.joined([one.looks for one in packed]), index["sha256"].to_pylist())
-        doubles = checks.same_picture(index, groups, paths, settings.on_duplicate)
-        if settings.on_bad_image == "error":
-            refused = doubles.values() if settings.on_duplicate == "error" else ()
-            checks.refuse([*rejected, *refused], source, checks.DUPLICATE_HINT if refused else checks.SKIP_HINT)
-        rejected += doubles.values()
-        image_parts = [one.images for one in packed if one.images]
-        region_parts = [one.regions for one in packed if one.regions]
-        if doubles:
-            image_parts, region_parts = _without(set(doubles), store, image_parts, region_parts, images, regions)
-            index = index.filter(pa.array([image_id not in doubles for image_id in index["image_id"].to_pylist()]))
-        checks.check_splits(Counter(index["split"].to_pylist()), source, split)
+        content = _write_parts(listing, annotated, store, images, regions, source, settings, ray)
+        checks.check_splits(Counter(content.index["split"].to_pylist()), source, split)
     except BaseException:
         _sweep_back(store, images, regions)
         raise
-    checks.warn_of_gaps(listing, index)
+    checks.warn_of_gaps(listing, content.index)
+    # dataset.json makes the new images count: until it is written, what was there before is whole.
+    regions = FolderWriter(store, REGIONS_FOLDER, fingerprint_of(content.index), "regions")
+    images.write_manifest(content.images)
+    regions.write_manifest(content.regions, rules=annotated.rules, annotated=len(annotated.by_path))
+    dataset = write_dataset(store, name, listing.classes, content.index, content.images, source)
+    images.sweep(content.images)
+    regions.sweep(content.regions)
+    _list_rejected(store, [*listing.rejected, *annotated.rejected, *content.rejected], listing.left_out)
+    return dataset
+
+
+@dataclass(frozen=True)
+class Content:
+    """The parts that were written, the columns of their images without the bytes, and what was left out on the way."""
+
+    images: list[Part]
+    regions: list[Part]
+    index: pa.Table
+    rejected: list[Rejected]
+
+
+def _write_parts(
+    listing: Listing,
+    annotated: PhotoBoxes,
+    store: Store,
+    images: FolderWriter,
+    regions: FolderWriter,
+    source: str,
+    settings: IngestSettings,
+    ray: RaySettings | None,
+) -> Content:
+    """Packs every photograph and leaves out those that are bad or occur twice. UserError for these if the settings say so."""
+    packer = Packer(listing.store, annotated.folder, annotated.rules, settings.box_orientation, images, regions)
+    packed = _pack(packer, list(plan_parts(listing.photos, annotated.by_path, settings.part_mb << 20)), ray)
+    rejected = [bad for one in packed for bad in one.rejected]
+    index = pa.concat_tables([one.index for one in packed])
+    paths = {photo.image_id: photo.path for photo in listing.photos}
+    groups = groups_of_duplicates(Looks.joined([one.looks for one in packed]), index["sha256"].to_pylist())
+    doubles = checks.same_picture(index, groups, paths, settings.on_duplicate)
+    if settings.on_bad_image == "error":
+        refused = doubles.values() if settings.on_duplicate == "error" else ()
+        checks.refuse([*rejected, *refused], source, checks.DUPLICATE_HINT if refused else checks.SKIP_HINT)
+    image_parts = [one.images for one in packed if one.images]
+    region_parts = [one.regions for one in packed if one.regions]
+    if doubles:
+        image_parts, region_parts = _without(set(doubles), store, image_parts, region_parts, images, regions)
+        index = index.filter(pa.array([image_id not in doubles for image_id in index["image_id"].to_pylist()]))
     if settings.box_orientation == "auto":
         annotated.warn_of_turns(index, paths)
-    # dataset.json makes the new images count: until it is written, what was there before is whole.
-    made_from = fingerprint_of(index)
-    regions = FolderWriter(store, REGIONS_FOLDER, made_from, "regions")
-    images.write_manifest(image_parts)
-    regions.write_manifest(region_parts, rules=annotated.rules, annotated=len(annotated.by_path))
-    dataset = write_dataset(store, name, listing.classes, index, image_parts, source)
-    images.sweep(image_parts)
-    regions.sweep(region_parts)
-    _tell_rejected(store, rejected, listing.left_out)
-    return dataset
+    return Content(image_parts, region_parts, index, [*rejected, *doubles.values()])
 
 
 def _dataset_name(name: str | None, uri: str) -> str:
@@ -213,7 +237,7 @@ def _without(
     return kept
 
 
-def _tell_rejected(store: Store, rejected: list[Rejected], left_out: list[Rejected]) -> None:
+def _list_rejected(store: Store, rejected: list[Rejected], left_out: list[Rejected]) -> None:
     """Writes <data>/rejected.csv (path, reason), or removes an old one when nothing was left out."""
     lines = sorted({(bad.path, bad.reason) for bad in [*rejected, *left_out]})
     if not lines:

@@ -32,7 +32,7 @@ def source_fields() -> dict[str, Any]:
     from ufgvc.data.readers import ReaderName
 
     return {
-        "source": (str, SOURCE),
+        "source": (str, Field(description="the photographs: a folder, a .csv or .parquet table, or a URI of one")),
         "name": (str | None, Field(None, description="name of the data set; default: the last part of --data")),
         "reader": (ReaderName, Field("auto", description="form of the source; auto looks at it")),
         "boxes": (str | None, Field(None, description="boxes in YOLO, COCO or Pascal VOC form, if they do not lie in the source")),

@@ -55,8 +55,7 @@ class IngestSettings(Section):
     box_rules: BoxRules = "auto"
     """what numbered box classes mean: named (classes are called vein and contour), two_classes (soy), one_class (cotton)"""
     box_orientation: BoxOrientation = "auto"
-    """for photographs turned by EXIF, what boxes were drawn on: the upright photograph, or its stored pixels (old LabelImg and CVAT);
-    auto: upright, unless the size in the box file says otherwise"""
+    """what boxes of photographs turned by EXIF were drawn on: upright, stored pixels (old tools), or as the size in the file says"""
     label_base: Literal["auto", 0, 1] = "auto"
     """number of the first label in the source"""
     group_pattern: str | None = None

@@ -19,9 +19,9 @@ NEEDED = (
     *("ray", "msgpack", "jsonschema", "jsonschema-specifications", "referencing", "rpds-py"),
     *("pydantic", "pydantic-core", "annotated-types", "typing-inspection"),
     *("tyro", "docstring-parser", "typeguard"),
-    *("natsort",),
+    *("natsort", "imagehash"),
 )
-IMPORTS = ("ray", "msgpack", "jsonschema", "pydantic", "tyro", "typeguard", "natsort")  # what must be importable in the end
+IMPORTS = ("ray", "msgpack", "jsonschema", "pydantic", "tyro", "typeguard", "natsort", "imagehash")  # what must be importable in the end
 # No Java, no dashboard pages, no RLlib: 76 MB become 41, and Core, Data, Train and Tune run.
 DROPPED = ("ray/jars/", "ray/dashboard/client/", "ray/rllib/")
 GLIBC = (39, 36, 35, 34, 31, 28, 27, 24, 17, 12, 5)  # pip takes each tag by its exact name

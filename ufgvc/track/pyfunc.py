@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # What predicting imports; the training stack (Ray, the detector) is not among it.
-_NEEDED = ("mlflow", "numpy", "pandas", "pillow", "pyarrow", "pydantic", "pyyaml", "safetensors", "torch", "torchvision")
+_NEEDED = ("mlflow", "numpy", "pandas", "pillow", "pillow-heif", "pyarrow", "pydantic", "pyyaml", "safetensors", "torch", "torchvision")
 
 
 def write_description(folder: Path, backbone: str = "") -> None:

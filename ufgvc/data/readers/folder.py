@@ -7,7 +7,6 @@ from collections import Counter
 from ufgvc.core.errors import UserError
 from ufgvc.data.readers.listing import (
     LABEL_WITHOUT_CLASS,
-    VALIDATION_NAMES,
     Listing,
     Photo,
     Rejected,
@@ -19,6 +18,7 @@ from ufgvc.data.readers.listing import (
 )
 from ufgvc.data.readers.matching import split_of
 
+_VALIDATION_NAMES = ("val", "valid", "validation", "dev")
 _DETECTION_FOLDERS = frozenset(("images", "labels", "obj_train_data", "jpegimages"))
 
 
@@ -57,7 +57,7 @@ def read(source: Source) -> Listing:
 def _has_splits(tops: Counter[str], where: str) -> bool:
     """Whether the folders at the top are splits. UserError if only some of them are."""
     splits = [top for top in tops if split_of(top)]
-    validation = sorted(top for top in tops if top.lower() in VALIDATION_NAMES)
+    validation = sorted(top for top in tops if top.lower() in _VALIDATION_NAMES)
     others = sorted(top for top in tops if top not in splits and top not in validation)
     if not splits:
         return False

@@ -19,9 +19,7 @@ from ufgvc.core.types import REGIONS
 from ufgvc.data.readers.scan import Photographs, Rejected, Scan
 
 log = logging.getLogger(__name__)
-VALIDATION_NAMES = ("val", "valid", "validation", "dev")
 LABEL_WITHOUT_CLASS = "its label {label} has no class"
-_SHOWN = 5
 
 
 @dataclass(slots=True)

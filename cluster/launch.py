@@ -40,7 +40,10 @@ class Wish(Section):
 def launch(folder: Path, wish: Wish) -> Stack:
     """Starts a stack and waits until all of it answers. UserError with the log to read where it does not; then nothing is left running."""
     if wish.s3 is None and find_spec("moto") is None:
-        raise UserError("moto, the S3 server, is not installed", fix="install 'moto[server]', or give `--s3 URL` of a server that is there")
+        raise UserError(
+            "moto, the S3 server, is not installed",
+            fix="install 'moto[server]', or give `--s3 URL` of a server that is there",
+        )
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     s3, mlflow, gcs, dashboard = (f"{LOOPBACK}:{port}" for port in free_ports(4))
     stack = Stack(
@@ -62,7 +65,9 @@ def launch(folder: Path, wish: Wish) -> Stack:
         for number in range(1, wish.nodes + 1):
             launcher.start_node(number)
         launcher.start_mlflow()
-        write_private(stack.exports, "".join(f"export {name}={shlex.quote(value)}\n" for name, value in exports.items()))
+        write_private(
+            stack.exports, "".join(f"export {name}={shlex.quote(value)}\n" for name, value in exports.items())
+        )
     except BaseException:
         launcher.stack.end(keep_logs=True)
         raise
@@ -71,7 +76,11 @@ def launch(folder: Path, wish: Wish) -> Stack:
 
 def _exports(stack: Stack, s3: str, mlflow: str, made_up_keys: bool) -> dict[str, str]:
     """What a shell needs to use the stack. Keys of a server that is somebody else's are theirs to keep."""
-    keys = {"AWS_ACCESS_KEY_ID": "ufgvc-stack", "AWS_SECRET_ACCESS_KEY": secrets.token_hex(16), "AWS_DEFAULT_REGION": "us-east-1"}
+    keys = {
+        "AWS_ACCESS_KEY_ID": "ufgvc-stack",
+        "AWS_SECRET_ACCESS_KEY": secrets.token_hex(16),
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
     return {
         "RAY_API_SERVER_ADDRESS": stack.dashboard,
         "RAY_AUTH_MODE": "token",
@@ -87,7 +96,11 @@ class _Launcher:
 
     def __init__(self, stack: Stack, wish: Wish, exports: dict[str, str]) -> None:
         self.stack, self.wish, self.exports = stack, wish, exports
-        own = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "AWS_ENDPOINT_URL_S3")}
+        own = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "AWS_ENDPOINT_URL_S3")
+        }
         # Jobs and servers find `python` and what lies beside it, as in an activated environment.
         own["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{own.get('PATH', os.defpath)}"
         self.environment = own | exports
@@ -97,7 +110,15 @@ class _Launcher:
         if self.wish.s3 is not None:
             self.stack = self.stack.started(Part(name="s3", pid=None, url=url, log=None))
         else:
-            command = [sys.executable, "-c", "from moto.server import main; main()", "-H", LOOPBACK, "-p", url.rpartition(":")[2]]
+            command = [
+                sys.executable,
+                "-c",
+                "from moto.server import main; main()",
+                "-H",
+                LOOPBACK,
+                "-p",
+                url.rpartition(":")[2],
+            ]
             self._start("s3", command, {}, url, self._answers)
         _make_bucket(self.exports, self.wish.bucket)
 
@@ -105,7 +126,18 @@ class _Launcher:
         url = self.exports["MLFLOW_TRACKING_URI"]
         store = self.wish.mlflow_store or f"sqlite:///{self.stack.folder / 'mlflow.db'}"
         artifacts = ["--artifacts-destination", f"s3://{self.wish.bucket}/mlflow"]
-        command = [sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", url.rpartition(":")[2], "--workers", "1"]
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--host",
+            LOOPBACK,
+            "--port",
+            url.rpartition(":")[2],
+            "--workers",
+            "1",
+        ]
         settings = {
             "MLFLOW_BACKEND_STORE_URI": store,  # may hold a password, which everybody could read in a command
             "MLFLOW_S3_ENDPOINT_URL": self.exports["AWS_ENDPOINT_URL"],
@@ -120,15 +152,30 @@ class _Launcher:
         command = ["--head", "--port", port, "--ray-client-server-port", str(client),
                    "--include-dashboard", "true", "--dashboard-host", LOOPBACK, "--dashboard-port", dashboard]  # fmt: skip
         settings = {"AUTOSCALER_METRIC_PORT": str(autoscaler), "DASHBOARD_METRIC_PORT": str(metrics)}
-        self._start_ray("ray head", ["-m", "ray.scripts.scripts", "start", *command], settings, self.stack.dashboard, number=0)
+        self._start_ray(
+            "ray head", ["-m", "ray.scripts.scripts", "start", *command], settings, self.stack.dashboard, number=0
+        )
 
     def start_node(self, number: int) -> None:
         script = str(Path(__file__).with_name("node.py"))
-        command = ["-P", script, "start", "--address", self.stack.gcs, "--num-gpus", "0"]  # the machine's GPUs are the head's
+        command = [
+            "-P",
+            script,
+            "start",
+            "--address",
+            self.stack.gcs,
+            "--num-gpus",
+            "0",
+        ]  # the machine's GPUs are the head's
         self._start_ray(f"ray node {number}", command, {}, None, number)
 
     def _start_ray(self, name: str, command: list[str], settings: dict[str, str], url: str | None, number: int) -> None:
-        agent = ("--dashboard-agent-listen-port", "--dashboard-agent-grpc-port", "--metrics-export-port", "--runtime-env-agent-port")
+        agent = (
+            "--dashboard-agent-listen-port",
+            "--dashboard-agent-grpc-port",
+            "--metrics-export-port",
+            "--runtime-env-agent-port",
+        )
         ports = [text for flag, port in zip(agent, free_ports(len(agent)), strict=True) for text in (flag, str(port))]
         size = ["--num-cpus", str(self.wish.cpus), "--object-store-memory", str(self.wish.object_store_mb << 20)]
         # Nodes unpack a job's code each for itself: in one folder the second would remove it under the first one's feet.
@@ -148,13 +195,21 @@ class _Launcher:
         return part.url is not None and self.stack.ask(part.url) is not None
 
     def _start(
-        self, name: str, command: list[str], settings: dict[str, str], url: str | None, ready: Callable[[Part], bool], tries: int = 1
+        self,
+        name: str,
+        command: list[str],
+        settings: dict[str, str],
+        url: str | None,
+        ready: Callable[[Part], bool],
+        tries: int = 1,
     ) -> None:
         """Starts a server and waits until it is ready. UserError if it ends before, every time it is tried, or takes too long."""
         log = self.stack.folder / "logs" / f"{name.replace(' ', '-')}.log"
         for _ in range(tries):
             deadline = time.monotonic() + WITHIN
-            part = Part(name=name, pid=start(command, self.environment | settings, self.stack.mark, log), url=url, log=log)
+            part = Part(
+                name=name, pid=start(command, self.environment | settings, self.stack.mark, log), url=url, log=log
+            )
             self.stack = self.stack.started(part)
             missed = 0  # a busy machine's list of processes has been seen without one that ran: once is not believed
             while missed < _BELIEVED:

@@ -49,7 +49,7 @@ def up(
     from cluster.launch import Wish, launch
     from cluster.stack import read_stack
     from ufgvc.core.errors import UserError
-    from ufgvc.core.runtime import cpu_count
+    from ufgvc.core.process import cpu_count
 
     if nodes < 0 or (cpus is not None and cpus < 1) or object_store_mb < 100:
         raise UserError("--nodes is 0 or more, --cpus 1 or more, --object-store-mb 100 or more")
@@ -63,7 +63,12 @@ def up(
                 raise UserError(what, where=str(folder), fix="`down` ends the rest of it; then `up` again")
         found = stack is not None
         wish = Wish(
-            nodes=nodes, cpus=cpus or max(2, cpu_count()), s3=s3, bucket=bucket, mlflow_store=mlflow_store, object_store_mb=object_store_mb
+            nodes=nodes,
+            cpus=cpus or max(2, cpu_count()),
+            s3=s3,
+            bucket=bucket,
+            mlflow_store=mlflow_store,
+            object_store_mb=object_store_mb,
         )
         stack = stack or launch(folder, wish)
     if quiet:
@@ -148,11 +153,13 @@ def main() -> int:
     import tyro
 
     from ufgvc.core.errors import UserError
-    from ufgvc.core.runtime import Stopped, stoppable
+    from ufgvc.core.process import Stopped, stoppable
 
     try:
         with stoppable():
-            return int(tyro.extras.subcommand_cli_from_dict({"up": up, "status": status, "down": down}, description=__doc__))
+            return int(
+                tyro.extras.subcommand_cli_from_dict({"up": up, "status": status, "down": down}, description=__doc__)
+            )
     except KeyboardInterrupt as stop:
         print("stopped; nothing of a new stack is left running", file=sys.stderr)
         return 143 if isinstance(stop, Stopped) else 130

@@ -50,7 +50,9 @@ def end(mark: str, patience: float = 20.0) -> None:
     everything = set(marked)
     for process in marked:
         with contextlib.suppress(psutil.Error):
-            everything |= set(process.children(recursive=True))  # Ray's workers write their titles over their environment
+            everything |= set(
+                process.children(recursive=True)
+            )  # Ray's workers write their titles over their environment
     numbers = {process.pid for process in everything}
     for process in marked:
         with contextlib.suppress(psutil.Error):
@@ -66,7 +68,9 @@ def end(mark: str, patience: float = 20.0) -> None:
 def last_line(log: Path) -> str:
     """What a server said last; "" if it said nothing."""
     try:
-        lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        lines = [
+            line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()
+        ]
     except FileNotFoundError:
         return ""
     return lines[-1] if lines else ""

@@ -50,7 +50,8 @@ class Stack(Section):
         """Whether each part runs and answers, by its name."""
         running = alive(self.mark)
         return {
-            part.name: (part.pid is None or part.pid in running) and (part.url is None or self.ask(part.url) is not None)
+            part.name: (part.pid is None or part.pid in running)
+            and (part.url is None or self.ask(part.url) is not None)
             for part in self.parts
         }
 

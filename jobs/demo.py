@@ -30,7 +30,17 @@ def demo(folder: Path) -> int:
     for photograph in sorted((leaves / "images").glob("*_test.*"))[::7][:8]:
         shutil.copy(photograph, new)
     print("\n== predict: eight of the leaves as if they were new", flush=True)
-    predict = ["predict", "--source", str(new), "--model", str(model), "--out", str(folder / "predictions"), "--runs", str(runs)]
+    predict = [
+        "predict",
+        "--source",
+        str(new),
+        "--model",
+        str(model),
+        "--out",
+        str(folder / "predictions"),
+        "--runs",
+        str(runs),
+    ]
     if code := main(predict):
         return code
     show(folder / "predictions" / "predictions.csv")
@@ -44,7 +54,9 @@ def demo(folder: Path) -> int:
     )
     print("\nWhat to look at next:")
     print(f"  the report         {model.parent / 'report' / 'report.html'}")
-    print(f"  MLflow             .venv/bin/mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///{(runs / 'mlflow.db').resolve()}")
+    print(
+        f"  MLflow             .venv/bin/mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///{(runs / 'mlflow.db').resolve()}"
+    )
     print(f"  your own leaves    .venv/bin/ufgvc {' '.join(predict).replace(str(new), 'FOLDER')}")
     return 0
 

@@ -50,10 +50,16 @@ def draw(config: str, folder: Path, seed: int, detector: Path | None) -> tuple[s
 def benchmark(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m jobs.draws", description=__doc__)
     parser.add_argument("--config", required=True, help="YAML with the sections synth, detect, mask and benchmark")
-    parser.add_argument("--pretrain", default="jobs/configs/pretrain-small.yaml", help="YAML with the sections synth and pretrain")
+    parser.add_argument(
+        "--pretrain", default="jobs/configs/pretrain-small.yaml", help="YAML with the sections synth and pretrain"
+    )
     parser.add_argument("--folder", type=Path, required=True, help="where everything is kept")
     parser.add_argument("--seeds", type=int, nargs="+", default=[211, 212], help="one draw of cultivars each")
-    own, more = (arguments[: arguments.index("--")], arguments[arguments.index("--") + 1 :]) if "--" in arguments else (arguments, [])
+    own, more = (
+        (arguments[: arguments.index("--")], arguments[arguments.index("--") + 1 :])
+        if "--" in arguments
+        else (arguments, [])
+    )
     told = parser.parse_args(own)
     try:
         init = first_weights(told.pretrain, told.folder)
@@ -61,7 +67,18 @@ def benchmark(arguments: list[str]) -> int:
         for seed in told.seeds:
             made, detector = draw(told.config, told.folder, seed, detector)
             data.append(made)
-        run("benchmark", "--config", told.config, "--data", *data, "--runs", str(told.folder / "runs"), "--init", init, *more)
+        run(
+            "benchmark",
+            "--config",
+            told.config,
+            "--data",
+            *data,
+            "--runs",
+            str(told.folder / "runs"),
+            "--init",
+            init,
+            *more,
+        )
     except Failed as failed:
         return int(failed.args[0])
     return 0

@@ -44,11 +44,15 @@ def serve() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
         command: list[str], url: str, env: dict[str, str] | None = None, log: Path | None = None, within: float = 240
     ) -> subprocess.Popen[bytes]:
         with open(log or os.devnull, "wb") as output:
-            process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **(env or {})}, start_new_session=True)
+            process = subprocess.Popen(
+                command, stdout=output, stderr=output, env={**os.environ, **(env or {})}, start_new_session=True
+            )
         started.append(process)
         deadline = time.monotonic() + within
         while time.monotonic() < deadline:
-            assert process.poll() is None, f"{command[0]} ended with {process.returncode}: {log.read_text() if log else ''}"
+            assert process.poll() is None, (
+                f"{command[0]} ended with {process.returncode}: {log.read_text() if log else ''}"
+            )
             try:
                 urllib.request.urlopen(url, timeout=2)
                 return process

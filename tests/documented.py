@@ -16,7 +16,9 @@ from ufgvc.core.config import Section
 from ufgvc.methods import names
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "cluster/README.md")] + sorted((ROOT / "docs").rglob("*.md"))
+DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "cluster/README.md")] + sorted(
+    (ROOT / "docs").rglob("*.md")
+)
 FLAG = re.compile(r"(?<![\w`/(-])--([a-z][a-z0-9.-]*[a-z0-9*])")
 HOLE = "HOLE"  # what an f-string fills in
 ANYWHERE = frozenset(("config", "help", "version"))
@@ -39,7 +41,9 @@ def snippets(text: str) -> Iterator[tuple[int, str]]:
     fence, previous, joined, began = False, "", "", 0
     for number, line in enumerate([*text.splitlines(), ""], start=1):
         fenced = line.lstrip().startswith("```")
-        block = fence or (line.startswith("    ") and (previous.startswith("    ") or not previous.strip()) and bool(line.strip()))
+        block = fence or (
+            line.startswith("    ") and (previous.startswith("    ") or not previous.strip()) and bool(line.strip())
+        )
         if fenced:
             fence = not fence
         elif block:
@@ -96,7 +100,13 @@ def messages() -> Iterator[tuple[str, str]]:
     """(file:line, text) of every string of the program, what an f-string fills in being HOLE."""
     for path in sorted([*(ROOT / "ufgvc").rglob("*.py"), *(ROOT / "jobs").rglob("*.py")]):
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        inner = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node) if part is not node}
+        inner = {
+            id(part)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.JoinedStr)
+            for part in ast.walk(node)
+            if part is not node
+        }
         for node in ast.walk(tree):
             if id(node) in inner:
                 continue

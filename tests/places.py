@@ -19,22 +19,77 @@ from ufgvc.cli import PLACES, WEIGHTS
 from ufgvc.commands import COMMANDS
 from ufgvc.core.config import Section
 
-QUICK = ("--method", "resnet50", "--options.backbone", "shufflenet_v2_x0_5", "--train.init", "none", "--train.epochs", "1")
+QUICK = (
+    "--method",
+    "resnet50",
+    "--options.backbone",
+    "shufflenet_v2_x0_5",
+    "--train.init",
+    "none",
+    "--train.epochs",
+    "1",
+)
 SIZES = ("--train.batch-size", "6", "--train.resize", "40", "--train.crop", "32")
 OFF = ("--tracking.uri", "off")
 # What each command needs besides: {} is the folder of tests.
 BASE: dict[str, tuple[str, ...]] = {
-    "bench": ("--out", "{}/out", "--parts", "step", "--methods", "resnet50", "--backbones", "shufflenet_v2_x0_5", "--sides", "32"),
-    "synth": ("--out", "{}/out", "--cultivars", "2", "--train-per-cultivar", "1", "--test-per-cultivar", "1", "--size", "64"),
+    "bench": (
+        "--out",
+        "{}/out",
+        "--parts",
+        "step",
+        "--methods",
+        "resnet50",
+        "--backbones",
+        "shufflenet_v2_x0_5",
+        "--sides",
+        "32",
+    ),
+    "synth": (
+        "--out",
+        "{}/out",
+        "--cultivars",
+        "2",
+        "--train-per-cultivar",
+        "1",
+        "--test-per-cultivar",
+        "1",
+        "--size",
+        "64",
+    ),
     "ingest": ("--source", "{}/photographs", "--data", "{}/out", "--split", "0.5"),
     "detect": ("--data", "{}/data", "--runs", "{}/runs", "--init", "none", "--annotated", "4", *OFF),
     "mask": ("--data", "{}/data", "--runs", "{}/runs", "--boxes", "annotated", *OFF),
     "train": ("--data", "{}/data", "--runs", "{}/runs", *QUICK, *SIZES, *OFF),
-    "evaluate": ("--data", "{}/data", "--runs", "{}/runs", "--model", "{}/model", "--cam-leaves", "0", "--region-leaves", "0", *OFF),
+    "evaluate": (
+        "--data",
+        "{}/data",
+        "--runs",
+        "{}/runs",
+        "--model",
+        "{}/model",
+        "--cam-leaves",
+        "0",
+        "--region-leaves",
+        "0",
+        *OFF,
+    ),
     "predict": ("--source", "{}/photographs", "--runs", "{}/runs", "--model", "{}/model", "--out", "{}/out", *OFF),
     "export": ("--model", "{}/model", "--runs", "{}/runs", "--out", "{}/out", *OFF),
     "calibrate": ("--data", "{}/data", "--runs", "{}/runs", "--model", "{}/model", *OFF),
-    "pipeline": ("--source", "{}/photographs", "--data", "{}/out", "--runs", "{}/runs", "--split", "0.5", *QUICK, *SIZES, *OFF),
+    "pipeline": (
+        "--source",
+        "{}/photographs",
+        "--data",
+        "{}/out",
+        "--runs",
+        "{}/runs",
+        "--split",
+        "0.5",
+        *QUICK,
+        *SIZES,
+        *OFF,
+    ),
     "promote": ("--data", "{}/data", "--runs", "{}/runs", "--model", "{}/model"),
     "sync": ("--runs", "{}/runs", *OFF),
     "benchmark": ("--data", "{}/data", "--runs", "{}/runs", "--methods", "resnet50", "--init", "none", *OFF),
@@ -72,7 +127,9 @@ def place_flags() -> list[tuple[str, str]]:
         found += [(command, flag) for flag in flags if flag.rpartition(".")[2] in names]
     words = {("mask", "boxes"), ("pipeline", "mask.boxes")}  # a choice, no place
     # Where a run is recorded, and how a file of settings is read, is the same for all commands.
-    shared = {(command, flag) for command, flag in found if command != "train" and flag.startswith(("tracking.", "config"))}
+    shared = {
+        (command, flag) for command, flag in found if command != "train" and flag.startswith(("tracking.", "config"))
+    }
     return [pair for pair in found if pair not in words | shared]
 
 
@@ -149,11 +206,16 @@ def without_work(patch: pytest.MonkeyPatch) -> None:
     for name, module in list(sys.modules.items()):
         if name.startswith("ufgvc.") and hasattr(module, "ray_session"):
             patch.setattr(module, "ray_session", _work)
-    patch.setattr("ufgvc.pipeline.ray_session", lambda settings: contextlib.nullcontext())
-    for function in ("regions.detect.train_detector", "track.export.to_onnx", "bench.run.matrix_rates", "report.evaluate.runs_here"):
+    patch.setattr("ufgvc.commands.steps.ray_session", lambda settings: contextlib.nullcontext())
+    for function in (
+        "regions.detect.train_detector",
+        "track.export.to_onnx",
+        "bench.run.matrix_rates",
+        "report.evaluate.runs_here",
+    ):
         patch.setattr(f"ufgvc.{function}", _reached)
     patch.setattr("ufgvc.bench.steps.check_cases", lambda *args: [])
-    patch.setattr("ufgvc.core.runtime.cpu_count", lambda: 1)  # `synth` draws in this process
+    patch.setattr("ufgvc.core.process.cpu_count", lambda: 1)  # `synth` draws in this process
     patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR"):
         patch.delenv(name, raising=False)

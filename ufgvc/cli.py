@@ -21,12 +21,36 @@ from ufgvc import __version__
 from ufgvc.commands import COMMANDS, Command
 from ufgvc.core.config import Section, describe_validation, load_yaml
 from ufgvc.core.errors import UserError, user_error_in
-from ufgvc.core.runtime import Stopped, output_may_be_cut, send_nothing_home, setup_logging, stoppable, yield_idle_threads
+from ufgvc.core.process import (
+    Stopped,
+    output_may_be_cut,
+    send_nothing_home,
+    setup_logging,
+    stoppable,
+    yield_idle_threads,
+)
 
 SHARED_KEYS = frozenset(
     "name source data boxes reader split runs seed method options model compare out fresh tracking ray".split()  # noqa: SIM905
 )
-SECTIONS = frozenset("synth ingest detect mask train evaluate calibrate export promote predict benchmark pretrain search bench".split())  # noqa: SIM905
+SECTIONS = frozenset(
+    [
+        "synth",
+        "ingest",
+        "detect",
+        "mask",
+        "train",
+        "evaluate",
+        "calibrate",
+        "export",
+        "promote",
+        "predict",
+        "benchmark",
+        "pretrain",
+        "search",
+        "bench",
+    ]
+)
 NESTED = ("train", "pipeline", "search")  # commands whose flags are grouped by section
 PLACES = frozenset("source data runs run out boxes model compare artifacts".split())  # noqa: SIM905
 _TRAINS = frozenset("train pipeline detect benchmark search pretrain".split())  # noqa: SIM905
@@ -95,7 +119,9 @@ def parse(name: str, command: Command, arguments: list[str]) -> Section:
     """Settings of a command from YAML and flags. UserError for a bad file; SystemExit(2) with tyro's message for a bad flag."""
     import tyro
 
-    first = argparse.ArgumentParser(prog=f"ufgvc {name}", usage=f"ufgvc {name} [--config FILE] [flags]", add_help=False, allow_abbrev=False)
+    first = argparse.ArgumentParser(
+        prog=f"ufgvc {name}", usage=f"ufgvc {name} [--config FILE] [flags]", add_help=False, allow_abbrev=False
+    )
     first.add_argument("--config")
     first.add_argument("--method")
     known, _ = first.parse_known_args(arguments)
@@ -108,7 +134,9 @@ def parse(name: str, command: Command, arguments: list[str]) -> Section:
     unknown = sorted(map(str, set(document) - SHARED_KEYS - SECTIONS))
     if unknown:
         raise UserError(
-            f"{', '.join(unknown)}: not a known setting", where=where, fix=f"known: {', '.join(sorted(SHARED_KEYS | SECTIONS))}"
+            f"{', '.join(unknown)}: not a known setting",
+            where=where,
+            fix=f"known: {', '.join(sorted(SHARED_KEYS | SECTIONS))}",
         )
     model = command.settings(known.method or str(document.get("method") or "mask_guided"))
     # Elsewhere a field may be named like a section of another command: `detect` has its own `pretrain`.
@@ -120,11 +148,16 @@ def parse(name: str, command: Command, arguments: list[str]) -> Section:
     strange = sorted(map(str, set(own) - set(model.model_fields)))
     if strange:
         raise UserError(
-            f"{', '.join(f'{name}.{key}' for key in strange)}: not a known setting", where=where, fix=f"see `ufgvc {name} --help`"
+            f"{', '.join(f'{name}.{key}' for key in strange)}: not a known setting",
+            where=where,
+            fix=f"see `ufgvc {name} --help`",
         )
     filled = with_defaults(model, values | dict(own), where)
     try:
-        return cast(Section, tyro.cli(filled, args=rest, prog=f"ufgvc {name}", description=command.description(), use_underscores=False))
+        return cast(
+            Section,
+            tyro.cli(filled, args=rest, prog=f"ufgvc {name}", description=command.description(), use_underscores=False),
+        )
     except ValidationError as error:
         raise describe_validation(error, f"ufgvc {name}") from None
 
@@ -146,7 +179,7 @@ def with_defaults(model: type[Section], values: Mapping[str, Any], where: str) -
 
 def refuse_relative_places(settings: Section) -> None:
     """A job's working folder is a copy that Ray throws away: what is written there is lost."""
-    from ufgvc.data.cluster import in_ray_job
+    from ufgvc.runtime.session import in_ray_job
 
     if not in_ray_job():
         return
@@ -154,7 +187,9 @@ def refuse_relative_places(settings: Section) -> None:
         key = flag.rpartition(".")[2].replace("-", "_")
         place = text.partition("=")[2] if key == "compare" else text  # label=MODEL
         if key in PLACES or (key in WEIGHTS and ("/" in place or "." in place)):
-            known = re.match(r"[a-z][a-z0-9+.-]*:/", place) or os.path.isabs(os.path.expanduser(place))  # models:/name has one slash
+            known = re.match(r"[a-z][a-z0-9+.-]*:/", place) or os.path.isabs(
+                os.path.expanduser(place)
+            )  # models:/name has one slash
             if place and not known:
                 raise UserError(
                     f"the relative path {place!r} would lie in Ray's copy of the project",
@@ -180,7 +215,9 @@ def _texts(settings: Section, before: str = "") -> Iterator[tuple[str, str]]:
         if isinstance(told, Section):
             yield from _texts(told, f"{flag}.")
         elif get_origin(field.annotation) is not Literal:
-            yield from ((flag, text) for text in (told if isinstance(told, tuple) else (told,)) if isinstance(text, str))
+            yield from (
+                (flag, text) for text in (told if isinstance(told, tuple) else (told,)) if isinstance(text, str)
+            )
 
 
 def _without_config(arguments: list[str]) -> list[str]:

@@ -20,7 +20,16 @@ from cluster.gpu.places import FOLDER, MANIFEST, ROOT, SITE, WHEELS, WORK, Probl
 from cluster.gpu.wheels import IMPORTS, PYTHON
 
 # Settings of who calls that would lead the commands elsewhere.
-FOREIGN = ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "TORCH_HOME", "OUT", "MAKEFLAGS")
+FOREIGN = (
+    "RAY_ADDRESS",
+    "MLFLOW_TRACKING_URI",
+    "MPLCONFIGDIR",
+    "XDG_CONFIG_HOME",
+    "XDG_CACHE_HOME",
+    "TORCH_HOME",
+    "OUT",
+    "MAKEFLAGS",
+)
 PROBE = """
 import json, os, platform, torch
 there = torch.cuda.is_available()
@@ -67,7 +76,10 @@ def environment() -> Iterator[dict[str, str]]:
     paths = [str(SITE), str(ROOT)] if SITE.is_dir() else [str(ROOT)]
     env = {name: value for name, value in os.environ.items() if name not in FOREIGN and not name.startswith("PYTEST_")}
     env |= {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", "HOME": str(home), "TMPDIR": str(temporary)}
-    env |= {"TORCHINDUCTOR_CACHE_DIR": str(FOLDER / "cache" / "inductor"), "TRITON_CACHE_DIR": str(FOLDER / "cache" / "triton")}
+    env |= {
+        "TORCHINDUCTOR_CACHE_DIR": str(FOLDER / "cache" / "inductor"),
+        "TRITON_CACHE_DIR": str(FOLDER / "cache" / "triton"),
+    }
     env |= {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "COLUMNS": "160"}
     try:
         yield env
@@ -97,18 +109,39 @@ def install(env: dict[str, str]) -> str:
     if not missing:
         return "wheels: not needed, everything is installed"
     if wheels is None:
-        raise Problem(f"{', '.join(missing)} cannot be imported and {WHEELS} is not here: run `make gpu-pack`, and carry .gpu/wheels")
+        raise Problem(
+            f"{', '.join(missing)} cannot be imported and {WHEELS} is not here: run `make gpu-pack`, and carry .gpu/wheels"
+        )
     if wheels["python"] != f"{sys.version_info.major}.{sys.version_info.minor}":
-        raise Problem(f"the wheels are for Python {wheels['python']} and this is {sys.version.split()[0]}: use python{PYTHON}")
+        raise Problem(
+            f"the wheels are for Python {wheels['python']} and this is {sys.version.split()[0]}: use python{PYTHON}"
+        )
     shutil.rmtree(SITE, ignore_errors=True)
     files = [str(WHEELS / each["file"]) for each in wheels["wheels"]]
-    pip = ["pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir", "--disable-pip-version-check"]
+    pip = [
+        "pip",
+        "install",
+        "--quiet",
+        "--no-index",
+        "--no-deps",
+        "--no-compile",
+        "--no-cache-dir",
+        "--disable-pip-version-check",
+    ]
     started = time.monotonic()
-    done = subprocess.run([sys.executable, "-m", *pip, "--target", str(SITE), *files], env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", *pip, "--target", str(SITE), *files],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         raise Problem(f"pip could not install the wheels: {(done.stderr.strip().splitlines() or ['no word'])[-1]}")
     # Once for all: a dozen processes start at a time, and each would compile for itself.
-    subprocess.run([sys.executable, "-m", "compileall", "-q", "-j", "0", str(SITE)], env=env, capture_output=True, check=False)
+    subprocess.run(
+        [sys.executable, "-m", "compileall", "-q", "-j", "0", str(SITE)], env=env, capture_output=True, check=False
+    )
     shutil.copy(WHEELS / MANIFEST, SITE / MANIFEST)
     env["PYTHONPATH"] = os.pathsep.join([str(SITE), str(ROOT)])
     if missing := lacking(env):

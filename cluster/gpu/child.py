@@ -96,7 +96,9 @@ class Ended:
     tail: tuple[str, ...] = ()
 
 
-def watch(children: Sequence[Child], deadline: float, tick: Callable[[], None] = lambda: None, every: float = 15.0) -> list[Ended]:
+def watch(
+    children: Sequence[Child], deadline: float, tick: Callable[[], None] = lambda: None, every: float = 15.0
+) -> list[Ended]:
     """Waits for commands that run side by side, until the deadline (of time.monotonic) at most; ends them whatever happens.
 
     tick: called every so many seconds meanwhile.
@@ -119,7 +121,9 @@ def watch(children: Sequence[Child], deadline: float, tick: Callable[[], None] =
             thread.start()
         for thread in stop:
             thread.join()
-    return [ended.get(child.name) or Ended(child.name, "cut off", child.seconds, tuple(child.tail)) for child in children]
+    return [
+        ended.get(child.name) or Ended(child.name, "cut off", child.seconds, tuple(child.tail)) for child in children
+    ]
 
 
 def adopt_orphans() -> None:

@@ -28,7 +28,11 @@ def cells(runs: Path) -> list[dict[str, Any]]:
             row |= {"state": "done", **{key: result[key] for key in ("correct", "leaves") if key in result}}
             row |= {key: result[key] for key in ("images_per_second", "seconds", "train_accuracy", "machine")}
         elif failure:
-            row |= {"state": "failed", "reason": failure["reason"], "traceback": failure.get("traceback", "").splitlines()[-8:]}
+            row |= {
+                "state": "failed",
+                "reason": failure["reason"],
+                "traceback": failure.get("traceback", "").splitlines()[-8:],
+            }
         else:
             row |= {"state": "not finished"}
         row["epochs"] = len(epochs)
@@ -67,7 +71,9 @@ def by_row(found: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         grouped.setdefault((cell["data"], cell["row"]), []).append(cell)
     lines = []
     for (data, row), several in grouped.items():
-        done = sorted((cell for cell in several if cell["state"] == "done" and "correct" in cell), key=lambda cell: cell["seed"])
+        done = sorted(
+            (cell for cell in several if cell["state"] == "done" and "correct" in cell), key=lambda cell: cell["seed"]
+        )
         speeds = [cell["images_per_second"] for cell in several if "images_per_second" in cell]
         lines.append(
             {
@@ -94,5 +100,18 @@ def table(lines: Sequence[Mapping[str, Any]]) -> list[str]:
         mean = f"{100 * statistics.mean(line['right']) / line['leaves']:.1f} %" if line["right"] else "-"
         speed = f"{line['images_per_second']:.0f}" if line["images_per_second"] else "-"
         done = f"{line['done']} of {line['started']}" + (f": {line['problem'][:60]}" if line["problem"] else "")
-        text.append(" | ".join([line["data"], line["row"], right, str(line["leaves"] or "-"), mean, done, speed, f"{line['seconds']:.0f}"]))
+        text.append(
+            " | ".join(
+                [
+                    line["data"],
+                    line["row"],
+                    right,
+                    str(line["leaves"] or "-"),
+                    mean,
+                    done,
+                    speed,
+                    f"{line['seconds']:.0f}",
+                ]
+            )
+        )
     return [f"| {each} |" for each in text]

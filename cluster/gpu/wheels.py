@@ -21,7 +21,16 @@ NEEDED = (
     *("tyro", "docstring-parser", "typeguard"),
     *("natsort", "imagehash"),
 )
-IMPORTS = ("ray", "msgpack", "jsonschema", "pydantic", "tyro", "typeguard", "natsort", "imagehash")  # what must be importable in the end
+IMPORTS = (
+    "ray",
+    "msgpack",
+    "jsonschema",
+    "pydantic",
+    "tyro",
+    "typeguard",
+    "natsort",
+    "imagehash",
+)  # what must be importable in the end
 # No Java, no dashboard pages, no RLlib: 76 MB become 41, and Core, Data, Train and Tune run.
 DROPPED = ("ray/jars/", "ray/dashboard/client/", "ray/rllib/")
 GLIBC = (39, 36, 35, 34, 31, 28, 27, 24, 17, 12, 5)  # pip takes each tag by its exact name
@@ -49,7 +58,9 @@ def up_to_date(folder: Path) -> bool:
     """Whether the folder holds what is wanted, each file as it was written."""
     known = read_json(folder / MANIFEST) or {}
     files = known.get("wheels", [])
-    whole = all((folder / each["file"]).is_file() and (folder / each["file"]).stat().st_size == each["bytes"] for each in files)
+    whole = all(
+        (folder / each["file"]).is_file() and (folder / each["file"]).stat().st_size == each["bytes"] for each in files
+    )
     return known.get("wanted") == wanted() and len(files) == len(NEEDED) and whole
 
 
@@ -76,14 +87,28 @@ def fill(folder: Path) -> bool:
 
 def download(what: list[str], folder: Path, host: bool = True) -> None:
     """Wheels without their dependencies; Problem, with pip's last word, if they cannot be had.  host: for the host's Python."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--dest",
+        str(folder),
+    ]
     if host:
         command += ["--python-version", PYTHON, "--implementation", "cp"]
         tags = [f"manylinux_2_{number}" for number in GLIBC] + ["manylinux2014", "manylinux2010", "manylinux1"]
         command += [part for tag in tags for part in ("--platform", f"{tag}_x86_64")]
     done = subprocess.run([*command, *what], capture_output=True, text=True, check=False)
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()[-1:] or ["nothing"]
+        said = (
+            [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+            or done.stderr.splitlines()[-1:]
+            or ["nothing"]
+        )
         raise Problem(f"pip could not fetch the wheels; is there a network? It said: {said[-1]}")
 
 

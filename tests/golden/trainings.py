@@ -29,15 +29,15 @@ import torch
 from torch import Tensor
 
 from ufgvc.core.storage import open_store
-from ufgvc.data.cluster import RaySettings, ray_session
-from ufgvc.data.shards import open_dataset, read_manifest
+from ufgvc.data.dataset import open_dataset, read_manifest
+from ufgvc.experiments.training_job import score_test
 from ufgvc.methods import build
 from ufgvc.methods.recipe import Recipe
-from ufgvc.search.job import score_test
-from ufgvc.train.alone import train_alone
-from ufgvc.train.progress import read_metrics
-from ufgvc.train.settings import TrainSettings
-from ufgvc.train.trainer import make_plan
+from ufgvc.runtime.session import RaySettings, ray_session
+from ufgvc.training.in_process import train_alone
+from ufgvc.training.progress import read_metrics
+from ufgvc.training.run import make_plan
+from ufgvc.training.settings import TrainSettings
 
 HERE = Path(__file__).parent
 LEAVES, GOLDEN = HERE / "leaves", HERE / "golden.json"
@@ -51,7 +51,9 @@ def machine() -> dict[str, str]:
     """On what the weights depend to the last bit."""
     info = Path("/proc/cpuinfo")
     models = (
-        {line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")} if info.exists() else ()
+        {line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")}
+        if info.exists()
+        else ()
     )
     return {
         "torch": torch.__version__,
@@ -130,7 +132,11 @@ def main(arguments: list[str]) -> None:
         return
     golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
     lines = list(differences(found, golden["trainings"]))
-    lines += [f".{name}.weights: other bits" for name in METHODS if found[name]["weights"] != golden["trainings"][name]["weights"]]
+    lines += [
+        f".{name}.weights: other bits"
+        for name in METHODS
+        if found[name]["weights"] != golden["trainings"][name]["weights"]
+    ]
     print("\n".join(lines) or "the same numbers and weights")
 
 

@@ -65,7 +65,7 @@ def same_sums() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def ray_here() -> Iterator[None]:
     """One Ray session for all tests."""
-    from ufgvc.data.cluster import RaySettings, ray_session
+    from ufgvc.runtime.session import RaySettings, ray_session
 
     with ray_session(RaySettings(cpus=6, object_store_mb=300)):
         yield
@@ -74,10 +74,10 @@ def ray_here() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def leaves(tmp_path_factory: pytest.TempPathFactory, ray_here: None) -> str:
     """An ingested set of 3 cultivars, 12 training and 6 test leaves of 96 px, with exact masks. Its URI."""
+    from ufgvc.data.dataset import open_dataset
     from ufgvc.data.ingest import ingest
-    from ufgvc.data.shards import open_dataset
-    from ufgvc.data.synthetic import SynthSettings, synthesize
-    from ufgvc.regions.exact import exact_masks
+    from ufgvc.regions.exact_masks import exact_masks
+    from ufgvc.synthetic import SynthSettings, synthesize
 
     folder = tmp_path_factory.mktemp("leaves")
     settings = SynthSettings(preset="cotton80", cultivars=3, train_per_cultivar=4, test_per_cultivar=2, size=96)

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from ufgvc.core.types import REGIONS
-from ufgvc.data.shards import open_dataset, read_manifest
+from ufgvc.data.dataset import open_dataset, read_manifest
 from ufgvc.methods import Batch, Method, build, options_class
-from ufgvc.methods.layers.layout import memory_format
-from ufgvc.train.loop import Worker
-from ufgvc.train.settings import TrainSettings
-from ufgvc.train.steps import autocast, total_loss
-from ufgvc.train.trainer import make_plan
+from ufgvc.methods.layers.memory_format import memory_format
+from ufgvc.training.run import make_plan
+from ufgvc.training.settings import TrainSettings
+from ufgvc.training.steps import autocast, total_loss
+from ufgvc.training.worker import Worker
 
 CLASSES, SIDE = 5, 64
 # Where resnet18 does not suit: B-CNN pools the square of the channels, of which AlexNet has few; fully connected layers are narrowed.
@@ -70,7 +70,11 @@ class Learnt:
 
 
 def learn(
-    method: Method, batch: Batch, device: torch.device, precision: Literal["fp32", "bf16"] = "fp32", compiled: bool = False
+    method: Method,
+    batch: Batch,
+    device: torch.device,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    compiled: bool = False,
 ) -> Learnt:
     """Views, forward, losses and backward on the device, on a copy of the net in training mode."""
     method = on(method, device)
@@ -84,13 +88,18 @@ def learn(
     parts = method.losses(outputs, batch)
     total_loss(method, parts).backward()
     losses = {name: (total.detach().double() / count.double()).cpu() for name, (total, count) in parts.items()}
-    gradients = {name: each.grad.detach().double().cpu() for name, each in method.net.named_parameters() if each.grad is not None}
+    gradients = {
+        name: each.grad.detach().double().cpu() for name, each in method.net.named_parameters() if each.grad is not None
+    }
     return Learnt(losses, gradients)
 
 
 def loss_gap(found: Learnt, wanted: Learnt) -> tuple[float, str]:
     """The largest difference of a part of the loss, relative to that part (or to 1e-3, if it is smaller), and which part it is."""
-    gaps = {name: float((found.losses[name] - loss).abs() / loss.abs().clamp(min=1e-3)) for name, loss in wanted.losses.items()}
+    gaps = {
+        name: float((found.losses[name] - loss).abs() / loss.abs().clamp(min=1e-3))
+        for name, loss in wanted.losses.items()
+    }
     worst = max(gaps, key=lambda name: gaps[name])
     return gaps[worst], worst
 
@@ -98,7 +107,9 @@ def loss_gap(found: Learnt, wanted: Learnt) -> tuple[float, str]:
 def gradient_gap(found: Learnt, wanted: Learnt) -> tuple[float, str]:
     """The length of the difference of the whole gradients, relative to the wanted one's; and the parameter with the largest part of it."""
     pieces = {name: float((found.gradients[name] - gradient).norm()) for name, gradient in wanted.gradients.items()}
-    return float((found.flat() - wanted.flat()).norm() / wanted.flat().norm()), max(pieces, key=lambda name: pieces[name])
+    return float((found.flat() - wanted.flat()).norm() / wanted.flat().norm()), max(
+        pieces, key=lambda name: pieces[name]
+    )
 
 
 def cosine(found: Learnt, wanted: Learnt) -> float:
@@ -106,12 +117,16 @@ def cosine(found: Learnt, wanted: Learnt) -> float:
     return float(torch.nn.functional.cosine_similarity(found.flat(), wanted.flat(), dim=0))
 
 
-def make_worker(data: str, runs: Path, name: str, device: torch.device, cache: str = "device", side: int = SIDE, **changes: Any) -> Worker:
+def make_worker(
+    data: str, runs: Path, name: str, device: torch.device, cache: str = "device", side: int = SIDE, **changes: Any
+) -> Worker:
     """What `ufgvc train` runs on one rank: a small method on the data set, batches of at most 5 of its 12 leaves."""
     dataset = open_dataset(data)
     method = small(name, len(dataset.classes))
     side = max(side, method.min_side)
-    settings = TrainSettings(init="none", mask="exact", epochs=4, batch_size=5, resize=side + 8, crop=side, cache=cache, **changes)
+    settings = TrainSettings(
+        init="none", mask="exact", epochs=4, batch_size=5, resize=side + 8, crop=side, cache=cache, **changes
+    )
     masks = read_manifest(dataset, f"masks/{settings.mask}").fingerprint if method.regions else None
     plan, _ = make_plan(dataset, method, settings, 0, masks, str(runs))
     return Worker.start(plan, 0, 1, 1, device, None, lambda folder, epoch: None)

@@ -33,9 +33,15 @@ class Smooth(TorchFunctionMode):
 
 
 def averaged(
-    images: Tensor, kernel_size: Any, stride: Any = None, padding: int = 0, dilation: int = 1, ceil_mode: bool = False, **more: Any
+    images: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: int = 0,
+    dilation: int = 1,
+    ceil_mode: bool = False,
+    **more: Any,
 ) -> Tensor:
-    """An average in place of `max_pool2d`, padded before it: torch's own has a wrong gradient on a GPU (methods/layers/layout.py)."""
+    """An average in place of `max_pool2d`, padded before it: torch's own has a wrong gradient on a GPU (methods/layers/memory_format.py)."""
     return functional.avg_pool2d(functional.pad(images, [padding] * 4), kernel_size, stride, ceil_mode=ceil_mode)
 
 

@@ -14,15 +14,15 @@ import torch
 
 from tests.gpu.parts import make_worker, small
 from ufgvc.core.errors import UserError
-from ufgvc.data.shards import open_dataset, read_index
+from ufgvc.data.dataset import open_dataset, read_index
+from ufgvc.evaluation.score import score_split
+from ufgvc.evaluation.settings import ScoreSettings
 from ufgvc.methods import names
-from ufgvc.report.scoring import score_split
-from ufgvc.report.settings import ScoreSettings
-from ufgvc.track.models import LoadedModel
-from ufgvc.train.feed import make_feed
-from ufgvc.train.loop import Worker
-from ufgvc.train.optimizer import train_mode
-from ufgvc.train.steps import train_step
+from ufgvc.models.model import LoadedModel
+from ufgvc.training.loader import make_feed
+from ufgvc.training.optim import train_mode
+from ufgvc.training.steps import train_step
+from ufgvc.training.worker import Worker
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("same_sums")]
 WAITS: dict[str, str] = {}  # a method whose steps wait for the GPU: why it cannot do without
@@ -36,7 +36,9 @@ def test_both_caches_give_the_same_batches_to_the_bit(leaves: str, tmp_path: Pat
         for step, (one, other) in enumerate(zip(host.training(epoch), resident.training(epoch), strict=True)):
             place = f"epoch {epoch}, step {step}"
             assert one.images.device.type == other.images.device.type == device.type
-            assert torch.equal(one.images, other.images), f"{place}: {(one.images != other.images).sum()} numbers differ"
+            assert torch.equal(one.images, other.images), (
+                f"{place}: {(one.images != other.images).sum()} numbers differ"
+            )
             assert torch.equal(one.labels, other.labels), place
             assert torch.equal(one.chance, other.chance), place
             assert set(one.masks) == set(other.masks) == {"vein", "contour"}
@@ -49,7 +51,9 @@ def test_both_caches_give_the_same_batches_to_the_bit(leaves: str, tmp_path: Pat
 def test_both_caches_end_an_epoch_alike(leaves: str, tmp_path: Path, device: torch.device) -> None:
     rows = []
     for cache in ("host", "device"):
-        worker = make_worker(leaves, tmp_path / cache, "mask_guided", device, cache, validation="test", learning_rate=1e-3)
+        worker = make_worker(
+            leaves, tmp_path / cache, "mask_guided", device, cache, validation="test", learning_rate=1e-3
+        )
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
         rows.append(worker.step())
     for name in ("loss", "loss_vein", "loss_contour", "train_accuracy", "validation_loss"):
@@ -130,7 +134,13 @@ def test_a_batch_too_large_ends_in_one_message(leaves: str, tmp_path: Path, cuda
     with no_more_memory(cuda), pytest.raises(UserError) as caught:
         worker.step()
     message = str(caught.value)
-    for part in ("train.batch_size: a batch of 5 images of 448 px", "GiB", "--train.batch-size 2", "--train.crop", "--train.cache host"):
+    for part in (
+        "train.batch_size: a batch of 5 images of 448 px",
+        "GiB",
+        "--train.batch-size 2",
+        "--train.crop",
+        "--train.cache host",
+    ):
         assert part in message, f"{part!r} is missing in: {message}"
     worker.step()  # with the memory back the same process goes on
 

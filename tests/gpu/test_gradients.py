@@ -11,9 +11,16 @@ import torch
 from tests.gpu.parts import SECOND_ORDER, Learnt, cosine, gradient_gap, learn, loss_gap, noise_batch, on, small
 from tests.gpu.smooth import Smooth, smoothed
 from ufgvc.methods import Batch, Method, Stage, names
-from ufgvc.methods.layers.second_order import bilinear_pool, covariance_pool, signed_sqrt, sqrt_by_norm, sqrt_by_trace, upper_triangle
-from ufgvc.train.optimizer import make_optimizer
-from ufgvc.train.steps import autocast, train_step
+from ufgvc.methods.layers.second_order import (
+    bilinear_pool,
+    covariance_pool,
+    signed_sqrt,
+    sqrt_by_norm,
+    sqrt_by_trace,
+    upper_triangle,
+)
+from ufgvc.training.optim import make_optimizer
+from ufgvc.training.steps import autocast, train_step
 
 pytestmark = pytest.mark.gpu
 CPU = torch.device("cpu")
@@ -21,9 +28,15 @@ CPU = torch.device("cpu")
 # of 20 layers turns the gradient by arccos(0.998) on the CPU; a wrong operation by a right angle.
 ANGLE = 0.95
 DEEPER = {
-    "inception_v3": (0.6, "94 convolutions, whose last normalisations see 8 numbers a channel at the smallest side: 0.86 on the CPU"),
+    "inception_v3": (
+        0.6,
+        "94 convolutions, whose last normalisations see 8 numbers a channel at the smallest side: 0.86 on the CPU",
+    ),
     "mobilenet_v2": (0.9, "53 convolutions, most of them of one channel each: 0.976 on the CPU"),
-    "nts_net": (0.6, "its proposals are the best of scores that bfloat16 rounds, so it may look at other parts of an image"),
+    "nts_net": (
+        0.6,
+        "its proposals are the best of scores that bfloat16 rounds, so it may look at other parts of an image",
+    ),
 }
 
 
@@ -34,7 +47,9 @@ def reference(name: str) -> tuple[Method, Batch, Learnt, float]:
     batch = noise_batch(method)
     flips = torch.rand(batch.images.shape, generator=torch.Generator().manual_seed(1)) < 0.5
     lower = torch.nextafter(batch.images, torch.zeros(()))
-    shaken = replace(batch, images=torch.where(flips, lower, batch.images).contiguous(memory_format=torch.channels_last))
+    shaken = replace(
+        batch, images=torch.where(flips, lower, batch.images).contiguous(memory_format=torch.channels_last)
+    )
     with Smooth():
         wanted = learn(method, batch, CPU)
         return method, batch, wanted, gradient_gap(learn(method, shaken, CPU), wanted)[0]

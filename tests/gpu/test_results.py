@@ -11,19 +11,19 @@ import pytest
 import torch
 
 from tests.gpu.parts import noise_batch, on, small
-from ufgvc.data.shards import open_dataset
+from ufgvc.data.dataset import open_dataset
+from ufgvc.evaluation.evaluate import evaluate
+from ufgvc.evaluation.predict import predict
+from ufgvc.evaluation.predict_settings import PredictSettings
+from ufgvc.evaluation.score import score_split
+from ufgvc.evaluation.settings import EvaluateSettings, ScoreSettings
 from ufgvc.methods import Stage, names
-from ufgvc.predict.predict import predict
-from ufgvc.predict.settings import PredictSettings
-from ufgvc.report.evaluate import evaluate
-from ufgvc.report.scoring import score_split
-from ufgvc.report.settings import EvaluateSettings, ScoreSettings
-from ufgvc.track.calibration import probabilities
-from ufgvc.track.export import exported_model
-from ufgvc.track.models import load_model, save_model
-from ufgvc.track.settings import TrackingSettings
-from ufgvc.train.optimizer import make_optimizer
-from ufgvc.train.steps import eval_step, train_step
+from ufgvc.models.calibration import probabilities
+from ufgvc.models.export import exported_model
+from ufgvc.models.model import load_model, save_model
+from ufgvc.tracking.settings import TrackingSettings
+from ufgvc.training.optim import make_optimizer
+from ufgvc.training.steps import eval_step, train_step
 
 pytestmark = pytest.mark.gpu
 OFF = TrackingSettings(uri="off")
@@ -81,7 +81,9 @@ def test_a_prediction_by_actors(leaves: str, model: str, tmp_path: Path, device:
     photographs = Path(leaves).parent / "source" / "images"
     found = {}
     for gpu in ("no", "yes" if device.type == "cuda" else "no"):
-        done = predict(str(photographs), model, str(tmp_path / gpu), PredictSettings(gpu=gpu, batch_size=4), OFF, str(tmp_path))
+        done = predict(
+            str(photographs), model, str(tmp_path / gpu), PredictSettings(gpu=gpu, batch_size=4), OFF, str(tmp_path)
+        )
         assert done.rejected == 0
         with open(done.csv, newline="") as file:
             found[gpu] = {row["path"]: row for row in csv.DictReader(file)}

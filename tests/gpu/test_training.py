@@ -18,14 +18,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from tests.gpu.parts import noise_batch, on, small
+from ufgvc.experiments.calibrate import CalibrateSettings, calibrate_model
 from ufgvc.methods import Stage
-from ufgvc.search.calibrate import CalibrateSettings, calibrate_model
-from ufgvc.track.models import load_model
-from ufgvc.track.settings import TrackingSettings
-from ufgvc.train.optimizer import make_optimizer
-from ufgvc.train.settings import TrainSettings
-from ufgvc.train.steps import identity, train_step
-from ufgvc.train.trainer import TrainResult, train
+from ufgvc.models.model import load_model
+from ufgvc.tracking.settings import TrackingSettings
+from ufgvc.training.optim import make_optimizer
+from ufgvc.training.run import TrainResult, train
+from ufgvc.training.settings import TrainSettings
+from ufgvc.training.steps import identity, train_step
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("ray_here")]
 OFF = TrackingSettings(uri="off")
@@ -92,7 +92,9 @@ def kill_the_worker(runs: Path, killed: list[int], over: threading.Event) -> Non
     """SIGKILL for the training worker of the only run in a folder as soon as two epochs are written."""
     while not over.wait(0.02):
         written = sum(path.read_text().count("\n") for path in runs.glob("leaves/mask_guided/*/metrics.jsonl"))
-        workers = [child for child in psutil.Process().children(recursive=True) if is_worker(child)] if written >= 2 else []
+        workers = (
+            [child for child in psutil.Process().children(recursive=True) if is_worker(child)] if written >= 2 else []
+        )
         if workers:
             os.kill(workers[-1].pid, signal.SIGKILL)
             killed.append(workers[-1].pid)
@@ -132,10 +134,14 @@ def test_a_rank_of_ddp_learns_what_a_net_alone_learns(tmp_path: Path, device: to
             method = on(small("mask_guided"), device)
             model: nn.Module = method.net
             if together:
-                model = nn.parallel.DistributedDataParallel(method.net, device_ids=[device] if device.type == "cuda" else None)
+                model = nn.parallel.DistributedDataParallel(
+                    method.net, device_ids=[device] if device.type == "cuda" else None
+                )
             optimizer = make_optimizer(method, Stage(epochs=1, lr=1e-3))
             batch = noise_batch(method).to(device)
-            train_step(method, model.train(), batch, optimizer, "fp32", reduce=summed if together else identity, world=1)
+            train_step(
+                method, model.train(), batch, optimizer, "fp32", reduce=summed if together else identity, world=1
+            )
             weights.append({name: tensor.detach().double().cpu() for name, tensor in method.net.named_parameters()})
         for name, alone in weights[0].items():
             gap = float((weights[1][name] - alone).norm() / alone.norm().clamp(min=1e-6))

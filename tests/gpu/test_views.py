@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from ufgvc.core.types import REGIONS
-from ufgvc.data.transforms import test_view as middle_view
-from ufgvc.data.transforms import train_view
+from ufgvc.data.augment import test_view as middle_view
+from ufgvc.data.augment import train_view
 
 pytestmark = pytest.mark.gpu
 FULL, CROP, COUNT = 80, 64, 16
@@ -18,7 +18,9 @@ def photographs() -> tuple[Tensor, dict[str, Tensor], Tensor]:
     """Images (B, R, R, 3) uint8, masks (B, R, R) uint8 and chance (B, 4), the same every time."""
     generator = torch.Generator().manual_seed(5)
     images = torch.randint(0, 256, (COUNT, FULL, FULL, 3), generator=generator, dtype=torch.uint8)
-    masks = {region: torch.randint(0, 2, (COUNT, FULL, FULL), generator=generator, dtype=torch.uint8) for region in REGIONS}
+    masks = {
+        region: torch.randint(0, 2, (COUNT, FULL, FULL), generator=generator, dtype=torch.uint8) for region in REGIONS
+    }
     return images, masks, torch.rand(COUNT, 4, generator=generator, dtype=torch.float64)
 
 
@@ -27,19 +29,25 @@ def test_the_same_crops_to_the_bit(with_masks: bool, device: torch.device) -> No
     images, masks, chance = photographs()
     masks = masks if with_masks else {}
     wanted, wanted_masks = train_view(images, masks, chance, CROP)
-    found, found_masks = train_view(images.to(device), {name: mask.to(device) for name, mask in masks.items()}, chance, CROP)
+    found, found_masks = train_view(
+        images.to(device), {name: mask.to(device) for name, mask in masks.items()}, chance, CROP
+    )
     assert found.is_contiguous(memory_format=torch.channels_last)
     off = (found.cpu() != wanted).sum()
     assert off == 0, f"{off} of {wanted.numel()} numbers differ, by at most {(found.cpu() - wanted).abs().max():.1e}"
     assert set(found_masks) == set(wanted_masks)
     for name, mask in wanted_masks.items():
-        assert torch.equal(found_masks[name].cpu(), mask), f"{(found_masks[name].cpu() != mask).sum()} pixels of {name} differ"
+        assert torch.equal(found_masks[name].cpu(), mask), (
+            f"{(found_masks[name].cpu() != mask).sum()} pixels of {name} differ"
+        )
 
 
 def test_turned_crops_differ_by_the_rounding_of_the_interpolation(device: torch.device) -> None:
     images, masks, chance = photographs()
     wanted, wanted_masks = train_view(images, masks, chance, CROP, 15.0)
-    found, found_masks = train_view(images.to(device), {name: mask.to(device) for name, mask in masks.items()}, chance, CROP, 15.0)
+    found, found_masks = train_view(
+        images.to(device), {name: mask.to(device) for name, mask in masks.items()}, chance, CROP, 15.0
+    )
     # The weights are differences of float32 positions of up to 80 px: an error of 80 / 2^23 of the whole range of a pixel, a few times.
     gap = float((found.cpu() - wanted).abs().max())
     assert gap < 1e-4, f"pixels in [0, 1] differ by up to {gap:.1e}"

@@ -15,9 +15,11 @@ from tests.integration.s3_servers import KEY, SECRET
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
     """One Ray session for all integration tests that run in this process."""
-    from ufgvc.data.cluster import RaySettings, ray_session
+    from ufgvc.runtime.session import RaySettings, ray_session
 
-    with pytest.MonkeyPatch.context() as environment:  # Ray's workers keep the environment that the session was started in
+    with (
+        pytest.MonkeyPatch.context() as environment
+    ):  # Ray's workers keep the environment that the session was started in
         environment.setenv("AWS_ACCESS_KEY_ID", KEY)
         environment.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
         with ray_session(RaySettings(cpus=6, object_store_mb=300)):
@@ -68,13 +70,15 @@ def s3(s3_environment: str) -> str:
 @pytest.fixture(scope="session")
 def small_draw(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> str:
     """An ingested set of three cultivars with exact masks: 9 training leaves and 12 test leaves of 64 px."""
+    from ufgvc.data.dataset import open_dataset
     from ufgvc.data.ingest import ingest
-    from ufgvc.data.shards import open_dataset
-    from ufgvc.data.synthetic import SynthSettings, synthesize
-    from ufgvc.regions.exact import exact_masks
+    from ufgvc.regions.exact_masks import exact_masks
+    from ufgvc.synthetic import SynthSettings, synthesize
 
     folder = tmp_path_factory.mktemp("draw")
-    source = synthesize(folder / "source", SynthSettings(cultivars=3, train_per_cultivar=3, test_per_cultivar=4, size=64), seed=3)
+    source = synthesize(
+        folder / "source", SynthSettings(cultivars=3, train_per_cultivar=3, test_per_cultivar=4, size=64), seed=3
+    )
     ingest(str(source), str(folder / "data"), name="draw")
     exact_masks(open_dataset(str(folder / "data")), str(source))
     return str(folder / "data")

@@ -27,7 +27,12 @@ exit $code
 
 
 def on_small_disk(
-    command: list[str], folder: Path, size: str = "1m", before: Path | None = None, full: bool = False, read_only: bool = False
+    command: list[str],
+    folder: Path,
+    size: str = "1m",
+    before: Path | None = None,
+    full: bool = False,
+    read_only: bool = False,
 ) -> tuple[int, str]:
     """Runs a command while <folder>/disk is a disk of its own; its exit code and output, with LOST and LEFT lines if files changed.
 

@@ -34,8 +34,15 @@ class Metadata(BaseHTTPRequestHandler):
         else:
             keys = json.loads(Path(KEYS).read_text())
             end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=keys["seconds"])
-            answer = {"Code": "Success", "Type": "AWS-HMAC", "AccessKeyId": keys["key"], "SecretAccessKey": keys["secret"]}
-            self._say(200, json.dumps(answer | {"Token": keys["token"], "Expiration": end.strftime("%Y-%m-%dT%H:%M:%SZ")}))
+            answer = {
+                "Code": "Success",
+                "Type": "AWS-HMAC",
+                "AccessKeyId": keys["key"],
+                "SecretAccessKey": keys["secret"],
+            }
+            self._say(
+                200, json.dumps(answer | {"Token": keys["token"], "Expiration": end.strftime("%Y-%m-%dT%H:%M:%SZ")})
+            )
 
     def _say(self, status: int, text: str) -> None:
         self.send_response(status)

@@ -77,7 +77,9 @@ def opened(place: Namespaces | Loopback) -> Iterator[Machines]:
 def namespaces_work() -> bool:
     if os.getuid() != 0 or not all(map(shutil.which, TOOLS)):
         return False
-    probe = "mount -t tmpfs none /tmp && ip link add probe0 type veth peer name probe1 && ip link add probe2 type bridge"
+    probe = (
+        "mount -t tmpfs none /tmp && ip link add probe0 type veth peer name probe1 && ip link add probe2 type bridge"
+    )
     command = ["unshare", "--net", "--mount", "--pid", "--fork", "--uts", "--ipc", "bash", "-c", probe]
     return subprocess.run(command, capture_output=True, timeout=60).returncode == 0
 
@@ -118,7 +120,9 @@ class Namespaces:
         )
         namespaces = ["--net", "--mount", "--pid", "--uts", "--ipc", "--mount-proc", "--kill-child"]
         with (machine.tmp / "init.log").open("wb") as output:
-            holder = subprocess.Popen([*WITH_US, "unshare", *namespaces, "bash", "-c", becoming], stdout=output, stderr=output)
+            holder = subprocess.Popen(
+                [*WITH_US, "unshare", *namespaces, "bash", "-c", becoming], stdout=output, stderr=output
+            )
         self._holders[name] = holder
         self._machines.append(machine)
         wait_for(lambda: psutil.Process(holder.pid).children(), f"{name}'s first process")
@@ -171,7 +175,9 @@ class Loopback:
     kind = "processes on loopback"
 
     def __init__(self, folder: Path) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="uf-"))  # pytest's own has too long a name for the sockets of a raylet
+        self.folder = Path(
+            tempfile.mkdtemp(prefix="uf-")
+        )  # pytest's own has too long a name for the sockets of a raylet
         self.hub = Machine("hub", "127.0.0.1", folder, str(folder))
         self._machines = [self.hub]
 

@@ -51,13 +51,17 @@ class Middle(BaseHTTPRequestHandler):
         if fault and "cut" not in fault:
             code = fault.get("code", "")
             text = f"<Error><Code>{code}</Code><Message>said the middle</Message></Error>".encode() if code else b""
-            self._answer(fault["status"], {"Content-Type": "application/xml"}, b"" if self.command == "HEAD" else text, len(text))
+            self._answer(
+                fault["status"], {"Content-Type": "application/xml"}, b"" if self.command == "HEAD" else text, len(text)
+            )
             return
         absolute = urlsplit(self.path)
         host = absolute.netloc or urlsplit(self.upstream).netloc
         path = self.path[len(f"{absolute.scheme}://{absolute.netloc}") :] if absolute.netloc else self.path
         link = http.client.HTTPConnection(host, timeout=60)
-        link.request(self.command, path, body, {name: value for name, value in self.headers.items() if name.lower() not in HOP})
+        link.request(
+            self.command, path, body, {name: value for name, value in self.headers.items() if name.lower() not in HOP}
+        )
         answer = link.getresponse()
         data = answer.read()
         headers = {name: value for name, value in answer.getheaders() if name.lower() not in (*HOP, "content-length")}
@@ -93,7 +97,11 @@ class Middle(BaseHTTPRequestHandler):
             Middle.plan = (text, json.loads(text))
         for fault in Middle.plan[1]:
             asked = (self.headers.get("Authorization") or "", self.path.partition("?")[0])
-            fits = fault.get("key", "") in asked[0] and asked[1].endswith(fault.get("path", "")) and fault.get("times", 1) > 0
+            fits = (
+                fault.get("key", "") in asked[0]
+                and asked[1].endswith(fault.get("path", ""))
+                and fault.get("times", 1) > 0
+            )
             if fits and fault.get("method", self.command) == self.command:
                 if "times" in fault:
                     fault["times"] -= 1

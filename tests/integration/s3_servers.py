@@ -18,7 +18,13 @@ KEY, SECRET = "ufgvc-test-key", "ufgvc-test-secret"
 
 
 def use_server(url: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    for name in ("AWS_PROFILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "AWS_REGION"):
+    for name in (
+        "AWS_PROFILE",
+        "AWS_SHARED_CREDENTIALS_FILE",
+        "AWS_SESSION_TOKEN",
+        "AWS_ENDPOINT_URL_S3",
+        "AWS_REGION",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_ENDPOINT_URL", url)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
@@ -55,7 +61,9 @@ def keys_in(url: str, bucket: str) -> list[str]:
 def start_middle(port: int, folder: Path, options: list[str]) -> Iterator[str]:
     """tests/integration/s3_middle.py in a process of its own; its log is requests.log, and its faults are read from faults.json."""
     files = ["--log", str(folder / "requests.log"), "--faults", str(folder / "faults.json")]
-    process = subprocess.Popen([sys.executable, "-m", "tests.integration.s3_middle", "--port", str(port), *files, *options])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.integration.s3_middle", "--port", str(port), *files, *options]
+    )
     try:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:

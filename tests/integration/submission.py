@@ -73,7 +73,9 @@ class Running:
     def try_ray_job(self, *arguments: str, timeout: float = 500) -> subprocess.CompletedProcess[str]:
         environment = plain_environment(self.home) | self.exports
         command = [str(BIN / "ray"), "job", *arguments]
-        return subprocess.run(command, cwd=self.checkout, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
+        return subprocess.run(
+            command, cwd=self.checkout, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+        )
 
     def submit(self, *command: str) -> str:
         """`ray job submit --working-dir . -- ...` to its end, which must be a good one; the job's log."""
@@ -101,7 +103,9 @@ class Running:
     def _mlflow(self, path: str, body: Any = None) -> Any:
         data = json.dumps(body).encode() if body is not None else None
         url = f"{self.exports['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/{path}"
-        with urllib.request.urlopen(urllib.request.Request(url, data, {"Content-Type": "application/json"}), timeout=30) as answer:
+        with urllib.request.urlopen(
+            urllib.request.Request(url, data, {"Content-Type": "application/json"}), timeout=30
+        ) as answer:
             return json.load(answer)
 
 

@@ -44,12 +44,16 @@ def test_more_cpus_than_there_are(leaves: str, tmp_path: Path, capsys: pytest.Ca
 
 
 def test_a_bucket_that_is_not_there(s3_environment: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    message = refused(capsys, "--data", "s3://leaf-that-nobody-made/x", "--runs", str(tmp_path), "--tracking.uri", "off")
+    message = refused(
+        capsys, "--data", "s3://leaf-that-nobody-made/x", "--runs", str(tmp_path), "--tracking.uri", "off"
+    )
     assert "s3://leaf-that-nobody-made" in message
     assert "no such bucket" in message
 
 
-def test_runs_in_a_bucket_that_is_not_there(leaves: str, s3_environment: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_in_a_bucket_that_is_not_there(
+    leaves: str, s3_environment: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     message = refused(capsys, "--data", leaves, "--runs", "s3://leaf-that-nobody-made/runs", "--tracking.uri", "off")
     assert "no such bucket" in message
 

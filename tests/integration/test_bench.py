@@ -63,7 +63,9 @@ def test_all_parts_leave_their_tables_and_nothing_else(tmp_path: Path) -> None:
 def test_own_photographs_are_measured(tmp_path: Path) -> None:
     for k in range(18):
         put(tmp_path / "leaves" / f"{k}.png")
-    done = bench(tmp_path / "tmp", "--out", str(tmp_path / "out"), "--source", str(tmp_path / "leaves"), "--parts", "reading")
+    done = bench(
+        tmp_path / "tmp", "--out", str(tmp_path / "out"), "--source", str(tmp_path / "leaves"), "--parts", "reading"
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((tmp_path / "out" / "bench.json").read_text())
     assert list(found["measured"]) == ["Reading: decode, square to 512 px, both masks"]

@@ -16,14 +16,14 @@ import mlflow
 import pytest
 import yaml
 
-from ufgvc.data.shards import open_dataset
-from ufgvc.search.benchmark import benchmark
-from ufgvc.search.contestants import LISTED
-from ufgvc.search.field import decode, final_jobs, make_runner, rate_jobs
-from ufgvc.search.job import run_job
-from ufgvc.search.pretrain import pretrain
-from ufgvc.search.settings import BenchmarkSettings, PretrainSettings
-from ufgvc.track.settings import TrackingSettings
+from ufgvc.data.dataset import open_dataset
+from ufgvc.experiments.benchmark import benchmark
+from ufgvc.experiments.benchmark_entries import decode, final_jobs, make_runner, rate_jobs
+from ufgvc.experiments.method_table import LISTED
+from ufgvc.experiments.pretrain import pretrain
+from ufgvc.experiments.settings import BenchmarkSettings, PretrainSettings
+from ufgvc.experiments.training_job import run_job
+from ufgvc.tracking.settings import TrackingSettings
 
 SETTINGS = {
     "methods": ["resnet50", "mask_guided", "mask_guided:none"],
@@ -51,7 +51,9 @@ def command(folder: Path, small_draw: str) -> list[str]:
 def test_killed_it_goes_on_and_leaves_its_tables(small_draw: str, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with log.open("w") as output:
-        process = subprocess.Popen(command(tmp_path, small_draw), stdout=output, stderr=output, cwd=tmp_path, start_new_session=True)
+        process = subprocess.Popen(
+            command(tmp_path, small_draw), stdout=output, stderr=output, cwd=tmp_path, start_new_session=True
+        )
     deadline = time.monotonic() + 240
     while not (scored := sorted((tmp_path / "runs").glob("draw/*/*/cell.json"))):
         assert process.poll() is None, log.read_text()
@@ -64,12 +66,16 @@ def test_killed_it_goes_on_and_leaves_its_tables(small_draw: str, tmp_path: Path
 
     done = subprocess.run(command(tmp_path, small_draw), capture_output=True, text=True, timeout=280, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items()), "what was finished was trained again"
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items()), (
+        "what was finished was trained again"
+    )
     assert "trainings were finished before" in done.stderr
     # Two rates for each of two contestants (the third follows mask_guided's), then three contestants with two seeds.
     assert len(list((tmp_path / "runs").glob("draw/*/*/cell.json"))) == 3 * 2 + 3 * 2
     (folder,) = (tmp_path / "runs" / "draw" / "benchmark").iterdir()
-    assert {"report.html", "benchmark.csv", "table-II.md", "table-III.md", "cam.png"} <= {path.name for path in folder.iterdir()}
+    assert {"report.html", "benchmark.csv", "table-II.md", "table-III.md", "cam.png"} <= {
+        path.name for path in folder.iterdir()
+    }
     assert not (folder / "tune").exists()
     rows = {row["key"]: row for row in csv.DictReader((folder / "benchmark.csv").open())}
     assert set(rows) == {"resnet50", "mask_guided", "mask_guided:none"}
@@ -97,7 +103,13 @@ def test_a_training_that_fails_is_one_failed_cell(small_draw: str, tmp_path: Pat
     shutil.copy(made.pattern.replace("{backbone}", "resnet18"), pretrained)
     (pretrained / "mobilenet_v2.safetensors").write_bytes(b"cut off on the way")
     settings = BenchmarkSettings.model_validate(
-        SETTINGS | {"methods": ["resnet50", "mobilenet_v2"], "seeds": 1, "rates": [1.0], "init": f"{pretrained}/{{backbone}}.safetensors"}
+        SETTINGS
+        | {
+            "methods": ["resnet50", "mobilenet_v2"],
+            "seeds": 1,
+            "rates": [1.0],
+            "init": f"{pretrained}/{{backbone}}.safetensors",
+        }
     )
     result = benchmark([small_draw], settings, str(tmp_path / "runs"), OFF)
     assert result.failed == 1
@@ -138,8 +150,8 @@ def test_a_training_alone_that_was_cut_off_ends_with_the_same_weights(small_draw
     """The trial's own loop, stopped after an epoch and started again, against one that ran through."""
     import torch
 
-    from ufgvc.train.alone import train_alone
-    from ufgvc.train.loop import Worker
+    from ufgvc.training.in_process import train_alone
+    from ufgvc.training.worker import Worker
 
     draw = open_dataset(small_draw)
     settings = BenchmarkSettings.model_validate(SETTINGS | {"epochs": 4})

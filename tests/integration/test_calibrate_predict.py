@@ -17,26 +17,26 @@ from PIL import Image
 from ufgvc.core.config import to_yaml
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
+from ufgvc.data.dataset import open_dataset
 from ufgvc.data.ingest import ingest
-from ufgvc.data.shards import open_dataset
+from ufgvc.evaluation.evaluate import evaluate
+from ufgvc.evaluation.predict import predict
+from ufgvc.evaluation.predict_settings import PredictSettings
+from ufgvc.evaluation.settings import EvaluateSettings
+from ufgvc.experiments.calibrate import CalibrateSettings, calibrate_model
 from ufgvc.methods import build
-from ufgvc.predict.predict import predict
-from ufgvc.predict.settings import PredictSettings
-from ufgvc.report.evaluate import evaluate
-from ufgvc.report.settings import EvaluateSettings
-from ufgvc.search.calibrate import CalibrateSettings, calibrate_model
-from ufgvc.track.calibration import Calibration
-from ufgvc.track.export import export
-from ufgvc.track.models import load_model
-from ufgvc.track.recalibrate import keep_calibration
-from ufgvc.track.registry import register, versions_of
-from ufgvc.track.runs import recorded, start_run
-from ufgvc.track.settings import TrackingSettings
-from ufgvc.track.versions import find_version, read_card
-from ufgvc.train.alone import train_alone
-from ufgvc.train.calibration import fit_reference
-from ufgvc.train.settings import TrainSettings
-from ufgvc.train.trainer import make_plan, save_trained
+from ufgvc.models.calibration import Calibration
+from ufgvc.models.export import export
+from ufgvc.models.fit_calibration import fit_reference
+from ufgvc.models.model import load_model
+from ufgvc.models.recalibrate import keep_calibration
+from ufgvc.tracking.registry import register, versions_of
+from ufgvc.tracking.runs import recorded, start_run
+from ufgvc.tracking.settings import TrackingSettings
+from ufgvc.tracking.versions import find_version, read_card
+from ufgvc.training.in_process import train_alone
+from ufgvc.training.run import make_plan, save_trained
+from ufgvc.training.settings import TrainSettings
 
 OFF = TrackingSettings(uri="off")
 COLOURS = {"amber": (190, 110, 60), "birch": (90, 150, 80), "cedar": (90, 110, 160)}
@@ -77,7 +77,9 @@ def trained(data: str, runs: Path, validation: str = "last", tracking: TrackingS
     store.write_text("config.yaml", to_yaml(identity))
     run = start_run(tracking, str(runs), dataset.name, "train", identity, {}, store=store)
     with recorded(run):
-        save_trained(store, dataset, method, plan, identity, train_alone(replace(plan, run_id=run.id), torch.device("cpu")), run)
+        save_trained(
+            store, dataset, method, plan, identity, train_alone(replace(plan, run_id=run.id), torch.device("cpu")), run
+        )
     return f"{plan.run}/model"
 
 
@@ -121,13 +123,23 @@ def rows_of(result) -> dict[str, dict[str, str]]:
 def test_onnxruntime_names_the_photographs_as_torch_does(calibrated: str, photographs: str, tmp_path: Path) -> None:
     export(load_model(calibrated), str(tmp_path / "exported"))
     told = [
-        rows_of(predict(photographs, model, str(tmp_path / f"out-{place}"), PredictSettings(batch_size=4, runtime=runtime), OFF))
+        rows_of(
+            predict(
+                photographs, model, str(tmp_path / f"out-{place}"), PredictSettings(batch_size=4, runtime=runtime), OFF
+            )
+        )
         for place, (model, runtime) in enumerate(
-            ((calibrated, "torch"), (calibrated, "onnx"), (str(tmp_path / "exported"), "auto"))  # exported for the purpose; exported before
+            (
+                (calibrated, "torch"),
+                (calibrated, "onnx"),
+                (str(tmp_path / "exported"), "auto"),
+            )  # exported for the purpose; exported before
         )
     ]
     assert len(told[0]) == 6
-    assert len({row["top1_cultivar"] for row in told[0].values()}) > 1, "a model that always says the same proves little"
+    assert len({row["top1_cultivar"] for row in told[0].values()}) > 1, (
+        "a model that always says the same proves little"
+    )
     for path, wanted in told[0].items():
         for found in (told[1][path], told[2][path]):
             assert [found[column] for column in found if column.endswith("cultivar")] == [
@@ -139,7 +151,9 @@ def test_onnxruntime_names_the_photographs_as_torch_does(calibrated: str, photog
         predict(photographs, str(tmp_path / "exported"), str(tmp_path / "out"), PredictSettings(runtime="torch"), OFF)
 
 
-def test_a_leaf_above_the_threshold_is_unknown_and_keeps_its_candidates(calibrated: str, photographs: str, tmp_path: Path) -> None:
+def test_a_leaf_above_the_threshold_is_unknown_and_keeps_its_candidates(
+    calibrated: str, photographs: str, tmp_path: Path
+) -> None:
     folder = open_store(str(tmp_path / "strict"))
     folder.upload(Path(calibrated))
     info = folder.read_json("model.json")
@@ -171,7 +185,10 @@ def test_a_cultivar_that_is_called_unknown_is_another_thing(calibrated: str, pho
     folder = open_store(str(tmp_path / "named"))
     folder.upload(Path(calibrated))
     info = folder.read_json("model.json")
-    for classes, marker in ((["Unknown", "birch", "cedar"], "(unknown)"), (["unknown", "(unknown)", "cedar"], "((unknown))")):
+    for classes, marker in (
+        (["Unknown", "birch", "cedar"], "(unknown)"),
+        (["unknown", "(unknown)", "cedar"], "((unknown))"),
+    ):
         info["classes"] = classes
         info["calibration"]["threshold"] = -1.0  # no leaf is known
         folder.write_json("model.json", info)
@@ -189,7 +206,9 @@ def test_a_model_that_was_never_calibrated_says_so(data: str, photographs: str, 
     assert "unknown" not in {row["cultivar"] for row in rows_of(result).values()}
 
 
-def test_the_report_tells_what_probabilities_are_worth_and_accuracy_stays(calibrated: str, data: str, tmp_path: Path) -> None:
+def test_the_report_tells_what_probabilities_are_worth_and_accuracy_stays(
+    calibrated: str, data: str, tmp_path: Path
+) -> None:
     result = evaluate(data, calibrated, {}, str(tmp_path), SMALL, OFF)
     found = result.metrics["models"]["this model"]["reliability"]
     model = load_model(calibrated)
@@ -208,8 +227,12 @@ def test_the_report_tells_what_probabilities_are_worth_and_accuracy_stays(calibr
     assert without.metrics["models"]["this model"]["reliability"]["temperature"] is None
 
 
-def test_a_model_with_held_out_leaves_is_calibrated_when_it_is_trained(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr("ufgvc.search.calibrate.ray_session")  # one model scores a few leaves: nothing for a cluster to do
+def test_a_model_with_held_out_leaves_is_calibrated_when_it_is_trained(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(
+        "ufgvc.experiments.calibrate.ray_session"
+    )  # one model scores a few leaves: nothing for a cluster to do
     model = trained(data, tmp_path, "holdout")
     found = load_model(model).calibration
     assert found is not None
@@ -231,14 +254,16 @@ def test_a_model_with_held_out_leaves_is_evaluated_and_registered(data: str, tmp
     assert "No leaf is called unknown" in read_card(find_version(f"models:/{name}/1", name, tracking), tracking)
 
 
-def test_a_card_that_fails_leaves_nothing_registered(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_card_that_fails_leaves_nothing_registered(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tracking = TrackingSettings(uri=f"sqlite:///{tmp_path}/mlflow.db")
     model = trained(data, tmp_path, tracking=tracking)
 
     def fail(*_: object) -> None:
         raise TypeError("a figure is missing")
 
-    monkeypatch.setattr("ufgvc.report.card._figures", fail)
+    monkeypatch.setattr("ufgvc.evaluation.model_card._figures", fail)
     with pytest.raises(TypeError, match="a figure is missing"):
         evaluate(data, model, {}, str(tmp_path), SMALL, tracking)
     assert versions_of("ufgvc-colours", tracking) == []

@@ -26,7 +26,7 @@ from tests.integration.submission import Running, copy_of_the_repository, local,
 from tests.integration.test_evaluate_predict import make_data
 from tests.integration.test_model_serving import post
 from ufgvc.core.storage import open_store
-from ufgvc.data.synthetic import SynthSettings, synthesize
+from ufgvc.synthetic import SynthSettings, synthesize
 
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 TINY = ["--method", "resnet50", "--options.backbone", "resnet18", "--train.init", "none", "--train.epochs", "8", "--train.batch-size", "4",
@@ -84,12 +84,17 @@ def test_status_and_a_second_up(stack: Running) -> None:
 
 
 def test_nothing_listens_beyond_loopback_and_secrets_are_their_owners(stack: Running) -> None:
-    sockets = [socket for process in everything(stack) for socket in process.net_connections("inet") if socket.status == psutil.CONN_LISTEN]
+    sockets = [
+        socket
+        for process in everything(stack)
+        for socket in process.net_connections("inet")
+        if socket.status == psutil.CONN_LISTEN
+    ]
     assert len(sockets) > 10
     assert {socket.laddr.ip for socket in sockets} <= set(LOOPBACK)
-    assert {name: (stack.folder / name).stat().st_mode & 0o777 for name in ("token", "env.sh", "stack.json")} == dict.fromkeys(
-        ("token", "env.sh", "stack.json"), 0o600
-    )
+    assert {
+        name: (stack.folder / name).stat().st_mode & 0o777 for name in ("token", "env.sh", "stack.json")
+    } == dict.fromkeys(("token", "env.sh", "stack.json"), 0o600)
     secret = stack.exports["AWS_SECRET_ACCESS_KEY"]
     for process in everything(stack):
         assert secret not in " ".join(process.cmdline())
@@ -105,7 +110,9 @@ def test_only_who_has_the_token_may_submit(stack: Running) -> None:
     assert b"submission_id" in stack.ask("/api/jobs/", (stack.folder / "token").read_text(), body=job)
 
 
-def test_a_stopped_job_says_killed_and_the_same_command_goes_on(stack: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_job_says_killed_and_the_same_command_goes_on(
+    stack: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     use(stack, monkeypatch)
     make_data("s3://ufgvc/three")
     command = ["python", "-m", "jobs.train", "--data", "s3://ufgvc/three", "--runs", "s3://ufgvc/runs", *TINY]
@@ -146,7 +153,9 @@ def test_train_evaluate_promote_predict_serve_by_submission(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     use(stack, monkeypatch)
-    leaves = synthesize(tmp_path / "leaves", SynthSettings(cultivars=3, train_per_cultivar=4, test_per_cultivar=2, size=64))
+    leaves = synthesize(
+        tmp_path / "leaves", SynthSettings(cultivars=3, train_per_cultivar=4, test_per_cultivar=2, size=64)
+    )
     open_store("s3://ufgvc").upload(leaves, "photos")
     data, runs = ["--data", "s3://ufgvc/leaves"], ["--runs", "s3://ufgvc/runs"]
 
@@ -159,7 +168,18 @@ def test_train_evaluate_promote_predict_serve_by_submission(
     assert "masks (box) of 18 leaves" in job("mask", *data, *runs, "--boxes", "annotated")
     small = TINY[TINY.index("--options.backbone") :]
     log = job(
-        "train", *data, *runs, "--method", "mask_guided", *small, "--train.workers", "2", "--train.epochs", "2", "--train.batch-size", "8"
+        "train",
+        *data,
+        *runs,
+        "--method",
+        "mask_guided",
+        *small,
+        "--train.workers",
+        "2",
+        "--train.epochs",
+        "2",
+        "--train.batch-size",
+        "8",
     )
     model = re.search(r"model (s3://ufgvc/runs/leaves/mask_guided/\S+/model)", log)
     assert model, log
@@ -194,13 +214,21 @@ def test_train_evaluate_promote_predict_serve_by_submission(
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--data", "leaves", "--runs", "s3://ufgvc/runs"], "--data: the relative path 'leaves' would lie in Ray's copy"),
+        (
+            ["--data", "leaves", "--runs", "s3://ufgvc/runs"],
+            "--data: the relative path 'leaves' would lie in Ray's copy",
+        ),
         (["--data", "s3://leaf-that-nobody-made/x", "--runs", "s3://ufgvc/runs"], "no such bucket"),
-        (["--data", "s3://ufgvc/six", "--runs", "s3://ufgvc/bad", "--train.cpus-per-worker", "40"], "40 CPUs leave none of the 4"),
+        (
+            ["--data", "s3://ufgvc/six", "--runs", "s3://ufgvc/bad", "--train.cpus-per-worker", "40"],
+            "40 CPUs leave none of the 4",
+        ),
         (["--data", "s3://ufgvc/six", "--runs", "/tmp/ufgvc-runs"], "is a local path, but the cluster has 2 nodes"),
     ],
 )
-def test_a_mistake_is_one_message_in_the_jobs_log(stack: Running, flags: list[str], says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mistake_is_one_message_in_the_jobs_log(
+    stack: Running, flags: list[str], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     use(stack, monkeypatch)
     if not open_store("s3://ufgvc/six").exists("dataset.json"):
         make_data("s3://ufgvc/six")
@@ -255,10 +283,14 @@ def test_an_up_that_is_stopped_leaves_nothing(checkout: Path, home: Path, tmp_pa
     assert read_stack(tmp_path) is None
 
 
-def test_keys_that_the_s3_server_refuses_end_up_at_once(rclone_endpoint: str, checkout: Path, home: Path, tmp_path: Path) -> None:
+def test_keys_that_the_s3_server_refuses_end_up_at_once(
+    rclone_endpoint: str, checkout: Path, home: Path, tmp_path: Path
+) -> None:
     bucket = new_bucket(rclone_endpoint)
     keys = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": "wrong-secret-77", "AWS_DEFAULT_REGION": "us-east-1"}
-    done = local(checkout, "up", "--folder", str(tmp_path), "--s3", rclone_endpoint, "--bucket", bucket, home=home, **keys)
+    done = local(
+        checkout, "up", "--folder", str(tmp_path), "--s3", rclone_endpoint, "--bucket", bucket, home=home, **keys
+    )
     assert done.returncode == 2
     assert "AWS_SECRET_ACCESS_KEY" in done.stderr
     assert "wrong-secret-77" not in done.stderr
@@ -282,10 +314,16 @@ def test_the_upload_is_small_and_whole(checkout: Path, tmp_path: Path) -> None:
         archive.extractall(tmp_path / "there")
     assert package.stat().st_size < 3 * 2**19
     assert {name.split("/")[0] for name in names} == {"jobs", "ufgvc", "vineyard.yaml"}
-    for code in (*checkout.glob("jobs/**/*.py"), *checkout.glob("ufgvc/**/*.py"), *checkout.glob("jobs/configs/*.yaml")):
+    for code in (
+        *checkout.glob("jobs/**/*.py"),
+        *checkout.glob("ufgvc/**/*.py"),
+        *checkout.glob("jobs/configs/*.yaml"),
+    ):
         assert str(code.relative_to(checkout)) in names
     # A model that is trained there takes the project along as a wheel.
-    make = "from pathlib import Path; from ufgvc.track.wheel import build_wheel; print(build_wheel(Path('made')))"
-    done = subprocess.run([sys.executable, "-c", make], cwd=tmp_path / "there", capture_output=True, text=True, check=True)
+    make = "from pathlib import Path; from ufgvc.models.wheel import build_wheel; print(build_wheel(Path('made')))"
+    done = subprocess.run(
+        [sys.executable, "-c", make], cwd=tmp_path / "there", capture_output=True, text=True, check=True
+    )
     with zipfile.ZipFile(tmp_path / "there" / done.stdout.strip()) as wheel:
         assert {name for name in names if name.startswith("ufgvc/") and name.endswith(".py")} <= set(wheel.namelist())

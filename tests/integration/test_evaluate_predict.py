@@ -16,13 +16,13 @@ from PIL import Image
 from ufgvc import methods
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
-from ufgvc.data.shards import FolderWriter, open_dataset, part_name, write_dataset
-from ufgvc.predict.predict import predict
-from ufgvc.predict.settings import PredictSettings
-from ufgvc.report.evaluate import evaluate
-from ufgvc.report.settings import EvaluateSettings
-from ufgvc.track.models import load_model, save_model
-from ufgvc.track.settings import TrackingSettings
+from ufgvc.data.dataset import FolderWriter, open_dataset, part_name, write_dataset
+from ufgvc.evaluation.evaluate import evaluate
+from ufgvc.evaluation.predict import predict
+from ufgvc.evaluation.predict_settings import PredictSettings
+from ufgvc.evaluation.settings import EvaluateSettings
+from ufgvc.models.model import load_model, save_model
+from ufgvc.tracking.settings import TrackingSettings
 
 CLASSES = ("amber", "birch", "cedar")
 COLOURS = ((200, 60, 40), (40, 180, 60), (50, 70, 210))
@@ -61,7 +61,12 @@ def make_data(uri: str, classes: tuple[str, ...] = CLASSES) -> None:
 
 
 def make_model(
-    folder: Path, data: str, method: str = "resnet50", fingerprint: str | None = None, classes: tuple[str, ...] = CLASSES, seed: int = 0
+    folder: Path,
+    data: str,
+    method: str = "resnet50",
+    fingerprint: str | None = None,
+    classes: tuple[str, ...] = CLASSES,
+    seed: int = 0,
 ) -> str:
     import torch
 
@@ -188,7 +193,9 @@ def test_photographs_come_from_a_bucket_and_predictions_go_to_one(run: str, s3: 
 
 
 @pytest.mark.parametrize("content", [{}, {"readme.md": b"x"}])
-def test_a_source_without_photographs_is_a_mistake_of_the_user(run: str, tmp_path: Path, content: dict[str, bytes]) -> None:
+def test_a_source_without_photographs_is_a_mistake_of_the_user(
+    run: str, tmp_path: Path, content: dict[str, bytes]
+) -> None:
     source = tmp_path / "source"
     source.mkdir()
     for name, data in content.items():

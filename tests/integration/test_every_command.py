@@ -16,10 +16,19 @@ import pytest
 
 from tests.command_line import Ended, ufgvc
 from tests.golden.trainings import HERE
-from ufgvc.data.shards import open_dataset, read_index, read_part
+from ufgvc.data.dataset import open_dataset, read_index, read_part
 
 ROOT = Path(__file__).parents[2]
-SMALL = ("--method", "resnet50", "--options.backbone", "shufflenet_v2_x0_5", "--train.init", "none", "--train.epochs", "1")
+SMALL = (
+    "--method",
+    "resnet50",
+    "--options.backbone",
+    "shufflenet_v2_x0_5",
+    "--train.init",
+    "none",
+    "--train.epochs",
+    "1",
+)
 SIZES = ("--train.batch-size", "6", "--train.resize", "40", "--train.crop", "32", "--train.cache", "host")
 MODEL, PHOTOGRAPHS = HERE / "model", HERE / "photographs"
 
@@ -69,7 +78,11 @@ def write_boxes(work: Path) -> None:
         (work / folder).mkdir()
     (work / "yolo" / "classes.txt").write_text("vein\ncontour\n")
     (work / "beside" / "classes.txt").write_text("vein\ncontour\n")
-    coco: dict[str, list[dict[str, object]]] = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "vein"}]}
+    coco: dict[str, list[dict[str, object]]] = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "vein"}],
+    }
     coco["categories"].append({"id": 2, "name": "contour"})
     for number, path in enumerate(photographs):
         text = "0 0.5 0.5 0.2 0.6\n1 0.5 0.5 0.8 0.9\n"
@@ -81,7 +94,9 @@ def write_boxes(work: Path) -> None:
             for name, a, b, c, d in objects
         )
         size = "<size><width>64</width><height>64</height><depth>3</depth></size>"
-        (work / "voc" / f"{path.stem}.xml").write_text(f"<annotation><filename>{path.name}</filename>{size}{xml}</annotation>")
+        (work / "voc" / f"{path.stem}.xml").write_text(
+            f"<annotation><filename>{path.name}</filename>{size}{xml}</annotation>"
+        )
         coco["images"].append({"id": number, "file_name": path.name, "width": 64, "height": 64})
         for kind, (_, a, b, c, d) in enumerate(objects, start=1):
             place = {"id": 2 * number + kind, "image_id": number, "category_id": kind, "bbox": [a, b, c - a, d - b]}
@@ -94,7 +109,10 @@ def data(work: Path) -> Path:
     """Ingested in the released layout, with exact masks."""
     ended = done("ingest", "--source", work / "leaves", "--data", work / "data", "--name", "drawn")
     assert "drawn: 3 cultivars, 12 train, 6 test leaves" in ended.out
-    assert "every region on 18" in done("mask", "--data", work / "data", "--kind", "exact", "--source", work / "leaves").out
+    assert (
+        "every region on 18"
+        in done("mask", "--data", work / "data", "--kind", "exact", "--source", work / "leaves").out
+    )
     return work / "data"
 
 
@@ -122,7 +140,9 @@ def test_ingest(form: str, work: Path, tmp_path: Path, monkeypatch: pytest.Monke
     dataset = open_dataset(str(tmp_path / "data"))
     assert len(dataset.classes) == 3
     assert sum(dataset.counts.values()) == 18
-    assert boxes_in(tmp_path / "data") == (18 if form == "released layout" else 12 if "boxes" in form else 0), ended.text
+    assert boxes_in(tmp_path / "data") == (18 if form == "released layout" else 12 if "boxes" in form else 0), (
+        ended.text
+    )
     if "table" in form.lower():
         assert dataset.classes == ("cultivar 1", "cultivar 2", "cultivar 3")
         assert set(read_index(dataset)["group"].to_pylist()) >= {"plant train 1", "plant test 2"}
@@ -157,7 +177,10 @@ class TestModels:
         quick = ("--init", "none", "--annotated", 4, "--image-size", 64, "--epochs", 1, "--tracking.uri", "off")
         assert "mAP" in done("detect", "--data", data, "--runs", runs, *quick).out
         for kind in ("box", "luminance", "structure"):
-            assert f"masks ({kind})" in done("mask", "--data", data, "--runs", runs, "--kind", kind, "--boxes", "annotated").out
+            assert (
+                f"masks ({kind})"
+                in done("mask", "--data", data, "--runs", runs, "--kind", kind, "--boxes", "annotated").out
+            )
 
     def test_promote_and_predict(self, data: Path, runs: Path, challenger: str, work: Path) -> None:
         ended = done("promote", "--data", data, "--runs", runs)
@@ -175,7 +198,17 @@ class TestModels:
 
     def test_export(self, model: str, runs: Path, work: Path) -> None:
         done("export", "--model", model, "--runs", runs, "--out", work / "onnx")
-        ended = done("predict", "--source", PHOTOGRAPHS, "--model", work / "onnx", "--out", work / "by-onnx", "--tracking.uri", "off")
+        ended = done(
+            "predict",
+            "--source",
+            PHOTOGRAPHS,
+            "--model",
+            work / "onnx",
+            "--out",
+            work / "by-onnx",
+            "--tracking.uri",
+            "off",
+        )
         assert "3 photographs named" in ended.out
 
     def test_pipeline(self, work: Path, data: Path, runs: Path, model: str) -> None:
@@ -189,12 +222,26 @@ class TestModels:
 
 @pytest.mark.parametrize("runtime", ["auto", "onnx"])
 def test_predict_with_the_saved_model(runtime: str, tmp_path: Path, ray_local: None) -> None:
-    ended = done("predict", "--source", PHOTOGRAPHS, "--model", MODEL, "--out", tmp_path, "--runtime", runtime, "--tracking.uri", "off")
+    ended = done(
+        "predict",
+        "--source",
+        PHOTOGRAPHS,
+        "--model",
+        MODEL,
+        "--out",
+        tmp_path,
+        "--runtime",
+        runtime,
+        "--tracking.uri",
+        "off",
+    )
     assert "3 photographs named, 1 of them unknown (`known` is false)" in ended.out
 
 
 def test_predict_takes_one_photograph(tmp_path: Path, ray_local: None) -> None:
-    ended = done("predict", "--source", PHOTOGRAPHS / "leaf-1.png", "--model", MODEL, "--out", tmp_path, "--tracking.uri", "off")
+    ended = done(
+        "predict", "--source", PHOTOGRAPHS / "leaf-1.png", "--model", MODEL, "--out", tmp_path, "--tracking.uri", "off"
+    )
     assert "1 photographs named" in ended.out
 
 

@@ -11,12 +11,12 @@ import yaml
 
 from ufgvc.cli import main
 from ufgvc.core.errors import UserError
+from ufgvc.data.dataset import open_dataset, read_images, read_manifest, read_part
 from ufgvc.data.images import encode_mask
 from ufgvc.data.ingest import ingest
-from ufgvc.data.shards import open_dataset, read_images, read_manifest, read_part
-from ufgvc.data.synthetic import SynthSettings, synthesize
-from ufgvc.regions.mask import mask
+from ufgvc.regions.mask_dataset import mask
 from ufgvc.regions.settings import MaskSettings
+from ufgvc.synthetic import SynthSettings, synthesize
 
 EXACT = MaskSettings(kind="exact")
 TINY = {
@@ -24,7 +24,15 @@ TINY = {
     "method": "mask_guided",
     "options": {"backbone": "resnet18"},
     "mask": {"kind": "exact"},
-    "train": {"init": "none", "mask": "exact", "epochs": 1, "batch_size": 6, "resize": 40, "crop": 32, "cpus_per_worker": 0.5},
+    "train": {
+        "init": "none",
+        "mask": "exact",
+        "epochs": 1,
+        "batch_size": 6,
+        "resize": 40,
+        "crop": 32,
+        "cpus_per_worker": 0.5,
+    },
     "evaluate": {"cam_leaves": 1, "region_leaves": 1, "mask_kind": "exact"},
     "tracking": {"uri": "off"},
 }
@@ -34,7 +42,9 @@ pytestmark = pytest.mark.usefixtures("ray_local")
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    return synthesize(tmp_path / "source", SynthSettings(cultivars=2, train_per_cultivar=3, test_per_cultivar=1, size=64))
+    return synthesize(
+        tmp_path / "source", SynthSettings(cultivars=2, train_per_cultivar=3, test_per_cultivar=1, size=64)
+    )
 
 
 def test_masks_of_several_parts_are_found_again_until_a_file_changes(source: Path, tmp_path: Path) -> None:
@@ -59,7 +69,9 @@ def test_masks_of_several_parts_are_found_again_until_a_file_changes(source: Pat
     assert changed.fingerprint != first.fingerprint
 
 
-def test_what_a_task_finds_wrong_is_one_message(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_task_finds_wrong_is_one_message(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data, bad = str(tmp_path / "data"), source / "masks/contour/2_2_test.png"
     ingest(str(source), data, name="tiny")
     bad.write_bytes(encode_mask(np.zeros((64, 60), bool)))
@@ -72,10 +84,22 @@ def test_what_a_task_finds_wrong_is_one_message(source: Path, tmp_path: Path, ca
         read_manifest(open_dataset(data), "masks/exact")
 
 
-def test_a_pipeline_with_exact_masks_trains_without_a_detector(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pipeline_with_exact_masks_trains_without_a_detector(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     data, runs = tmp_path / "data", tmp_path / "runs"
-    told = ["pipeline", "--config", str(tmp_path / "tiny.yaml"), "--source", str(source), "--data", str(data), "--runs", str(runs)]
+    told = [
+        "pipeline",
+        "--config",
+        str(tmp_path / "tiny.yaml"),
+        "--source",
+        str(source),
+        "--data",
+        str(data),
+        "--runs",
+        str(runs),
+    ]
     assert main(told) == 0
     out = capsys.readouterr().out
     assert "masks (exact) of 8 leaves, every region on 8" in out

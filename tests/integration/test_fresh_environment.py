@@ -17,11 +17,11 @@ import torch
 
 from tests.integration.test_model_serving import CLASSES, INPUT, photograph
 from ufgvc import methods
-from ufgvc.report.card import model_card
-from ufgvc.track.models import load_model, save_model
-from ufgvc.track.registry import register
-from ufgvc.track.settings import TrackingSettings
-from ufgvc.track.versions import crown, find_version
+from ufgvc.evaluation.model_card import model_card
+from ufgvc.models.model import load_model, save_model
+from ufgvc.tracking.registry import register
+from ufgvc.tracking.settings import TrackingSettings
+from ufgvc.tracking.versions import crown, find_version
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "ufgvc-tiny"
@@ -61,7 +61,11 @@ def test_the_champion_answers_in_a_new_environment(
     work.mkdir()
     empty.mkdir()
     (tmp_path / "leaf.jpg").write_bytes(photograph(1))
-    clean = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV", "MLFLOW_REGISTRY_URI")}
+    clean = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("PYTHONPATH", "VIRTUAL_ENV", "MLFLOW_REGISTRY_URI")
+    }
     clean |= {"PATH": f"{there / 'bin'}{os.pathsep}{os.environ['PATH']}", "MLFLOW_TRACKING_URI": url}
     clean |= {"PIP_CACHE_DIR": str(ROOT / ".venv" / "var" / "pip"), "MLFLOW_DISABLE_TELEMETRY": "true"}
 
@@ -91,5 +95,7 @@ def test_the_champion_answers_in_a_new_environment(
 
 MEASURED = {
     "dataset": "tiny",
-    "models": {"this model": {"accuracy": {"k": 1, "n": 2, "value": 0.5, "low": 0.1, "high": 0.9}, "balanced_accuracy": 0.5}},
+    "models": {
+        "this model": {"accuracy": {"k": 1, "n": 2, "value": 0.5, "low": 0.1, "high": 0.9}, "balanced_accuracy": 0.5}
+    },
 }

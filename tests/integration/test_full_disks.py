@@ -18,7 +18,7 @@ WRITERS = {
     "download": "from ufgvc.core.storage import open_store; open_store(disk + '/../source').download(pathlib.Path(disk) / 'copy')",
     "checkpoint": """
 import torch
-from ufgvc.train.checkpoint import write_checkpoint
+from ufgvc.training.checkpoint import write_checkpoint
 net = torch.nn.Linear(1000, 1000)
 about = dict(epoch=1, stage=0, history=[], best=None, random=[], run_id=None)
 write_checkpoint(pathlib.Path(disk), net=net, optimizer=torch.optim.SGD(net.parameters()), **about)
@@ -39,8 +39,8 @@ with disk_errors(disk):
     take_space(pathlib.Path(disk + '/image.npy'))
 """,
     "MLflow's database": """
-from ufgvc.track.registry import asking
-from ufgvc.track.settings import TrackingSettings
+from ufgvc.tracking.registry import asking
+from ufgvc.tracking.settings import TrackingSettings
 with asking(TrackingSettings(uri=f'sqlite:///{disk}/mlflow.db'), None) as (client, _):
     client.create_registered_model('leaves')
 """,
@@ -72,7 +72,13 @@ except Exception as error:
     kinds = {"full": kind == "full", "read_only": kind == "read-only"}
     code_of_exit, said = on_small_disk([sys.executable, "-c", program], tmp_path, size="512k", before=before, **kinds)
     assert code_of_exit == 2, said
-    expected = "no database can be made" if kind == "read-only" and "mlflow.db" in code else READ_ONLY if kind == "read-only" else FULL
+    expected = (
+        "no database can be made"
+        if kind == "read-only" and "mlflow.db" in code
+        else READ_ONLY
+        if kind == "read-only"
+        else FULL
+    )
     assert expected in said, said
     assert str(tmp_path / "disk") in said
     assert "\n  -> " in said
@@ -99,7 +105,18 @@ def test_synth_and_ingest(small_draw: str, tmp_path: Path) -> None:
 
 def test_train(small_draw: str, tmp_path: Path) -> None:
     """The disk holds the run's small files, and not its checkpoint, which Ray Train copies in the background."""
-    train = ufgvc("train", "--data", small_draw, "--runs", f"{tmp_path / 'disk'}", *TRAIN, "--tracking.uri", "off", "--ray.cpus", "2")
+    train = ufgvc(
+        "train",
+        "--data",
+        small_draw,
+        "--runs",
+        f"{tmp_path / 'disk'}",
+        *TRAIN,
+        "--tracking.uri",
+        "off",
+        "--ray.cpus",
+        "2",
+    )
     refused(train, tmp_path, FULL, size="300k")
 
 
@@ -108,17 +125,26 @@ def model(tmp_path: Path) -> Path:
     import torch
 
     from ufgvc import methods
-    from ufgvc.track.models import save_model
+    from ufgvc.models.model import save_model
 
     torch.manual_seed(0)
     made = methods.build("resnet50", 2, init="none", backbone="resnet18")
     made.net.eval()
-    save_model(tmp_path / "model", made, ("ash", "birch"), {"resize": 40, "size": 32, "view": "center_crop"}, {"data": "none"}, {})
+    save_model(
+        tmp_path / "model",
+        made,
+        ("ash", "birch"),
+        {"resize": 40, "size": 32, "view": "center_crop"},
+        {"data": "none"},
+        {},
+    )
     return tmp_path / "model"
 
 
 def test_predict_and_export(model: Path, small_draw: str, tmp_path: Path) -> None:
     source, disk = Path(small_draw).parent / "source" / "images", tmp_path / "disk"
-    predict = ufgvc("predict", "--source", str(source), "--model", str(model), "--out", f"{disk}/out", "--ray.cpus", "2")
+    predict = ufgvc(
+        "predict", "--source", str(source), "--model", str(model), "--out", f"{disk}/out", "--ray.cpus", "2"
+    )
     refused(predict, tmp_path, FULL, full=True)
     refused(ufgvc("export", "--model", str(model), "--out", f"{disk}/out"), tmp_path, FULL, size="2m")

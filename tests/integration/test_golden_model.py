@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from tests.golden.trainings import HERE
-from ufgvc.track.models import load_model
+from ufgvc.models.model import load_model
 
 MODEL, PHOTOGRAPHS = HERE / "model", HERE / "photographs"
 CLASSES = ("Cotton-1", "Cotton-2", "Cotton-3")

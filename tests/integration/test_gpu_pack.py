@@ -22,11 +22,51 @@ from cluster.gpu.places import Problem
 ROOT = Path(__file__).resolve().parents[2]
 # What the host holds (its Python is 3.12) beside torch and torchvision; nothing of what travels.
 HOST = (
-    *("torch==2.11.0", "torchvision==0.26.0", "timm", "safetensors", "numpy==2.5.*", "pandas", "pyarrow", "scipy", "scikit-learn"),
-    *("scikit-image", "pillow", "opencv-python-headless", "matplotlib", "rich", "pyyaml", "filelock", "psutil", "onnx", "onnxruntime"),
-    *("onnxscript", "pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "jinja2", "requests", "fsspec", "aiohttp"),
+    *(
+        "torch==2.11.0",
+        "torchvision==0.26.0",
+        "timm",
+        "safetensors",
+        "numpy==2.5.*",
+        "pandas",
+        "pyarrow",
+        "scipy",
+        "scikit-learn",
+    ),
+    *(
+        "scikit-image",
+        "pillow",
+        "opencv-python-headless",
+        "matplotlib",
+        "rich",
+        "pyyaml",
+        "filelock",
+        "psutil",
+        "onnx",
+        "onnxruntime",
+    ),
+    *(
+        "onnxscript",
+        "pytest",
+        "pytest-timeout",
+        "pytest-xdist",
+        "hypothesis",
+        "jinja2",
+        "requests",
+        "fsspec",
+        "aiohttp",
+    ),
 )
-RESULTS = {"tests.json", "bench.json", "bench.md", "trainings.json", "trainings.md", "log.txt", "summary.json", "summary.txt"}
+RESULTS = {
+    "tests.json",
+    "bench.json",
+    "bench.md",
+    "trainings.json",
+    "trainings.md",
+    "log.txt",
+    "summary.json",
+    "summary.txt",
+}
 
 
 @pytest.fixture
@@ -57,7 +97,9 @@ def test_commands_side_by_side_end_each_in_its_way(begin: Callable[..., Child], 
         begin("fine", "print('figures')"),
         begin("wrong", "print('about to fail'); raise SystemExit(3)"),
         begin("long", "import time; print('begun', flush=True); time.sleep(60)"),
-        begin("deaf", "import signal, time; signal.signal(15, signal.SIG_IGN); print('begun', flush=True); time.sleep(60)"),
+        begin(
+            "deaf", "import signal, time; signal.signal(15, signal.SIG_IGN); print('begun', flush=True); time.sleep(60)"
+        ),
     ]
     started = time.monotonic()
     ended = {end.name: end for end in watch(children, started + 3, lambda: ticks.append(time.monotonic()), every=0.5)}
@@ -77,7 +119,9 @@ def test_commands_side_by_side_end_each_in_its_way(begin: Callable[..., Child], 
 def cell(runs: Path, row: str, seed: int, **files: Any) -> None:
     folder = runs / "leaves" / "method" / f"{row}-{seed}".replace(":", "-")
     folder.mkdir(parents=True)
-    (folder / "job.json").write_text(json.dumps({"contestant": row, "data": "leaves", "seed": seed, "purpose": "final", "factor": 1.0}))
+    (folder / "job.json").write_text(
+        json.dumps({"contestant": row, "data": "leaves", "seed": seed, "purpose": "final", "factor": 1.0})
+    )
     for name, content in files.items():
         text = content if isinstance(content, str) else json.dumps(content)
         (folder / name.replace("__", ".")).write_text(text)
@@ -85,7 +129,9 @@ def cell(runs: Path, row: str, seed: int, **files: Any) -> None:
 
 def test_what_is_collected_of_trainings_in_every_state(tmp_path: Path) -> None:
     epoch = {"epoch": 1.0, "train_accuracy": 0.5, "images_per_second": 100.0, "data_wait": 0.25, "seconds": 2.0}
-    lines = "".join(json.dumps(epoch | {"epoch": float(number), "images_per_second": 100.0 * number}) + "\n" for number in (1, 2, 3))
+    lines = "".join(
+        json.dumps(epoch | {"epoch": float(number), "images_per_second": 100.0 * number}) + "\n" for number in (1, 2, 3)
+    )
     result = {"purpose": "final", "seconds": 6.0, "images_per_second": 200.0, "train_accuracy": 1.0, "machine": "a GPU"}
     cell(tmp_path, "plain", 0, cell__json=result | {"correct": 8, "leaves": 10}, metrics__jsonl=lines)
     cell(tmp_path, "plain", 1, cell__json=result | {"correct": 6, "leaves": 10}, metrics__jsonl=lines)
@@ -113,11 +159,15 @@ def test_a_pack_that_is_too_large_names_what_is(tmp_path: Path) -> None:
     (folder / "large.bin").write_bytes(bytes(3 << 20))
     (folder / "small.bin").write_bytes(bytes(1 << 20))
     assert pack.weigh(folder, limit=4 << 20) == ".gpu/data: 4.0 MiB of at most 4"
-    with pytest.raises(Problem, match=r"4\.0 MiB, more than the 3 MiB .* largest: large\.bin 3\.0 MiB, small\.bin 1\.0 MiB"):
+    with pytest.raises(
+        Problem, match=r"4\.0 MiB, more than the 3 MiB .* largest: large\.bin 3\.0 MiB, small\.bin 1\.0 MiB"
+    ):
         pack.weigh(folder, limit=3 << 20)
 
 
-def test_without_a_network_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_network_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_RETRIES", "0")
@@ -148,7 +198,16 @@ def test_wheels_are_fetched_again_only_when_they_must(tmp_path: Path, monkeypatc
 
 
 def test_the_summary_fits_into_a_reply_and_ends_with_the_table() -> None:
-    about = {"commit": "abc", "dry": False, "device": "a GPU", "memory_gib": 80, "cores": 16, "python": "3.12", "torch": "2", "cuda": "13"}
+    about = {
+        "commit": "abc",
+        "dry": False,
+        "device": "a GPU",
+        "memory_gib": 80,
+        "cores": 16,
+        "python": "3.12",
+        "torch": "2",
+        "cuda": "13",
+    }
     parts = [
         Part("tests", "ok", 10.0, ["31 passed"]),
         Part("bench", "failed", 20.0, ["x" * 200 for _ in range(100)], ("Traceback", "KeyError: 'step'")),
@@ -194,7 +253,9 @@ def project(tmp_path: Path) -> Path:
     return there
 
 
-def call(project: Path, tmp_path: Path, *flags: str, python: str = sys.executable, within: float = 120) -> tuple[int, str, Path]:
+def call(
+    project: Path, tmp_path: Path, *flags: str, python: str = sys.executable, within: float = 120
+) -> tuple[int, str, Path]:
     """(exit code, what was said, folder of results) of the runner, with a home and a temporary folder that must be empty at the end."""
     home, temporary, out = tmp_path / "home", tmp_path / "t", tmp_path / "out"
     for folder in (home, temporary, out):
@@ -203,7 +264,13 @@ def call(project: Path, tmp_path: Path, *flags: str, python: str = sys.executabl
     env |= {"OUT": str(out), "HOME": str(home), "TMPDIR": str(temporary)}
     before = files(project)
     done = subprocess.run(
-        [python, "-m", "cluster.gpu.run", *flags], cwd=project, env=env, capture_output=True, text=True, check=False, timeout=within
+        [python, "-m", "cluster.gpu.run", *flags],
+        cwd=project,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=within,
     )
     assert files(project) == before
     assert list(home.iterdir()) == []
@@ -221,7 +288,9 @@ def files(project: Path) -> set[str]:
 @pytest.mark.timeout(300)
 def test_a_part_that_fails_and_one_that_is_cut_off_do_not_stop_the_others(project: Path, tmp_path: Path) -> None:
     started = time.monotonic()
-    code, said, out = call(project, tmp_path, "--dry", "--parts", "bench", "tests", "--bench-seconds", "6", "--commit", "abc123")
+    code, said, out = call(
+        project, tmp_path, "--dry", "--parts", "bench", "tests", "--bench-seconds", "6", "--commit", "abc123"
+    )
     assert code == 1, said
     assert time.monotonic() - started < 120
     told = json.loads((out / "summary.json").read_text())
@@ -277,13 +346,19 @@ def host() -> str:
 @pytest.mark.timeout(5400)
 def test_the_whole_call_in_an_environment_like_the_hosts(host: str, tmp_path: Path) -> None:
     packed = subprocess.run(
-        [sys.executable, "-m", "cluster.gpu.pack", "--product", sys.executable], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "cluster.gpu.pack", "--product", sys.executable],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if "is there a network" in packed.stderr:
         pytest.skip(f"what travels could not be fetched: {packed.stderr.strip()}")
     assert packed.returncode == 0, packed.stderr
     project = tmp_path / "copy"
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     for name in filter(None, listed.stdout.split("\0")):
         if (ROOT / name).is_file():
             (project / name).parent.mkdir(parents=True, exist_ok=True)
@@ -307,7 +382,10 @@ def test_the_whole_call_in_an_environment_like_the_hosts(host: str, tmp_path: Pa
         "grape5": ("ok", 4), "grape29": ("ok", 4), "cotton80": ("ok", 2), "methods": ("ok", 1),
     }  # fmt: skip
     cells = [cell for each in told.values() for cell in each["trainings"]]
-    assert all(cell["state"] == "done" and cell["correct"] <= cell["leaves"] and cell["images_per_second"] > 0 for cell in cells)
+    assert all(
+        cell["state"] == "done" and cell["correct"] <= cell["leaves"] and cell["images_per_second"] > 0
+        for cell in cells
+    )
     assert "benchmark.csv" in told["grape5"]["reports"]
     assert "### table-II" in (out / "trainings.md").read_text()
     assert len(said) < 12_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ufgvc.core.errors import UserError
-from ufgvc.data.cluster import RaySettings, ray_session
+from ufgvc.runtime.session import RaySettings, ray_session
 
 
 def test_gpus_that_never_come_are_a_mistake_and_no_wish_is_left(ray_local: None) -> None:

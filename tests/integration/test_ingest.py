@@ -18,9 +18,9 @@ from tests.photographs import encoded, image_folder, put
 from ufgvc.cli import main
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
+from ufgvc.data.dataset import Dataset, open_dataset, read_images, read_index, read_manifest, read_part, to_boxes
 from ufgvc.data.images import decode
 from ufgvc.data.ingest import IngestSettings, ingest
-from ufgvc.data.shards import Dataset, open_dataset, read_images, read_index, read_manifest, read_part, to_boxes
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 
@@ -145,20 +145,28 @@ def test_a_correction_is_noticed_and_nothing_else_is_done_again(place: str, s3: 
 def test_the_file_forms_of_source_and_boxes(kind: str, tmp_path: Path) -> None:
     source = image_folder(tmp_path / "source")
     paths = sorted(path.relative_to(source).as_posix() for path in source.rglob("*.jpg"))
-    columns = {"path": paths, "cultivar": [path.split("/")[1] for path in paths], "split": [path.split("/")[0] for path in paths]}
+    columns = {
+        "path": paths,
+        "cultivar": [path.split("/")[1] for path in paths],
+        "split": [path.split("/")[0] for path in paths],
+    }
     table = pa.table(columns)
     (pq.write_table if kind == "parquet" else pacsv.write_csv)(table, source / f"photos.{kind}")
     images = [{"id": k, "file_name": path, "width": 60, "height": 40} for k, path in enumerate(paths)]
     boxes = [{"image_id": k, "category_id": 1, "bbox": [10, 5, 4, 30]} for k in range(len(paths))]
     coco = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "vein"}]}
     put(tmp_path / "instances.json", json.dumps(coco))
-    code, text = ingest_again(str(source / f"photos.{kind}"), str(tmp_path / "data"), "--boxes", str(tmp_path / "instances.json"))
+    code, text = ingest_again(
+        str(source / f"photos.{kind}"), str(tmp_path / "data"), "--boxes", str(tmp_path / "instances.json")
+    )
     assert code == 0, text
     dataset = open_dataset(str(tmp_path / "data"))
     assert dataset.counts == {"train": 4, "test": 4}
     assert set(map(str, regions_of(dataset).values())) == {str(Counter(vein=1))}
     (source / paths[0]).unlink()
-    code, text = ingest_again(str(source / f"photos.{kind}"), str(tmp_path / "data"), "--boxes", str(tmp_path / "instances.json"))
+    code, text = ingest_again(
+        str(source / f"photos.{kind}"), str(tmp_path / "data"), "--boxes", str(tmp_path / "instances.json")
+    )
     assert code == 2
     assert f"{paths[0]}: the manifest names it, but it is not there" in text
 

@@ -26,7 +26,9 @@ def test_they_reach_one_another_and_can_be_lost(kind: type, tmp_path: Path, free
         place.run(place.hub, [*served, place.hub.address], os.environ, tmp_path / "hub.log")
         wait_for(lambda: answers(place.hub.address, port), "the hub's server")
         asking = f"import socket; socket.create_connection(('{place.hub.address}', {port}), 9); print('reached', flush=True); input()"
-        waiting = place.run(one, ["bash", "-c", f'sleep 600 | {sys.executable} -c "{asking}"'], os.environ, tmp_path / "one.log")
+        waiting = place.run(
+            one, ["bash", "-c", f'sleep 600 | {sys.executable} -c "{asking}"'], os.environ, tmp_path / "one.log"
+        )
         staying = place.run(two, ["sleep", "600"], os.environ, tmp_path / "two.log")
         wait_for(lambda: "reached" in (tmp_path / "one.log").read_text(), "an answer from the hub")
         on_one = one.processes("sleep 600")

@@ -22,8 +22,8 @@ from PIL import Image
 
 from ufgvc import methods
 from ufgvc.core.errors import UserError
-from ufgvc.track.models import LoadedModel, load_model, save_model
-from ufgvc.track.wheel import build_wheel
+from ufgvc.models.model import LoadedModel, load_model, save_model
+from ufgvc.models.wheel import build_wheel
 
 CLASSES = [f"cultivar {n}" for n in range(7)]
 INPUT = {"resize": 80, "size": 64}
@@ -86,7 +86,7 @@ def test_a_photograph_is_set_upright_as_its_file_says(model: LoadedModel) -> Non
 def test_predicting_needs_neither_ray_nor_the_detector(folder: Path) -> None:
     heavy = ("ray", "ultralytics", "boto3", "skimage", "scipy", "matplotlib")
     blocked = f"import sys\nfor name in {heavy}: sys.modules[name] = None\n"
-    code = f"{blocked}from ufgvc.track.pyfunc import _load_pyfunc\n_load_pyfunc({str(folder)!r})\nprint('loaded', 'mlflow' in sys.modules)"
+    code = f"{blocked}from ufgvc.models.pyfunc import _load_pyfunc\n_load_pyfunc({str(folder)!r})\nprint('loaded', 'mlflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.strip() == "loaded False", done.stderr
 
@@ -101,8 +101,10 @@ def test_the_project_travels_as_a_wheel_that_pip_installs(folder: Path, tmp_path
     assert "Requires-Dist" not in metadata
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", f"code/{wheel.name}"]
     subprocess.run([*install, "--target", str(tmp_path / "there")], cwd=folder, check=True, timeout=120)
-    code = f"import sys; sys.path.insert(0, {str(tmp_path / 'there')!r}); import ufgvc.track.pyfunc as m; print(m.__file__)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True, cwd=tmp_path)
+    code = f"import sys; sys.path.insert(0, {str(tmp_path / 'there')!r}); import ufgvc.models.pyfunc as m; print(m.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True, cwd=tmp_path
+    )
     assert done.stdout.startswith(str(tmp_path / "there"))
 
 
@@ -119,7 +121,9 @@ def test_damaged_and_missing_models_are_told(folder: Path, tmp_path: Path) -> No
 
 def post(url: str, body: Any) -> tuple[int, Any]:
     """The status, and the predictions or what the server says instead."""
-    request = urllib.request.Request(f"{url}/invocations", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        f"{url}/invocations", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
             return 200, json.load(answer)["predictions"]
@@ -128,7 +132,11 @@ def post(url: str, body: Any) -> tuple[int, Any]:
 
 
 def test_mlflow_serves_the_model_over_http(
-    folder: Path, model: LoadedModel, serve: Callable[..., subprocess.Popen[bytes]], free_port: Callable[[], int], tmp_path: Path
+    folder: Path,
+    model: LoadedModel,
+    serve: Callable[..., subprocess.Popen[bytes]],
+    free_port: Callable[[], int],
+    tmp_path: Path,
 ) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"

@@ -13,7 +13,7 @@ import pytest
 from tests.command_line import Ended, ufgvc
 from tests.golden.trainings import HERE
 from tests.photographs import encoded
-from ufgvc.data.shards import open_dataset, read_index
+from ufgvc.data.dataset import open_dataset, read_index
 
 NAMES = {
     "blanks": "two  blanks and one behind ",
@@ -32,7 +32,16 @@ NAMES = {
     "colon": "s3:leaf",
     "dots": "a..b..",
 }
-TRAIN = ("--method", "resnet50", "--options.backbone", "shufflenet_v2_x0_5", "--train.init", "none", "--train.epochs", "1")
+TRAIN = (
+    "--method",
+    "resnet50",
+    "--options.backbone",
+    "shufflenet_v2_x0_5",
+    "--train.init",
+    "none",
+    "--train.epochs",
+    "1",
+)
 SIZES = ("--train.batch-size", "6", "--train.resize", "40", "--train.crop", "32", "--train.cache", "host")
 OFF = ("--tracking.uri", "off")
 
@@ -96,7 +105,9 @@ def test_cultivars_in_a_report(data: Path, tmp_path: Path) -> None:
     assert "<b>bold & co" not in page
 
 
-@pytest.mark.parametrize("name", ["blanks", "quotes", "percent", "hash", "dollars", "umlauts", "umlauts apart", "backslash", "dash"])
+@pytest.mark.parametrize(
+    "name", ["blanks", "quotes", "percent", "hash", "dollars", "umlauts", "umlauts apart", "backslash", "dash"]
+)
 def test_folders_of_such_names(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_local: None) -> None:
     """--source, --data, --model and --out, as paths from here and from the root."""
     monkeypatch.chdir(tmp_path)
@@ -133,7 +144,15 @@ def test_runs_and_exports_in_a_folder_of_such_a_name(tmp_path: Path, ray_local: 
     ended = ufgvc("evaluate", "--data", HERE / "leaves", "--runs", runs, "--model", model)
     assert ended.code == 0, ended.text
     ended = ufgvc(
-        "predict", "--source", HERE / "photographs", "--runs", runs, "--model", "models:/ufgvc-golden@challenger", "--out", tmp_path / "o"
+        "predict",
+        "--source",
+        HERE / "photographs",
+        "--runs",
+        runs,
+        "--model",
+        "models:/ufgvc-golden@challenger",
+        "--out",
+        tmp_path / "o",
     )
     assert ended.code == 0, ended.text
 
@@ -145,10 +164,14 @@ def test_links_that_loop_or_lead_nowhere(tmp_path: Path, ray_local: None) -> Non
     (tmp_path / "source" / "train" / "a" / "loop").symlink_to(tmp_path / "source", target_is_directory=True)
     (tmp_path / "source" / "test" / "self.png").symlink_to("self.png")
     (tmp_path / "source" / "train" / "b" / "gone.png").symlink_to(tmp_path / "not there.png")
-    ended = answered(ufgvc("ingest", "--source", tmp_path / "source", "--data", tmp_path / "data", "--on-bad-image", "skip"))
+    ended = answered(
+        ufgvc("ingest", "--source", tmp_path / "source", "--data", tmp_path / "data", "--on-bad-image", "skip")
+    )
     if ended.code == 0:
         assert open_dataset(str(tmp_path / "data")).counts == {"train": 2, "test": 2}
-    ended = answered(ufgvc("predict", "--source", tmp_path / "source", "--model", HERE / "model", "--out", tmp_path / "out", *OFF))
+    ended = answered(
+        ufgvc("predict", "--source", tmp_path / "source", "--model", HERE / "model", "--out", tmp_path / "out", *OFF)
+    )
     if ended.code == 0:
         assert len([path for path in listed(tmp_path / "out") if "loop" not in path]) == 4
 
@@ -162,7 +185,11 @@ def test_a_file_name_that_is_no_utf_8(command: str, tmp_path: Path, ray_local: N
     if command == "ingest":
         ended = answered(ufgvc("ingest", "--source", tmp_path / "source", "--data", tmp_path / "data"))
     else:
-        ended = answered(ufgvc("predict", "--source", tmp_path / "source", "--model", HERE / "model", "--out", tmp_path / "out", *OFF))
+        ended = answered(
+            ufgvc(
+                "predict", "--source", tmp_path / "source", "--model", HERE / "model", "--out", tmp_path / "out", *OFF
+            )
+        )
     assert ended.code == 0 or "UTF-8" in ended.err
 
 

@@ -37,7 +37,16 @@ def finished(folder: Path, *more: str) -> str:
 
 def test_killed_it_goes_on_and_a_changed_setting_redoes_what_depends_on_it(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(SETTINGS))
-    synth = [sys.executable, "-m", "ufgvc.cli", "synth", "--config", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "leaves")]
+    synth = [
+        sys.executable,
+        "-m",
+        "ufgvc.cli",
+        "synth",
+        "--config",
+        str(tmp_path / "tiny.yaml"),
+        "--out",
+        str(tmp_path / "leaves"),
+    ]
     subprocess.run(synth, check=True, capture_output=True)
 
     process = subprocess.Popen(
@@ -50,7 +59,9 @@ def test_killed_it_goes_on_and_a_changed_setting_redoes_what_depends_on_it(tmp_p
         time.sleep(0.1)
     os.kill(process.pid, signal.SIGKILL)
     process.wait(30)
-    assert not list((tmp_path / "runs").glob("tiny/mask_guided/*/model/model.json")), "it was killed too late to show anything"
+    assert not list((tmp_path / "runs").glob("tiny/mask_guided/*/model/model.json")), (
+        "it was killed too late to show anything"
+    )
 
     out = finished(tmp_path)
     assert "== ingest (found, not done again)" in out
@@ -72,7 +83,16 @@ def test_killed_it_goes_on_and_a_changed_setting_redoes_what_depends_on_it(tmp_p
 @pytest.mark.slow
 def test_another_kind_of_mask_redoes_masks_and_training(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(SETTINGS | {"tracking": {"uri": "off"}}))
-    synth = [sys.executable, "-m", "ufgvc.cli", "synth", "--config", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "leaves")]
+    synth = [
+        sys.executable,
+        "-m",
+        "ufgvc.cli",
+        "synth",
+        "--config",
+        str(tmp_path / "tiny.yaml"),
+        "--out",
+        str(tmp_path / "leaves"),
+    ]
     subprocess.run(synth, check=True, capture_output=True)
     finished(tmp_path)
     out = finished(tmp_path, "--mask.kind", "luminance", "--train.mask", "luminance")

@@ -7,7 +7,7 @@ import sys
 
 SESSIONS = """
 import os
-from ufgvc.data.cluster import RaySettings, ray_session
+from ufgvc.runtime.session import RaySettings, ray_session
 for _ in range(2):
     with ray_session(RaySettings(cpus=1, object_store_mb=100)):
         import ray

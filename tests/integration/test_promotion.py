@@ -20,14 +20,14 @@ from ufgvc import methods
 from ufgvc.cli import main
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
-from ufgvc.data.shards import FolderWriter, open_dataset, part_name, write_dataset
-from ufgvc.report.evaluate import evaluate
-from ufgvc.report.promote import promote
-from ufgvc.report.settings import EvaluateSettings, PromoteSettings
-from ufgvc.track.models import save_model
-from ufgvc.track.registry import register
-from ufgvc.track.settings import TrackingSettings
-from ufgvc.track.versions import champion_of
+from ufgvc.data.dataset import FolderWriter, open_dataset, part_name, write_dataset
+from ufgvc.evaluation.evaluate import evaluate
+from ufgvc.evaluation.promote import promote
+from ufgvc.evaluation.settings import EvaluateSettings, PromoteSettings
+from ufgvc.models.model import save_model
+from ufgvc.tracking.registry import register
+from ufgvc.tracking.settings import TrackingSettings
+from ufgvc.tracking.versions import champion_of
 
 CLASSES = ("amber", "birch", "cedar", "dogwood")
 LEAVES = 40  # of the test split; leaf i is of cultivar i % 4
@@ -111,7 +111,9 @@ class Field:
 
     def add(self, wrong: Sequence[int], data: str | None = None, alias: str | None = "challenger", **info: Any) -> str:
         """Registers a model; returns its version."""
-        version = register(self._write(wrong, data or self.fingerprint, **info), self.model, {}, LOCAL, self.runs, alias)
+        version = register(
+            self._write(wrong, data or self.fingerprint, **info), self.model, {}, LOCAL, self.runs, alias
+        )
         assert version is not None
         return version
 
@@ -192,7 +194,12 @@ def test_first_better_worse_and_back(field: Field, capsys: pytest.CaptureFixture
     assert field.command("--model", f"models:/{field.model}@previous") == 0
     output = capsys.readouterr().out
     told = written(output)
-    assert (told["decision"], told["reason"], told["champion"], told["test"]["difference"]) == ("kept", "worse", second, -0.25)
+    assert (told["decision"], told["reason"], told["champion"], told["test"]["difference"]) == (
+        "kept",
+        "worse",
+        second,
+        -0.25,
+    )
     assert f"version {second} stays champion" in output
     assert (field.tags(first)["promotion"], field.tags(second)["promotion"]) == ("kept", "defended")
     assert field.champion() == second
@@ -231,7 +238,12 @@ def test_twins_need_no_number_of_leaves(field: Field, capsys: pytest.CaptureFixt
     output = capsys.readouterr().out
     told = written(output)
     assert told["decision"] == "undecided"
-    assert (told["test"]["gains"], told["test"]["losses"], told["test"]["p"], told["test"]["needed"]) == (0, 0, 1.0, None)
+    assert (told["test"]["gains"], told["test"]["losses"], told["test"]["p"], told["test"]["needed"]) == (
+        0,
+        0,
+        1.0,
+        None,
+    )
     assert told["test"]["low"] < 0 < told["test"]["high"]
     assert "no difference at all" in output
     assert "would be needed" not in output
@@ -274,7 +286,9 @@ def test_another_state_of_the_data_is_refused(field: Field, capsys: pytest.Captu
     assert field.champion() == third
 
 
-def test_a_champion_that_names_other_cultivars_or_is_broken(field: Field, runs: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_champion_that_names_other_cultivars_or_is_broken(
+    field: Field, runs: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     first = field.add(wrong=[], classes=("amber", "birch", "cedar", "elm"))
     field.client.set_registered_model_alias(field.model, "champion", first)
     second = field.add(wrong=[0])
@@ -286,7 +300,9 @@ def test_a_champion_that_names_other_cultivars_or_is_broken(field: Field, runs: 
     assert "were not compared" in told["sentence"]
     assert field.command("--model", f"models:/{field.model}@previous") == 2
     capsys.readouterr()
-    assert field.command("--model", f"models:/{field.model}@previous", "--force") == 0  # and back, though it cannot be scored here
+    assert (
+        field.command("--model", f"models:/{field.model}@previous", "--force") == 0
+    )  # and back, though it cannot be scored here
     told = written(capsys.readouterr().out)
     assert (told["champion"], told["test"], told["challenger"]["right"], told["cultivars"]) == (first, None, None, [])
     assert field.command("--force") == 0
@@ -375,7 +391,7 @@ def test_two_jobs_cannot_both_replace_one_champion(field: Field, monkeypatch: py
     first = field.add(wrong=range(12))
     assert field.command() == 0
     second, third = field.add(wrong=range(2)), field.add(wrong=[])
-    from ufgvc.report import promote as module
+    from ufgvc.evaluation import promote as module
 
     score = module.score_split
 

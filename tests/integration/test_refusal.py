@@ -12,19 +12,19 @@ from torch import nn
 
 from ufgvc.core.errors import UserError, user_error_in
 from ufgvc.core.storage import open_store
-from ufgvc.data.shards import open_dataset
+from ufgvc.data.dataset import open_dataset
+from ufgvc.evaluation.predict import _predicted, photographs
+from ufgvc.evaluation.predict_settings import PredictSettings
+from ufgvc.evaluation.score import score_split
+from ufgvc.evaluation.settings import ScoreSettings
+from ufgvc.experiments.settings import TrialSettings
+from ufgvc.experiments.training_job import Job
+from ufgvc.experiments.trial_runner import Share, run_all
 from ufgvc.methods import build
-from ufgvc.predict.predict import _predicted, photographs
-from ufgvc.predict.settings import PredictSettings
-from ufgvc.report.scoring import score_split
-from ufgvc.report.settings import ScoreSettings
-from ufgvc.search.job import Job
-from ufgvc.search.settings import TrialSettings
-from ufgvc.search.trials import Share, run_all
-from ufgvc.track.models import LoadedModel
-from ufgvc.train.alone import train_alone
-from ufgvc.train.settings import TrainSettings
-from ufgvc.train.trainer import make_plan
+from ufgvc.models.model import LoadedModel
+from ufgvc.training.in_process import train_alone
+from ufgvc.training.run import make_plan
+from ufgvc.training.settings import TrainSettings
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 SMALL = TrainSettings(init="none", epochs=1, batch_size=4, resize=40, crop=32)
@@ -44,7 +44,7 @@ def test_only_our_faults_are_tried_again(mistake: bool, starts: int, tmp_path: P
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from ufgvc.train.refusal import EndAtMistakes
+    from ufgvc.training.failures import EndAtMistakes
 
     log = tmp_path / "log"
     trainer = TorchTrainer(
@@ -52,7 +52,10 @@ def test_only_our_faults_are_tried_again(mistake: bool, starts: int, tmp_path: P
         train_loop_config={"log": str(log), "mistake": mistake},
         scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 0.5}),
         run_config=RunConfig(
-            name="fails", storage_path=str(tmp_path), failure_config=FailureConfig(max_failures=1), callbacks=[EndAtMistakes()]
+            name="fails",
+            storage_path=str(tmp_path),
+            failure_config=FailureConfig(max_failures=1),
+            callbacks=[EndAtMistakes()],
         ),
     )
     with pytest.raises(Exception, match="too large" if mistake else "our fault") as caught:
@@ -63,7 +66,9 @@ def test_only_our_faults_are_tried_again(mistake: bool, starts: int, tmp_path: P
     assert found is None or found.fix == "make it smaller"
 
 
-def test_a_batch_too_large_is_told_by_a_training_in_one_process(small_draw: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_too_large_is_told_by_a_training_in_one_process(
+    small_draw: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dataset = open_dataset(small_draw)
     method = build("resnet50", num_classes=len(dataset.classes), backbone="shufflenet_v2_x0_5")
     plan, _ = make_plan(dataset, method, SMALL, 0, None, str(tmp_path))
@@ -71,7 +76,7 @@ def test_a_batch_too_large_is_told_by_a_training_in_one_process(small_draw: str,
     def step(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
-    monkeypatch.setattr("ufgvc.train.loop.train_step", step)
+    monkeypatch.setattr("ufgvc.training.worker.train_step", step)
     with pytest.raises(UserError, match="a batch of 4 images of 32 px does not fit") as caught:
         train_alone(plan, torch.device("cpu"))
     assert "--train.batch-size 2" in str(caught.value)
@@ -95,7 +100,9 @@ class Full(nn.Module):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
 
-def test_a_batch_too_large_is_told_by_the_actors_of_an_evaluation_and_a_prediction(small_draw: str, tmp_path: Path) -> None:
+def test_a_batch_too_large_is_told_by_the_actors_of_an_evaluation_and_a_prediction(
+    small_draw: str, tmp_path: Path
+) -> None:
     dataset = open_dataset(small_draw)
     method = replace(build("resnet50", num_classes=len(dataset.classes), backbone="shufflenet_v2_x0_5"), net=Full())
     model = LoadedModel(method, dataset.classes, {"resize": 64, "size": 64, "view": "center_crop"}, {})

@@ -12,18 +12,18 @@ from PIL import Image
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.types import Box
+from ufgvc.data.dataset import open_dataset, read_images, read_manifest, read_part, to_boxes
 from ufgvc.data.images import decode_mask
 from ufgvc.data.ingest import IngestSettings, ingest
-from ufgvc.data.shards import open_dataset, read_images, read_manifest, read_part, to_boxes
-from ufgvc.regions.detect import detect
 from ufgvc.regions.detector import TrainingPlan, load_detector, train_detector
-from ufgvc.regions.examples import write_example
-from ufgvc.regions.mask import mask
-from ufgvc.regions.parts import Coverage, check_masks
+from ufgvc.regions.letterbox import write_example
+from ufgvc.regions.mask_dataset import mask
+from ufgvc.regions.mask_results import Coverage, check_masks
 from ufgvc.regions.settings import DetectSettings, MaskSettings
-from ufgvc.track.settings import TrackingSettings
-from ufgvc.train.settings import TrainSettings
-from ufgvc.train.trainer import train
+from ufgvc.regions.train_detector import detect
+from ufgvc.tracking.settings import TrackingSettings
+from ufgvc.training.run import train
+from ufgvc.training.settings import TrainSettings
 
 REGIONS = ("vein", "contour")
 TINY = DetectSettings(annotated=6, image_size=64, epochs=1, batch=4, init="none", confidence=0.001, device="cpu")
@@ -52,7 +52,10 @@ def data(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> str:
         image, boxes = leaf(k)
         stem = f"{1 + k // 6}_{k % 6 + 1}_{'train' if k % 3 else 'test'}"
         Image.fromarray(image).save(source / "images" / f"{stem}.png")
-        lines = [f"{REGIONS.index(b.region)} {(b.x0 + b.x1) / 192} {(b.y0 + b.y1) / 160} {b.width / 96} {b.height / 80}\n" for b in boxes]
+        lines = [
+            f"{REGIONS.index(b.region)} {(b.x0 + b.x1) / 192} {(b.y0 + b.y1) / 160} {b.width / 96} {b.height / 80}\n"
+            for b in boxes
+        ]
         (source / "labels" / f"{stem}.txt").write_text("".join(lines))
     target = tmp_path_factory.mktemp("data")
     ingest(str(source), str(target), name="tiny", settings=IngestSettings(on_duplicate="warn"))  # they are all alike
@@ -113,7 +116,9 @@ def test_average_precision_agrees_with_ultralytics():
     truths = [leaf(k)[1] for k in range(10)]
 
     def moved_box(box: Box) -> Box:
-        return dataclasses.replace(box, x0=box.x0 + random.normal(0, 3), y0=box.y0 + random.normal(0, 25), score=random.uniform())
+        return dataclasses.replace(
+            box, x0=box.x0 + random.normal(0, 3), y0=box.y0 + random.normal(0, 25), score=random.uniform()
+        )
 
     moved = [[moved_box(box) for box in truth] for truth in truths]
     ours = [average_precision(truths, moved, region) for region in REGIONS]
@@ -190,10 +195,14 @@ def test_other_kinds_take_the_boxes_that_were_found_before(data: str, runs: str,
 def test_masks_of_annotated_boxes_need_no_detector(data: str, ray_local: None, tmp_path: Path):
     result = mask(data, MaskSettings(kind="luminance", boxes="annotated"), str(tmp_path))
     assert result.complete == 12
-    assert all(found["vein"].shape == (80, 96) and found["vein"].any() for found in masks_of(data, "luminance").values())
+    assert all(
+        found["vein"].shape == (80, 96) and found["vein"].any() for found in masks_of(data, "luminance").values()
+    )
 
 
-def test_a_detector_that_finds_nothing_guides_nothing(data: str, runs: str, detected, ray_local: None, tmp_path: Path, caplog):
+def test_a_detector_that_finds_nothing_guides_nothing(
+    data: str, runs: str, detected, ray_local: None, tmp_path: Path, caplog
+):
     strict = {"kind": "box", "confidence": 0.9999}
     before = mask(data, MaskSettings(kind="box"), runs, detected.model)
     with pytest.raises(UserError, match=r"every region on 0 of 8 training leaves \(0.0%\)") as caught:
@@ -201,8 +210,12 @@ def test_a_detector_that_finds_nothing_guides_nothing(data: str, runs: str, dete
     assert "--min-found 0" in str(caught.value)
     assert "ufgvc detect" in str(caught.value)
     dataset = open_dataset(data)
-    assert read_manifest(dataset, "masks/box").fingerprint == before.fingerprint, "the masks that were there have been overwritten"
-    assert read_manifest(dataset, "regions/detected").extra["confidence"] == 0.9999, "what was found is not searched for again"
+    assert read_manifest(dataset, "masks/box").fingerprint == before.fingerprint, (
+        "the masks that were there have been overwritten"
+    )
+    assert read_manifest(dataset, "regions/detected").extra["confidence"] == 0.9999, (
+        "what was found is not searched for again"
+    )
 
     poor = mask(data, MaskSettings(**strict, min_found=0), runs, detected.model)
     assert (poor.complete, poor.found) == (0, False)
@@ -237,7 +250,7 @@ def test_without_a_detector_the_command_to_run_is_named(data: str, tmp_path: Pat
 
 
 def test_the_newest_detector_is_taken(data: str, runs: str, detected, ray_local: None):
-    from ufgvc.regions.mask import newest_detector
+    from ufgvc.regions.mask_dataset import newest_detector
 
     newest = detect(data, runs, TINY.model_copy(update={"confidence": 0.002}), OFF, seed=1)
     assert newest_detector(open_dataset(data), runs) == newest.model
@@ -248,14 +261,16 @@ def test_one_damaged_photograph_costs_only_itself(data: str, runs: str, detected
     import pyarrow as pa
 
     from ufgvc.core.storage import open_store
-    from ufgvc.data.shards import SCHEMAS, FolderWriter, Part
-    from ufgvc.regions.worker import PartMasker
+    from ufgvc.data.dataset import SCHEMAS, FolderWriter, Part
+    from ufgvc.regions.mask_worker import PartMasker
 
     dataset = open_dataset(data)
     rows = read_images(dataset, dataset.parts[0]).to_pylist()[:3]
     rows[1]["image"] = rows[1]["image"][: len(rows[1]["image"]) // 2]
     store = open_store(tmp_path)
-    part = FolderWriter(store, "images", "", "images").write("train-00000", "train", pa.Table.from_pylist(rows, SCHEMAS["images"]))
+    part = FolderWriter(store, "images", "", "images").write(
+        "train-00000", "train", pa.Table.from_pylist(rows, SCHEMAS["images"])
+    )
     damaged = dataclasses.replace(dataset, store=store, parts=(part,))
     writers = {
         "detected": FolderWriter(store, "regions/detected", "x", "regions"),

@@ -38,7 +38,9 @@ class Machine:
 
 
 @pytest.fixture
-def machine(free_port: Callable[[], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Callable[..., object]) -> Machine:
+def machine(
+    free_port: Callable[[], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Callable[..., object]
+) -> Machine:
     machine, port = Machine(tmp_path / "keys.json", tmp_path / "metadata.log"), free_port()
     program = str(Path(__file__).with_name("fake_metadata.py"))
     serve([sys.executable, program, str(port), str(machine.keys), str(machine.log)], f"http://127.0.0.1:{port}")
@@ -75,11 +77,20 @@ def test_no_metadata_service_is_not_waited_for_long(bucket: str, monkeypatch: py
 
 
 def test_the_role_of_a_container_whose_keys_come_to_their_end(
-    bucket: str, free_port: Callable[[], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Callable[..., object]
+    bucket: str,
+    free_port: Callable[[], int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    serve: Callable[..., object],
 ) -> None:
     def give(key: str, minutes: float) -> None:
         end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=minutes)
-        answer = {"AccessKeyId": key, "SecretAccessKey": SECRET, "Token": "t", "Expiration": end.strftime("%Y-%m-%dT%H:%M:%SZ")}
+        answer = {
+            "AccessKeyId": key,
+            "SecretAccessKey": SECRET,
+            "Token": "t",
+            "Expiration": end.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }
         (tmp_path / "role").write_text(json.dumps(answer))
 
     port = free_port()
@@ -96,7 +107,9 @@ def test_the_role_of_a_container_whose_keys_come_to_their_end(
 
 
 @pytest.fixture
-def middle(rclone_endpoint: str, free_port: Callable[[], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def middle(
+    rclone_endpoint: str, free_port: Callable[[], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
     """The file of faults of a server that stands before rclone's."""
     with start_middle(free_port(), tmp_path, ["--upstream", rclone_endpoint]) as url:
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
@@ -118,7 +131,9 @@ ACTIONS: dict[str, Callable[..., object]] = {
 
 
 @pytest.mark.parametrize("act", ACTIONS.values(), ids=ACTIONS)
-def test_keys_that_expire_in_the_middle_are_read_anew(bucket: str, middle: Path, act: Callable[..., object], tmp_path: Path) -> None:
+def test_keys_that_expire_in_the_middle_are_read_anew(
+    bucket: str, middle: Path, act: Callable[..., object], tmp_path: Path
+) -> None:
     """As `aws sso login` or a company's tool writes them into the file of credentials."""
     _write_keys(tmp_path, KEY)
     store = open_store(f"s3://{bucket}/place")
@@ -155,7 +170,9 @@ def test_a_role_whose_keys_are_taken_back_early(bucket: str, machine: Machine, m
         (400, "AuthorizationHeaderMalformed", r"another region.*\n.*AWS_DEFAULT_REGION"),
     ],
 )
-def test_each_refusal_is_explained(bucket: str, middle: Path, status: int, code: str, message: str, tmp_path: Path) -> None:
+def test_each_refusal_is_explained(
+    bucket: str, middle: Path, status: int, code: str, message: str, tmp_path: Path
+) -> None:
     _write_keys(tmp_path, KEY)
     store = open_store(f"s3://{bucket}/place")
     middle.write_text(json.dumps([{"status": status, "code": code}]))

@@ -27,7 +27,9 @@ ACTIONS: dict[str, Callable[[Store], object]] = {
 
 
 @pytest.fixture
-def middle(s3_endpoint: str, free_port: Callable[[], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def middle(
+    s3_endpoint: str, free_port: Callable[[], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
     """The file of faults of a server that stands before moto's."""
     with start_middle(free_port(), tmp_path, ["--upstream", s3_endpoint]) as url:
         use_server(url, monkeypatch)
@@ -47,9 +49,12 @@ def faulty(middle: Path, *faults: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("act", ACTIONS.values(), ids=ACTIONS)
 @pytest.mark.parametrize(
-    ("status", "code"), [(403, "AccessDenied"), (429, "TooManyRequests"), (429, ""), (500, "InternalError"), (503, "SlowDown"), (502, "")]
+    ("status", "code"),
+    [(403, "AccessDenied"), (429, "TooManyRequests"), (429, ""), (500, "InternalError"), (503, "SlowDown"), (502, "")],
 )
-def test_a_refusal_that_passes(store: Store, middle: Path, status: int, code: str, act: Callable[[Store], object]) -> None:
+def test_a_refusal_that_passes(
+    store: Store, middle: Path, status: int, code: str, act: Callable[[Store], object]
+) -> None:
     faulty(middle, {"status": status, "code": code, "times": 2})
     act(store)
     faulty(middle)
@@ -66,9 +71,15 @@ def test_an_answer_that_is_cut_off(store: Store, middle: Path, read: Callable[[S
 
 @pytest.mark.parametrize(
     ("status", "code", "message"),
-    [(503, "SlowDown", r"slow down.*\n.*later"), (500, "InternalError", r"fails.*\n.*later"), (429, "", r"slow down.*\n.*later")],
+    [
+        (503, "SlowDown", r"slow down.*\n.*later"),
+        (500, "InternalError", r"fails.*\n.*later"),
+        (429, "", r"slow down.*\n.*later"),
+    ],
 )
-def test_a_refusal_that_stays(store: Store, middle: Path, status: int, code: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_that_stays(
+    store: Store, middle: Path, status: int, code: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     store = open_store(store.uri)
     faulty(middle, {"status": status, "code": code})
@@ -80,7 +91,11 @@ def test_a_refusal_that_stays(store: Store, middle: Path, status: int, code: str
 
 @pytest.mark.parametrize(
     ("code", "message"),
-    [("AccessDenied", "access is refused"), ("InvalidObjectState", r"Glacier.*\n.*restore"), ("KMS.DisabledException", "KMS")],
+    [
+        ("AccessDenied", "access is refused"),
+        ("InvalidObjectState", r"Glacier.*\n.*restore"),
+        ("KMS.DisabledException", "KMS"),
+    ],
 )
 def test_one_object_that_may_not_be_read(store: Store, middle: Path, code: str, message: str) -> None:
     for name in "bc":
@@ -98,7 +113,10 @@ def test_an_archived_object(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -
     use_server(s3_endpoint, monkeypatch)
     bucket = new_bucket(s3_endpoint)
     client_of(s3_endpoint).put_object(Bucket=bucket, Key="a", Body=b"leaf", StorageClass="GLACIER")
-    for act in (lambda: open_store(f"s3://{bucket}").read_bytes("a"), lambda: open_store(f"s3://{bucket}").open_input("a").read()):
+    for act in (
+        lambda: open_store(f"s3://{bucket}").read_bytes("a"),
+        lambda: open_store(f"s3://{bucket}").open_input("a").read(),
+    ):
         with pytest.raises(UnreadableFile, match=r"archived \(Glacier\).*\n.*restore"):
             act()
 
@@ -113,18 +131,20 @@ def test_many_objects_that_may_not_be_read_take_no_time_each(store: Store, middl
 
 
 def _drawn(folder: Path, target: Store) -> list[str]:
-    from ufgvc.data.synthetic import SynthSettings, synthesize
+    from ufgvc.synthetic import SynthSettings, synthesize
 
     synthesize(folder, SynthSettings(cultivars=2, train_per_cultivar=2, test_per_cultivar=2, size=64), seed=3)
     target.upload(folder)
     return [name for name in target.list() if name.startswith("images/")]
 
 
-def test_one_unreadable_photograph_is_one_rejected_row(ray_local: None, store: Store, middle: Path, tmp_path: Path) -> None:
+def test_one_unreadable_photograph_is_one_rejected_row(
+    ray_local: None, store: Store, middle: Path, tmp_path: Path
+) -> None:
     from ufgvc import methods
     from ufgvc.data.ingest import IngestSettings, ingest
-    from ufgvc.predict.predict import predict
-    from ufgvc.track.models import save_model
+    from ufgvc.evaluation.predict import predict
+    from ufgvc.models.model import save_model
 
     made = methods.build("resnet50", 2, init="none", backbone="resnet18")
     model = tmp_path / "model"
@@ -139,7 +159,10 @@ def test_one_unreadable_photograph_is_one_rejected_row(ray_local: None, store: S
     )
     result = predict(f"{source.uri}/images", str(model), str(tmp_path / "out"))
     assert (result.predicted, result.rejected) == (len(names) - 2, 2)
-    rows = {row["path"]: row["reason"] for row in csv.DictReader(io.StringIO((tmp_path / "out" / "rejected.csv").read_text()))}
+    rows = {
+        row["path"]: row["reason"]
+        for row in csv.DictReader(io.StringIO((tmp_path / "out" / "rejected.csv").read_text()))
+    }
     assert "access is refused" in rows[denied.removeprefix("images/")]
     assert "archived" in rows[archived.removeprefix("images/")]
     with pytest.raises(UserError, match="access is refused"):

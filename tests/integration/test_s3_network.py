@@ -16,7 +16,16 @@ from tests.integration.s3_servers import new_bucket, start_middle, use_server
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, open_store
 
-PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "AWS_CA_BUNDLE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CONFIG_FILE")
+PROXIES = (
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "AWS_CA_BUNDLE",
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "AWS_CONFIG_FILE",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -46,12 +55,18 @@ def make_certificates(folder: Path) -> Path:
     names = {name: x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f"leaf {name}")]) for name in keys}
     now = datetime.datetime.now(datetime.UTC)
     for name, key in keys.items():
-        builder = x509.CertificateBuilder().subject_name(names[name]).issuer_name(names["ca"]).public_key(key.public_key())
+        builder = (
+            x509.CertificateBuilder().subject_name(names[name]).issuer_name(names["ca"]).public_key(key.public_key())
+        )
         builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(days=1))
         builder = builder.not_valid_after(now + datetime.timedelta(days=2))
         builder = builder.add_extension(x509.BasicConstraints(ca=name == "ca", path_length=None), critical=True)
-        builder = builder.add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        (folder / f"{name}.pem").write_bytes(builder.sign(keys["ca"], hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+        builder = builder.add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
+        )
+        (folder / f"{name}.pem").write_bytes(
+            builder.sign(keys["ca"], hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        )
     plain = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     (folder / "key.pem").write_bytes(keys["server"].private_bytes(*plain))
     return folder
@@ -64,7 +79,14 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def https(certificates: Path, s3_endpoint: str, free_port: Callable[[], int], tmp_path: Path) -> Iterator[str]:
-    options = ["--upstream", s3_endpoint, "--certificate", str(certificates / "server.pem"), "--key", str(certificates / "key.pem")]
+    options = [
+        "--upstream",
+        s3_endpoint,
+        "--certificate",
+        str(certificates / "server.pem"),
+        "--key",
+        str(certificates / "key.pem"),
+    ]
     with start_middle(free_port(), tmp_path, options) as url:
         yield url.replace("http:", "https:")
 
@@ -82,7 +104,9 @@ def test_a_certificate_of_the_companys_own(
 @pytest.mark.parametrize(
     "act", [lambda store: store.read_bytes("a"), lambda store: store.write_bytes("a", b""), lambda store: store.list()]
 )
-def test_a_certificate_that_nobody_vouches_for(act: Callable[[Store], object], https: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_certificate_that_nobody_vouches_for(
+    act: Callable[[Store], object], https: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     use_server(https, monkeypatch)
     with pytest.raises(UserError, match=r"certificate is not trusted.*\n.*AWS_CA_BUNDLE or SSL_CERT_FILE"):
         act(open_store("s3://leaf/place"))
@@ -110,7 +134,9 @@ def proxy(free_port: Callable[[], int], tmp_path: Path) -> Iterator[tuple[str, P
 
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy"])
-def test_a_proxy_sees_reads_and_writes(variable: str, proxy: tuple[str, Path], s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_sees_reads_and_writes(
+    variable: str, proxy: tuple[str, Path], s3_endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bucket = new_bucket(s3_endpoint)
     use_server(s3_endpoint, monkeypatch)
     monkeypatch.setenv(variable, proxy[0])
@@ -135,10 +161,15 @@ def test_a_proxy_of_https(
     assert proxy[1].read_text().startswith(f"CONNECT {https.removeprefix('https://')}")
 
 
-def test_a_proxy_that_is_not_there(s3_endpoint: str, free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_that_is_not_there(
+    s3_endpoint: str, free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     use_server(s3_endpoint, monkeypatch)
     monkeypatch.setenv("HTTP_PROXY", f"http://user:secret-77@127.0.0.1:{free_port()}")
-    for act in (lambda: open_store("s3://leaf/a").read_bytes("b"), lambda: open_store("s3://leaf/a").write_bytes("b", b"")):
+    for act in (
+        lambda: open_store("s3://leaf/a").read_bytes("b"),
+        lambda: open_store("s3://leaf/a").write_bytes("b", b""),
+    ):
         with pytest.raises(UserError, match=r"proxy does not answer.*\n.*HTTPS_PROXY") as caught:
             act()
         assert "secret-77" not in str(caught.value)
@@ -149,11 +180,33 @@ def test_ingest_by_way_of_a_proxy(s3_endpoint: str, free_port: Callable[[], int]
     bucket = new_bucket(s3_endpoint)
     with pytest.MonkeyPatch.context() as environment:
         use_server(s3_endpoint, environment)
-        synth = [sys.executable, "-m", "ufgvc.cli", "synth", "--out", str(tmp_path / "drawn"), "--size", "64", "--cultivars", "2"]
-        subprocess.run([*synth, "--train-per-cultivar", "2", "--test-per-cultivar", "2"], check=True, capture_output=True)
+        synth = [
+            sys.executable,
+            "-m",
+            "ufgvc.cli",
+            "synth",
+            "--out",
+            str(tmp_path / "drawn"),
+            "--size",
+            "64",
+            "--cultivars",
+            "2",
+        ]
+        subprocess.run(
+            [*synth, "--train-per-cultivar", "2", "--test-per-cultivar", "2"], check=True, capture_output=True
+        )
         open_store(f"s3://{bucket}/src").upload(tmp_path / "drawn")
         with start_middle(free_port(), tmp_path, []) as proxy:
-            command = [sys.executable, "-m", "ufgvc.cli", "ingest", "--source", f"s3://{bucket}/src", "--data", str(tmp_path / "data")]
+            command = [
+                sys.executable,
+                "-m",
+                "ufgvc.cli",
+                "ingest",
+                "--source",
+                f"s3://{bucket}/src",
+                "--data",
+                str(tmp_path / "data"),
+            ]
             env = {**os.environ, "HTTP_PROXY": proxy, "NO_PROXY": "localhost"}
             done = subprocess.run([*command, "--ray.cpus", "2"], env=env, capture_output=True, text=True, timeout=240)
             assert done.returncode == 0, done.stderr

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from ufgvc.core.errors import UserError
-from ufgvc.data.shards import open_dataset
+from ufgvc.data.dataset import open_dataset
+from ufgvc.evaluation.score import score_split
+from ufgvc.evaluation.settings import ScoreSettings
+from ufgvc.experiments.training_job import score_test
 from ufgvc.methods import build
-from ufgvc.report.scoring import score_split
-from ufgvc.report.settings import ScoreSettings
-from ufgvc.search.job import score_test
-from ufgvc.track.models import LoadedModel
-from ufgvc.train.held_out import look
-from ufgvc.train.loop import Worker
-from ufgvc.train.settings import TrainSettings
-from ufgvc.train.trainer import make_plan
+from ufgvc.models.model import LoadedModel
+from ufgvc.training.held_out import look
+from ufgvc.training.run import make_plan
+from ufgvc.training.settings import TrainSettings
+from ufgvc.training.worker import Worker
 
 SIZES = {"resize": 40, "crop": 32}
 CPU = torch.device("cpu")
@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 def trained(small_draw: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """(data set, method, plan) on a machine that trains in bf16, as a GPU does."""
     for module in ("steps", "loop"):
-        monkeypatch.setattr(f"ufgvc.train.{module}.choose_precision", lambda wanted, device: "bf16")
+        monkeypatch.setattr(f"ufgvc.training.{module}.choose_precision", lambda wanted, device: "bf16")
     dataset = open_dataset(small_draw)
     torch.manual_seed(0)
     method = build("resnet50", len(dataset.classes), backbone="shufflenet_v2_x0_5")

@@ -18,21 +18,29 @@ import torch
 import yaml
 
 from ufgvc.cli import main
-from ufgvc.data.shards import open_dataset
-from ufgvc.search.search import check, decode_folds, make_study, search
-from ufgvc.search.settings import SearchSettings
-from ufgvc.search.space import paper_values
-from ufgvc.search.study import Setting
-from ufgvc.search.together import STOP
-from ufgvc.track.settings import TrackingSettings
-from ufgvc.train.alone import train_alone
-from ufgvc.train.folds import Folds
-from ufgvc.train.progress import read_metrics
-from ufgvc.train.settings import TrainSettings
+from ufgvc.data.dataset import open_dataset
+from ufgvc.experiments.distributed_trial import STOP
+from ufgvc.experiments.search import check, decode_folds, make_study, search
+from ufgvc.experiments.search_store import Setting
+from ufgvc.experiments.settings import SearchSettings
+from ufgvc.experiments.space import paper_values
+from ufgvc.tracking.settings import TrackingSettings
+from ufgvc.training.folds import Folds
+from ufgvc.training.in_process import train_alone
+from ufgvc.training.progress import read_metrics
+from ufgvc.training.settings import TrainSettings
 
 OPTIONS = {"backbone": "resnet18"}
 TRAIN = TrainSettings(
-    init="none", mask="exact", epochs=3, batch_size=4, resize=40, crop=32, learning_rate=0.01, checkpoint_seconds=0, cpus_per_worker=1
+    init="none",
+    mask="exact",
+    epochs=3,
+    batch_size=4,
+    resize=40,
+    crop=32,
+    learning_rate=0.01,
+    checkpoint_seconds=0,
+    cpus_per_worker=1,
 )
 OFF = TrackingSettings(uri="off")
 
@@ -58,12 +66,16 @@ def wait_for(what, process: subprocess.Popen, log: Path) -> None:
         time.sleep(0.05)
 
 
-def test_killed_twice_it_goes_on_and_leaves_its_report(small_draw: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_killed_twice_it_goes_on_and_leaves_its_report(
+    small_draw: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """First the process of a trial is killed, then the driver; the same command ends the search."""
     caplog.set_level("INFO")
     log = tmp_path / "log"
     with log.open("w") as output:
-        process = subprocess.Popen(command(tmp_path, small_draw), stdout=output, stderr=output, cwd=tmp_path, start_new_session=True)
+        process = subprocess.Popen(
+            command(tmp_path, small_draw), stdout=output, stderr=output, cwd=tmp_path, start_new_session=True
+        )
 
     def trials() -> list[psutil.Process]:
         found = []
@@ -74,7 +86,9 @@ def test_killed_twice_it_goes_on_and_leaves_its_report(small_draw: str, tmp_path
                 continue
         return found
 
-    wait_for(lambda: list((tmp_path / "runs").glob("draw/search/*/trials/*/fold-0/metrics.jsonl")) and trials(), process, log)
+    wait_for(
+        lambda: list((tmp_path / "runs").glob("draw/search/*/trials/*/fold-0/metrics.jsonl")) and trials(), process, log
+    )
     trials()[0].send_signal(signal.SIGKILL)
     wait_for(lambda: len(ended(tmp_path)) >= 2, process, log)
     os.kill(process.pid, signal.SIGKILL)
@@ -98,7 +112,10 @@ def test_killed_twice_it_goes_on_and_leaves_its_report(small_draw: str, tmp_path
     assert len(cache) == 3
     _nested_runs(tmp_path)
 
-    assert main(["train", "--config", str(folder / "best.yaml"), "--data", small_draw, "--runs", str(tmp_path / "runs")]) == 0
+    assert (
+        main(["train", "--config", str(folder / "best.yaml"), "--data", small_draw, "--runs", str(tmp_path / "runs")])
+        == 0
+    )
     assert "found the finished run" in caplog.text, "the best setting was trained by the search already"
 
 
@@ -132,7 +149,15 @@ def test_the_test_leaves_are_never_opened_before_the_end(small_draw: str, tmp_pa
     assert len(list(Path(done.folder).glob("trials/*/trial.json"))) == 2
     assert (Path(done.folder) / "best.yaml").exists()
     with pytest.raises(FileNotFoundError):
-        search(str(data), "mask_guided", OPTIONS, train, settings.model_copy(update={"seeds": 1}), str(tmp_path / "runs"), tracking=OFF)
+        search(
+            str(data),
+            "mask_guided",
+            OPTIONS,
+            train,
+            settings.model_copy(update={"seeds": 1}),
+            str(tmp_path / "runs"),
+            tracking=OFF,
+        )
 
 
 def test_folds_in_step_are_the_folds_alone(small_draw: str, tmp_path: Path) -> None:

@@ -32,7 +32,9 @@ def test_a_training_that_is_stopped(number: signal.Signals, tmp_path: Path) -> N
             stdout=log,
             stderr=log,
             start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what runs in the background starts with it ignored
+            preexec_fn=lambda: signal.signal(
+                signal.SIGINT, signal.SIG_DFL
+            ),  # what runs in the background starts with it ignored
         )
     try:
         wait_until(lambda: list(runs.glob("*/*/*/progress.json")) or process.poll() is not None, "the first epoch")

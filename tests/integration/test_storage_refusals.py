@@ -20,7 +20,9 @@ def strict(rclone_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture(params=["moto", "rclone"])
 def endpoint(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    return use_server(request.getfixturevalue("s3_endpoint" if request.param == "moto" else "rclone_endpoint"), monkeypatch)
+    return use_server(
+        request.getfixturevalue("s3_endpoint" if request.param == "moto" else "rclone_endpoint"), monkeypatch
+    )
 
 
 ACTIONS: dict[str, Callable[[Store], object]] = {
@@ -44,7 +46,9 @@ def test_a_bucket_that_is_not_there(endpoint: str, act: Callable[[Store], object
 
 
 @every_action
-@pytest.mark.parametrize(("variable", "value"), [("AWS_SECRET_ACCESS_KEY", "wrong-secret-77"), ("AWS_ACCESS_KEY_ID", "wrong-key-77")])
+@pytest.mark.parametrize(
+    ("variable", "value"), [("AWS_SECRET_ACCESS_KEY", "wrong-secret-77"), ("AWS_ACCESS_KEY_ID", "wrong-key-77")]
+)
 def test_refused_credentials(
     strict: str, variable: str, value: str, act: Callable[[Store], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,7 +96,9 @@ def test_a_profile(strict: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     file = tmp_path / "credentials"
     keys = f"aws_access_key_id = ufgvc-test-key\naws_secret_access_key = {SECRET}\n"
-    file.write_text(f"[default]\naws_access_key_id = nobody-here\naws_secret_access_key = nothing-here\n\n[field]\n{keys}")
+    file.write_text(
+        f"[default]\naws_access_key_id = nobody-here\naws_secret_access_key = nothing-here\n\n[field]\n{keys}"
+    )
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
     monkeypatch.setenv("AWS_PROFILE", "field")
     store = open_store(f"s3://{bucket}/p")

@@ -62,7 +62,9 @@ def test_write_read_list_size_exists(store: Store, endpoint: str, bucket: str) -
     assert keys_in(endpoint, bucket) == ["some/place/a/b.txt", "some/place/a/c/d.json", "some/place/empty"]
 
 
-@pytest.mark.parametrize("read", [Store.read_bytes, Store.read_json, Store.size, Store.open_input], ids=lambda read: read.__name__)
+@pytest.mark.parametrize(
+    "read", [Store.read_bytes, Store.read_json, Store.size, Store.open_input], ids=lambda read: read.__name__
+)
 def test_what_is_not_there_is_file_not_found(store: Store, read: Callable[[Store, str], object]) -> None:
     store.write_bytes("folder/file", b"1")
     for name in ("nothing", "folder"):
@@ -70,7 +72,9 @@ def test_what_is_not_there_is_file_not_found(store: Store, read: Callable[[Store
             read(store, name)
 
 
-@pytest.mark.parametrize("name", ["Gossypium hirsutum.jpg", "a+b/c=d.png", "Blätter/叶子.png", "100%25.txt", "it's (1) #2 & 3.txt"])
+@pytest.mark.parametrize(
+    "name", ["Gossypium hirsutum.jpg", "a+b/c=d.png", "Blätter/叶子.png", "100%25.txt", "it's (1) #2 & 3.txt"]
+)
 def test_names_that_people_give_files(store: Store, name: str) -> None:
     store.write_bytes(name, b"1")
     assert store.list() == [name]
@@ -138,7 +142,9 @@ def test_a_writer_that_fails_leaves_nothing(store: Store, size: int, endpoint: s
 
 def test_an_interrupted_upload_leaves_nothing(store: Store) -> None:
     """Control-C while the bytes travel."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background (CI) starts with the signal ignored
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a job in the background (CI) starts with the signal ignored
 
     class Interrupted:
         def __init__(self) -> None:
@@ -149,7 +155,9 @@ def test_an_interrupted_upload_leaves_nothing(store: Store) -> None:
 
         def read(self, size: int = -1) -> bytes:
             self.reads += 1
-            if self.reads == 3:  # boto3 reads on a thread of its own; the signal goes to the main one, as Control-C does
+            if (
+                self.reads == 3
+            ):  # boto3 reads on a thread of its own; the signal goes to the main one, as Control-C does
                 signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
                 time.sleep(1)
             return bytes(8 << 20) if self.reads < 6 else b""
@@ -194,7 +202,11 @@ def test_upload_and_download(store: Store, tmp_path: Path) -> None:
     store.write_bytes("model-b/other", b"")
     assert store.list("model") == sorted(f"model/{name}" for name in files)
     store.download(tmp_path / "to", "model")
-    found = {path.relative_to(tmp_path / "to").as_posix(): path.read_bytes() for path in (tmp_path / "to").rglob("*") if path.is_file()}
+    found = {
+        path.relative_to(tmp_path / "to").as_posix(): path.read_bytes()
+        for path in (tmp_path / "to").rglob("*")
+        if path.is_file()
+    }
     assert found == files
     store.child("model").download(tmp_path / "whole")
     assert (tmp_path / "whole" / "deep" / "er" / "weights").stat().st_size == 3000

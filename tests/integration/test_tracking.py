@@ -20,11 +20,11 @@ from tests.conftest import stop
 from ufgvc import methods
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
-from ufgvc.track.models import load_model, save_model
-from ufgvc.track.registry import register, register_folder, versions_of
-from ufgvc.track.runs import MlflowRun, NullRun, Run, start_run
-from ufgvc.track.settings import TrackingSettings, resolve
-from ufgvc.track.sync import sync
+from ufgvc.models.model import load_model, save_model
+from ufgvc.tracking.registry import register, register_folder, versions_of
+from ufgvc.tracking.runs import MlflowRun, NullRun, Run, start_run
+from ufgvc.tracking.settings import TrackingSettings, resolve
+from ufgvc.tracking.sync import sync
 
 Serve = Callable[..., subprocess.Popen[bytes]]
 LOCAL = TrackingSettings()
@@ -185,7 +185,15 @@ def test_a_model_is_filed_once_and_found_by_every_address(runs: str) -> None:
     folder = Path(runs) / "tiny" / "resnet50" / "model" / "model"
     made = methods.build("resnet50", 3, backbone="resnet18")
     made.net.eval()
-    save_model(folder, made, ["a", "b", "c"], {"resize": 40, "size": 32}, {"data": "f00d"}, {"accuracy": 0.5}, {"run_id": run.id})
+    save_model(
+        folder,
+        made,
+        ["a", "b", "c"],
+        {"resize": 40, "size": 32},
+        {"data": "f00d"},
+        {"accuracy": 0.5},
+        {"run_id": run.id},
+    )
     run.log_folder(folder, "model")
     run.finish()
     version = register(str(folder), "ufgvc-tiny", {"accuracy": "3/6"}, LOCAL, runs)

@@ -21,13 +21,19 @@ def status(port: int, path: str, host: str) -> int:
 
 
 @pytest.mark.slow
-def test_the_server_of_the_manifest_answers_to_its_name(serve: Callable[..., Any], free_port: Callable[[], int], tmp_path: Path) -> None:
+def test_the_server_of_the_manifest_answers_to_its_name(
+    serve: Callable[..., Any], free_port: Callable[[], int], tmp_path: Path
+) -> None:
     server = containers()["ufgvc-mlflow"]
     port = free_port()
     flags = [flag for flag in server["args"] if not flag.startswith(("--host=", "--port="))]
     program = str(Path(sys.executable).with_name("mlflow"))
     env = {"MLFLOW_BACKEND_STORE_URI": f"sqlite:///{tmp_path}/mlflow.db", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    env |= {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing", "PATH": f"{Path(program).parent}:{os.environ['PATH']}"}
+    env |= {
+        "AWS_ACCESS_KEY_ID": "nobody",
+        "AWS_SECRET_ACCESS_KEY": "nothing",
+        "PATH": f"{Path(program).parent}:{os.environ['PATH']}",
+    }
     command = [program, "server", "--host=127.0.0.1", f"--port={port}", *flags]
     serve(command, f"http://127.0.0.1:{port}/health", env=env, log=tmp_path / "log", within=300)
     path = "/api/2.0/mlflow/experiments/get?experiment_id=0"
@@ -42,5 +48,10 @@ def test_the_server_of_the_manifest_answers_to_its_name(serve: Callable[..., Any
     )
     for host in (form for name in names for form in (name, f"{name}:5000", f"{name}:80")):
         assert status(port, path, host) == 200, host
-    for host in ("elsewhere.example", "ufgvc-mlflow.elsewhere.example", "ufgvc-mlflow.ufgvc.svc.elsewhere.example:5000", "10.1.2.3:5000"):
+    for host in (
+        "elsewhere.example",
+        "ufgvc-mlflow.elsewhere.example",
+        "ufgvc-mlflow.ufgvc.svc.elsewhere.example:5000",
+        "10.1.2.3:5000",
+    ):
         assert status(port, path, host) == 403, host

@@ -16,17 +16,24 @@ import pytest
 
 from ufgvc.core.errors import UserError
 from ufgvc.data.ingest import ingest
-from ufgvc.data.synthetic import SynthSettings, synthesize
-from ufgvc.regions.mask import mask
+from ufgvc.models.model import load_model
+from ufgvc.regions.mask_dataset import mask
 from ufgvc.regions.settings import MaskSettings
-from ufgvc.track.models import load_model
-from ufgvc.track.settings import TrackingSettings
-from ufgvc.train.progress import read_metrics
-from ufgvc.train.settings import TrainSettings
-from ufgvc.train.trainer import TrainResult, train
+from ufgvc.synthetic import SynthSettings, synthesize
+from ufgvc.tracking.settings import TrackingSettings
+from ufgvc.training.progress import read_metrics
+from ufgvc.training.run import TrainResult, train
+from ufgvc.training.settings import TrainSettings
 
 OFF = TrackingSettings(uri="off")
-TINY: dict[str, Any] = {"init": "none", "batch_size": 8, "resize": 40, "crop": 32, "learning_rate": 0.01, "cpus_per_worker": 0.5}
+TINY: dict[str, Any] = {
+    "init": "none",
+    "batch_size": 8,
+    "resize": 40,
+    "crop": 32,
+    "learning_rate": 0.01,
+    "cpus_per_worker": 0.5,
+}
 TIMES = ("seconds", "images_per_second", "data_wait")
 
 pytestmark = pytest.mark.usefixtures("ray_local")
@@ -37,7 +44,8 @@ def leaves(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> str:
     """13 training leaves (no multiple of any batch or number of ranks) of 3 cultivars, with masks from their own boxes."""
     folder = tmp_path_factory.mktemp("leaves")
     source = synthesize(
-        folder / "source", SynthSettings(preset="cotton80", cultivars=3, train_per_cultivar=5, test_per_cultivar=2, size=64)
+        folder / "source",
+        SynthSettings(preset="cotton80", cultivars=3, train_per_cultivar=5, test_per_cultivar=2, size=64),
     )
     for stem in ("3_1_train", "3_3_train"):
         for anno in (source / "anno").glob("*train*"):
@@ -127,7 +135,9 @@ def test_streamed_and_cached_epochs_hold_the_same_leaves(leaves: str, tmp_path: 
     assert streamed["loss"] == pytest.approx(cached["loss"], rel=1e-4)
 
 
-@pytest.mark.parametrize(("validation", "leaves_held", "says"), [("holdout", 5, "best on holdout"), ("test", 6, "selected on test")])
+@pytest.mark.parametrize(
+    ("validation", "leaves_held", "says"), [("holdout", 5, "best on holdout"), ("test", 6, "selected on test")]
+)
 def test_selection_is_told(leaves: str, tmp_path: Path, validation: str, leaves_held: int, says: str) -> None:
     done = run(leaves, tmp_path, validation=validation, epochs=1, workers=2)
     assert numbers(done)[0]["validation_leaves"] == leaves_held

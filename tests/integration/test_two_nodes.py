@@ -16,9 +16,9 @@ from tests.integration.machines import Machine, wait_for
 from tests.integration.s3_servers import client_of, use_server
 from tests.integration.two_nodes import PATIENT, Cluster, cluster
 from ufgvc.core.storage import Store, open_store
-from ufgvc.data.shards import open_dataset, read_index
-from ufgvc.data.synthetic import SynthSettings, synthesize
-from ufgvc.train.progress import read_metrics
+from ufgvc.data.dataset import open_dataset, read_index
+from ufgvc.synthetic import SynthSettings, synthesize
+from ufgvc.training.progress import read_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
@@ -37,7 +37,9 @@ def leaves(tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int
     with cluster(folder, free_port) as nodes, pytest.MonkeyPatch.context() as environment:
         use_server(nodes.s3_url, environment)
         client_of(nodes.s3_url).create_bucket(Bucket="leaf")
-        source = synthesize(folder / "source", SynthSettings(cultivars=3, train_per_cultivar=5, test_per_cultivar=4, size=64), seed=3)
+        source = synthesize(
+            folder / "source", SynthSettings(cultivars=3, train_per_cultivar=5, test_per_cultivar=4, size=64), seed=3
+        )
         open_store("s3://leaf/source").upload(source)
         nodes.add(cpus=2)
         nodes.done("ingest", "--source", "s3://leaf/source", "--data", DATA, "--name", "tiny")
@@ -95,14 +97,20 @@ def test_no_training_of_a_benchmark_is_lost_with_a_node(leaves: Cluster, second:
     settings = flags(SMALL | {"epochs": 1, "seeds": 2, "rates": 1.0, "cpus_per_trial": SHARE, "cam_leaves": 0})
     rows = ("--methods", "resnet50", "mobilenet_v2", "--backbones", "resnet50=resnet18")
     job = leaves.job("benchmark", *places(f"{RUNS}/benchmark"), *settings, *rows)
-    while_running(job, lambda: cells() and second.processes("ImplicitFunc.train"), "a finished training, and one on the second node")
+    while_running(
+        job,
+        lambda: cells() and second.processes("ImplicitFunc.train"),
+        "a finished training, and one on the second node",
+    )
     before = cells()
     leaves.lose(second)
     assert len(before) < 4, "it was too late to lose a node"
     assert job.wait(PATIENT) == 0, leaves.said("benchmark")
     after = cells()
     assert len(after) == 4
-    assert {name: after[name] for name in before} == before, "what was finished was trained again"  # its seconds would be others
+    assert {name: after[name] for name in before} == before, (
+        "what was finished was trained again"
+    )  # its seconds would be others
     assert "failed" not in leaves.said("benchmark")
 
 
@@ -135,7 +143,11 @@ def begun(job: subprocess.Popen[Any] | None, runs: str) -> Store:
 
     def found() -> Store | None:
         names = [name for name in store.list() if name.endswith("/progress.json")]
-        return store.child(names[0].rsplit("/", 1)[0]) if names and store.read_json(names[0])["checkpointed"] >= 2 else None
+        return (
+            store.child(names[0].rsplit("/", 1)[0])
+            if names and store.read_json(names[0])["checkpointed"] >= 2
+            else None
+        )
 
     run: Store = while_running(job, found, "a training with two checkpoints")
     return run

@@ -28,7 +28,15 @@ class Cluster:
         self.nodes: list[Machine] = []
         self._made = 0
         self.s3_url = f"http://{place.hub.address}:{s3_port}"
-        server = [sys.executable, "-c", "from moto.server import main; main()", "-H", place.hub.address, "-p", str(s3_port)]
+        server = [
+            sys.executable,
+            "-c",
+            "from moto.server import main; main()",
+            "-H",
+            place.hub.address,
+            "-p",
+            str(s3_port),
+        ]
         place.run(place.hub, server, self._environment(place.hub), folder / "s3.log")
         wait_for(lambda: answers(place.hub.address, s3_port), "the S3 server", PATIENT)
         self.token = secrets.token_hex(32)
@@ -47,7 +55,11 @@ class Cluster:
     def _add(self, cpus: int) -> Machine:
         self._made += 1
         node = self.place.add(f"node{self._made}")
-        join = ["--address", self.address] if self.nodes else ["--head", "--port", str(self.port), "--include-dashboard", "false"]
+        join = (
+            ["--address", self.address]
+            if self.nodes
+            else ["--head", "--port", str(self.port), "--include-dashboard", "false"]
+        )
         limits = ["--num-cpus", str(cpus), "--object-store-memory", str(150 << 20), "--node-ip-address", node.address]
         # With ports of our choice the raylet does not wait (15 s at most) until its agents tell it theirs.
         ports = [text for name in AGENTS for text in (f"--{name}-port", str(self.free_port()))]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ufgvc.report.search_story import Axis, FinalRow, SearchStory, TrialRow
+from ufgvc.evaluation.search_record import Axis, FinalRow, SearchStory, TrialRow
 
 FUSION = Axis("options.fusion", "simplex", parts=("base", "vein", "contour"))
 VEIN = Axis("options.loss_weights.vein", "log", 0.001, 10.0)
@@ -24,7 +24,9 @@ PAPER = {
 LEAVES, EPOCHS = 240, 20
 
 
-def made_up(trials: int = 30, axes: tuple[Axis, ...] = AXES, repeats: int = 3, effect: float = 0.3, seed: int = 0, **told) -> SearchStory:
+def made_up(
+    trials: int = 30, axes: tuple[Axis, ...] = AXES, repeats: int = 3, effect: float = 0.3, seed: int = 0, **told
+) -> SearchStory:
     """A search where only the vein's share matters: best at 0.6, worse by `effect` times the square of the way from it. Seeds move the
     score by 1.5 points."""
     random = np.random.default_rng(seed)
@@ -38,7 +40,9 @@ def made_up(trials: int = 30, axes: tuple[Axis, ...] = AXES, repeats: int = 3, e
     finals = [FinalRow("the paper's", paper.values, random.random((3, 240)) < 0.62)]
     if best:
         finals.append(FinalRow("best", rows[best].values, finals[0].right ^ (random.random((3, 240)) < 0.1)))
-    story = SearchStory("cotton80", "mask_guided", axes, tuple(rows), best, LEAVES, 3, EPOCHS, labels, tuple(finals), 5000.0)
+    story = SearchStory(
+        "cotton80", "mask_guided", axes, tuple(rows), best, LEAVES, 3, EPOCHS, labels, tuple(finals), 5000.0
+    )
     return replace(story, **told)
 
 
@@ -61,4 +65,12 @@ def _trial(number: int, values: dict, random: np.random.Generator, effect: float
     epochs = EPOCHS if number == 0 or end > 0.6 or number % 3 == 0 else 5
     state = "complete" if epochs == EPOCHS else "stopped"
     kept = tuple(curve[:epochs].tolist())
-    return TrialRow(number, values, state, kept, tuple(2 - c for c in kept), (kept[-1] - 0.02, kept[-1], kept[-1] + 0.02), 30.0 * epochs)
+    return TrialRow(
+        number,
+        values,
+        state,
+        kept,
+        tuple(2 - c for c in kept),
+        (kept[-1] - 0.02, kept[-1], kept[-1] + 0.02),
+        30.0 * epochs,
+    )

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from ufgvc.core.storage import open_store
-from ufgvc.search import trials, tuning
-from ufgvc.search.settings import SearchSettings, TrialSettings
+from ufgvc.experiments import search_runner as tuning
+from ufgvc.experiments import trial_runner as trials
+from ufgvc.experiments.settings import SearchSettings, TrialSettings
 
 
 class Slow:
@@ -26,7 +27,9 @@ class Slow:
         self.seen.append(told)
 
 
-def test_a_benchmarks_loop_goes_on_while_a_training_is_recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_benchmarks_loop_goes_on_while_a_training_is_recorded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     record, jobs = Slow(), [SimpleNamespace(name="done before"), SimpleNamespace(name="ends now")]
     monkeypatch.setattr(trials, "result_of", lambda job: {"correct": 1} if job is jobs[0] else None)
 

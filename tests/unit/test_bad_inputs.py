@@ -14,8 +14,8 @@ from PIL import Image
 from tests.photographs import encoded, image_folder, pixels, put
 from ufgvc.core.errors import UserError
 from ufgvc.data import ingest as module
+from ufgvc.data.dataset import Dataset, open_dataset, read_index, read_part, to_boxes
 from ufgvc.data.ingest import IngestSettings, ingest
-from ufgvc.data.shards import Dataset, open_dataset, read_index, read_part, to_boxes
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +63,10 @@ def test_unreadable(source: Path) -> None:
 
 def test_another_kind_of_photograph(source: Path) -> None:
     check_photograph(
-        source, "train/a/bad.cr2", b"II*\0\x10\0\0\0CR\x02\0", "is a raw photograph of a camera (CR2): export it as JPEG or PNG"
+        source,
+        "train/a/bad.cr2",
+        b"II*\0\x10\0\0\0CR\x02\0",
+        "is a raw photograph of a camera (CR2): export it as JPEG or PNG",
     )
 
 
@@ -83,7 +86,9 @@ def test_too_small(source: Path) -> None:
 def test_decompression_bomb(source: Path) -> None:
     header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 1000)), (b"IEND", b"")]
-    bomb = b"\x89PNG\r\n\x1a\n" + b"".join(struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks)
+    bomb = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks
+    )
     check_photograph(source, "train/a/bomb.png", bomb, "decompression bomb")
 
 
@@ -141,7 +146,12 @@ def test_bad_boxes(source: Path, line: str, reason: str) -> None:
 def test_boxes_drawn_on_another_size(source: Path) -> None:
     xml = "<annotation><filename>x</filename><size><width>600</width><height>400</height></size></annotation>"
     put(source.parent / "boxes" / "train" / "a" / "train0.xml", xml)
-    refused(source, "train0.xml", "drawn on 600 x 400 pixels, the photograph has 60 x 40", boxes=str(source.parent / "boxes"))
+    refused(
+        source,
+        "train0.xml",
+        "drawn on 600 x 400 pixels, the photograph has 60 x 40",
+        boxes=str(source.parent / "boxes"),
+    )
 
 
 def test_boxes_of_no_photograph(source: Path) -> None:
@@ -155,7 +165,10 @@ def test_boxes_of_an_unknown_class(source: Path) -> None:
     put(source.parent / "boxes" / "classes.txt", "leaf\n")
     put(source.parent / "boxes" / "train" / "a" / "train0.txt", "0 0.5 0.5 0.1 0.5\n")
     refused(
-        source, "the boxes' class 'leaf' (named in classes.txt) is not a region", "vein and contour", boxes=str(source.parent / "boxes")
+        source,
+        "the boxes' class 'leaf' (named in classes.txt) is not a region",
+        "vein and contour",
+        boxes=str(source.parent / "boxes"),
     )
 
 
@@ -199,7 +212,9 @@ def two_copies(first: Path, second: Path) -> None:
 
 def test_a_copy_that_was_saved_again_in_train_and_test(source: Path) -> None:
     two_copies(source / "test" / "a" / "test0.jpg", source / "train" / "a" / "copy.jpg")
-    message = refused(source, "train/a/copy.jpg: shows the same picture as test/a/test0.jpg, which is in test", "--on-bad-image skip")
+    message = refused(
+        source, "train/a/copy.jpg: shows the same picture as test/a/test0.jpg, which is in test", "--on-bad-image skip"
+    )
     assert "--on-duplicate keep-train" in message
     dataset, rejected = skipped(source)
     assert list(rejected) == ["train/a/copy.jpg"]
@@ -225,7 +240,10 @@ def test_duplicates_can_cost_the_test_copy_or_nothing(source: Path, caplog: pyte
     data = source.parent / "kept"
     dataset = ingest(str(source), str(data), settings=IngestSettings(on_duplicate="keep-train"))
     assert dataset.counts == {"train": 5, "test": 3}
-    assert 'test/a/test0.jpg,"shows the same picture as train/a/copy.jpg, which is in train"' in (data / "rejected.csv").read_text()
+    assert (
+        'test/a/test0.jpg,"shows the same picture as train/a/copy.jpg, which is in train"'
+        in (data / "rejected.csv").read_text()
+    )
     dataset = ingest(str(source), str(data), settings=IngestSettings(on_duplicate="warn"))
     assert dataset.counts == {"train": 5, "test": 4}
     assert not (data / "rejected.csv").exists()
@@ -233,7 +251,12 @@ def test_duplicates_can_cost_the_test_copy_or_nothing(source: Path, caplog: pyte
 
 
 def test_the_same_group_in_train_and_test(source: Path) -> None:
-    rows = ["train/a/train0.jpg,a,train,p1", "test/a/test0.jpg,a,test,p1", "train/b/train0.jpg,b,train,p2", "test/b/test0.jpg,b,test,p3"]
+    rows = [
+        "train/a/train0.jpg,a,train,p1",
+        "test/a/test0.jpg,a,test,p1",
+        "train/b/train0.jpg,b,train,p2",
+        "test/b/test0.jpg,b,test,p3",
+    ]
     put(source / "manifest.csv", "\n".join(["path,cultivar,split,group", *rows]) + "\n")
     refused(source, "train/a/train0.jpg: its group 'p1' is in train and in test")
     dataset, rejected = skipped(source)

@@ -27,7 +27,7 @@ from ufgvc.data.cache import decoded_bytes
 from ufgvc.methods import build
 from ufgvc.methods.method import Method
 from ufgvc.methods.resnet50 import classification_loss
-from ufgvc.train.feed import choose_cache
+from ufgvc.training.loader import choose_cache
 
 CPU = torch.device("cpu")
 
@@ -112,7 +112,9 @@ def test_a_random_batch_is_what_a_step_takes() -> None:
     batch = steps.random_batch(method, 3, 64, CPU, seed=1)
     assert batch.images.shape == (3, 3, 64, 64)
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
-    assert all(mask.shape == (3, 1, 64, 64) and set(mask.unique().tolist()) <= {0.0, 1.0} for mask in batch.masks.values())
+    assert all(
+        mask.shape == (3, 1, 64, 64) and set(mask.unique().tolist()) <= {0.0, 1.0} for mask in batch.masks.values()
+    )
     assert torch.equal(batch.images, steps.random_batch(method, 3, 64, CPU, seed=1).images)
 
 
@@ -223,7 +225,9 @@ def test_the_source_has_both_splits_of_every_cultivar_and_masks_of_the_photograp
             yield ".jpg", put(tmp_path / "own" / f"{k}.jpg").read_bytes()
 
     dataset.write_source(tmp_path / "leaves", photographs())
-    lines = {split: (tmp_path / "leaves" / "anno" / f"{split}.txt").read_text().splitlines() for split in ("train", "test")}
+    lines = {
+        split: (tmp_path / "leaves" / "anno" / f"{split}.txt").read_text().splitlines() for split in ("train", "test")
+    }
     assert {split: sorted({line.split()[1] for line in found}) for split, found in lines.items()} == {
         "train": ["1", "2", "3", "4"],
         "test": ["1", "2", "3", "4"],
@@ -309,7 +313,9 @@ def test_a_streamed_epoch_is_held_back_by_the_slower_of_decoding_and_the_step() 
 def test_the_report_says_the_same_in_all_its_forms() -> None:
     spread = Spread(1234.5, 1200, 1300)
     row = Measurement("ours", spread, "images/s", "theirs", Spread(2, 1.9, 2.1))
-    report = BenchReport(describe_machine(CPU), {}, "ufgvc bench", measured={"Reading": [row]}, notes={"Reading": "A note."})
+    report = BenchReport(
+        describe_machine(CPU), {}, "ufgvc bench", measured={"Reading": [row]}, notes={"Reading": "A note."}
+    )
     assert "| ours | 1,234 | 1,200 to 1,300 | images/s | 2 | 1.9 to 2.1 | theirs |" in report.to_markdown()
     assert "A note." in report.to_markdown()
     assert json.loads(report.to_json())["measured"]["Reading"][0]["ratio"]["median"] == 2

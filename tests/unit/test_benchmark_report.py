@@ -11,14 +11,17 @@ import numpy as np
 import pytest
 
 from tests.unit.test_page import Reader
-from ufgvc.report import benchmark_page, benchmark_rows, benchmark_tables, figures, tables
-from ufgvc.report.benchmark_rows import measure
-from ufgvc.report.comparison import Cell, Comparison, Draw, Entry
-from ufgvc.report.controls import controls_in_words
-from ufgvc.report.paired import holm, paired_bootstrap, pooled_cultivars, seed_mean
+from ufgvc.evaluation.comparison import Cell, Comparison, Draw, Entry
+from ufgvc.evaluation.stats import holm, paired_bootstrap, pooled_cultivars, seed_mean
+from ufgvc.reports import benchmark_page, benchmark_rows, benchmark_tables, figures, tables
+from ufgvc.reports.benchmark_controls import controls_in_words
+from ufgvc.reports.benchmark_rows import measure
 
 CULTIVARS = 10
-DRAWS = (Draw("a", np.repeat(np.arange(CULTIVARS), 3), CULTIVARS), Draw("b", np.repeat(np.arange(CULTIVARS), 3), CULTIVARS))
+DRAWS = (
+    Draw("a", np.repeat(np.arange(CULTIVARS), 3), CULTIVARS),
+    Draw("b", np.repeat(np.arange(CULTIVARS), 3), CULTIVARS),
+)
 RESAMPLES = 400
 
 
@@ -30,10 +33,18 @@ def first(k: int) -> np.ndarray:
 def entry(key: str, right: dict[tuple[str, int], int | str], **told) -> Entry:
     """right: {(draw, seed): leaves right, or the error}."""
     cells = [
-        Cell(draw, seed, None, k, 5.0) if isinstance(k, str) else Cell(draw, seed, first(k), None, 60.0 * (seed + 1), 100.0, 0.01)
+        Cell(draw, seed, None, k, 5.0)
+        if isinstance(k, str)
+        else Cell(draw, seed, first(k), None, 60.0 * (seed + 1), 100.0, 0.01)
         for (draw, seed), k in right.items()
     ]
-    defaults = {"label": key, "method": key, "backbone": "ResNet-50", "tables": frozenset({"II"}), "cells": tuple(cells)}
+    defaults = {
+        "label": key,
+        "method": key,
+        "backbone": "ResNet-50",
+        "tables": frozenset({"II"}),
+        "cells": tuple(cells),
+    }
     return Entry(key=key, **{**defaults, **told})
 
 
@@ -50,10 +61,38 @@ def whole() -> Comparison:
     everywhere = frozenset({"II", "III"})
     guided = {"method": "mask_guided", "tables": frozenset({"III"})}
     return comparison(
-        entry("mask_guided", both(21, 24), label="mask_guided", paper=0.6208, tables=everywhere, regions=("vein", "contour")),
-        entry("ours", both(24, 27), label="region tokens", note="lambda | 0.5", parameters=1_250_000, gflops=0.25, inference_rate=1234.5),
-        entry("resnet50", both(12, 15), label="ResNet-50", paper=0.525, tables=everywhere, parameters=23_672_000, gflops=33.04),
-        entry("alexnet", {("a", 0): 6, ("a", 1): "OOM\nlong trace", ("b", 0): "OOM", ("b", 1): "OOM"}, label="AlexNet", paper=0.2292),
+        entry(
+            "mask_guided",
+            both(21, 24),
+            label="mask_guided",
+            paper=0.6208,
+            tables=everywhere,
+            regions=("vein", "contour"),
+        ),
+        entry(
+            "ours",
+            both(24, 27),
+            label="region tokens",
+            note="lambda | 0.5",
+            parameters=1_250_000,
+            gflops=0.25,
+            inference_rate=1234.5,
+        ),
+        entry(
+            "resnet50",
+            both(12, 15),
+            label="ResNet-50",
+            paper=0.525,
+            tables=everywhere,
+            parameters=23_672_000,
+            gflops=33.04,
+        ),
+        entry(
+            "alexnet",
+            {("a", 0): 6, ("a", 1): "OOM\nlong trace", ("b", 0): "OOM", ("b", 1): "OOM"},
+            label="AlexNet",
+            paper=0.2292,
+        ),
         entry("dcl", {("a", 0): "no\n", ("b", 0): ""}, label="DCL", paper=0.5375),
         entry("contour", both(18, 18), **guided, regions=("contour",), paper=0.606),
         entry("vein", both(15, 18), **guided, regions=("vein",), paper=0.5833),
@@ -98,16 +137,25 @@ def test_a_row_by_hand(whole: Comparison, rows: list[benchmark_rows.Row]) -> Non
     assert found["Spread (seeds)"] == f"{100 * np.std([0.7, 0.8], ddof=1):.1f} (2)"
     assert (found["Training images/s"], found["Minutes a run"], found["Learning rate"]) == ("100", "1.5", "0.01")
     assert found["Parameters"] is found["GFLOPs"] is found["Test images/s"] is None
-    gap = paired_bootstrap(*(seed_mean(whole.entry(key), DRAWS) for key in ("mask_guided", "resnet50")), pooled_cultivars(DRAWS), RESAMPLES)
+    gap = paired_bootstrap(
+        *(seed_mean(whole.entry(key), DRAWS) for key in ("mask_guided", "resnet50")), pooled_cultivars(DRAWS), RESAMPLES
+    )
     assert gap.value == pytest.approx(0.3)
     texts = [f"{100 * value:+.1f}".replace("-", "\u2212") for value in (gap.value, gap.low, gap.high)]
     assert found["Against ResNet-50, points"] == f"{texts[0]} ({texts[1]} to {texts[2]})"
     assert found["Against mask_guided, points"] is found["p of Against mask_guided, points"] is None
     other = cells_of(benchmark_tables.benchmark_table(whole, "II", rows), "region tokens")
-    assert (other["Paper"], other["Parameters"], other["GFLOPs"], other["Test images/s"]) == (None, "1.2 M", "0.25", "1,234")
+    assert (other["Paper"], other["Parameters"], other["GFLOPs"], other["Test images/s"]) == (
+        None,
+        "1.2 M",
+        "0.25",
+        "1,234",
+    )
 
 
-def test_differences_are_those_of_the_pairs_and_holm_takes_every_row(whole: Comparison, rows: list[benchmark_rows.Row]) -> None:
+def test_differences_are_those_of_the_pairs_and_holm_takes_every_row(
+    whole: Comparison, rows: list[benchmark_rows.Row]
+) -> None:
     for reference in whole.references:
         base = whole.entry(reference)
         assert base is not None
@@ -128,7 +176,9 @@ def test_differences_are_those_of_the_pairs_and_holm_takes_every_row(whole: Comp
                 assert row.corrected[reference] == pytest.approx(adjusted[row.entry.key])
 
 
-def test_what_failed_is_told_and_what_is_not_there_stays_empty(whole: Comparison, rows: list[benchmark_rows.Row]) -> None:
+def test_what_failed_is_told_and_what_is_not_there_stays_empty(
+    whole: Comparison, rows: list[benchmark_rows.Row]
+) -> None:
     table = benchmark_tables.benchmark_table(whole, "II", rows)
     assert table is not None
     missing = cells_of(table, "DCL")
@@ -141,7 +191,9 @@ def test_what_failed_is_told_and_what_is_not_there_stays_empty(whole: Comparison
 
 
 def test_a_difference_takes_the_draws_that_both_finished() -> None:
-    made = comparison(entry("dcl", both(12, 12)), entry("resnet50", {("a", 0): 9, ("b", 0): "OOM"}), entry("bcnn", {("b", 0): 9}))
+    made = comparison(
+        entry("dcl", both(12, 12)), entry("resnet50", {("a", 0): 9, ("b", 0): "OOM"}), entry("bcnn", {("b", 0): 9})
+    )
     rows = {row.entry.key: row for row in benchmark_rows.measure(made, 50)}
     assert rows["dcl"].against["resnet50"].value == pytest.approx(3 / 30)
     assert (rows["dcl"].leaves, rows["resnet50"].leaves) == (60, 30)
@@ -169,7 +221,9 @@ def test_csv_holds_raw_numbers_and_texts(whole: Comparison, rows: list[benchmark
     assert (one["right"], one["leaves"], one["right_text"], one["paper"]) == ("45.0", "60", "45 of 60", "0.6208")
     assert (one["tables"], one["regions"], one["runs"], one["runs_lost"]) == ("II III", "vein contour", "4", "0")
     assert (one["against_mask_guided"], one["parameters"]) == ("", "")
-    assert {name for name in ("right", "leaves", "accuracy", "seeds", "minutes", "accuracy_text") if lines["dcl"][name]} == set()
+    assert {
+        name for name in ("right", "leaves", "accuracy", "seeds", "minutes", "accuracy_text") if lines["dcl"][name]
+    } == set()
     assert lines["dcl"]["runs_lost"] == "2"
     assert benchmark_tables.to_csv(comparison()) == ""
 
@@ -196,14 +250,25 @@ def test_a_flagged_run_is_marked_as_selected_on_test() -> None:
 @pytest.mark.parametrize(
     ("ours", "theirs", "expected"),
     [
-        (27, 9, ("60.0 points more of the test leaves rightly than", "more than the choice", "+9.6 on cotton80 (below")),
-        (9, 27, ("60.0 points less of the test leaves rightly than", "more than the choice", "+10.8 on soylocal200 (above")),
+        (
+            27,
+            9,
+            ("60.0 points more of the test leaves rightly than", "more than the choice", "+9.6 on cotton80 (below"),
+        ),
+        (
+            9,
+            27,
+            ("60.0 points less of the test leaves rightly than", "more than the choice", "+10.8 on soylocal200 (above"),
+        ),
         (15, 15, ("as many leaves as", "shows no difference", "(above")),
         (18, 17, ("3.3 points more", "shows no difference", "(inside that interval)")),
     ],
 )
 def test_the_reading_follows_the_numbers(ours: int, theirs: int, expected: tuple[str, ...]) -> None:
-    entries = entry("mask_guided", {("a", 0): ours}, label="guided"), entry("resnet50", {("a", 0): theirs}, label="plain")
+    entries = (
+        entry("mask_guided", {("a", 0): ours}, label="guided"),
+        entry("resnet50", {("a", 0): theirs}, label="plain"),
+    )
     made = Comparison("t", "equal", DRAWS[:1], entries)
     text = benchmark_tables.reading(made, benchmark_rows.measure(made, RESAMPLES))
     assert text.startswith("guided named")
@@ -223,7 +288,10 @@ def test_without_runs_nothing_is_claimed(whole: Comparison) -> None:
     for made, reason in (
         (comparison(lost, plain), "No run of guided finished"),
         (comparison(plain), "No run of mask_guided finished"),
-        (comparison(entry("mask_guided", {("a", 0): 3}, label="guided"), plain), "No test leaves were named by both guided and plain"),
+        (
+            comparison(entry("mask_guided", {("a", 0): 3}, label="guided"), plain),
+            "No test leaves were named by both guided and plain",
+        ),
     ):
         rows = benchmark_rows.measure(made, 20)
         text = benchmark_tables.reading(made, rows)
@@ -235,7 +303,12 @@ def test_without_runs_nothing_is_claimed(whole: Comparison) -> None:
 
 
 def test_points_have_a_sign() -> None:
-    assert [benchmark_tables.points(value) for value in (0.0321, -0.0321, 0.0, -0.0001)] == ["+3.2", "\u22123.2", "+0.0", "+0.0"]
+    assert [benchmark_tables.points(value) for value in (0.0321, -0.0321, 0.0, -0.0001)] == [
+        "+3.2",
+        "\u22123.2",
+        "+0.0",
+        "+0.0",
+    ]
 
 
 def test_names_are_used_once_and_draws_are_known(whole: Comparison) -> None:
@@ -256,7 +329,13 @@ def test_the_page_holds_together(whole: Comparison, rows: list[benchmark_rows.Ro
     assert (reader.faults, reader.open) == ([], [])
     assert page.figure == "+30.0 points"
     assert [number for number, _ in page.tiles] == ["8", "25 of 30", "60", "10.0\u00a0%"]
-    titles = ["Every method beside ResNet-50", "The methods", "What the masks add", "What else could explain a gain", "What they look at"]
+    titles = [
+        "Every method beside ResNet-50",
+        "The methods",
+        "What the masks add",
+        "What else could explain a gain",
+        "What they look at",
+    ]
     assert [chapter.title for chapter in page.chapters] == titles
     assert any("AlexNet, DCL" in warning for warning in page.warnings)
     assert "made &lt;up&gt;" in html
@@ -264,15 +343,24 @@ def test_the_page_holds_together(whole: Comparison, rows: list[benchmark_rows.Ro
     assert "the same for every method" in html
     assert html.count("bootstrap over cultivars") == 1
     energy = next(block for block in page.chapters[-1].blocks if isinstance(block, tables.Table))
-    assert energy.rows == [["ResNet-50", "40.0\u00a0%", "20.0\u00a0%", "2.00", "30"], ["nowhere", None, None, None, "0"]]
+    assert energy.rows == [
+        ["ResNet-50", "40.0\u00a0%", "20.0\u00a0%", "2.00", "30"],
+        ["nowhere", None, None, None, "0"],
+    ]
 
 
-def test_the_chart_tells_every_difference_and_its_texts_do_not_touch(whole: Comparison, rows: list[benchmark_rows.Row]) -> None:
+def test_the_chart_tells_every_difference_and_its_texts_do_not_touch(
+    whole: Comparison, rows: list[benchmark_rows.Row]
+) -> None:
     chart = benchmark_page.forest_chart(whole, rows)
     assert chart is not None
     for row in rows:
         shown = "resnet50" in row.against
-        assert (f"{row.entry.label} {benchmark_tables.points_with_interval(row.against['resnet50'])}" in chart.alt) if shown else True
+        assert (
+            (f"{row.entry.label} {benchmark_tables.points_with_interval(row.against['resnet50'])}" in chart.alt)
+            if shown
+            else True
+        )
     svg = chart.to_svg()
     assert not any(colour in svg for colour in figures.COLOURS)
     (ax,) = chart.figure.axes
@@ -288,7 +376,9 @@ def test_the_chart_tells_every_difference_and_its_texts_do_not_touch(whole: Comp
     assert max(box.x1 for box in labels) < ax.bbox.x0 < ax.bbox.x1 < min(box.x0 for box in numbers)
     diamonds = [line for line in ax.lines if line.get_marker() == "D"]
     gains = [0.6208 - 0.525, 0.2292 - 0.525, 0.606 - 0.525, 0.5833 - 0.525]
-    assert sorted(float(line.get_xdata()[0]) for line in diamonds) == pytest.approx(sorted(100 * gain for gain in gains))
+    assert sorted(float(line.get_xdata()[0]) for line in diamonds) == pytest.approx(
+        sorted(100 * gain for gain in gains)
+    )
 
 
 def test_controls_are_read_in_words():
@@ -298,7 +388,9 @@ def test_controls_are_read_in_words():
 
     def entry(key: str, label: str, share: float) -> Entry:
         cells = tuple(Cell("draw", seed, generator.random(400) < share) for seed in range(3))
-        return Entry(key=key, label=label, method="mask_guided", backbone="resnet18", tables=frozenset({"controls"}), cells=cells)
+        return Entry(
+            key=key, label=label, method="mask_guided", backbone="resnet18", tables=frozenset({"controls"}), cells=cells
+        )
 
     def told(shuffled: float, centre: float | None = None) -> str:
         more = () if centre is None else (entry("mask_guided:centre", "a centre blob", centre),)

@@ -15,9 +15,16 @@ from ufgvc.data.readers.box_classes import decide_rules, to_regions
 from ufgvc.data.readers.box_files import Annotation, RawBox, parse_coco, parse_voc, parse_yolo
 from ufgvc.data.readers.boxes import BoxFiles, Matched, match_photos, read_boxes
 
-PHOTOS = [f"{split}/{cultivar}/{cultivar}_{split}{k}.jpg" for split in ("train", "test") for cultivar in ("alpha", "beta") for k in (0, 1)]
+PHOTOS = [
+    f"{split}/{cultivar}/{cultivar}_{split}{k}.jpg"
+    for split in ("train", "test")
+    for cultivar in ("alpha", "beta")
+    for k in (0, 1)
+]
 STEMS = [Path(photo).stem for photo in PHOTOS]
-CONTOUR_FIRST = "1 0.5 0.5 0.06 0.8\n0 0.3 0.5 0.3 0.7\n0 0.7 0.5 0.3 0.7\n"  # contour 0, vein 1: the order of the alphabet
+CONTOUR_FIRST = (
+    "1 0.5 0.5 0.06 0.8\n0 0.3 0.5 0.3 0.7\n0 0.7 0.5 0.3 0.7\n"  # contour 0, vein 1: the order of the alphabet
+)
 BOXES = {"vein": [(45, 7, 6, 58)], "contour": [(14, 11, 29, 50), (53, 11, 29, 50)]}
 
 
@@ -42,7 +49,11 @@ def names_of(kind: str) -> dict[str, str]:
     return {
         "classes.txt": {"classes.txt": lines},
         "Classes.txt": {"Classes.txt": lines},
-        "obj.names": {"obj.names": lines, "obj.data": "classes = 2\nnames = data/obj.names\n", "train.txt": "data/obj_train_data/x.jpg\n"},
+        "obj.names": {
+            "obj.names": lines,
+            "obj.data": "classes = 2\nnames = data/obj.names\n",
+            "train.txt": "data/obj_train_data/x.jpg\n",
+        },
         "data.yaml, a list": {"data.yaml": "nc: 2\nnames: [contour, vein]\n"},
         "data.yaml, a mapping": {"data.yaml": in_yaml},
         "dataset.yml": {"dataset.yml": in_yaml},
@@ -52,7 +63,10 @@ def names_of(kind: str) -> dict[str, str]:
         "notes.json": {"notes.json": categories, "classes.txt": lines},
         "predefined_classes.txt": {"predefined_classes.txt": lines},
         "beside the labels' folder": {"meta/classes.txt": lines},
-        "Roboflow": {"data.yaml": "names: ['contour', 'vein']\n", "README.roboflow.txt": "\nleaves - v1\n====\n\nThis dataset\n"},
+        "Roboflow": {
+            "data.yaml": "names: ['contour', 'vein']\n",
+            "README.roboflow.txt": "\nleaves - v1\n====\n\nThis dataset\n",
+        },
         "with a byte order mark": {"classes.txt": "\ufeff" + lines},
     }[kind]
 
@@ -68,7 +82,14 @@ PLACES = [
         "labels.txt",
         "_darknet.labels",
     ),
-    *("nested", "notes.json", "predefined_classes.txt", "beside the labels' folder", "Roboflow", "with a byte order mark"),
+    *(
+        "nested",
+        "notes.json",
+        "predefined_classes.txt",
+        "beside the labels' folder",
+        "Roboflow",
+        "with a byte order mark",
+    ),
 ]
 
 
@@ -100,10 +121,14 @@ def test_a_list_of_cultivars_names_no_boxes(tmp_path: Path) -> None:
     put(tmp_path / "classes.txt", "alpha\nbeta\n")
     put(tmp_path / "labels" / "alpha_train0.txt", "0 0.5 0.5 0.06 0.8\n1 0.3 0.5 0.3 0.7\n")
     assert set(read_boxes(str(tmp_path), ("alpha", "beta")).labels()) == {"0", "1"}
-    assert set(read_boxes(str(tmp_path / "labels")).labels()) == {"0", "1"}, "above --boxes, a list that names no region is something else"
+    assert set(read_boxes(str(tmp_path / "labels")).labels()) == {"0", "1"}, (
+        "above --boxes, a list that names no region is something else"
+    )
 
 
-@pytest.mark.parametrize(("labels", "shown"), [({"a", "b"}, "a"), ({"vein", "2"}, "2"), ({"vein", "petiole"}, "petiole")])
+@pytest.mark.parametrize(
+    ("labels", "shown"), [({"a", "b"}, "a"), ({"vein", "2"}, "2"), ({"vein", "petiole"}, "petiole")]
+)
 def test_classes_that_are_no_regions_are_refused(labels: set[str], shown: str) -> None:
     with pytest.raises(UserError, match=shown) as caught:
         decide_rules(labels, "auto", "data.yaml")
@@ -159,7 +184,9 @@ def test_text_files_that_belong_to_no_photograph_do_not_stop_anything(tmp_path: 
     assert photos.rejected == []
     assert {bad.path for bad in photos.left_out} == {"README.dataset.txt", "train.txt", "other.txt"}
     put(tmp_path / "alpha_train1.txt", "what is this?\n")
-    assert [bad.path for bad in matched(tmp_path)[1].rejected] == ["alpha_train1.txt"], "what names a photograph must be readable"
+    assert [bad.path for bad in matched(tmp_path)[1].rejected] == ["alpha_train1.txt"], (
+        "what names a photograph must be readable"
+    )
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
@@ -180,7 +207,11 @@ def coco(photos: list[str], only: str | None = None, size: bool = True) -> dict[
     for number, name in enumerate(photos, 1):
         images.append({"id": number, "file_name": name} | ({"width": 96, "height": 72} if size else {}))
         for category, (label, boxes) in enumerate(BOXES.items(), 1):
-            annotations += [{"image_id": number, "category_id": category, "bbox": list(box)} for box in boxes if only in (None, label)]
+            annotations += [
+                {"image_id": number, "category_id": category, "bbox": list(box)}
+                for box in boxes
+                if only in (None, label)
+            ]
     categories = [{"id": 1, "name": "vein"}, {"id": 2, "name": "contour"}]
     return {"images": images, "annotations": annotations, "categories": categories}
 
@@ -197,15 +228,33 @@ def changed(change: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
         coco(PHOTOS),
         coco(PHOTOS, size=False),
         changed(lambda d: d["images"][0].update(width=None, height=72.0)),
-        changed(lambda d: [box.update(image_id=float(box["image_id"]), category_id=float(box["category_id"])) for box in d["annotations"]]),
+        changed(
+            lambda d: [
+                box.update(image_id=float(box["image_id"]), category_id=float(box["category_id"]))
+                for box in d["annotations"]
+            ]
+        ),
         changed(lambda d: [image.update(id=str(image["id"])) for image in d["images"]]),
         changed(lambda d: d["annotations"][0].update(bbox=["45", "7", "6", "58"])),
         changed(lambda d: d["annotations"][0].update(iscrowd=1, segmentation={"counts": [10, 20], "size": [72, 96]})),
-        changed(lambda d: (d["annotations"][0].pop("bbox"), d["annotations"][0].update(segmentation=[[45, 7, 51, 7, 51, 65]]))),
+        changed(
+            lambda d: (
+                d["annotations"][0].pop("bbox"),
+                d["annotations"][0].update(segmentation=[[45, 7, 51, 7, 51, 65]]),
+            )
+        ),
         changed(lambda d: d["categories"].insert(0, {"id": 0, "name": "leaves"})),
         changed(lambda d: d["images"].append(dict(d["images"][0], id=99))),
-        changed(lambda d: [image.update(file_name="C:\\leaves\\" + image["file_name"].replace("/", "\\")) for image in d["images"]]),
-        changed(lambda d: [image.update(file_name="images/0a1b2c3d-" + Path(image["file_name"]).name) for image in d["images"]]),
+        changed(
+            lambda d: [
+                image.update(file_name="C:\\leaves\\" + image["file_name"].replace("/", "\\")) for image in d["images"]
+            ]
+        ),
+        changed(
+            lambda d: [
+                image.update(file_name="images/0a1b2c3d-" + Path(image["file_name"]).name) for image in d["images"]
+            ]
+        ),
     ],
 )
 def test_variants_of_coco(tmp_path: Path, document: dict[str, Any]) -> None:
@@ -220,7 +269,10 @@ def test_variants_of_coco(tmp_path: Path, document: dict[str, Any]) -> None:
         (lambda d: d["annotations"][3].pop("bbox"), "annotations.3 has neither a bbox nor a polygon"),
         (lambda d: d["annotations"][3].update(bbox=[]), "annotations.3 has neither a bbox nor a polygon"),
         (lambda d: d["annotations"][3].update(bbox=[1, 2, 3]), "annotations.3.bbox: is not x, y, width, height"),
-        (lambda d: d["annotations"][3].update(category_id=7), "annotations.3.category_id: 7 is not among the category ids"),
+        (
+            lambda d: d["annotations"][3].update(category_id=7),
+            "annotations.3.category_id: 7 is not among the category ids",
+        ),
         (lambda d: d["annotations"][3].update(image_id=77), "annotations.3.image_id: 77 is not among the image ids"),
         (lambda d: d["annotations"][3].pop("image_id"), "annotations.3.image_id: Field required"),
         (lambda d: d.pop("categories"), "categories: Field required"),
@@ -271,7 +323,9 @@ def voc(objects: str = "", size: str = "<width>96</width><height>72</height>", h
 
 
 def thing(label: str, corners: tuple[float, ...] = (45, 7, 51, 65), more: str = "") -> str:
-    inside = "".join(f"<{key}>{value}</{key}>" for key, value in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True))
+    inside = "".join(
+        f"<{key}>{value}</{key}>" for key, value in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)
+    )
     return f"<object><name>{label}</name>{more}<bndbox>{inside}</bndbox></object>"
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.types import Box
+from ufgvc.regions.annotated import Leaf, draw_leaves
 from ufgvc.regions.boxes import average_precision, iou, keep_plausible, most_per_region, suppress
-from ufgvc.regions.leaves import Leaf, draw_leaves
 
 
 def box(x0: float, y0: float, x1: float, y1: float, score: float = 1.0, region: str = "vein") -> Box:
@@ -26,7 +26,9 @@ def test_iou_agrees_with_torchvision():
     from torchvision.ops import box_iou
 
     corners = np.random.default_rng(0).uniform(0, 100, (2, 20, 4))
-    ordered = np.concatenate([np.minimum(corners[..., :2], corners[..., 2:]), np.maximum(corners[..., :2], corners[..., 2:])], axis=2)
+    ordered = np.concatenate(
+        [np.minimum(corners[..., :2], corners[..., 2:]), np.maximum(corners[..., :2], corners[..., 2:])], axis=2
+    )
     assert iou(*ordered) == pytest.approx(box_iou(*map(from_numpy, ordered)).numpy())
 
 
@@ -56,7 +58,9 @@ def test_average_precision_of_hand_worked_cases():
     worse = average_precision(truth, [[box(50, 50, 60, 60, 0.9)], [box(0, 0, 10, 10, 0.8)]], "vein")
     assert worse == pytest.approx(0.5 * 51 / 101)
     # A second box on a leaf that was found already is a false alarm, but one that comes last does no harm.
-    twice = average_precision(truth, [[box(0, 0, 10, 10, 0.9), box(0, 0, 10, 9, 0.1)], [box(0, 0, 10, 10, 0.8)]], "vein")
+    twice = average_precision(
+        truth, [[box(0, 0, 10, 10, 0.9), box(0, 0, 10, 9, 0.1)], [box(0, 0, 10, 10, 0.8)]], "vein"
+    )
     assert twice == pytest.approx(1)
     assert average_precision(truth, [[], []], "vein") == 0
     assert average_precision(truth, [[], []], "contour") is None
@@ -74,7 +78,8 @@ def leaves(train: int, test: int) -> list[Leaf]:
 
 
 @pytest.mark.parametrize(
-    ("train", "test", "trained", "unseen", "words"), [(40, 9, 30, 9, "test"), (40, 0, 30, 10, "not drawn"), (20, 0, 16, 4, "held back")]
+    ("train", "test", "trained", "unseen", "words"),
+    [(40, 9, 30, 9, "test"), (40, 0, 30, 10, "not drawn"), (20, 0, 16, 4, "held back")],
 )
 def test_a_detector_is_never_measured_on_what_it_was_trained_on(train, test, trained, unseen, words):
     draw = draw_leaves(leaves(train, test), 30, 0, "here")

@@ -9,12 +9,21 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from ufgvc.core.errors import UserError
-from ufgvc.track.calibration import Calibration, Reference, probabilities
-from ufgvc.track.models import LoadedModel
-from ufgvc.train.calibration import calibrate, calibration_error, calibration_of, fit_reference, fit_temperature, log_loss
+from ufgvc.models.calibration import Calibration, Reference, probabilities
+from ufgvc.models.fit_calibration import (
+    calibrate,
+    calibration_error,
+    calibration_of,
+    fit_reference,
+    fit_temperature,
+    log_loss,
+)
+from ufgvc.models.model import LoadedModel
 
 
-def leaves(count: int = 400, classes: int = 6, heat: float = 2.5, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def leaves(
+    count: int = 400, classes: int = 6, heat: float = 2.5, seed: int = 0
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Logits that are `heat` times too large for the labels, which are drawn from softmax(logits / heat)."""
     random = np.random.default_rng(seed)
     logits = random.normal(0, 1.5, (count, classes))
@@ -27,7 +36,9 @@ def test_the_temperature_is_the_one_that_a_grid_finds(heat: float) -> None:
     logits, labels = leaves(heat=heat)
     found = fit_temperature(logits, labels)
     grid = np.geomspace(0.05, 20, 4001)
-    losses = [-np.log(softmax(logits.astype(np.float64) / t, axis=1)[np.arange(len(labels)), labels]).mean() for t in grid]
+    losses = [
+        -np.log(softmax(logits.astype(np.float64) / t, axis=1)[np.arange(len(labels)), labels]).mean() for t in grid
+    ]
     best = grid[int(np.argmin(losses))]
     assert found == pytest.approx(best, rel=2e-3)
     assert log_loss(logits, labels, found) <= min(losses) + 1e-12

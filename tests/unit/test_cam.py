@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ufgvc.core.errors import UserError
-from ufgvc.report.cam import activation_maps, overlay
+from ufgvc.evaluation.cam import activation_maps, overlay
 
 
 class Tiny(nn.Module):

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from ufgvc.report import cam_energy
-from ufgvc.report.samples import masked
-from ufgvc.track.models import LoadedModel
+from ufgvc.evaluation import cam_energy
+from ufgvc.models.model import LoadedModel
+from ufgvc.reports.samples import masked
 
 
 class Bright(nn.Module):
@@ -91,7 +91,9 @@ def photographs() -> tuple[list[np.ndarray], list[np.ndarray]]:
 
 def test_means_take_the_leaves_that_have_a_mask_and_a_map() -> None:
     images, masks = photographs()
-    found = cam_energy.mean_energy(images, masks, {"seen": model(32, 32), "blind": model(32, 32, named=False)}, batch_size=3)
+    found = cam_energy.mean_energy(
+        images, masks, {"seen": model(32, 32), "blind": model(32, 32, named=False)}, batch_size=3
+    )
     assert set(found) == {"seen"}
     share, chance, leaves = found["seen"]
     # The edge between red and black is blurred by growing the map, symmetrically for the two masks.

@@ -8,15 +8,20 @@ import numpy as np
 import pytest
 
 from ufgvc.commands import COMMANDS
-from ufgvc.report.card import SeedScore, decisions, model_card, with_decision
-from ufgvc.report.filing import seed_scores, setting_key
-from ufgvc.track.calibration import Calibration
-from ufgvc.track.models import LoadedModel
-from ufgvc.track.versions import LONGEST, _fitted
+from ufgvc.evaluation.model_card import SeedScore, decisions, model_card, with_decision
+from ufgvc.evaluation.register import seed_scores, setting_key
+from ufgvc.models.calibration import Calibration
+from ufgvc.models.model import LoadedModel
+from ufgvc.tracking.versions import LONGEST, _fitted
 
 
 def info(**more: Any) -> dict[str, Any]:
-    return {"classes": ["amber", "birch", "cedar", "dogwood"], "method": "resnet50", "options": {"backbone": "resnet18"}, **more}
+    return {
+        "classes": ["amber", "birch", "cedar", "dogwood"],
+        "method": "resnet50",
+        "options": {"backbone": "resnet18"},
+        **more,
+    }
 
 
 def metrics(**more: Any) -> dict[str, Any]:
@@ -50,14 +55,22 @@ def test_it_tells_what_was_measured_and_what_was_not() -> None:
 
 
 def test_spread_calibration_and_warnings_where_they_are_known() -> None:
-    told = {"temperature": 1.37, "threshold": 0.41, "known_share": 0.95, "leaves": 40, "source": "leaves held out of train"}
+    told = {
+        "temperature": 1.37,
+        "threshold": 0.41,
+        "known_share": 0.95,
+        "leaves": 40,
+        "source": "leaves held out of train",
+    }
     found = metrics(reliability={"calibrated_error": 0.043, "unknown": 7})
     found["warnings"] = ["this model: selected on test. The accuracy is too high.", "other: not ours."]
     seeds = [SeedScore("0", 45, 64), SeedScore("1", 49, 64)]
     card = model_card(info(calibration=told), found, FACTS, seeds).of("m", "1")
     assert "45 of 64 (seed 0), 49 of 64 (seed 1); standard deviation 4.4 points" in card
     assert "temperature 1.37, from 40 leaves held out of train; calibration error on the test leaves 4.3 %" in card
-    assert "unknown above a strangeness of 0.41, so that 95 % of those leaves are known; of the test leaves 7 were" in card
+    assert (
+        "unknown above a strangeness of 0.41, so that 95 % of those leaves are known; of the test leaves 7 were" in card
+    )
     assert "- selected on test. The accuracy is too high." in card
     assert "not ours" not in card
     assert "whatever it is shown" not in card
@@ -94,7 +107,9 @@ def test_decisions_are_added_and_outlive_a_new_card() -> None:
 
 def test_a_long_card_fits_the_registry_and_keeps_its_decisions() -> None:
     facts = {f"Setting {i}": "x y " * 500 for i in range(40)}
-    card = model_card(info(classes=[f"cultivar {i}" for i in range(500)]), metrics(), facts).of("m", "1", ["first champion"])
+    card = model_card(info(classes=[f"cultivar {i}" for i in range(500)]), metrics(), facts).of(
+        "m", "1", ["first champion"]
+    )
     assert "and 488 more" in card
     assert len(card) > LONGEST
     short = _fitted(card)
@@ -117,8 +132,14 @@ def test_seeds_of_one_setting_are_found_among_the_versions() -> None:
         Filed(2, setting="other", data_fingerprint="f00d", seed="2", accuracy="1/64"),
         Filed(1),
     ]
-    assert seed_scores(versions, {**same, "seed": "1", "accuracy": "51/64"}) == [SeedScore("0", 45, 64), SeedScore("1", 51, 64)]
-    assert seed_scores(versions, {**same, "seed": "2", "accuracy": "9/64"})[1:] == [SeedScore("1", 50, 64), SeedScore("2", 9, 64)]
+    assert seed_scores(versions, {**same, "seed": "1", "accuracy": "51/64"}) == [
+        SeedScore("0", 45, 64),
+        SeedScore("1", 51, 64),
+    ]
+    assert seed_scores(versions, {**same, "seed": "2", "accuracy": "9/64"})[1:] == [
+        SeedScore("1", 50, 64),
+        SeedScore("2", 9, 64),
+    ]
     assert seed_scores(versions, {**same, "seed": "", "accuracy": "51/64"}) == []
     one, other = {"method": "a", "options": {"x": 1}, "seed": 1}, {"method": "a", "options": {"x": 1}, "seed": 2}
     assert setting_key(one) == setting_key(other) != setting_key({**one, "options": {"x": 2}})

@@ -17,7 +17,7 @@ from ufgvc.cli import NESTED, SECTIONS, main, parse
 from ufgvc.commands import COMMANDS, Command
 from ufgvc.core.config import Section, load_yaml
 from ufgvc.core.errors import UserError
-from ufgvc.data.cluster import in_ray_job
+from ufgvc.runtime.session import in_ray_job
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted(path for path in (ROOT / "jobs" / "configs").rglob("*") if path.suffix in (".yaml", ".yml"))
@@ -30,11 +30,19 @@ def required_flags(command: Command, method: str = "mask_guided") -> list[str]:
 
 
 def plain(value: Any) -> Any:
-    return value.model_dump(mode="json") if isinstance(value, BaseModel) else list(value) if isinstance(value, tuple) else value
+    return (
+        value.model_dump(mode="json")
+        if isinstance(value, BaseModel)
+        else list(value)
+        if isinstance(value, tuple)
+        else value
+    )
 
 
 def told(path: Path, command: str, *flags: str) -> Any:
-    return parse(command, COMMANDS.get(command), ["--config", str(path), *required_flags(COMMANDS.get(command)), *flags])
+    return parse(
+        command, COMMANDS.get(command), ["--config", str(path), *required_flags(COMMANDS.get(command)), *flags]
+    )
 
 
 @pytest.fixture
@@ -145,9 +153,15 @@ def test_mistakes_in_a_file(text: str, says: str, config: Any, capsys: pytest.Ca
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("mask: {knd: box}\n", "mask.knd: not a known setting"), ("mask: {1: 2}\n", "mask.1"), ("mask: box\n", "must be a section")],
+    [
+        ("mask: {knd: box}\n", "mask.knd: not a known setting"),
+        ("mask: {1: 2}\n", "mask.1"),
+        ("mask: box\n", "must be a section"),
+    ],
 )
-def test_mistakes_in_a_commands_own_section(text: str, says: str, config: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_in_a_commands_own_section(
+    text: str, says: str, config: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert says in refused(capsys, "mask", "--config", str(config(text)), "--data", "/tmp/x")
 
 
@@ -161,7 +175,10 @@ def test_mistakes_in_a_commands_own_section(text: str, says: str, config: Any, c
         (["train", "--data", "/tmp/x", "--method", "nope"], "choose one of: "),
         (["mask", "--data", "/tmp/x", "--kind", "circle"], "luminance"),
         (["train", "--data", "/tmp/x", "--config"], "--config"),
-        (["train", "--data", "/tmp/x", "--config", "/tmp/not-there.yaml"], "/tmp/not-there.yaml: there is no such configuration file"),
+        (
+            ["train", "--data", "/tmp/x", "--config", "/tmp/not-there.yaml"],
+            "/tmp/not-there.yaml: there is no such configuration file",
+        ),
         (["train", "--data", "/tmp/x", "--config", "/tmp"], "/tmp: cannot be read"),
         (["train", "--data", "/tmp/x", "--config", ""], "cannot be read"),
     ],
@@ -180,7 +197,12 @@ def test_a_process_of_its_own(tmp_path: Path) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "ufgvc.cli", *arguments]
         return subprocess.run(
-            command, capture_output=True, text=True, cwd=tmp_path, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)}
+            command,
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            check=False,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
 
     done = run("train", "--data", "/tmp/x", "--method", "nope")
@@ -226,7 +248,13 @@ def run_without_a_reader(program: list[str], unbuffered: bool) -> tuple[int, str
     environment = {**os.environ, "PYTHONPATH": str(ROOT)} | ({"PYTHONUNBUFFERED": "1"} if unbuffered else {})
     try:
         done = subprocess.run(
-            [sys.executable, *program], stdout=write, stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False, env=environment
+            [sys.executable, *program],
+            stdout=write,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            check=False,
+            env=environment,
         )
     finally:
         os.close(write)
@@ -305,13 +333,35 @@ def test_a_job_is_known_by_rays_own_name(monkeypatch: pytest.MonkeyPatch) -> Non
     [
         (["train", "--data", "leaves", "--runs", "/tmp/runs"], "--data"),
         (["train", "--data", "s3://bucket/leaves"], "--runs"),  # the default is relative too
-        (["predict", "--source", "/tmp/new", "--model", "/tmp/m", "--out", "./out", "--runs", "s3://bucket/runs"], "--out"),
+        (
+            ["predict", "--source", "/tmp/new", "--model", "/tmp/m", "--out", "./out", "--runs", "s3://bucket/runs"],
+            "--out",
+        ),
         (["sync", "--run", "runs/x", "--runs", "/tmp/runs"], "--run"),
         (["mask", "--data", "s3://b/d", "--runs", "s3://b/r", "--model", "detector"], "--model"),
         (["train", "--data", "s3://b/d", "--runs", "s3://b/r", "--train.init", "weights/net.pt"], "--train.init"),
-        (["evaluate", "--data", "s3://b/d", "--runs", "s3://b/r", "--model", "models:/a@b", "--compare", "old=runs/m"], "--compare"),
-        (["detect", "--data", "s3://b/d", "--runs", "s3://b/r", "--init", "coco", "--coco-weights", "yolo.pt"], "--coco-weights"),
-        (["pipeline", "--source", "s3://b/p", "--data", "s3://b/d", "--runs", "s3://b/r", "--detect.init", "a/b.pt"], "--detect.init"),
+        (
+            [
+                "evaluate",
+                "--data",
+                "s3://b/d",
+                "--runs",
+                "s3://b/r",
+                "--model",
+                "models:/a@b",
+                "--compare",
+                "old=runs/m",
+            ],
+            "--compare",
+        ),
+        (
+            ["detect", "--data", "s3://b/d", "--runs", "s3://b/r", "--init", "coco", "--coco-weights", "yolo.pt"],
+            "--coco-weights",
+        ),
+        (
+            ["pipeline", "--source", "s3://b/p", "--data", "s3://b/d", "--runs", "s3://b/r", "--detect.init", "a/b.pt"],
+            "--detect.init",
+        ),
     ],
 )
 def test_a_ray_job_refuses_relative_places(
@@ -323,13 +373,19 @@ def test_a_ray_job_refuses_relative_places(
     assert "s3://" in message
 
 
-def test_places_are_free_outside_of_a_job_and_absolute_ones_within(outside_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_places_are_free_outside_of_a_job_and_absolute_ones_within(
+    outside_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     relative = parse("train", COMMANDS.get("train"), ["--data", "leaves"])
     cli.refuse_relative_places(relative)
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    cli.refuse_relative_places(parse("train", COMMANDS.get("train"), ["--data", "~/leaves", "--runs", "s3://bucket/runs"]))
+    cli.refuse_relative_places(
+        parse("train", COMMANDS.get("train"), ["--data", "~/leaves", "--runs", "s3://bucket/runs"])
+    )
     shared = ["--data", "s3://b/d", "--runs", "s3://b/r"]
-    cli.refuse_relative_places(parse("mask", COMMANDS.get("mask"), [*shared, "--boxes", "annotated"]))  # a choice, no place
+    cli.refuse_relative_places(
+        parse("mask", COMMANDS.get("mask"), [*shared, "--boxes", "annotated"])
+    )  # a choice, no place
     cli.refuse_relative_places(parse("train", COMMANDS.get("train"), [*shared, "--train.init", "imagenet"]))
     models = ["--model", "models:/ufgvc-x@champion", "--compare", "old=runs:/0123/model"]
     cli.refuse_relative_places(parse("evaluate", COMMANDS.get("evaluate"), [*shared, *models]))

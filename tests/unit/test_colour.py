@@ -29,9 +29,13 @@ def far(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(
-    ("profile", "primaries", "gamma"), [(P3, profiles.DISPLAY_P3, None), (ADOBE, profiles.ADOBE_RGB, 2.19921875)], ids=["P3", "Adobe"]
+    ("profile", "primaries", "gamma"),
+    [(P3, profiles.DISPLAY_P3, None), (ADOBE, profiles.ADOBE_RGB, 2.19921875)],
+    ids=["P3", "Adobe"],
 )
-def test_wide_colours_become_srgb(profile: bytes, primaries: tuple[tuple[float, float], ...], gamma: float | None) -> None:
+def test_wide_colours_become_srgb(
+    profile: bytes, primaries: tuple[tuple[float, float], ...], gamma: float | None
+) -> None:
     given = pixels(1)
     shown = decode(saved(given, "PNG", icc_profile=profile))
     assert far(shown, profiles.expected_srgb(given, primaries, gamma)) < 2
@@ -77,7 +81,9 @@ def test_a_profile_that_is_srgb_by_content_changes_no_byte(profile: bytes) -> No
     assert strip_metadata(saved(pixels(3), "JPEG", icc_profile=profile)) == strip_metadata(saved(pixels(3), "JPEG"))
 
 
-@pytest.mark.parametrize("damage", [b"profile" * 99, b"", P3[:100], P3[:200], P3[:36] + b"XXXX" + P3[40:], P3[:-40]], ids=range(6))
+@pytest.mark.parametrize(
+    "damage", [b"profile" * 99, b"", P3[:100], P3[:200], P3[:36] + b"XXXX" + P3[40:], P3[:-40]], ids=range(6)
+)
 def test_a_damaged_profile_counts_as_none(damage: bytes) -> None:
     photo = saved(pixels(4), "JPEG", icc_profile=damage)
     np.testing.assert_array_equal(decode(photo), decode(saved(pixels(4), "JPEG")))
@@ -134,7 +140,9 @@ def test_a_profile_for_other_pixels_counts_as_none() -> None:
         ("L", profiles.cmyk_profile()),
     ):
         picture = Image.fromarray(pixels(6)).convert(mode)
-        np.testing.assert_array_equal(decode(saved(picture, "JPEG", icc_profile=profile)), decode(saved(picture, "JPEG")))
+        np.testing.assert_array_equal(
+            decode(saved(picture, "JPEG", icc_profile=profile)), decode(saved(picture, "JPEG"))
+        )
 
 
 def test_transparent_pixels_of_wide_colours_lie_on_white() -> None:

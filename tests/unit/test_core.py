@@ -148,7 +148,9 @@ def test_a_name_that_cannot_be_written_is_one_message(tmp_path: Path, name: str)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "loop"]
 
 
-@pytest.mark.parametrize(("name", "kind"), [("file/below/deeper", UserError), ("folder", UnreadableFile), ("loop", UnreadableFile)])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("file/below/deeper", UserError), ("folder", UnreadableFile), ("loop", UnreadableFile)]
+)
 def test_a_file_for_a_folder_and_the_reverse(tmp_path: Path, name: str, kind: type[UserError]) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder").mkdir()

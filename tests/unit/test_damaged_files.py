@@ -11,10 +11,10 @@ from tests.photographs import image_folder, put
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store, read_parquet_file, read_parquet_rows, write_parquet_file
 from ufgvc.data import ingest as module
+from ufgvc.data.dataset import open_dataset, read_index, read_manifest
 from ufgvc.data.ingest import ingest
-from ufgvc.data.shards import open_dataset, read_index, read_manifest
+from ufgvc.models.model import load_model
 from ufgvc.regions.detector import load_detector
-from ufgvc.track.models import load_model
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b'{"a": 1', b"\xff\xfe\x00", b"null, or something else"])
@@ -43,7 +43,9 @@ def test_a_data_set(tmp_path: Path, file: str, monkeypatch: pytest.MonkeyPatch) 
     damaged = next((tmp_path / "data" / "images").glob("*.parquet")) if file == "images" else tmp_path / "data" / file
     damaged.write_bytes(damaged.read_bytes()[:-5])
     with pytest.raises(UserError, match=damaged.name):
-        read_manifest(open_dataset(str(tmp_path / "data")), "regions/annotated") and read_index(open_dataset(str(tmp_path / "data")))
+        read_manifest(open_dataset(str(tmp_path / "data")), "regions/annotated") and read_index(
+            open_dataset(str(tmp_path / "data"))
+        )
 
 
 @pytest.mark.parametrize("file", ["model.json", "weights.safetensors"])

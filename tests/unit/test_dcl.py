@@ -24,8 +24,8 @@ from ufgvc.methods.layers.shuffle import (
     shuffle_chances,
     shuffle_order,
 )
-from ufgvc.train.optimizer import make_optimizer
-from ufgvc.train.steps import total_loss, train_step
+from ufgvc.training.optim import make_optimizer
+from ufgvc.training.steps import total_loss, train_step
 
 SHUFFLES: tuple[Shuffle, ...] = ("jitter", "coded")
 
@@ -39,7 +39,9 @@ def views_batch(count: int = 3, side: int = 56, shuffle: Shuffle = "jitter", gri
     images = images.contiguous(memory_format=torch.channels_last)
     masks = {"vein": images[:, :1].round()}
     has = {"vein": torch.arange(count) % 2 == 0}
-    return Batch(images, torch.arange(count) % 5, masks, has, chance=uniforms(count, shuffle_chances(shuffle, grid), seed))
+    return Batch(
+        images, torch.arange(count) % 5, masks, has, chance=uniforms(count, shuffle_chances(shuffle, grid), seed)
+    )
 
 
 def small_net(adversary: str = "classes", classes: int = 5, grid: int = 7) -> DCLNet:
@@ -98,7 +100,10 @@ def test_matching_by_brightness_finds_the_origin_in_noise_only():
 
     leaf = torch.ones_like(batch.images)
     leaf[:, :, 16:40, 16:40] = batch.images[:, :, 16:40, 16:40]  # 3 x 3 patches of leaf on a plain ground
-    tracked, matched = (dcl_views(replace(batch, images=leaf), 7, "jitter", 2.0, how).extra["location"] for how in ("tracked", "matched"))
+    tracked, matched = (
+        dcl_views(replace(batch, images=leaf), 7, "jitter", 2.0, how).extra["location"]
+        for how in ("tracked", "matched")
+    )
     assert not torch.equal(tracked, matched)
     order = jitter_order(batch.chance, 7, 2.0)
     patches = cut(leaf, 7)
@@ -179,7 +184,9 @@ def test_logits_by_class_are_a_sum_in_tests_only():
 # --- losses
 
 
-def reference_losses(outputs: dict[str, Tensor], labels: list[int], origins: list[list[int]], adversary: str) -> dict[str, float]:
+def reference_losses(
+    outputs: dict[str, Tensor], labels: list[int], origins: list[list[int]], adversary: str
+) -> dict[str, float]:
     """Means over 2B images, the first half original, in float64."""
 
     def surprise(logits: list[float], target: int) -> float:
@@ -192,14 +199,23 @@ def reference_losses(outputs: dict[str, Tensor], labels: list[int], origins: lis
         original, destroyed = (label, label + classes) if adversary == "classes" else (0, 1)
         sums["adversarial"] += surprise(outputs["adversary"][i].tolist(), original if i < half else destroyed)
         places = outputs["location"][i].tolist()
-        sums["location"] += sum(abs(place - (origin - 24) / 49) for place, origin in zip(places, origins[i], strict=True)) / 49
+        sums["location"] += (
+            sum(abs(place - (origin - 24) / 49) for place, origin in zip(places, origins[i], strict=True)) / 49
+        )
     return {name: total / len(labels) for name, total in sums.items()}
 
 
 @pytest.mark.parametrize("adversary", ["binary", "classes"])
 @pytest.mark.parametrize("shuffle", SHUFFLES)
 def test_losses(adversary: str, shuffle: Shuffle):
-    method = build("dcl", 5, backbone="resnet18", adversary=adversary, shuffle=shuffle, loss_weights={"adversarial": 0.5, "location": 0.01})
+    method = build(
+        "dcl",
+        5,
+        backbone="resnet18",
+        adversary=adversary,
+        shuffle=shuffle,
+        loss_weights={"adversarial": 0.5, "location": 0.01},
+    )
     batch = method.views(views_batch(3, 56, shuffle))
     with torch.no_grad():
         outputs = small_net(adversary).train()(batch.images)
@@ -261,9 +277,21 @@ def test_the_published_settings():
     stage = method.recipe.stages[0]
     rates = {group["name"]: group["lr"] for group in make_optimizer(method, stage).param_groups}
     assert rates == pytest.approx({"backbone": 8e-4, "head": 8e-3})
-    assert (stage.epochs, stage.step_epochs, stage.gamma, stage.momentum, stage.weight_decay) == (360, 60, 0.1, 0.9, 0.0)
+    assert (stage.epochs, stage.step_epochs, stage.gamma, stage.momentum, stage.weight_decay) == (
+        360,
+        60,
+        0.1,
+        0.9,
+        0.0,
+    )
     recipe = method.recipe
-    assert (recipe.batch_size, recipe.resize, recipe.crop, recipe.rotate, recipe.test_view) == (16, 512, 448, 15.0, "center_crop")
+    assert (recipe.batch_size, recipe.resize, recipe.crop, recipe.rotate, recipe.test_view) == (
+        16,
+        512,
+        448,
+        15.0,
+        "center_crop",
+    )
     assert method.loss_weights == {"classification": 1.0, "adversarial": 1.0, "location": 1.0}
     assert method.options["adversary"] == "classes"
     assert (method.images_forwarded, method.chances) == (2.0, 98)
@@ -282,7 +310,9 @@ def test_the_other_options_train_every_parameter():
         assert parameter.grad.abs().sum() > 0, name
 
 
-@pytest.mark.parametrize("options", [{"grid": 1}, {"reach": 0}, {"adversary": "cls_mul"}, {"loss_weights": {"gamma": 1}}])
+@pytest.mark.parametrize(
+    "options", [{"grid": 1}, {"reach": 0}, {"adversary": "cls_mul"}, {"loss_weights": {"gamma": 1}}]
+)
 def test_options_that_make_no_sense_are_refused(options: dict[str, object]):
     with pytest.raises(UserError, match=next(iter(options))):
         tiny(**options)

@@ -16,9 +16,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tests.unit.test_methods import small, tiny_batch
 from ufgvc.methods import Batch, Method, Stage, names
-from ufgvc.train.optimizer import make_optimizer
-from ufgvc.train.parallel import settle_buckets
-from ufgvc.train.steps import identity, train_step
+from ufgvc.training.ddp import settle_buckets
+from ufgvc.training.optim import make_optimizer
+from ufgvc.training.steps import identity, train_step
 
 COUNT = 8
 CUTS = (slice(0, 5), slice(5, COUNT))

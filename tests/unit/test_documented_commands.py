@@ -30,11 +30,28 @@ from ufgvc.commands import COMMANDS
 from ufgvc.core.errors import UserError
 
 # What a document puts where a person's own word belongs; another word in capitals is taken as it is.
-WORDS = {"N": "2", "NAME": "mask_guided", "short": "bcnn", "...": "s3://bucket/x"}  # short: CONTRIBUTING's example of a method
+WORDS = {
+    "N": "2",
+    "NAME": "mask_guided",
+    "short": "bcnn",
+    "...": "s3://bucket/x",
+}  # short: CONTRIBUTING's example of a method
 # Flags of other programs (git, mlflow, ray, docker, pip), and of ours that are no commands of `ufgvc`.
-FOREIGN = frozenset(["always", "dirty", "abbrev", "exclude", "host", "backend-store-uri", "artifact-uri", "dst-path", "working-dir"])
-FOREIGN |= {"entrypoint-num-gpus", "build-arg", "dry-run", "folder", "pretrain", "tests-seconds", "commit", "s3", "allowed-hosts"}
-STYLES = ("ufgvc/report/style.py", "ufgvc/report/figures.py")  # CSS: its variables begin with two dashes
+FOREIGN = frozenset(
+    ["always", "dirty", "abbrev", "exclude", "host", "backend-store-uri", "artifact-uri", "dst-path", "working-dir"]
+)
+FOREIGN |= {
+    "entrypoint-num-gpus",
+    "build-arg",
+    "dry-run",
+    "folder",
+    "pretrain",
+    "tests-seconds",
+    "commit",
+    "s3",
+    "allowed-hosts",
+}
+STYLES = ("ufgvc/reports/style.py", "ufgvc/reports/figures.py")  # CSS: its variables begin with two dashes
 DOCUMENTED, ADVISED = documented(), advised()
 
 
@@ -49,7 +66,9 @@ def filled(words: tuple[str, ...], folder: Path) -> list[str]:
     if rest[-1:] == ["..."] and not rest[-2:][0].startswith("--"):  # and so on
         rest.pop()
     rest = [WORDS.get(word, word.replace(HOLE, "2")) for word in rest]
-    rest = ["box" if before == "--kind" and word == "2" else word for before, word in zip(["", *rest], rest, strict=False)]
+    rest = [
+        "box" if before == "--kind" and word == "2" else word for before, word in zip(["", *rest], rest, strict=False)
+    ]
     for place, word in enumerate(rest[:-1]):
         if word == "--config" and not rest[place + 1].startswith("jobs/configs/"):
             rest[place + 1] = str(folder / "own.yaml")
@@ -59,7 +78,11 @@ def filled(words: tuple[str, ...], folder: Path) -> list[str]:
             Path(folder / "own.yaml").touch()
             rest.append(value)
     fields = COMMANDS.get(command).settings("mask_guided").model_fields
-    needed = [name for name, field in fields.items() if field.is_required() and f"--{name}" not in rest and "--help" not in rest]
+    needed = [
+        name
+        for name, field in fields.items()
+        if field.is_required() and f"--{name}" not in rest and "--help" not in rest
+    ]
     return [command, *rest, *(text for name in needed for text in (f"--{name}", f"/tmp/{name}"))]
 
 
@@ -87,7 +110,9 @@ def test_a_documented_command_is_understood(told: Told, tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("told", once(ADVISED), ids=str)
-def test_a_command_that_a_message_advises_is_understood(told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_that_a_message_advises_is_understood(
+    told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(ROOT)
     if told.words[0] not in COMMANDS.names():
         flags = {word.removeprefix("--") for word in told.words if word.startswith("--")}
@@ -122,7 +147,16 @@ def test_what_the_parser_of_documents_finds() -> None:
         (9, ("mask", "--kind", "box")),
     ]
     assert sorted(pair for pair in found if pair[1]) == commands
-    assert {told.words[0] for told in DOCUMENTED} >= {"COMMAND", "bench", "benchmark", "detect", "ingest", "pipeline", "predict", "promote"}
+    assert {told.words[0] for told in DOCUMENTED} >= {
+        "COMMAND",
+        "bench",
+        "benchmark",
+        "detect",
+        "ingest",
+        "pipeline",
+        "predict",
+        "promote",
+    }
     assert len(ADVISED) > 40
 
 
@@ -137,7 +171,11 @@ def programs() -> list[tuple[str, str]]:
 
 def test_every_target_of_make_and_every_path_that_is_named_is_there() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    wrong = [f"{where}: {code}" for where, code in programs() if (made := re.match(r"make ([a-z-]+)", code)) and made[1] not in targets]
+    wrong = [
+        f"{where}: {code}"
+        for where, code in programs()
+        if (made := re.match(r"make ([a-z-]+)", code)) and made[1] not in targets
+    ]
     paths = re.compile(r"(?<![\w/.<*])((?:ufgvc|jobs|cluster|tests)/[\w./-]*\w)(?![\w<])")
     missing = [f"{where}: {path}" for where, code in programs() for path in paths.findall(code) if not exists(path)]
     assert (wrong, missing) == ([], [])
@@ -152,11 +190,15 @@ def exists(path: str) -> bool:
 @pytest.mark.parametrize("program", [["cluster/local.py"], ["-m", "cluster.gpu.run"]], ids=" ".join)
 def test_the_flags_of_our_other_programs(program: list[str]) -> None:
     name = " ".join(program)
-    lines = [code for _, code in programs() if re.match(rf"python3? {re.escape(name)}\b", code.removeprefix('eval "$('))]
+    lines = [
+        code for _, code in programs() if re.match(rf"python3? {re.escape(name)}\b", code.removeprefix('eval "$('))
+    ]
     assert lines
     commands = {word for code in lines for word in re.findall(rf"{re.escape(name)} ([a-z]+)", code)}
     shown = ""
     for command in [[], *([command] for command in sorted(commands))]:
-        done = subprocess.run([sys.executable, *program, *command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, *program, *command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
         shown += done.stdout
     assert [flag for code in lines for flag in FLAG.findall(code) if f"--{flag}" not in shown] == []

@@ -13,16 +13,19 @@ from PIL import Image
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
-from ufgvc.data import shards
+from ufgvc.data import dataset as shards
+from ufgvc.data.dataset import FolderWriter, read_part
 from ufgvc.data.images import decode_mask, encode_mask
-from ufgvc.data.shards import FolderWriter, read_part
-from ufgvc.data.synthetic import SynthSettings, make_leaf, synthesize
-from ufgvc.regions.exact import copy_part, exact_masks, open_masks
-from ufgvc.regions.mask import mask
+from ufgvc.regions.exact_masks import copy_part, exact_masks, open_masks
+from ufgvc.regions.mask_dataset import mask
 from ufgvc.regions.settings import MaskSettings
+from ufgvc.synthetic import SynthSettings, make_leaf, synthesize
 
 SETTINGS = SynthSettings(cultivars=2, train_per_cultivar=2, test_per_cultivar=1, size=64)
-NAMES = {"train": ["2_1_train", "1_3_train", "1_1_train", "2_3_train"], "test": ["2_2_test", "1_2_test"]}  # no order that a listing has
+NAMES = {
+    "train": ["2_1_train", "1_3_train", "1_1_train", "2_3_train"],
+    "test": ["2_2_test", "1_2_test"],
+}  # no order that a listing has
 REGIONS = ("vein", "contour")
 
 
@@ -44,7 +47,14 @@ def stored(target: Path, source: Path, names: dict[str, list[str]] = NAMES) -> s
     for split, ids in names.items():
         files = [(source / "images" / f"{Path(name).name}.jpg").read_bytes() for name in ids]
         n = len(ids)
-        known = {"image_id": ids, "image": files, "orientation": [1] * n, "height": [64] * n, "width": [64] * n, "split": [split] * n}
+        known = {
+            "image_id": ids,
+            "image": files,
+            "orientation": [1] * n,
+            "height": [64] * n,
+            "width": [64] * n,
+            "split": [split] * n,
+        }
         known |= {"label": [0] * n, "cultivar": ["c"] * n, "group": [None] * n}
         known["sha256"] = [hashlib.sha256(file).hexdigest() for file in files]
         tables.append(pa.table(known, schema=shards.SCHEMAS["images"]))
@@ -107,7 +117,11 @@ def _empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-SPOILT = [(_smaller, "has 63 x 64 pixels, its photograph 64 x 64"), (_grey, "is not a 1-bit PNG"), (_jpeg, "is not a 1-bit PNG")]
+SPOILT = [
+    (_smaller, "has 63 x 64 pixels, its photograph 64 x 64"),
+    (_grey, "is not a 1-bit PNG"),
+    (_jpeg, "is not a 1-bit PNG"),
+]
 SPOILT += [(_cut, "truncated"), (_empty, "zero bytes")]
 
 
@@ -128,7 +142,9 @@ def test_the_masks_of_another_draw_are_refused_although_all_names_fit(source: Pa
     assert caught.value.where == str(other / "images/2_1_train.jpg")
 
 
-@pytest.mark.parametrize(("gone", "more"), [(["vein/2_3_train"], ""), (["contour/1_1_train", "vein/2_3_train"], ", and so are 1 more")])
+@pytest.mark.parametrize(
+    ("gone", "more"), [(["vein/2_3_train"], ""), (["contour/1_1_train", "vein/2_3_train"], ", and so are 1 more")]
+)
 def test_a_missing_mask_is_named(gone: list[str], more: str, source: Path, tmp_path: Path) -> None:
     dataset = stored(tmp_path / "data", source)
     for name in gone:

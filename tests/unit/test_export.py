@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from tests.unit.test_methods import CLASSES, SIDE, small
 from ufgvc.core.errors import UserError
 from ufgvc.methods import names
-from ufgvc.track import export as export_file
-from ufgvc.track.export import ExportSettings, compare, export, exported_model, to_onnx
-from ufgvc.track.models import LoadedModel, load_model, run_by_onnx
+from ufgvc.models import export as export_file
+from ufgvc.models.export import ExportSettings, compare, export, exported_model, to_onnx
+from ufgvc.models.model import LoadedModel, load_model, run_by_onnx
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
@@ -28,7 +28,9 @@ def loaded(name: str) -> LoadedModel:
     method = small(name)
     method.net.eval()
     side = max(SIDE, method.min_side)
-    return LoadedModel(method, tuple("abcde"[:CLASSES]), {"resize": side, "size": side, "view": "center_crop"}, info_of(method, side))
+    return LoadedModel(
+        method, tuple("abcde"[:CLASSES]), {"resize": side, "size": side, "view": "center_crop"}, info_of(method, side)
+    )
 
 
 def info_of(method, side: int) -> dict:
@@ -41,7 +43,9 @@ def info_of(method, side: int) -> dict:
     }
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in names()])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in names()]
+)
 def test_every_method_exports_and_says_what_torch_says(name: str) -> None:
     model = loaded(name)
     exported, parity = exported_model(model)
@@ -94,7 +98,9 @@ def test_a_folder_with_the_exported_model_loads_and_travels(toy: LoadedModel, tm
         exported_model(found)
 
 
-def test_an_exported_net_that_is_wrong_is_refused(toy: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exported_net_that_is_wrong_is_refused(
+    toy: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     content = to_onnx(toy.method, SIDE)
     with torch.no_grad():
         toy.net.classifier.bias[0] += 0.01
@@ -119,7 +125,9 @@ def test_what_torch_cannot_export_is_told_with_its_reason(toy: LoadedModel) -> N
         to_onnx(replace(toy.method, net=Unexportable().eval()), SIDE)
 
 
-def test_missing_packages_and_damaged_files_are_told(toy: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_and_damaged_files_are_told(
+    toy: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     export(toy, str(tmp_path / "out"))
     (tmp_path / "weights.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match="would lose it"):

@@ -31,7 +31,13 @@ def heic(picture: np.ndarray, **options: object) -> bytes:
 
 
 def turned(picture: np.ndarray, orientation: int) -> np.ndarray:
-    ways = {1: lambda a: a, 3: lambda a: a[::-1, ::-1], 6: lambda a: np.rot90(a, -1), 8: lambda a: np.rot90(a, 1), 2: lambda a: a[:, ::-1]}
+    ways = {
+        1: lambda a: a,
+        3: lambda a: a[::-1, ::-1],
+        6: lambda a: np.rot90(a, -1),
+        8: lambda a: np.rot90(a, 1),
+        2: lambda a: a[:, ::-1],
+    }
     return ways[orientation](picture)
 
 
@@ -123,7 +129,9 @@ def test_of_a_moving_gif_the_first_picture_is_read() -> None:
 
 def test_of_an_mpo_the_first_picture_is_kept_as_it_is() -> None:
     buffer = io.BytesIO()
-    Image.fromarray(SMOOTH).save(buffer, "MPO", save_all=True, append_images=[Image.fromarray(255 - SMOOTH)], exif=exif(6))
+    Image.fromarray(SMOOTH).save(
+        buffer, "MPO", save_all=True, append_images=[Image.fromarray(255 - SMOOTH)], exif=exif(6)
+    )
     photo = buffer.getvalue()
     info, stored = inspect(photo), strip_metadata(photo)
     assert info.orientation == 6
@@ -191,8 +199,14 @@ def wide_png(values: np.ndarray) -> bytes:
     """(H, W, 3) uint16 -> PNG with 16 bits a channel, which Pillow reads but does not write."""
     height, width = values.shape[:2]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
-    body = b"".join(struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks)
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    )
+    body = b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    )
     return b"\x89PNG\r\n\x1a\n" + body
 
 

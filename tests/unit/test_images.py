@@ -44,7 +44,9 @@ def test_upright_pixels_survive_and_metadata_does_not(kind: str, orientation: in
         assert not picture.getexif().get_ifd(0x8825)
 
 
-@pytest.mark.parametrize("options", [{"progressive": True}, {"restart_marker_rows": 1}, {"subsampling": 2, "quality": 50}])
+@pytest.mark.parametrize(
+    "options", [{"progressive": True}, {"restart_marker_rows": 1}, {"subsampling": 2, "quality": 50}]
+)
 def test_jpeg_is_not_encoded_again(options: dict[str, object]) -> None:
     photo = encoded(1, exif=exif(), comment=b"Owner", icc_profile=b"profile" * 99, **options)
     stored = strip_metadata(photo)

@@ -9,8 +9,8 @@ import pytest
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
-from ufgvc.track.journal import Journal
-from ufgvc.track.settings import TrackingSettings, redact, redact_values, resolve
+from ufgvc.tracking.journal import Journal
+from ufgvc.tracking.settings import TrackingSettings, redact, redact_values, resolve
 
 
 @pytest.fixture

@@ -16,7 +16,11 @@ def iso(main: bytes, *others: bytes) -> bytes:
 
 
 def tiff(*tags: tuple[int, int]) -> bytes:
-    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return (
+        b"II*\0\x08\0\0\0"
+        + struct.pack("<H", len(tags))
+        + b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    )
 
 
 @pytest.mark.parametrize(("name", "kind"), [("JPEG", "jpeg"), ("MPO", "jpeg"), ("JPEG2000", "jp2"), ("AVIF", "avif")])
@@ -58,7 +62,9 @@ def test_first_bytes(head: bytes, kind: str) -> None:
     assert kind_of(head) == kind
 
 
-@pytest.mark.parametrize("head", [b"", b"BM is how this text begins", b"<html>", b"path,label\n", b"RIFF\0\0\0\0WAVE", bytes(99), b"II"])
+@pytest.mark.parametrize(
+    "head", [b"", b"BM is how this text begins", b"<html>", b"path,label\n", b"RIFF\0\0\0\0WAVE", bytes(99), b"II"]
+)
 def test_no_picture(head: bytes) -> None:
     assert kind_of(head) is None
 

@@ -78,7 +78,13 @@ def test_a_list_of_regions_is_no_list_of_cultivars(tmp_path: Path) -> None:
 
 def test_system_folders_are_no_cultivars(tmp_path: Path) -> None:
     image_folder(tmp_path)
-    for name in ("@eaDir/a/x.jpg", "#recycle/old.jpg", "$RECYCLE.BIN/S-1/x.jpg", "lost+found/x.jpg", "train/a/@eaDir/x.jpg"):
+    for name in (
+        "@eaDir/a/x.jpg",
+        "#recycle/old.jpg",
+        "$RECYCLE.BIN/S-1/x.jpg",
+        "lost+found/x.jpg",
+        "train/a/@eaDir/x.jpg",
+    ):
         put(tmp_path / name)
     listing = list_source(str(tmp_path))
     assert listing.classes == ("a", "b")
@@ -100,7 +106,10 @@ def test_a_table_that_only_lies_there(tmp_path: Path, name: str) -> None:
 
 
 def test_photographs_that_a_table_does_not_name_are_listed(tmp_path: Path) -> None:
-    put(image_folder(tmp_path) / "photos.csv", "path,cultivar,split\ntrain/a/train0.jpg,a,train\ntest/b/test0.jpg,b,test\n")
+    put(
+        image_folder(tmp_path) / "photos.csv",
+        "path,cultivar,split\ntrain/a/train0.jpg,a,train\ntest/b/test0.jpg,b,test\n",
+    )
     listing = list_source(str(tmp_path))
     assert len(listing.photos) == 2
     assert {bad.reason for bad in listing.left_out} == {"the source does not name it"}
@@ -134,7 +143,11 @@ def test_a_decomposed_folder_and_a_composed_list(tmp_path: Path) -> None:
         put(tmp_path / "alpha" / f"{k}.jpg")
     put(tmp_path / "classes.txt", f"alpha\n{name}\n")
     assert set(classes(list_source(str(tmp_path))).values()) == {"alpha", name}
-    rows = "".join(f"{cultivar}/{k}.jpg,{cultivar},{split}\n" for cultivar in ("alpha", name) for k, split in ((0, "train"), (1, "test")))
+    rows = "".join(
+        f"{cultivar}/{k}.jpg,{cultivar},{split}\n"
+        for cultivar in ("alpha", name)
+        for k, split in ((0, "train"), (1, "test"))
+    )
     put(tmp_path / "manifest.csv", f"path,cultivar,split\n{rows}")
     assert len(list_source(str(tmp_path)).photos) == 4
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ufgvc.methods import Batch, build
-from ufgvc.methods.layers.leaf import blade, find_leaf, halfway, ridges
+from ufgvc.methods.layers.leaf_segmentation import blade, find_leaf, halfway, ridges
 from ufgvc.methods.layers.polar import ANGLES, polar, spectrum
 from ufgvc.methods.leaf_traits import MEASURES, colour, outline, veins
 
@@ -31,7 +31,9 @@ def drawn_leaf(
 
 
 def test_the_threshold_lies_halfway_between_the_means_of_both_sides():
-    values = torch.cat([torch.rand(1, 1, 9, 11, generator=torch.Generator().manual_seed(0)), drawn_leaf()[:, :1, 30:39, 30:41]])
+    values = torch.cat(
+        [torch.rand(1, 1, 9, 11, generator=torch.Generator().manual_seed(0)), drawn_leaf()[:, :1, 30:39, 30:41]]
+    )
     for row, got in zip(values.double(), halfway(values).flatten(), strict=True):
         flat, threshold = row.flatten().tolist(), float(row.mean())
         for _ in range(50):
@@ -50,7 +52,9 @@ def test_the_leaf_is_what_differs_from_the_frame():
     true = np.hypot(x, y) < 26 * (1 + 0.35 * np.cos(5 * np.arctan2(x, -y)))
     wrong = np.abs(find_leaf(image)[0, 0].numpy() - true)
     assert wrong.mean() < 0.01
-    assert torch.equal(find_leaf(torch.full((1, 3, 40, 50), 0.3)), torch.ones(1, 1, 40, 50)), "nothing stands out: all is leaf"
+    assert torch.equal(find_leaf(torch.full((1, 3, 40, 50), 0.3)), torch.ones(1, 1, 40, 50)), (
+        "nothing stands out: all is leaf"
+    )
 
 
 def test_the_blade_is_the_leaf_without_its_rim():
@@ -67,7 +71,9 @@ def test_a_ridge_is_the_curvature_across_a_bright_line():
     inside[:, :, 3:9, 2:11] = 1
     grey = np.pad(images.double().mean(1)[0].numpy(), 3, mode="reflect")
     weights = np.array([[math.exp(-(i * i + j * j) / 2) for j in range(-3, 4)] for i in range(-3, 4)])
-    light = np.array([[(grey[i : i + 7, j : j + 7] * weights).sum() / weights.sum() for j in range(14)] for i in range(12)])
+    light = np.array(
+        [[(grey[i : i + 7, j : j + 7] * weights).sum() / weights.sum() for j in range(14)] for i in range(12)]
+    )
     wanted = np.zeros((12, 14))
     for i in range(3, 9):
         for j in range(2, 11):
@@ -93,7 +99,10 @@ def test_polar_reads_the_map_at_rings_about_the_centroid():
     for ring in range(4):
         for angle in range(0, ANGLES, 5):
             far, turn = radius * (ring + 0.5) * 2.0 / 4, 2 * math.pi * angle / ANGLES
-            y, x = 11 - far * math.cos(turn) - 0.5, 19 + far * math.sin(turn) - 0.5  # pixel middles are at whole numbers
+            y, x = (
+                11 - far * math.cos(turn) - 0.5,
+                19 + far * math.sin(turn) - 0.5,
+            )  # pixel middles are at whole numbers
             i, j = math.floor(y), math.floor(x)
             if not (-1 <= i < 30 and -1 <= j < 40):
                 assert torch.equal(got[0, :, ring, angle], torch.zeros(2))
@@ -169,7 +178,9 @@ def test_the_prediction_is_the_mean_of_its_heads():
 def test_every_trait_weighs_the_same_in_the_token():
     torch.manual_seed(0)
     net = build("leaf_traits", 4, backbone="resnet18").net.train()
-    images = torch.cat([drawn_leaf(lobes=3 + k % 4, depth=0.1 + 0.02 * k, turn=0.1 * k) * (0.6 + 0.02 * k) for k in range(16)])
+    images = torch.cat(
+        [drawn_leaf(lobes=3 + k % 4, depth=0.1 + 0.02 * k, turn=0.1 * k) * (0.6 + 0.02 * k) for k in range(16)]
+    )
     measured = net.measure(images)
     wanted = []
     for trait in ("outline", "veins", "colour"):

@@ -15,10 +15,10 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ufgvc.core import lettering
+from ufgvc.core import fonts as lettering
 from ufgvc.core.types import Box
-from ufgvc.regions.figure import figure_three
-from ufgvc.report import figures
+from ufgvc.regions.detector_figure import figure_three
+from ufgvc.reports import figures
 
 ODD = (
     "$x^$",
@@ -48,7 +48,9 @@ def confusion(names: tuple[str, ...]) -> figures.Chart:
 def panels(names: tuple[str, ...]) -> figures.Panels:
     picture = np.zeros((8, 8, 3), np.uint8)
     grid = tuple((picture, picture) for _ in names)
-    return figures.Panels("cam", "Maps", "alt", ("original", names[0]), names, grid, tuple(("", f"wrong: {name}") for name in names))
+    return figures.Panels(
+        "cam", "Maps", "alt", ("original", names[0]), names, grid, tuple(("", f"wrong: {name}") for name in names)
+    )
 
 
 def test_names_are_no_mathematics_and_all_are_drawn(recwarn: pytest.WarningsRecorder) -> None:
@@ -60,10 +62,16 @@ def test_names_are_no_mathematics_and_all_are_drawn(recwarn: pytest.WarningsReco
     assert panels(ODD).to_png().startswith(b"\x89PNG")
     assert figures.accuracy_chart(dict.fromkeys(ODD, (0.5, 0.4, 0.6)), 0.1).to_png().startswith(b"\x89PNG")
     assert figure_three([(name, np.zeros((40, 40, 3), np.uint8), [Box("vein", 1, 1, 9, 9, 1.0)]) for name in ODD[:4]])
-    assert not [str(warning.message) for warning in recwarn if "Glyph" in str(warning.message) or "layout" in str(warning.message)]
+    assert not [
+        str(warning.message)
+        for warning in recwarn
+        if "Glyph" in str(warning.message) or "layout" in str(warning.message)
+    ]
 
 
-def test_a_character_without_a_font_is_spelt_and_the_log_says_so(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_character_without_a_font_is_spelt_and_the_log_says_so(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     own = [font for font in font_manager.fontManager.ttflist if font.name.startswith("DejaVu")]
     monkeypatch.setattr(font_manager.fontManager, "ttflist", own)
     chart = confusion(("中黄13", "南农1138", "plain"))
@@ -78,7 +86,9 @@ def test_a_character_without_a_font_is_spelt_and_the_log_says_so(caplog: pytest.
     assert "no font here has all characters of '中黄13' and 1 other names" in caplog.text
 
 
-def test_an_installed_font_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_installed_font_is_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pen = TTGlyphPen(None)
     pen.moveTo((0, 0))
     for point in ((0, 900), (900, 900), (900, 0)):

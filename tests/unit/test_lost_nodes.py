@@ -13,9 +13,9 @@ from ray.core.generated.common_pb2 import NodeDeathInfo
 from ray.train import FailureConfig, PreemptionError
 
 from ufgvc.core.errors import UserError
-from ufgvc.search.settings import SearchSettings, TrialSettings
-from ufgvc.train.refusal import IDLE, EndAtMistakes, lost_nodes
-from ufgvc.train.settings import TrainSettings
+from ufgvc.experiments.settings import SearchSettings, TrialSettings
+from ufgvc.training.failures import IDLE, EndAtMistakes, lost_nodes
+from ufgvc.training.settings import TrainSettings
 
 BROKEN = {0: RuntimeError("Connection closed by peer")}
 

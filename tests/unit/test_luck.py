@@ -10,8 +10,8 @@ import pytest
 from scipy import stats
 
 from tests.unit.search_stories import made_up
-from ufgvc.report import luck as lucky
-from ufgvc.report.luck import chance_of_best, expected_maximum, noise_of, quantile_of_best
+from ufgvc.evaluation import selection_bias as lucky
+from ufgvc.evaluation.selection_bias import chance_of_best, expected_maximum, noise_of, quantile_of_best
 
 # Of n standard normal numbers: closed forms, then the table of Teichroew (1956).
 KNOWN = {

@@ -9,12 +9,12 @@ import pytest
 
 from tests.unit.test_card import FACTS, info, metrics
 from ufgvc.core.errors import UserError
-from ufgvc.data.shards import Dataset
+from ufgvc.data.dataset import Dataset
+from ufgvc.evaluation.model_card import model_card
+from ufgvc.evaluation.provenance import facts, warnings
 from ufgvc.methods import build
-from ufgvc.regions.parts import Coverage
-from ufgvc.report.card import model_card
-from ufgvc.report.provenance import facts, warnings
-from ufgvc.track.models import LoadedModel
+from ufgvc.models.model import LoadedModel
+from ufgvc.regions.mask_results import Coverage
 
 
 def part(split: str, **found: int) -> dict[str, Any]:
@@ -35,7 +35,9 @@ PARTS = [part("train", both=3, vein=2), part("train", vein=4, none=1), part("tes
         ([part("train", none=10)], (), 0, 0),
     ],
 )
-def test_a_leaf_counts_that_has_every_region_that_there_can_be(rows: Any, regions: Any, train: int, complete: int) -> None:
+def test_a_leaf_counts_that_has_every_region_that_there_can_be(
+    rows: Any, regions: Any, train: int, complete: int
+) -> None:
     assert Coverage.counted(rows, regions, 0.5) == Coverage(train, 10, complete, 0.5)
 
 
@@ -62,7 +64,9 @@ def test_the_report_and_the_card_tell_it(leaves: int, warned: bool) -> None:
     found = facts(dataset, model, "model", {})
     assert found["Masks"] == f"box; every region on {leaves} of 10 training leaves"
     told = warnings(dataset, {"this model": model}, {})
-    assert [text.startswith(f"this model: every region was found on {leaves} of 10") for text in told] == [True] * warned
+    assert [text.startswith(f"this model: every region was found on {leaves} of 10") for text in told] == [
+        True
+    ] * warned
     card = model_card(info(), {**metrics(), "warnings": told}, {**FACTS, **found}).of("m", "1")
     assert f"- Masks: box; every region on {leaves} of 10 training leaves" in card
     assert (f"- every region was found on {leaves} of 10" in card) == warned

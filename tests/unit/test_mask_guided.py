@@ -12,7 +12,7 @@ from ufgvc.core.errors import UserError
 from ufgvc.methods import Batch, Method, build
 from ufgvc.methods.layers.attention import MaskAttention, activate, fuse
 from ufgvc.methods.mask_guided import attention_target, mask_guided_losses
-from ufgvc.train.steps import total_loss
+from ufgvc.training.steps import total_loss
 
 ACTIVATIONS = ("sigmoid", "softmax", "softmax_peak")
 REGIONS = ("vein", "contour")
@@ -27,7 +27,9 @@ def tiny_batch(count: int = 3, side: int = 96) -> Batch:
     generator = torch.Generator().manual_seed(2)
     images = torch.rand(count, 3, side, side, generator=generator)
     masks = {region: (torch.rand(count, 1, side, side, generator=generator) > 0.7).float() for region in REGIONS}
-    return Batch(images, torch.arange(count) % 4, masks, {region: torch.ones(count, dtype=torch.bool) for region in REGIONS})
+    return Batch(
+        images, torch.arange(count) % 4, masks, {region: torch.ones(count, dtype=torch.bool) for region in REGIONS}
+    )
 
 
 def reference_attention(features: np.ndarray, weight: tuple[float, float], activation: str) -> np.ndarray:
@@ -50,7 +52,10 @@ def reference_target(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Average over each cell, divided by the largest: mask (H, W) whose sides the map's sides divide -> (h, w)."""
     height, width = mask.shape[0] // size[0], mask.shape[1] // size[1]
     cells = np.array(
-        [[mask[y * height : (y + 1) * height, x * width : (x + 1) * width].mean() for x in range(size[1])] for y in range(size[0])]
+        [
+            [mask[y * height : (y + 1) * height, x * width : (x + 1) * width].mean() for x in range(size[1])]
+            for y in range(size[0])
+        ]
     )
     return cells / cells.max() if cells.max() > 0 else cells
 
@@ -87,7 +92,9 @@ def test_equations_2_to_8(activation: str):
         entropy += math.log(sum(math.exp(value) for value in logits)) - logits[int(batch.labels[image])]
         for region, map_ in (("vein", vein), ("contour", contour)):
             target = reference_target(batch.masks[region][image, 0].double().numpy(), (height, width))
-            squared[region] += sum((target[y, x] - map_[y, x]) ** 2 for y in range(height) for x in range(width)) / (height * width)
+            squared[region] += sum((target[y, x] - map_[y, x]) ** 2 for y in range(height) for x in range(width)) / (
+                height * width
+            )
     for region in REGIONS:
         assert float(parts[region][0] / parts[region][1]) == pytest.approx(squared[region] / count, rel=1e-4)
     expected = 0.1 * squared["vein"] / count + 0.1 * squared["contour"] / count + 1.0 * entropy / count

@@ -16,8 +16,8 @@ from ufgvc.core.errors import UserError
 from ufgvc.methods import Batch, Method, build
 from ufgvc.methods.layers.shuffle import swap_order
 from ufgvc.methods.maskcov import colour_covariance, maskcov_views
-from ufgvc.train.optimizer import make_optimizer
-from ufgvc.train.steps import total_loss, train_step
+from ufgvc.training.optim import make_optimizer
+from ufgvc.training.steps import total_loss, train_step
 
 
 def tiny(**options: object) -> Method:
@@ -27,7 +27,9 @@ def tiny(**options: object) -> Method:
 
 def plain_batch(count: int = 4, side: int = 64, grid: int = 2, seed: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(seed)
-    images = (0.1 + 0.9 * torch.rand(count, 3, side, side, generator=generator)).contiguous(memory_format=torch.channels_last)
+    images = (0.1 + 0.9 * torch.rand(count, 3, side, side, generator=generator)).contiguous(
+        memory_format=torch.channels_last
+    )
     masks = {"vein": images[:, :1].round()}
     chance = torch.rand(count, grid * grid, generator=generator, dtype=torch.float64)
     return Batch(images, torch.arange(count) % 5, masks, {"vein": torch.arange(count) % 2 == 0}, chance=chance)
@@ -48,7 +50,8 @@ def reference_covariance(patch: np.ndarray) -> list[list[float]]:
     means = [math.fsum(values) / len(values) for values in colours]
     return [
         [
-            math.fsum((x - means[a]) * (y - means[b]) for x, y in zip(colours[a], colours[b], strict=True)) / (len(colours[a]) - 1)
+            math.fsum((x - means[a]) * (y - means[b]) for x, y in zip(colours[a], colours[b], strict=True))
+            / (len(colours[a]) - 1)
             for b in range(3)
         ]
         for a in range(3)
@@ -102,7 +105,9 @@ def test_the_same_place_is_masked_in_the_second_and_third_view(grid: int, side: 
             target = seen.extra["covariance"][row].view(grid * grid, 9)
             assert [p for p in range(grid * grid) if not target[p].any()] == [cell]
         own = [patch.tobytes() for patch in patches_of(batch.images[i], grid)]
-        assert [patch.tobytes() for p, patch in enumerate(patches_of(masked, grid)) if p != cell] == own[:cell] + own[cell + 1 :]
+        assert [patch.tobytes() for p, patch in enumerate(patches_of(masked, grid)) if p != cell] == own[:cell] + own[
+            cell + 1 :
+        ]
         left = Counter(patch.tobytes() for p, patch in enumerate(patches_of(shuffled, grid)) if p != cell)
         assert left <= Counter(own), "the rest are whole patches of the image, each once"
         assert left.total() == grid * grid - 1
@@ -161,7 +166,9 @@ def test_8_of_the_24_arrangements_are_drawn_evenly():
 
 def test_every_patch_is_masked_equally_often():
     chance = torch.rand(4000, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    seen = maskcov_views(Batch(torch.rand(4000, 3, 4, 4) + 0.01, torch.zeros(4000, dtype=torch.int64), chance=chance), 2)
+    seen = maskcov_views(
+        Batch(torch.rand(4000, 3, 4, 4) + 0.01, torch.zeros(4000, dtype=torch.int64), chance=chance), 2
+    )
     black = ~seen.images[4000:8000].unflatten(3, (2, 2)).unflatten(2, (2, 2)).sum(dim=(1, 3, 5)).bool()
     assert torch.equal(black.flatten(1).sum(dim=1), torch.ones(4000, dtype=torch.int64))
     counts = black.flatten(1).sum(dim=0).tolist()
@@ -189,7 +196,10 @@ def test_losses():
     method = tiny(loss_weights={"shuffled": 0.5, "covariance": 0.01})
     batch = method.views(plain_batch(3))
     generator = torch.Generator().manual_seed(1)
-    outputs = {name: torch.randn(9, size, generator=generator) for name, size in (("logits", 5), ("shuffled", 2), ("covariance", 36))}
+    outputs = {
+        name: torch.randn(9, size, generator=generator)
+        for name, size in (("logits", 5), ("shuffled", 2), ("covariance", 36))
+    }
 
     def surprise(logits: list[float], target: int) -> float:
         return math.log(sum(math.exp(value) for value in logits)) - logits[target]
@@ -198,7 +208,9 @@ def test_losses():
     for row in range(9):
         expected["classification"] += surprise(outputs["logits"][row].tolist(), row % 3)
         expected["shuffled"] += surprise(outputs["shuffled"][row].tolist(), 1 if row < 6 else 0)
-        target = np.concatenate([np.cov(patch.reshape(3, -1), ddof=1) for patch in patches_of(batch.images[row], 2)], axis=None)
+        target = np.concatenate(
+            [np.cov(patch.reshape(3, -1), ddof=1) for patch in patches_of(batch.images[row], 2)], axis=None
+        )
         predicted = outputs["covariance"][row].tolist()
         expected["covariance"] += sum(abs(p - t) for p, t in zip(predicted, target.tolist(), strict=True)) / 36
     parts = method.losses(outputs, batch)
@@ -235,7 +247,13 @@ def test_the_published_settings():
     stage = method.recipe.stages[0]
     rates = {group["name"]: group["lr"] for group in make_optimizer(method, stage).param_groups}
     assert rates == pytest.approx({"backbone": 1e-3, "head": 1e-2})
-    assert (stage.epochs, stage.step_epochs, stage.gamma, stage.momentum, stage.weight_decay) == (160, 60, 0.1, 0.9, 0.0)
+    assert (stage.epochs, stage.step_epochs, stage.gamma, stage.momentum, stage.weight_decay) == (
+        160,
+        60,
+        0.1,
+        0.9,
+        0.0,
+    )
     recipe = method.recipe
     assert (recipe.batch_size, recipe.resize, recipe.crop, recipe.rotate) == (16, 440, 384, 15.0)
     assert (recipe.test_view, recipe.test_resize) == ("resize", 384)

@@ -7,7 +7,7 @@ import pytest
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.types import Box
-from ufgvc.regions.examples import fit_square, resize_longest
+from ufgvc.regions.letterbox import fit_square, resize_longest
 from ufgvc.regions.masks import MASK_KINDS, fill_boxes, find_leaf, make_masks
 
 BOXES = [Box("vein", 90, 30, 110, 170), Box("contour", 20, 20, 90, 180), Box("contour", 110, 20, 180, 180)]

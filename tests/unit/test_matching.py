@@ -8,7 +8,9 @@ import pytest
 
 from ufgvc.data.readers.matching import PathMatcher, split_of
 
-SAME_NAMES = [f"{split}/{cultivar}/IMG_{k}.jpg" for split in ("train", "test") for cultivar in ("alpha", "beta") for k in (0, 1)]
+SAME_NAMES = [
+    f"{split}/{cultivar}/IMG_{k}.jpg" for split in ("train", "test") for cultivar in ("alpha", "beta") for k in (0, 1)
+]
 
 
 @pytest.mark.parametrize(
@@ -34,7 +36,9 @@ def test_the_longest_common_tail_is_meant(written: str) -> None:
 def test_photographs_that_nothing_tells_apart_are_all_named() -> None:
     assert PathMatcher(SAME_NAMES).find("IMG_1.jpg") == [path for path in SAME_NAMES if path.endswith("IMG_1.jpg")]
     assert PathMatcher(SAME_NAMES).find("train/IMG_1.jpg") == ["train/alpha/IMG_1.jpg", "train/beta/IMG_1.jpg"]
-    assert PathMatcher(SAME_NAMES[:1]).find("labels/train/IMG_0") == SAME_NAMES[:1], "labels of a split need no cultivars' folders"
+    assert PathMatcher(SAME_NAMES[:1]).find("labels/train/IMG_0") == SAME_NAMES[:1], (
+        "labels of a split need no cultivars' folders"
+    )
 
 
 def test_one_split_never_stands_for_the_other() -> None:
@@ -49,7 +53,9 @@ def test_a_missing_photograph_is_not_another_one() -> None:
         for written in ("test/alpha/IMG_1.jpg", "alpha/IMG_9.jpg", "x/test/alpha/IMG_1"):
             assert matcher.find(written) == []
     assert PathMatcher(["beta/1.jpg", "alpha/2.jpg"]).find("alpha/1.txt") == []
-    assert PathMatcher(["train/a.jpg"]).find("annotator 7/a") == ["train/a.jpg"], "a folder that is none of the source's says nothing"
+    assert PathMatcher(["train/a.jpg"]).find("annotator 7/a") == ["train/a.jpg"], (
+        "a folder that is none of the source's says nothing"
+    )
     assert PathMatcher(["train/a.jpg"], inside=True).find("annotator 7/a.jpg") == []
 
 
@@ -57,13 +63,19 @@ def test_the_ending_counts_where_it_is_given() -> None:
     matcher = PathMatcher(["a/x.jpg", "a/x.png"])
     assert matcher.find("a/x.png") == ["a/x.png"]
     assert matcher.find("a/x") == ["a/x.jpg", "a/x.png"]
-    assert PathMatcher(["a/x.png"]).find("a/x.jpg") == ["a/x.png"], "a copy saved in another format is the same photograph"
+    assert PathMatcher(["a/x.png"]).find("a/x.jpg") == ["a/x.png"], (
+        "a copy saved in another format is the same photograph"
+    )
     assert PathMatcher(["a/IMG.1.jpg"]).find("IMG.1") == ["a/IMG.1.jpg"], "a dot in a name is no ending"
 
 
-@pytest.mark.parametrize("written", ["0a1b2c3d-leaf.jpg", "images/0a1b2c3d-leaf", "leaf_jpg.rf.9f1c2e", "x/leaf%2Ejpg", "my%20leaf.jpg"])
+@pytest.mark.parametrize(
+    "written", ["0a1b2c3d-leaf.jpg", "images/0a1b2c3d-leaf", "leaf_jpg.rf.9f1c2e", "x/leaf%2Ejpg", "my%20leaf.jpg"]
+)
 def test_what_tools_add_to_names(written: str) -> None:
-    assert PathMatcher(["train/leaf.jpg", "train/my leaf.jpg"]).find(written) == [f"train/{'my ' if 'my' in written else ''}leaf.jpg"]
+    assert PathMatcher(["train/leaf.jpg", "train/my leaf.jpg"]).find(written) == [
+        f"train/{'my ' if 'my' in written else ''}leaf.jpg"
+    ]
 
 
 def test_composed_and_decomposed_names_are_one() -> None:

@@ -12,13 +12,14 @@ import torch
 from ufgvc.core.errors import UserError
 from ufgvc.methods import build
 from ufgvc.methods.recipe import Recipe, Stage
-from ufgvc.train.memory import enough_memory, memory_for_batches, memory_for_scores
+from ufgvc.training.memory import enough_memory, memory_for_batches, memory_for_scores
 
 CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory. Tried"), RuntimeError("CUDA error: out of memory\nCUDA kernel")]
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory. Tried"), RuntimeError("CUDA error: out of memory\nCUDA kernel")],
 )
 def test_out_of_memory_names_the_batch_and_the_remedy(error: RuntimeError) -> None:
     recipe = Recipe(stages=(Stage(epochs=1, lr=0.1),), batch_size=64, resize=512, crop=448)
@@ -71,7 +72,7 @@ def test_what_failed_holds_no_tensor_any_more() -> None:
 
 
 def test_scoring_tells_its_own_flag(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ufgvc.track.models import LoadedModel
+    from ufgvc.models.model import LoadedModel
 
     method = build("resnet50", num_classes=2, backbone="shufflenet_v2_x0_5")
     model = LoadedModel(method, ("a", "b"), {"resize": 64, "size": 64, "view": "center_crop"}, {})
@@ -80,5 +81,8 @@ def test_scoring_tells_its_own_flag(monkeypatch: pytest.MonkeyPatch) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(method.net.backbone, "forward", fail)
-    with pytest.raises(UserError, match="a batch of 1 images of 64 px"), memory_for_scores(1, model.input, model.device):
+    with (
+        pytest.raises(UserError, match="a batch of 1 images of 64 px"),
+        memory_for_scores(1, model.input, model.device),
+    ):
         model.scores([np.zeros((64, 64, 3), np.uint8)])

@@ -14,8 +14,8 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.types import REGIONS
 from ufgvc.methods import Batch, Method, Recipe, Stage, build, names, options_class
 from ufgvc.methods.backbones import build_backbone
-from ufgvc.train.optimizer import frozen_modules, make_optimizer
-from ufgvc.train.steps import eval_step, train_step
+from ufgvc.training.optim import frozen_modules, make_optimizer
+from ufgvc.training.steps import eval_step, train_step
 
 CLASSES, SIDE = 5, 64
 # Where the usual small backbone does not suit. B-CNN pools the square of the channels: AlexNet has few, and ends in a max-pooling
@@ -84,7 +84,9 @@ class TestContract:
     def test_options_and_state_dict_make_it_again(self, name: str, tmp_path: Path) -> None:
         method = small(name)
         make_step(method, tiny_batch(method))
-        save_file({key: value.contiguous() for key, value in method.net.state_dict().items()}, tmp_path / "net.safetensors")
+        save_file(
+            {key: value.contiguous() for key, value in method.net.state_dict().items()}, tmp_path / "net.safetensors"
+        )
         again = build(name, CLASSES, init=str(tmp_path / "net.safetensors"), **method.options)
         again.net.load_state_dict(method.net.state_dict())
         images = tiny_batch(method, seed=9).images
@@ -200,7 +202,9 @@ def test_recipe_finds_the_stage_of_an_epoch():
 def test_torchvision_backbones_end_in_the_map_that_their_own_heads_see(name: str, channels: int):
     backbone = build_backbone(name, "none").eval()
     trunk, whole = backbone.trunk.state_dict(), models.get_model(name).state_dict()
-    assert {key: tensor.shape for key, tensor in trunk.items()}.items() <= {key: tensor.shape for key, tensor in whole.items()}.items()
+    assert {key: tensor.shape for key, tensor in trunk.items()}.items() <= {
+        key: tensor.shape for key, tensor in whole.items()
+    }.items()
     assert {key.split(".")[0] for key in whole.keys() - trunk.keys()} <= {"fc", "classifier", "head"}
     features = backbone(torch.rand(2, 3, 64, 64))
     assert features.shape[:2] == (2, channels)
@@ -281,7 +285,10 @@ class Hostile:
 
 def test_a_file_with_code_in_it_is_not_run(tmp_path: Path):
     touched = tmp_path / "touched"
-    for name, write in (("zip.pth", torch.save), ("plain.pth", lambda value, path: path.write_bytes(pickle.dumps(value)))):
+    for name, write in (
+        ("zip.pth", torch.save),
+        ("plain.pth", lambda value, path: path.write_bytes(pickle.dumps(value))),
+    ):
         write({"conv1.weight": Hostile(str(touched))}, tmp_path / name)
         with pytest.raises(UserError, match="not a state dict that can be read safely"):
             build_backbone("resnet18", str(tmp_path / name))

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from ufgvc.report import metrics, tables
+from ufgvc.evaluation import metrics
+from ufgvc.reports import tables
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 1), (1, 1), (0, 240), (149, 240), (240, 240), (298, 600)])

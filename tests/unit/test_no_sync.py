@@ -24,13 +24,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.unit.test_methods import CLASSES, small
 from ufgvc.core.types import REGIONS
 from ufgvc.data.cache import Decoded
+from ufgvc.data.sources import CachedSource, on_device
 from ufgvc.data.transfer import to_device
 from ufgvc.methods import Method, Stage, names
 from ufgvc.methods.layers.average_norm import AverageNorm
-from ufgvc.train.feed import Feed
-from ufgvc.train.optimizer import make_optimizer
-from ufgvc.train.sources import CachedSource, on_device
-from ufgvc.train.steps import train_step
+from ufgvc.training.loader import Feed
+from ufgvc.training.optim import make_optimizer
+from ufgvc.training.steps import train_step
 
 aten = torch.ops.aten
 GPU = torch.device("cuda", 0)
@@ -60,7 +60,9 @@ class Waits(TorchDispatchMode):
             return READS[func]
         if func in SHAPES and there:
             self._note(f"a shape that depends on numbers ({func})")
-        if func is aten.index.Tensor and any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]):
+        if func is aten.index.Tensor and any(
+            index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
+        ):
             self._note("a mask as an index")
         result = func(*args, **kwargs)
         if func is aten._to_copy.default:
@@ -97,7 +99,9 @@ def move(net: nn.Module) -> None:
     for module in net.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
-                module._parameters[name] = nn.Parameter(torch.empty_like(parameter, device=GPU), requires_grad=parameter.requires_grad)
+                module._parameters[name] = nn.Parameter(
+                    torch.empty_like(parameter, device=GPU), requires_grad=parameter.requires_grad
+                )
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = torch.zeros_like(buffer, device=GPU)
@@ -124,7 +128,9 @@ def give_gradients(net: nn.Module) -> None:
             parameter.grad = torch.zeros_like(parameter)
 
 
-def waits_of_an_epoch(monkeypatch: pytest.MonkeyPatch, method: Method, resident: bool = True, rotate: float = 15.0) -> list[str]:
+def waits_of_an_epoch(
+    monkeypatch: pytest.MonkeyPatch, method: Method, resident: bool = True, rotate: float = 15.0
+) -> list[str]:
     side = max(64, method.min_side)
     with fake_gpu() as waits:
         move(method.net)
@@ -144,7 +150,7 @@ def waits_of_an_epoch(monkeypatch: pytest.MonkeyPatch, method: Method, resident:
 
 @pytest.fixture(autouse=True)
 def _no_question_about_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ufgvc.train.steps.choose_precision", lambda wanted, device: "fp32")
+    monkeypatch.setattr("ufgvc.training.steps.choose_precision", lambda wanted, device: "fp32")
 
 
 @pytest.mark.parametrize("name", names())

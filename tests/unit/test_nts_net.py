@@ -66,7 +66,9 @@ def reference_cut(image: Tensor, box: list[int], side: int) -> Tensor:
     pad = image.shape[1]
     padded = functional.pad(image, (pad, pad, pad, pad))
     top, left, bottom, right = (corner + pad for corner in box)
-    return functional.interpolate(padded[None, :, top:bottom, left:right], size=(side, side), mode="bilinear", align_corners=True)[0]
+    return functional.interpolate(
+        padded[None, :, top:bottom, left:right], size=(side, side), mode="bilinear", align_corners=True
+    )[0]
 
 
 # --- anchors
@@ -89,7 +91,9 @@ def test_the_first_anchor_and_its_neighbours():
     assert anchors[0].tolist() == pytest.approx([16, 16, 74.0, 49.4], abs=0.06)
     assert anchors[1, :2].tolist() == [16, 48]
     assert anchors[14, :2].tolist() == [48, 16]
-    assert to_boxes(anchors[:1]).tolist() == [[-22, -9, 53, 40]]  # 224 + these: the corners 202.97, 215.3, 277.02, 264.7 cut off
+    assert to_boxes(anchors[:1]).tolist() == [
+        [-22, -9, 53, 40]
+    ]  # 224 + these: the corners 202.97, 215.3, 277.02, 264.7 cut off
 
 
 @pytest.mark.parametrize(("map_side", "side"), [(14, 448), (12, 384), (5, 160), (2, 64), (7, 100)])
@@ -125,7 +129,11 @@ def test_the_navigator_scores_every_anchor_in_their_order():
     # The cell (4, 8) is (2, 4) and (1, 2) on the halved maps; each shape comes once, in the order of the anchors' own first cells.
     places = [(4.5 * 32, 8.5 * 32)] * 6 + [(2.5 * 64, 4.5 * 64)] * 6 + [(1.5 * 128, 2.5 * 128)] * 9
     assert [tuple(place) for place in anchors[spoken, :2].tolist()] == places
-    firsts = [shape * 196 for shape in range(6)] + [1176 + shape * 49 for shape in range(6)] + [1470 + shape * 16 for shape in range(9)]
+    firsts = (
+        [shape * 196 for shape in range(6)]
+        + [1176 + shape * 49 for shape in range(6)]
+        + [1470 + shape * 16 for shape in range(9)]
+    )
     assert torch.equal(anchors[spoken, 2:], anchors[firsts, 2:])
 
 
@@ -175,7 +183,9 @@ def test_overlaps():
 
 
 def test_an_overlap_at_the_limit_is_suppressed():
-    boxes = torch.tensor([[0, 0, 1, 5], [0, 3, 1, 8], [0, 5, 1, 10]])  # the first two share 2 of 8 pixels, the last two 3 of 7
+    boxes = torch.tensor(
+        [[0, 0, 1, 5], [0, 3, 1, 8], [0, 5, 1, 10]]
+    )  # the first two share 2 of 8 pixels, the last two 3 of 7
     assert choose(torch.tensor([[3.0, 2.0, 1.0]]), boxes, 2, 0.25).tolist() == [[0, 2]]
     assert choose(torch.tensor([[3.0, 2.0, 1.0]]), boxes, 2, 0.2501).tolist() == [[0, 1]]
 
@@ -202,7 +212,9 @@ def test_cutting_is_slicing_and_resizing():
         expected = reference_cut(images[index // 4], boxes[index // 4, index % 4].tolist(), 24)
         assert torch.allclose(cuts[index], expected, atol=1e-10), boxes[index // 4, index % 4]
     top, left, bottom, right = inside[0]
-    sliced = functional.interpolate(images[:1, :, top:bottom, left:right], size=(24, 24), mode="bilinear", align_corners=True)
+    sliced = functional.interpolate(
+        images[:1, :, top:bottom, left:right], size=(24, 24), mode="bilinear", align_corners=True
+    )
     assert torch.allclose(cuts[0], sliced[0], atol=1e-10)
     assert not cuts[7].any()
     whole = cut_out(images, torch.tensor([[[0, 0, 40, 40]]] * 3), 40)
@@ -210,7 +222,9 @@ def test_cutting_is_slicing_and_resizing():
 
 
 def test_cutting_in_float32_at_the_published_size():
-    images = torch.randn(1, 3, 448, 448, generator=torch.Generator().manual_seed(6)).contiguous(memory_format=torch.channels_last)
+    images = torch.randn(1, 3, 448, 448, generator=torch.Generator().manual_seed(6)).contiguous(
+        memory_format=torch.channels_last
+    )
     boxes = to_boxes(make_anchors(14, 448))[[0, 195, 700, 1469, 1470, 1613]]
     cuts = cut_out(images, boxes[None], 224)
     assert cuts.is_contiguous(memory_format=torch.channels_last)
@@ -243,7 +257,8 @@ def test_all_losses_from_the_outputs():
     parts, scores = torch.randn(2, 6, CLASSES, generator=generator), torch.randn(2, 6, generator=generator)
     labels = [3, 1]
     found = nts_losses(
-        {"logits": logits, "raw_logits": raw, "part_logits": parts, "scores": scores}, Batch(torch.zeros(2, 3, 1, 1), torch.tensor(labels))
+        {"logits": logits, "raw_logits": raw, "part_logits": parts, "scores": scores},
+        Batch(torch.zeros(2, 3, 1, 1), torch.tensor(labels)),
     )
 
     def entropy(values: Tensor, label: int) -> float:
@@ -299,11 +314,16 @@ def reference_forward(net: NtsNet, images: Tensor) -> dict[str, Tensor]:
             for y, x, h, w in reference_anchors(features.shape[2], side)
         ]
         picks = reference_choice(scores.tolist(), boxes, 6, 0.25)
-        vectors = [net.backbone.trunk(reference_cut(normalised, boxes[pick], side // 2)[None]).mean(dim=(2, 3))[0] for pick in picks]
+        vectors = [
+            net.backbone.trunk(reference_cut(normalised, boxes[pick], side // 2)[None]).mean(dim=(2, 3))[0]
+            for pick in picks
+        ]
         rows["embedding"].append(torch.cat([*vectors[:4], whole]))
         rows["logits"].append(net.classifier.weight @ rows["embedding"][-1] + net.classifier.bias)
         rows["raw_logits"].append(net.raw_classifier.weight @ whole + net.raw_classifier.bias)
-        rows["part_logits"].append(torch.stack([net.part_classifier.weight @ vector + net.part_classifier.bias for vector in vectors]))
+        rows["part_logits"].append(
+            torch.stack([net.part_classifier.weight @ vector + net.part_classifier.bias for vector in vectors])
+        )
         rows["scores"].append(scores[picks])
     return {name: torch.stack(values) for name, values in rows.items()}
 
@@ -335,9 +355,20 @@ def test_five_vectors_of_a_resnet50_are_10240_numbers():
     assert method.images_forwarded == 2.5
     assert method.min_side == 64
     (stage,) = method.recipe.stages
-    assert (stage.epochs, stage.lr, stage.head_lr_factor, stage.momentum, stage.weight_decay) == (500, 1e-3, 1.0, 0.9, 1e-4)
+    assert (stage.epochs, stage.lr, stage.head_lr_factor, stage.momentum, stage.weight_decay) == (
+        500,
+        1e-3,
+        1.0,
+        0.9,
+        1e-4,
+    )
     assert (stage.schedule, stage.milestones, stage.gamma) == ("milestones", (60, 100), 0.1)
-    assert (method.recipe.batch_size, method.recipe.resize, method.recipe.crop, method.recipe.test_view) == (16, 600, 448, "center_crop")
+    assert (method.recipe.batch_size, method.recipe.resize, method.recipe.crop, method.recipe.test_view) == (
+        16,
+        600,
+        448,
+        "center_crop",
+    )
 
 
 def test_dropout_rests_in_tests_and_works_in_training():

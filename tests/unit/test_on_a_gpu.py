@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from ufgvc.methods import build
-from ufgvc.methods.layers.layout import memory_format, pads_averages
+from ufgvc.methods.layers.memory_format import memory_format, pads_averages
 from ufgvc.methods.layers.normalise import Normalise
-from ufgvc.track.models import LoadedModel
-from ufgvc.train.parallel import searches_algorithms
+from ufgvc.models.model import LoadedModel
+from ufgvc.training.ddp import searches_algorithms
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 

@@ -8,8 +8,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from ufgvc.report import figures, metrics, tables
-from ufgvc.report.page import Chapter, Page
+from ufgvc.evaluation import metrics
+from ufgvc.reports import figures, tables
+from ufgvc.reports.page import Chapter, Page
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -46,7 +47,9 @@ def html() -> str:
     tests = {"other": metrics.mcnemar(truth > 2, truth > 3)}
     history = [{"epoch": e, "loss/classification": 1 / e, "train/accuracy": 1 - 1 / e} for e in (1, 2, 3)]
     picture = rng.integers(0, 255, (30, 20, 3), dtype=np.uint8)
-    panels = figures.Panels("cam", "Maps", "Maps of a leaf", ("original", "<b>"), ("A & B",), ((picture, picture),), (("", "C, wrong"),))
+    panels = figures.Panels(
+        "cam", "Maps", "Maps of a leaf", ("original", "<b>"), ("A & B",), ((picture, picture),), (("", "C, wrong"),)
+    )
     spans = {name: (s.accuracy.value, s.accuracy.low, s.accuracy.high) for name, s in scores.items()}
     blocks = [
         figures.accuracy_chart(spans, 1 / 6), figures.training_chart(history), figures.recall_chart(one.recall),
@@ -54,7 +57,17 @@ def html() -> str:
         tables.cultivar_table(classes, one), tables.confused_table(classes, one),
     ]  # fmt: skip
     chapters = [Chapter("Figures & tables", "A <text>.", [b for b in blocks if b], fold="Show")]
-    page = Page("report", "a <title>", "62.1 %", "149 of 240", [("1", "two")], chapters, {"Data": "s3://b/<x>"}, ["care & caution"], "made")
+    page = Page(
+        "report",
+        "a <title>",
+        "62.1 %",
+        "149 of 240",
+        [("1", "two")],
+        chapters,
+        {"Data": "s3://b/<x>"},
+        ["care & caution"],
+        "made",
+    )
     return page.to_html()
 
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ufgvc.report import paired
-from ufgvc.report.comparison import Cell, Draw, Entry
+from ufgvc.evaluation import stats as paired
+from ufgvc.evaluation.comparison import Cell, Draw, Entry
 
 DRAW = Draw("a", np.array([0, 0, 1, 1, 2, 2]), 3)
 OTHER = Draw("b", np.array([0, 1]), 2)
@@ -101,7 +101,9 @@ def test_the_same_answers_are_no_difference_and_always_better_is_the_smallest_p(
 def test_p_counts_both_tails_with_one_added() -> None:
     resampled = np.array([-0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
     assert paired.difference(0.2, resampled).p == pytest.approx(2 * (3 + 1) / 10)
-    assert paired.difference(0.0, np.array([-1.0, 1e-17, 1e-17, 1e-17, 1.0])).p == 1  # sums that are equal but for their order
+    assert (
+        paired.difference(0.0, np.array([-1.0, 1e-17, 1e-17, 1e-17, 1.0])).p == 1
+    )  # sums that are equal but for their order
     assert paired.difference(0.2, np.linspace(0, 1, 101)).low == pytest.approx(0.025)
 
 
@@ -136,7 +138,10 @@ def test_only_the_same_leaves_make_pairs() -> None:
 
 def test_seeds_are_averaged_and_draws_laid_end_to_end() -> None:
     runs = entry(
-        Cell("a", 0, right("110000")), Cell("b", 0, right("01")), Cell("a", 1, right("100001")), Cell("a", 2, None, "out of memory")
+        Cell("a", 0, right("110000")),
+        Cell("b", 0, right("01")),
+        Cell("a", 1, right("100001")),
+        Cell("a", 2, None, "out of memory"),
     )
     found = paired.seed_mean(runs, [DRAW, OTHER])
     assert found is not None
@@ -150,7 +155,9 @@ def test_more_seeds_are_not_more_leaves() -> None:
     once = entry(Cell("a", 0, right("110100")))
     often = entry(*(Cell("a", seed, right("110100")) for seed in range(9)))
     intervals = [
-        paired.accuracy_interval(mean, DRAW.labels, 500) for runs in (once, often) if (mean := paired.seed_mean(runs, [DRAW])) is not None
+        paired.accuracy_interval(mean, DRAW.labels, 500)
+        for runs in (once, often)
+        if (mean := paired.seed_mean(runs, [DRAW])) is not None
     ]
     assert len(intervals) == 2
     assert intervals[0] == intervals[1]

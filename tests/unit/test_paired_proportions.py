@@ -9,8 +9,8 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.stats import binom, binomtest, norm
 
-from ufgvc.report.metrics import mcnemar
-from ufgvc.report.paired_proportions import leaves_needed, paired_interval, power
+from ufgvc.evaluation.metrics import mcnemar
+from ufgvc.evaluation.paired_proportions import leaves_needed, paired_interval, power
 
 Z = float(norm.ppf(0.975))
 
@@ -32,14 +32,20 @@ def score(gains: int, losses: int, n: int, difference: float) -> float:
 
     def unlikely(q: float) -> float:
         shares = (q + difference, q, 1 - 2 * q - difference)
-        return -sum(k * math.log(max(share, 1e-300)) for k, share in zip((gains, losses, n - gains - losses), shares, strict=True) if k)
+        return -sum(
+            k * math.log(max(share, 1e-300))
+            for k, share in zip((gains, losses, n - gains - losses), shares, strict=True)
+            if k
+        )
 
     bounds = (max(0.0, -difference), (1 - difference) / 2)
     q = minimize_scalar(unlikely, bounds=bounds, method="bounded", options={"xatol": 1e-13}).x
     return (gains - losses - n * difference) / math.sqrt(n * (2 * q + difference - difference**2))
 
 
-@pytest.mark.parametrize(("gains", "losses", "n"), [(6, 16, 161), (3, 0, 20), (0, 5, 12), (9, 9, 40), (1, 2, 3), (70, 20, 100)])
+@pytest.mark.parametrize(
+    ("gains", "losses", "n"), [(6, 16, 161), (3, 0, 20), (0, 5, 12), (9, 9, 40), (1, 2, 3), (70, 20, 100)]
+)
 def test_both_bounds_are_where_the_score_test_turns(gains: int, losses: int, n: int) -> None:
     low, high = paired_interval(gains, losses, n)
     assert score(gains, losses, n, low) == pytest.approx(Z, abs=1e-3)
@@ -83,7 +89,9 @@ def test_power_is_the_sum_over_every_outcome() -> None:
     assert power(n, disagreeing, favouring, alpha) == pytest.approx(wanted, abs=1e-9)
 
 
-@pytest.mark.parametrize(("gains", "losses", "n", "alpha"), [(14, 7, 80, 0.05), (5, 0, 40, 0.05), (40, 30, 121, 0.05), (9, 4, 60, 0.01)])
+@pytest.mark.parametrize(
+    ("gains", "losses", "n", "alpha"), [(14, 7, 80, 0.05), (5, 0, 40, 0.05), (40, 30, 121, 0.05), (9, 4, 60, 0.01)]
+)
 def test_with_so_many_leaves_four_of_five_trials_tell(gains: int, losses: int, n: int, alpha: float) -> None:
     leaves = leaves_needed(gains, losses, n, alpha)
     assert leaves is not None

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from ufgvc import pipeline
 from ufgvc.cli import main
+from ufgvc.commands import steps as pipeline
 from ufgvc.core.errors import UserError
-from ufgvc.data.cluster import RaySettings
+from ufgvc.evaluation.settings import EvaluateSettings
 from ufgvc.regions.settings import DetectSettings, MaskSettings
-from ufgvc.report.settings import EvaluateSettings
-from ufgvc.train.settings import TrainSettings
+from ufgvc.runtime.session import RaySettings
+from ufgvc.training.settings import TrainSettings
 
 RAY = RaySettings(cpus=7)
 
@@ -31,7 +31,9 @@ def told() -> SimpleNamespace:
         "method": "resnet50",
         "compare": (),
     }
-    return SimpleNamespace(**places, ray=RAY, train=TrainSettings(), options=SimpleNamespace(model_dump=lambda mode: {}))
+    return SimpleNamespace(
+        **places, ray=RAY, train=TrainSettings(), options=SimpleNamespace(model_dump=lambda mode: {})
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -55,20 +57,24 @@ def stub(monkeypatch: pytest.MonkeyPatch, name: str, **result: Any) -> list[tupl
 
 
 def test_a_detector_needs_no_session(told: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = stub(monkeypatch, "ufgvc.regions.detect.detect")
+    calls = stub(monkeypatch, "ufgvc.regions.train_detector.detect")
     assert pipeline.detect_step(told, DetectSettings()).summary == "done"
     assert len(calls) == 1
 
 
-def test_an_evaluation_opens_its_session_itself_if_it_needs_one(told: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    (call,) = [stub(monkeypatch, "ufgvc.report.evaluate.evaluate")]
+def test_an_evaluation_opens_its_session_itself_if_it_needs_one(
+    told: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (call,) = [stub(monkeypatch, "ufgvc.evaluation.evaluate.evaluate")]
     pipeline.evaluate_step(told, EvaluateSettings(), "model", ())
     assert RAY in call[0][0]
 
 
-def test_masks_and_models_that_are_found_need_no_session(told: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    masks = stub(monkeypatch, "ufgvc.regions.mask.mask")
-    models = stub(monkeypatch, "ufgvc.train.trainer.train", metrics={"train_accuracy": 0.5}, model="runs/model")
+def test_masks_and_models_that_are_found_need_no_session(
+    told: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masks = stub(monkeypatch, "ufgvc.regions.mask_dataset.mask")
+    models = stub(monkeypatch, "ufgvc.training.run.train", metrics={"train_accuracy": 0.5}, model="runs/model")
     pipeline.mask_step(told, MaskSettings(), None)
     pipeline.train_step(told)
     assert masks[0][1]["ray_settings"] == RAY

@@ -48,7 +48,11 @@ def test_an_answer_or_one_message(
         ended = world.run(command, flag, KINDS[kind].format(world.root))
     except Reached:
         name = "out" if (command, flag) in (("ingest", "data"), ("pipeline", "data")) else flag
-        good = kind in GOOD.get(name, ()) or (command, flag) in UNUSED or (command, flag, kind) == ("predict", "source", "photograph")
+        good = (
+            kind in GOOD.get(name, ())
+            or (command, flag) in UNUSED
+            or (command, flag, kind) == ("predict", "source", "photograph")
+        )
         assert good, "begins to work with a place that will not do"
     else:
         assert ended.code in (0, 2)

@@ -18,8 +18,8 @@ from ufgvc.core.errors import UserError
 from ufgvc.methods import Batch, Method, build
 from ufgvc.methods.backbones import build_backbone
 from ufgvc.methods.inception_v3 import MIDDLE_SIDE, enlarge
+from ufgvc.methods.layers.init import start
 from ufgvc.methods.layers.normalise import Normalise
-from ufgvc.methods.layers.start import start
 
 CLASSES = 5
 NARROW = {"alexnet": {"hidden": 8}, "vgg16": {"hidden": 8}}
@@ -40,7 +40,9 @@ def torchvisions(name: str) -> nn.Module:
         model = models.get_model(name, weights=None, **({"init_weights": False} if name == "inception_v3" else {}))
         if name in NARROW:
             layers = [index for index, layer in enumerate(model.classifier) if isinstance(layer, nn.Linear)]
-            for index, inputs, outputs in zip(layers, (model.classifier[layers[0]].in_features, 8, 8), (8, 8, 1000), strict=True):
+            for index, inputs, outputs in zip(
+                layers, (model.classifier[layers[0]].in_features, 8, 8), (8, 8, 1000), strict=True
+            ):
                 model.classifier[index] = nn.Linear(inputs, outputs)
     torch.manual_seed(3)
     return start(model.to_empty(device="cpu")).eval()
@@ -120,11 +122,19 @@ def test_all_plain_nets_share_one_recipe():
     recipes = [build(name, CLASSES, **NARROW.get(name, {})).recipe for name in PLAIN]
     assert all(recipe == recipes[0] for recipe in recipes)
     stage = recipes[0].stages[0]
-    assert (stage.lr, stage.head_lr_factor, stage.step_epochs, stage.epochs, stage.weight_decay) == (1e-3, 1.0, 60, 160, 0.0)
+    assert (stage.lr, stage.head_lr_factor, stage.step_epochs, stage.epochs, stage.weight_decay) == (
+        1e-3,
+        1.0,
+        60,
+        160,
+        0.0,
+    )
     assert (recipes[0].resize, recipes[0].crop, recipes[0].rotate, recipes[0].batch_size) == (440, 384, 15.0, 16)
 
 
-@pytest.mark.parametrize(("name", "share"), [("alexnet", 0.5), ("vgg16", 0.5), ("mobilenet_v2", 0.2), ("inception_v3", 0.5)])
+@pytest.mark.parametrize(
+    ("name", "share"), [("alexnet", 0.5), ("vgg16", 0.5), ("mobilenet_v2", 0.2), ("inception_v3", 0.5)]
+)
 def test_dropout_as_torchvision_has_it(name: str, share: float, published: Mapping[str, tuple[nn.Module, Path]]):
     def shares(net: nn.Module) -> list[float]:
         return [module.p for module in net.modules() if isinstance(module, nn.Dropout)]
@@ -218,7 +228,8 @@ def test_inceptions_loss_is_the_sum_with_four_tenths_of_the_auxiliary():
 
     def entropy(rows: Tensor) -> float:
         return sum(
-            math.log(sum(math.exp(z) for z in row)) - row[label] for row, label in zip(rows.tolist(), labels.tolist(), strict=True)
+            math.log(sum(math.exp(z) for z in row)) - row[label]
+            for row, label in zip(rows.tolist(), labels.tolist(), strict=True)
         ) / len(rows)
 
     assert total == pytest.approx(entropy(logits) + 0.4 * entropy(auxiliary), rel=1e-6)

@@ -10,10 +10,10 @@ import pytest
 from ufgvc.cli import main
 from ufgvc.commands import COMMANDS, Command
 from ufgvc.core.config import Section
-from ufgvc.report.contest import Contest, by_cultivar, contest
-from ufgvc.report.metrics import proportion
-from ufgvc.report.promote import verdict
-from ufgvc.report.promotion import Promotion, Side, needed_text
+from ufgvc.evaluation.metrics import proportion
+from ufgvc.evaluation.paired_test import Contest, by_cultivar, contest
+from ufgvc.evaluation.promote import verdict
+from ufgvc.evaluation.promotion import Promotion, Side, needed_text
 
 
 def held(gains: int, losses: int, n: int, alpha: float = 0.05) -> Contest:
@@ -48,7 +48,9 @@ def test_a_contest_counts_leaves() -> None:
         (False, None, False, True, ("promoted", "forced")),
     ],
 )
-def test_the_verdict(first: bool, outcome: tuple[int, int] | None, fair: bool, force: bool, wanted: tuple[str, str]) -> None:
+def test_the_verdict(
+    first: bool, outcome: tuple[int, int] | None, fair: bool, force: bool, wanted: tuple[str, str]
+) -> None:
     assert verdict(first, held(*outcome, 40) if outcome else None, fair, force) == wanted
 
 
@@ -67,14 +69,25 @@ def test_no_number_where_there_is_none() -> None:
     assert "no number of leaves" in needed_text(held(3, 3, 30))
     text = needed_text(held(14, 7, 80))
     assert text == "About 280 test leaves would be needed to tell a difference of 8.8 points (power 80 %, alpha 0.05)."
-    assert needed_text(held(101, 95, 600)).startswith("About 26000 test leaves")  # 25834: two digits are all that is known
+    assert needed_text(held(101, 95, 600)).startswith(
+        "About 26000 test leaves"
+    )  # 25834: two digits are all that is known
 
 
 def test_json_has_everything_and_is_json() -> None:
     new = Side("2", "run", "resnet50", "f00d", None, None, proportion(30, 40))
     old = Side("1", None, "resnet50", "f00d", "5", "box", proportion(25, 40))
     data = {"name": "vineyard", "uri": "s3://b/v", "fingerprint": "f00d", "split": "test", "leaves": 40}
-    told = Promotion("ufgvc-vineyard", "undecided", "not told apart", data, new, old, held(8, 3, 40), made={"made": "now", "code": None})
+    told = Promotion(
+        "ufgvc-vineyard",
+        "undecided",
+        "not told apart",
+        data,
+        new,
+        old,
+        held(8, 3, 40),
+        made={"made": "now", "code": None},
+    )
     found = json.loads(json.dumps(told.to_json()))
     assert (found["champion"], found["challenger"]["right"], found["previous"]["masks"]) == ("1", 30, "5")
     assert found["test"]["gains"] == 8

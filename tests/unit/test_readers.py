@@ -19,7 +19,7 @@ from ufgvc.data.readers.box_classes import decide_rules, to_regions
 from ufgvc.data.readers.box_files import Annotation, RawBox
 from ufgvc.data.readers.boxes import BoxFiles, match_photos, read_boxes
 from ufgvc.data.readers.listing import Listing, Photo
-from ufgvc.data.split import split_photos
+from ufgvc.data.splits import split_photos
 
 
 def released(root: Path, first_label: int, cultivars: tuple[int, ...] = (1, 2, 10), prefix: str = "") -> Path:
@@ -94,7 +94,12 @@ def test_image_folder_without_splits(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_manifest_by_cultivar(tmp_path: Path, kind: str) -> None:
-    rows = {"path": ["x/1.jpg", "./x/2.jpg"], "cultivar": ["v10", "v2"], "split": ["train", "TEST"], "group": ["p1", None]}
+    rows = {
+        "path": ["x/1.jpg", "./x/2.jpg"],
+        "cultivar": ["v10", "v2"],
+        "split": ["train", "TEST"],
+        "group": ["p1", None],
+    }
     for path in rows["path"]:
         put(tmp_path / str(path))
     if kind == "csv":
@@ -138,7 +143,9 @@ def photos(groups: bool) -> list[Photo]:
 def test_a_split_is_stratified_and_keeps_plants_together(groups: bool) -> None:
     cut = photos(groups)
     split_photos(cut, 0.5, seed=0)
-    assert Counter((photo.label, photo.split) for photo in cut) == {(label, split): 6 for label in range(4) for split in ("train", "test")}
+    assert Counter((photo.label, photo.split) for photo in cut) == {
+        (label, split): 6 for label in range(4) for split in ("train", "test")
+    }
     if groups:
         assert len({(photo.group, photo.split) for photo in cut}) == len({photo.group for photo in cut})
 
@@ -163,7 +170,14 @@ def test_parts_hold_one_split_and_mix_cultivars() -> None:
     cut = photos(False)
     split_photos(cut, 0.5, seed=0)
     jobs = list(plan_parts(cut, {}, part_bytes=8))
-    assert [job.name for job in jobs] == ["train-00000", "train-00001", "train-00002", "test-00000", "test-00001", "test-00002"]
+    assert [job.name for job in jobs] == [
+        "train-00000",
+        "train-00001",
+        "train-00002",
+        "test-00000",
+        "test-00001",
+        "test-00002",
+    ]
     assert all(photo.split == job.split for job in jobs for photo in job.photos)
     assert all(len({photo.label for photo in job.photos}) > 2 for job in jobs)
 

@@ -37,7 +37,9 @@ def test_a_token_is_the_mean_under_the_attention():
         for channel in range(3):
             values = features[image, channel].flatten().tolist()
             assert math.isclose(
-                sum(v * w for v, w in zip(values, flat, strict=True)) / sum(flat), float(token[image, channel]), abs_tol=1e-5
+                sum(v * w for v, w in zip(values, flat, strict=True)) / sum(flat),
+                float(token[image, channel]),
+                abs_tol=1e-5,
             )
     assert torch.equal(pooled(features, torch.zeros(2, 1, 4, 4)), torch.zeros(2, 3))
     assert torch.allclose(pooled(features, torch.ones(2, 1, 4, 4)), features.mean((2, 3)), atol=1e-6)
@@ -50,7 +52,9 @@ def test_cosine_heads_see_the_direction_of_a_token_only():
     assert torch.allclose(logits, head(100 * token), atol=1e-4)
     for row, one in zip(logits, token.double(), strict=True):
         for value, weight in zip(row, head.weight.double(), strict=True):
-            assert math.isclose(16 * float((one @ weight / one.norm() / weight.norm()).detach()), float(value.detach()), abs_tol=1e-4)
+            assert math.isclose(
+                16 * float((one @ weight / one.norm() / weight.norm()).detach()), float(value.detach()), abs_tol=1e-4
+            )
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(head(token), logits)
     linear = TokenHead(8, 5, "linear", 16.0)
@@ -85,10 +89,17 @@ def test_losses_count_only_images_with_a_mask_and_weigh_as_asked():
     batch = Batch(torch.rand(3, 3, 64, 64), torch.tensor([0, 1, 2]), masks, has)
     outputs = method.net.eval()(batch.images)
     parts = method.losses(outputs, batch)
-    assert {name: int(count) for name, (_, count) in parts.items()} == {"classification": 3, "tokens": 9, "vein": 1, "contour": 2}
+    assert {name: int(count) for name, (_, count) in parts.items()} == {
+        "classification": 3,
+        "tokens": 9,
+        "vein": 1,
+        "contour": 2,
+    }
     assert torch.allclose(outputs["logits"], outputs["token_logits"].mean(1))
     first = outputs["attention"]["vein"][:1]
-    assert math.isclose(float(parts["vein"][0].detach()), dice_by_hand(first.flatten().tolist(), [1.0] * first.numel()), abs_tol=1e-6)
+    assert math.isclose(
+        float(parts["vein"][0].detach()), dice_by_hand(first.flatten().tolist(), [1.0] * first.numel()), abs_tol=1e-6
+    )
     with pytest.raises(UserError, match="needs the vein masks"):
         method.losses(outputs, Batch(batch.images, batch.labels))
 

@@ -11,14 +11,16 @@ from tests.photographs import encoded, put
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
 from ufgvc.data.readers.scan import Photographs, find_photographs, scan
-from ufgvc.predict.predict import photographs
+from ufgvc.evaluation.predict import photographs
 
 
 def found_in(folder: Path) -> Photographs:
     return find_photographs(scan(open_store(folder)))
 
 
-@pytest.mark.parametrize("name", ["a.jpg", "a.JPG", "a.jfif", "a.jpe", "a.pjpeg", "a.mpo", "a.jps", "a", "a.jpg_large", "a.JPG ", "a.1"])
+@pytest.mark.parametrize(
+    "name", ["a.jpg", "a.JPG", "a.jfif", "a.jpe", "a.pjpeg", "a.mpo", "a.jps", "a", "a.jpg_large", "a.JPG ", "a.1"]
+)
 def test_a_jpeg_is_found_under_any_ending(tmp_path: Path, name: str) -> None:
     put(tmp_path / name, encoded(1))
     assert list(found_in(tmp_path).sizes) == [name]
@@ -31,7 +33,16 @@ def test_the_endings_of_photographs(tmp_path: Path, name: str) -> None:
 
 
 BALLAST = [
-    *(".DS_Store", "._a.jpg", "Thumbs.db", "thumbs.db", "desktop.ini", ".Trashes/501/old.jpg", "__MACOSX/._a.jpg", "Icon\r"),
+    *(
+        ".DS_Store",
+        "._a.jpg",
+        "Thumbs.db",
+        "thumbs.db",
+        "desktop.ini",
+        ".Trashes/501/old.jpg",
+        "__MACOSX/._a.jpg",
+        "Icon\r",
+    ),
     *("@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg", "#recycle/old.jpg", "$RECYCLE.BIN/S-1-5/deleted.jpg", "lost+found/x.jpg"),
     *("x/@eaDir/y.jpg", "x/.ipynb_checkpoints/a-checkpoint.jpg", "System Volume Information/x.jpg"),
 ]
@@ -59,7 +70,9 @@ def test_system_files_are_no_content(tmp_path: Path, name: str) -> None:
         ("a", b"8BPS", "Photoshop"),  # by its first bytes
     ],
 )
-def test_a_photograph_of_another_kind_is_refused_with_its_remedy(tmp_path: Path, name: str, data: bytes, reason: str) -> None:
+def test_a_photograph_of_another_kind_is_refused_with_its_remedy(
+    tmp_path: Path, name: str, data: bytes, reason: str
+) -> None:
     put(tmp_path / "b.jpg")
     put(tmp_path / name, data)
     found = found_in(tmp_path)
@@ -110,12 +123,15 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     os.mkdir(os.fsencode(tmp_path) + b"/folder\xfc")
     found = found_in(tmp_path)
     assert list(found.sizes) == ["a.jpg"]
-    assert [(bad.path, bad.reason) for bad in found.rejected] == [("b\\xfc.jpg", "its name is not UTF-8 text: rename it")]
+    assert [(bad.path, bad.reason) for bad in found.rejected] == [
+        ("b\\xfc.jpg", "its name is not UTF-8 text: rename it")
+    ]
     assert [bad.path for bad in found.left_out] == ["folder\\xfc"]
 
 
 @pytest.mark.parametrize(
-    "name", ["a b.jpg", "quote's \".jpg", "50%20.jpg", "#1?.jpg", "$x$.jpg", "ü.jpg", "u\u0308.jpg", "new\nline.jpg", "=1.jpg"]
+    "name",
+    ["a b.jpg", "quote's \".jpg", "50%20.jpg", "#1?.jpg", "$x$.jpg", "ü.jpg", "u\u0308.jpg", "new\nline.jpg", "=1.jpg"],
 )
 def test_odd_names_are_names(tmp_path: Path, name: str) -> None:
     put(tmp_path / name)
@@ -129,7 +145,11 @@ def test_odd_names_are_names(tmp_path: Path, name: str) -> None:
 def test_why_a_place_gives_nothing(tmp_path: Path) -> None:
     put(tmp_path / "file", "x")
     (tmp_path / "empty").mkdir()
-    for name, what in (("missing", "there is no such file or folder"), ("file", "is a file"), ("empty", "is an empty folder")):
+    for name, what in (
+        ("missing", "there is no such file or folder"),
+        ("file", "is a file"),
+        ("empty", "is an empty folder"),
+    ):
         with pytest.raises(UserError, match=what):
             scan(open_store(tmp_path / name))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ufgvc.methods import Stage
-from ufgvc.train.optimizer import plateaus, rate_at
+from ufgvc.training.optim import plateaus, rate_at
 
 
 def rows(scores: list[float], name: str = "validation_accuracy") -> list[dict[str, float]]:
@@ -25,10 +25,17 @@ def rows(scores: list[float], name: str = "validation_accuracy") -> list[dict[st
 )
 def test_hand_counted(scores: list[float], falls: int):
     assert plateaus(rows(scores), patience=3) == falls
-    assert plateaus(rows(scores, "train_accuracy"), patience=3) == falls, "without held-out leaves the training crops decide"
+    assert plateaus(rows(scores, "train_accuracy"), patience=3) == falls, (
+        "without held-out leaves the training crops decide"
+    )
 
 
 def test_a_stage_counts_its_own_epochs():
-    stages = (Stage(epochs=5, lr=1.0, schedule="plateau", gamma=0.1, patience=1), Stage(epochs=5, lr=0.1, schedule="plateau", patience=1))
+    stages = (
+        Stage(epochs=5, lr=1.0, schedule="plateau", gamma=0.1, patience=1),
+        Stage(epochs=5, lr=0.1, schedule="plateau", patience=1),
+    )
     history = rows([0.5, 0.4, 0.4, 0.4, 0.4, 0.1, 0.1])
-    assert [rate_at(stages, epoch, history[:epoch]) for epoch in range(8)] == pytest.approx([1, 1, 1, 0.1, 0.1, 1, 1, 1])
+    assert [rate_at(stages, epoch, history[:epoch]) for epoch in range(8)] == pytest.approx(
+        [1, 1, 1, 0.1, 0.1, 1, 1, 1]
+    )

@@ -8,20 +8,22 @@ from types import SimpleNamespace
 import pytest
 
 from ufgvc.core.errors import UserError
+from ufgvc.experiments.benchmark import chosen_factors
+from ufgvc.experiments.benchmark_entries import check_draws, first_weights, options_for
+from ufgvc.experiments.method_table import LISTED, chosen, groups
+from ufgvc.experiments.pretrain import plain_method
+from ufgvc.experiments.recipes import recipe_for
+from ufgvc.experiments.settings import BenchmarkSettings
+from ufgvc.experiments.trial_runner import Finished, reason, share_of
 from ufgvc.methods import build, names, options_class
-from ufgvc.search.benchmark import chosen_factors
-from ufgvc.search.budget import recipe_for
-from ufgvc.search.contestants import LISTED, chosen, groups
-from ufgvc.search.field import check_draws, first_weights, options_for
-from ufgvc.search.pretrain import plain_method
-from ufgvc.search.settings import BenchmarkSettings
-from ufgvc.search.trials import Finished, reason, share_of
 
 
 def small(name: str, **options: object):
     field = options_class(name).model_fields.get("backbone")
     stand_in = {"resnet50": "resnet18", "vgg16": "vgg11"}
-    return build(name, 3, **({} if field is None else {"backbone": stand_in.get(field.default, field.default)}), **options)
+    return build(
+        name, 3, **({} if field is None else {"backbone": stand_in.get(field.default, field.default)}), **options
+    )
 
 
 class TestContestants:
@@ -59,7 +61,9 @@ class TestContestants:
 
 def test_first_weights_are_found_from_a_trials_own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.chdir(tmp_path)
-    assert first_weights("pretrained/{backbone}.safetensors", "resnet18") == f"{tmp_path}/pretrained/resnet18.safetensors"
+    assert (
+        first_weights("pretrained/{backbone}.safetensors", "resnet18") == f"{tmp_path}/pretrained/resnet18.safetensors"
+    )
     assert first_weights("/weights/{backbone}.pt", "vgg11") == "/weights/vgg11.pt"
     assert first_weights("imagenet", "vgg11") == "imagenet"
 
@@ -72,12 +76,22 @@ class TestBudget:
         method = small(name)
         recipe = recipe_for(method, self.settings)
         assert abs(recipe.epochs * method.images_forwarded - 60) <= method.images_forwarded / 2
-        assert (recipe.resize, recipe.crop, recipe.batch_size, recipe.test_view, recipe.mirror) == (112, 96, 8, "resize", False)
+        assert (recipe.resize, recipe.crop, recipe.batch_size, recipe.test_view, recipe.mirror) == (
+            112,
+            96,
+            8,
+            "resize",
+            False,
+        )
         assert {stage.schedule for stage in recipe.stages} == {"cosine"}
         assert [stage.frozen for stage in recipe.stages] == [stage.frozen for stage in method.recipe.stages]
 
     def test_what_a_view_costs(self):
-        assert {name: small(name).images_forwarded for name in ("resnet50", "dcl", "maskcov")} == {"resnet50": 1, "dcl": 2, "maskcov": 3}
+        assert {name: small(name).images_forwarded for name in ("resnet50", "dcl", "maskcov")} == {
+            "resnet50": 1,
+            "dcl": 2,
+            "maskcov": 3,
+        }
         assert small("nts_net").images_forwarded == 2.5  # six parts of half the side
 
     def test_a_factor_moves_the_published_rate(self):
@@ -102,14 +116,22 @@ class TestBudget:
 
 def ended(contestant: str, factor: float, correct: float | None) -> Finished:
     job = SimpleNamespace(contestant=contestant, factor=factor)
-    return Finished(job, None if correct is None else {"validation_correct": correct}, "lost" if correct is None else None)
+    return Finished(
+        job, None if correct is None else {"validation_correct": correct}, "lost" if correct is None else None
+    )
 
 
 class TestRates:
     runners = (SimpleNamespace(who=LISTED["dcl"]), SimpleNamespace(who=LISTED["vgg16"]))
 
     def test_the_best_over_all_draws_is_chosen(self):
-        rates = [ended("dcl", 0.3, 5), ended("dcl", 1.0, 6), ended("dcl", 0.3, 9), ended("dcl", 1.0, 6), ended("vgg16", 1.0, 1)]
+        rates = [
+            ended("dcl", 0.3, 5),
+            ended("dcl", 1.0, 6),
+            ended("dcl", 0.3, 9),
+            ended("dcl", 1.0, 6),
+            ended("vgg16", 1.0, 1),
+        ]
         assert chosen_factors(rates, self.runners, BenchmarkSettings()) == {"dcl": 0.3, "vgg16": 1.0}
 
     def test_of_equals_the_published_is_chosen(self):
@@ -117,7 +139,13 @@ class TestRates:
         assert chosen_factors(rates, self.runners, BenchmarkSettings()) == {"dcl": 1.0}
 
     def test_a_rate_that_failed_once_is_out_and_one_without_any_has_none(self):
-        rates = [ended("dcl", 3.0, 9), ended("dcl", 3.0, None), ended("dcl", 1.0, 2), ended("dcl", 1.0, 2), ended("vgg16", 1.0, None)]
+        rates = [
+            ended("dcl", 3.0, 9),
+            ended("dcl", 3.0, None),
+            ended("dcl", 1.0, 2),
+            ended("dcl", 1.0, 2),
+            ended("vgg16", 1.0, None),
+        ]
         assert chosen_factors(rates, self.runners, BenchmarkSettings()) == {"dcl": 1.0}
 
     def test_published_recipes_choose_nothing(self):

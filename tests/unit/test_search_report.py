@@ -15,17 +15,18 @@ import pytest
 from tests.unit import search_stories as made
 from tests.unit.search_stories import BACKBONE, FUSION, PAPER, VEIN, made_up
 from tests.unit.test_page import Reader
-from ufgvc.report import search_figures, search_importance, search_page
-from ufgvc.report.figures import Chart
-from ufgvc.report.paired import paired_bootstrap
-from ufgvc.report.search_fields import fields_of, free_fields, short_labels
-from ufgvc.report.search_page import compose_search
-from ufgvc.report.search_result import SearchResult, leading, measure, ranked
-from ufgvc.report.search_simplex import HEIGHT, projected, simplex_chart, simplex_in_words
-from ufgvc.report.search_story import Axis, FinalRow, SearchStory, TrialRow
-from ufgvc.report.search_tables import search_tables, to_csv
-from ufgvc.report.search_words import duration, gain_in_words, luck_in_words, reading
-from ufgvc.report.tables import Table
+from ufgvc.evaluation import search_importance
+from ufgvc.evaluation.search_record import Axis, FinalRow, SearchStory, TrialRow
+from ufgvc.evaluation.search_result import SearchResult, leading, measure, ranked
+from ufgvc.evaluation.stats import paired_bootstrap
+from ufgvc.reports import search_figures, search_page
+from ufgvc.reports.figures import Chart
+from ufgvc.reports.search_fields import fields_of, free_fields, short_labels
+from ufgvc.reports.search_page import compose_search
+from ufgvc.reports.search_simplex import HEIGHT, projected, simplex_chart, simplex_in_words
+from ufgvc.reports.search_tables import search_tables, to_csv
+from ufgvc.reports.search_text import duration, gain_in_words, luck_in_words, reading
+from ufgvc.reports.tables import Table
 
 DUO = Axis("options.fusion", "simplex", parts=("base", "vein"))
 
@@ -36,7 +37,9 @@ def cells(table: Table) -> dict[str | None, list[str | None]]:
 
 def all_failed() -> SearchStory:
     story = made_up(4)
-    lost = tuple(replace(trial, state="failed", curve=(), losses=(), folds=(), error="no GPU") for trial in story.trials)
+    lost = tuple(
+        replace(trial, state="failed", curve=(), losses=(), folds=(), error="no GPU") for trial in story.trials
+    )
     return replace(story, trials=lost, best=None, finals=())
 
 
@@ -60,7 +63,10 @@ def two_weights() -> SearchStory:
 def alike() -> SearchStory:
     """Equal scores, of equal settings but for one choice."""
     curve = tuple([0.5] * made.EPOCHS)
-    rows = [TrialRow(i, {BACKBONE.name: "resnet50"}, "complete", curve, tuple([float("nan")] * 20), (0.5,) * 3) for i in range(12)]
+    rows = [
+        TrialRow(i, {BACKBONE.name: "resnet50"}, "complete", curve, tuple([float("nan")] * 20), (0.5,) * 3)
+        for i in range(12)
+    ]
     return replace(made_up(12), axes=(BACKBONE,), trials=tuple(rows), best=0, finals=())
 
 
@@ -107,7 +113,12 @@ def test_every_story_makes_a_page(name: str) -> None:
     assert not reader.open
     identifiers = [attributes["id"] for _, attributes in reader.tags if "id" in attributes]
     assert len(identifiers) == len(set(identifiers))
-    written = [html, reading(story, found), to_csv(story), *(table.to_markdown() for table in search_tables(story, found).values())]
+    written = [
+        html,
+        reading(story, found),
+        to_csv(story),
+        *(table.to_markdown() for table in search_tables(story, found).values()),
+    ]
     assert not [text for text in written if re.search(r"\b(nan|inf|None)\b", re.sub(r"<style>.*?</style>", "", text))]
     charts = [attributes for tag, attributes in reader.tags if tag == "figure"]
     assert all(len(attributes.get("aria-label") or "") > 40 for attributes in charts)
@@ -134,7 +145,9 @@ def test_the_big_number_is_of_the_test_leaves(whole: SearchStory, result: Search
     assert "in cross-validation, as the highest of" in dict(page.tiles)[f"{100 * result.luck.gain:+.1f} points"]
 
 
-@pytest.mark.parametrize(("name", "figure"), [("untested", "not tested"), ("failed", "not measured"), ("kept", "no gain")])
+@pytest.mark.parametrize(
+    ("name", "figure"), [("untested", "not tested"), ("failed", "not measured"), ("kept", "no gain")]
+)
 def test_no_number_where_nothing_was_measured(name: str, figure: str) -> None:
     page = compose_search(STORIES[name](), "")
     assert page.figure == figure
@@ -151,7 +164,9 @@ def test_scores_by_hand(whole: SearchStory, result: SearchResult) -> None:
     assert found["Test, right"] == [f"{k:.0f} of 240" if float(k).is_integer() else f"{k:.1f} of 240" for k in right]
     spread = [100 * np.std(final.right.mean(axis=1), ddof=1) for final in whole.finals]
     assert found["Spread (seeds)"] == [f"{one:.1f} (3)" for one in spread]
-    assert found["Cross-validation, right"] == [f"{240 * trial.curve[-1]:.0f} of 240" for trial in (whole.trials[0], best)]
+    assert found["Cross-validation, right"] == [
+        f"{240 * trial.curve[-1]:.0f} of 240" for trial in (whole.trials[0], best)
+    ]
     again = [trial.curve[-1] for trial in whole.trials if trial.repeat or trial.number == 0]
     assert found["Mean of 4 trainings"] == [f"{100 * np.mean(again):.1f}\u00a0%", None]
 
@@ -259,7 +274,10 @@ def test_the_weights_reading_finds_what_was_put_in() -> None:
     story = made_up(60, effect=1.0)
     assert "more vein" in simplex_in_words(FUSION, story)
     random = np.random.default_rng(3)
-    flat = [replace(t, curve=(*t.curve[:-1], float(random.choice(t.curve[-5:])))) if t.curve else t for t in made_up(40, effect=0.0).trials]
+    flat = [
+        replace(t, curve=(*t.curve[:-1], float(random.choice(t.curve[-5:])))) if t.curve else t
+        for t in made_up(40, effect=0.0).trials
+    ]
     assert "beyond chance" in simplex_in_words(FUSION, replace(story, trials=tuple(flat)))
 
 

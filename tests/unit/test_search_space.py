@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ufgvc.core.errors import UserError
-from ufgvc.report.search_story import Axis
-from ufgvc.search.space import configured, decode, distributions, encode, grid, paper_values, published, read_space
-from ufgvc.train.settings import TrainSettings
+from ufgvc.evaluation.search_record import Axis
+from ufgvc.experiments.space import configured, decode, distributions, encode, grid, paper_values, published, read_space
+from ufgvc.training.settings import TrainSettings
 
 SMALL = {"backbone": "resnet18"}
 TRAIN = TrainSettings(epochs=20, resize=96, crop=80, batch_size=8)
@@ -30,7 +30,10 @@ def test_uniform_numbers_are_uniform_points_of_the_simplex(parts: int) -> None:
     axis = Axis("w", "simplex", parts=tuple("abcd"[:parts]))
     draws = np.random.default_rng(0).random((4000, parts - 1))
     points = np.array(
-        [list(decode([axis], {f"w/{part}": u for part, u in zip(axis.parts, row, strict=False)})["w"].values()) for row in draws]
+        [
+            list(decode([axis], {f"w/{part}": u for part, u in zip(axis.parts, row, strict=False)})["w"].values())
+            for row in draws
+        ]
     )
     assert np.allclose(points.sum(1), 1)
     assert points.min() >= 0
@@ -48,9 +51,14 @@ def test_the_papers_weights_by_hand() -> None:
 
 @settings(deadline=None)
 @given(unit, unit, st.floats(0.01, 10), st.integers(4, 16), st.integers(0, 1))
-def test_optunas_numbers_and_settings_are_the_same_thing(u1: float, u2: float, loss: float, batch: int, kind: int) -> None:
+def test_optunas_numbers_and_settings_are_the_same_thing(
+    u1: float, u2: float, loss: float, batch: int, kind: int
+) -> None:
     axes = (FUSION, LOSS, BATCH, KIND)
-    values = decode(axes, {"options.fusion/base": u1, "options.fusion/vein": u2, LOSS.name: loss, BATCH.name: batch, KIND.name: kind})
+    values = decode(
+        axes,
+        {"options.fusion/base": u1, "options.fusion/vein": u2, LOSS.name: loss, BATCH.name: batch, KIND.name: kind},
+    )
     params = encode(axes, values)
     assert params is not None
     assert set(params) == set(distributions(axes))
@@ -70,7 +78,11 @@ def test_values_outside_are_nothing_that_optuna_learns_from() -> None:
 
 def test_the_usual_space_and_the_papers_setting() -> None:
     axes = read_space({}, "mask_guided", SMALL, TRAIN)
-    assert [axis.name for axis in axes] == ["options.fusion", "options.loss_weights.vein", "options.loss_weights.contour"]
+    assert [axis.name for axis in axes] == [
+        "options.fusion",
+        "options.loss_weights.vein",
+        "options.loss_weights.contour",
+    ]
     assert axes[0].parts == ("base", "vein", "contour")
     assert paper_values(axes, "mask_guided", SMALL, TRAIN) == {
         "options.fusion": {"base": 0.3, "vein": 0.5, "contour": 0.2},
@@ -96,10 +108,14 @@ def test_one_region_is_a_simplex_of_two_weights() -> None:
     options = SMALL | {"regions": ["vein"]}
     axes = read_space({}, "mask_guided", options, TRAIN)
     assert axes[0].parts == ("base", "vein")
-    assert paper_values(axes, "mask_guided", options, TRAIN)["options.fusion"] == pytest.approx({"base": 3 / 8, "vein": 5 / 8})
+    assert paper_values(axes, "mask_guided", options, TRAIN)["options.fusion"] == pytest.approx(
+        {"base": 3 / 8, "vein": 5 / 8}
+    )
 
 
-@pytest.mark.parametrize(("method", "names"), [("dcl", ["adversarial", "location"]), ("maskcov", ["shuffled", "covariance"])])
+@pytest.mark.parametrize(
+    ("method", "names"), [("dcl", ["adversarial", "location"]), ("maskcov", ["shuffled", "covariance"])]
+)
 def test_other_methods_have_loss_weights_too(method: str, names: list[str]) -> None:
     axes = read_space({}, method, SMALL, TRAIN)
     assert [axis.name.rsplit(".", 1)[1] for axis in axes] == names
@@ -112,7 +128,9 @@ def test_a_method_without_weights_searches_its_learning_rate() -> None:
 
 
 def test_whole_numbers_stay_whole_and_rates_do_not() -> None:
-    axes = read_space({"train.batch_size": {"low": 4, "high": 16}, "options.gain": {"low": 1, "high": 2}}, "mask_guided", SMALL, TRAIN)
+    axes = read_space(
+        {"train.batch_size": {"low": 4, "high": 16}, "options.gain": {"low": 1, "high": 2}}, "mask_guided", SMALL, TRAIN
+    )
     assert [type(axis.low) for axis in axes] == [int, float]
     assert [point["train.batch_size"] for point in grid(axes[:1], 4)] == [4, 8, 12, 16]
 

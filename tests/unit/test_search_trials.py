@@ -13,29 +13,44 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from ufgvc.core.errors import UserError
-from ufgvc.report.search_story import Axis, TrialRow
-from ufgvc.search import tuning
-from ufgvc.search.finals import best_of
-from ufgvc.search.settings import SearchSettings, TrialSettings
-from ufgvc.search.stopping import StopByWord
-from ufgvc.search.study import Setting, Study
-from ufgvc.search.suggest import Ledger, Suggester
-from ufgvc.search.trials import placed, share_of
-from ufgvc.search.tuning import share_for, share_now
-from ufgvc.train.settings import TrainSettings
+from ufgvc.evaluation.search_record import Axis, TrialRow
+from ufgvc.experiments import search_runner as tuning
+from ufgvc.experiments.final_evaluation import best_of
+from ufgvc.experiments.search_runner import share_for, share_now
+from ufgvc.experiments.search_store import Setting, Study
+from ufgvc.experiments.searcher import Ledger, Suggester
+from ufgvc.experiments.settings import SearchSettings, TrialSettings
+from ufgvc.experiments.stopping import StopByWord
+from ufgvc.experiments.trial_runner import placed, share_of
+from ufgvc.training.settings import TrainSettings
 
-AXES = (Axis("options.fusion", "simplex", parts=("base", "vein", "contour")), Axis("options.loss_weights.vein", "log", 0.01, 10.0))
+AXES = (
+    Axis("options.fusion", "simplex", parts=("base", "vein", "contour")),
+    Axis("options.loss_weights.vein", "log", 0.01, 10.0),
+)
 PAPER = {"options.fusion": {"base": 0.3, "vein": 0.5, "contour": 0.2}, "options.loss_weights.vein": 0.1}
 
 
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
     train = TrainSettings(epochs=4, resize=40, crop=32)
-    return Study(str(tmp_path / "data"), "mask_guided", {"backbone": "resnet18"}, train, AXES, 3, 0, str(tmp_path), str(tmp_path / "s"))
+    return Study(
+        str(tmp_path / "data"),
+        "mask_guided",
+        {"backbone": "resnet18"},
+        train,
+        AXES,
+        3,
+        0,
+        str(tmp_path),
+        str(tmp_path / "s"),
+    )
 
 
 def row(number: int, *curve: float, state: str = "complete", **more: Any) -> TrialRow:
-    return TrialRow(number, PAPER, state, curve=curve, losses=tuple(1 - value for value in curve), folds=curve[-1:] * 3, **more)
+    return TrialRow(
+        number, PAPER, state, curve=curve, losses=tuple(1 - value for value in curve), folds=curve[-1:] * 3, **more
+    )
 
 
 def drain(suggester: Suggester, state: str = "complete") -> list[Setting]:
@@ -132,7 +147,9 @@ def test_tpe_learns(study: Study) -> None:
 class TestASHA:
     @staticmethod
     def scheduler(stopped: list[int], **more: Any) -> StopByWord:
-        return StopByWord(lambda config: stopped.append(config["number"]), **({"epochs": 9, "grace": 1, "reduction": 3} | more))
+        return StopByWord(
+            lambda config: stopped.append(config["number"]), **({"epochs": 9, "grace": 1, "reduction": 3} | more)
+        )
 
     @staticmethod
     def report(scheduler: StopByWord, number: int, score: float, epoch: int = 1, repeat: int = 0) -> str:
@@ -183,7 +200,13 @@ class TestASHA:
 
 
 def test_the_best_is_complete_and_no_repeat_and_ties_go_to_the_lower_loss() -> None:
-    rows = [row(0, 0.5), row(1, 0.9, state="stopped"), row(2, 0.9, repeat=True), row(3, 0.6), replace(row(4, 0.6), losses=(0.1,))]
+    rows = [
+        row(0, 0.5),
+        row(1, 0.9, state="stopped"),
+        row(2, 0.9, repeat=True),
+        row(3, 0.6),
+        replace(row(4, 0.6), losses=(0.1,)),
+    ]
     assert best_of(rows) == rows[4]
     assert best_of([row(0, 0.6), row(1, 0.6)]) == row(0, 0.6), "of equals the first: the paper's"
     assert best_of(rows[1:3]) is None
@@ -192,7 +215,10 @@ def test_the_best_is_complete_and_no_repeat_and_ties_go_to_the_lower_loss() -> N
 class TestShare:
     def test_trials_of_one_worker_take_shares(self) -> None:
         assert share_for(TrainSettings(), SearchSettings(), 4, 0, 2).at_once == 2
-        assert share_for(TrainSettings(), SearchSettings(gpu_per_trial=0.25), 16, 2, 16).resources == {"CPU": 1.0, "GPU": 0.25}
+        assert share_for(TrainSettings(), SearchSettings(gpu_per_trial=0.25), 16, 2, 16).resources == {
+            "CPU": 1.0,
+            "GPU": 0.25,
+        }
 
     def test_trials_of_several_workers_run_as_the_cluster_has_room(self) -> None:
         train = TrainSettings(workers=4, cpus_per_worker=2)
@@ -216,7 +242,9 @@ class TestShare:
         assert "--cpus-per-trial" in str(caught.value.fix)
 
     @pytest.mark.parametrize(("node", "at_once"), [(4.0, 2), (3.0, 0)])
-    def test_trials_of_several_workers_are_placed_too(self, node: float, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_trials_of_several_workers_are_placed_too(
+        self, node: float, at_once: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         many = int(18 / node)
         monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 18.0})
         monkeypatch.setattr(tuning, "alive_nodes", lambda: [{"CPU": node}] * many)

@@ -23,10 +23,15 @@ from ufgvc.methods.layers.second_order import (
 )
 from ufgvc.methods.mpn_cov import CovarianceNet
 
-ROOTS: dict[str, Callable[[Tensor, int], Tensor]] = {"norm": lambda matrix, steps: sqrt_by_norm(matrix, steps, 0.0), "trace": sqrt_by_trace}
+ROOTS: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "norm": lambda matrix, steps: sqrt_by_norm(matrix, steps, 0.0),
+    "trace": sqrt_by_trace,
+}
 HEADS: dict[str, Callable[[Tensor], Tensor]] = {
     "bcnn": lambda features: functional.normalize(signed_sqrt(bilinear_pool(features)).flatten(1)),
-    "improved_bcnn": lambda features: functional.normalize(signed_sqrt(sqrt_by_norm(bilinear_pool(features), 10)).flatten(1)),
+    "improved_bcnn": lambda features: functional.normalize(
+        signed_sqrt(sqrt_by_norm(bilinear_pool(features), 10)).flatten(1)
+    ),
     "mpn_cov": lambda features: upper_triangle(sqrt_by_trace(covariance_pool(features), 5)),
 }
 
@@ -100,7 +105,9 @@ def test_covariance_is_the_paper_s_product_with_the_centring_matrix():
     assert np.allclose(centring @ centring, centring / count)
     assert np.allclose(centring @ np.ones(count), 0)
     columns = random_features(1, 3, 2, 4).flatten(2)
-    assert np.allclose(covariance_pool(columns.view(1, 3, 2, 4))[0], columns[0].numpy() @ centring @ columns[0].numpy().T)
+    assert np.allclose(
+        covariance_pool(columns.view(1, 3, 2, 4))[0], columns[0].numpy() @ centring @ columns[0].numpy().T
+    )
 
 
 def test_covariance_forgets_constants_and_both_forget_the_order_of_positions():
@@ -133,14 +140,18 @@ def test_each_eigenvalue_goes_the_way_of_the_scalar_iteration():
                 y, z = y * t, t * z
             matrix = torch.diag_embed(torch.tensor([[value, 1.0, 0.0]], dtype=torch.float64))
             root = newton_schulz(matrix, steps)
-            assert torch.allclose(root, torch.diag_embed(torch.tensor([[y, 1.0, 0.0]], dtype=torch.float64)), rtol=1e-12, atol=1e-15)
+            assert torch.allclose(
+                root, torch.diag_embed(torch.tensor([[y, 1.0, 0.0]], dtype=torch.float64)), rtol=1e-12, atol=1e-15
+            )
             if steps == 5:
                 assert root[0, 0, 0] == pytest.approx(after_five, rel=0.01)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 10])
 def test_float32_agrees_with_the_unfolded_iteration_on_singular_matrices(steps: int):
-    covariance = covariance_pool(random_features(2, 32, 4, 4))  # 16 positions, so that half of the 32 directions are empty
+    covariance = covariance_pool(
+        random_features(2, 32, 4, 4)
+    )  # 16 positions, so that half of the 32 directions are empty
     scaled = covariance / covariance.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
     wanted = np.stack([reference_newton_schulz(matrix, steps) for matrix in scaled.numpy()])
     assert np.allclose(newton_schulz(scaled, steps), wanted, rtol=1e-10, atol=1e-13)
@@ -172,7 +183,9 @@ def test_the_gradient_solves_the_lyapunov_equation(kind: str):
     (by_autograd,) = torch.autograd.grad((root * weights).sum(), matrix)
 
     s, identity = root.detach()[0].numpy(), np.eye(size)
-    by_lyapunov = np.linalg.solve(np.kron(s, identity) + np.kron(identity, s), weights.numpy().ravel()).reshape(size, size)
+    by_lyapunov = np.linalg.solve(np.kron(s, identity) + np.kron(identity, s), weights.numpy().ravel()).reshape(
+        size, size
+    )
     assert np.allclose(by_autograd[0], by_lyapunov, rtol=1e-8, atol=1e-10)
 
     step = 1e-5
@@ -198,7 +211,9 @@ def test_signed_sqrt():
     assert roots.tolist() == pytest.approx([-2.0, -math.sqrt(1.01e-8), 0.0, math.sqrt(1.01e-8), 3.0], rel=1e-8)
     roots.sum().backward()
     assert values.grad is not None
-    assert values.grad.tolist() == pytest.approx([1 / 4, 0.5 / math.sqrt(1.01e-8), 0.0, 0.5 / math.sqrt(1.01e-8), 1 / 6], rel=1e-8)
+    assert values.grad.tolist() == pytest.approx(
+        [1 / 4, 0.5 / math.sqrt(1.01e-8), 0.0, 0.5 / math.sqrt(1.01e-8), 1 / 6], rel=1e-8
+    )
 
 
 # --- heads

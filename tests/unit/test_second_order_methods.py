@@ -13,8 +13,8 @@ from torchvision import models
 from tests.unit.test_second_order import HEADS
 from ufgvc.core.errors import UserError
 from ufgvc.methods import Batch, build, options_class
-from ufgvc.train.optimizer import make_optimizer, train_mode
-from ufgvc.train.steps import train_step
+from ufgvc.training.optim import make_optimizer, train_mode
+from ufgvc.training.steps import train_step
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -86,7 +86,11 @@ def test_last_stride_needs_a_resnet():
 
 
 def test_bad_options_are_told():
-    for name, options in (("improved_bcnn", {"iterations": 0}), ("mpn_cov", {"dimension": 1}), ("mpn_cov", {"last_stride": 3})):
+    for name, options in (
+        ("improved_bcnn", {"iterations": 0}),
+        ("mpn_cov", {"dimension": 1}),
+        ("mpn_cov", {"last_stride": 3}),
+    ):
         with pytest.raises(UserError, match=next(iter(options))):
             build(name, 2, **options)
 
@@ -98,8 +102,19 @@ def test_the_published_settings_of_bcnn(name: str):
     assert (first.epochs, first.lr, first.weight_decay, first.frozen) == (55, 1.0, 1e-8, ("backbone",))
     assert (second.epochs, second.lr, second.weight_decay, second.frozen) == (25, 1e-2, 1e-5, ())
     for stage in (first, second):
-        assert (stage.momentum, stage.head_lr_factor, stage.schedule, stage.gamma, stage.patience) == (0.9, 1.0, "plateau", 0.1, 3)
-    assert (method.recipe.batch_size, method.recipe.resize, method.recipe.crop, method.recipe.mirror) == (64, 448, 448, False)
+        assert (stage.momentum, stage.head_lr_factor, stage.schedule, stage.gamma, stage.patience) == (
+            0.9,
+            1.0,
+            "plateau",
+            0.1,
+            3,
+        )
+    assert (method.recipe.batch_size, method.recipe.resize, method.recipe.crop, method.recipe.mirror) == (
+        64,
+        448,
+        448,
+        False,
+    )
     assert options_class(name).model_fields["backbone"].default == "vgg16"
 
 
@@ -108,7 +123,12 @@ def test_the_published_settings_of_fast_mpn_cov():
     (stage,) = method.recipe.stages
     assert (stage.epochs, stage.lr, stage.head_lr_factor, stage.momentum) == (100, 1.2e-3, 5.0, 0.9)
     assert (stage.weight_decay, stage.schedule) == (1e-4, "constant")
-    assert (method.recipe.batch_size, method.recipe.resize, method.recipe.crop, method.recipe.mirror) == (10, 448, 448, True)
+    assert (method.recipe.batch_size, method.recipe.resize, method.recipe.crop, method.recipe.mirror) == (
+        10,
+        448,
+        448,
+        True,
+    )
     assert (method.options["last_stride"], method.options["dimension"], method.options["iterations"]) == (1, 256, 5)
     assert method.is_head("reduce.0.weight")
     assert method.net.classifier.in_features == 32_896

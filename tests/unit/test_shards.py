@@ -11,8 +11,8 @@ import pytest
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
 from ufgvc.core.types import Box
-from ufgvc.data import shards
-from ufgvc.data.shards import (
+from ufgvc.data import dataset as shards
+from ufgvc.data.dataset import (
     FolderWriter,
     fingerprint_of,
     from_boxes,
@@ -43,7 +43,9 @@ def images(split: str, names: list[str]) -> pa.Table:
 
 
 def regions(names: list[str], boxes: list[list[Box] | None]) -> pa.Table:
-    return pa.table({"image_id": names, "boxes": [from_boxes(some) for some in boxes]}, schema=shards.SCHEMAS["regions"])
+    return pa.table(
+        {"image_id": names, "boxes": [from_boxes(some) for some in boxes]}, schema=shards.SCHEMAS["regions"]
+    )
 
 
 @pytest.fixture
@@ -78,12 +80,16 @@ def test_no_dataset_names_the_command(tmp_path: Path) -> None:
 
 
 def test_boxes_tell_unknown_from_none(dataset: shards.Dataset) -> None:
-    writer = pickle.loads(pickle.dumps(FolderWriter(dataset.store, "regions/annotated", dataset.fingerprint, "regions")))
+    writer = pickle.loads(
+        pickle.dumps(FolderWriter(dataset.store, "regions/annotated", dataset.fingerprint, "regions"))
+    )
     boxes = [None, [Box("vein", 1, 2, 3, 4, 0.5)]]
     train = writer.write("train-00000", "train", regions(["a", "b"], boxes))
     test = writer.write("test-00000", "test", regions(["c"], [[]]))
     writer.commit([train, test], k=3)
-    assert [to_boxes(value) for value in read_part(dataset, "regions/annotated", "train-00000")["boxes"].to_pylist()] == boxes
+    assert [
+        to_boxes(value) for value in read_part(dataset, "regions/annotated", "train-00000")["boxes"].to_pylist()
+    ] == boxes
     assert read_part(dataset, "regions/annotated", dataset.parts[1])["boxes"].to_pylist() == [[]]
     assert read_manifest(dataset, "regions/annotated").extra == {"k": 3}
 
@@ -105,7 +111,9 @@ def test_commit_removes_what_no_manifest_names_and_nothing_earlier(dataset: shar
     old = writer.write("train-00000", "train", regions(["a"], [None]))
     writer.commit([old])
     new = writer.write("train-00000", "train", regions(["a"], [[]]))
-    assert read_part(dataset, "regions/detected", "train-00000")["boxes"].to_pylist() == [None], "until the commit the old part counts"
+    assert read_part(dataset, "regions/detected", "train-00000")["boxes"].to_pylist() == [None], (
+        "until the commit the old part counts"
+    )
     writer.commit([new])
     assert read_part(dataset, "regions/detected", "train-00000")["boxes"].to_pylist() == [[]]
     assert dataset.store.child("regions/detected").list() == ["manifest.json", new.file]
@@ -118,7 +126,9 @@ def test_fingerprints_follow_the_content_only(dataset: shards.Dataset) -> None:
     assert fingerprint_of(changed) != dataset.fingerprint
 
     writer = FolderWriter(dataset.store, "regions/detected", dataset.fingerprint, "regions")
-    once, again, other = (writer.commit([writer.write("train-00000", "train", regions(["a"], [boxes]))]) for boxes in ([], [], None))
+    once, again, other = (
+        writer.commit([writer.write("train-00000", "train", regions(["a"], [boxes]))]) for boxes in ([], [], None)
+    )
     assert once.fingerprint == again.fingerprint != other.fingerprint
     assert once.parts[0].file != again.parts[0].file
 

@@ -9,7 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from ufgvc.methods.layers.shuffle import Shuffle, cut, jitter_order, paste, rearrange, shuffle_chances, shuffle_order, swap_order
+from ufgvc.methods.layers.shuffle import (
+    Shuffle,
+    cut,
+    jitter_order,
+    paste,
+    rearrange,
+    shuffle_chances,
+    shuffle_order,
+    swap_order,
+)
 
 SHUFFLES: tuple[Shuffle, ...] = ("jitter", "coded")
 LEAST, MOST = 0.0, math.nextafter(1.0, 0.0)
@@ -151,6 +160,8 @@ def test_patches_are_moved_without_a_loss(height: int, width: int, grid: int):
         assert shuffled.is_contiguous(memory_format=layout)
         assert torch.equal(given, images), "the original is left alone"
     for b in range(3):
-        before, after = (Counter(patch.numpy().tobytes() for patch in cut(some[b : b + 1], grid)[0]) for some in (images, expected))
+        before, after = (
+            Counter(patch.numpy().tobytes() for patch in cut(some[b : b + 1], grid)[0]) for some in (images, expected)
+        )
         assert before == after
     assert torch.equal(paste(patches, images), images)

@@ -20,7 +20,9 @@ def keep_time(path: Path, text: str) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-@pytest.mark.parametrize("name", ["anno/train.txt", "labels/1.txt", "classes.txt", "x.csv", "a/x.xml", "x.json", "data.yaml"])
+@pytest.mark.parametrize(
+    "name", ["anno/train.txt", "labels/1.txt", "classes.txt", "x.csv", "a/x.xml", "x.json", "data.yaml"]
+)
 def test_a_corrected_digit_counts_whatever_the_clocks_say(tmp_path: Path, name: str) -> None:
     put(tmp_path / "images" / "1.jpg")
     put(tmp_path / name, "1 2 3")

@@ -10,16 +10,18 @@ from hypothesis import strategies as st
 
 from ufgvc.core.errors import UserError
 from ufgvc.data.cache import Decoded
+from ufgvc.data.folds import fold_of, held_out
+from ufgvc.data.sources import CachedSource, share, steps_of
 from ufgvc.data.stream import Chunk
-from ufgvc.train.feed import unpack
-from ufgvc.train.sources import CachedSource, share, steps_of
-from ufgvc.train.split import fold_of, held_out
+from ufgvc.training.loader import unpack
 
 
 def source(rows: int, batch: int, rank: int, world: int, positions: np.ndarray | None = None) -> CachedSource:
     data = Decoded(np.arange(rows, dtype=np.uint8).reshape(rows, 1, 1, 1).repeat(3, 3), {}, {})
     labels = np.arange(rows, dtype=np.int64) % 3
-    return CachedSource(data, labels, np.arange(rows) if positions is None else positions, batch, 7, rank, world, torch.device("cpu"))
+    return CachedSource(
+        data, labels, np.arange(rows) if positions is None else positions, batch, 7, rank, world, torch.device("cpu")
+    )
 
 
 @settings(deadline=None, max_examples=60)

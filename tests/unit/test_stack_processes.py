@@ -76,7 +76,9 @@ def test_what_lost_its_server_is_asked_to_end_too(mark: str, tmp_path: Path) -> 
     """As a raylet whose `ray start` was killed."""
     orphan = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(print('asked'))); print('ready'); time.sleep(60)"
     server = run(
-        f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-u', '-c', {orphan!r}]); time.sleep(60)", mark, tmp_path
+        f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-u', '-c', {orphan!r}]); time.sleep(60)",
+        mark,
+        tmp_path,
     )
     text_in(tmp_path / "server.log")
     psutil.Process(server).kill()
@@ -104,7 +106,15 @@ def launcher(tmp_path: Path, mark: str) -> _Launcher:
     (tmp_path / "logs").mkdir()
     session = tmp_path / "session"
     session.mkdir()
-    stack = Stack(folder=tmp_path, mark=mark, session=session, bucket="b", gcs="127.0.0.1:1", dashboard="http://127.0.0.1:2", nodes=1)
+    stack = Stack(
+        folder=tmp_path,
+        mark=mark,
+        session=session,
+        bucket="b",
+        gcs="127.0.0.1:1",
+        dashboard="http://127.0.0.1:2",
+        nodes=1,
+    )
     stack.write()
     wish = Wish(nodes=0, cpus=1, s3=None, bucket="b", mlflow_store=None, object_store_mb=100)
     return _Launcher(stack, wish, {})

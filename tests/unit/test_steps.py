@@ -13,8 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ufgvc.core.errors import UserError
 from ufgvc.methods import Batch, Method, Stage, build
-from ufgvc.train.optimizer import lr_factor, make_optimizer, rate_at, set_rate, stage_at, train_mode
-from ufgvc.train.steps import choose_precision, eval_step, train_step
+from ufgvc.training.optim import lr_factor, make_optimizer, rate_at, set_rate, stage_at, train_mode
+from ufgvc.training.steps import choose_precision, eval_step, train_step
 
 REGIONS = ("vein", "contour")
 STAGE = Stage(epochs=1, lr=0.05, head_lr_factor=10.0, momentum=0.9)
@@ -38,7 +38,12 @@ def seven_leaves() -> Batch:
 
 def part_of(batch: Batch, chosen: slice) -> Batch:
     masks = {region: mask[chosen] for region, mask in batch.masks.items()}
-    return Batch(batch.images[chosen], batch.labels[chosen], masks, {region: has[chosen] for region, has in batch.has_mask.items()})
+    return Batch(
+        batch.images[chosen],
+        batch.labels[chosen],
+        masks,
+        {region: has[chosen] for region, has in batch.has_mask.items()},
+    )
 
 
 def add_up(value: Tensor) -> Tensor:
@@ -52,9 +57,19 @@ def rank_main(rank: int, folder: str, cuts: tuple[slice, ...]) -> None:
     method = small()
     # BatchNorm uses its running statistics: its own would differ between four images and three, as they should.
     model = DistributedDataParallel(method.net.eval())
-    done = train_step(method, model, part_of(seven_leaves(), cuts[rank]), make_optimizer(method, STAGE), reduce=add_up, world=len(cuts))
+    done = train_step(
+        method,
+        model,
+        part_of(seven_leaves(), cuts[rank]),
+        make_optimizer(method, STAGE),
+        reduce=add_up,
+        world=len(cuts),
+    )
     gradients = {name: parameter.grad for name, parameter in method.net.named_parameters()}
-    torch.save({"gradients": gradients, "losses": done.losses, "correct": done.correct, "count": done.count}, f"{folder}/rank{rank}.pt")
+    torch.save(
+        {"gradients": gradients, "losses": done.losses, "correct": done.correct, "count": done.count},
+        f"{folder}/rank{rank}.pt",
+    )
     dist.destroy_process_group()
 
 
@@ -78,7 +93,9 @@ def test_uneven_ranks_have_the_gradients_of_one_process(tmp_path: Path):
         assert torch.allclose(first["gradients"][name], parameter.grad, rtol=1e-3, atol=1e-5 * scale), name
     for name, (total, count) in alone.losses.items():
         assert float(first["losses"][name][1] + second["losses"][name][1]) == count, name
-        assert float(first["losses"][name][0] + second["losses"][name][0]) == pytest.approx(float(total), rel=1e-4), name
+        assert float(first["losses"][name][0] + second["losses"][name][0]) == pytest.approx(float(total), rel=1e-4), (
+            name
+        )
     assert first["count"] + second["count"] == alone.count == 7
     assert first["correct"] + second["correct"] == alone.correct
     # The mean of the ranks' means, which is what is usually computed, is another number here.
@@ -92,7 +109,9 @@ def test_correct_counts_the_largest_logit():
     logits = eval_step(method, method.net.eval(), batch.images)
     labels = logits.argmax(1)
     labels[:3] = (labels[:3] + 1) % 4
-    done = train_step(method, method.net, Batch(batch.images, labels, batch.masks, batch.has_mask), make_optimizer(method, STAGE))
+    done = train_step(
+        method, method.net, Batch(batch.images, labels, batch.masks, batch.has_mask), make_optimizer(method, STAGE)
+    )
     assert (int(done.correct), done.count) == (4, 7)
     assert not any(tensor.requires_grad for pair in done.losses.values() for tensor in pair)
 
@@ -102,7 +121,9 @@ def test_a_step_moves_head_and_backbone_at_their_own_rates():
     optimizer = make_optimizer(method, STAGE)
     assert {group["name"]: group["lr"] for group in optimizer.param_groups} == {"backbone": 0.05, "head": 0.5}
     set_rate(optimizer, 0.1)
-    assert {group["name"]: group["lr"] for group in optimizer.param_groups} == pytest.approx({"backbone": 0.005, "head": 0.05})
+    assert {group["name"]: group["lr"] for group in optimizer.param_groups} == pytest.approx(
+        {"backbone": 0.005, "head": 0.05}
+    )
     before = {name: parameter.detach().clone() for name, parameter in method.net.named_parameters()}
     train_step(method, method.net.train(), seven_leaves(), optimizer)
     for name, parameter in method.net.named_parameters():

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from ufgvc.core.runtime import Stopped, kept_signals, stoppable
-from ufgvc.track.runs import NullRun, recorded
+from ufgvc.core.process import Stopped, kept_signals, stoppable
+from ufgvc.tracking.runs import NullRun, recorded
 
 PROGRAM = """
 import os, sys, time
@@ -40,7 +40,9 @@ def handlers_as_before() -> Iterator[None]:
 
 
 def test_a_command_that_is_told_to_end_clears_up_and_says_so() -> None:
-    process = subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "working\n"
     process.terminate()
@@ -62,8 +64,12 @@ def test_sigterm_is_ours_within_the_block_only() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-@pytest.mark.parametrize(("number", "code", "means"), [(signal.SIGTERM, 15, Stopped), (signal.SIGINT, 0, KeyboardInterrupt)])
-def test_a_library_that_answers_signals_by_leaving(number: signal.Signals, code: int, means: type[BaseException]) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "means"), [(signal.SIGTERM, 15, Stopped), (signal.SIGINT, 0, KeyboardInterrupt)]
+)
+def test_a_library_that_answers_signals_by_leaving(
+    number: signal.Signals, code: int, means: type[BaseException]
+) -> None:
     """As ray.init does for SIGTERM and Ray Train for Control-C."""
     before = signal.getsignal(number)
 

@@ -16,8 +16,8 @@ from scipy import ndimage, stats
 
 from ufgvc.core.errors import UserError
 from ufgvc.data.images import decode
-from ufgvc.data.synthetic import SynthSettings, contact_sheet, make_leaf, make_plan, synthesize
-from ufgvc.data.synthetic.cultivars import (
+from ufgvc.synthetic import SynthSettings, contact_sheet, make_leaf, make_plan, synthesize
+from ufgvc.synthetic.cultivars import (
     BETWEEN,
     DIMENSIONS,
     FREEDOM,
@@ -32,11 +32,15 @@ from ufgvc.data.synthetic.cultivars import (
     stream,
     traits,
 )
-from ufgvc.data.synthetic.writer import encode_image
+from ufgvc.synthetic.writer import encode_image
 
 
 def digest(folder: Path) -> dict[str, str]:
-    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.rglob("*")) if f.is_file()}
+    return {
+        str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest()
+        for f in sorted(folder.rglob("*"))
+        if f.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +97,11 @@ def test_what_is_there_already_is_kept_and_nothing_else_overwritten(folder: Path
 
 
 # Means over the images of the released label files: `../shared/data/ufg-labels/STATS.md`, section "Structure". (cx, cy, w, h)
-COTTON = {"left": (0.274, 0.642, 0.324, 0.422), "middle": (0.497, 0.545, 0.148, 0.646), "right": (0.720, 0.636, 0.314, 0.424)}
+COTTON = {
+    "left": (0.274, 0.642, 0.324, 0.422),
+    "middle": (0.497, 0.545, 0.148, 0.646),
+    "right": (0.720, 0.636, 0.314, 0.424),
+}
 SOY = {
     False: [(0.552, 0.495, 0.769, 0.053), (0.587, 0.417, 0.625, 0.098), (0.572, 0.586, 0.655, 0.120)],
     True: [(0.502, 0.602, 0.061, 0.635), (0.425, 0.593, 0.085, 0.598), (0.579, 0.612, 0.086, 0.567)],
@@ -173,7 +181,9 @@ def test_spaces_are_independent_and_have_heavy_tails() -> None:
         assert stats.kurtosis(leaves, axis=0).mean() > 0.3, index
     for a, b in (("shape", "veins"), ("shape", "texture"), ("veins", "texture")):
         both = np.corrcoef(np.hstack([means[a], means[b]]).T)[: means[a].shape[1], means[a].shape[1] :]
-        bound = np.tanh(stats.norm.ppf(1 - 0.0005 / both.size) / np.sqrt(197))  # of the largest of many correlations of nothing
+        bound = np.tanh(
+            stats.norm.ppf(1 - 0.0005 / both.size) / np.sqrt(197)
+        )  # of the largest of many correlations of nothing
         assert np.abs(both).max() < bound
 
 
@@ -227,7 +237,17 @@ def test_without_a_difficulty_leaves_and_folders_are_those_of_before(variant: Va
 
 def test_only_another_difficulty_is_recorded(folder: Path, tmp_path: Path) -> None:
     told = json.loads((folder / "synthetic.json").read_text())
-    assert list(told) == ["drawing", "seed", "preset", "cultivars", "train_per_cultivar", "test_per_cultivar", "size", "variant", "format"]
+    assert list(told) == [
+        "drawing",
+        "seed",
+        "preset",
+        "cultivars",
+        "train_per_cultivar",
+        "test_per_cultivar",
+        "size",
+        "variant",
+        "format",
+    ]
     few = SynthSettings(cultivars=2, train_per_cultivar=1, test_per_cultivar=1, size=64, difficulty=2)
     harder = synthesize(tmp_path / "harder", few)
     assert json.loads((harder / "synthetic.json").read_text())["difficulty"] == 2
@@ -250,7 +270,9 @@ def spreads(difficulty: float, cultivars: int = 150) -> dict[str, tuple[float, f
     rows = [[traits(1, cultivar, k, "all", difficulty) for k in numbers] for cultivar in range(1, cultivars + 1)]
     found = {}
     for space in SPACES:
-        x = np.array([[getattr(leaf, space) for leaf in row] for row in rows]).reshape(cultivars, 4, 3, DIMENSIONS[space])
+        x = np.array([[getattr(leaf, space) for leaf in row] for row in rows]).reshape(
+            cultivars, 4, 3, DIMENSIONS[space]
+        )
         x = LIMIT * np.arctanh(x / LIMIT)
         x = x - x.mean(0)  # where on the plant a leaf grew does the same to every cultivar
         plants = x.mean(2)
@@ -303,7 +325,9 @@ def seen() -> dict[str, np.ndarray]:
             found["background"].append([*ground.mean(0), *ground.std(0)])
             found["bytes"].append([np.log(len(encode_image(picture, "jpg")))])
             inner = ndimage.binary_erosion(blade, iterations=2)
-            found["blade"].append([*(pixels[inner].mean(0) / ground.mean(0)), inner.mean(), np.ptp(np.nonzero(inner)[1])])
+            found["blade"].append(
+                [*(pixels[inner].mean(0) / ground.mean(0)), inner.mean(), np.ptp(np.nonzero(inner)[1])]
+            )
     return {key: np.array(rows).reshape(12, 12, -1) for key, rows in found.items()}
 
 

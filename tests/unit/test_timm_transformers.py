@@ -44,7 +44,9 @@ def test_transformers_give_their_normalised_tokens_on_the_grid(name: str, channe
     for row in range(cut):
         for column in range(cut):
             assert torch.allclose(grid[:, :, row, column], cells[:, row * cut + column], atol=1e-4)
-    assert backbone(torch.rand(1, 3, 4 * stride, 2 * stride)).shape == (1, channels, 4, 2), "the image may have any size"
+    assert backbone(torch.rand(1, 3, 4 * stride, 2 * stride)).shape == (1, channels, 4, 2), (
+        "the image may have any size"
+    )
 
 
 @pytest.mark.parametrize("name", ["timm:vit_tiny_patch16_224", "timm:swin_tiny_patch4_window7_224"])
@@ -60,7 +62,9 @@ def test_transformers_learn_under_masks_and_come_back_from_files(name: str, tmp_
     images = torch.rand(1, 3, 64, 64)
     assert torch.equal(again.net.backbone.eval()(images), method.net.backbone.eval()(images))
     model = timm.create_model(name.removeprefix("timm:"))
-    save_file({key: tensor.contiguous() for key, tensor in model.state_dict().items()}, tmp_path / "published.safetensors")
+    save_file(
+        {key: tensor.contiguous() for key, tensor in model.state_dict().items()}, tmp_path / "published.safetensors"
+    )
     loaded = build_backbone(name, str(tmp_path / "published.safetensors")).trunk.model.state_dict()
     assert all(torch.equal(tensor, model.state_dict()[key]) for key, tensor in loaded.items())
 

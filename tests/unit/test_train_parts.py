@@ -14,13 +14,13 @@ from torch import nn
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, open_store
-from ufgvc.data.cluster import places
 from ufgvc.methods.recipe import Recipe, Stage
-from ufgvc.train.adjust import adjusted
-from ufgvc.train.checkpoint import FILE, read_checkpoint, remove_orphans, write_checkpoint
-from ufgvc.train.preflight import check_batch, check_cpus, check_crop, check_nodes_hold, check_places, choose_gpu
-from ufgvc.train.progress import Follower, epoch_line, read_metrics
-from ufgvc.train.settings import TrainSettings
+from ufgvc.runtime.session import places
+from ufgvc.training.checkpoint import FILE, read_checkpoint, remove_orphans, write_checkpoint
+from ufgvc.training.overrides import adjusted
+from ufgvc.training.preflight import check_batch, check_cpus, check_crop, check_nodes_hold, check_places, choose_gpu
+from ufgvc.training.progress import Follower, epoch_line, read_metrics
+from ufgvc.training.settings import TrainSettings
 
 PUBLISHED = Recipe(stages=(Stage(epochs=300, lr=0.003, step_epochs=60, warmup_epochs=5),), resize=512, crop=448)
 STAGED = Recipe(
@@ -100,7 +100,9 @@ def test_enough_cpus(workers: int, each: float, cpus: float) -> None:
     check_cpus(TrainSettings(workers=workers, cpus_per_worker=each), cpus)
 
 
-@pytest.mark.parametrize(("workers", "each", "cpus"), [(1, 1.0, 1), (1, 2.0, 2), (3, 2.0, 6), (7, 1.0, 5), (20, 1.0, 2), (300, 1.0, 2)])
+@pytest.mark.parametrize(
+    ("workers", "each", "cpus"), [(1, 1.0, 1), (1, 2.0, 2), (3, 2.0, 6), (7, 1.0, 5), (20, 1.0, 2), (300, 1.0, 2)]
+)
 def test_too_few_cpus(workers: int, each: float, cpus: float) -> None:
     with pytest.raises(UserError, match="for Ray Data") as caught:
         check_cpus(TrainSettings(workers=workers, cpus_per_worker=each), cpus)
@@ -176,7 +178,12 @@ def test_the_learning_rate_scales_every_stage() -> None:
 
 @pytest.mark.parametrize(
     ("told", "crop", "resize"),
-    [({"crop": 224}, 224, 256), ({"crop": 448}, 448, 512), ({"resize": 600}, 448, 600), ({"crop": 64, "resize": 64}, 64, 64)],
+    [
+        ({"crop": 224}, 224, 256),
+        ({"crop": 448}, 448, 512),
+        ({"resize": 600}, 448, 600),
+        ({"crop": 64, "resize": 64}, 64, 64),
+    ],
 )
 def test_crop_and_resize(told: dict[str, int], crop: int, resize: int) -> None:
     made = adjusted(PUBLISHED, TrainSettings(**told))  # type: ignore[arg-type]
@@ -243,7 +250,7 @@ def test_rows_are_passed_on_once_and_only_when_safe(tmp_path: Path, capsys: pyte
 def test_storage_that_fails_once_does_not_end_the_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = open_store(tmp_path)
     passed: list[Any] = []
-    monkeypatch.setattr("ufgvc.train.progress.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("ufgvc.training.progress.POLL_SECONDS", 0.01)
     looks: list[int] = []
     looked_again = threading.Event()
 
@@ -256,7 +263,7 @@ def test_storage_that_fails_once_does_not_end_the_progress(tmp_path: Path, monke
 
     follower = Follower(run, 1, on_safe=passed.extend)
     write_rows(run, [row(1)], checkpointed=1)
-    monkeypatch.setattr("ufgvc.train.progress.read_metrics", flaky)
+    monkeypatch.setattr("ufgvc.training.progress.read_metrics", flaky)
     with follower:
         assert looked_again.wait(10)
     assert [each["epoch"] for each in passed] == [1]
@@ -271,7 +278,15 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
     best = {"epoch": 1, "accuracy": 0.5, "net": {name: tensor.clone() for name, tensor in net.state_dict().items()}}
     random = [torch.get_rng_state(), torch.get_rng_state() + 1]
     write_checkpoint(
-        tmp_path, net=net, optimizer=optimizer, epoch=2, stage=1, history=[row(1), row(2)], best=best, random=random, run_id="r"
+        tmp_path,
+        net=net,
+        optimizer=optimizer,
+        epoch=2,
+        stage=1,
+        history=[row(1), row(2)],
+        best=best,
+        random=random,
+        run_id="r",
     )
     drawn = torch.rand(3)
     state = read_checkpoint(tmp_path)
@@ -306,7 +321,9 @@ def test_what_a_crash_left_is_removed(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     for name in ("checkpoint_2026-01-01_10-00-00.000001", "checkpoint_2026-01-01_10-00-05.000001"):
         store.write_bytes(f"{name}/{FILE}", b"x")
-    store.write_json("checkpoint_manager_snapshot.json", {"checkpoint_results": [{"name": "checkpoint_2026-01-01_10-00-00.000001"}]})
+    store.write_json(
+        "checkpoint_manager_snapshot.json", {"checkpoint_results": [{"name": "checkpoint_2026-01-01_10-00-00.000001"}]}
+    )
     assert remove_orphans(store) == ["checkpoint_2026-01-01_10-00-05.000001"]
     assert store.list() == [f"checkpoint_2026-01-01_10-00-00.000001/{FILE}", "checkpoint_manager_snapshot.json"]
     assert remove_orphans(store) == []

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ufgvc.data.transforms import draws, image_key, test_view, train_view
+from ufgvc.data.augment import draws, image_key, test_view, train_view
 
 SIDE, CROP, BLOCK = 64, 48, 8
 
@@ -46,7 +46,9 @@ def test_a_painted_block_stays_under_its_mask_through_1000_draws():
 
 def test_each_crop_is_the_very_window_that_its_numbers_say():
     images = torch.randint(0, 256, (6, SIDE, SIDE, 3), dtype=torch.uint8)
-    chance = torch.tensor([[0, 0, 0.9], [0.9999, 0.9999, 0.9], [0.5, 0.1, 0.9], [0, 0, 0.1], [0.3, 0.6, 0.1], [0.9999, 0, 0.2]])
+    chance = torch.tensor(
+        [[0, 0, 0.9], [0.9999, 0.9999, 0.9], [0.5, 0.1, 0.9], [0, 0, 0.1], [0.3, 0.6, 0.1], [0.9999, 0, 0.2]]
+    )
     views, _ = train_view(images, {}, chance, CROP)
     for view, image, (y, x, mirror) in zip(views, images, chance.tolist(), strict=True):
         top, left = int(y * (SIDE - CROP + 1)), int(x * (SIDE - CROP + 1))
@@ -113,7 +115,10 @@ def test_views_of_one_image_do_not_depend_on_the_batch():
 
 def test_bytes_in_and_numbers_between_0_and_1_out():
     images = torch.arange(256, dtype=torch.uint8).repeat(SIDE * SIDE * 3 * 2 // 256).view(2, SIDE, SIDE, 3)
-    views = [train_view(images, {"vein": torch.ones(2, SIDE, SIDE, dtype=torch.bool)}, torch.zeros(2, 3), CROP)[0], test_view(images, CROP)]
+    views = [
+        train_view(images, {"vein": torch.ones(2, SIDE, SIDE, dtype=torch.bool)}, torch.zeros(2, 3), CROP)[0],
+        test_view(images, CROP),
+    ]
     for view in views:
         assert view.dtype == torch.float32
         assert view.is_contiguous(memory_format=torch.channels_last)

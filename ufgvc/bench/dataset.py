@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from ufgvc.core.errors import UserError
-from ufgvc.core.runtime import cpu_count
+from ufgvc.core.process import cpu_count
 from ufgvc.core.storage import read_parquet_rows
 from ufgvc.core.types import REGIONS
+from ufgvc.data.dataset import Dataset, read_manifest
 from ufgvc.data.images import BadImage, encode_mask, inspect
-from ufgvc.data.shards import Dataset, read_manifest
 from ufgvc.data.stream import chunks
 
 WIDTH, HEIGHT = 1200, 900  # pixels of a drawn photograph
@@ -58,7 +58,7 @@ class BenchData:
 def make_data(folder: Path, source: str | None, count: int, seed: int) -> BenchData:
     """Writes the photographs and masks below `folder` and ingests them. Inside of a Ray session."""
     from ufgvc.data.ingest import IngestSettings, ingest
-    from ufgvc.regions.mask import mask
+    from ufgvc.regions.mask_dataset import mask
     from ufgvc.regions.settings import MaskSettings
 
     leaves = folder / "leaves"
@@ -90,7 +90,9 @@ def _texture(random: np.random.Generator) -> NDArray[np.float32]:
     whole = np.zeros((HEIGHT, WIDTH, 3), np.float32)
     for step, strength in ((64, 30), (16, 16), (4, 9)):
         coarse = random.normal(0, strength, (3, HEIGHT // step + 2, WIDTH // step + 2)).astype(np.float32)
-        layers = [np.asarray(Image.fromarray(each).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)) for each in coarse]
+        layers = [
+            np.asarray(Image.fromarray(each).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)) for each in coarse
+        ]
         whole += np.stack(layers, axis=-1)
     return whole
 
@@ -98,7 +100,9 @@ def _texture(random: np.random.Generator) -> NDArray[np.float32]:
 def _draw(texture: NDArray[np.float32], noise: NDArray[np.float32], place: Any, colour: Any, size: Any) -> bytes:
     blade = Image.new("L", (WIDTH, HEIGHT))
     right, down = WIDTH * size[0] / 2, HEIGHT * size[1] / 2
-    ImageDraw.Draw(blade).ellipse((WIDTH / 2 - right, HEIGHT / 2 - down, WIDTH / 2 + right, HEIGHT / 2 + down), fill=255)
+    ImageDraw.Draw(blade).ellipse(
+        (WIDTH / 2 - right, HEIGHT / 2 - down, WIDTH / 2 + right, HEIGHT / 2 + down), fill=255
+    )
     inside = np.asarray(blade, np.float32)[..., None] / 255
     shift = (int(place[0]), int(place[1]))
     pixels = 235 * (1 - inside) + inside * (colour + np.roll(texture, shift, (0, 1))) + np.roll(noise, shift, (0, 1))
@@ -109,7 +113,7 @@ def _draw(texture: NDArray[np.float32], noise: NDArray[np.float32], place: Any, 
 
 def check_source(source: str) -> None:
     """UserError for a place without photographs, or with too few, before anything is begun."""
-    from ufgvc.predict.predict import photographs
+    from ufgvc.evaluation.predict import photographs
 
     if (found := len(photographs(source)[1])) < LEAST:
         raise too_few(f"{found} photographs", source)
@@ -125,10 +129,14 @@ def own_photographs(source: str, count: int) -> Iterator[tuple[str, bytes]]:
 
     UserError if there are none, or too few to measure with.
     """
-    from ufgvc.predict.predict import photographs
+    from ufgvc.evaluation.predict import photographs
 
     store, names, _ = photographs(source)
-    order = np.argsort(np.arange(len(names)) * count % len(names), kind="stable") if len(names) > count else np.arange(len(names))
+    order = (
+        np.argsort(np.arange(len(names)) * count % len(names), kind="stable")
+        if len(names) > count
+        else np.arange(len(names))
+    )
     seen: set[str] = set()
     for place in order:
         name = names[int(place)]
@@ -175,7 +183,9 @@ def draw_masks(height: int, width: int) -> tuple[NDArray[np.bool_], NDArray[np.b
     for at in np.linspace(0.15, 0.8, 14):
         for end in (0.15, 0.85):
             pen.line((width * at, height / 2, width * (at + 0.12), height * end), fill=1, width=thick)
-    ImageDraw.Draw(contour).ellipse((width * 0.07, height * 0.07, width * 0.93, height * 0.93), outline=1, width=4 * thick)
+    ImageDraw.Draw(contour).ellipse(
+        (width * 0.07, height * 0.07, width * 0.93, height * 0.93), outline=1, width=4 * thick
+    )
     return np.asarray(vein, bool), np.asarray(contour, bool)
 
 
@@ -185,7 +195,9 @@ def read_encoded(dataset: Dataset) -> tuple[list[bytes], list[tuple[bytes, bytes
     masks: list[tuple[bytes, bytes]] = []
     for chunk in chunks(dataset, "train", MASKS):
         assert chunk.masks is not None
-        images += read_parquet_rows(dataset.store, chunk.images, chunk.start, chunk.stop, ["image"])["image"].to_pylist()
+        images += read_parquet_rows(dataset.store, chunk.images, chunk.start, chunk.stop, ["image"])[
+            "image"
+        ].to_pylist()
         rows = read_parquet_rows(dataset.store, chunk.masks, chunk.start, chunk.stop, list(REGIONS))
         masks += list(zip(*(rows[region].to_pylist() for region in REGIONS), strict=True))
     return images, masks

@@ -18,18 +18,18 @@ from ufgvc.bench.reading import single_threaded
 from ufgvc.bench.steps import StepCase, case_options
 from ufgvc.bench.timing import Measurement, Spread, Timed, time_in_turn
 from ufgvc.data.cache import Decoded, decoded_split
-from ufgvc.data.shards import read_index
+from ufgvc.data.dataset import read_index
+from ufgvc.data.sources import CachedSource
 from ufgvc.methods import build
 from ufgvc.methods.mask_guided import attention_target
 from ufgvc.methods.method import Batch
 from ufgvc.methods.recipe import Recipe
-from ufgvc.train.checkpoint import FILE
-from ufgvc.train.feed import Feed, Plan, make_feed
-from ufgvc.train.loop import Worker
-from ufgvc.train.settings import TrainSettings
-from ufgvc.train.sources import CachedSource
-from ufgvc.train.steps import train_step
-from ufgvc.train.trainer import make_plan
+from ufgvc.training.checkpoint import FILE
+from ufgvc.training.loader import Feed, Plan, make_feed
+from ufgvc.training.run import make_plan
+from ufgvc.training.settings import TrainSettings
+from ufgvc.training.steps import train_step
+from ufgvc.training.worker import Worker
 
 RESIZE, CROP = 512, 448  # pixels, of the paper's recipes
 CELLS = (14, 14)  # of the attention map of a stride-32 backbone at CROP
@@ -75,7 +75,9 @@ def batches_from_cache(data: BenchData, runs: str, device: torch.device, rounds:
         held = decoded_split(data.dataset, "train", RESIZE, MASKS, data.mask_fingerprint, Path(plan.cache_folder))
         calls[copy] = partial(_copy, held, at, device)
         timed = _time(calls, rounds, device, seed)
-        rows += [timed.rate(name, unit, size, beside=copy) for name in calls if name != copy] + [timed.rate(copy, unit, size)]
+        rows += [timed.rate(name, unit, size, beside=copy) for name in calls if name != copy] + [
+            timed.rate(copy, unit, size)
+        ]
     return rows + attention_targets(device, rounds, seed)
 
 
@@ -110,7 +112,9 @@ def attention_targets(device: torch.device, rounds: int, seed: int) -> list[Meas
     return [Measurement("attention targets of both masks", measured.value, "µs/image")]
 
 
-def fed_steps(data: BenchData, case: StepCase, runs: str, device: torch.device, rounds: int, seed: int) -> list[Measurement]:
+def fed_steps(
+    data: BenchData, case: StepCase, runs: str, device: torch.device, rounds: int, seed: int
+) -> list[Measurement]:
     """Whole epochs of `ufgvc train`'s own worker, beside the same steps on batches that lie on the device already."""
     folder = Path(runs) / "checkpoint"
     folder.mkdir(parents=True, exist_ok=True)

@@ -168,7 +168,7 @@ def draw_growth(grown: Sequence[Grown]) -> bytes:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    from ufgvc.report.figures import ACCENT, INK, SECOND, STYLE
+    from ufgvc.reports.figures import ACCENT, INK, SECOND, STYLE
 
     with mpl.rc_context(STYLE | {"text.parse_math": True}):  # the powers of ten beside the axes are formulae
         figure = Figure(figsize=(9, 4.4), layout="constrained")

@@ -14,7 +14,7 @@ import torch
 
 from ufgvc.bench.timing import Spread, time_in_turn
 from ufgvc.core.errors import UserError
-from ufgvc.core.runtime import cpu_count, git_commit, versions
+from ufgvc.core.process import cpu_count, git_commit, versions
 
 MORE_PACKAGES = ("timm", "opencv-python-headless", "simplejpeg", "triton")
 
@@ -70,7 +70,9 @@ def free_memory(device: torch.device) -> int:
 def matrix_rates(device: torch.device, rounds: int, seed: int) -> dict[str, Spread]:
     """TFLOP/s of a square matrix product in both precisions, whether a step is timed in them or not."""
     products = {precision: matrix_product(device, precision, seed) for precision in ("fp32", "bf16")}
-    timed = time_in_turn({name: call for name, (call, _) in products.items()}, rounds, device=device, budget=2, seed=seed)
+    timed = time_in_turn(
+        {name: call for name, (call, _) in products.items()}, rounds, device=device, budget=2, seed=seed
+    )
     return {name: timed.rate(name, "", operations / 1e12).value for name, (_, operations) in products.items()}
 
 

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ufgvc.bench.dataset import BenchData
 from ufgvc.bench.timing import Measurement, time_in_turn
-from ufgvc.core.runtime import cpu_count
+from ufgvc.core.process import cpu_count
 from ufgvc.core.types import REGIONS
 from ufgvc.data.images import decode, decode_mask
 from ufgvc.data.stream import Chunk, chunks, decode_chunk, decoded, square, square_mask
@@ -81,7 +81,9 @@ def plain_sample(image: bytes, masks: Sequence[bytes]) -> tuple[torch.Tensor, ..
     from torchvision.transforms.functional import InterpolationMode
 
     whole = transforms.to_tensor(transforms.resize(Image.open(io.BytesIO(image)).convert("RGB"), [SIDE, SIDE]))
-    squares = (transforms.resize(Image.open(io.BytesIO(mask)), [SIDE, SIDE], InterpolationMode.NEAREST) for mask in masks)
+    squares = (
+        transforms.resize(Image.open(io.BytesIO(mask)), [SIDE, SIDE], InterpolationMode.NEAREST) for mask in masks
+    )
     return (whole, *(transforms.to_tensor(each) for each in squares))
 
 
@@ -126,7 +128,11 @@ def decoders() -> dict[str, Decoder]:
 def fastest_exact_decoder(images: Sequence[bytes], seed: int) -> tuple[str, Decoder]:
     """The quickest of the installed decoders whose pixels are Pillow's within EXACT grey levels on these photographs."""
     known = decoders()
-    exact = {name: decoder for name, decoder in known.items() if all(_agrees(decoder, known["Pillow"], image) for image in images[:2])}
+    exact = {
+        name: decoder
+        for name, decoder in known.items()
+        if all(_agrees(decoder, known["Pillow"], image) for image in images[:2])
+    }
     calls = {name: partial(_decode_all, decoder, images) for name, decoder in exact.items()}
     with single_threaded():
         timed = time_in_turn(calls, rounds=3, clock=time.process_time, seed=seed)
@@ -164,7 +170,8 @@ class Photographs(Dataset[Mapping[str, Any]]):
         masks = {region: self.source / "masks" / region / f"{Path(name).stem}.png" for region in REGIONS}
         image = square(decode((self.source / "images" / name).read_bytes()), SIDE)
         return {"image": image} | {
-            region: np.packbits(square_mask(decode_mask(path.read_bytes()), SIDE), axis=1) for region, path in masks.items()
+            region: np.packbits(square_mask(decode_mask(path.read_bytes()), SIDE), axis=1)
+            for region, path in masks.items()
         }
 
 
@@ -193,7 +200,9 @@ def read_on_all_cores(data: BenchData, rounds: int, seed: int) -> list[Measureme
     )
 
     def through_ray() -> None:
-        seen = sum(len(rows["position"]) for rows in decoded(data.dataset.store, tasks, SIDE).iter_batches(batch_size=None))
+        seen = sum(
+            len(rows["position"]) for rows in decoded(data.dataset.store, tasks, SIDE).iter_batches(batch_size=None)
+        )
         if seen != count:
             raise RuntimeError(f"Ray Data gave {seen} of {count} rows")
 

@@ -12,7 +12,7 @@ from ufgvc.bench.growth import Grown
 from ufgvc.bench.sizing import SIZES, Rates, size_rows, size_text
 from ufgvc.bench.steps import TimedStep
 from ufgvc.bench.timing import Measurement, Spread
-from ufgvc.report.tables import Table
+from ufgvc.reports.tables import Table
 
 COLUMNS = ("", "Median", "Quartiles", "Unit", "Ratio", "Quartiles", "Beside")
 TEXT = frozenset({0, 3, 6})
@@ -46,7 +46,9 @@ class BenchReport:
         about = self.machine
         gpu = f"; {about['gpu']}, {about['gpu_memory_gb']:g} GB" if about.get("gpu") else "; no GPU"
         load = f"load {about['load']:g} at the start"
-        packages = ", ".join(f"{name} {about['versions'][name]}" for name in ("torch", "ray", "pillow") if name in about["versions"])
+        packages = ", ".join(
+            f"{name} {about['versions'][name]}" for name in ("torch", "ray", "pillow") if name in about["versions"]
+        )
         return f"{about['cpu']}, {about['cores']} cores, {about['memory_gb']:g} GB{gpu}; {load}; {packages}"
 
     def to_json(self) -> str:
@@ -128,7 +130,9 @@ def steps_table(steps: Sequence[TimedStep], rates: Mapping[str, Spread]) -> Tabl
 def growth_table(grown: Sequence[Grown]) -> Table:
     rows: list[list[str | None]] = []
     for one in grown:
-        cells = [f"{seconds:.3g} s, {memory / 1e9:.2f} GB" for seconds, memory in zip(one.seconds, one.memory, strict=True)]
+        cells = [
+            f"{seconds:.3g} s, {memory / 1e9:.2f} GB" for seconds, memory in zip(one.seconds, one.memory, strict=True)
+        ]
         powers = [f"{k:.2f}" if k is not None else "-" for k in (one.time_exponent, one.memory_exponent)]
         rows.append([f"{one.step} ({', '.join(f'{n:,}' for n in one.rows)} rows)", *cells, *powers])
     columns = ("", "1 x", "10 x", "100 x", "Time: k", "Memory: k")

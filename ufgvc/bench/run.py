@@ -23,9 +23,9 @@ from ufgvc.bench.sizing import Rates
 from ufgvc.bench.steps import StepCase
 from ufgvc.bench.timing import Measurement
 from ufgvc.core.errors import UserError
-from ufgvc.core.runtime import cpu_count
+from ufgvc.core.process import cpu_count
 from ufgvc.core.storage import open_store
-from ufgvc.data.cluster import RaySettings, ray_session
+from ufgvc.runtime.session import RaySettings, ray_session
 
 log = logging.getLogger(__name__)
 READING, CACHED, FEED, START, USE = (

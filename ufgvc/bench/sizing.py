@@ -29,7 +29,7 @@ class Rates:
 
 
 def cache_place(rows: int, rates: Rates) -> str:
-    """Where `--train.cache auto` would keep the decoded set of so many leaves (train/feed.py: choose_cache)."""
+    """Where `--train.cache auto` would keep the decoded set of so many leaves (data/loader.py: choose_cache)."""
     need = decoded_bytes(rows, RESIZE, with_masks=True)
     if rates.device_memory is not None and need < rates.device_memory / 3:
         return "on the GPU"

@@ -17,7 +17,7 @@ from ufgvc.bench.dataset import MASKS, BenchData
 from ufgvc.bench.steps import StepCase
 from ufgvc.bench.timing import Measurement, Spread, time_in_turn
 from ufgvc.data.images import decode
-from ufgvc.train.feed import EVAL_BATCH
+from ufgvc.training.loader import EVAL_BATCH
 
 EPOCHS = 1
 TIMEOUT = 600.0  # seconds that a command may take
@@ -41,7 +41,9 @@ def finish_command(process: subprocess.Popen[str], *arguments: str) -> None:
         raise RuntimeError(f"`ufgvc {' '.join(arguments)}` ended with {process.returncode}:\n{output[-2000:]}")
 
 
-def train_command(data: str, runs: str, case: StepCase, epochs: int, gpu: bool, extra: tuple[str, ...] = ()) -> list[str]:
+def train_command(
+    data: str, runs: str, case: StepCase, epochs: int, gpu: bool, extra: tuple[str, ...] = ()
+) -> list[str]:
     """The flags of a short training of a bench case."""
     flags = [
         "train",
@@ -79,12 +81,12 @@ def _once(value: float) -> Spread:
 
 def time_use(data: BenchData, run: str, device: torch.device, rounds: int, seed: int) -> list[Measurement]:
     """Scoring as `evaluate` does it, and `predict` on the same photographs, beside the bare network on resident batches."""
-    from ufgvc.predict.predict import predict
-    from ufgvc.predict.settings import PredictSettings
-    from ufgvc.report.scoring import score_split
-    from ufgvc.report.settings import ScoreSettings
-    from ufgvc.track.models import load_model
-    from ufgvc.track.settings import TrackingSettings
+    from ufgvc.evaluation.predict import predict
+    from ufgvc.evaluation.predict_settings import PredictSettings
+    from ufgvc.evaluation.score import score_split
+    from ufgvc.evaluation.settings import ScoreSettings
+    from ufgvc.models.model import load_model
+    from ufgvc.tracking.settings import TrackingSettings
 
     off = TrackingSettings(uri="off")
     gpu: Any = "yes" if device.type == "cuda" else "no"
@@ -111,7 +113,11 @@ def time_use(data: BenchData, run: str, device: torch.device, rounds: int, seed:
     rows = [timed.rate(name, "photographs/s", count, beside=None if name == beside else beside) for name in calls]
     photographs = len(list(source.iterdir()))
     once = time_in_turn(
-        {"predict": lambda: predict(str(source), str(Path(run) / "model"), str(folder), settings, off, str(Path(run).parent))},
+        {
+            "predict": lambda: predict(
+                str(source), str(Path(run) / "model"), str(folder), settings, off, str(Path(run).parent)
+            )
+        },
         rounds=1,
         warm_up=False,
     )
@@ -119,7 +125,9 @@ def time_use(data: BenchData, run: str, device: torch.device, rounds: int, seed:
     ratio = _once(measured.value.median / rows[0].value.median)
     return [
         *rows,
-        Measurement(f"predict, its start included, {photographs} photographs", measured.value, "photographs/s", beside, ratio),
+        Measurement(
+            f"predict, its start included, {photographs} photographs", measured.value, "photographs/s", beside, ratio
+        ),
     ]
 
 

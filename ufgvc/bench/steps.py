@@ -20,11 +20,11 @@ from ufgvc.bench.timing import Measurement, Spread, time_in_turn
 from ufgvc.core.errors import UserError
 from ufgvc.core.types import REGIONS
 from ufgvc.methods import build, options_class
-from ufgvc.methods.layers.layout import memory_format
+from ufgvc.methods.layers.memory_format import memory_format
 from ufgvc.methods.method import METHODS, Batch, Method
-from ufgvc.train.memory import enough_memory
-from ufgvc.train.optimizer import make_optimizer
-from ufgvc.train.steps import Precision, choose_precision, train_step
+from ufgvc.training.memory import enough_memory
+from ufgvc.training.optim import make_optimizer
+from ufgvc.training.steps import Precision, choose_precision, train_step
 
 CLASSES = 80  # as CottonCultivar80 has
 PROBE = 2  # images of the step that is counted: BatchNorm wants two
@@ -137,7 +137,11 @@ def check_cases(cases: list[StepCase], device: torch.device, seed: int) -> Costs
             fits = max(0, int(room / image))
             need = (image * case.batch + cost.fixed) / 1e9
             what = f"{case.name} needs about {need:.1f} GB, of which this machine has {free_memory(device) / 1e9:.1f} GB free"
-            fix = f"give {fits} or fewer, or smaller --sides" if fits >= 2 else "give smaller --sides, or another backbone"
+            fix = (
+                f"give {fits} or fewer, or smaller --sides"
+                if fits >= 2
+                else "give smaller --sides, or another backbone"
+            )
             raise UserError(what, where="--batches", fix=fix)
     return costs
 
@@ -203,7 +207,9 @@ def _time_group(cases: list[StepCase], costs: Costs, device: torch.device, round
         row = timed.rate(case.name, "images/s", times * case.batch, beside=beside.name if beside else None)
         if beside:
             row = replace(row, beside=f"{beside.method}, the same")
-        share = timed.rate(case.name, "", costs[case.network].flops * times * case.batch, beside=PRODUCT, beside_units=operations).ratio
+        share = timed.rate(
+            case.name, "", costs[case.network].flops * times * case.batch, beside=PRODUCT, beside_units=operations
+        ).ratio
         assert share is not None
         milliseconds = 1000 * case.batch / row.value.median
         results.append(TimedStep(case, row, milliseconds, peaks[case.name], share, product))
@@ -221,7 +227,9 @@ def _repeat(step: Callable[[], object], times: int) -> None:
 
 def _plain_of(case: StepCase, cases: list[StepCase]) -> StepCase | None:
     """The first method's case of the same backbone (or the first case), that the others are compared with; None for itself."""
-    first = next((each for each in cases if each.method == cases[0].method and each.backbone == case.backbone), cases[0])
+    first = next(
+        (each for each in cases if each.method == cases[0].method and each.backbone == case.backbone), cases[0]
+    )
     return None if first.method == case.method else first
 
 
@@ -229,7 +237,7 @@ def _prepare(case: StepCase, device: torch.device, seed: int) -> Callable[[], ob
     """One step as `train` takes it, on a batch that lies on the device."""
     torch.manual_seed(seed)
     if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True  # as in a training of many steps (train/parallel.py)
+        torch.backends.cudnn.benchmark = True  # as in a training of many steps (training/ddp.py)
     method = build(case.method, num_classes=CLASSES, init="none", **case_options(case))
     method.net.to(device).to(memory_format=memory_format(method.net, device)).train()
     optimizer = make_optimizer(method, method.recipe.stages[-1])

@@ -49,7 +49,9 @@ class Timed:
 
     seconds: Mapping[str, tuple[float, ...]]
 
-    def rate(self, name: str, unit: str, units: float, beside: str | None = None, beside_units: float | None = None) -> Measurement:
+    def rate(
+        self, name: str, unit: str, units: float, beside: str | None = None, beside_units: float | None = None
+    ) -> Measurement:
         """units: what one call handles, so that the value is units a second; beside_units: of the other call, if they differ."""
         own = np.asarray(self.seconds[name])
         ratio = None

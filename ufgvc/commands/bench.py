@@ -11,7 +11,7 @@ from ufgvc.core.config import Section, part
 
 def _bench(method: str) -> type[Section]:
     from ufgvc.bench.settings import BenchSettings
-    from ufgvc.data.cluster import RaySettings
+    from ufgvc.runtime.session import RaySettings
 
     return made("Bench", (BenchSettings,), ray=(RaySettings, RaySettings()))
 
@@ -20,7 +20,7 @@ def _bench(method: str) -> type[Section]:
 def bench(settings: Any) -> None:
     from ufgvc.bench.run import bench as run
     from ufgvc.bench.settings import BenchSettings
-    from ufgvc.report.show import show_tables
+    from ufgvc.reports.terminal import show_tables
 
     report = run(part(BenchSettings, settings), settings.ray)
     print(report.machine_line())

@@ -21,8 +21,8 @@ def made(name: str, bases: tuple[type[Section], ...], /, **fields: Any) -> type[
 
 
 def services(tracked: bool = True) -> dict[str, Any]:
-    from ufgvc.data.cluster import RaySettings
-    from ufgvc.track.settings import TrackingSettings
+    from ufgvc.runtime.session import RaySettings
+    from ufgvc.tracking.settings import TrackingSettings
 
     ray = {"ray": (RaySettings, RaySettings())}
     return ray | ({"tracking": (TrackingSettings, TrackingSettings())} if tracked else {})
@@ -35,10 +35,15 @@ def source_fields() -> dict[str, Any]:
         "source": (str, Field(description="the photographs: a folder, a .csv or .parquet table, or a URI of one")),
         "name": (str | None, Field(None, description="name of the data set; default: the last part of --data")),
         "reader": (ReaderName, Field("auto", description="form of the source; auto looks at it")),
-        "boxes": (str | None, Field(None, description="boxes in YOLO, COCO or Pascal VOC form, if they do not lie in the source")),
+        "boxes": (
+            str | None,
+            Field(None, description="boxes in YOLO, COCO or Pascal VOC form, if they do not lie in the source"),
+        ),
         "split": (
             float | None,
-            Field(None, gt=0, lt=1, description="share of each cultivar that becomes test, for a source without a split"),
+            Field(
+                None, gt=0, lt=1, description="share of each cultivar that becomes test, for a source without a split"
+            ),
         ),
     }
 

@@ -13,7 +13,7 @@ from ufgvc.core.config import Section, part
 
 def _train(method: str) -> type[Section]:
     from ufgvc.methods import names, options_class
-    from ufgvc.train.settings import TrainSettings
+    from ufgvc.training.settings import TrainSettings
 
     options = options_class(method)
     return made(
@@ -32,44 +32,61 @@ def _train(method: str) -> type[Section]:
 
 @command("train", "train a classifier; the same command again goes on or finds its run", _train)
 def train(told: Any) -> None:
-    from ufgvc import pipeline
+    from ufgvc.commands import steps as pipeline
 
     print(pipeline.train_step(told).summary)
 
 
 def _evaluate(method: str) -> type[Section]:
-    from ufgvc.report.settings import EvaluateSettings
+    from ufgvc.evaluation.settings import EvaluateSettings
 
-    compare = (tuple[str, ...], Field((), description="other models as label=MODEL, for the table, the tests and the figure"))
-    return made("Evaluate", (EvaluateSettings,), data=(str, DATA), model=(str, MODEL), compare=compare, runs=(str, RUNS), **services())
+    compare = (
+        tuple[str, ...],
+        Field((), description="other models as label=MODEL, for the table, the tests and the figure"),
+    )
+    return made(
+        "Evaluate",
+        (EvaluateSettings,),
+        data=(str, DATA),
+        model=(str, MODEL),
+        compare=compare,
+        runs=(str, RUNS),
+        **services(),
+    )
 
 
-@command("evaluate", "score a model on the test leaves, write report.html, and file it in the registry as challenger", _evaluate)
+@command(
+    "evaluate",
+    "score a model on the test leaves, write report.html, and file it in the registry as challenger",
+    _evaluate,
+)
 def evaluate(told: Any) -> None:
-    from ufgvc import pipeline
+    from ufgvc.commands import steps as pipeline
 
     print(pipeline.evaluate_step(told, told, told.model, told.compare).summary)
 
 
 def _predict(method: str) -> type[Section]:
-    from ufgvc.predict.settings import PredictSettings
+    from ufgvc.evaluation.predict_settings import PredictSettings
 
     out = (str, Field(description="where predictions are written: a folder or a URI"))
-    return made("Predict", (PredictSettings,), source=(str, SOURCE), model=(str, MODEL), out=out, runs=(str, RUNS), **services())
+    return made(
+        "Predict", (PredictSettings,), source=(str, SOURCE), model=(str, MODEL), out=out, runs=(str, RUNS), **services()
+    )
 
 
 @command("predict", "name the cultivar on new photographs", _predict)
 def predict(told: Any) -> None:
-    from ufgvc.predict.predict import predict as run
-    from ufgvc.predict.settings import PredictSettings
+    from ufgvc.evaluation.predict import predict as run
+    from ufgvc.evaluation.predict_settings import PredictSettings
 
     done = run(told.source, told.model, told.out, part(PredictSettings, told), told.tracking, told.runs, told.ray)
     print(done.summary())
 
 
 def _export(method: str) -> type[Section]:
-    from ufgvc.track.export import ExportSettings
-    from ufgvc.track.settings import TrackingSettings
+    from ufgvc.models.export import ExportSettings
+    from ufgvc.tracking.settings import TrackingSettings
 
     out = (str, Field(description="folder or URI to write: model.onnx and model.json"))
     tracking = (TrackingSettings, TrackingSettings())
@@ -78,42 +95,57 @@ def _export(method: str) -> type[Section]:
 
 @command("export", "write a model as an ONNX file, checked against torch; `predict --model` takes its folder", _export)
 def export(told: Any) -> None:
-    from ufgvc.track.export import ExportSettings
-    from ufgvc.track.export import export as run
-    from ufgvc.track.models import load_model
+    from ufgvc.models.export import ExportSettings
+    from ufgvc.models.export import export as run
+    from ufgvc.models.model import load_model
 
     parity = run(load_model(told.model, told.tracking, told.runs), told.out, part(ExportSettings, told))
     print(f"{told.out}: {parity.summary()}")
 
 
 def _calibrate(method: str) -> type[Section]:
-    from ufgvc.search.calibrate import CalibrateSettings
+    from ufgvc.experiments.calibrate import CalibrateSettings
 
     return made("Calibrate", (CalibrateSettings,), data=(str, DATA), model=(str, MODEL), runs=(str, RUNS), **services())
 
 
-@command("calibrate", "make a model's probabilities honest, and give it a strangeness above which a leaf is unknown", _calibrate)
+@command(
+    "calibrate",
+    "make a model's probabilities honest, and give it a strangeness above which a leaf is unknown",
+    _calibrate,
+)
 def calibrate(told: Any) -> None:
-    from ufgvc.search.calibrate import CalibrateSettings, calibrate_model
+    from ufgvc.experiments.calibrate import CalibrateSettings, calibrate_model
 
-    print(calibrate_model(told.data, told.model, part(CalibrateSettings, told), told.runs, told.tracking, told.ray).summary())
+    print(
+        calibrate_model(
+            told.data, told.model, part(CalibrateSettings, told), told.runs, told.tracking, told.ray
+        ).summary()
+    )
 
 
 def _pipeline(method: str) -> type[Section]:
     from ufgvc.data.ingest import IngestSettings
+    from ufgvc.evaluation.settings import EvaluateSettings
     from ufgvc.regions.settings import DetectSettings, MaskSettings
-    from ufgvc.report.settings import EvaluateSettings
 
     sections: dict[str, Any] = {
         name: (kind, kind())
-        for name, kind in (("ingest", IngestSettings), ("detect", DetectSettings), ("mask", MaskSettings), ("evaluate", EvaluateSettings))
+        for name, kind in (
+            ("ingest", IngestSettings),
+            ("detect", DetectSettings),
+            ("mask", MaskSettings),
+            ("evaluate", EvaluateSettings),
+        )
     }
     compare = (tuple[str, ...], Field((), description="other models as label=MODEL"))
     return made("Pipeline", (_train(method),), compare=compare, **source_fields(), **sections)
 
 
-@command("pipeline", "everything in order: ingest, detect, mask, train, evaluate; what is done already is skipped", _pipeline)
+@command(
+    "pipeline", "everything in order: ingest, detect, mask, train, evaluate; what is done already is skipped", _pipeline
+)
 def pipeline(told: Any) -> None:
-    from ufgvc.pipeline import run_pipeline
+    from ufgvc.commands.steps import run_pipeline
 
     run_pipeline(told)

@@ -14,7 +14,7 @@ NOT_PROMOTED = 3  # exit code of `promote --strict`
 
 
 def _promote(method: str) -> type[Section]:
-    from ufgvc.report.settings import PromoteSettings
+    from ufgvc.evaluation.settings import PromoteSettings
 
     model = (str | None, Field(None, description="the challenger: models:/name@alias, runs:/<id>/model or a run's model folder; "
                                                  "default: models:/ufgvc-<dataset>@challenger"))  # fmt: skip
@@ -23,9 +23,9 @@ def _promote(method: str) -> type[Section]:
 
 @command("promote", "make the challenger champion if it is really better on the same test leaves", _promote)
 def promote(told: Any) -> int | None:
-    from ufgvc.report.promote import promote as run
-    from ufgvc.report.settings import PromoteSettings
-    from ufgvc.report.show import show_tables
+    from ufgvc.evaluation.promote import promote as run
+    from ufgvc.evaluation.settings import PromoteSettings
+    from ufgvc.reports.terminal import show_tables
 
     result = run(told.data, told.model, told.runs, part(PromoteSettings, told), told.tracking, told.ray)
     decided = result.promotion
@@ -38,7 +38,7 @@ def promote(told: Any) -> int | None:
 
 
 def _sync(method: str) -> type[Section]:
-    from ufgvc.track.settings import TrackingSettings
+    from ufgvc.tracking.settings import TrackingSettings
 
     run = (str | None, Field(None, description="one run's folder; default: every run below --runs"))
     return made("Sync", (Section,), run=run, runs=(str, RUNS), tracking=(TrackingSettings, TrackingSettings()))
@@ -48,10 +48,16 @@ def _sync(method: str) -> type[Section]:
 def sync(told: Any) -> None:
     from ufgvc.core.errors import UserError
     from ufgvc.core.storage import open_store
-    from ufgvc.track.sync import sync as run
+    from ufgvc.tracking.sync import sync as run
 
     store = open_store(told.run or told.runs)
-    folders = sorted({name.removesuffix("journal/run.json").rstrip("/") for name in store.list() if name.endswith("journal/run.json")})
+    folders = sorted(
+        {
+            name.removesuffix("journal/run.json").rstrip("/")
+            for name in store.list()
+            if name.endswith("journal/run.json")
+        }
+    )
     if not folders:
         raise UserError("there is no run with a journal", where=store.uri, fix="give the folder that --runs named")
     for folder in folders:

@@ -12,18 +12,22 @@ from ufgvc.core.config import Section, part
 
 
 def _benchmark(method: str) -> type[Section]:
-    from ufgvc.search.settings import BenchmarkSettings
+    from ufgvc.experiments.settings import BenchmarkSettings
 
     text = "ingested data sets; several are draws of cultivars whose test leaves count together"
     data = (Annotated[tuple[str, ...], BeforeValidator(many)], Field(min_length=1, description=text))
     return made("Benchmark", (BenchmarkSettings,), data=data, runs=(str, RUNS), **services())
 
 
-@command("benchmark", "train all methods and ablations and print Tables II and III; killed and started again, it goes on", _benchmark)
+@command(
+    "benchmark",
+    "train all methods and ablations and print Tables II and III; killed and started again, it goes on",
+    _benchmark,
+)
 def benchmark(told: Any) -> None:
-    from ufgvc.report.show import show_tables
-    from ufgvc.search.benchmark import benchmark as run
-    from ufgvc.search.settings import BenchmarkSettings
+    from ufgvc.experiments.benchmark import benchmark as run
+    from ufgvc.experiments.settings import BenchmarkSettings
+    from ufgvc.reports.terminal import show_tables
 
     result = run(told.data, part(BenchmarkSettings, told), told.runs, told.tracking, told.ray)
     # What a run costs stands in the page; a terminal has no room for sixteen columns.
@@ -35,23 +39,23 @@ def benchmark(told: Any) -> None:
 
 
 def _pretrain(method: str) -> type[Section]:
-    from ufgvc.search.settings import PretrainSettings
+    from ufgvc.experiments.settings import PretrainSettings
 
     return made("Pretrain", (PretrainSettings,), data=(str, DATA), runs=(str, RUNS), **services())
 
 
 @command("pretrain", "train first weights for each architecture on leaves that no benchmark uses", _pretrain)
 def pretrain(told: Any) -> None:
-    from ufgvc.search.pretrain import pretrain as run
-    from ufgvc.search.settings import PretrainSettings
+    from ufgvc.experiments.pretrain import pretrain as run
+    from ufgvc.experiments.settings import PretrainSettings
 
     print(run(told.data, part(PretrainSettings, told), told.runs, told.tracking, told.ray).summary())
 
 
 def _search(method: str) -> type[Section]:
+    from ufgvc.experiments.settings import SearchSettings
     from ufgvc.methods import names, options_class
-    from ufgvc.search.settings import SearchSettings
-    from ufgvc.train.settings import TrainSettings
+    from ufgvc.training.settings import TrainSettings
 
     options = options_class(method)
     return made(
@@ -68,10 +72,14 @@ def _search(method: str) -> type[Section]:
     )
 
 
-@command("search", "search loss and fusion weights, or any setting, by cross-validation on training leaves; killed, it goes on", _search)
+@command(
+    "search",
+    "search loss and fusion weights, or any setting, by cross-validation on training leaves; killed, it goes on",
+    _search,
+)
 def search(told: Any) -> None:
-    from ufgvc.report.show import show_tables
-    from ufgvc.search.search import search as run
+    from ufgvc.experiments.search import search as run
+    from ufgvc.reports.terminal import show_tables
 
     options = told.options.model_dump(mode="json")
     done = run(told.data, told.method, options, told.train, told.search, told.runs, told.seed, told.tracking, told.ray)
@@ -79,4 +87,6 @@ def search(told: Any) -> None:
     print(done.reading)
     if done.failed:
         print(f"{done.failed} of the trainings at the end failed; the same command tries them again")
-    print(f"the best setting: `ufgvc train --config {done.folder}/best.yaml`; everything else: {done.folder}/report.html")
+    print(
+        f"the best setting: `ufgvc train --config {done.folder}/best.yaml`; everything else: {done.folder}/report.html"
+    )

@@ -46,7 +46,10 @@ _RIGHTS = "change its rights, or give another place"
 _OF_DISKS = {
     errno.ENOSPC: ("no space is left on this disk", _SPACE),
     errno.EDQUOT: ("the disk quota is used up", _SPACE),
-    errno.EFBIG: ("the file would be larger than the disk or `ulimit -f` allows", "raise the limit, or give another place"),
+    errno.EFBIG: (
+        "the file would be larger than the disk or `ulimit -f` allows",
+        "raise the limit, or give another place",
+    ),
     errno.EROFS: ("the disk is read-only", "mount it for writing, or give another place"),
     errno.EACCES: ("access is refused", _RIGHTS),
     errno.EPERM: ("access is refused", _RIGHTS),
@@ -61,7 +64,12 @@ _OF_DISKS = {
     errno.ENFILE: ("this machine has too many files open", "raise the limit (fs.file-max)"),
 }
 _OF_ONE_FILE = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.EIO, errno.ENAMETOOLONG)
-_OF_SQLITE = {"SQLITE_FULL": errno.ENOSPC, "SQLITE_READONLY": errno.EROFS, "SQLITE_CANTOPEN": errno.EACCES, "SQLITE_IOERR": errno.EIO}
+_OF_SQLITE = {
+    "SQLITE_FULL": errno.ENOSPC,
+    "SQLITE_READONLY": errno.EROFS,
+    "SQLITE_CANTOPEN": errno.EACCES,
+    "SQLITE_IOERR": errno.EIO,
+}
 _CLEAR_WITHOUT_PATH = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE)
 
 
@@ -122,7 +130,9 @@ def user_error_in(error: BaseException | None, where: str | None = None) -> User
             continue
         if isinstance(current, UserError):
             return current
-        if is_cause and refused is None:  # a disk's error that was only being handled when a bug came up is not the cause
+        if (
+            is_cause and refused is None
+        ):  # a disk's error that was only being handled when a bug came up is not the cause
             refused = disk_error(current, where if _errno(current) in _CLEAR_WITHOUT_PATH else None)
         seen.add(id(current))
         queue.append((current.__context__, False))

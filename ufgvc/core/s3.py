@@ -41,7 +41,9 @@ class MarkerFreeS3(pafs.FileSystemHandler):  # type: ignore[misc]  # pyarrow is 
         if endpoint:
             scheme, _, address = endpoint.rstrip("/").partition("://")
             if not address or scheme not in ("http", "https"):
-                raise UserError("is not an address", where="AWS_ENDPOINT_URL", fix="give it as http://host:port or https://host")
+                raise UserError(
+                    "is not an address", where="AWS_ENDPOINT_URL", fix="give it as http://host:port or https://host"
+                )
         self.endpoint, self.region = endpoint, region
         self._connection = connection(endpoint, region)
 
@@ -74,7 +76,9 @@ class MarkerFreeS3(pafs.FileSystemHandler):  # type: ignore[misc]  # pyarrow is 
                 found = self._connection.call(lambda client: _head(client, bucket, key), _uri(path), reading=True)
                 return _file_info(path, found["ContentLength"], found["LastModified"])
         prefix = f"{key}/" if key else ""
-        page = self._connection.call(lambda client: client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1), _uri(path))
+        page = self._connection.call(
+            lambda client: client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1), _uri(path)
+        )
         is_folder = not key or page.get("Contents")
         return pafs.FileInfo(path, pafs.FileType.Directory if is_folder else pafs.FileType.NotFound)
 
@@ -155,7 +159,9 @@ class MarkerFreeS3(pafs.FileSystemHandler):  # type: ignore[misc]  # pyarrow is 
 
     def copy_file(self, src: str, dest: str) -> None:
         (from_bucket, from_key), (bucket, key) = _split(src), _split(dest)
-        self._connection.call(lambda client: client.copy({"Bucket": from_bucket, "Key": from_key}, bucket, key), _uri(dest))
+        self._connection.call(
+            lambda client: client.copy({"Bucket": from_bucket, "Key": from_key}, bucket, key), _uri(dest)
+        )
 
     def open_input_stream(self, path: str) -> pa.NativeFile:
         return pa.PythonFile(io.BufferedReader(self._object(path), _AHEAD), mode="r")
@@ -255,7 +261,9 @@ def _head(client: Any, bucket: str, key: str) -> dict[str, Any]:
     except ClientError as error:
         if code_of(error) in MISSING:
             raise
-    client.get_object(Bucket=bucket, Key=key, Range="bytes=0-0")["Body"].close()  # an answer to HEAD has no body that says why
+    client.get_object(Bucket=bucket, Key=key, Range="bytes=0-0")[
+        "Body"
+    ].close()  # an answer to HEAD has no body that says why
     return dict(client.head_object(Bucket=bucket, Key=key))  # the refusal has passed
 
 

@@ -43,7 +43,9 @@ def certificates() -> str | None:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(**kind)
     except OSError as error:
         fix = "correct AWS_CA_BUNDLE or SSL_CERT_FILE, whichever names it"
-        raise UserError(f"holds no certificates that can be read ({error.strerror or error})", where=path, fix=fix) from None
+        raise UserError(
+            f"holds no certificates that can be read ({error.strerror or error})", where=path, fix=fix
+        ) from None
     return str(path)
 
 
@@ -128,9 +130,13 @@ class Connection:
         session = boto3.session.Session()
         trusted = certificates()
         try:
-            client = session.client("s3", endpoint_url=self._endpoint, region_name=self._region, config=config, verify=trusted)
+            client = session.client(
+                "s3", endpoint_url=self._endpoint, region_name=self._region, config=config, verify=trusted
+            )
         except ValueError as error:  # botocore checks addresses itself
-            raise UserError(f"is not an address ({error})", where="AWS_ENDPOINT_URL", fix="give it as https://host:port") from None
+            raise UserError(
+                f"is not an address ({error})", where="AWS_ENDPOINT_URL", fix="give it as https://host:port"
+            ) from None
         found = session.get_credentials()
         frozen = found.get_frozen_credentials() if found else None
         return client, (frozen.access_key, frozen.token) if frozen else None
@@ -138,7 +144,9 @@ class Connection:
 
 def connection(endpoint: str | None, region: str | None) -> Connection:
     """The connection that the environment describes; the same one for the same environment."""
-    return _connection(endpoint, region, os.getpid(), tuple(sorted(item for item in os.environ.items() if _matters(item[0]))))
+    return _connection(
+        endpoint, region, os.getpid(), tuple(sorted(item for item in os.environ.items() if _matters(item[0])))
+    )
 
 
 @lru_cache(maxsize=8)

@@ -60,10 +60,14 @@ class Store:
         while not os.path.lexists(nearest):
             nearest = nearest.parent
         if not nearest.is_dir():
-            raise UserError("is a file, where a folder is needed", where=str(nearest), fix="give a folder, or remove the file")
+            raise UserError(
+                "is a file, where a folder is needed", where=str(nearest), fix="give a folder, or remove the file"
+            )
         if not os.access(nearest, os.W_OK | os.X_OK):
             if os.statvfs(nearest).f_flag & os.ST_RDONLY:
-                raise UserError("the disk is read-only", where=str(nearest), fix="mount it for writing, or give another place")
+                raise UserError(
+                    "the disk is read-only", where=str(nearest), fix="mount it for writing, or give another place"
+                )
             raise UserError("may not be written", where=str(nearest), fix="change its rights, or give another place")
 
     def child(self, *names: str) -> Store:
@@ -99,7 +103,9 @@ class Store:
         selector = pafs.FileSelector(self.full(prefix), recursive=recursive, allow_not_found=True)
         with self._explained(prefix):
             infos = self.fs.get_file_info(selector)
-            paths = [info.path for info in infos if info.type == pafs.FileType.File and _TEMPORARY not in info.base_name]
+            paths = [
+                info.path for info in infos if info.type == pafs.FileType.File and _TEMPORARY not in info.base_name
+            ]
         return sorted(posixpath.relpath(path, self.path) for path in paths)
 
     def open_input(self, name: str) -> pa.NativeFile:
@@ -207,7 +213,9 @@ class Store:
         except FileNotFoundError:
             raise
         except UnicodeDecodeError as error:
-            raise UserError(f"a name there is not UTF-8 text: {error.object!r}", where=where, fix="rename the file or folder") from None
+            raise UserError(
+                f"a name there is not UTF-8 text: {error.object!r}", where=where, fix="rename the file or folder"
+            ) from None
         except OSError as error:
             if _TEMPORARY in str(error.filename):
                 error.filename = None  # nobody knows the file that becomes `name`
@@ -242,14 +250,18 @@ def open_store(uri: str | Path) -> Store:
     if "://" not in text:
         path = os.path.abspath(os.path.expanduser(text))
         return Store(path, pafs.LocalFileSystem(), path)
-    if text.startswith(("gs://", "gcs://")) and "retry_limit_seconds" not in text:  # it would try for a quarter of an hour
+    if (
+        text.startswith(("gs://", "gcs://")) and "retry_limit_seconds" not in text
+    ):  # it would try for a quarter of an hour
         address = f"{text}{'&' if '?' in text else '?'}retry_limit_seconds={_RETRY_SECONDS}"
     else:
         address = text
     try:
         fs, path = pafs.FileSystem.from_uri(address)
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"is not a place this program can open ({error})", where=text, fix="use a folder or s3://bucket/prefix") from None
+        raise UserError(
+            f"is not a place this program can open ({error})", where=text, fix="use a folder or s3://bucket/prefix"
+        ) from None
     return Store(text.rstrip("/"), fs, path.rstrip("/"))
 
 

@@ -18,7 +18,7 @@ from ufgvc.core.config import short_key
 from ufgvc.core.errors import UserError, disk_errors
 from ufgvc.core.storage import open_store
 from ufgvc.core.types import REGIONS
-from ufgvc.data.shards import Dataset
+from ufgvc.data.dataset import Dataset
 from ufgvc.data.stream import chunks, decoded
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,9 @@ def decoded_bytes(rows: int, side: int, with_masks: bool) -> int:
     return rows * side * (side * 3 + (len(REGIONS) * ((side + 7) // 8) if with_masks else 0))
 
 
-def decoded_split(dataset: Dataset, split: str, side: int, mask_kind: str | None, mask_fingerprint: str | None, folder: Path) -> Decoded:
+def decoded_split(
+    dataset: Dataset, split: str, side: int, mask_kind: str | None, mask_fingerprint: str | None, folder: Path
+) -> Decoded:
     """The split as memory maps. Another process that wants the same waits for the one that builds it.
 
     UserError if the disk is too small.
@@ -60,7 +62,9 @@ def decoded_split(dataset: Dataset, split: str, side: int, mask_kind: str | None
             need = decoded_bytes(rows, side, mask_kind is not None)
             if shutil.disk_usage(folder).free < 1.1 * need:
                 raise UserError(
-                    f"the decoded photographs need {need / 2**30:.1f} GiB of disk", where=str(folder), fix="use --train.cache none"
+                    f"the decoded photographs need {need / 2**30:.1f} GiB of disk",
+                    where=str(folder),
+                    fix="use --train.cache none",
                 )
             building = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=folder))
             try:
@@ -78,7 +82,10 @@ def _build(dataset: Dataset, split: str, side: int, mask_kind: str | None, folde
     for region in REGIONS if mask_kind else ():
         shapes[f"{region}_bits"] = ((rows, side, (side + 7) // 8), np.uint8)
         shapes[f"has_{region}"] = ((rows,), np.bool_)
-    files = {name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", kind, shape) for name, (shape, kind) in shapes.items()}
+    files = {
+        name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", kind, shape)
+        for name, (shape, kind) in shapes.items()
+    }
     for path in folder.iterdir():
         take_space(path)
     seen = 0

@@ -9,7 +9,11 @@ import numpy as np
 from PIL import Image, ImageCms
 
 SAME = 2  # largest difference, of 255, between the converted and the given pixels of a profile that counts as sRGB
-_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # colour space of a profile -> mode of the pixels that it describes
+_MODES = {
+    "RGB": "RGB",
+    "GRAY": "L",
+    "CMYK": "CMYK",
+}  # colour space of a profile -> mode of the pixels that it describes
 _ERRORS = (OSError, ValueError, TypeError, ImageCms.PyCMSError)
 
 

@@ -41,7 +41,9 @@ class Looks:
         grey = [Image.fromarray(sketch).convert("L") for sketch in sketches]
         bits = [imagehash.phash(picture, _HASH).hash for picture in grey]
         hashes = np.packbits(np.array(bits, bool).reshape(-1, _HASH**2), axis=1)
-        thumbnails = _shrunk(np.array([np.asarray(picture) for picture in grey], np.uint8).reshape(-1, SKETCH, SKETCH, 1), _SIDE)
+        thumbnails = _shrunk(
+            np.array([np.asarray(picture) for picture in grey], np.uint8).reshape(-1, SKETCH, SKETCH, 1), _SIDE
+        )
         colours = _shrunk(np.array(sketches, np.uint8).reshape(-1, SKETCH, SKETCH, 3), _CELLS)
         return Looks(hashes, thumbnails[..., 0], colours)
 
@@ -60,7 +62,9 @@ def groups_of_duplicates(looks: Looks, digests: Sequence[str]) -> list[list[int]
     first: dict[str, int] = {}
     pairs += [(first.setdefault(digest, k), k) for k, digest in enumerate(digests)]
     a, b = np.array(pairs, dtype=int).reshape(-1, 2).T
-    _, labels = connected_components(coo_array((np.ones(len(a), bool), (a, b)), shape=(len(digests), len(digests))), directed=False)
+    _, labels = connected_components(
+        coo_array((np.ones(len(a), bool), (a, b)), shape=(len(digests), len(digests))), directed=False
+    )
     groups: dict[int, list[int]] = {}
     for position, label in enumerate(labels.tolist()):
         groups.setdefault(label, []).append(position)
@@ -85,7 +89,9 @@ def _near_pairs(looks: Looks) -> Iterator[tuple[int, int]]:
         a, b = a[rows[a] < b], b[rows[a] < b]
         for way in range(8):
             hashes = _turned_hashes(looks.hashes[rows], way)
-            bits = np.concatenate([np.bitwise_count(hashes[a[k]] ^ looks.hashes[b[k]]).sum(axis=1) for k in _blocks(len(a))])
+            bits = np.concatenate(
+                [np.bitwise_count(hashes[a[k]] ^ looks.hashes[b[k]]).sum(axis=1) for k in _blocks(len(a))]
+            )
             near = np.flatnonzero(bits <= _MAX_BITS)
             for k in _blocks(len(near)):
                 yield from _confirmed(looks, rows[a[near[k]]], b[near[k]], way)

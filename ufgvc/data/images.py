@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from ufgvc.data.colour import has_own_colours, to_srgb
-from ufgvc.data.cutting import CUTTERS, is_lossy_webp
 from ufgvc.data.kinds import HEAD_BYTES, READABLE, kind_of, refusal
+from ufgvc.data.strip_metadata import CUTTERS, is_lossy_webp
 
 MIN_SIDE = 32
 SKETCH = 64  # side of the small picture by which photographs are compared
@@ -22,7 +22,18 @@ MAX_PIXELS = 178_956_970  # a file that claims more is refused before a pixel is
 _ORIENTATION, _BITS_PER_SAMPLE, _MAX_SAMPLE_VALUE = 0x0112, 258, 281
 _LEAST_TOP = 1 << 14  # of 16-bit pixels the brightest has to reach a quarter of their range
 # What Pillow's decoders are known to raise on bytes that somebody else wrote.
-_DECODER_ERRORS = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, OverflowError, RuntimeError, struct.error)
+_DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    IndexError,
+    KeyError,
+    EOFError,
+    OverflowError,
+    RuntimeError,
+    struct.error,
+)
 _SIGNS_OF_A_CUT = (
     "truncated",
     "incomplete",
@@ -102,7 +113,11 @@ def strip_metadata(image: bytes) -> bytes:
     """
     with _open(image) as picture:
         kind = "JPEG" if picture.format == "MPO" else picture.format or ""
-        keep = kind in CUTTERS and not has_own_colours(picture) and not (kind == "WEBP" and getattr(picture, "is_animated", False))
+        keep = (
+            kind in CUTTERS
+            and not has_own_colours(picture)
+            and not (kind == "WEBP" and getattr(picture, "is_animated", False))
+        )
         lossy = kind in ("JPEG", "HEIF", "AVIF") or (kind == "WEBP" and is_lossy_webp(image))
     if keep:
         return CUTTERS[kind](image)
@@ -116,7 +131,9 @@ def strip_metadata(image: bytes) -> bytes:
 def encode_mask(mask: np.ndarray) -> bytes:
     """(H, W) bool -> 1-bit PNG."""
     buffer = io.BytesIO()
-    Image.fromarray(np.asarray(mask, dtype=bool)).convert("1", dither=Image.Dither.NONE).save(buffer, "PNG", optimize=False)
+    Image.fromarray(np.asarray(mask, dtype=bool)).convert("1", dither=Image.Dither.NONE).save(
+        buffer, "PNG", optimize=False
+    )
     return buffer.getvalue()
 
 
@@ -170,7 +187,9 @@ def _explained(error: BaseException) -> BadImage:
 
 
 def _checked(picture: ImageFile.ImageFile) -> ImageInfo:
-    wide = any("16" in str(tile[3]) for tile in picture.tile)  # known before it is loaded only: of most modes Pillow keeps the upper byte
+    wide = any(
+        "16" in str(tile[3]) for tile in picture.tile
+    )  # known before it is loaded only: of most modes Pillow keeps the upper byte
     try:
         picture.load()
     except _DECODER_ERRORS as error:

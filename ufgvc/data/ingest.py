@@ -1,4 +1,4 @@
-"""Photographs and boxes from anywhere into the layout of data/shards.py. The driver holds only the small index."""
+"""Photographs and boxes from anywhere into the layout of data/dataset.py. The driver holds only the small index."""
 
 from __future__ import annotations
 
@@ -17,16 +17,8 @@ from pydantic import Field
 from ufgvc.core.config import Section
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, open_store, read_parquet_file
-from ufgvc.data import checks
-from ufgvc.data.cluster import RaySettings, quiet_data, ray_session
-from ufgvc.data.duplicates import Looks, groups_of_duplicates
-from ufgvc.data.packing import Job, Packed, Packer, plan_parts
-from ufgvc.data.readers import ReaderName, list_source
-from ufgvc.data.readers.annotations import PhotoBoxes, read_annotations
-from ufgvc.data.readers.box_classes import BoxOrientation, BoxRules
-from ufgvc.data.readers.listing import Listing, check_names, set_groups
-from ufgvc.data.readers.scan import Rejected
-from ufgvc.data.shards import (
+from ufgvc.data import validation as checks
+from ufgvc.data.dataset import (
     DATASET_FILE,
     IMAGES,
     Dataset,
@@ -38,7 +30,15 @@ from ufgvc.data.shards import (
     read_manifest,
     write_dataset,
 )
-from ufgvc.data.split import split_photos
+from ufgvc.data.duplicates import Looks, groups_of_duplicates
+from ufgvc.data.packing import Job, Packed, Packer, plan_parts
+from ufgvc.data.readers import ReaderName, list_source
+from ufgvc.data.readers.annotations import PhotoBoxes, read_annotations
+from ufgvc.data.readers.box_classes import BoxOrientation, BoxRules
+from ufgvc.data.readers.listing import Listing, check_names, set_groups
+from ufgvc.data.readers.scan import Rejected
+from ufgvc.data.splits import split_photos
+from ufgvc.runtime.session import RaySettings, quiet_data, ray_session
 
 log = logging.getLogger(__name__)
 REGIONS_FOLDER = "regions/annotated"
@@ -169,7 +169,9 @@ def _settle_splits(listing: Listing, source: str, split: float | None, seed: int
     if any(photo.split is None for photo in listing.photos):
         if split is None:
             fix = "give --split, the share of each cultivar that becomes test (for example 0.5), or sort them into train/ and test/"
-            raise UserError("does not say which photographs are for training and which for the test", where=source, fix=fix)
+            raise UserError(
+                "does not say which photographs are for training and which for the test", where=source, fix=fix
+            )
         if not 0 < split < 1:
             raise UserError(f"{split} is not a share between 0 and 1", where="--split", fix="for example 0.5")
         split_photos(listing.photos, split, seed)
@@ -218,7 +220,12 @@ def _sweep_back(store: Store, images: FolderWriter, regions: FolderWriter) -> No
 
 
 def _without(
-    dropped: set[str], store: Store, image_parts: list[Part], region_parts: list[Part], images: FolderWriter, regions: FolderWriter
+    dropped: set[str],
+    store: Store,
+    image_parts: list[Part],
+    region_parts: list[Part],
+    images: FolderWriter,
+    regions: FolderWriter,
 ) -> tuple[list[Part], list[Part]]:
     """The parts without some photographs; only parts that hold one of them are written anew."""
     written = Dataset(store, "", (), "", tuple(image_parts), {})

@@ -80,10 +80,22 @@ _TIFF = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "", b"MM\0+": ""}  # byte order
 _NEW_SUBFILE_TYPE, _SUB_IFDS, _DNG_VERSION = 254, 330, 50706
 # Files that take the place of a photograph.
 _NOT_PICTURES = (
-    (re.compile(rb"version https://git-lfs\.github\.com/spec/"), "is a Git LFS pointer, not the photograph: run `git lfs pull`"),
-    (re.compile(rb"/annex/objects/|(\.\./)*\.git/annex/"), "is a git-annex pointer, not the photograph: run `git annex get`"),
-    (re.compile(rb"\s*(<!--.*?-->\s*)*<(!doctype\s+html|html)\b", re.I | re.S), "is an HTML page (a failed download?): download it again"),
-    (re.compile(rb"\s*<\?xml.*?<Error>", re.S), "is an error message of a storage server (a failed download?): download it again"),
+    (
+        re.compile(rb"version https://git-lfs\.github\.com/spec/"),
+        "is a Git LFS pointer, not the photograph: run `git lfs pull`",
+    ),
+    (
+        re.compile(rb"/annex/objects/|(\.\./)*\.git/annex/"),
+        "is a git-annex pointer, not the photograph: run `git annex get`",
+    ),
+    (
+        re.compile(rb"\s*(<!--.*?-->\s*)*<(!doctype\s+html|html)\b", re.I | re.S),
+        "is an HTML page (a failed download?): download it again",
+    ),
+    (
+        re.compile(rb"\s*<\?xml.*?<Error>", re.S),
+        "is an error message of a storage server (a failed download?): download it again",
+    ),
     (re.compile(rb"\0\x05\x16[\0\x07]"), "holds the metadata of another file (macOS), no photograph: delete it"),
     (re.compile(rb"PK\x03\x04"), "is a zip archive: unpack it"),
 )

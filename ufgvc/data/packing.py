@@ -14,13 +14,13 @@ import pyarrow as pa
 from ufgvc.core.errors import UnreadableFile
 from ufgvc.core.storage import Store
 from ufgvc.core.types import Box
+from ufgvc.data.dataset import INDEX_COLUMNS, SCHEMAS, SPLITS, FolderWriter, Part, from_boxes, part_name
 from ufgvc.data.duplicates import Looks
 from ufgvc.data.images import BadImage, inspect_with_sketch, strip_metadata
 from ufgvc.data.readers.box_classes import BoxOrientation, BoxRules, to_regions
 from ufgvc.data.readers.box_files import Annotation
 from ufgvc.data.readers.listing import Photo
 from ufgvc.data.readers.scan import Rejected
-from ufgvc.data.shards import INDEX_COLUMNS, SCHEMAS, SPLITS, FolderWriter, Part, from_boxes, part_name
 
 _READERS = 8  # photographs in flight from storage within one task
 
@@ -76,7 +76,9 @@ class Packer:
         index, looks = table.select(INDEX_COLUMNS), Looks.of(sketches)
         if not rows:
             return Packed(None, None, index, looks, rejected)
-        regions = pa.table({"image_id": table["image_id"], "boxes": pa.array(boxes, SCHEMAS["regions"].field("boxes").type)})
+        regions = pa.table(
+            {"image_id": table["image_id"], "boxes": pa.array(boxes, SCHEMAS["regions"].field("boxes").type)}
+        )
         images_part = self.images.write(job.name, job.split, table)
         regions_part = self.regions.write(job.name, job.split, regions)
         return Packed(images_part, regions_part, index, looks, rejected)
@@ -89,7 +91,9 @@ class Packer:
         except UnreadableFile as error:
             return BadImage(error.what)
 
-    def _row(self, photo: Photo, data: bytes | BadImage, rejected: list[Rejected], sketches: list[np.ndarray]) -> dict[str, Any] | None:
+    def _row(
+        self, photo: Photo, data: bytes | BadImage, rejected: list[Rejected], sketches: list[np.ndarray]
+    ) -> dict[str, Any] | None:
         try:
             if isinstance(data, BadImage):
                 raise data

@@ -12,8 +12,8 @@ from PIL import Image
 
 from ufgvc.core.storage import Store, read_parquet_rows
 from ufgvc.core.types import REGIONS
+from ufgvc.data.dataset import Dataset, read_manifest
 from ufgvc.data.images import decode, decode_mask
-from ufgvc.data.shards import Dataset, read_manifest
 
 ROWS_PER_TASK = 64  # one row group of a part
 
@@ -104,7 +104,7 @@ def decoded(store: Store, tasks: list[Chunk], side: int) -> Any:
     """
     import ray
 
-    from ufgvc.data.cluster import quiet_data
+    from ufgvc.runtime.session import quiet_data
 
     quiet_data()
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from ufgvc.core.config import Section
 from ufgvc.methods.backbones import build_backbone
-from ufgvc.methods.layers.start import start
+from ufgvc.methods.layers.init import start
 from ufgvc.methods.method import Method, method
 from ufgvc.methods.resnet50 import PlainNet, plain_method
 

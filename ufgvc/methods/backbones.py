@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ufgvc.core.errors import UserError
-from ufgvc.methods.layers.layout import pads_averages
+from ufgvc.methods.layers.init import start
+from ufgvc.methods.layers.memory_format import pads_averages
 from ufgvc.methods.layers.normalise import IMAGENET_MEAN, IMAGENET_STD, Normalise
-from ufgvc.methods.layers.start import start
 from ufgvc.methods.weights import load_weights, read_state_dict
 
 # Parts of torchvision's classifiers, in the order in which an image passes them, that end with the last feature map.
@@ -47,15 +47,23 @@ ANY_SIZE: dict[str, dict[str, Any]] = {
     "swin_transformer_v2": {"strict_img_size": False},
     "swin_transformer_v2_cr": {"strict_img_size": False},
 }
-WHOLE = "give the weights of the whole classifier; those of a trunk alone start the method `resnet50` with this `backbone`"
-OFFLINE_FIX = "start from `init: none` or from a file of weights (`init: <URI>`), or fetch them on a machine with a network"
+WHOLE = (
+    "give the weights of the whole classifier; those of a trunk alone start the method `resnet50` with this `backbone`"
+)
+OFFLINE_FIX = (
+    "start from `init: none` or from a file of weights (`init: <URI>`), or fetch them on a machine with a network"
+)
 
 
 class Backbone(nn.Module):
     """Plain RGB (B, 3, H, W) in [0, 1] -> the last feature map (B, channels, h, w)."""
 
     def __init__(
-        self, trunk: nn.Module, channels: int, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
+        self,
+        trunk: nn.Module,
+        channels: int,
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        std: tuple[float, ...] = IMAGENET_STD,
     ) -> None:
         super().__init__()
         self.normalise = Normalise(mean, std, contiguous=pads_averages(trunk))
@@ -94,7 +102,11 @@ class TokenGrid(nn.Module):
         if images.shape[2] % self.patch or images.shape[3] % self.patch:
             sides = f"{images.shape[3]} x {images.shape[2]} px"
             fix = f"take a multiple of {self.patch} px"
-            raise UserError(f"the backbone cuts images into patches of {self.patch} px, and {sides} are no multiple", where="crop", fix=fix)
+            raise UserError(
+                f"the backbone cuts images into patches of {self.patch} px, and {sides} are no multiple",
+                where="crop",
+                fix=fix,
+            )
         grids: list[Tensor] = self.model.forward_intermediates(images, indices=1, norm=True, intermediates_only=True)
         return grids[-1]
 
@@ -141,14 +153,20 @@ def _torchvision_model(name: str, imagenet: bool) -> nn.Module:
         # V1 everywhere: the published methods started from these, and the newer weights fine-tune differently.
         return models.get_model(name, weights="IMAGENET1K_V1" if imagenet else None)
     except (URLError, TimeoutError, ConnectionError) as error:
-        raise UserError(f"the ImageNet weights of {name} could not be fetched: {error}", where="init", fix=OFFLINE_FIX) from None
+        raise UserError(
+            f"the ImageNet weights of {name} could not be fetched: {error}", where="init", fix=OFFLINE_FIX
+        ) from None
 
 
 def _trunk_of(name: str, model: nn.Module) -> Backbone:
-    parts = next((parts for parts in TRUNKS if all(isinstance(getattr(model, part, None), nn.Module) for part in parts)), None)
+    parts = next(
+        (parts for parts in TRUNKS if all(isinstance(getattr(model, part, None), nn.Module) for part in parts)), None
+    )
     if parts is None:
         raise UserError(
-            f"{name} ends in no feature map that this program can use", where="backbone", fix="use a convolutional net such as resnet50"
+            f"{name} ends in no feature map that this program can use",
+            where="backbone",
+            fix="use a convolutional net such as resnet50",
         )
     kind = ReluAfter if name.startswith("densenet") else nn.Sequential
     trunk: nn.Module = kind(OrderedDict((part, getattr(model, part)) for part in parts))
@@ -172,7 +190,9 @@ def _from_timm(name: str, imagenet: bool) -> Backbone:
     try:
         import timm
     except ImportError:
-        raise UserError(f"the backbone timm:{name} needs the package timm", where="backbone", fix="pip install 'ufgvc[timm]'") from None
+        raise UserError(
+            f"the backbone timm:{name} needs the package timm", where="backbone", fix="pip install 'ufgvc[timm]'"
+        ) from None
     known = timm.list_models()
     if name.split(".")[0] not in known:
         raise _unknown(name, known, "timm")
@@ -185,10 +205,14 @@ def _from_timm(name: str, imagenet: bool) -> Backbone:
             trunk = timm.create_model(name, pretrained=imagenet, features_only=True, out_indices=(-1,))
             channels = trunk.feature_info.channels()[-1]
     except (OSError, URLError) as error:
-        raise UserError(f"the ImageNet weights of timm:{name} could not be fetched: {error}", where="init", fix=OFFLINE_FIX) from None
+        raise UserError(
+            f"the ImageNet weights of timm:{name} could not be fetched: {error}", where="init", fix=OFFLINE_FIX
+        ) from None
     except (RuntimeError, AttributeError) as error:
         raise UserError(
-            f"timm:{name} shows no feature maps: {error}", where="backbone", fix="use a convolutional net such as resnet50"
+            f"timm:{name} shows no feature maps: {error}",
+            where="backbone",
+            fix="use a convolutional net such as resnet50",
         ) from None
     published = timm.get_pretrained_cfg(name)
     given: Mapping[str, Any] = published.to_dict() if published else {}

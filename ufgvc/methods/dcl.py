@@ -41,17 +41,22 @@ class DCLWeights(Section):
     classification: float = Field(1.0, ge=0, description="weight of the cross-entropy of the classes, of both images")
     adversarial: float = Field(1.0, ge=0, description="weight of the cross-entropy of original against destroyed")
     location: float = Field(
-        1.0, ge=0, description="weight of the error of the patches' places, gamma in the released code (0.01 for cars and aircraft)"
+        1.0,
+        ge=0,
+        description="weight of the error of the patches' places, gamma in the released code (0.01 for cars and aircraft)",
     )
 
 
 class DCLOptions(Section):
     """Options of DCL."""
 
-    backbone: str = Field("resnet50", description="a torchvision model by its name, or `timm:<name>` where timm is installed")
+    backbone: str = Field(
+        "resnet50", description="a torchvision model by its name, or `timm:<name>` where timm is installed"
+    )
     grid: int = Field(7, ge=2, le=32, description="images are cut into grid x grid patches")
     shuffle: Shuffle = Field(
-        "jitter", description="rows and columns sorted by jittered places as the paper has it, or neighbours swapped as its code does"
+        "jitter",
+        description="rows and columns sorted by jittered places as the paper has it, or neighbours swapped as its code does",
     )
     reach: float = Field(2.0, gt=0, description="`jitter`: places are jittered by up to so many patches, either way")
     adversary: Adversary = Field(
@@ -92,7 +97,13 @@ class DCLNet(nn.Module):
         # At 448 px and grid 7 the published average over 2 x 2 cells; adaptive, so that other sides work. Below 32 px a patch (224 px at
         # grid 7) several patches share a cell, and their places can not all be told: choose a smaller `grid` there.
         location = functional.adaptive_avg_pool2d(self.location(features).float(), self.grid).flatten(1).tanh()
-        return {"features": features, "embedding": embedding, "logits": logits, "adversary": adversary, "location": location}
+        return {
+            "features": features,
+            "embedding": embedding,
+            "logits": logits,
+            "adversary": adversary,
+            "location": location,
+        }
 
 
 def stack_views(batch: Batch, views: list[Tensor], extra: dict[str, Tensor]) -> Batch:
@@ -164,7 +175,9 @@ def build_dcl(num_classes: int, init: str, options: DCLOptions) -> Method:
         loss_weights=options.loss_weights.model_dump(),
         recipe=RECIPE,
         head=("classifier", "adversary", "location"),
-        views=partial(dcl_views, grid=options.grid, shuffle=options.shuffle, reach=options.reach, targets=options.location_targets),
+        views=partial(
+            dcl_views, grid=options.grid, shuffle=options.shuffle, reach=options.reach, targets=options.location_targets
+        ),
         chances=shuffle_chances(options.shuffle, options.grid),
         images_forwarded=2.0,
         min_side=max(32, options.grid),

@@ -13,7 +13,9 @@ class ImprovedOptions(BilinearOptions):
     """Options of improved B-CNN."""
 
     # In float32 the rounding error in directions without variance grows by half each step, so there is an end to it.
-    iterations: int = Field(10, ge=1, le=20, description="Newton-Schulz steps towards the square root of the pooled matrix")
+    iterations: int = Field(
+        10, ge=1, le=20, description="Newton-Schulz steps towards the square root of the pooled matrix"
+    )
 
 
 @method("improved_bcnn", ImprovedOptions)

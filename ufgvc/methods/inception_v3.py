@@ -14,7 +14,7 @@ from torchvision.models.inception import InceptionAux
 
 from ufgvc.core.config import Section
 from ufgvc.methods.backbones import Backbone, build_backbone
-from ufgvc.methods.layers.start import start
+from ufgvc.methods.layers.init import start
 from ufgvc.methods.method import Batch, LossParts, Method, Outputs, method
 from ufgvc.methods.resnet50 import GlobalAverage, classification_loss, cross_entropy, plain_method
 
@@ -25,7 +25,9 @@ MIDDLE_SIDE = 17  # cells of that map at 299 px, and the fewest that the auxilia
 class InceptionOptions(Section):
     """Options of InceptionV3."""
 
-    dropout: float = Field(0.5, ge=0, lt=1, description="share of the pooled values that are zeroed before the classifier")
+    dropout: float = Field(
+        0.5, ge=0, lt=1, description="share of the pooled values that are zeroed before the classifier"
+    )
     auxiliary_weight: float = Field(0.4, gt=0, description="weight of the auxiliary classifier's cross-entropy")
 
 

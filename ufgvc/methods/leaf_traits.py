@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ufgvc.core.config import Section, each_once
 from ufgvc.methods.backbones import build_backbone
 from ufgvc.methods.layers.average_norm import AverageNorm
-from ufgvc.methods.layers.leaf import blade, find_leaf, mean_inside, ridges
+from ufgvc.methods.layers.leaf_segmentation import blade, find_leaf, mean_inside, ridges
 from ufgvc.methods.layers.polar import polar, spectrum
 from ufgvc.methods.layers.tokens import HeadKind, TokenHead, token_losses
 from ufgvc.methods.method import Batch, LossParts, Method, Outputs, method
@@ -31,8 +31,12 @@ SOFT = 1e-3  # of a harmonic's size; without it the root would turn the rounding
 class LeafTraitsOptions(Section):
     """Options of the classifier with leaf traits."""
 
-    backbone: str = Field("resnet50", description="a torchvision model by its name, or `timm:<name>` where timm is installed")
-    traits: tuple[Trait, ...] = Field(("outline", "veins", "colour"), description="what is measured; none: the trunk alone")
+    backbone: str = Field(
+        "resnet50", description="a torchvision model by its name, or `timm:<name>` where timm is installed"
+    )
+    traits: tuple[Trait, ...] = Field(
+        ("outline", "veins", "colour"), description="what is measured; none: the trunk alone"
+    )
     head: HeadKind = Field("cosine", description="of trunk and traits; linear is a control")
     scale: float = Field(16.0, gt=0, description="cosine heads: logits are this times the cosine")
     token_weight: float = Field(1.0, ge=0, description="weight of the mean cross-entropy of the two heads")
@@ -83,7 +87,9 @@ class LeafTraitsNet(nn.Module):
         sizes = {trait: MEASURES[trait][0] for trait in options.traits}
         self.standardise = nn.ModuleDict({trait: AverageNorm(size) for trait, size in sizes.items()})
         self.heads = nn.ModuleDict(
-            {"traits": TokenHead(sum(sizes.values()), num_classes, options.head, options.scale)} if options.traits else {}
+            {"traits": TokenHead(sum(sizes.values()), num_classes, options.head, options.scale)}
+            if options.traits
+            else {}
         )
 
     def forward(self, images: Tensor) -> Outputs:

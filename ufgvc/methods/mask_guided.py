@@ -16,7 +16,7 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.types import Region
 from ufgvc.methods.backbones import build_backbone
 from ufgvc.methods.layers.attention import Activation, MaskAttention, Statistics, fuse
-from ufgvc.methods.layers.guide import Guide, guided_by
+from ufgvc.methods.layers.mask_controls import Guide, guided_by
 from ufgvc.methods.method import Batch, LossParts, Method, Outputs, method
 from ufgvc.methods.recipe import Recipe, Stage
 from ufgvc.methods.resnet50 import cross_entropy
@@ -27,7 +27,11 @@ RECIPES: dict[Reading, Recipe] = {
     # Rate, momentum, schedule and transforms are the text's. It gives the rest as "almost the same" as DCL, whose code has
     # new layers at 10 times the rate, batches of 16, 360 epochs and no weight decay.
     "paper": Recipe(
-        stages=(Stage(epochs=360, lr=3e-3, head_lr_factor=10.0, momentum=0.938, schedule="step", step_epochs=100, gamma=0.1),),
+        stages=(
+            Stage(
+                epochs=360, lr=3e-3, head_lr_factor=10.0, momentum=0.938, schedule="step", step_epochs=100, gamma=0.1
+            ),
+        ),
         batch_size=16,
         resize=512,
         crop=448,
@@ -51,7 +55,9 @@ class Fusion(Section):
 
     base: float | None = Field(None, ge=0, description="weight of the plain features (paper: 0.3)")
     vein: float | None = Field(None, ge=0, description="weight of the features under the vein attention (paper: 0.5)")
-    contour: float | None = Field(None, ge=0, description="weight of the features under the contour attention (paper: 0.2)")
+    contour: float | None = Field(
+        None, ge=0, description="weight of the features under the contour attention (paper: 0.2)"
+    )
 
 
 class LossWeights(Section):
@@ -59,27 +65,40 @@ class LossWeights(Section):
 
     classification: float | None = Field(None, ge=0, description="weight of the cross-entropy (paper: 1)")
     vein: float | None = Field(None, ge=0, description="weight of the vein attention's squared error (paper: 0.1)")
-    contour: float | None = Field(None, ge=0, description="weight of the contour attention's squared error (paper: 0.1)")
+    contour: float | None = Field(
+        None, ge=0, description="weight of the contour attention's squared error (paper: 0.1)"
+    )
 
 
 class MaskGuidedOptions(Section):
     """Options of the mask-guided classifier."""
 
-    backbone: str = Field("resnet50", description="a torchvision model by its name, or `timm:<name>` where timm is installed")
-    regions: tuple[Region, ...] = Field(("vein", "contour"), description="the regions whose masks guide the net; none: plain features")
+    backbone: str = Field(
+        "resnet50", description="a torchvision model by its name, or `timm:<name>` where timm is installed"
+    )
+    regions: tuple[Region, ...] = Field(
+        ("vein", "contour"), description="the regions whose masks guide the net; none: plain features"
+    )
     activation: Activation = Field(
-        "sigmoid", description="of the attention: softmax is the paper's Eq. 4, which hardly learns; softmax_peak divides it by its maximum"
+        "sigmoid",
+        description="of the attention: softmax is the paper's Eq. 4, which hardly learns; softmax_peak divides it by its maximum",
     )
     reading: Reading = Field(
-        "paper", description="learning rate, schedule, test view and weights as the paper's text or as its released code has them"
+        "paper",
+        description="learning rate, schedule, test view and weights as the paper's text or as its released code has them",
     )
     fusion: Fusion = Field(Fusion(), description="weights of the fused map")
     loss_weights: LossWeights = Field(LossWeights(), description="weights of the losses")
     maps: Literal["separate", "shared"] = Field(
-        "separate", description="control: shared has one convolution for all regions, as the released code, whose maps are then the same"
+        "separate",
+        description="control: shared has one convolution for all regions, as the released code, whose maps are then the same",
     )
-    statistics: Statistics = Field("mean_max", description="control: all lets the attention see every channel instead of mean and maximum")
-    guide: Guide = Field("mask", description="control: what guides the attention; shuffled: another leaf's masks; centre: a round blob")
+    statistics: Statistics = Field(
+        "mean_max", description="control: all lets the attention see every channel instead of mean and maximum"
+    )
+    guide: Guide = Field(
+        "mask", description="control: what guides the attention; shuffled: another leaf's masks; centre: a round blob"
+    )
     gain: float = Field(1.0, gt=0, description="control: the fused map is multiplied by this constant")
 
     _each_once = field_validator("regions")(each_once)
@@ -103,7 +122,9 @@ def chosen_weights(options: MaskGuidedOptions) -> tuple[dict[str, float], dict[s
     total = sum(fusion.values())
     if total <= 0:
         raise UserError("the fusion weights in use are all 0", where="fusion", fix="give one of them a weight above 0")
-    return {name: weight / total for name, weight in fusion.items()}, {name: losses[name] for name in ("classification", *options.regions)}
+    return {name: weight / total for name, weight in fusion.items()}, {
+        name: losses[name] for name in ("classification", *options.regions)
+    }
 
 
 def attention_target(mask: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -123,7 +144,12 @@ class MaskGuidedNet(nn.Module):
     """Images (B, 3, H, W) in [0, 1] -> "features" F, "attention" {region: A_r (B, 1, h, w)}, "fused" F', "embedding", "logits"."""
 
     def __init__(
-        self, backbone: nn.Module, channels: int, num_classes: int, fusion: Mapping[str, float], options: MaskGuidedOptions
+        self,
+        backbone: nn.Module,
+        channels: int,
+        num_classes: int,
+        fusion: Mapping[str, float],
+        options: MaskGuidedOptions,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -132,14 +158,19 @@ class MaskGuidedNet(nn.Module):
         # A convolution for each region: the released code shares one, so that both of its maps are the same.
         self.layer_of = {region: "shared" if options.maps == "shared" else region for region in regions}
         self.attention = nn.ModuleDict(
-            {name: MaskAttention(options.activation, options.statistics, channels) for name in dict.fromkeys(self.layer_of.values())}
+            {
+                name: MaskAttention(options.activation, options.statistics, channels)
+                for name in dict.fromkeys(self.layer_of.values())
+            }
         )
         self.classifier = nn.Linear(channels, num_classes, bias=False)
 
     def forward(self, images: Tensor) -> Outputs:
         features = self.backbone(images)
         attention = {region: self.attention[layer](features) for region, layer in self.layer_of.items()}
-        fused = fuse(features, attention, self.gain * self.fusion["base"], {r: self.gain * self.fusion[r] for r in attention})
+        fused = fuse(
+            features, attention, self.gain * self.fusion["base"], {r: self.gain * self.fusion[r] for r in attention}
+        )
         embedding = fused.mean(dim=(2, 3))
         logits = self.classifier(embedding)
         return {"features": features, "attention": attention, "fused": fused, "embedding": embedding, "logits": logits}
@@ -151,7 +182,9 @@ def region_target(batch: Batch, region: str, attention: Tensor) -> tuple[Tensor,
     UserError if the batch has no masks of that region.
     """
     if region not in batch.masks:
-        raise UserError(f"training needs the {region} masks", fix=f"make them with `ufgvc mask`, or leave {region} out of `regions`")
+        raise UserError(
+            f"training needs the {region} masks", fix=f"make them with `ufgvc mask`, or leave {region} out of `regions`"
+        )
     target, has = attention_target(batch.masks[region].to(attention.dtype), (attention.shape[2], attention.shape[3]))
     return target, has & batch.has_mask[region] if region in batch.has_mask else has
 

@@ -31,15 +31,21 @@ RECIPE = Recipe(
 class MaskCOVWeights(Section):
     """Weights of the parts of MaskCOV's loss."""
 
-    classification: float = Field(1.0, ge=0, description="weight of the cross-entropy of the classes, of all three views")
+    classification: float = Field(
+        1.0, ge=0, description="weight of the cross-entropy of the classes, of all three views"
+    )
     shuffled: float = Field(1.0, ge=0, description="weight of the cross-entropy of in order against shuffled")
-    covariance: float = Field(1.0, ge=0, description="weight of the error of the covariances, gamma in the released code (0.01 for cars)")
+    covariance: float = Field(
+        1.0, ge=0, description="weight of the error of the covariances, gamma in the released code (0.01 for cars)"
+    )
 
 
 class MaskCOVOptions(Section):
     """Options of MaskCOV."""
 
-    backbone: str = Field("resnet50", description="a torchvision model by its name, or `timm:<name>` where timm is installed")
+    backbone: str = Field(
+        "resnet50", description="a torchvision model by its name, or `timm:<name>` where timm is installed"
+    )
     grid: int = Field(2, ge=2, le=16, description="images are cut into grid x grid patches, one of which is masked")
     loss_weights: MaskCOVWeights = Field(MaskCOVWeights(), description="weights of the losses")
 

@@ -14,7 +14,9 @@ from ufgvc.methods.resnet50 import GlobalAverage, PlainNet, plain_method
 class MobileNetOptions(Section):
     """Options of MobileNetV2."""
 
-    dropout: float = Field(0.2, ge=0, lt=1, description="share of the pooled values that are zeroed before the classifier")
+    dropout: float = Field(
+        0.2, ge=0, lt=1, description="share of the pooled values that are zeroed before the classifier"
+    )
 
 
 # The recipe is that of all plain nets. Dropout is torchvision's.

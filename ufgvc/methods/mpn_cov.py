@@ -31,11 +31,16 @@ RECIPE = Recipe(
 class CovarianceOptions(Section):
     """Options of fast-MPN-COV."""
 
-    backbone: str = Field("resnet50", description="a torchvision model by its name, or `timm:<name>` where timm is installed")
-    last_stride: Literal[1, 2] = Field(
-        1, description="stride of a ResNet's last stage: 1 doubles the sides of its map; 2, the usual one, suits any backbone"
+    backbone: str = Field(
+        "resnet50", description="a torchvision model by its name, or `timm:<name>` where timm is installed"
     )
-    dimension: int = Field(256, ge=2, le=1024, description="channels whose covariance is taken; the classifier sees d (d + 1) / 2 numbers")
+    last_stride: Literal[1, 2] = Field(
+        1,
+        description="stride of a ResNet's last stage: 1 doubles the sides of its map; 2, the usual one, suits any backbone",
+    )
+    dimension: int = Field(
+        256, ge=2, le=1024, description="channels whose covariance is taken; the classifier sees d (d + 1) / 2 numbers"
+    )
     iterations: int = Field(5, ge=1, le=20, description="Newton-Schulz steps towards the square root of the covariance")
 
 
@@ -46,7 +51,9 @@ class CovarianceNet(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.iterations = iterations
-        self.reduce = nn.Sequential(nn.Conv2d(channels, dimension, kernel_size=1, bias=False), nn.BatchNorm2d(dimension), nn.ReLU())
+        self.reduce = nn.Sequential(
+            nn.Conv2d(channels, dimension, kernel_size=1, bias=False), nn.BatchNorm2d(dimension), nn.ReLU()
+        )
         self.classifier = nn.Linear(dimension * (dimension + 1) // 2, num_classes)
 
     def forward(self, images: Tensor) -> Outputs:
@@ -66,7 +73,9 @@ def keep_resolution(backbone: Backbone, name: str) -> None:
     # Some ResNets of timm pool beside their convolutions; with stride 1 such a pooling yields another size than these.
     if not strided or not all(isinstance(layer, nn.Conv2d) for layer in strided):
         raise UserError(
-            f"{name} has no last stage whose convolutions alone halve the map", where="last_stride", fix="use a ResNet of torchvision, or 2"
+            f"{name} has no last stage whose convolutions alone halve the map",
+            where="last_stride",
+            fix="use a ResNet of torchvision, or 2",
         )
     for layer in strided:
         layer.stride = (1, 1)

@@ -19,7 +19,11 @@ from ufgvc.methods.resnet50 import cross_entropy
 # The released code's, for birds (methods.md 8). No source states one for leaves; with few images in an epoch the milestones
 # come after few steps.
 RECIPE = Recipe(
-    stages=(Stage(epochs=500, lr=1e-3, momentum=0.9, weight_decay=1e-4, schedule="milestones", milestones=(60, 100), gamma=0.1),),
+    stages=(
+        Stage(
+            epochs=500, lr=1e-3, momentum=0.9, weight_decay=1e-4, schedule="milestones", milestones=(60, 100), gamma=0.1
+        ),
+    ),
     batch_size=16,
     resize=600,
     crop=448,
@@ -33,7 +37,9 @@ NAVIGATOR_WIDTH = 128
 class NtsNetOptions(Section):
     """Options of NTS-Net."""
 
-    backbone: str = Field("resnet50", description="a torchvision model by its name, or `timm:<name>` where timm is installed")
+    backbone: str = Field(
+        "resnet50", description="a torchvision model by its name, or `timm:<name>` where timm is installed"
+    )
     proposals: int = Field(6, gt=0, description="parts of each image that are looked at and graded")
     parts: int = Field(4, gt=0, description="the best of them, which decide together with the whole image")
 
@@ -51,7 +57,8 @@ class Navigator(nn.Module):
         super().__init__()
         inputs = (channels, NAVIGATOR_WIDTH, NAVIGATOR_WIDTH)
         self.levels = nn.ModuleList(
-            nn.Conv2d(width, NAVIGATOR_WIDTH, kernel_size=3, stride=1 if level == 0 else 2, padding=1) for level, width in enumerate(inputs)
+            nn.Conv2d(width, NAVIGATOR_WIDTH, kernel_size=3, stride=1 if level == 0 else 2, padding=1)
+            for level, width in enumerate(inputs)
         )
         self.scores = nn.ModuleList(nn.Conv2d(NAVIGATOR_WIDTH, shapes, kernel_size=1) for shapes in SHAPES)
 
@@ -137,7 +144,9 @@ def nts_losses(outputs: Outputs, batch: Batch) -> LossParts:
     """Cross-entropy of the decision, of the image alone and of each proposal alone; the navigator's ranking loss per image."""
     part_logits = outputs["part_logits"].float()
     count, proposals, _ = part_logits.shape
-    grades = functional.cross_entropy(part_logits.flatten(0, 1), batch.labels.repeat_interleave(proposals), reduction="none")
+    grades = functional.cross_entropy(
+        part_logits.flatten(0, 1), batch.labels.repeat_interleave(proposals), reduction="none"
+    )
     ranking = ranking_loss(outputs["scores"], grades.view(count, proposals))
     return {
         "classification": cross_entropy(outputs["logits"], batch.labels),

@@ -14,12 +14,18 @@ class Stage(Section):
 
     epochs: int = Field(gt=0, description="epochs in this stage")
     lr: float = Field(gt=0, description="learning rate of the backbone at the start of the stage")
-    head_lr_factor: float = Field(1.0, gt=0, description="the new layers learn this many times faster than the backbone")
+    head_lr_factor: float = Field(
+        1.0, gt=0, description="the new layers learn this many times faster than the backbone"
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of the gradient descent")
     weight_decay: float = Field(0.0, ge=0, description="L2 penalty on the weights")
-    schedule: Literal["constant", "step", "milestones", "cosine", "plateau"] = Field("step", description="how the learning rate falls")
+    schedule: Literal["constant", "step", "milestones", "cosine", "plateau"] = Field(
+        "step", description="how the learning rate falls"
+    )
     step_epochs: int = Field(60, gt=0, description="`step`: the rate is multiplied by gamma after every so many epochs")
-    milestones: tuple[int, ...] = Field((), description="`milestones`: the rate is multiplied by gamma when these epochs begin")
+    milestones: tuple[int, ...] = Field(
+        (), description="`milestones`: the rate is multiplied by gamma when these epochs begin"
+    )
     gamma: float = Field(0.1, gt=0, le=1, description="factor of `step`, `milestones` and `plateau`")
     patience: int = Field(
         3,
@@ -28,7 +34,9 @@ class Stage(Section):
         "training leaves, or on the training crops where none are held out, never the test leaves",
     )
     warmup_epochs: int = Field(0, ge=0, description="the rate rises in a straight line over these first epochs")
-    frozen: tuple[str, ...] = Field((), description="modules of the net that do not learn in this stage, e.g. `backbone`")
+    frozen: tuple[str, ...] = Field(
+        (), description="modules of the net that do not learn in this stage, e.g. `backbone`"
+    )
 
 
 class Recipe(Section):
@@ -38,9 +46,12 @@ class Recipe(Section):
     batch_size: int = Field(16, gt=0, description="images in one step, over all workers together")
     resize: int = Field(512, gt=0, description="side in pixels to which training photographs are resized (square)")
     crop: int = Field(448, gt=0, description="side in pixels of the random crop, and of what the net sees in tests")
-    rotate: float = Field(0.0, ge=0, le=180, description="training photographs turn by up to so many degrees, either way")
+    rotate: float = Field(
+        0.0, ge=0, le=180, description="training photographs turn by up to so many degrees, either way"
+    )
     test_view: Literal["resize", "center_crop"] = Field(
-        "resize", description="tests see the photograph resized to `crop`, or resized to `resize` and cropped in the middle"
+        "resize",
+        description="tests see the photograph resized to `crop`, or resized to `resize` and cropped in the middle",
     )
     mirror: bool = Field(False, description="tests average the logits of the photograph and of its mirror image")
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ufgvc.core.config import Section, each_once
 from ufgvc.core.types import Region
 from ufgvc.methods.backbones import Backbone, build_backbone
-from ufgvc.methods.layers.guide import Guide, guided_by
+from ufgvc.methods.layers.mask_controls import Guide, guided_by
 from ufgvc.methods.layers.tokens import HeadKind, TokenHead, token_losses
 from ufgvc.methods.mask_guided import region_target
 from ufgvc.methods.method import Batch, LossParts, Method, Outputs, method
@@ -35,13 +35,21 @@ RECIPE = Recipe(
 class RegionTokensOptions(Section):
     """Options of the classifier with region tokens."""
 
-    backbone: str = Field("resnet50", description="a torchvision model by its name, or `timm:<name>` where timm is installed")
-    regions: tuple[Region, ...] = Field(("vein", "contour"), description="the regions that get a token beside the whole leaf's")
+    backbone: str = Field(
+        "resnet50", description="a torchvision model by its name, or `timm:<name>` where timm is installed"
+    )
+    regions: tuple[Region, ...] = Field(
+        ("vein", "contour"), description="the regions that get a token beside the whole leaf's"
+    )
     head: HeadKind = Field("cosine", description="of each token; linear is a control")
     scale: float = Field(16.0, gt=0, description="cosine heads: logits are this times the cosine")
-    mask_weight: float = Field(0.2, ge=0, description="weight of each region's Dice loss; 0 leaves the attention to itself")
+    mask_weight: float = Field(
+        0.2, ge=0, description="weight of each region's Dice loss; 0 leaves the attention to itself"
+    )
     token_weight: float = Field(1.0, ge=0, description="weight of the mean cross-entropy of the single heads")
-    guide: Guide = Field("mask", description="control: what guides the attention; shuffled: another leaf's masks; centre: a round blob")
+    guide: Guide = Field(
+        "mask", description="control: what guides the attention; shuffled: another leaf's masks; centre: a round blob"
+    )
 
     _each_once = field_validator("regions")(each_once)
 
@@ -120,7 +128,8 @@ def build_region_tokens(num_classes: int, init: str, options: RegionTokensOption
         options=options.model_dump(mode="json"),
         net=RegionTokensNet(backbone, finer_channels(backbone), num_classes, options),
         losses=partial(region_tokens_losses, regions=options.regions),
-        loss_weights={"classification": 1.0, "tokens": options.token_weight} | dict.fromkeys(options.regions, options.mask_weight),
+        loss_weights={"classification": 1.0, "tokens": options.token_weight}
+        | dict.fromkeys(options.regions, options.mask_weight),
         recipe=RECIPE,
         head=("classifier", "heads", "find"),
         regions=options.regions,

@@ -28,7 +28,9 @@ RECIPE = Recipe(
 class PlainOptions(Section):
     """Options of the plain classifier."""
 
-    backbone: str = Field("resnet50", description="a torchvision model by its name, or `timm:<name>` where timm is installed")
+    backbone: str = Field(
+        "resnet50", description="a torchvision model by its name, or `timm:<name>` where timm is installed"
+    )
 
 
 class GlobalAverage(nn.Module):
@@ -45,7 +47,9 @@ class PlainNet(nn.Module):
     have one.
     """
 
-    def __init__(self, backbone: nn.Module, width: int, num_classes: int, neck: nn.Module | None = None, bias: bool = True) -> None:
+    def __init__(
+        self, backbone: nn.Module, width: int, num_classes: int, neck: nn.Module | None = None, bias: bool = True
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.neck = GlobalAverage() if neck is None else neck
@@ -85,4 +89,6 @@ def plain_method(name: str, num_classes: int, options: Section, net: nn.Module, 
 def build_resnet50(num_classes: int, init: str, options: PlainOptions) -> Method:
     backbone = build_backbone(options.backbone, init)
     # Without bias, as in the family of released codes around DCL (methods.md 1).
-    return plain_method("resnet50", num_classes, options, PlainNet(backbone, backbone.channels, num_classes, bias=False))
+    return plain_method(
+        "resnet50", num_classes, options, PlainNet(backbone, backbone.channels, num_classes, bias=False)
+    )

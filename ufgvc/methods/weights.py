@@ -24,7 +24,9 @@ def read_file(uri: str) -> bytes:
         return open_store(folder or ("/" if uri.startswith("/") else ".")).read_bytes(name)
     except OSError as error:
         what = (
-            "there is no such file of weights" if isinstance(error, FileNotFoundError) else f"cannot be read as a file of weights ({error})"
+            "there is no such file of weights"
+            if isinstance(error, FileNotFoundError)
+            else f"cannot be read as a file of weights ({error})"
         )
         raise UserError(what, where=uri, fix="give `imagenet`, `none` or the URI of a file of weights") from None
 
@@ -60,7 +62,9 @@ def read_state_dict(uri: str) -> dict[str, Tensor]:
     return loaded
 
 
-def load_weights(part: nn.Module, found: Mapping[str, Tensor], where: str, what: str = "backbone", fix: str = SAME) -> None:
+def load_weights(
+    part: nn.Module, found: Mapping[str, Tensor], where: str, what: str = "backbone", fix: str = SAME
+) -> None:
     """Loads into a part of a net the state dict of the same backbone, bare, with any head, or inside of one of our nets or DDP.
 
     what: how messages call the part.  fix: the advice that they give.

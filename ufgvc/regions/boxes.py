@@ -57,7 +57,9 @@ def keep_plausible(boxes: Sequence[Box], confidence: float, most: Mapping[str, i
     return kept
 
 
-def average_precision(truths: Sequence[Sequence[Box]], found: Sequence[Sequence[Box]], region: str, threshold: float = 0.5) -> float | None:
+def average_precision(
+    truths: Sequence[Sequence[Box]], found: Sequence[Sequence[Box]], region: str, threshold: float = 0.5
+) -> float | None:
     """AP of one region over images: mean interpolated precision at 101 recalls (COCO). None if no image has the region.
 
     Detections over all images go by falling score; each takes the free true box that it overlaps most, if IoU >= threshold.

@@ -28,11 +28,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ufgvc.core.errors import UserError
-from ufgvc.core.runtime import cpu_count
+from ufgvc.core.process import cpu_count
 from ufgvc.core.text import parse_json
 from ufgvc.core.types import Box
 from ufgvc.regions.boxes import suppress
-from ufgvc.regions.examples import Pixels, fit_square
+from ufgvc.regions.letterbox import Pixels, fit_square
 from ufgvc.regions.settings import Weights
 
 FORMAT = 1
@@ -75,7 +75,9 @@ class Detector:
         return self
 
     @torch.inference_mode()
-    def predict(self, images: Sequence[Pixels], confidence: float = 0.001, overlap: float = 0.7, most: int = 300) -> list[list[Box]]:
+    def predict(
+        self, images: Sequence[Pixels], confidence: float = 0.001, overlap: float = 0.7, most: int = 300
+    ) -> list[list[Box]]:
         """Boxes of each (H, W, 3) uint8 RGB image in its own pixels, best first: at most `most` of each region."""
         if not images:
             return []
@@ -94,7 +96,9 @@ class Detector:
             found.append(self._best(corners, scores, confidence, overlap, most))
         return found
 
-    def _best(self, corners: NDArray[Any], scores: NDArray[Any], confidence: float, overlap: float, most: int) -> list[Box]:
+    def _best(
+        self, corners: NDArray[Any], scores: NDArray[Any], confidence: float, overlap: float, most: int
+    ) -> list[Box]:
         found: list[Box] = []
         for index, region in enumerate(self.regions):
             chosen = np.flatnonzero(scores[:, index] >= confidence)
@@ -109,7 +113,12 @@ class Detector:
         folder.mkdir(parents=True, exist_ok=True)
         state = {name: value.detach().cpu().contiguous() for name, value in self.net.state_dict().items()}
         save_file(state, folder / "weights.safetensors")
-        about: dict[str, Any] = {"format": FORMAT, "kind": "regions", "weights": self.weights, "regions": list(self.regions)}
+        about: dict[str, Any] = {
+            "format": FORMAT,
+            "kind": "regions",
+            "weights": self.weights,
+            "regions": list(self.regions),
+        }
         about |= {"image_size": self.image_size, "most": self.most, "info": self.info}
         (folder / "model.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
@@ -125,10 +134,14 @@ def load_detector(folder: Path, device: str = "cpu") -> Detector:
     except FileNotFoundError as error:
         raise UserError(f"holds no detector ({error})", where=str(folder), fix="run `ufgvc detect` first") from None
     if about.get("kind") != "regions" or about.get("format") != FORMAT:
-        raise UserError("is not a region detector that this version reads", where=str(folder), fix="run `ufgvc detect` again")
+        raise UserError(
+            "is not a region detector that this version reads", where=str(folder), fix="run `ufgvc detect` again"
+        )
     net = build_net(about["weights"], len(about["regions"]))
     net.load_state_dict(state)
-    detector = Detector(net.eval(), about["weights"], tuple(about["regions"]), about["image_size"], about["most"], about["info"])
+    detector = Detector(
+        net.eval(), about["weights"], tuple(about["regions"]), about["image_size"], about["most"], about["info"]
+    )
     return detector.to(device)
 
 
@@ -144,7 +157,9 @@ def build_net(weights: Weights, regions: int) -> nn.Module:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a .safetensors file, a state dict, or a checkpoint of ultralytics (.pt; a pickle: only trust your own)."""
     if not path.exists():
-        raise UserError("there is no such file of detector weights", where=str(path), fix="give a file, or use `init: synthetic`")
+        raise UserError(
+            "there is no such file of detector weights", where=str(path), fix="give a file, or use `init: synthetic`"
+        )
     if path.is_dir():
         path = path / "weights.safetensors"
     try:
@@ -200,7 +215,9 @@ def train_detector(
             return None
 
     (data / "data.yaml").write_text(
-        json.dumps({"path": str(data.resolve()), "train": "images", "val": "images", "names": dict(enumerate(regions))}),
+        json.dumps(
+            {"path": str(data.resolve()), "train": "images", "val": "images", "names": dict(enumerate(regions))}
+        ),
         encoding="utf-8",
     )
     threads = torch.get_num_threads()
@@ -214,7 +231,8 @@ def train_detector(
         parts = {str(name): float(value) for name, value in (state.tloss or {}).items()}
         if not np.isfinite(sum(parts.values())):
             raise UserError(
-                f"the detector's loss became {parts} in epoch {state.epoch + 1}", fix="lower `learning_rate` (0.001) or raise `batch`"
+                f"the detector's loss became {parts} in epoch {state.epoch + 1}",
+                fix="lower `learning_rate` (0.001) or raise `batch`",
             )
         if on_epoch:
             on_epoch(state.epoch + 1, parts)
@@ -280,7 +298,11 @@ def _take_fitting(net: nn.Module, start: Mapping[str, Tensor]) -> int:
     own = net.state_dict()
     fitting = {name: value for name, value in start.items() if name in own and own[name].shape == value.shape}
     if len(fitting) < len(own) // 2:
-        raise UserError(f"only {len(fitting)} of {len(own)} tensors fit this detector", where="init", fix="use weights of the same size")
+        raise UserError(
+            f"only {len(fitting)} of {len(own)} tensors fit this detector",
+            where="init",
+            fix="use weights of the same size",
+        )
     net.load_state_dict({**own, **fitting})
     return len(fitting)
 
@@ -297,7 +319,12 @@ def _ultralytics() -> ModuleType:
     # It looks for this file by its name and would fetch it from the network.
     shutil.copy(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", fonts / "Arial.ttf")
     before = os.environ.get("OMP_NUM_THREADS")
-    os.environ |= {"YOLO_CONFIG_DIR": str(folder), "YOLO_OFFLINE": "1", "YOLO_AUTOINSTALL": "false", "YOLO_VERBOSE": "false"}
+    os.environ |= {
+        "YOLO_CONFIG_DIR": str(folder),
+        "YOLO_OFFLINE": "1",
+        "YOLO_AUTOINSTALL": "false",
+        "YOLO_VERBOSE": "false",
+    }
     # It replaces these by its own for the whole process; they are put back.
     opened, saved = Image.open, torch.save
     import ultralytics

@@ -13,13 +13,15 @@ from skimage.filters import sato, threshold_otsu
 
 from ufgvc.core.registry import Registry
 from ufgvc.core.types import REGIONS, Box
-from ufgvc.regions.examples import Pixels, resize_longest
+from ufgvc.regions.letterbox import Pixels, resize_longest
 
 Mask = NDArray[np.bool_]
 # (image (H, W, 3) uint8, inside (H, W) bool: the region's boxes, region) -> (H, W) bool
 Kind = Callable[[Pixels, Mask, str], Mask]
 MASK_KINDS: Registry[Kind] = Registry("kind of mask")
-_WORKING_SIDE = 1024  # pixels; a leaf's outline and its larger veins are all there, and a 20-megapixel photograph costs no more
+_WORKING_SIDE = (
+    1024  # pixels; a leaf's outline and its larger veins are all there, and a 20-megapixel photograph costs no more
+)
 _VEIN_WIDTHS = (1 / 512, 2 / 512, 3 / 512)  # sigmas of the ridge filter as shares of the longest side
 _BAND = 1 / 80  # half the width of the outline's band as a share of the longest side
 

@@ -17,7 +17,9 @@ DOCKERFILE = (CLUSTER / "Dockerfile").read_text()
 SCHEMA = json.loads(Path(__file__).with_name("kuberay-v1.json").read_text())
 Document = dict[str, Any]
 
-DOCUMENTS: list[Document] = [document for path in sorted(KUBERAY.glob("*.yaml")) for document in yaml.safe_load_all(path.read_text())]
+DOCUMENTS: list[Document] = [
+    document for path in sorted(KUBERAY.glob("*.yaml")) for document in yaml.safe_load_all(path.read_text())
+]
 AWS: Document = yaml.safe_load((CLUSTER / "aws.yaml").read_text())
 
 
@@ -35,7 +37,10 @@ def pods() -> dict[str, Document]:
     ours = {"head": RAY_CLUSTER["headGroupSpec"], **GROUPS}
     found = {name: group["template"]["spec"] for name, group in ours.items()}
     found["submitter"] = RAY_JOB["submitterPodTemplate"]["spec"]
-    return found | {document["metadata"]["name"]: document["spec"]["template"]["spec"] for document in of_kind("Deployment", "StatefulSet")}
+    return found | {
+        document["metadata"]["name"]: document["spec"]["template"]["spec"]
+        for document in of_kind("Deployment", "StatefulSet")
+    }
 
 
 def containers() -> dict[str, Document]:

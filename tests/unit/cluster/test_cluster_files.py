@@ -73,7 +73,10 @@ def put(value: Any, *path: str) -> Callable[[Document], None]:
 
 BROKEN = {
     "a field that KubeRay does not know": ("RayCluster", put(1, "spec", "workers")),
-    "a number among the flags of ray start": ("RayCluster", put(0, "spec", "headGroupSpec", "rayStartParams", "num-cpus")),
+    "a number among the flags of ray start": (
+        "RayCluster",
+        put(0, "spec", "headGroupSpec", "rayStartParams", "num-cpus"),
+    ),
     "a head without a pod": ("RayCluster", without("spec", "headGroupSpec", "template")),
     "token authentication without a version": ("RayCluster", without("spec", "rayVersion")),
     "another kind of authentication": ("RayCluster", put("password", "spec", "authOptions", "mode")),
@@ -98,7 +101,9 @@ def test_rays_launcher_takes_the_aws_file() -> None:
 
     filled = prepare_config(copy.deepcopy(AWS))
     validate_config(filled)  # the schema, head_node_type among the types, workers within max_workers
-    assert filled["setup_commands"] == filled["worker_setup_commands"] == filled["head_setup_commands"] == []  # nothing of Ray's defaults
+    assert (
+        filled["setup_commands"] == filled["worker_setup_commands"] == filled["head_setup_commands"] == []
+    )  # nothing of Ray's defaults
     for change, error in (
         (put("hed", "head_node_type"), ValueError),
         (put(0, "max_workers"), ValueError),
@@ -144,7 +149,13 @@ def test_the_dockerfile_builds_either_device_for_a_user_without_rights() -> None
 
 def test_the_dockerfile_installs_only_what_is_pinned() -> None:
     pinned = {line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
-    commands = [shlex.split(part) for name, rest in instructions() if name == "RUN" for part in rest.split("&&") if "pip install" in part]
+    commands = [
+        shlex.split(part)
+        for name, rest in instructions()
+        if name == "RUN"
+        for part in rest.split("&&")
+        if "pip install" in part
+    ]
     assert len(commands) == 2
     for command in commands:
         end = command.index("constraints.txt") + 1
@@ -154,14 +165,20 @@ def test_the_dockerfile_installs_only_what_is_pinned() -> None:
 
 
 def test_no_file_names_a_package_registry() -> None:
-    hosts = re.compile(r"\b(?:pypi|pythonhosted|download\.pytorch|conda|docker\.io|quay|ghcr|gcr|nvcr)\b\S*\.(?:org|io|com)\b|docker\.io")
+    hosts = re.compile(
+        r"\b(?:pypi|pythonhosted|download\.pytorch|conda|docker\.io|quay|ghcr|gcr|nvcr)\b\S*\.(?:org|io|com)\b|docker\.io"
+    )
     for path in sorted((ROOT / "cluster").rglob("*")):
         if path.suffix in (".yaml", ".md", ".py") or path.name == "Dockerfile":
             assert not hosts.search(path.read_text()), path
 
 
 def test_the_folder_holds_what_its_readme_says() -> None:
-    files = {path.relative_to(ROOT / "cluster").as_posix() for path in (ROOT / "cluster").rglob("*.yaml")} | {"Dockerfile"}
+    files = {path.relative_to(ROOT / "cluster").as_posix() for path in (ROOT / "cluster").rglob("*.yaml")} | {
+        "Dockerfile"
+    }
     readme = Path(ROOT / "cluster" / "README.md").read_text()
-    assert files == {"aws.yaml", "Dockerfile"} | {f"kuberay/{name}.yaml" for name in ("namespace", "tracking", "raycluster", "rayjob")}
+    assert files == {"aws.yaml", "Dockerfile"} | {
+        f"kuberay/{name}.yaml" for name in ("namespace", "tracking", "raycluster", "rayjob")
+    }
     assert all(name.split("/")[-1] in readme for name in files)

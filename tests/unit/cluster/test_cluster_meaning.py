@@ -30,10 +30,10 @@ from ufgvc import __version__
 from ufgvc.cli import parse, refuse_relative_places
 from ufgvc.commands import COMMANDS
 from ufgvc.core.errors import UserError
-from ufgvc.search.settings import TrialSettings
-from ufgvc.search.trials import share_of
-from ufgvc.train.preflight import check_batch, check_cpus, check_places, choose_gpu
-from ufgvc.train.settings import TrainSettings
+from ufgvc.experiments.settings import TrialSettings
+from ufgvc.experiments.trial_runner import share_of
+from ufgvc.training.preflight import check_batch, check_cpus, check_places, choose_gpu
+from ufgvc.training.settings import TrainSettings
 
 SPOT = {"cloud.google.com/gke-spot", "kubernetes.azure.com/scalesetpriority", "ufgvc/spot"}
 PINNED = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines())
@@ -101,7 +101,10 @@ def test_gpus_come_from_zero_and_the_head_takes_no_work() -> None:
     assert GROUPS["gpu"]["minReplicas"] == GROUPS["gpu"]["replicas"] == 0 < GROUPS["gpu"]["maxReplicas"]
     assert GROUPS["cpu"]["minReplicas"] >= 1
     assert RAY_CLUSTER["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
-    assert "nvidia.com/gpu" not in {**containers()["head"]["resources"]["limits"], **containers()["cpu"]["resources"]["limits"]}
+    assert "nvidia.com/gpu" not in {
+        **containers()["head"]["resources"]["limits"],
+        **containers()["cpu"]["resources"]["limits"],
+    }
     types = AWS["available_node_types"]
     assert types["gpu"]["min_workers"] == 0 < types["gpu"]["max_workers"]
     assert types["head"]["resources"]["CPU"] == types["head"]["max_workers"] == 0
@@ -138,7 +141,11 @@ def references(value: Any) -> set[tuple[str, str, str | None]]:
 
 def test_everything_that_is_named_exists() -> None:
     commands = re.findall(r"kubectl create secret generic (\S+) --namespace (\S+) (.*)", README)
-    secrets = {name: set(re.findall(r"--from-literal=(\w+)=", rest)) for name, namespace, rest in commands if namespace == "ufgvc"}
+    secrets = {
+        name: set(re.findall(r"--from-literal=(\w+)=", rest))
+        for name, namespace, rest in commands
+        if namespace == "ufgvc"
+    }
     maps = {document["metadata"]["name"]: set(document["data"]) for document in of_kind("ConfigMap")}
     used = set().union(*(references(document) for document in DOCUMENTS))
     assert {kind for kind, _, _ in used} == {"secret", "configmap"}
@@ -152,7 +159,10 @@ def test_everything_that_is_named_exists() -> None:
 
 
 def services() -> dict[str, set[int]]:
-    return {document["metadata"]["name"]: {port["port"] for port in document["spec"]["ports"]} for document in of_kind("Service")}
+    return {
+        document["metadata"]["name"]: {port["port"] for port in document["spec"]["ports"]}
+        for document in of_kind("Service")
+    }
 
 
 def test_addresses_lead_to_services_and_services_to_pods() -> None:
@@ -161,7 +171,9 @@ def test_addresses_lead_to_services_and_services_to_pods() -> None:
     assert {name for name, _ in addresses} == {"ufgvc-mlflow", "ufgvc-postgres"}
     assert all(int(port) in services()[name] for name, port in addresses)
     workloads = of_kind("Deployment", "StatefulSet")
-    labels = {document["metadata"]["name"]: document["spec"]["template"]["metadata"]["labels"] for document in workloads}
+    labels = {
+        document["metadata"]["name"]: document["spec"]["template"]["metadata"]["labels"] for document in workloads
+    }
     for document in [*of_kind("Service"), *workloads]:
         selector = document["spec"]["selector"]
         assert labels[document["metadata"]["name"]] == selector.get("matchLabels", selector)
@@ -170,12 +182,16 @@ def test_addresses_lead_to_services_and_services_to_pods() -> None:
         for chosen in (policy["spec"]["podSelector"], *(peer["podSelector"] for peer in peers)):
             assert not chosen or chosen["matchLabels"] in labels.values()
     assert RAY_JOB["clusterSelector"] == {"ray.io/cluster": of_kind("RayCluster")[0]["metadata"]["name"]}
-    assert f"service/{of_kind('RayCluster')[0]['metadata']['name']}-head-svc" in README  # KubeRay's name for the head's service
+    assert (
+        f"service/{of_kind('RayCluster')[0]['metadata']['name']}-head-svc" in README
+    )  # KubeRay's name for the head's service
 
 
 def test_all_is_in_one_namespace() -> None:
     (namespace,) = [document["metadata"]["name"] for document in of_kind("Namespace")]
-    assert {document["metadata"]["namespace"] for document in DOCUMENTS if document["kind"] != "Namespace"} == {namespace}
+    assert {document["metadata"]["namespace"] for document in DOCUMENTS if document["kind"] != "Namespace"} == {
+        namespace
+    }
 
 
 def test_mlflow_finds_its_database_and_jobs_find_it() -> None:
@@ -183,19 +199,32 @@ def test_mlflow_finds_its_database_and_jobs_find_it() -> None:
 
     server = containers()["ufgvc-mlflow"]
     flags = dict(flag.split("=", 1) for flag in server["args"])
-    (address,) = [document["data"]["MLFLOW_TRACKING_URI"] for document in of_kind("ConfigMap") if "MLFLOW_TRACKING_URI" in document["data"]]
+    (address,) = [
+        document["data"]["MLFLOW_TRACKING_URI"]
+        for document in of_kind("ConfigMap")
+        if "MLFLOW_TRACKING_URI" in document["data"]
+    ]
     service = address.removeprefix("http://").partition(":")[0]
     (namespace,) = [document["metadata"]["name"] for document in of_kind("Namespace")]
     assert server["name"] == "mlflow"
     assert any(document["metadata"]["name"] == service for document in of_kind("Service"))
-    within = [service, f"{service}.{namespace}", f"{service}.{namespace}.svc", f"{service}.{namespace}.svc.cluster.local"]
-    wanted = [form for name in (*within, "localhost", "127.0.0.1") for form in (name, f"{name}:*")]  # the last two: kubectl port-forward
+    within = [
+        service,
+        f"{service}.{namespace}",
+        f"{service}.{namespace}.svc",
+        f"{service}.{namespace}.svc.cluster.local",
+    ]
+    wanted = [
+        form for name in (*within, "localhost", "127.0.0.1") for form in (name, f"{name}:*")
+    ]  # the last two: kubectl port-forward
     assert flags["--allowed-hosts"].split(",") == wanted
     (uri,) = [variable["value"] for variable in server["env"] if variable["name"] == "MLFLOW_BACKEND_STORE_URI"]
     assert make_url(uri.replace("$(POSTGRES_PASSWORD)", "0")).get_dialect().driver == "psycopg2"
     assert "psycopg2-binary" in DOCKERFILE
     names = [variable["name"] for variable in server["env"]]
-    assert names.index("POSTGRES_PASSWORD") < names.index("MLFLOW_BACKEND_STORE_URI")  # Kubernetes fills in what stands before
+    assert names.index("POSTGRES_PASSWORD") < names.index(
+        "MLFLOW_BACKEND_STORE_URI"
+    )  # Kubernetes fills in what stands before
 
 
 def test_another_namespace_reaches_mlflow_where_it_is_labelled() -> None:
@@ -226,8 +255,12 @@ def test_nobody_runs_as_root_or_gains_rights() -> None:
         assert pod["securityContext"]["runAsNonRoot"] is True, name
         assert pod["securityContext"]["runAsUser"] > 0
         (container,) = pod["containers"]
-        assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}, name
-        assert name == "head" or pod["automountServiceAccountToken"] is False  # the autoscaler on the head asks Kubernetes for nodes
+        assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}, (
+            name
+        )
+        assert (
+            name == "head" or pod["automountServiceAccountToken"] is False
+        )  # the autoscaler on the head asks Kubernetes for nodes
 
 
 def test_probes_ask_where_rays_agent_needs_no_token() -> None:

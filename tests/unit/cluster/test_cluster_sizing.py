@@ -12,13 +12,13 @@ import torch
 
 from tests.unit.cluster.manifests import GROUPS, RAY_CLUSTER, README, asked, containers, number
 from ufgvc.data.cache import decoded_bytes
+from ufgvc.data.dataset import INDEX_COLUMNS, SCHEMAS
 from ufgvc.data.ingest import IngestSettings
-from ufgvc.data.shards import INDEX_COLUMNS, SCHEMAS
+from ufgvc.data.sources import StreamedSource
 from ufgvc.data.stream import ROWS_PER_TASK
 from ufgvc.methods import build
-from ufgvc.train.feed import choose_cache
-from ufgvc.train.settings import TrainSettings
-from ufgvc.train.sources import StreamedSource
+from ufgvc.training.loader import choose_cache
+from ufgvc.training.settings import TrainSettings
 
 SIZES = (10_000, 1_000_000, 100_000_000)
 SIDE = 512
@@ -114,7 +114,9 @@ def test_checkpoints() -> None:
     momentum = sum(tensor.nbytes for tensor in method.net.parameters())
     whole = weights + momentum
     kept, seconds = TrainSettings().keep + 1, TrainSettings().checkpoint_seconds
-    assert f"weights {weights / 1e6:.1f} MB, momentum {momentum / 1e6:.1f} MB, {whole / 1e6:.0f} MB a checkpoint" in README
+    assert (
+        f"weights {weights / 1e6:.1f} MB, momentum {momentum / 1e6:.1f} MB, {whole / 1e6:.0f} MB a checkpoint" in README
+    )
     assert kept == 3
     assert f"up to three kept, {kept * whole / 1e6:.0f} MB" in README
     assert f"{whole / 1e6 / seconds:.1f} MB/s" in README
@@ -138,7 +140,9 @@ def test_the_object_store_holds_what_is_decoded_at_once() -> None:
 def test_the_standing_cost_is_what_the_manifests_ask_for() -> None:
     autoscaler = RAY_CLUSTER["autoscalerOptions"]["resources"]["requests"]
     found = containers()
-    always = [found[name] for name in ("head", "ufgvc-mlflow", "ufgvc-postgres")] + [found["cpu"]] * GROUPS["cpu"]["minReplicas"]
+    always = [found[name] for name in ("head", "ufgvc-mlflow", "ufgvc-postgres")] + [found["cpu"]] * GROUPS["cpu"][
+        "minReplicas"
+    ]
     cpus = sum(asked(container, "cpu") for container in always) + number(autoscaler["cpu"])
     memory = sum(asked(container, "memory") for container in always) + number(autoscaler["memory"])
     assert f"{cpus:g} CPUs and {memory / 2**30:g} GiB" in README

@@ -15,7 +15,9 @@ from ufgvc.data.readers.scan import find_photographs, scan
 ReaderName = Literal["auto", "ufg", "folder", "manifest"]
 
 
-def list_source(source: str, reader: ReaderName = "auto", label_base: str | int = "auto", without: Store | None = None) -> Listing:
+def list_source(
+    source: str, reader: ReaderName = "auto", label_base: str | int = "auto", without: Store | None = None
+) -> Listing:
     """The photographs of a source. auto: a .csv or .parquet is a manifest; else the first layout that fits: released, table, folders.
 
     without: a place below the source whose files are not part of it.

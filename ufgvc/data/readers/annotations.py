@@ -34,7 +34,9 @@ class PhotoBoxes:
         """
         turned = [
             paths[image_id]
-            for image_id, orientation in zip(index["image_id"].to_pylist(), index["orientation"].to_pylist(), strict=True)
+            for image_id, orientation in zip(
+                index["image_id"].to_pylist(), index["orientation"].to_pylist(), strict=True
+            )
             if orientation != 1 and paths[image_id] in self.by_path and self.by_path[paths[image_id]].relative
         ]
         if turned:
@@ -68,7 +70,9 @@ def read_annotations(uri: str | None, listing: Listing, setting: BoxRules) -> Ph
         some = found.entries[0][1].file
         fix = "name each box file (or the file_name in the JSON) like its photograph"
         raise UserError(f"none of the boxes belongs to a photograph (for example {some})", where=uri, fix=fix)
-    listing.left_out += [bad for bad in matched.left_out if found.folder != listing.store.uri or bad.path not in listing.used]
+    listing.left_out += [
+        bad for bad in matched.left_out if found.folder != listing.store.uri or bad.path not in listing.used
+    ]
     return PhotoBoxes(matched.by_path, rules, matched.rejected, found.folder)
 
 

@@ -64,7 +64,9 @@ class NameFiles:
         different = {tuple(sorted(found.names.items())): found for found in self.by_folder.values()}
         if len(different) > 1:
             files = " and ".join(found.file for found in list(different.values())[:2])
-            raise UserError(f"{files} name the classes differently", where=self.uri, fix="keep the one that belongs to the boxes")
+            raise UserError(
+                f"{files} name the classes differently", where=self.uri, fix="keep the one that belongs to the boxes"
+            )
         return next(iter(different.values())) if different else self.above
 
 
@@ -184,7 +186,9 @@ def to_regions(
     return [Box(region, b.x0, b.y0, b.x1, b.y1, b.score) for region, b in zip(named, boxes, strict=True)]
 
 
-def _drawn_on_stored_pixels(annotation: Annotation, width: int, height: int, orientation: int, drawn_on: BoxOrientation) -> bool:
+def _drawn_on_stored_pixels(
+    annotation: Annotation, width: int, height: int, orientation: int, drawn_on: BoxOrientation
+) -> bool:
     """docs/boxes.md says which tools write which size. ValueError if the size is of neither, or the boxes fit into both."""
     stored = (height, width) if orientation >= 5 else (width, height)
     if annotation.size not in (None, (width, height), stored):
@@ -212,15 +216,21 @@ def _thinnest(boxes: list[Box]) -> list[str]:
     """
     if not boxes:
         return []
-    vein = max(range(len(boxes)), key=lambda k: max(boxes[k].width, boxes[k].height) / min(boxes[k].width, boxes[k].height))
+    vein = max(
+        range(len(boxes)), key=lambda k: max(boxes[k].width, boxes[k].height) / min(boxes[k].width, boxes[k].height)
+    )
     return [REGIONS[0] if k == vein else REGIONS[1] for k in range(len(boxes))]
 
 
 def _checked(box: Box, width: int, height: int) -> Box:
     corners = f"({box.x0:.0f}, {box.y0:.0f}) to ({box.x1:.0f}, {box.y1:.0f})"
-    if not (-_TOLERANCE <= box.x0 <= box.x1 <= width + _TOLERANCE and -_TOLERANCE <= box.y0 <= box.y1 <= height + _TOLERANCE):
+    if not (
+        -_TOLERANCE <= box.x0 <= box.x1 <= width + _TOLERANCE and -_TOLERANCE <= box.y0 <= box.y1 <= height + _TOLERANCE
+    ):
         raise ValueError(f"a box {corners} lies outside the photograph of {width} x {height} pixels")
-    inside = Box(box.region, max(box.x0, 0.0), max(box.y0, 0.0), min(box.x1, float(width)), min(box.y1, float(height)), box.score)
+    inside = Box(
+        box.region, max(box.x0, 0.0), max(box.y0, 0.0), min(box.x1, float(width)), min(box.y1, float(height)), box.score
+    )
     if inside.width <= 0 or inside.height <= 0:
         raise ValueError(f"a box {corners} has no area")
     return inside

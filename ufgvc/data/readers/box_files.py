@@ -65,16 +65,22 @@ def _yolo_box(label: str, values: list[float], where: str) -> RawBox:
     if len(values) >= 6 and len(values) % 2 == 0:
         xs, ys = values[0::2], values[1::2]
         if not all(-_TOLERANCE <= value <= 1 + _TOLERANCE for value in values):
-            raise ValueError(f"{where} has {len(values)} numbers that are neither a box nor a polygon within [0, 1] (a pose?)")
+            raise ValueError(
+                f"{where} has {len(values)} numbers that are neither a box nor a polygon within [0, 1] (a pose?)"
+            )
         return RawBox(label, *(_clip(value) for value in (min(xs), min(ys), max(xs), max(ys))))
     if len(values) not in (4, 5):
         raise ValueError(f"{where} has {len(values)} numbers after the class; a box has 4 (x y width height)")
     x, y, width, height = values[:4]
     if max(values[:4]) > 2:
-        raise ValueError(f"{where} has {max(values[:4]):g}: YOLO boxes are shares of width and height, these seem to be pixels")
+        raise ValueError(
+            f"{where} has {max(values[:4]):g}: YOLO boxes are shares of width and height, these seem to be pixels"
+        )
     if min(width, height) < 0:
         raise ValueError(f"{where} has a negative width or height")
-    return RawBox(label, x - width / 2, y - height / 2, x + width / 2, y + height / 2, values[4] if len(values) == 5 else 1.0)
+    return RawBox(
+        label, x - width / 2, y - height / 2, x + width / 2, y + height / 2, values[4] if len(values) == 5 else 1.0
+    )
 
 
 def _clip(value: float) -> float:
@@ -101,8 +107,12 @@ def parse_voc(data: bytes, file: str) -> Annotation:
         corners = item.find("bndbox")
         label = (item.findtext("name") or "").strip()
         if corners is None or not label:
-            raise ValueError(f"object {number} ({label or 'without a name'}) has no {'name' if corners is not None else 'bndbox'}")
-        x0, y0, x1, y1 = (_number(corners.findtext(key), f"object {number}, {key}") for key in ("xmin", "ymin", "xmax", "ymax"))
+            raise ValueError(
+                f"object {number} ({label or 'without a name'}) has no {'name' if corners is not None else 'bndbox'}"
+            )
+        x0, y0, x1, y1 = (
+            _number(corners.findtext(key), f"object {number}, {key}") for key in ("xmin", "ymin", "xmax", "ymax")
+        )
         boxes.append(RawBox(label, min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)))
     size = [_size(root.findtext(f"size/{key}")) for key in ("width", "height")]
     return Annotation(file, tuple(boxes), (size[0], size[1]) if all(size) else None)

@@ -74,7 +74,9 @@ def read_boxes(uri: str, cultivars: Iterable[str] = ()) -> BoxFiles:
     files = [file] if file else list(scan(store, "--boxes").sizes)
     named = [name for name in files if is_names_file(name)]
     found = BoxFiles(uri, folder=store.uri)
-    documents = _read_json(store, [name for name in files if ending_of(name) == ".json" and name not in named], bool(file))
+    documents = _read_json(
+        store, [name for name in files if ending_of(name) == ".json" and name not in named], bool(file)
+    )
     texts = [name for name in files if ending_of(name) in (".txt", ".xml") and name not in named]
     names = read_name_files(store, named, cultivars, None if file else folder_above(store))
     with ThreadPoolExecutor(_READERS) as pool:
@@ -83,7 +85,11 @@ def read_boxes(uri: str, cultivars: Iterable[str] = ()) -> BoxFiles:
     for name in texts:
         classes = names.names_for(name) if ending_of(name) == ".txt" else None
         try:
-            annotation = _read_yolo(store, name, read[name], classes, found) if ending_of(name) == ".txt" else parse_voc(read[name], name)
+            annotation = (
+                _read_yolo(store, name, read[name], classes, found)
+                if ending_of(name) == ".txt"
+                else parse_voc(read[name], name)
+            )
             found.entries.append((posixpath.splitext(name)[0], annotation))
         except (ValueError, UserError) as error:
             reason = f"it {error.what}; {error.fix}" if isinstance(error, UserError) else str(error)
@@ -92,7 +98,9 @@ def read_boxes(uri: str, cultivars: Iterable[str] = ()) -> BoxFiles:
         try:
             found.entries += parse_coco(document, name)
         except ValueError as error:
-            raise UserError(str(error), where=f"{store.uri}/{name}", fix="export the boxes again as COCO JSON") from None
+            raise UserError(
+                str(error), where=f"{store.uri}/{name}", fix="export the boxes again as COCO JSON"
+            ) from None
     _check_formats(found)
     return found
 
@@ -190,7 +198,9 @@ def match_photos(found: BoxFiles, paths: Iterable[str]) -> Matched:
             if problem:
                 matched.rejected.append(Rejected(path, problem))
                 break
-            merged = Annotation(merged.file, tuple(dict.fromkeys((*merged.boxes, *other.boxes))), merged.size, merged.relative)
+            merged = Annotation(
+                merged.file, tuple(dict.fromkeys((*merged.boxes, *other.boxes))), merged.size, merged.relative
+            )
         else:
             matched.by_path[path] = merged
     return matched

@@ -80,12 +80,20 @@ def _refuse_other_layouts(classes: set[str], sizes: dict[str, int], depth: int, 
     tools = sorted(name for name in classes if name.lower() in _DETECTION_FOLDERS)
     if tools:
         what = f"is laid out for detection ({tools[0]}/ where the cultivars' folders would be) and does not say what each leaf is"
-        raise UserError(what, where=where, fix="sort the photographs into train/<cultivar>/, or give a table (path, cultivar, split)")
+        raise UserError(
+            what,
+            where=where,
+            fix="sort the photographs into train/<cultivar>/, or give a table (path, cultivar, split)",
+        )
     if len(classes) == 1:
         only = next(iter(classes))
         prefix = "/".join(next(iter(sizes)).split("/")[:depth])
         below = sorted({"/".join(path.split("/")[depth : depth + 1]) for path in sizes if path.count("/") > depth})
         if below:
             seen = ", ".join(f"{name}/" for name in below[:4])
-            fix = f"give --source {where}/{prefix}" if depth == 1 else "put the cultivars' folders directly into train/ and test/"
+            fix = (
+                f"give --source {where}/{prefix}"
+                if depth == 1
+                else "put the cultivars' folders directly into train/ and test/"
+            )
             raise UserError(f"has one folder too many: {only}/ holds {seen}", where=where, fix=fix)

@@ -87,7 +87,10 @@ def image_ids(paths: Iterable[str]) -> dict[str, str]:
     uses = Counter(bare.values())
     whole = {path: unicodedata.normalize("NFC", path) for path in paths}
     same = Counter(whole.values())
-    return {path: name if uses[name] == 1 else whole[path] if same[whole[path]] == 1 else path for path, name in bare.items()}
+    return {
+        path: name if uses[name] == 1 else whole[path] if same[whole[path]] == 1 else path
+        for path, name in bare.items()
+    }
 
 
 def in_natural_order(names: Iterable[str]) -> tuple[str, ...]:
@@ -109,7 +112,9 @@ def read_classes(store: Store, name: str = "classes.txt") -> tuple[str, ...] | N
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         where = f"{store.uri}/{name}"
-        raise UserError(f"the class {twice[0]!r} stands there twice", where=where, fix="give every label a name of its own")
+        raise UserError(
+            f"the class {twice[0]!r} stands there twice", where=where, fix="give every label a name of its own"
+        )
     return tuple(names)
 
 
@@ -128,7 +133,9 @@ def whole_number(text: str) -> str:
     return re.sub(r"^(\d+)\.0+$", r"\1", text)
 
 
-def label_base(labels: Iterable[int], classes: Sequence[str], prefixes: Mapping[int, set[str]], setting: str | int) -> int:
+def label_base(
+    labels: Iterable[int], classes: Sequence[str], prefixes: Mapping[int, set[str]], setting: str | int
+) -> int:
     """Whether the labels of a source with a classes.txt start at 0 or 1.
 
     prefixes: for each label, the <cultivar> of its file names, which in the released sets count from 1. setting: auto, 0 or 1.
@@ -145,7 +152,11 @@ def label_base(labels: Iterable[int], classes: Sequence[str], prefixes: Mapping[
 
 
 def number_labels(
-    labels: Sequence[str], classes: tuple[str, ...] | None, prefixes: Mapping[str, set[str]], setting: str | int, where: str
+    labels: Sequence[str],
+    classes: tuple[str, ...] | None,
+    prefixes: Mapping[str, set[str]],
+    setting: str | int,
+    where: str,
 ) -> tuple[tuple[str, ...], dict[str, int]]:
     """The classes of numeric labels, and label text -> class index; a label that has no class is not in it.
 
@@ -155,7 +166,9 @@ def number_labels(
     texts = sorted(set(labels), key=lambda text: (int(text), text))
     twice = [(one, other) for one, other in pairwise(texts) if int(one) == int(other)]
     if twice:
-        raise UserError(f"the labels {twice[0][0]} and {twice[0][1]} are one number", where=where, fix="write a label one way")
+        raise UserError(
+            f"the labels {twice[0][0]} and {twice[0][1]} are one number", where=where, fix="write a label one way"
+        )
     if classes is not None:
         by_number = {int(text): prefixes.get(text, set()) for text in texts}
         base = label_base(by_number, classes, by_number, setting)
@@ -194,7 +207,11 @@ def check_names(listing: Listing, where: str) -> None:
         apart = all(splits[one].isdisjoint(splits[other]) for one in several for other in several if one != other)
         if apart:
             fix = "write the name one way in train and test"
-            raise UserError(f"the cultivars {shown} differ only in case, and each has photographs in one split only", where=where, fix=fix)
+            raise UserError(
+                f"the cultivars {shown} differ only in case, and each has photographs in one split only",
+                where=where,
+                fix=fix,
+            )
         log.warning("%s: the cultivars %s differ only in case; they are kept apart", where, shown)
 
 
@@ -203,7 +220,11 @@ def add_unused(listing: Listing, source: Source) -> None:
     found = source.photographs
     listing.rejected += found.rejected
     listing.left_out += found.left_out
-    known = {photo.path for photo in listing.photos} | {bad.path for bad in [*listing.rejected, *listing.left_out]} | set(listing.used)
+    known = (
+        {photo.path for photo in listing.photos}
+        | {bad.path for bad in [*listing.rejected, *listing.left_out]}
+        | set(listing.used)
+    )
     listing.left_out += [Rejected(path, "the source does not name it") for path in found.sizes if path not in known]
     listing.unused = [path for path in found.others if path not in known]
 
@@ -215,9 +236,13 @@ def set_groups(photos: Iterable[Photo], pattern: str | None) -> None:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise UserError(f"is not a regular expression ({error})", where="group_pattern", fix="for example (plant\\d+)_") from None
+        raise UserError(
+            f"is not a regular expression ({error})", where="group_pattern", fix="for example (plant\\d+)_"
+        ) from None
     if compiled.groups < 1:
-        raise UserError("has no parenthesis that marks the plant", where="group_pattern", fix="for example (plant\\d+)_")
+        raise UserError(
+            "has no parenthesis that marks the plant", where="group_pattern", fix="for example (plant\\d+)_"
+        )
     for photo in photos:
         match = compiled.search(photo.path)
         if match and photo.group is None:

@@ -46,7 +46,11 @@ def table_in(source: Source) -> str | None:
     fitting = [path for path in found if _has_columns(source.store, path)]
     if len(fitting) > 1:
         fix = "give the file that counts as --source"
-        raise UserError(f"holds several tables with the columns of a manifest: {', '.join(fitting)}", where=source.store.uri, fix=fix)
+        raise UserError(
+            f"holds several tables with the columns of a manifest: {', '.join(fitting)}",
+            where=source.store.uri,
+            fix=fix,
+        )
     return fitting[0] if fitting else None
 
 
@@ -56,7 +60,11 @@ def read(source: Source, table_name: str, base_setting: str | int) -> Listing:
     table = _load(source.store, table_name)
     if not _is_manifest(table.column_names):
         has = ", ".join(table.column_names)
-        what = "is a table of predictions" if _PREDICTION in table.column_names else "needs the columns path and label (or cultivar)"
+        what = (
+            "is a table of predictions"
+            if _PREDICTION in table.column_names
+            else "needs the columns path and label (or cultivar)"
+        )
         fix = "rename the columns; `--reader folder` reads the folders and no table"
         raise UserError(f"{what}, and has {has}", where=where, fix=fix)
     columns = {name: _texts(table[name]) for name in COLUMNS if name in table.column_names}
@@ -75,7 +83,9 @@ def read(source: Source, table_name: str, base_setting: str | int) -> Listing:
         split = row.get("split")
         if split is not None and split_of(split) is None:
             raise UserError(f"calls the split of {path} {split!r}", where=where, fix="write train or test")
-        photo = Photo(path, source.sizes[path], ids[path], listing.classes[label], label, split_of(split) if split else None)
+        photo = Photo(
+            path, source.sizes[path], ids[path], listing.classes[label], label, split_of(split) if split else None
+        )
         photo.group = row.get("group")
         listing.photos.append(photo)
     return listing
@@ -107,7 +117,9 @@ def _load(store: Store, name: str) -> pa.Table:
             read = pacsv.ReadOptions(column_names=names, skip_rows=1)
             types = pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
             data = pa.BufferReader(text.encode())
-            table = pacsv.read_csv(data, read_options=read, parse_options=pacsv.ParseOptions(delimiter=separator), convert_options=types)
+            table = pacsv.read_csv(
+                data, read_options=read, parse_options=pacsv.ParseOptions(delimiter=separator), convert_options=types
+            )
     except FileNotFoundError:
         raise UserError("there is no such file", where=where, fix="check --source") from None
     except pa.ArrowInvalid as error:
@@ -141,17 +153,25 @@ def _present(rows: list[dict[str, Any]], sizes: dict[str, int], listing: Listing
         if len(found) != 1:
             outside = path.startswith(("/", "../")) or "://" in given
             reason = (
-                "lies outside the manifest's folder; paths are relative to it" if outside else "the manifest names it, but it is not there"
+                "lies outside the manifest's folder; paths are relative to it"
+                if outside
+                else "the manifest names it, but it is not there"
             )
             if found:
                 reason = f"{len(found)} photographs have this name: give its folder too"
             listing.rejected.append(Rejected(given if outside else path, reason))
-        elif (first := kept.setdefault((found[0], row.get("split")), row)) is not row and first | {"path": ""} != row | {"path": ""}:
-            listing.rejected.append(Rejected(found[0], f"row {number} contradicts an earlier row for the same photograph"))
+        elif (first := kept.setdefault((found[0], row.get("split")), row)) is not row and first | {
+            "path": ""
+        } != row | {"path": ""}:
+            listing.rejected.append(
+                Rejected(found[0], f"row {number} contradicts an earlier row for the same photograph")
+            )
     return [(path, row) for (path, _), row in kept.items()]
 
 
-def _number_classes(listing: Listing, kept: list[tuple[str, dict[str, Any]]], setting: str | int, where: str) -> tuple[str, dict[str, int]]:
+def _number_classes(
+    listing: Listing, kept: list[tuple[str, dict[str, Any]]], setting: str | int, where: str
+) -> tuple[str, dict[str, int]]:
     """Fills in the classes; the column that decides, and its texts -> class index. A numeric label decides over a name."""
     given = read_classes(listing.store)
     labels = [row["label"] for _, row in kept if row.get("label") is not None]
@@ -165,7 +185,9 @@ def _number_classes(listing: Listing, kept: list[tuple[str, dict[str, Any]]], se
         for label, several in used.items():
             if len(several) > 1:
                 raise UserError(
-                    f"label {label} stands for {' and '.join(sorted(several))}", where=where, fix="give every cultivar one label"
+                    f"label {label} stands for {' and '.join(sorted(several))}",
+                    where=where,
+                    fix="give every cultivar one label",
                 )
         listing.classes, numbers = number_labels(labels, given, used, setting, where)
         return "label", numbers

@@ -49,7 +49,9 @@ class PathMatcher:
         for path in paths:
             self._folder_names.update(map(str.casefold, _folders(path)))
             base = posixpath.basename(_normal(path))
-            for tier, key in zip(self._tiers, (base, without_ending(base), base.casefold(), without_ending(base).casefold()), strict=True):
+            for tier, key in zip(
+                self._tiers, (base, without_ending(base), base.casefold(), without_ending(base).casefold()), strict=True
+            ):
                 tier[key].append(path)
 
     def find(self, name: str) -> list[str]:
@@ -76,7 +78,9 @@ class PathMatcher:
             return True
         splits = split_of(named[-1]), split_of(there[-1])
         other_split = None not in splits and splits[0] != splits[1]
-        other_folder = named[-1].casefold() in self._folder_names and named[-1].casefold() not in map(str.casefold, there)
+        other_folder = named[-1].casefold() in self._folder_names and named[-1].casefold() not in map(
+            str.casefold, there
+        )
         return not (self.inside or other_split or other_folder)
 
 

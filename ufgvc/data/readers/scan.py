@@ -28,9 +28,54 @@ _UNFINISHED = ("~", ".part", ".crdownload", ".download", ".tmp", ".temp", ".bak"
 # Files that are not opened to see whether they are photographs: there may be as many of them as photographs.
 _NO_PICTURES = frozenset(
     (
-        *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".ini", ".md", ".rst", ".html", ".htm"),
-        *(".names", ".data", ".labels", ".cache", ".log", ".py", ".ipynb", ".parquet", ".xls", ".xlsx", ".ods", ".doc", ".docx"),
-        *(".npy", ".npz", ".pt", ".pth", ".onnx", ".mat", ".zip", ".gz", ".tgz", ".tar", ".7z", ".rar", ".aae", ".xmp", ".thm"),
+        *(
+            ".txt",
+            ".csv",
+            ".tsv",
+            ".json",
+            ".jsonl",
+            ".xml",
+            ".yaml",
+            ".yml",
+            ".toml",
+            ".ini",
+            ".md",
+            ".rst",
+            ".html",
+            ".htm",
+        ),
+        *(
+            ".names",
+            ".data",
+            ".labels",
+            ".cache",
+            ".log",
+            ".py",
+            ".ipynb",
+            ".parquet",
+            ".xls",
+            ".xlsx",
+            ".ods",
+            ".doc",
+            ".docx",
+        ),
+        *(
+            ".npy",
+            ".npz",
+            ".pt",
+            ".pth",
+            ".onnx",
+            ".mat",
+            ".zip",
+            ".gz",
+            ".tgz",
+            ".tar",
+            ".7z",
+            ".rar",
+            ".aae",
+            ".xmp",
+            ".thm",
+        ),
         *(".mp3", ".wav", ".db", ".sqlite"),
     )
 )
@@ -169,7 +214,12 @@ def _walk_local(store: Store) -> Iterator[tuple[str, int, int, str]]:
             try:
                 status = entry.stat()
             except OSError as error:
-                yield path, 0, 0, "is a link to nothing" if entry.is_symlink() else f"may not be read ({error.strerror})"
+                yield (
+                    path,
+                    0,
+                    0,
+                    "is a link to nothing" if entry.is_symlink() else f"may not be read ({error.strerror})",
+                )
                 continue
             if entry.is_file():
                 yield path, status.st_size, status.st_mtime_ns, ""

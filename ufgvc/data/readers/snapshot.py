@@ -28,7 +28,9 @@ def source_state(uri: str, without: Store | None = None) -> list[list[str | int]
     store = open_store(folder)
     files = scan(store, without=without)
     texts = [path for path, size in files.sizes.items() if ending_of(path) in _TEXTS and size <= _SMALL]
-    return _state(store, files.sizes, files.modified, texts if store.is_local or len(texts) <= _MANY else [file] if file else [])
+    return _state(
+        store, files.sizes, files.modified, texts if store.is_local or len(texts) <= _MANY else [file] if file else []
+    )
 
 
 def boxes_state(uri: str) -> list[list[str | int]]:
@@ -46,5 +48,7 @@ def boxes_state(uri: str) -> list[list[str | int]]:
 
 def _state(store: Store, sizes: dict[str, int], modified: dict[str, int], texts: list[str]) -> list[list[str | int]]:
     with ThreadPoolExecutor(_READERS) as pool:
-        hashes = dict(zip(texts, pool.map(lambda path: hashlib.sha256(store.read_bytes(path)).hexdigest(), texts), strict=True))
+        hashes = dict(
+            zip(texts, pool.map(lambda path: hashlib.sha256(store.read_bytes(path)).hexdigest(), texts), strict=True)
+        )
     return [[path, size, hashes.get(path) or modified.get(path, 0)] for path, size in sizes.items()]

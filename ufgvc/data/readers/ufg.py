@@ -25,7 +25,9 @@ from ufgvc.data.readers.listing import (
 from ufgvc.data.readers.matching import PathMatcher, split_of, stem_of
 
 _NAME = re.compile(r"^(?P<cultivar>.+)_(?P<k>[^_]+)_(?P<split>train|test)$")
-_HEADER = frozenset(("file", "filename", "file_name", "path", "image", "img", "name", "photo", "label", "class", "cultivar", "id"))
+_HEADER = frozenset(
+    ("file", "filename", "file_name", "path", "image", "img", "name", "photo", "label", "class", "cultivar", "id")
+)
 
 
 def fits(source: Source) -> bool:
@@ -59,7 +61,9 @@ def read(source: Source, base_setting: str | int) -> Listing:
         listing.used += [path for path in source.photographs.others if path.startswith(labels_folder)]
     classes = read_classes(store)
     if all(label.isdecimal() for _, _, label in rows):
-        listing.classes, numbers = number_labels([label for _, _, label in rows], classes, _prefixes(rows), base_setting, store.uri)
+        listing.classes, numbers = number_labels(
+            [label for _, _, label in rows], classes, _prefixes(rows), base_setting, store.uri
+        )
     else:
         names = settle_names((label for _, _, label in rows), store.uri)
         listing.classes = classes if classes is not None else in_natural_order(names.values())
@@ -69,7 +73,9 @@ def read(source: Source, base_setting: str | int) -> Listing:
     return listing
 
 
-def _add_photos(listing: Listing, rows: list[tuple[str, str, str]], numbers: dict[str, int], sizes: dict[str, int], images: str) -> None:
+def _add_photos(
+    listing: Listing, rows: list[tuple[str, str, str]], numbers: dict[str, int], sizes: dict[str, int], images: str
+) -> None:
     ids = image_ids(path.removeprefix(images) for path, _, _ in rows)
     for path, split, label in rows:
         if label not in numbers:
@@ -77,12 +83,18 @@ def _add_photos(listing: Listing, rows: list[tuple[str, str, str]], numbers: dic
             listing.rejected.append(Rejected(path, LABEL_WITHOUT_CLASS.format(label=shown)))
             continue
         number = numbers[label]
-        listing.photos.append(Photo(path, sizes[path], ids[path.removeprefix(images)], listing.classes[number], number, split))
+        listing.photos.append(
+            Photo(path, sizes[path], ids[path.removeprefix(images)], listing.classes[number], number, split)
+        )
 
 
 def _anno_files(source: Source) -> list[str]:
     anno = source.top_folder("anno")
-    return [path for path in source.photographs.others if anno and path.startswith(anno) and path.endswith(".txt") and _split_of_anno(path)]
+    return [
+        path
+        for path in source.photographs.others
+        if anno and path.startswith(anno) and path.endswith(".txt") and _split_of_anno(path)
+    ]
 
 
 def _split_of_anno(path: str) -> str | None:
@@ -90,7 +102,9 @@ def _split_of_anno(path: str) -> str | None:
     return splits.pop() if len(splits) == 1 else None
 
 
-def _read_anno(source: Source, anno: str, photos: list[str], rejected: list[Rejected]) -> Iterator[tuple[str, str, str]]:
+def _read_anno(
+    source: Source, anno: str, photos: list[str], rejected: list[Rejected]
+) -> Iterator[tuple[str, str, str]]:
     """(path, split, label) of every line that names a photograph that is there."""
     matcher, split = PathMatcher(photos, inside=True), _split_of_anno(anno)
     assert split is not None

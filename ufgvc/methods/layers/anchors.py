@@ -42,7 +42,9 @@ def make_anchors(map_side: int, side: int) -> Tensor:
         middle = (torch.arange(cells, dtype=torch.float64) + 0.5) * stride
         centres = torch.cartesian_prod(middle, middle)
         base = size * side / PUBLISHED_SIDE
-        pairs = [(base * scale / math.sqrt(ratio), base * scale * math.sqrt(ratio)) for scale in scales for ratio in RATIOS]
+        pairs = [
+            (base * scale / math.sqrt(ratio), base * scale * math.sqrt(ratio)) for scale in scales for ratio in RATIOS
+        ]
         shapes = torch.tensor(pairs, dtype=torch.float64)
         levels.append(torch.cat([centres.repeat(len(shapes), 1), shapes.repeat_interleave(len(centres), dim=0)], dim=1))
     return torch.cat(levels)

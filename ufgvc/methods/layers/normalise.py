@@ -20,7 +20,9 @@ class Normalise(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD, contiguous: bool = False) -> None:
+    def __init__(
+        self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD, contiguous: bool = False
+    ) -> None:
         super().__init__()
         self.contiguous = contiguous
         # Not in the state dict: the values belong to the backbone's name, and DDP need not broadcast them.

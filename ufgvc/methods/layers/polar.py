@@ -24,7 +24,11 @@ def polar(maps: Tensor, leaf: Tensor, rings: int, reach: float) -> Tensor:
     empty, area = pixels == 0, pixels.clamp(min=1)
     middle_y = torch.where(empty, height / 2, (leaf.sum(dim=3).squeeze(1) * rows).sum(dim=1) / area)
     middle_x = torch.where(empty, width / 2, (leaf.sum(dim=2).squeeze(1) * columns).sum(dim=1) / area)
-    radii = (area / math.pi).sqrt()[:, None] * (torch.arange(rings, device=maps.device, dtype=maps.dtype) + 0.5) * (reach / rings)
+    radii = (
+        (area / math.pi).sqrt()[:, None]
+        * (torch.arange(rings, device=maps.device, dtype=maps.dtype) + 0.5)
+        * (reach / rings)
+    )
     angles = torch.arange(ANGLES, device=maps.device, dtype=maps.dtype) * (2 * math.pi / ANGLES)
     y = middle_y[:, None, None] - radii[:, :, None] * angles.cos()
     x = middle_x[:, None, None] + radii[:, :, None] * angles.sin()

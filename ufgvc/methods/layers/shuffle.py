@@ -79,7 +79,9 @@ def match_patches(patches: Tensor, shuffled: Tensor) -> Tensor:
     patches, shuffled: (B, n, C, h, w). Wrong where patches look alike, as on a plain background.
     """
     # Rounded, so that equal patches tie on every device, whichever way it sums them up.
-    brightness, found = (some.mean(dim=(3, 4), dtype=torch.float64).sum(dim=2).round(decimals=9) for some in (patches, shuffled))
+    brightness, found = (
+        some.mean(dim=(3, 4), dtype=torch.float64).sum(dim=2).round(decimals=9) for some in (patches, shuffled)
+    )
     return (found[:, :, None] - brightness[:, None, :]).abs().argmin(dim=2)
 
 

@@ -25,15 +25,22 @@ class TokenHead(nn.Linear):
         self.kind, self.scale = kind, scale
 
     def forward(self, token: Tensor) -> Tensor:
-        with torch.autocast(token.device.type, enabled=False):  # times the scale, bfloat16 would be off by several hundredths
+        with torch.autocast(
+            token.device.type, enabled=False
+        ):  # times the scale, bfloat16 would be off by several hundredths
             token, weight = token.float(), self.weight
             if self.kind == "linear":
                 return functional.linear(token, weight)
-            return self.scale * functional.linear(functional.normalize(token, dim=1), functional.normalize(weight, dim=1))
+            return self.scale * functional.linear(
+                functional.normalize(token, dim=1), functional.normalize(weight, dim=1)
+            )
 
 
 def token_losses(outputs: Outputs, labels: Tensor) -> LossParts:
     """ "classification", the cross-entropy of "logits" (B, K), and "tokens", the mean one of the single heads' "token_logits" (B, T, K)."""
     token_logits = outputs["token_logits"]
     every = labels.repeat_interleave(token_logits.shape[1])
-    return {"classification": cross_entropy(outputs["logits"], labels), "tokens": cross_entropy(token_logits.flatten(0, 1), every)}
+    return {
+        "classification": cross_entropy(outputs["logits"], labels),
+        "tokens": cross_entropy(token_logits.flatten(0, 1), every),
+    }

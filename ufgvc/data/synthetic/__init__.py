@@ -1,6 +1,0 @@
-"""Synthetic leaves: cultivars of one species that differ in shape, veins and texture, with exact masks and boxes."""
-
-from ufgvc.data.synthetic.sheet import contact_sheet
-from ufgvc.data.synthetic.writer import CULTIVARS, Leaf, Plan, SynthSettings, make_leaf, make_plan, synthesize
-
-__all__ = ["CULTIVARS", "Leaf", "Plan", "SynthSettings", "contact_sheet", "make_leaf", "make_plan", "synthesize"]

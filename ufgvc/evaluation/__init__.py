@@ -1,0 +1,1 @@
+"""From a model to numbers: scores, metrics, statistics, promotion."""

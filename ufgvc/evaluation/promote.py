@@ -1,0 +1,218 @@
+"""The challenger against the champion on the same test leaves, and what follows from it for the registry."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ufgvc.core.config import short_key
+from ufgvc.core.errors import UserError
+from ufgvc.core.process import git_commit
+from ufgvc.core.storage import join, open_store
+from ufgvc.data.dataset import Dataset, open_dataset
+from ufgvc.evaluation.evaluate import other_cultivars
+from ufgvc.evaluation.metrics import proportion, ranking
+from ufgvc.evaluation.model_card import with_decision
+from ufgvc.evaluation.paired_test import Contest, by_cultivar, contest
+from ufgvc.evaluation.promotion import Decision, Promotion, Side
+from ufgvc.evaluation.promotion_checks import cautions, objections, remedy
+from ufgvc.evaluation.provenance import trained_on
+from ufgvc.evaluation.score import runs_here, score_split
+from ufgvc.evaluation.settings import PromoteSettings
+from ufgvc.models.model import LoadedModel, load_model
+from ufgvc.runtime.session import RaySettings, ray_session
+from ufgvc.tracking.registry import CHALLENGER, model_name, versions_of
+from ufgvc.tracking.runs import recorded, start_run
+from ufgvc.tracking.settings import TrackingSettings, redact
+from ufgvc.tracking.versions import Version, champion_of, crown, find_version, read_card, write_on
+
+
+@dataclass(frozen=True)
+class PromoteResult:
+    """promotion: what was decided.  file: URI of promotion.json."""
+
+    promotion: Promotion
+    file: str
+
+
+def promote(
+    data_uri: str,
+    model_uri: str | None = None,
+    runs_uri: str = "runs",
+    settings: PromoteSettings | None = None,
+    tracking: TrackingSettings | None = None,
+    ray_settings: RaySettings | None = None,
+) -> PromoteResult:
+    """Decides between a version and the champion, hands the title on where the decision says so, and records it.
+
+    model_uri: a registered version by any of its addresses; None: models:/ufgvc-<dataset>@challenger.  Leaves
+    <runs>/<dataset>/promotion/<key>/promotion.json, an MLflow run, tags on both versions and a line on their cards.
+    UserError if MLflow is away, or if the two cannot be compared fairly and `force` is not set.
+    """
+    settings, tracking = settings or PromoteSettings(), tracking or TrackingSettings()
+    dataset = open_dataset(data_uri)
+    name = model_name(dataset.name)
+    new = find_version(model_uri or f"models:/{name}@{CHALLENGER}", name, tracking, runs_uri)
+    old = champion_of(name, tracking, runs_uri)
+    versions = {"challenger": new} | ({"champion": old} if old else {})
+    decided = _decide(dataset, versions, settings, tracking, runs_uri, ray_settings)
+    if decided.decision == "promoted":
+        crown(new, old, tracking, runs_uri)
+    key = short_key([name, new.number, old and old.number, dataset.fingerprint, settings.alpha, settings.force])
+    folder = open_store(runs_uri).child(dataset.name, "promotion", key)
+    folder.write_json("promotion.json", decided.to_json())
+    result = PromoteResult(decided, join(folder.uri, "promotion.json"))
+    _record(decided, new, old, settings, tracking, runs_uri, result.file)
+    return result
+
+
+def _decide(
+    dataset: Dataset,
+    versions: Mapping[str, Version],
+    settings: PromoteSettings,
+    tracking: TrackingSettings,
+    runs_uri: str,
+    ray_settings: RaySettings | None,
+) -> Promotion:
+    """versions: the challenger, and the champion if there is one."""
+    new, old = versions["challenger"], versions.get("champion")
+    about: dict[str, Any] = {"name": dataset.name, "uri": redact(dataset.store.uri), "fingerprint": dataset.fingerprint}
+    about |= {"split": "test", "leaves": dataset.counts.get("test", 0)}
+    made = {"made": datetime.now(UTC).isoformat(timespec="seconds"), "code": git_commit()}
+    if old is not None and new.number == old.number:
+        same = Side(new.number, new.run_id)
+        return Promotion(new.name, "kept", "is the champion already", about, same, same, made=made)
+    models = {role: _load(version, role, settings.force, tracking, runs_uri) for role, version in versions.items()}
+    against = objections(dataset, versions, models)
+    if against and not settings.force:
+        raise UserError("; ".join(against), where=new.uri, fix=remedy(dataset))
+    label, right = _score(dataset, models, settings, ray_settings)
+    held = contest(right["champion"], right["challenger"], settings.alpha) if len(right) == 2 else None
+    decision, reason = verdict(old is None, held, fair=not against, force=settings.force)
+    sides = {role: _side(version, models[role], right.get(role)) for role, version in versions.items()}
+    return Promotion(
+        new.name,
+        decision,
+        reason,
+        about,
+        sides["challenger"],
+        sides.get("champion"),
+        held,
+        by_cultivar(dataset.classes, label, right.get("champion"), right["challenger"])
+        if "challenger" in right
+        else (),
+        forced=bool(against) or reason == "forced",
+        warnings=[
+            *against,
+            *cautions(dataset, versions, models["challenger"], versions_of(new.name, tracking, runs_uri)),
+        ],
+        made=made,
+    )
+
+
+def _load(version: Version, role: str, force: bool, tracking: TrackingSettings, runs_uri: str) -> LoadedModel | None:
+    """None for a champion whose files cannot be read: --force must be able to replace it."""
+    try:
+        return load_model(version.uri, tracking, runs_uri)
+    except UserError:
+        if force and role == "champion":
+            return None
+        raise
+
+
+def _score(
+    dataset: Dataset,
+    models: Mapping[str, LoadedModel | None],
+    settings: PromoteSettings,
+    ray_settings: RaySettings | None,
+) -> tuple[NDArray[np.int64], dict[str, NDArray[np.bool_]]]:
+    """Labels (N,) of the test leaves, and (N,) right or not for each model that names the data set's cultivars."""
+    able = {role: model for role, model in models.items() if model and not other_cultivars(dataset, model)}
+    if not able:
+        return np.zeros(0, np.int64), {}
+    with contextlib.nullcontext() if runs_here(dataset, settings) else ray_session(ray_settings):
+        scored = score_split(dataset, able, settings)
+    return scored.label, {role: ranking(logits)[:, 0] == scored.label for role, logits in scored.logits.items()}
+
+
+def verdict(first: bool, held: Contest | None, fair: bool, force: bool) -> tuple[Decision, str]:
+    """The decision and its reason.  held: None where the two could not be compared, which only --force lets pass."""
+    if first:
+        return "promoted", "first champion"
+    if held is not None and held.outcome == "better" and fair:
+        return "promoted", "better"
+    if force or held is None:
+        return "promoted", "forced"
+    return ("kept", "worse") if held.outcome == "worse" else ("undecided", "not told apart")
+
+
+def _side(version: Version, model: LoadedModel | None, right: NDArray[np.bool_] | None) -> Side:
+    if model is None:
+        return Side(version.number, version.run_id)
+    masks = (model.info.get("fingerprints") or {}).get("masks")
+    accuracy = proportion(int(right.sum()), len(right)) if right is not None else None
+    return Side(
+        version.number,
+        version.run_id,
+        model.method.name,
+        trained_on(model),
+        masks,
+        model.info.get("mask_kind"),
+        accuracy,
+    )
+
+
+def _record(
+    decided: Promotion,
+    new: Version,
+    old: Version | None,
+    settings: PromoteSettings,
+    tracking: TrackingSettings,
+    runs: str,
+    file: str,
+) -> None:
+    """An MLflow run of the decision, and tags on both versions."""
+    held = decided.contest
+    shared = {
+        "promotion_file": file,
+        "promotion_data": decided.data["fingerprint"],
+        "promotion_p": f"{held.p:.6g}" if held else "not compared",
+        "promotion_difference": f"{held.difference:+.6f}" if held else "not compared",
+    }
+    told = {
+        "data": decided.data["uri"],
+        "challenger": new.uri,
+        "champion": old and old.uri,
+        "settings": settings.model_dump(),
+    }
+    tags = {
+        "kind": "promote",
+        "decision": decided.decision,
+        "reason": decided.reason,
+        "data": decided.data["fingerprint"],
+    }
+    with recorded(start_run(tracking, runs, decided.data["name"], f"promote version {new.number}", told, tags)) as run:
+        if held:
+            run.log_metrics({"p": held.p, "difference": held.difference, "gains": held.gains, "losses": held.losses})
+        run.log_json(decided.to_json(), "promotion.json")
+    if old is not None and new.number == old.number:
+        return  # what an earlier decision wrote on the champion stays
+    shared["promotion_run"] = run.id or ""
+    against = {"promotion_opponent": old.number} if old else {}
+    _write(new, {"promotion": decided.decision, **against, **shared}, decided, tracking, runs)
+    if old is not None:
+        answer = {"promoted": "replaced", "kept": "defended"}.get(decided.decision, "undecided")
+        _write(old, {"promotion": answer, "promotion_opponent": new.number, **shared}, decided, tracking, runs)
+
+
+def _write(
+    version: Version, tags: Mapping[str, str], decided: Promotion, tracking: TrackingSettings, runs: str
+) -> None:
+    line = f"{decided.made['made'][:10]}: {decided.sentence()}"
+    write_on(version, tags, with_decision(read_card(version, tracking, runs), line), tracking, runs)

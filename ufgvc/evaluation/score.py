@@ -1,0 +1,150 @@
+"""Every test leaf through every model, once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ufgvc.core.errors import UserError
+from ufgvc.core.storage import Store, read_parquet_rows
+from ufgvc.data.dataset import Dataset
+from ufgvc.data.images import decode
+from ufgvc.data.stream import Chunk, chunks
+from ufgvc.evaluation.settings import ScoreSettings
+from ufgvc.models.fit_calibration import check_finite
+from ufgvc.models.model import LoadedModel
+from ufgvc.runtime.tasks import table_or_mistake, without_mistake
+from ufgvc.training.memory import memory_for_scores
+
+IN_PROCESS = 2000  # leaves up to which starting actors costs more than it saves
+
+
+@dataclass(frozen=True)
+class Scored:
+    """N leaves in part order: image_id (N,), label (N,) int64, logits {model: (N, K) float64}, strangeness {model: (N,)}."""
+
+    image_id: list[str]
+    label: NDArray[np.int64]
+    logits: dict[str, NDArray[np.float64]]
+    strangeness: dict[str, NDArray[np.float64]]
+
+
+def score_split(
+    dataset: Dataset, models: Mapping[str, LoadedModel], settings: ScoreSettings, split: str = "test"
+) -> Scored:
+    """Logits of every model for every leaf of a split. RuntimeError unless each leaf comes back exactly once."""
+    tasks = chunks(dataset, split, None)
+    expected = dataset.counts.get(split, 0)
+    if not expected:
+        raise UserError(f"has no {split} leaves", where=dataset.store.uri, fix="ingest a source with a test split")
+    tables = (
+        _here(dataset.store, tasks, models, settings)
+        if runs_here(dataset, settings, split)
+        else _by_actors(dataset.store, tasks, models, settings)
+    )
+    whole = pa.concat_tables(list(tables))
+    check_complete(whole["image_id"].to_pylist(), expected)
+    columns = {name: np.stack(whole[f"logits:{name}"].to_numpy()).astype(np.float64) for name in models}
+    for name, logits in columns.items():
+        check_finite(logits, name)
+    strange = {name: whole[f"strangeness:{name}"].to_numpy() for name in models}
+    return Scored(whole["image_id"].to_pylist(), whole["label"].to_numpy().astype(np.int64), columns, strange)
+
+
+def runs_here(dataset: Dataset, settings: ScoreSettings, split: str = "test") -> bool:
+    """Whether this process scores the leaves itself: few leaves are done before actors have started."""
+    return settings.workers == 0 or (settings.workers is None and dataset.counts.get(split, 0) <= IN_PROCESS)
+
+
+def check_complete(image_ids: list[str], expected: int) -> None:
+    """RuntimeError unless every leaf was scored, and once: a partial score is not a score."""
+    if len(image_ids) != expected or len(set(image_ids)) != expected:
+        raise RuntimeError(f"scored {len(image_ids)} leaves, {len(set(image_ids))} different ones, of {expected}")
+
+
+class ChunkScorer:
+    """Holds the models; called with {"task": indices} it gives one Arrow table of image_id, label and logits."""
+
+    def __init__(self, store: Store, tasks: list[Chunk], models: Any, batch_size: int, device: str) -> None:
+        if not isinstance(models, dict):
+            import ray
+
+            models = ray.get(models)
+        self.store, self.tasks, self.batch_size = store, tasks, batch_size
+        self.models: dict[str, LoadedModel] = {name: model.to(device) for name, model in models.items()}
+
+    def __call__(self, batch: Mapping[str, Any]) -> pa.Table:
+        return pa.concat_tables([self._score(self.tasks[int(index)]) for index in batch["task"]])
+
+    def _score(self, task: Chunk) -> pa.Table:
+        rows = read_parquet_rows(
+            self.store, task.images, task.start, task.stop, ["image_id", "image", "orientation", "label"]
+        )
+        found: dict[str, list[np.ndarray]] = {name: [] for name in self.models}
+        strange: dict[str, list[np.ndarray]] = {name: [] for name in self.models}
+        for start in range(0, rows.num_rows, self.batch_size):
+            part = rows.slice(start, self.batch_size)
+            turns = part["orientation"].to_pylist()
+            images = [decode(image, turn) for image, turn in zip(part["image"].to_pylist(), turns, strict=True)]
+            for name, model in self.models.items():
+                with memory_for_scores(self.batch_size, model.input, model.device):
+                    logits, strangeness = model.scores(images, self.batch_size)
+                found[name].append(logits)
+                strange[name].append(strangeness)
+        columns = {f"logits:{name}": pa.array(list(np.concatenate(value))) for name, value in found.items()}
+        columns |= {f"strangeness:{name}": pa.array(np.concatenate(value)) for name, value in strange.items()}
+        return pa.table({"image_id": rows["image_id"], "label": rows["label"], **columns})
+
+
+class ActorScorer(ChunkScorer):
+    """The same in an actor of Ray Data."""
+
+    def __call__(self, batch: Mapping[str, Any]) -> pa.Table:
+        return table_or_mistake(lambda: super(ActorScorer, self).__call__(batch))
+
+
+def _here(
+    store: Store, tasks: list[Chunk], models: Mapping[str, LoadedModel], settings: ScoreSettings
+) -> Iterator[pa.Table]:
+    import torch
+
+    has = torch.cuda.is_available()
+    if settings.gpu == "yes" and not has:
+        raise UserError("no GPU is to be had here", where="--gpu yes", fix="use --gpu auto")
+    scorer = ChunkScorer(
+        store, tasks, dict(models), settings.batch_size, "cuda" if has and settings.gpu != "no" else "cpu"
+    )
+    return (scorer({"task": [index]}) for index in range(len(tasks)))
+
+
+def _by_actors(
+    store: Store, tasks: list[Chunk], models: Mapping[str, LoadedModel], settings: ScoreSettings
+) -> Iterator[pa.Table]:
+    import ray
+    from ray.data import ActorPoolStrategy
+
+    from ufgvc.runtime.session import quiet_data
+
+    quiet_data()
+    resources = ray.cluster_resources()
+    gpus, cpus = resources.get("GPU", 0), resources.get("CPU", 1)
+    use_gpu = settings.gpu == "yes" or (settings.gpu == "auto" and gpus >= 1)
+    if use_gpu and gpus < 1:
+        raise UserError("no GPU is to be had here", where="--gpu yes", fix="use --gpu auto")
+    most = min(len(tasks), settings.workers or max(1, int(gpus if use_gpu else cpus // 2)))
+    scored = ray.data.from_items(
+        [{"task": index} for index in range(len(tasks))], override_num_blocks=len(tasks)
+    ).map_batches(
+        ActorScorer,
+        fn_constructor_args=(store, tasks, ray.put(dict(models)), settings.batch_size, "cuda" if use_gpu else "cpu"),
+        batch_size=1,
+        compute=ActorPoolStrategy(min_size=1, max_size=most),
+        num_cpus=None if use_gpu else 1,
+        num_gpus=1 if use_gpu else None,
+    )
+    return map(without_mistake, scored.iter_batches(batch_size=None, batch_format="pyarrow"))

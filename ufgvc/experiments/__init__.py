@@ -1,0 +1,1 @@
+"""Many trainings: the benchmark, the search, pretraining and calibration."""

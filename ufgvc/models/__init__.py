@@ -1,0 +1,1 @@
+"""A trained model on storage: its format, its calibration, its exports."""

@@ -1,1 +1,0 @@
-"""Cultivars for a folder or bucket of new photographs."""

@@ -1,0 +1,90 @@
+"""The annotated leaves of a data set: which train a detector, which measure it, and their photographs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ufgvc.core.errors import UserError
+from ufgvc.core.types import Box
+from ufgvc.data.dataset import Dataset, Manifest, read_images, read_part, to_boxes
+from ufgvc.data.images import decode
+from ufgvc.regions.letterbox import Pixels
+
+ANNOTATED = "regions/annotated"
+METRICS = "metrics.json"  # of a detector's run; written last, so a run that has it is whole
+FEWEST = 4  # fewer leaves teach nothing and leave none to measure
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """An annotated photograph. row: where it stands in its part."""
+
+    image_id: str
+    split: str
+    part: str
+    row: int
+    boxes: tuple[Box, ...]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """train: what the detector sees. unseen: what measures it. measured_on: where those come from, for people."""
+
+    train: tuple[Leaf, ...]
+    unseen: tuple[Leaf, ...]
+    measured_on: str
+
+
+def annotated_leaves(dataset: Dataset, manifest: Manifest) -> list[Leaf]:
+    """Every photograph that somebody drew boxes on, in part order."""
+    leaves = []
+    for part in manifest.parts:
+        table = read_part(dataset, ANNOTATED, part)
+        for row, (image_id, value) in enumerate(
+            zip(table["image_id"].to_pylist(), table["boxes"].to_pylist(), strict=True)
+        ):
+            boxes = to_boxes(value)
+            if boxes:
+                leaves.append(Leaf(image_id, part.split, part.name, row, tuple(boxes)))
+    return leaves
+
+
+def draw_leaves(leaves: Sequence[Leaf], count: int, seed: int, where: str) -> Draw:
+    """Draws `count` of the annotated training leaves (all, if there are fewer) and names those that measure the detector.
+
+    Those are the annotated test leaves; without any, the training leaves that were not drawn; without those either, a fifth of the
+    drawn ones is held back. The draw depends on the seed and the image_ids only. UserError with fewer than four annotated training leaves.
+    """
+    train = sorted((leaf for leaf in leaves if leaf.split == "train"), key=lambda leaf: leaf.image_id)
+    test = tuple(leaf for leaf in leaves if leaf.split == "test")
+    if len(train) < FEWEST:
+        raise UserError(
+            f"only {len(train)} training photographs have boxes; the detector needs at least {FEWEST}, better 30",
+            where=where,
+            fix="draw boxes on more training leaves and run `ufgvc ingest --boxes <folder>` again",
+        )
+    random.Random(f"annotated leaves {seed}").shuffle(train)
+    drawn, rest = train[:count], train[count:]
+    if test:
+        return Draw(tuple(drawn), test, "annotated test leaves")
+    if rest:
+        return Draw(tuple(drawn), tuple(rest), "annotated training leaves that were not drawn")
+    held = max(1, len(drawn) // 5)
+    return Draw(tuple(drawn[held:]), tuple(drawn[:held]), "a fifth of the annotated training leaves, held back")
+
+
+def photographs(dataset: Dataset, leaves: Sequence[Leaf]) -> Iterator[tuple[Leaf, Pixels]]:
+    """(leaf, (H, W, 3) uint8) of each leaf, part by part: one part is in memory at a time."""
+    for name in sorted({leaf.part for leaf in leaves}):
+        table = read_images(dataset, name)
+        for leaf in (leaf for leaf in leaves if leaf.part == name):
+            row = table.slice(leaf.row, 1).to_pylist()[0]
+            if row["image_id"] != leaf.image_id:
+                raise UserError(
+                    f"row {leaf.row} of {name} is {row['image_id']}, its boxes are those of {leaf.image_id}",
+                    where=dataset.store.uri,
+                    fix="run `ufgvc ingest` again",
+                )
+            yield leaf, decode(row["image"], row["orientation"])

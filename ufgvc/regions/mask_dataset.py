@@ -1,0 +1,170 @@
+"""The step `mask`: every leaf through the detector, and what its boxes leave of it as masks. Ray Data, one part at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from typing import Any
+
+from ufgvc.core.config import short_key
+from ufgvc.core.errors import UserError
+from ufgvc.core.storage import open_store
+from ufgvc.data.dataset import Dataset, FolderWriter, Manifest, Part, open_dataset, read_manifest
+from ufgvc.regions.annotated import ANNOTATED, METRICS
+from ufgvc.regions.exact_masks import EXACT, exact_masks
+from ufgvc.regions.mask_results import Coverage, MaskResult, existing, finish, one_task_a_part, result_of
+from ufgvc.regions.mask_worker import DETECTED, PartMasker
+from ufgvc.regions.settings import MaskSettings
+from ufgvc.runtime.session import RaySettings, alive_nodes, node_kinds, places, ray_session
+
+log = logging.getLogger(__name__)
+
+
+def mask(
+    data_uri: str,
+    settings: MaskSettings | None = None,
+    runs_uri: str = "runs",
+    detector: str | None = None,
+    fresh: bool = False,
+    ray_settings: RaySettings | None = None,
+    source: str | None = None,
+) -> MaskResult:
+    """Writes <data>/masks/<kind> (and <data>/regions/detected, if the detector's boxes are used) for every photograph.
+
+    detector: folder or URI that `detect` left (DetectResult.model); default: the newest of this data set below `runs_uri`.
+    source: folder or URI that holds the masks of kind exact; no other kind looks at it.
+    Nothing is done if the masks are there from the same images, boxes and settings, unless `fresh`; boxes that the same detector found
+    before are not searched for again. UserError where too few training leaves show every region (`min_found`).
+    """
+    settings = settings or MaskSettings()
+    started = time.monotonic()
+    dataset = open_dataset(data_uri)
+    if settings.kind == EXACT:
+        return exact_masks(dataset, source, fresh, ray_settings)
+    folder = f"masks/{settings.kind}"
+    if detector is None and settings.boxes != "annotated":
+        detector = newest_detector(dataset, runs_uri)
+    confidence, regions, origin = _origin(dataset, detector, settings)
+    key = short_key({"kind": settings.kind, "origin": origin})
+    if not fresh and (there := existing(dataset, folder, key)) and _serves(dataset, there, settings):
+        log.info("mask: %s is there from the same images, boxes and settings", folder)
+        return result_of(dataset, settings.kind, there, started, found=True)
+    detected_key = short_key({"detector": origin.get("detector"), "confidence": confidence})
+    known = existing(dataset, DETECTED, detected_key) if not fresh and settings.boxes == "detected" else None
+    writers = {
+        "detected": FolderWriter(dataset.store, DETECTED, dataset.fingerprint, "regions"),
+        "masks": FolderWriter(dataset.store, folder, dataset.fingerprint, "masks"),
+    }
+    masker = {
+        "dataset": dataset,
+        "writers": writers,
+        "detector": None if known or settings.boxes == "annotated" else open_store(str(detector)),
+        "source": "known" if known else settings.boxes,
+        "kind": settings.kind,
+        "confidence": confidence,
+        "batch": settings.batch,
+        "threads": settings.cpus_per_actor,
+    }
+    rows = _run(dataset, masker, settings, ray_settings)
+    failed = [pair for row in rows for pair in json.loads(row["failed"])]
+    if len(failed) == sum(part.rows for part in dataset.parts):
+        raise UserError(
+            f"not one photograph gave a mask; the first: {failed[0][0]}: {failed[0][1]}", fix="run `ufgvc ingest` again"
+        )
+    coverage = Coverage.counted(rows, regions, settings.min_found)
+    extra: dict[str, Any] = {
+        "complete": coverage.complete,
+        "failed": failed,
+        "confidence": confidence,
+        "origin": origin,
+    }
+    if masker["detector"] is not None:
+        writers["detected"].commit([Part(**json.loads(row["detected"])) for row in rows], key=detected_key, **extra)
+    _check_coverage(dataset, coverage, settings)
+    extra |= {"train_found": [coverage.train, coverage.train_of], "min_found": settings.min_found}
+    manifest = writers["masks"].commit(
+        [Part(**json.loads(row["masks"])) for row in rows], key=key, kind=settings.kind, **extra
+    )
+    return result_of(dataset, settings.kind, manifest, started)
+
+
+def _serves(dataset: Dataset, manifest: Manifest, settings: MaskSettings) -> bool:
+    """Whether masks that are there can stay; not where they show less than what was asked of them and is asked no more."""
+    coverage = Coverage.of(manifest)
+    _check_coverage(dataset, coverage, settings)
+    return coverage.share >= coverage.min_found
+
+
+def _check_coverage(dataset: Dataset, coverage: Coverage, settings: MaskSettings) -> None:
+    better = "train a better detector (`ufgvc detect` with more `--annotated` leaves, drawn in an annotation tool, or more `--epochs`)"
+    if settings.boxes == "annotated":
+        better = "draw boxes on more leaves, or let a detector find them (`--boxes annotated_else_detected`)"
+    fix = f"{better}, or go on all the same with `--min-found 0`"
+    coverage.check(settings.min_found, f"{dataset.store.uri}, masks of kind {settings.kind}", fix)
+
+
+def newest_detector(dataset: Dataset, runs_uri: str) -> str:
+    """URI of the detector that `detect` finished last for this data set. UserError with the command to run if there is none."""
+    store = open_store(runs_uri).child(dataset.name, "regions")
+    found = [name for name in store.list() if name.count("/") == 1 and name.endswith(f"/{METRICS}")]
+    if not found:
+        fix = f"run `ufgvc detect --data {dataset.store.uri} --runs {runs_uri}` first"
+        raise UserError("there is no detector for this data set", where=store.uri, fix=fix)
+    newest = max(found, key=lambda name: float(store.read_json(name).get("finished", 0)))
+    return f"{store.uri}/{newest.rpartition('/')[0]}/model"
+
+
+def _origin(
+    dataset: Dataset, detector: str | None, settings: MaskSettings
+) -> tuple[float, tuple[str, ...], dict[str, Any]]:
+    """The least score, the regions that the detector knows (none without one), and everything that decides which boxes there are."""
+    regions: tuple[str, ...] = ()
+    origin: dict[str, Any] = {"boxes": settings.boxes}
+    confidence = settings.confidence or 0.25
+    if settings.boxes != "detected":
+        origin["annotated"] = read_manifest(dataset, ANNOTATED).fingerprint
+    if settings.boxes != "annotated":
+        remedy = f"run `ufgvc detect --data {dataset.store.uri}` first"
+        try:
+            store = open_store(str(detector))
+            about = store.read_json("model.json")
+            origin["detector"] = hashlib.sha256(store.read_bytes("weights.safetensors")).hexdigest()
+        except FileNotFoundError:
+            raise UserError("holds no detector", where=detector, fix=remedy) from None
+        regions = tuple(about["regions"])
+        confidence = settings.confidence or about["info"].get("confidence", confidence)
+        origin |= {"confidence": confidence, "most": about["most"]}
+    return confidence, regions, origin
+
+
+def _run(
+    dataset: Dataset, masker: dict[str, Any], settings: MaskSettings, ray_settings: RaySettings | None
+) -> list[dict[str, Any]]:
+    with ray_session(ray_settings):
+        import ray
+
+        resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        gpus = int(resources.get("GPU", 0)) if settings.gpu == "auto" and masker["detector"] is not None else 0
+        nodes = alive_nodes()
+        each = {"CPU": float(settings.cpus_per_actor)} | ({"GPU": 1.0} if gpus else {})
+        room = places(nodes, each)
+        if room < 1:
+            what = f"no node has what each detector is to have, {settings.cpus_per_actor} CPUs{' and a GPU' if gpus else ''}"
+            raise UserError(
+                f"{what} (nodes: {node_kinds(nodes, each)})",
+                where="cpus_per_actor",
+                fix="lower it, add larger nodes" + (", or use `--gpu off`" if gpus else ""),
+            )
+        most = min(settings.max_actors or room, room, len(dataset.parts))
+        pool = ray.data.ActorPoolStrategy(min_size=min(settings.min_actors, most), max_size=most)
+        tasks = one_task_a_part(dataset).map(
+            PartMasker,  # Ray builds it in each actor
+            fn_constructor_kwargs=masker,
+            compute=pool,
+            num_cpus=settings.cpus_per_actor,
+            num_gpus=1 if gpus else 0,
+        )
+        log.info("mask: %d parts, up to %d detectors on %s", len(dataset.parts), most, "GPUs" if gpus else "CPUs")
+        return finish(tasks, len(dataset.parts))

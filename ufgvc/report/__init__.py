@@ -1,1 +1,0 @@
-"""From a model to numbers, figures and one page that a person can trust."""

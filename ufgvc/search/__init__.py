@@ -1,1 +1,0 @@
-"""Many trainings side by side: the benchmark of all methods."""

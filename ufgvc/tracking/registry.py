@@ -1,0 +1,219 @@
+"""MLflow's model registry: filing a model, finding one by its name, and saying what is there when it is not."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ufgvc.core.errors import UserError
+from ufgvc.core.storage import Store, open_store
+from ufgvc.tracking.client import Away, Gone, connect, translated
+from ufgvc.tracking.runs import start_run
+from ufgvc.tracking.settings import Place, TrackingSettings, redact, resolve
+
+CHALLENGER, CHAMPION = "challenger", "champion"
+_ALIAS = re.compile(r"models:/+(?P<name>[^@/]+)@(?P<alias>[^@/]+)$")
+_VERSION = re.compile(r"models:/+(?P<name>[^@/]+)/(?P<version>\d+)$")
+_RUN = re.compile(r"runs:/+(?P<run>[0-9a-zA-Z]+)/(?P<path>.+)$")
+
+
+def model_name(dataset: str, regions: bool = False) -> str:
+    """The registered model of a data set: its classifier, or the detector of its regions."""
+    return f"ufgvc-{re.sub(r'[/:]', '-', dataset)}{'-regions' if regions else ''}"
+
+
+def register(
+    model_uri: str,
+    name: str,
+    tags: Mapping[str, Any],
+    tracking: TrackingSettings | None = None,
+    runs: str | None = "runs",
+    alias: str | None = CHALLENGER,
+) -> str | None:
+    """Files a model as a version of `name` and returns the version; None if tracking is off. The same model twice stays one version.
+
+    model_uri: <run>/model (or any folder with a model.json), runs:/<id>/model, or models:/...  UserError if MLflow is away.
+    """
+    tracking = tracking or TrackingSettings()
+    if not model_uri.startswith(("runs:", "models:")):
+        store = open_store(model_uri)
+        if not store.exists("model.json"):
+            raise UserError(
+                "holds no model", where=model_uri, fix="give <run>/model, runs:/<id>/model or models:/<name>@<alias>"
+            )
+        info = store.read_json("model.json")
+        return register_folder(
+            model_uri, name, tags, tracking, runs, alias, info.get("run_id"), info.get("artifact", "model")
+        )
+    with asking(tracking, runs) as (client, _):
+        source, run_id = source_of(client, model_uri)
+        return _file(client, name, source, run_id, tags, alias)
+
+
+def register_folder(
+    folder: str,
+    name: str,
+    tags: Mapping[str, Any],
+    tracking: TrackingSettings | None = None,
+    runs: str | None = "runs",
+    alias: str | None = CHALLENGER,
+    run_id: str | None = None,
+    artifact: str = "model",
+) -> str | None:
+    """Files any folder (local or s3://) as a version of `name`. Its files are sent to the run unless the run has them under `artifact`.
+
+    run_id: the run that made it; without one, a run is made to hold it.  The version, or None if tracking is off.
+    """
+    tracking = tracking or TrackingSettings()
+    place = resolve(tracking, runs)
+    if place is None:
+        return None
+    with asking(tracking, runs) as (client, _):
+        if run_id is None or not has_run(client, run_id):
+            run = start_run(tracking, runs or "", name, f"register {name}", {"folder": folder}, {"kind": "register"})
+            if run.id is None:
+                raise Away("the run that should hold the model could not be made")
+            run.finish()
+            run_id = run.id
+        if not client.list_artifacts(run_id, artifact):
+            with _local(open_store(folder)) as local:
+                client.log_artifacts(run_id, str(local), artifact)
+        if not client.list_artifacts(run_id, artifact):
+            raise UserError(
+                "MLflow took the model's files and does not have them",
+                where=redact(place.uri),
+                fix="check its artifact store",
+            )
+        source = f"{client.get_run(run_id).info.artifact_uri}/{artifact}"
+        return _file(client, name, source, run_id, tags, alias)
+
+
+@contextlib.contextmanager
+def fetched(uri: str, tracking: TrackingSettings, runs: str | None) -> Iterator[Path]:
+    """A local copy of what models:/... or runs:/... names, for as long as the block runs. UserError if it is not there, with what is."""
+    with tempfile.TemporaryDirectory(prefix="ufgvc-model-") as folder:
+        with asking(tracking, runs) as (client, place):
+            from mlflow.artifacts import download_artifacts
+
+            source, _ = source_of(client, uri)
+            try:
+                found = download_artifacts(
+                    artifact_uri=source, dst_path=folder, tracking_uri=place.uri, registry_uri=place.uri
+                )
+            except FileNotFoundError:
+                found = None
+        if found is None:
+            raise UserError(
+                "MLflow knows the model, but its files are gone", where=uri, fix="train or register the model again"
+            )
+        yield Path(found)
+
+
+def versions_of(name: str, tracking: TrackingSettings, runs: str | None = "runs") -> list[Any]:
+    """All versions of a registered model, newest first; [] if there is none of that name."""
+    with asking(tracking, runs) as (client, _):
+        return sorted(client.search_model_versions(f"name = '{name}'"), key=lambda version: -int(version.version))
+
+
+def _file(client: Any, name: str, source: str, run_id: str | None, tags: Mapping[str, Any], alias: str | None) -> str:
+    with contextlib.suppress(Gone):
+        with translated():
+            client.get_registered_model(name)
+        known = client.search_model_versions(f"name = '{name}'")
+        same = [version for version in known if version.run_id == (run_id or "") and version.source == source]
+        if same:
+            return _label(client, name, str(same[0].version), tags, alias)
+        return _label(client, name, str(client.create_model_version(name, source, run_id=run_id).version), tags, alias)
+    client.create_registered_model(name)
+    return _label(client, name, str(client.create_model_version(name, source, run_id=run_id).version), tags, alias)
+
+
+def _label(client: Any, name: str, version: str, tags: Mapping[str, Any], alias: str | None) -> str:
+    for key, value in tags.items():
+        client.set_model_version_tag(name, version, key, redact(str(value)))
+    if alias:
+        client.set_registered_model_alias(name, alias, version)
+    return version
+
+
+def source_of(client: Any, uri: str) -> tuple[str, str | None]:
+    """Where the files of models:/... or runs:/... are, and the run that made them."""
+    if match := _RUN.match(uri):
+        with _known_there(client, uri):
+            return f"{client.get_run(match['run']).info.artifact_uri}/{match['path']}", match["run"]
+    version = version_at(client, uri)
+    return client.get_model_version_download_uri(version.name, version.version), version.run_id
+
+
+def version_at(client: Any, uri: str) -> Any:
+    """MLflow's record of the version that models:/... names. UserError if there is none, with what is."""
+    with _known_there(client, uri):
+        if match := _ALIAS.match(uri):
+            return client.get_model_version_by_alias(match["name"], match["alias"])
+        if match := _VERSION.match(uri):
+            return client.get_model_version(match["name"], match["version"])
+    fix = "write models:/<name>@<alias>, models:/<name>/<version> or runs:/<id>/model"
+    raise UserError("is not a model's address", where=uri, fix=fix)
+
+
+@contextlib.contextmanager
+def _known_there(client: Any, uri: str) -> Iterator[None]:
+    try:
+        with translated():
+            yield
+    except (Gone, Away) as error:
+        if isinstance(error, Away) and "not found" not in str(error):
+            raise
+        raise UserError("MLflow knows no such model", where=uri, fix=_known(client, uri)) from None
+
+
+def _known(client: Any, uri: str) -> str:
+    if uri.startswith("runs:"):
+        return "check the run's id in MLflow, or give <runs>/<dataset>/<method>/<key>/model"
+    found = []
+    for model in client.search_registered_models(max_results=20):
+        aliases = [f"models:/{model.name}@{alias}" for alias in sorted(model.aliases)]
+        newest = max((int(version.version) for version in model.latest_versions), default=None)
+        found += aliases or ([f"models:/{model.name}/{newest}"] if newest else [])
+    return f"known: {', '.join(found)}" if found else "no model is registered there yet: `ufgvc evaluate` registers one"
+
+
+def has_run(client: Any, run_id: str) -> bool:
+    try:
+        with translated():
+            return bool(client.get_run(run_id).info.lifecycle_stage == "active")
+    except Gone:
+        return False
+
+
+@contextlib.contextmanager
+def asking(tracking: TrackingSettings, runs: str | None) -> Iterator[tuple[Any, Place]]:
+    """A client for work that needs MLflow now. UserError if tracking is off or MLflow is away."""
+    place = resolve(tracking, runs)
+    if place is None:
+        raise UserError(
+            "tracking is off, so no registry can be asked",
+            where="--tracking.uri",
+            fix="name a server, or give the model's folder",
+        )
+    try:
+        client = connect(place)
+        with translated():
+            yield client, place
+    except (Away, Gone) as error:
+        fix = getattr(error, "fix", None) or "check that the server runs, and --tracking.uri"
+        raise UserError(f"MLflow failed: {error}", where=redact(place.uri), fix=fix) from error
+
+
+@contextlib.contextmanager
+def _local(store: Store) -> Iterator[Path]:
+    if store.is_local:
+        yield store.local_path
+        return
+    with tempfile.TemporaryDirectory(prefix="ufgvc-model-") as folder:
+        store.download(Path(folder))
+        yield Path(folder)

@@ -1,0 +1,135 @@
+"""Versions of a registered model: which is champion, what is written on them, and handing the title on."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ufgvc.core.errors import UserError
+from ufgvc.core.storage import open_store
+from ufgvc.tracking.client import Gone, translated
+from ufgvc.tracking.registry import CHAMPION, asking, has_run, source_of, version_at
+from ufgvc.tracking.settings import TrackingSettings, redact
+
+PREVIOUS = "previous"
+CARD = "model-card.md"
+LONGEST = 5000  # characters of a description that MLflow's databases take
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a registered model.  number: "3".  run_id: the run that made it, where its files are."""
+
+    name: str
+    number: str
+    run_id: str | None
+    description: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def uri(self) -> str:
+        return f"models:/{self.name}/{self.number}"
+
+
+def find_version(uri: str, name: str, tracking: TrackingSettings, runs: str | None = "runs") -> Version:
+    """The version of `name` that MODEL (models:/..., runs:/<id>/model or a run's model folder) is. UserError if it is none."""
+    with asking(tracking, runs) as (client, _):
+        if uri.startswith("models:"):
+            version = version_at(client, uri)
+            if version.name != name:
+                raise UserError(
+                    f"is not a version of {name}", where=uri, fix=f"give models:/{name}/<version> or another --data"
+                )
+            return _version(version)
+        run_id = source_of(client, uri)[1] if uri.startswith("runs:") else _made_by(uri)
+        of_run = [
+            version
+            for version in client.search_model_versions(f"name = '{name}'")
+            if run_id and version.run_id == run_id
+        ]
+        if not of_run:
+            fix = (
+                f"run `ufgvc evaluate --data <data> --model {uri}` first, or name the version: models:/{name}/<version>"
+            )
+            raise UserError(f"is not known as a version of {name}", where=uri, fix=fix)
+        return _version(max(of_run, key=lambda version: int(version.version)))
+
+
+def champion_of(name: str, tracking: TrackingSettings, runs: str | None = "runs") -> Version | None:
+    """The version that bears the alias `champion`; None before the first."""
+    with asking(tracking, runs) as (client, _):
+        return _bearer(client, name)
+
+
+def crown(new: Version, old: Version | None, tracking: TrackingSettings, runs: str | None = "runs") -> None:
+    """`new` becomes champion and `old`, if there was one, `previous`. UserError if another job has changed the champion meanwhile."""
+    with asking(tracking, runs) as (client, _):
+        now = _bearer(client, new.name)
+        if (now and now.number) != (old and old.number):
+            changed = f"version {now.number} became champion" if now else "the champion was taken away"
+            raise UserError(
+                f"{changed} while this was decided",
+                where=f"models:/{new.name}@{CHAMPION}",
+                fix="run `ufgvc promote` again",
+            )
+        if old is not None:
+            client.set_registered_model_alias(new.name, PREVIOUS, old.number)
+        client.set_registered_model_alias(new.name, CHAMPION, new.number)
+
+
+def read_card(version: Version, tracking: TrackingSettings, runs: str | None = "runs") -> str:
+    """The whole card of a version; its description, which may be cut short, where its run has none."""
+    with asking(tracking, runs) as (client, _), tempfile.TemporaryDirectory(prefix="ufgvc-card-") as folder:
+        if (
+            version.run_id
+            and has_run(client, version.run_id)
+            and any(file.path == CARD for file in client.list_artifacts(version.run_id))
+        ):
+            return Path(client.download_artifacts(version.run_id, CARD, folder)).read_text(encoding="utf-8")
+    return version.description
+
+
+def write_on(
+    version: Version, tags: Mapping[str, Any], card: str | None, tracking: TrackingSettings, runs: str | None = "runs"
+) -> None:
+    """Tags of a version, and its card: as its description and as `model-card.md` beside its files in its run."""
+    with asking(tracking, runs) as (client, _):
+        for key, value in tags.items():
+            client.set_model_version_tag(version.name, version.number, key, redact(str(value)))
+        if card is not None:
+            card = redact(card)
+            client.update_model_version(version.name, version.number, _fitted(card))
+            if version.run_id and has_run(client, version.run_id):
+                client.log_text(version.run_id, card, CARD)
+
+
+def _fitted(card: str) -> str:
+    if len(card) <= LONGEST:
+        return card
+    end = f"\n\n(The rest: {CARD} among the artifacts of the version's run.)\n"
+    return card[: card.rindex("\n", 0, LONGEST - len(end))] + end
+
+
+def _bearer(client: Any, name: str) -> Version | None:
+    try:
+        with translated():
+            aliases = client.get_registered_model(name).aliases
+            return _version(client.get_model_version(name, str(aliases[CHAMPION]))) if CHAMPION in aliases else None
+    except Gone:
+        return None
+
+
+def _version(found: Any) -> Version:
+    return Version(found.name, str(found.version), found.run_id or None, found.description or "", dict(found.tags))
+
+
+def _made_by(folder: str) -> str | None:
+    store = open_store(folder)
+    if not store.exists("model.json"):
+        raise UserError(
+            "holds no model", where=folder, fix="give models:/<name>@<alias>, runs:/<id>/model or <run>/model"
+        )
+    return store.read_json("model.json").get("run_id")

@@ -1,1 +1,0 @@
-"""Training: optimizer and steps (torch only), the worker's loop, the trainer, checkpoints."""

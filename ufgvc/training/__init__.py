@@ -1,0 +1,1 @@
+"""Training one model: optimizer and steps, the worker, the run, checkpoints."""

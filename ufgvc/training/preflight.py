@@ -1,0 +1,99 @@
+"""Refuses, before anything starts, what could only hang or fail later."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from ufgvc.core.errors import UserError
+from ufgvc.core.storage import open_store
+from ufgvc.runtime.session import node_kinds, places
+from ufgvc.training.settings import TrainSettings
+
+
+def choose_gpu(wish: str, gpus: float, workers: int) -> bool:
+    """Whether to train on GPUs. UserError if they were asked for and are not there."""
+    if wish == "no" or (wish == "auto" and gpus < 1):
+        return False
+    if gpus < workers:
+        raise UserError(
+            f"{workers} workers need a GPU each, the cluster has {gpus:g}",
+            where="train.workers",
+            fix=f"use `--train.workers {int(gpus)}`" if gpus >= 1 else "use `--train.gpu no`",
+        )
+    return True
+
+
+def check_cpus(settings: TrainSettings, cpus: float) -> None:
+    """Ray Data needs a CPU slot beside the workers, or reading would wait for ever."""
+    wanted = settings.workers * settings.cpus_per_worker
+    if wanted > cpus - 1:
+        fits = math.floor(100 * (cpus - 1) / settings.workers) / 100  # rounded up, the advice would be refused again
+        share = f"`--train.cpus-per-worker {fits:g}`, fewer workers, or " if fits > 0 else ""
+        raise UserError(
+            f"{settings.workers} workers of {settings.cpus_per_worker:g} CPUs leave none of the {cpus:g} for Ray Data",
+            where="train.workers",
+            fix=f"use {share}more CPUs (`--ray.cpus` for a session of its own)",
+        )
+
+
+def check_nodes_hold(settings: TrainSettings, use_gpu: bool, nodes: Sequence[Mapping[str, float]]) -> None:
+    """A worker lies on one node, so what several nodes have together does not help it: Ray would wait for ever."""
+    each = worker_resources(settings, use_gpu)
+    room = places(nodes, each)
+    if room < settings.workers:
+        fix = (
+            "use a smaller `--train.cpus-per-worker`"
+            + (f", `--train.workers {room}`" if room else "")
+            + ", or larger nodes"
+        )
+        what = f"{settings.workers} workers of {' and '.join(f'{need:g} {name}' for name, need in each.items())} do not fit on the nodes"
+        raise UserError(
+            f"{what}, which have room for {room} (nodes: {node_kinds(nodes, each)})",
+            where="train.cpus_per_worker",
+            fix=fix,
+        )
+
+
+def worker_resources(settings: TrainSettings, use_gpu: bool) -> dict[str, float]:
+    """What Ray is asked for each worker of a training."""
+    return {"CPU": settings.cpus_per_worker} | ({"GPU": 1.0} if use_gpu else {})
+
+
+def check_batch(batch_size: int, workers: int, leaves: int) -> None:
+    """Every rank must get two images at every step, or BatchNorm has nothing to norm.
+
+    Batches are cut as even as possible, none smaller than half of `batch_size`, so four a worker are always enough.
+    """
+    if workers > 1 and batch_size < 4 * workers:
+        what = f"a batch of {batch_size} is too small for {workers} workers"
+        raise UserError(
+            what, where="train.batch_size", fix=f"use `--train.batch-size {4 * workers}` or more, or fewer workers"
+        )
+    if leaves < 2 * workers:
+        what = f"{leaves} training leaves are too few for {workers} workers"
+        raise UserError(what, where="train.workers", fix="use fewer workers, or ingest more photographs")
+
+
+def check_crop(method: str, crop: int, smallest: int) -> None:
+    """A smaller crop would end in a worker, as an error of some convolution."""
+    if crop < smallest:
+        what = f"{method} does not take images of {crop} px"
+        raise UserError(what, where="train.crop", fix=f"use `--train.crop {smallest}` or more")
+
+
+def check_places(places: dict[str, str], nodes: int) -> None:
+    """A folder of this machine is not there on the others."""
+    if nodes < 2:
+        return
+    for name, uri in places.items():
+        if open_store(uri).is_local and not _looks_shared(uri):
+            raise UserError(
+                f"is a local path, but the cluster has {nodes} nodes",
+                where=f"{name} {uri}",
+                fix="use s3://..., or a shared mount below /mnt or /nfs",
+            )
+
+
+def _looks_shared(uri: str) -> bool:
+    return uri.startswith(("/mnt/", "/nfs/", "/efs/", "/fsx/"))

@@ -16,7 +16,7 @@ from pathlib import Path
 from cluster.node import LOOPBACK, NO_CLUSTERS
 from cluster.processes import alive, free_ports, last_line, start
 from cluster.stack import Part, Stack, write_private
-from ufgvc.core.config import Section
+from ufgvc.core.config import Settings
 from ufgvc.core.errors import UserError
 
 WITHIN = 240.0  # seconds that a part may take to answer: on a busy machine MLflow took 90
@@ -26,7 +26,7 @@ RAY_START = 60  # seconds after which `ray start` gives up on a raylet
 NOTHING_LEFT = "read that file, and `ray/` beside it for Ray; nothing of the stack is left running"
 
 
-class Wish(Section):
+class Wish(Settings):
     """What `up` was told; its flags explain it."""
 
     nodes: int

@@ -153,10 +153,10 @@ def main() -> int:
     import tyro
 
     from ufgvc.core.errors import UserError
-    from ufgvc.core.process import Stopped, stoppable
+    from ufgvc.core.process import Stopped, sigterm_as_interrupt
 
     try:
-        with stoppable():
+        with sigterm_as_interrupt():
             return int(
                 tyro.extras.subcommand_cli_from_dict({"up": up, "status": status, "down": down}, description=__doc__)
             )

@@ -10,10 +10,10 @@ import urllib.request
 from pathlib import Path
 
 from cluster.processes import alive, end
-from ufgvc.core.config import Section
+from ufgvc.core.config import Settings
 
 
-class Part(Section):
+class Part(Settings):
     """One server.  pid: None where somebody else runs it.  url: None for a worker node of Ray, which has no address for people."""
 
     name: str
@@ -22,7 +22,7 @@ class Part(Section):
     log: Path | None
 
 
-class Stack(Section):
+class Stack(Settings):
     """What was started in `folder`.  mark: carried by its processes.  session: Ray's folder.  gcs: where drivers join (host:port).
 
     nodes: of Ray, the head among them.  parts: in the order in which they were started.

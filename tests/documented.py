@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ufgvc.cli import NESTED
 from ufgvc.commands import COMMANDS
-from ufgvc.core.config import Section
+from ufgvc.core.config import Settings
 from ufgvc.methods import names
 
 ROOT = Path(__file__).parents[1]
@@ -137,10 +137,10 @@ def flags_of(command: str) -> frozenset[str]:
     return frozenset(found)
 
 
-def _flags(model: type[Section], before: str = "") -> Iterator[tuple[str, bool]]:
+def _flags(model: type[Settings], before: str = "") -> Iterator[tuple[str, bool]]:
     for name, field in model.model_fields.items():
         flag = f"{before}{name.replace('_', '-')}"
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
             yield from _flags(field.annotation, f"{flag}.")
         else:
             yield flag, field.annotation is bool

@@ -17,7 +17,7 @@ from tests.command_line import Ended, ufgvc
 from tests.golden.trainings import HERE
 from ufgvc.cli import PLACES, WEIGHTS
 from ufgvc.commands import COMMANDS
-from ufgvc.core.config import Section
+from ufgvc.core.config import Settings
 
 QUICK = (
     "--method",
@@ -133,10 +133,10 @@ def place_flags() -> list[tuple[str, str]]:
     return [pair for pair in found if pair not in words | shared]
 
 
-def _fields(model: type[Section], before: str = "") -> Iterator[str]:
+def _fields(model: type[Settings], before: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
         flag = f"{before}{name.replace('_', '-')}"
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
             yield from _fields(field.annotation, f"{flag}.")
         else:
             yield flag

@@ -19,15 +19,15 @@ from pydantic import Field, TypeAdapter, ValidationError, create_model
 
 from ufgvc import __version__
 from ufgvc.commands import COMMANDS, Command
-from ufgvc.core.config import Section, describe_validation, load_yaml
+from ufgvc.core.config import Settings, describe_validation, load_yaml
 from ufgvc.core.errors import UserError, user_error_in
 from ufgvc.core.process import (
     Stopped,
+    disable_telemetry,
     output_may_be_cut,
-    send_nothing_home,
+    passive_omp_wait,
     setup_logging,
-    stoppable,
-    yield_idle_threads,
+    sigterm_as_interrupt,
 )
 
 SHARED_KEYS = frozenset(
@@ -78,10 +78,10 @@ def _main(arguments: list[str] | None) -> int:
         print(f"ufgvc {__version__}")
         return 0
     setup_logging()
-    yield_idle_threads()
-    send_nothing_home()
+    passive_omp_wait()
+    disable_telemetry()
     try:
-        with stoppable():
+        with sigterm_as_interrupt():
             command = COMMANDS.get(arguments[0])
             settings = parse(arguments[0], command, arguments[1:])
             refuse_relative_places(settings)
@@ -115,7 +115,7 @@ def overview() -> str:
     )
 
 
-def parse(name: str, command: Command, arguments: list[str]) -> Section:
+def parse(name: str, command: Command, arguments: list[str]) -> Settings:
     """Settings of a command from YAML and flags. UserError for a bad file; SystemExit(2) with tyro's message for a bad flag."""
     import tyro
 
@@ -155,14 +155,14 @@ def parse(name: str, command: Command, arguments: list[str]) -> Section:
     filled = with_defaults(model, values | dict(own), where)
     try:
         return cast(
-            Section,
+            Settings,
             tyro.cli(filled, args=rest, prog=f"ufgvc {name}", description=command.description(), use_underscores=False),
         )
     except ValidationError as error:
         raise describe_validation(error, f"ufgvc {name}") from None
 
 
-def with_defaults(model: type[Section], values: Mapping[str, Any], where: str) -> type[Section]:
+def with_defaults(model: type[Settings], values: Mapping[str, Any], where: str) -> type[Settings]:
     """The same settings with the file's values as defaults, checked one by one."""
     fields: dict[str, Any] = {}
     for key, value in values.items():
@@ -174,10 +174,10 @@ def with_defaults(model: type[Section], values: Mapping[str, Any], where: str) -
             problem = describe_validation(error, where)
             raise UserError(f"{key}: {problem.what}", where=where, fix=problem.fix) from None
         fields[key] = (annotation, Field(default=checked, description=field.description))
-    return cast(type[Section], create_model(model.__name__, __base__=model, __doc__=model.__doc__, **fields))
+    return cast(type[Settings], create_model(model.__name__, __base__=model, __doc__=model.__doc__, **fields))
 
 
-def refuse_relative_places(settings: Section) -> None:
+def refuse_relative_places(settings: Settings) -> None:
     """A job's working folder is a copy that Ray throws away: what is written there is lost."""
     from ufgvc.runtime.session import in_ray_job
 
@@ -198,7 +198,7 @@ def refuse_relative_places(settings: Section) -> None:
                 )
 
 
-def check_written_places(command: str, settings: Section) -> None:
+def check_written_places(command: str, settings: Settings) -> None:
     """UserError now for a place that cannot be written, and not after the work that is to be written there."""
     from ufgvc.core.storage import open_store
 
@@ -208,11 +208,11 @@ def check_written_places(command: str, settings: Section) -> None:
             open_store(text).check_writable()
 
 
-def _texts(settings: Section, before: str = "") -> Iterator[tuple[str, str]]:
+def _texts(settings: Settings, before: str = "") -> Iterator[tuple[str, str]]:
     """Every free text of the settings, with its flag; choices of a few words (`--boxes annotated`) are none."""
     for key, field in type(settings).model_fields.items():
         told, flag = getattr(settings, key), f"{before}{key.replace('_', '-')}"
-        if isinstance(told, Section):
+        if isinstance(told, Settings):
             yield from _texts(told, f"{flag}.")
         elif get_origin(field.annotation) is not Literal:
             yield from (

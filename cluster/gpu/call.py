@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.gpu.child import Child, Ended, Log, adopt_orphans, descendants, sweep, watch
+from cluster.gpu.child import Child, Ended, Log, adopt_orphans, delete_unreferenced, descendants, watch
 from cluster.gpu.places import FOLDER, MANIFEST, ROOT, SITE, WHEELS, WORK, Problem, read_json
 from cluster.gpu.wheels import IMPORTS, PYTHON
 
@@ -84,7 +84,7 @@ def environment() -> Iterator[dict[str, str]]:
     try:
         yield env
     finally:
-        sweep(before)
+        delete_unreferenced(before)
         shutil.rmtree(temporary, ignore_errors=True)
         for folder in set(bytecode()) - compiled:
             shutil.rmtree(folder, ignore_errors=True)

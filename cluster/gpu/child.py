@@ -127,7 +127,7 @@ def watch(
 
 
 def adopt_orphans() -> None:
-    """Processes whose parent ends become this one's children, so that `sweep` finds them. Linux; elsewhere nothing happens."""
+    """Processes whose parent ends become this one's children, so that `delete_unreferenced` finds them. Linux; elsewhere nothing happens."""
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
@@ -146,7 +146,7 @@ def descendants(of: int) -> list[int]:
     return found
 
 
-def sweep(but: Sequence[int] = (), seconds: float = 10.0) -> int:
+def delete_unreferenced(but: Sequence[int] = (), seconds: float = 10.0) -> int:
     """Ends what is left below this process when no command runs any more; how many there were.  but: those to leave alone."""
     ended: set[int] = set()
     deadline = time.monotonic() + seconds

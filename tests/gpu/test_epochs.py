@@ -19,7 +19,7 @@ from ufgvc.evaluation.score import score_split
 from ufgvc.evaluation.settings import ScoreSettings
 from ufgvc.methods import names
 from ufgvc.models.model import LoadedModel
-from ufgvc.training.loader import make_feed
+from ufgvc.training.loader import make_loader
 from ufgvc.training.optim import train_mode
 from ufgvc.training.steps import train_step
 from ufgvc.training.worker import Worker
@@ -149,7 +149,7 @@ def test_a_cache_too_large_ends_in_one_message(leaves: str, tmp_path: Path, cuda
     worker = make_worker(leaves, tmp_path, "mask_guided", cuda, "host", side=1024)
     plan, index = replace(worker.plan, cache="device"), read_index(open_dataset(leaves), "train")
     with no_more_memory(cuda), pytest.raises(UserError) as caught:
-        make_feed(plan, worker.recipe, open_dataset(leaves), index, 0, 1, cuda)
+        make_loader(plan, worker.recipe, open_dataset(leaves), index, 0, 1, cuda)
     assert "train.cache: the cache of 0.0 GiB" in str(caught.value), str(caught.value)
     assert "--train.cache host" in str(caught.value), str(caught.value)
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from ufgvc.core.types import REGIONS
-from ufgvc.data.augment import test_view as middle_view
-from ufgvc.data.augment import train_view
+from ufgvc.data.augment import augment
+from ufgvc.data.augment import eval_view as middle_view
 
 pytestmark = pytest.mark.gpu
 FULL, CROP, COUNT = 80, 64, 16
@@ -28,8 +28,8 @@ def photographs() -> tuple[Tensor, dict[str, Tensor], Tensor]:
 def test_the_same_crops_to_the_bit(with_masks: bool, device: torch.device) -> None:
     images, masks, chance = photographs()
     masks = masks if with_masks else {}
-    wanted, wanted_masks = train_view(images, masks, chance, CROP)
-    found, found_masks = train_view(
+    wanted, wanted_masks = augment(images, masks, chance, CROP)
+    found, found_masks = augment(
         images.to(device), {name: mask.to(device) for name, mask in masks.items()}, chance, CROP
     )
     assert found.is_contiguous(memory_format=torch.channels_last)
@@ -44,8 +44,8 @@ def test_the_same_crops_to_the_bit(with_masks: bool, device: torch.device) -> No
 
 def test_turned_crops_differ_by_the_rounding_of_the_interpolation(device: torch.device) -> None:
     images, masks, chance = photographs()
-    wanted, wanted_masks = train_view(images, masks, chance, CROP, 15.0)
-    found, found_masks = train_view(
+    wanted, wanted_masks = augment(images, masks, chance, CROP, 15.0)
+    found, found_masks = augment(
         images.to(device), {name: mask.to(device) for name, mask in masks.items()}, chance, CROP, 15.0
     )
     # The weights are differences of float32 positions of up to 80 px: an error of 80 / 2^23 of the whole range of a pixel, a few times.

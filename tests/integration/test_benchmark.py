@@ -18,7 +18,7 @@ import yaml
 
 from ufgvc.data.dataset import open_dataset
 from ufgvc.experiments.benchmark import benchmark
-from ufgvc.experiments.benchmark_entries import decode, final_jobs, make_runner, rate_jobs
+from ufgvc.experiments.benchmark_entries import decode, final_jobs, make_entry, rate_jobs
 from ufgvc.experiments.method_table import LISTED
 from ufgvc.experiments.pretrain import pretrain
 from ufgvc.experiments.settings import BenchmarkSettings, PretrainSettings
@@ -125,7 +125,7 @@ def test_rates_are_chosen_without_the_test_leaves(small_draw: str, tmp_path: Pat
     shutil.copytree(small_draw, data)
     draw = open_dataset(str(data))
     settings = BenchmarkSettings.model_validate(SETTINGS)
-    runners = [make_runner(LISTED["mask_guided"], len(draw.classes), settings)]
+    runners = [make_entry(LISTED["mask_guided"], len(draw.classes), settings)]
     (first, *_) = rate_jobs(runners, [draw], settings, str(tmp_path / "runs"))
     (final, *_) = final_jobs(runners, [draw], settings, str(tmp_path / "runs"), {"mask_guided": 1.0})
     decode([first], [draw])
@@ -155,7 +155,7 @@ def test_a_training_alone_that_was_cut_off_ends_with_the_same_weights(small_draw
 
     draw = open_dataset(small_draw)
     settings = BenchmarkSettings.model_validate(SETTINGS | {"epochs": 4})
-    runners = [make_runner(LISTED["mask_guided"], len(draw.classes), settings)]
+    runners = [make_entry(LISTED["mask_guided"], len(draw.classes), settings)]
     ends = []
     for name in ("through", "cut"):
         (job, *_) = final_jobs(runners, [draw], settings, str(tmp_path / name), {"mask_guided": 1.0})

@@ -27,11 +27,11 @@ from ufgvc.experiments.calibrate import CalibrateSettings, calibrate_model
 from ufgvc.methods import build
 from ufgvc.models.calibration import Calibration
 from ufgvc.models.export import export
-from ufgvc.models.fit_calibration import fit_reference
+from ufgvc.models.fit_calibration import fit_subspace
 from ufgvc.models.model import load_model
 from ufgvc.models.recalibrate import keep_calibration
 from ufgvc.tracking.registry import register, versions_of
-from ufgvc.tracking.runs import recorded, start_run
+from ufgvc.tracking.runs import finish_run_on_exit, start_run
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.tracking.versions import find_version, read_card
 from ufgvc.training.in_process import train_alone
@@ -76,7 +76,7 @@ def trained(data: str, runs: Path, validation: str = "last", tracking: TrackingS
     store = open_store(plan.run)
     store.write_text("config.yaml", to_yaml(identity))
     run = start_run(tracking, str(runs), dataset.name, "train", identity, {}, store=store)
-    with recorded(run):
+    with finish_run_on_exit(run):
         save_trained(
             store, dataset, method, plan, identity, train_alone(replace(plan, run_id=run.id), torch.device("cpu")), run
         )
@@ -285,7 +285,7 @@ def test_a_registered_version_keeps_its_files_and_the_next_is_calibrated(data: s
     model = trained(data, runs, tracking=tracking)
     assert register(model, "ufgvc-colours", {}, tracking, str(runs)) == "1"
     fitted = Calibration(temperature=1.5, threshold=0.3, known_share=0.95, leaves=18, source="a test")
-    reference = fit_reference(np.random.default_rng(0).random((9, 512)))
+    reference = fit_subspace(np.random.default_rng(0).random((9, 512)))
     keep_calibration(open_store(str(Path(model).parent)), fitted, reference, "colours", tracking, str(runs))
     assert register(model, "ufgvc-colours", {}, tracking, str(runs)) == "2"
     assert register(model, "ufgvc-colours", {}, tracking, str(runs)) == "2"

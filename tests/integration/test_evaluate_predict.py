@@ -16,7 +16,7 @@ from PIL import Image
 from ufgvc import methods
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
-from ufgvc.data.dataset import FolderWriter, open_dataset, part_name, write_dataset
+from ufgvc.data.dataset import ShardWriter, open_dataset, part_name, write_dataset
 from ufgvc.evaluation.evaluate import evaluate
 from ufgvc.evaluation.predict import predict
 from ufgvc.evaluation.predict_settings import PredictSettings
@@ -40,7 +40,7 @@ def photograph(label: int, seed: int, side: int = 48, kind: str = "PNG") -> byte
 
 def make_data(uri: str, classes: tuple[str, ...] = CLASSES) -> None:
     store = open_store(uri)
-    writer = FolderWriter(store, "images", "", "images")
+    writer = ShardWriter(store, "images", "", "images")
     parts, tables = [], []
     for split, per_part in (("train", (3,)), ("test", (5, 4))):
         number = 0

@@ -21,7 +21,7 @@ from ufgvc.evaluation.model_card import model_card
 from ufgvc.models.model import load_model, save_model
 from ufgvc.tracking.registry import register
 from ufgvc.tracking.settings import TrackingSettings
-from ufgvc.tracking.versions import crown, find_version
+from ufgvc.tracking.versions import find_version, set_champion
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "ufgvc-tiny"
@@ -52,7 +52,7 @@ def test_the_champion_answers_in_a_new_environment(
     wanted = load_model(str(tmp_path / "ours")).predict([photograph(1)])
     tracking = TrackingSettings(uri=url)
     version = register(str(tmp_path / "ours"), NAME, {}, tracking, None)
-    crown(find_version(f"models:/{NAME}/{version}", NAME, tracking, None), None, tracking, None)
+    set_champion(find_version(f"models:/{NAME}/{version}", NAME, tracking, None), None, tracking, None)
     shutil.rmtree(tmp_path / "ours")
 
     there = tmp_path / "environment"

@@ -14,7 +14,7 @@ from ufgvc.experiments import distributed_trial as together
 from ufgvc.methods.recipe import Recipe, Stage
 from ufgvc.tracking.runs import NullRun
 from ufgvc.training import run as trainer
-from ufgvc.training.loader import Plan
+from ufgvc.training.loader import WorkerConfig
 from ufgvc.training.process_group import NodeNetworkConfig, interface_of, talk_where_ray_talks
 from ufgvc.training.settings import TrainSettings
 
@@ -51,8 +51,8 @@ def test_the_workers_of_a_training_and_of_a_trial_talk_alike(monkeypatch: pytest
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0})
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 8.0}}])
     settings, store = TrainSettings(workers=2), open_store(str(tmp_path))
-    plan = Plan(
-        **{field.name: None for field in fields(Plan)} | {"run": store.uri, "data": store.uri, "recipe": RECIPE}
+    plan = WorkerConfig(
+        **{field.name: None for field in fields(WorkerConfig)} | {"run": store.uri, "data": store.uri, "recipe": RECIPE}
     )
     with pytest.raises(RuntimeError, match="ended without a checkpoint"):
         trainer._fit(plan, settings, store, NullRun(), str(tmp_path))

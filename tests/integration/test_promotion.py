@@ -20,7 +20,7 @@ from ufgvc import methods
 from ufgvc.cli import main
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
-from ufgvc.data.dataset import FolderWriter, open_dataset, part_name, write_dataset
+from ufgvc.data.dataset import ShardWriter, open_dataset, part_name, write_dataset
 from ufgvc.evaluation.evaluate import evaluate
 from ufgvc.evaluation.promote import promote
 from ufgvc.evaluation.settings import EvaluateSettings, PromoteSettings
@@ -48,7 +48,7 @@ def photograph(seed: int) -> bytes:
 def write_data(uri: str, name: str, classes: Sequence[str] = CLASSES, other: str = "") -> str:
     """A data set of 4 train and 40 test leaves.  other: changes its fingerprint."""
     store = open_store(uri)
-    writer = FolderWriter(store, "images", "", "images")
+    writer = ShardWriter(store, "images", "", "images")
     parts, tables = [], []
     for split, rows, first in (("train", 4, 1000), ("test", LEAVES, 0)):
         labels = [i % len(classes) for i in range(rows)]

@@ -261,20 +261,20 @@ def test_one_damaged_photograph_costs_only_itself(data: str, runs: str, detected
     import pyarrow as pa
 
     from ufgvc.core.storage import open_store
-    from ufgvc.data.dataset import SCHEMAS, FolderWriter, Part
+    from ufgvc.data.dataset import SCHEMAS, Shard, ShardWriter
     from ufgvc.regions.mask_worker import PartMasker
 
     dataset = open_dataset(data)
     rows = read_images(dataset, dataset.parts[0]).to_pylist()[:3]
     rows[1]["image"] = rows[1]["image"][: len(rows[1]["image"]) // 2]
     store = open_store(tmp_path)
-    part = FolderWriter(store, "images", "", "images").write(
+    part = ShardWriter(store, "images", "", "images").write(
         "train-00000", "train", pa.Table.from_pylist(rows, SCHEMAS["images"])
     )
     damaged = dataclasses.replace(dataset, store=store, parts=(part,))
     writers = {
-        "detected": FolderWriter(store, "regions/detected", "x", "regions"),
-        "masks": FolderWriter(store, "masks/box", "x", "masks"),
+        "detected": ShardWriter(store, "regions/detected", "x", "regions"),
+        "masks": ShardWriter(store, "masks/box", "x", "masks"),
     }
     masker = PartMasker(damaged, writers, open_store(detected.model), "detected", "box", 0.0001, 8, 1)
     answer = masker({"part": json.dumps(dataclasses.asdict(part))})
@@ -282,7 +282,7 @@ def test_one_damaged_photograph_costs_only_itself(data: str, runs: str, detected
     assert [image_id for image_id, _ in failed] == [rows[1]["image_id"]]
     assert "truncated" in failed[0][1]
     for folder in ("detected", "masks"):
-        writers[folder].commit([Part(**json.loads(answer[folder]))])
+        writers[folder].commit([Shard(**json.loads(answer[folder]))])
     boxes = read_part(damaged_made_from(damaged), "regions/detected", "train-00000")["boxes"].to_pylist()
     assert [value is None for value in boxes] == [False, True, False]
     made = read_part(damaged_made_from(damaged), "masks/box", "train-00000").to_pylist()

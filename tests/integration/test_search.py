@@ -21,7 +21,7 @@ from ufgvc.cli import main
 from ufgvc.data.dataset import open_dataset
 from ufgvc.experiments.distributed_trial import STOP
 from ufgvc.experiments.search import check, decode_folds, make_study, search
-from ufgvc.experiments.search_store import Setting
+from ufgvc.experiments.search_store import TrialConfig
 from ufgvc.experiments.settings import SearchSettings
 from ufgvc.experiments.space import paper_values
 from ufgvc.tracking.settings import TrackingSettings
@@ -166,7 +166,7 @@ def test_folds_in_step_are_the_folds_alone(small_draw: str, tmp_path: Path) -> N
     study = make_study(dataset, "mask_guided", OPTIONS, TRAIN, SearchSettings(), str(tmp_path / "runs"), 0)
     assert check(study, dataset) == 3
     paper = paper_values(study.axes, study.method, study.options, study.train)
-    plans = [replace(plan, cores=1) for plan in study.plans(Setting(0, paper))]
+    plans = [replace(plan, cores=1) for plan in study.plans(TrialConfig(0, paper))]
     decode_folds(plans[0], dataset)
     cpu = torch.device("cpu")
     alone = [train_alone(replace(plan, run=f"{plan.run}-alone"), cpu) for plan in plans]
@@ -195,8 +195,8 @@ def test_trials_of_several_workers_leave_no_group_behind(small_draw: str, tmp_pa
     dataset = open_dataset(small_draw)
     study = make_study(dataset, "mask_guided", OPTIONS, train, settings, str(tmp_path / "runs"), 0)
     values = paper_values(study.axes, study.method, study.options, study.train)
-    study.begin(Setting(0, values))
-    study.begin(Setting(1, values | {"options.loss_weights.vein": 1.0}))
+    study.begin(TrialConfig(0, values))
+    study.begin(TrialConfig(1, values | {"options.loss_weights.vein": 1.0}))
     study.trial(1).write_json(STOP, {"by": "the test"})
     done = search(small_draw, "mask_guided", OPTIONS, train, settings, str(tmp_path / "runs"), tracking=OFF)
     rows = [study.row(setting) for setting in study.settings()]

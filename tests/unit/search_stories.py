@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from ufgvc.evaluation.search_record import Axis, FinalRow, SearchStory, TrialRow
+from ufgvc.evaluation.search_record import Dimension, FinalRow, SearchRecord, TrialResult
 
-FUSION = Axis("options.fusion", "simplex", parts=("base", "vein", "contour"))
-VEIN = Axis("options.loss_weights.vein", "log", 0.001, 10.0)
-RATE = Axis("optimizer.lr", "log", 1e-4, 1e-2)
-CROP = Axis("recipe.crop", "linear", 0.5, 1.0)
-BACKBONE = Axis("options.backbone", "choice", choices=("resnet50", "resnet18"))
+FUSION = Dimension("options.fusion", "simplex", parts=("base", "vein", "contour"))
+VEIN = Dimension("options.loss_weights.vein", "log", 0.001, 10.0)
+RATE = Dimension("optimizer.lr", "log", 1e-4, 1e-2)
+CROP = Dimension("recipe.crop", "linear", 0.5, 1.0)
+BACKBONE = Dimension("options.backbone", "choice", choices=("resnet50", "resnet18"))
 AXES = (FUSION, VEIN, RATE, CROP, BACKBONE)
 PAPER = {
     FUSION.name: {"base": 0.3, "vein": 0.5, "contour": 0.2},
@@ -25,8 +25,8 @@ LEAVES, EPOCHS = 240, 20
 
 
 def made_up(
-    trials: int = 30, axes: tuple[Axis, ...] = AXES, repeats: int = 3, effect: float = 0.3, seed: int = 0, **told
-) -> SearchStory:
+    trials: int = 30, axes: tuple[Dimension, ...] = AXES, repeats: int = 3, effect: float = 0.3, seed: int = 0, **told
+) -> SearchRecord:
     """A search where only the vein's share matters: best at 0.6, worse by `effect` times the square of the way from it. Seeds move the
     score by 1.5 points."""
     random = np.random.default_rng(seed)
@@ -40,7 +40,7 @@ def made_up(
     finals = [FinalRow("the paper's", paper.values, random.random((3, 240)) < 0.62)]
     if best:
         finals.append(FinalRow("best", rows[best].values, finals[0].right ^ (random.random((3, 240)) < 0.1)))
-    story = SearchStory(
+    story = SearchRecord(
         "cotton80", "mask_guided", axes, tuple(rows), best, LEAVES, 3, EPOCHS, labels, tuple(finals), 5000.0
     )
     return replace(story, **told)
@@ -57,15 +57,15 @@ def _drawn(random: np.random.Generator) -> dict:
     }
 
 
-def _trial(number: int, values: dict, random: np.random.Generator, effect: float) -> TrialRow:
+def _trial(number: int, values: dict, random: np.random.Generator, effect: float) -> TrialResult:
     end = 0.64 - effect * (values[FUSION.name]["vein"] - 0.6) ** 2 + random.normal(0, 0.015)
     curve = np.round(LEAVES * end * (1 - np.exp(-np.arange(1, EPOCHS + 1) / 4))) / LEAVES
     if number == 7:
-        return TrialRow(number, values, "failed", seconds=12.0, error="CUDA out of memory.\nlong trace")
+        return TrialResult(number, values, "failed", seconds=12.0, error="CUDA out of memory.\nlong trace")
     epochs = EPOCHS if number == 0 or end > 0.6 or number % 3 == 0 else 5
     state = "complete" if epochs == EPOCHS else "stopped"
     kept = tuple(curve[:epochs].tolist())
-    return TrialRow(
+    return TrialResult(
         number,
         values,
         state,

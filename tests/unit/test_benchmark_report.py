@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.unit.test_page import Reader
-from ufgvc.evaluation.comparison import Cell, Comparison, Draw, Entry
+from ufgvc.evaluation.comparison import BenchmarkDataset, Cell, Comparison, Entry
 from ufgvc.evaluation.stats import holm, paired_bootstrap, pooled_cultivars, seed_mean
 from ufgvc.reports import benchmark_page, benchmark_rows, benchmark_tables, figures, tables
 from ufgvc.reports.benchmark_controls import controls_in_words
@@ -19,8 +19,8 @@ from ufgvc.reports.benchmark_rows import measure
 
 CULTIVARS = 10
 DRAWS = (
-    Draw("a", np.repeat(np.arange(CULTIVARS), 3), CULTIVARS),
-    Draw("b", np.repeat(np.arange(CULTIVARS), 3), CULTIVARS),
+    BenchmarkDataset("a", np.repeat(np.arange(CULTIVARS), 3), CULTIVARS),
+    BenchmarkDataset("b", np.repeat(np.arange(CULTIVARS), 3), CULTIVARS),
 )
 RESAMPLES = 400
 
@@ -400,7 +400,7 @@ def test_controls_are_read_in_words():
             entry("mask_guided:shuffled", "masks of other leaves", shuffled),
             *more,
         )
-        comparison = Comparison("t", "equal", (Draw("draw", labels, 40),), entries)
+        comparison = Comparison("t", "equal", (BenchmarkDataset("draw", labels, 40),), entries)
         return controls_in_words(comparison, measure(comparison, resamples=500))
 
     worse = told(0.4)

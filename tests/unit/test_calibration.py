@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from ufgvc.core.errors import UserError
-from ufgvc.models.calibration import Calibration, Reference, probabilities
+from ufgvc.models.calibration import Calibration, FeatureSubspace, probabilities
 from ufgvc.models.fit_calibration import (
     calibrate,
     calibration_error,
     calibration_of,
-    fit_reference,
+    fit_subspace,
     fit_temperature,
     log_loss,
 )
@@ -125,7 +125,7 @@ def test_strange_is_what_lies_outside_of_the_span_of_the_learnt_leaves() -> None
     random = np.random.default_rng(0)
     span = np.linalg.qr(random.normal(size=(20, 4)))[0].T
     learnt = 3 + random.normal(size=(50, 4)) @ span
-    reference = fit_reference(learnt)
+    reference = fit_subspace(learnt)
     assert reference.basis.shape[0] < 20
     np.testing.assert_allclose(reference.basis @ reference.basis.T, np.eye(len(reference.basis)), atol=1e-5)
     alike = 3 + random.normal(size=(30, 4)) @ span
@@ -137,12 +137,12 @@ def test_strange_is_what_lies_outside_of_the_span_of_the_learnt_leaves() -> None
         fitted = np.linalg.lstsq(reference.basis.T.astype(float), off, rcond=None)[0]
         assert found == pytest.approx(np.linalg.norm(off - reference.basis.T @ fitted), abs=1e-6)
     np.testing.assert_allclose(reference.strangeness(7 * other), reference.strangeness(other))
-    again = Reference.from_bytes(reference.to_bytes())
+    again = FeatureSubspace.from_bytes(reference.to_bytes())
     np.testing.assert_array_equal(again.strangeness(other), reference.strangeness(other))
 
 
 def test_a_reference_of_leaves_that_are_all_the_same_has_no_direction() -> None:
-    reference = fit_reference(np.ones((3, 8)))
+    reference = fit_subspace(np.ones((3, 8)))
     assert reference.basis.shape == (0, 8)
     assert reference.strangeness(np.ones((1, 8)))[0] == pytest.approx(0, abs=1e-6)
     assert np.isfinite(reference.strangeness(np.zeros((1, 8)))).all()

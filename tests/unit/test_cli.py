@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from ufgvc import cli
 from ufgvc.cli import NESTED, SECTIONS, main, parse
 from ufgvc.commands import COMMANDS, Command
-from ufgvc.core.config import Section, load_yaml
+from ufgvc.core.config import Settings, load_yaml
 from ufgvc.core.errors import UserError
 from ufgvc.runtime.session import in_ray_job
 
@@ -230,7 +230,7 @@ def test_help_of_a_command(name: str, capsys: pytest.CaptureFixture[str]) -> Non
     assert output.err == ""
 
 
-class Nothing(Section):
+class Nothing(Settings):
     data: str = "x"
 
 

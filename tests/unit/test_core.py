@@ -11,17 +11,17 @@ import pyarrow as pa
 import pytest
 from pydantic import Field, ValidationError
 
-from ufgvc.core.config import Section, flatten, load_yaml, part, short_key
+from ufgvc.core.config import Settings, flatten, load_yaml, select_fields, short_key
 from ufgvc.core.errors import UnreadableFile, UserError, user_error_in
 from ufgvc.core.registry import Registry
 from ufgvc.core.storage import open_store, read_parquet_rows, write_parquet_file
 
 
-class Inner(Section):
+class Inner(Settings):
     rate: float = Field(0.1, gt=0)
 
 
-class Outer(Section):
+class Outer(Settings):
     inner: Inner = Inner()
     name: str = "x"
 
@@ -47,7 +47,7 @@ def test_part_takes_what_a_section_declares() -> None:
     class Wide(Outer):
         more: int = 3
 
-    assert part(Outer, Wide(name="z")) == Outer(name="z")
+    assert select_fields(Outer, Wide(name="z")) == Outer(name="z")
 
 
 @pytest.mark.parametrize(("text", "says"), [("a: [1", "not valid YAML"), ("- 1", "key: value")])

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tests.unit.test_methods import small, tiny_batch
 from ufgvc.methods import Batch, Method, Stage, names
-from ufgvc.training.ddp import settle_buckets
+from ufgvc.training.ddp import warm_up_ddp_buckets
 from ufgvc.training.optim import make_optimizer
 from ufgvc.training.steps import identity, train_step
 
@@ -71,7 +71,7 @@ def step(
 def parallel(net: nn.Module) -> nn.Module:
     """As the loop wraps a network: with the passes that settle DDP's buckets, whose effect must be undone."""
     model = DistributedDataParallel(net)
-    settle_buckets(model, net, 96, torch.device("cpu"))
+    warm_up_ddp_buckets(model, net, 96, torch.device("cpu"))
     training(net)
     return model
 

@@ -14,7 +14,7 @@ from PIL import Image
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
 from ufgvc.data import dataset as shards
-from ufgvc.data.dataset import FolderWriter, read_part
+from ufgvc.data.dataset import ShardWriter, read_part
 from ufgvc.data.images import decode_mask, encode_mask
 from ufgvc.regions.exact_masks import copy_part, exact_masks, open_masks
 from ufgvc.regions.mask_dataset import mask
@@ -43,7 +43,7 @@ def source(made: Path, tmp_path: Path) -> Path:
 def stored(target: Path, source: Path, names: dict[str, list[str]] = NAMES) -> shards.Dataset:
     """The data set that `ingest` would make of the source, in two parts."""
     store = open_store(target)
-    writer, tables, parts = FolderWriter(store, "images", "", "images"), [], []
+    writer, tables, parts = ShardWriter(store, "images", "", "images"), [], []
     for split, ids in names.items():
         files = [(source / "images" / f"{Path(name).name}.jpg").read_bytes() for name in ids]
         n = len(ids)
@@ -64,7 +64,7 @@ def stored(target: Path, source: Path, names: dict[str, list[str]] = NAMES) -> s
 
 def copied(dataset: shards.Dataset, source: Path) -> list[dict[str, bytes]]:
     """The rows of masks/exact, part after part."""
-    folder, writer = open_masks(str(source)), FolderWriter(dataset.store, "masks/exact", dataset.fingerprint, "masks")
+    folder, writer = open_masks(str(source)), ShardWriter(dataset.store, "masks/exact", dataset.fingerprint, "masks")
     writer.commit([copy_part(dataset, folder, writer, part) for part in dataset.parts])
     return [row for part in dataset.parts for row in read_part(dataset, "masks/exact", part).to_pylist()]
 

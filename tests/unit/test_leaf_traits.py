@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ufgvc.methods import Batch, build
-from ufgvc.methods.layers.leaf_segmentation import blade, find_leaf, halfway, ridges
+from ufgvc.methods.layers.leaf_segmentation import erode_leaf, find_leaf, isodata_threshold, ridges
 from ufgvc.methods.layers.polar import ANGLES, polar, spectrum
 from ufgvc.methods.leaf_traits import MEASURES, colour, outline, veins
 
@@ -34,7 +34,7 @@ def test_the_threshold_lies_halfway_between_the_means_of_both_sides():
     values = torch.cat(
         [torch.rand(1, 1, 9, 11, generator=torch.Generator().manual_seed(0)), drawn_leaf()[:, :1, 30:39, 30:41]]
     )
-    for row, got in zip(values.double(), halfway(values).flatten(), strict=True):
+    for row, got in zip(values.double(), isodata_threshold(values).flatten(), strict=True):
         flat, threshold = row.flatten().tolist(), float(row.mean())
         for _ in range(50):
             share = [min(1.0, max(0.0, (v - threshold) / (0.1 * max(flat)) + 0.5)) for v in flat]
@@ -62,7 +62,7 @@ def test_the_blade_is_the_leaf_without_its_rim():
     leaf[:, :, 20:60, 30:50] = 1
     inner = torch.zeros_like(leaf)
     inner[:, :, 22:58, 32:48] = 1
-    assert torch.equal(blade(leaf), inner)
+    assert torch.equal(erode_leaf(leaf), inner)
 
 
 def test_a_ridge_is_the_curvature_across_a_bright_line():
@@ -128,7 +128,7 @@ def test_the_spectrum_is_the_size_of_the_fourier_transform():
 @pytest.mark.parametrize("measure", [outline, veins])
 def test_a_leaf_may_be_turned_mirrored_moved_and_scaled(measure):
     def told(image: Tensor) -> Tensor:
-        return measure(image, find_leaf(image), blade(find_leaf(image)))
+        return measure(image, find_leaf(image), erode_leaf(find_leaf(image)))
 
     leaf, other = told(drawn_leaf()), told(drawn_leaf(lobes=7, depth=0.15))
     apart = float((leaf - other).norm())
@@ -148,7 +148,7 @@ def test_a_leaf_may_be_turned_mirrored_moved_and_scaled(measure):
 def test_colour_is_that_of_the_leaf_alone():
     image = torch.full((1, 3, 60, 60), 0.9)
     image[:, :, 20:40, 20:40] = torch.tensor([0.2, 0.6, 0.2])[:, None, None]
-    got = colour(image, find_leaf(image), blade(find_leaf(image)))[0]
+    got = colour(image, find_leaf(image), erode_leaf(find_leaf(image)))[0]
     assert torch.allclose(got, torch.tensor([0.2, 0.6, 1 / 3]), atol=1e-5)
 
 
@@ -157,7 +157,7 @@ def test_every_picture_gives_finite_traits():
     for image in (torch.zeros(2, 3, 32, 32), torch.ones(2, 3, 32, 48), torch.rand(2, 3, 48, 32, generator=generator)):
         leaf = find_leaf(image)
         for size, measure in MEASURES.values():
-            told = measure(image, leaf, blade(leaf))
+            told = measure(image, leaf, erode_leaf(leaf))
             assert told.shape == (2, size)
             assert bool(told.isfinite().all())
 

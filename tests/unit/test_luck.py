@@ -95,7 +95,7 @@ def test_luck_of_a_search_by_hand() -> None:
     scores = {trial.number: trial.score for trial in story.trials if trial.score is not None}
     paper = [score for number, score in scores.items() if number == 0 or number >= 12]
     others = [score for number, score in scores.items() if 0 < number < 12]
-    found = lucky.luck(story)
+    found = lucky.selection_bias(story)
     assert found is not None
     assert len(paper) == 4
     assert found.settings == len(others) + 1  # trial 0 is in the race, its repeats are not
@@ -108,5 +108,5 @@ def test_luck_of_a_search_by_hand() -> None:
 def test_no_luck_without_the_papers_setting() -> None:
     story = made_up(12, repeats=0)
     lost = replace(story.trials[0], state="failed", curve=())
-    assert lucky.luck(replace(story, trials=(lost, *story.trials[1:]))) is None
-    assert lucky.luck(replace(story, trials=())) is None
+    assert lucky.selection_bias(replace(story, trials=(lost, *story.trials[1:]))) is None
+    assert lucky.selection_bias(replace(story, trials=())) is None

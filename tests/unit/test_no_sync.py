@@ -28,7 +28,7 @@ from ufgvc.data.sources import CachedSource, on_device
 from ufgvc.data.transfer import to_device
 from ufgvc.methods import Method, Stage, names
 from ufgvc.methods.layers.average_norm import AverageNorm
-from ufgvc.training.loader import Feed
+from ufgvc.training.loader import BatchLoader
 from ufgvc.training.optim import make_optimizer
 from ufgvc.training.steps import train_step
 
@@ -107,7 +107,7 @@ def move(net: nn.Module) -> None:
                 module._buffers[name] = torch.zeros_like(buffer, device=GPU)
 
 
-def feed_of(method: Method, resident: bool, rotate: float, side: int) -> Feed:
+def feed_of(method: Method, resident: bool, rotate: float, side: int) -> BatchLoader:
     """8 leaves of side + 8 px with packed masks, in batches of 4."""
     random, full = np.random.default_rng(0), side + 8
     images = random.integers(0, 255, (8, full, full, 3), dtype=np.uint8)
@@ -119,7 +119,7 @@ def feed_of(method: Method, resident: bool, rotate: float, side: int) -> Feed:
     source = CachedSource(data, labels, np.arange(8), 4, 0, 0, 1, GPU, held)
     plan: Any = type("Plan", (), {"seed": 0})
     keys = np.arange(8, dtype=np.uint64)
-    return Feed(plan, recipe, source, keys, 8, 0, None, np.arange(0), labels, GPU, method.chances)
+    return BatchLoader(plan, recipe, source, keys, 8, 0, None, np.arange(0), labels, GPU, method.chances)
 
 
 def give_gradients(net: nn.Module) -> None:

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ufgvc.evaluation import stats as paired
-from ufgvc.evaluation.comparison import Cell, Draw, Entry
+from ufgvc.evaluation.comparison import BenchmarkDataset, Cell, Entry
 
-DRAW = Draw("a", np.array([0, 0, 1, 1, 2, 2]), 3)
-OTHER = Draw("b", np.array([0, 1]), 2)
+DRAW = BenchmarkDataset("a", np.array([0, 0, 1, 1, 2, 2]), 3)
+OTHER = BenchmarkDataset("b", np.array([0, 1]), 2)
 
 
 def entry(*cells: Cell) -> Entry:

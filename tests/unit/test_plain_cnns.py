@@ -18,7 +18,7 @@ from ufgvc.core.errors import UserError
 from ufgvc.methods import Batch, Method, build
 from ufgvc.methods.backbones import build_backbone
 from ufgvc.methods.inception_v3 import MIDDLE_SIDE, enlarge
-from ufgvc.methods.layers.init import start
+from ufgvc.methods.layers.init import kaiming_init_
 from ufgvc.methods.layers.normalise import Normalise
 
 CLASSES = 5
@@ -45,7 +45,7 @@ def torchvisions(name: str) -> nn.Module:
             ):
                 model.classifier[index] = nn.Linear(inputs, outputs)
     torch.manual_seed(3)
-    return start(model.to_empty(device="cpu")).eval()
+    return kaiming_init_(model.to_empty(device="cpu")).eval()
 
 
 @pytest.fixture(scope="module")

@@ -9,17 +9,17 @@ import pytest
 
 from ufgvc.cli import main
 from ufgvc.commands import COMMANDS, Command
-from ufgvc.core.config import Section
+from ufgvc.core.config import Settings
 from ufgvc.evaluation.metrics import proportion
-from ufgvc.evaluation.paired_test import Contest, by_cultivar, contest
-from ufgvc.evaluation.promote import verdict
+from ufgvc.evaluation.paired_test import PairedComparison, by_cultivar, compare_paired
+from ufgvc.evaluation.promote import decide
 from ufgvc.evaluation.promotion import Promotion, Side, needed_text
 
 
-def held(gains: int, losses: int, n: int, alpha: float = 0.05) -> Contest:
+def held(gains: int, losses: int, n: int, alpha: float = 0.05) -> PairedComparison:
     """A contest of models that both name the leaves rightly that neither won alone."""
     leaf = np.arange(n)
-    return contest(leaf >= gains, (leaf < gains) | (leaf >= gains + losses), alpha)
+    return compare_paired(leaf >= gains, (leaf < gains) | (leaf >= gains + losses), alpha)
 
 
 def test_a_contest_counts_leaves() -> None:
@@ -51,7 +51,7 @@ def test_a_contest_counts_leaves() -> None:
 def test_the_verdict(
     first: bool, outcome: tuple[int, int] | None, fair: bool, force: bool, wanted: tuple[str, str]
 ) -> None:
-    assert verdict(first, held(*outcome, 40) if outcome else None, fair, force) == wanted
+    assert decide(first, held(*outcome, 40) if outcome else None, fair, force) == wanted
 
 
 def test_cultivars_in_the_order_of_their_gain() -> None:
@@ -100,7 +100,7 @@ def test_json_has_everything_and_is_json() -> None:
     assert [row[3] for row in table.rows] == ["30 of 40", "25 of 40"]
 
 
-class Nothing(Section):
+class Nothing(Settings):
     pass
 
 

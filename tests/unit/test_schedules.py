@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ufgvc.methods import Stage
-from ufgvc.training.optim import plateaus, rate_at
+from ufgvc.training.optim import count_plateau_drops, lr_at
 
 
 def rows(scores: list[float], name: str = "validation_accuracy") -> list[dict[str, float]]:
@@ -24,8 +24,8 @@ def rows(scores: list[float], name: str = "validation_accuracy") -> list[dict[st
     ],
 )
 def test_hand_counted(scores: list[float], falls: int):
-    assert plateaus(rows(scores), patience=3) == falls
-    assert plateaus(rows(scores, "train_accuracy"), patience=3) == falls, (
+    assert count_plateau_drops(rows(scores), patience=3) == falls
+    assert count_plateau_drops(rows(scores, "train_accuracy"), patience=3) == falls, (
         "without held-out leaves the training crops decide"
     )
 
@@ -36,6 +36,4 @@ def test_a_stage_counts_its_own_epochs():
         Stage(epochs=5, lr=0.1, schedule="plateau", patience=1),
     )
     history = rows([0.5, 0.4, 0.4, 0.4, 0.4, 0.1, 0.1])
-    assert [rate_at(stages, epoch, history[:epoch]) for epoch in range(8)] == pytest.approx(
-        [1, 1, 1, 0.1, 0.1, 1, 1, 1]
-    )
+    assert [lr_at(stages, epoch, history[:epoch]) for epoch in range(8)] == pytest.approx([1, 1, 1, 0.1, 0.1, 1, 1, 1])

@@ -16,7 +16,7 @@ from tests.unit import search_stories as made
 from tests.unit.search_stories import BACKBONE, FUSION, PAPER, VEIN, made_up
 from tests.unit.test_page import Reader
 from ufgvc.evaluation import search_importance
-from ufgvc.evaluation.search_record import Axis, FinalRow, SearchStory, TrialRow
+from ufgvc.evaluation.search_record import Dimension, FinalRow, SearchRecord, TrialResult
 from ufgvc.evaluation.search_result import SearchResult, leading, measure, ranked
 from ufgvc.evaluation.stats import paired_bootstrap
 from ufgvc.reports import search_figures, search_page
@@ -28,14 +28,14 @@ from ufgvc.reports.search_tables import search_tables, to_csv
 from ufgvc.reports.search_text import duration, gain_in_words, luck_in_words, reading
 from ufgvc.reports.tables import Table
 
-DUO = Axis("options.fusion", "simplex", parts=("base", "vein"))
+DUO = Dimension("options.fusion", "simplex", parts=("base", "vein"))
 
 
 def cells(table: Table) -> dict[str | None, list[str | None]]:
     return {row[0]: row[1:] for row in table.rows}
 
 
-def all_failed() -> SearchStory:
+def all_failed() -> SearchRecord:
     story = made_up(4)
     lost = tuple(
         replace(trial, state="failed", curve=(), losses=(), folds=(), error="no GPU") for trial in story.trials
@@ -43,34 +43,34 @@ def all_failed() -> SearchStory:
     return replace(story, trials=lost, best=None, finals=())
 
 
-def kept() -> SearchStory:
+def kept() -> SearchRecord:
     """The paper's setting won; it alone was tested."""
     story = made_up(12, axes=(FUSION, VEIN))
     first = replace(story.trials[0], curve=(*story.trials[0].curve[:-1], 0.75))
     return replace(story, trials=(first, *story.trials[1:]), best=0, finals=story.finals[:1])
 
 
-def two_weights() -> SearchStory:
+def two_weights() -> SearchRecord:
     story = made_up(20, axes=(FUSION,))
 
-    def halves(trial: TrialRow) -> TrialRow:
+    def halves(trial: TrialResult) -> TrialResult:
         base, vein = trial.values[FUSION.name]["base"], trial.values[FUSION.name]["vein"]
         return replace(trial, values={DUO.name: {"base": base / (base + vein), "vein": vein / (base + vein)}})
 
     return replace(story, axes=(DUO,), trials=tuple(map(halves, story.trials)), finals=())
 
 
-def alike() -> SearchStory:
+def alike() -> SearchRecord:
     """Equal scores, of equal settings but for one choice."""
     curve = tuple([0.5] * made.EPOCHS)
     rows = [
-        TrialRow(i, {BACKBONE.name: "resnet50"}, "complete", curve, tuple([float("nan")] * 20), (0.5,) * 3)
+        TrialResult(i, {BACKBONE.name: "resnet50"}, "complete", curve, tuple([float("nan")] * 20), (0.5,) * 3)
         for i in range(12)
     ]
     return replace(made_up(12), axes=(BACKBONE,), trials=tuple(rows), best=0, finals=())
 
 
-STORIES: dict[str, Callable[[], SearchStory]] = {
+STORIES: dict[str, Callable[[], SearchRecord]] = {
     "whole": made_up,
     "one": lambda: made_up(1, repeats=0),
     "few": lambda: made_up(4, axes=(FUSION, VEIN), repeats=1),
@@ -86,12 +86,12 @@ STORIES: dict[str, Callable[[], SearchStory]] = {
 
 
 @pytest.fixture(scope="module")
-def whole() -> SearchStory:
+def whole() -> SearchRecord:
     return made_up()
 
 
 @pytest.fixture(scope="module")
-def result(whole: SearchStory) -> SearchResult:
+def result(whole: SearchRecord) -> SearchResult:
     return measure(whole, 400)
 
 
@@ -132,7 +132,7 @@ def test_two_hundred_trials() -> None:
     assert len(list(csv.DictReader(io.StringIO(to_csv(story))))) == 203
 
 
-def test_the_big_number_is_of_the_test_leaves(whole: SearchStory, result: SearchResult) -> None:
+def test_the_big_number_is_of_the_test_leaves(whole: SearchRecord, result: SearchResult) -> None:
     """Whoever reads the page must not take the score that the best was chosen by for what it gains."""
     page = compose_search(whole, "", result)
     means = [final.right.mean(axis=0) for final in whole.finals]
@@ -142,7 +142,9 @@ def test_the_big_number_is_of_the_test_leaves(whole: SearchStory, result: Search
     assert "never saw the test leaves" in page.explanation
     assert any("too high" in warning for warning in page.warnings)
     assert "too high" in reading(whole, result)
-    assert "in cross-validation, as the highest of" in dict(page.tiles)[f"{100 * result.luck.gain:+.1f} points"]
+    assert (
+        "in cross-validation, as the highest of" in dict(page.tiles)[f"{100 * result.selection_bias.gain:+.1f} points"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -155,7 +157,7 @@ def test_no_number_where_nothing_was_measured(name: str, figure: str) -> None:
     assert any("no GPU" in warning for warning in page.warnings) == (name == "failed")
 
 
-def test_scores_by_hand(whole: SearchStory, result: SearchResult) -> None:
+def test_scores_by_hand(whole: SearchRecord, result: SearchResult) -> None:
     table = search_tables(whole, result)["scores"]
     best = whole.trials[whole.best]
     assert table.columns == ("", "Paper's", f"Best (trial {whole.best})")
@@ -171,7 +173,7 @@ def test_scores_by_hand(whole: SearchStory, result: SearchResult) -> None:
     assert found["Mean of 4 trainings"] == [f"{100 * np.mean(again):.1f}\u00a0%", None]
 
 
-def test_values_by_hand(whole: SearchStory, result: SearchResult) -> None:
+def test_values_by_hand(whole: SearchRecord, result: SearchResult) -> None:
     found = cells(search_tables(whole, result)["settings"])
     vein = whole.trials[whole.best].values[FUSION.name]["vein"]
     assert found["fusion vein"] == ["0.5", f"{vein:.3g}", "0 to 1, sum 1", "options.fusion.vein"]
@@ -179,7 +181,7 @@ def test_values_by_hand(whole: SearchStory, result: SearchResult) -> None:
     assert found["backbone"][2] == "resnet50, resnet18"
 
 
-def test_trials_are_ranked_and_the_csv_has_all(whole: SearchStory) -> None:
+def test_trials_are_ranked_and_the_csv_has_all(whole: SearchRecord) -> None:
     order = ranked(whole)
     assert order[0].number == whole.best
     groups = [2 if t.state == "stopped" else 3 if t.state == "failed" else int(t.repeat) for t in order]
@@ -196,13 +198,13 @@ def test_trials_are_ranked_and_the_csv_has_all(whole: SearchStory) -> None:
     assert rows[7]["error"].startswith("CUDA out of memory.")
 
 
-def test_of_equal_scores_the_chosen_one_stands_first(whole: SearchStory) -> None:
+def test_of_equal_scores_the_chosen_one_stands_first(whole: SearchRecord) -> None:
     """The search breaks ties by the loss, which the report does not repeat."""
     story = replace(alike(), best=5)
     assert ranked(story)[0].number == 5
 
 
-def test_what_stopping_saved_by_hand(whole: SearchStory, result: SearchResult) -> None:
+def test_what_stopping_saved_by_hand(whole: SearchRecord, result: SearchResult) -> None:
     ran = [trial for trial in whole.trials if trial.state != "failed"]
     stopped = sum(trial.state == "stopped" for trial in ran)
     assert stopped
@@ -211,8 +213,8 @@ def test_what_stopping_saved_by_hand(whole: SearchStory, result: SearchResult) -
     assert f"{stopped} of 33 trials were stopped" in search_tables(whole, result)["saved"].note
 
 
-def test_the_words_follow_the_figures(whole: SearchStory, result: SearchResult) -> None:
-    luck = result.luck
+def test_the_words_follow_the_figures(whole: SearchRecord, result: SearchResult) -> None:
+    luck = result.selection_bias
     sure, unsure = replace(result, luck=replace(luck, p=0.004)), replace(result, luck=replace(luck, p=0.4))
     assert "fewer than 1 of 100" in luck_in_words(sure)
     assert "does not explain it" in luck_in_words(sure)
@@ -234,14 +236,14 @@ def test_without_repeats_the_page_says_that_luck_is_a_guess() -> None:
     assert "not repeated" in search_tables(story)["luck"].note
 
 
-def test_a_best_that_alone_was_tested_is_not_taken_for_the_papers(whole: SearchStory) -> None:
+def test_a_best_that_alone_was_tested_is_not_taken_for_the_papers(whole: SearchRecord) -> None:
     found = measure(replace(whole, finals=whole.finals[1:]), 100)
     assert found.paper_tested is None
     assert found.best_tested is not None
     assert found.gain is None
 
 
-def test_leaves_that_do_not_match_are_refused(whole: SearchStory) -> None:
+def test_leaves_that_do_not_match_are_refused(whole: SearchRecord) -> None:
     with pytest.raises(ValueError, match="not the same leaves"):
         measure(replace(whole, labels=whole.labels[1:]))
 
@@ -256,7 +258,7 @@ def test_the_triangle_keeps_distances() -> None:
     assert middle == pytest.approx(corners.mean(axis=0))
 
 
-def test_weights_are_a_triangle_a_line_or_nothing(whole: SearchStory) -> None:
+def test_weights_are_a_triangle_a_line_or_nothing(whole: SearchRecord) -> None:
     chart = simplex_chart(FUSION, whole)
     assert isinstance(chart, Chart)
     assert chart.name == "search-options-fusion"
@@ -265,7 +267,7 @@ def test_weights_are_a_triangle_a_line_or_nothing(whole: SearchStory) -> None:
     line = simplex_chart(DUO, story)
     assert line
     assert "weight of base (the rest is vein)" in line.to_svg()
-    four = Axis("options.fusion", "simplex", parts=("base", "vein", "contour", "tip"))
+    four = Dimension("options.fusion", "simplex", parts=("base", "vein", "contour", "tip"))
     assert simplex_chart(four, whole) is None
     assert simplex_chart(VEIN, whole) is None
 
@@ -313,7 +315,7 @@ def test_optuna_speaks_as_before(capfd: pytest.CaptureFixture[str]) -> None:
     assert "study" not in capfd.readouterr().err
 
 
-def test_fields_stand_where_their_axis_puts_them(whole: SearchStory) -> None:
+def test_fields_stand_where_their_axis_puts_them(whole: SearchRecord) -> None:
     fields = {field.name: field for field in fields_of(whole)}
     vein = fields[VEIN.name]
     assert [vein.place({VEIN.name: value}) for value in (0.001, 0.1, 10.0, 0.0)] == pytest.approx([0, 0.5, 1, 0])
@@ -340,7 +342,7 @@ def test_labels_are_as_short_as_they_can_be() -> None:
     assert short_labels(names) == ["fusion vein", "optimizer lr", "init", "a b c", "d b c"]
 
 
-def test_a_final_of_one_seed_has_no_spread(whole: SearchStory) -> None:
+def test_a_final_of_one_seed_has_no_spread(whole: SearchRecord) -> None:
     finals = tuple(FinalRow(final.label, final.values, final.right[:1]) for final in whole.finals)
     story = replace(whole, finals=finals)
     assert cells(search_tables(story)["scores"])["Spread (seeds)"] == ["(1)", "(1)"]

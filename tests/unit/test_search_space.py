@@ -11,23 +11,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ufgvc.core.errors import UserError
-from ufgvc.evaluation.search_record import Axis
+from ufgvc.evaluation.search_record import Dimension
 from ufgvc.experiments.space import configured, decode, distributions, encode, grid, paper_values, published, read_space
 from ufgvc.training.settings import TrainSettings
 
 SMALL = {"backbone": "resnet18"}
 TRAIN = TrainSettings(epochs=20, resize=96, crop=80, batch_size=8)
-FUSION = Axis("options.fusion", "simplex", parts=("base", "vein", "contour"))
-LOSS = Axis("options.loss_weights.vein", "log", 0.01, 10.0)
-BATCH = Axis("train.batch_size", "linear", 4, 16)
-KIND = Axis("options.activation", "choice", choices=("sigmoid", "softmax_peak"))
+FUSION = Dimension("options.fusion", "simplex", parts=("base", "vein", "contour"))
+LOSS = Dimension("options.loss_weights.vein", "log", 0.01, 10.0)
+BATCH = Dimension("train.batch_size", "linear", 4, 16)
+KIND = Dimension("options.activation", "choice", choices=("sigmoid", "softmax_peak"))
 unit = st.floats(0, 1, allow_nan=False)
 
 
 @pytest.mark.parametrize("parts", [2, 3, 4])
 def test_uniform_numbers_are_uniform_points_of_the_simplex(parts: int) -> None:
     """Against Dirichlet(1, ..., 1): each weight alone is Beta(1, k - 1), and so is the sum of two with Beta(2, k - 2)."""
-    axis = Axis("w", "simplex", parts=tuple("abcd"[:parts]))
+    axis = Dimension("w", "simplex", parts=tuple("abcd"[:parts]))
     draws = np.random.default_rng(0).random((4000, parts - 1))
     points = np.array(
         [

@@ -13,28 +13,28 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from ufgvc.core.errors import UserError
-from ufgvc.evaluation.search_record import Axis, TrialRow
+from ufgvc.evaluation.search_record import Dimension, TrialResult
 from ufgvc.experiments import search_runner as tuning
 from ufgvc.experiments.final_evaluation import best_of
 from ufgvc.experiments.search_runner import share_for, share_now
-from ufgvc.experiments.search_store import Setting, Study
-from ufgvc.experiments.searcher import Ledger, Suggester
+from ufgvc.experiments.search_store import SearchStore, TrialConfig
+from ufgvc.experiments.searcher import ResumableSearcher, TrialLog
 from ufgvc.experiments.settings import SearchSettings, TrialSettings
-from ufgvc.experiments.stopping import StopByWord
+from ufgvc.experiments.stopping import CooperativeASHA
 from ufgvc.experiments.trial_runner import placed, share_of
 from ufgvc.training.settings import TrainSettings
 
 AXES = (
-    Axis("options.fusion", "simplex", parts=("base", "vein", "contour")),
-    Axis("options.loss_weights.vein", "log", 0.01, 10.0),
+    Dimension("options.fusion", "simplex", parts=("base", "vein", "contour")),
+    Dimension("options.loss_weights.vein", "log", 0.01, 10.0),
 )
 PAPER = {"options.fusion": {"base": 0.3, "vein": 0.5, "contour": 0.2}, "options.loss_weights.vein": 0.1}
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> Study:
+def study(tmp_path: Path) -> SearchStore:
     train = TrainSettings(epochs=4, resize=40, crop=32)
-    return Study(
+    return SearchStore(
         str(tmp_path / "data"),
         "mask_guided",
         {"backbone": "resnet18"},
@@ -47,13 +47,13 @@ def study(tmp_path: Path) -> Study:
     )
 
 
-def row(number: int, *curve: float, state: str = "complete", **more: Any) -> TrialRow:
-    return TrialRow(
+def row(number: int, *curve: float, state: str = "complete", **more: Any) -> TrialResult:
+    return TrialResult(
         number, PAPER, state, curve=curve, losses=tuple(1 - value for value in curve), folds=curve[-1:] * 3, **more
     )
 
 
-def drain(suggester: Suggester, state: str = "complete") -> list[Setting]:
+def drain(suggester: ResumableSearcher, state: str = "complete") -> list[TrialConfig]:
     """Every suggestion, each ended at once."""
     told = []
     for place in range(100):
@@ -67,8 +67,8 @@ def drain(suggester: Suggester, state: str = "complete") -> list[Setting]:
     raise AssertionError("it never ends")
 
 
-def test_the_papers_setting_is_trial_0_and_the_repeats_come_last(study: Study) -> None:
-    told = drain(Suggester(study, SearchSettings(trials=5, repeats=2), Ledger.of(study)))
+def test_the_papers_setting_is_trial_0_and_the_repeats_come_last(study: SearchStore) -> None:
+    told = drain(ResumableSearcher(study, SearchSettings(trials=5, repeats=2), TrialLog.of(study)))
     assert [setting.number for setting in told] == list(range(7))
     assert told[0].values == PAPER
     assert [setting.repeat for setting in told] == [0, 0, 0, 0, 0, 1, 2]
@@ -77,23 +77,23 @@ def test_the_papers_setting_is_trial_0_and_the_repeats_come_last(study: Study) -
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "grid"])
-def test_every_sampler_says_when_it_is_over(study: Study, sampler: str) -> None:
+def test_every_sampler_says_when_it_is_over(study: SearchStore, sampler: str) -> None:
     settings = SearchSettings(trials=None if sampler == "grid" else 12, sampler=sampler, grid_points=2, repeats=0)
-    told = drain(Suggester(study, settings, Ledger.of(study)))
+    told = drain(ResumableSearcher(study, settings, TrialLog.of(study)))
     assert len(told) == (1 + 3 * 2 if sampler == "grid" else 12)
     assert len({str(setting.values) for setting in told}) == len(told)
 
 
-def test_nothing_is_lost_and_nothing_is_done_twice(study: Study) -> None:
+def test_nothing_is_lost_and_nothing_is_done_twice(study: SearchStore) -> None:
     """Killed with trials 2 and 3 running: they come first, as they were; what ended teaches Optuna again."""
-    first = Suggester(study, SearchSettings(trials=6, repeats=1), Ledger.of(study))
+    first = ResumableSearcher(study, SearchSettings(trials=6, repeats=1), TrialLog.of(study))
     for place in range(4):
         first.suggest(str(place))
     study.end(row(0, 0.2, 0.6))
     study.end(replace(row(1, 0.1, state="stopped"), values=study.settings()[1].values))
-    ledger = Ledger.of(study)
+    ledger = TrialLog.of(study)
     assert [setting.number for setting, _ in ledger.ended] == [0, 1]
-    again = Suggester(study, SearchSettings(trials=6, repeats=1), ledger)
+    again = ResumableSearcher(study, SearchSettings(trials=6, repeats=1), ledger)
     assert [trial.state for trial in again.optuna.trials] == [TrialState.COMPLETE, TrialState.PRUNED]
     assert again.remaining == 2 + 2 + 1
     assert again.total == 7
@@ -103,26 +103,26 @@ def test_nothing_is_lost_and_nothing_is_done_twice(study: Study) -> None:
     assert told[:2] == before[2:4]
 
 
-def test_more_trials_later_go_on_with_the_same_search(study: Study) -> None:
-    drain(Suggester(study, SearchSettings(trials=3, repeats=1), Ledger.of(study)))
-    told = drain(Suggester(study, SearchSettings(trials=5, repeats=1), Ledger.of(study)))
+def test_more_trials_later_go_on_with_the_same_search(study: SearchStore) -> None:
+    drain(ResumableSearcher(study, SearchSettings(trials=3, repeats=1), TrialLog.of(study)))
+    told = drain(ResumableSearcher(study, SearchSettings(trials=5, repeats=1), TrialLog.of(study)))
     assert [(setting.number, setting.repeat) for setting in told] == [(4, 0), (5, 0)]
 
 
-def test_failures_are_tried_again_but_not_those_that_diverged(study: Study) -> None:
-    suggester = Suggester(study, SearchSettings(trials=3, repeats=0), Ledger.of(study))
+def test_failures_are_tried_again_but_not_those_that_diverged(study: SearchStore) -> None:
+    suggester = ResumableSearcher(study, SearchSettings(trials=3, repeats=0), TrialLog.of(study))
     for place in range(3):
         suggester.suggest(str(place))
     study.end(row(0, 0.5))
     study.end(row(1, state="failed", error="the disk is full"), final=False)
     study.end(row(2, 0.1, state="failed", error="training diverged"))
     study.forget_failures()
-    assert [setting.number for setting in Ledger.of(study).open] == [1]
-    assert [each.state for _, each in Ledger.of(study).ended] == ["complete", "failed"]
+    assert [setting.number for setting in TrialLog.of(study).open] == [1]
+    assert [each.state for _, each in TrialLog.of(study).ended] == ["complete", "failed"]
 
 
-def test_what_failed_or_was_lost_teaches_optuna_nothing(study: Study) -> None:
-    suggester = Suggester(study, SearchSettings(trials=3, repeats=0), Ledger.of(study))
+def test_what_failed_or_was_lost_teaches_optuna_nothing(study: SearchStore) -> None:
+    suggester = ResumableSearcher(study, SearchSettings(trials=3, repeats=0), TrialLog.of(study))
     for place in range(3):
         suggester.suggest(str(place))
     study.end(row(1, state="failed", error="no"))
@@ -131,9 +131,9 @@ def test_what_failed_or_was_lost_teaches_optuna_nothing(study: Study) -> None:
     assert {trial.state for trial in suggester.optuna.trials} == {TrialState.FAIL}
 
 
-def test_tpe_learns(study: Study) -> None:
+def test_tpe_learns(study: SearchStore) -> None:
     """Trials near one corner score high: later suggestions lie nearer to it than random ones."""
-    suggester = Suggester(study, SearchSettings(trials=60, repeats=0), Ledger.of(study))
+    suggester = ResumableSearcher(study, SearchSettings(trials=60, repeats=0), TrialLog.of(study))
     for place in range(60):
         config = suggester.suggest(str(place))
         setting = study.settings()[config["number"]]
@@ -146,13 +146,13 @@ def test_tpe_learns(study: Study) -> None:
 
 class TestASHA:
     @staticmethod
-    def scheduler(stopped: list[int], **more: Any) -> StopByWord:
-        return StopByWord(
+    def scheduler(stopped: list[int], **more: Any) -> CooperativeASHA:
+        return CooperativeASHA(
             lambda config: stopped.append(config["number"]), **({"epochs": 9, "grace": 1, "reduction": 3} | more)
         )
 
     @staticmethod
-    def report(scheduler: StopByWord, number: int, score: float, epoch: int = 1, repeat: int = 0) -> str:
+    def report(scheduler: CooperativeASHA, number: int, score: float, epoch: int = 1, repeat: int = 0) -> str:
         trial = SimpleNamespace(trial_id=f"t{number}", config={"number": number, "repeat": repeat})
         if trial.trial_id not in scheduler._trial_info:
             scheduler.on_trial_add(None, trial)
@@ -260,7 +260,7 @@ class TestShare:
             share_for(TrainSettings(gpu="yes"), SearchSettings(), 8, 0, 8)
 
 
-def test_optuna_says_nothing_on_the_terminal(study: Study, capfd: pytest.CaptureFixture[str]) -> None:
-    Suggester(study, SearchSettings(trials=2, repeats=0), Ledger.of(study)).suggest("0")
+def test_optuna_says_nothing_on_the_terminal(study: SearchStore, capfd: pytest.CaptureFixture[str]) -> None:
+    ResumableSearcher(study, SearchSettings(trials=2, repeats=0), TrialLog.of(study)).suggest("0")
     optuna.logging.get_logger("optuna").info("a study was made")
     assert capfd.readouterr().err == ""

@@ -13,7 +13,7 @@ from ufgvc.core.storage import open_store
 from ufgvc.core.types import Box
 from ufgvc.data import dataset as shards
 from ufgvc.data.dataset import (
-    FolderWriter,
+    ShardWriter,
     fingerprint_of,
     from_boxes,
     open_dataset,
@@ -51,7 +51,7 @@ def regions(names: list[str], boxes: list[list[Box] | None]) -> pa.Table:
 @pytest.fixture
 def dataset(tmp_path: Path) -> shards.Dataset:
     store = open_store(tmp_path / "leaves")
-    writer = FolderWriter(store, "images", "", "images")
+    writer = ShardWriter(store, "images", "", "images")
     tables = {"train-00000": images("train", ["a", "b"]), "test-00000": images("test", ["c"])}
     parts = [writer.write(name, name[:-6], table) for name, table in tables.items()]
     writer.write_manifest(parts)
@@ -80,9 +80,7 @@ def test_no_dataset_names_the_command(tmp_path: Path) -> None:
 
 
 def test_boxes_tell_unknown_from_none(dataset: shards.Dataset) -> None:
-    writer = pickle.loads(
-        pickle.dumps(FolderWriter(dataset.store, "regions/annotated", dataset.fingerprint, "regions"))
-    )
+    writer = pickle.loads(pickle.dumps(ShardWriter(dataset.store, "regions/annotated", dataset.fingerprint, "regions")))
     boxes = [None, [Box("vein", 1, 2, 3, 4, 0.5)]]
     train = writer.write("train-00000", "train", regions(["a", "b"], boxes))
     test = writer.write("test-00000", "test", regions(["c"], [[]]))
@@ -95,7 +93,7 @@ def test_boxes_tell_unknown_from_none(dataset: shards.Dataset) -> None:
 
 
 def test_masks_of_other_images_are_refused_with_the_command(dataset: shards.Dataset) -> None:
-    FolderWriter(dataset.store, "masks/box", "fingerprint of others", "masks").commit([])
+    ShardWriter(dataset.store, "masks/box", "fingerprint of others", "masks").commit([])
     with pytest.raises(UserError, match="other images") as caught:
         read_manifest(dataset, "masks/box")
     assert "ufgvc mask --data" in str(caught.value)
@@ -107,7 +105,7 @@ def test_masks_of_other_images_are_refused_with_the_command(dataset: shards.Data
 
 
 def test_commit_removes_what_no_manifest_names_and_nothing_earlier(dataset: shards.Dataset) -> None:
-    writer = FolderWriter(dataset.store, "regions/detected", dataset.fingerprint, "regions")
+    writer = ShardWriter(dataset.store, "regions/detected", dataset.fingerprint, "regions")
     old = writer.write("train-00000", "train", regions(["a"], [None]))
     writer.commit([old])
     new = writer.write("train-00000", "train", regions(["a"], [[]]))
@@ -125,7 +123,7 @@ def test_fingerprints_follow_the_content_only(dataset: shards.Dataset) -> None:
     changed = table.set_column(table.column_names.index("label"), "label", pa.array([0, 0, 0], pa.int32()))
     assert fingerprint_of(changed) != dataset.fingerprint
 
-    writer = FolderWriter(dataset.store, "regions/detected", dataset.fingerprint, "regions")
+    writer = ShardWriter(dataset.store, "regions/detected", dataset.fingerprint, "regions")
     once, again, other = (
         writer.commit([writer.write("train-00000", "train", regions(["a"], [boxes]))]) for boxes in ([], [], None)
     )
@@ -135,7 +133,7 @@ def test_fingerprints_follow_the_content_only(dataset: shards.Dataset) -> None:
 
 def test_parts_never_mix_splits(dataset: shards.Dataset) -> None:
     with pytest.raises(ValueError, match="cannot hold split"):
-        FolderWriter(dataset.store, "images", "", "images").write("train-00000", "test", images("test", ["c"]))
+        ShardWriter(dataset.store, "images", "", "images").write("train-00000", "test", images("test", ["c"]))
 
 
 def test_a_part_that_is_gone_is_told(dataset: shards.Dataset) -> None:

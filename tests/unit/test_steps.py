@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ufgvc.core.errors import UserError
 from ufgvc.methods import Batch, Method, Stage, build
-from ufgvc.training.optim import lr_factor, make_optimizer, rate_at, set_rate, stage_at, train_mode
+from ufgvc.training.optim import lr_at, lr_factor, make_optimizer, set_lr, stage_at, train_mode
 from ufgvc.training.steps import choose_precision, eval_step, train_step
 
 REGIONS = ("vein", "contour")
@@ -120,7 +120,7 @@ def test_a_step_moves_head_and_backbone_at_their_own_rates():
     method = small()
     optimizer = make_optimizer(method, STAGE)
     assert {group["name"]: group["lr"] for group in optimizer.param_groups} == {"backbone": 0.05, "head": 0.5}
-    set_rate(optimizer, 0.1)
+    set_lr(optimizer, 0.1)
     assert {group["name"]: group["lr"] for group in optimizer.param_groups} == pytest.approx(
         {"backbone": 0.005, "head": 0.05}
     )
@@ -158,7 +158,7 @@ def test_schedules():
     assert lr_factor(Stage(epochs=3, lr=1.0, schedule="constant"), 2) == 1
     stages = (Stage(epochs=2, lr=1.0, schedule="constant"), step)
     assert [stage_at(stages, epoch) for epoch in (0, 1, 2, 11, 12)] == [0, 0, 1, 1, 1]
-    assert [rate_at(stages, epoch) for epoch in (1, 2, 6)] == pytest.approx([1, 1, 0.1])
+    assert [lr_at(stages, epoch) for epoch in (1, 2, 6)] == pytest.approx([1, 1, 0.1])
 
 
 def test_bf16_only_where_it_is_computed(monkeypatch: pytest.MonkeyPatch):

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from ufgvc.core.process import Stopped, kept_signals, stoppable
-from ufgvc.tracking.runs import NullRun, recorded
+from ufgvc.core.process import Stopped, restore_signal_handlers, sigterm_as_interrupt
+from ufgvc.tracking.runs import NullRun, finish_run_on_exit
 
 PROGRAM = """
 import os, sys, time
@@ -59,7 +59,7 @@ def send(number: signal.Signals) -> None:
 
 def test_sigterm_is_ours_within_the_block_only() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Stopped), stoppable():
+    with pytest.raises(Stopped), sigterm_as_interrupt():
         send(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -77,7 +77,7 @@ def test_a_library_that_answers_signals_by_leaving(
         signal.signal(number, lambda *_: sys.exit(code))
         send(number)
 
-    with pytest.raises(means) as caught, kept_signals():
+    with pytest.raises(means) as caught, restore_signal_handlers():
         library()
     assert type(caught.value) is means
     assert signal.getsignal(number) is before
@@ -87,7 +87,7 @@ def test_a_library_that_answers_signals_by_leaving(
 def test_rays_core_tells_the_exit_in_words(code: str, means: type[BaseException]) -> None:
     leaving = SystemExit(1)
     leaving.ray_terminate_msg = f"SystemExit is raised (sys.exit is called). Exit code: {code}."  # type: ignore[attr-defined]
-    with pytest.raises(means) as caught, kept_signals():
+    with pytest.raises(means) as caught, restore_signal_handlers():
         raise leaving
     assert type(caught.value) is means
 
@@ -99,7 +99,7 @@ def test_a_library_that_knows_control_c_only_hears_of_sigterm() -> None:
         signal.signal(signal.SIGINT, lambda number, frame: sys.exit(heard.append(number) or 0))  # type: ignore[func-returns-value]
         send(signal.SIGTERM)
 
-    with pytest.raises(Stopped), stoppable(), kept_signals():
+    with pytest.raises(Stopped), sigterm_as_interrupt(), restore_signal_handlers():
         library()
     assert heard == [signal.SIGINT]
 
@@ -111,12 +111,12 @@ def test_sigterm_that_rays_core_hands_on_as_control_c_is_known() -> None:
         except KeyboardInterrupt:
             raise KeyboardInterrupt from None
 
-    with pytest.raises(Stopped), stoppable():
+    with pytest.raises(Stopped), sigterm_as_interrupt():
         core()
 
 
 def test_another_exit_stays_what_it_is() -> None:
-    with pytest.raises(SystemExit) as caught, kept_signals():
+    with pytest.raises(SystemExit) as caught, restore_signal_handlers():
         sys.exit(3)
     assert caught.value.code == 3
 
@@ -125,7 +125,7 @@ def test_threads_have_no_signals_to_keep() -> None:
     done: list[str] = []
 
     def work() -> None:
-        with stoppable(), kept_signals():
+        with sigterm_as_interrupt(), restore_signal_handlers():
             done.append("worked")
 
     thread = threading.Thread(target=work)
@@ -148,7 +148,7 @@ class Remembering(NullRun):
 )
 def test_a_run_says_how_it_ended(error: BaseException, status: str) -> None:
     run = Remembering()
-    with pytest.raises(type(error)) as caught, recorded(run):
+    with pytest.raises(type(error)) as caught, finish_run_on_exit(run):
         raise error
     assert caught.value is error
     assert run.ends == [status]
@@ -156,6 +156,6 @@ def test_a_run_says_how_it_ended(error: BaseException, status: str) -> None:
 
 def test_a_run_that_came_to_its_end_is_finished() -> None:
     run = Remembering()
-    with recorded(run):
+    with finish_run_on_exit(run):
         assert run.ends == []
     assert run.ends == ["FINISHED"]

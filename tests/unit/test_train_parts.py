@@ -17,7 +17,7 @@ from ufgvc.core.storage import Store, open_store
 from ufgvc.methods.recipe import Recipe, Stage
 from ufgvc.runtime.session import places
 from ufgvc.training.checkpoint import FILE, read_checkpoint, remove_orphans, write_checkpoint
-from ufgvc.training.overrides import adjusted
+from ufgvc.training.overrides import apply_overrides
 from ufgvc.training.preflight import check_batch, check_cpus, check_crop, check_nodes_hold, check_places, choose_gpu
 from ufgvc.training.progress import Follower, epoch_line, read_metrics
 from ufgvc.training.settings import TrainSettings
@@ -144,17 +144,17 @@ def test_places_that_other_nodes_cannot_see() -> None:
 
 
 def test_nothing_told_changes_nothing() -> None:
-    assert adjusted(PUBLISHED, TrainSettings()) == PUBLISHED
-    assert adjusted(STAGED, TrainSettings(epochs=100, learning_rate=0.1)) == STAGED
+    assert apply_overrides(PUBLISHED, TrainSettings()) == PUBLISHED
+    assert apply_overrides(STAGED, TrainSettings(epochs=100, learning_rate=0.1)) == STAGED
 
 
 def test_epochs_scale_what_is_counted_in_epochs() -> None:
-    made = adjusted(PUBLISHED, TrainSettings(epochs=30)).stages
+    made = apply_overrides(PUBLISHED, TrainSettings(epochs=30)).stages
     assert [(stage.epochs, stage.step_epochs) for stage in made] == [(30, 6)]
     assert made[0].lr == 0.003
-    assert adjusted(PUBLISHED, TrainSettings(epochs=600)).stages[0].warmup_epochs == 10
-    assert adjusted(PUBLISHED, TrainSettings(epochs=1)).stages[0].step_epochs == 1
-    short = adjusted(STAGED, TrainSettings(epochs=10)).stages
+    assert apply_overrides(PUBLISHED, TrainSettings(epochs=600)).stages[0].warmup_epochs == 10
+    assert apply_overrides(PUBLISHED, TrainSettings(epochs=1)).stages[0].step_epochs == 1
+    short = apply_overrides(STAGED, TrainSettings(epochs=10)).stages
     assert [stage.epochs for stage in short] == [2, 8]
     assert short[1].milestones == (4, 6)
     assert (short[0].frozen, short[0].lr, short[1].lr) == (("backbone",), 0.1, 0.01)
@@ -164,15 +164,15 @@ def test_epochs_scale_what_is_counted_in_epochs() -> None:
 def test_the_stages_make_up_the_epochs_that_were_asked_for(lengths: tuple[int, ...]) -> None:
     recipe = Recipe(stages=tuple(Stage(epochs=epochs, lr=0.1) for epochs in lengths))
     for epochs in (*range(len(lengths), 30), 1000):
-        made = adjusted(recipe, TrainSettings(epochs=epochs))
+        made = apply_overrides(recipe, TrainSettings(epochs=epochs))
         assert made.epochs == epochs
         assert min(stage.epochs for stage in made.stages) >= 1
     with pytest.raises(UserError, match=f"--train.epochs {len(lengths)}"):
-        adjusted(recipe, TrainSettings(epochs=len(lengths) - 1))
+        apply_overrides(recipe, TrainSettings(epochs=len(lengths) - 1))
 
 
 def test_the_learning_rate_scales_every_stage() -> None:
-    made = adjusted(STAGED, TrainSettings(learning_rate=0.02)).stages
+    made = apply_overrides(STAGED, TrainSettings(learning_rate=0.02)).stages
     assert [stage.lr for stage in made] == pytest.approx([0.02, 0.002])
 
 
@@ -186,16 +186,16 @@ def test_the_learning_rate_scales_every_stage() -> None:
     ],
 )
 def test_crop_and_resize(told: dict[str, int], crop: int, resize: int) -> None:
-    made = adjusted(PUBLISHED, TrainSettings(**told))  # type: ignore[arg-type]
+    made = apply_overrides(PUBLISHED, TrainSettings(**told))  # type: ignore[arg-type]
     assert (made.crop, made.resize) == (crop, resize)
 
 
 @pytest.mark.parametrize("told", [{"crop": 300, "resize": 256}, {"resize": 256}])
 def test_a_crop_that_does_not_fit(told: dict[str, int]) -> None:
     with pytest.raises(UserError, match="does not fit into a photograph resized to 256 px") as caught:
-        adjusted(PUBLISHED, TrainSettings(**told))  # type: ignore[arg-type]
+        apply_overrides(PUBLISHED, TrainSettings(**told))  # type: ignore[arg-type]
     assert "`--train.crop 256` or less" in (caught.value.fix or "")
-    adjusted(PUBLISHED, TrainSettings(crop=256, resize=256))
+    apply_overrides(PUBLISHED, TrainSettings(crop=256, resize=256))
 
 
 def row(epoch: int, **more: float) -> dict[str, float]:

@@ -25,7 +25,7 @@ from ufgvc.methods.mask_guided import attention_target
 from ufgvc.methods.method import Batch
 from ufgvc.methods.recipe import Recipe
 from ufgvc.training.checkpoint import FILE
-from ufgvc.training.loader import Feed, Plan, make_feed
+from ufgvc.training.loader import BatchLoader, WorkerConfig, make_loader
 from ufgvc.training.run import make_plan
 from ufgvc.training.settings import TrainSettings
 from ufgvc.training.steps import train_step
@@ -36,7 +36,9 @@ CELLS = (14, 14)  # of the attention map of a stride-32 backbone at CROP
 CACHED_BATCHES = (16, 64)
 
 
-def training_plan(data: BenchData, case: StepCase, runs: str, cache: str, seed: int, resize: int | None = None) -> Plan:
+def training_plan(
+    data: BenchData, case: StepCase, runs: str, cache: str, seed: int, resize: int | None = None
+) -> WorkerConfig:
     """What `ufgvc train` would hand to its worker."""
     settings = TrainSettings.model_validate(
         {
@@ -81,8 +83,8 @@ def batches_from_cache(data: BenchData, runs: str, device: torch.device, rounds:
     return rows + attention_targets(device, rounds, seed)
 
 
-def _feed(plan: Plan, data: BenchData, index: Any, device: torch.device) -> Feed:
-    return make_feed(plan, Recipe.model_validate(plan.recipe), data.dataset, index, 0, 1, device)
+def _feed(plan: WorkerConfig, data: BenchData, index: Any, device: torch.device) -> BatchLoader:
+    return make_loader(plan, Recipe.model_validate(plan.recipe), data.dataset, index, 0, 1, device)
 
 
 def _time(calls: dict[str, Callable[[], object]], rounds: int, device: torch.device, seed: int) -> Timed:
@@ -92,7 +94,7 @@ def _time(calls: dict[str, Callable[[], object]], rounds: int, device: torch.dev
         return time_in_turn(calls, rounds, clock=time.process_time, budget=3, seed=seed)
 
 
-def _one_batch(feed: Feed, at: np.ndarray) -> list[Tensor]:
+def _one_batch(feed: BatchLoader, at: np.ndarray) -> list[Tensor]:
     source = feed.source
     assert isinstance(source, CachedSource)
     batch = feed.augment(source.take(at), epoch=0)

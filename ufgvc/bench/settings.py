@@ -6,13 +6,13 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from ufgvc.core.config import Section, each_once
+from ufgvc.core.config import Settings, unique
 
 Part = Literal["reading", "cached", "step", "feed", "startup"]
 PARTS: tuple[Part, ...] = ("reading", "cached", "step", "feed", "startup")
 
 
-class BenchSettings(Section):
+class BenchSettings(Settings):
     """What is measured, and at which sizes. What is left empty fits the machine."""
 
     out: str = "bench"
@@ -46,7 +46,7 @@ class BenchSettings(Section):
     seed: int = Field(0, ge=0)
     """seed of the drawn photographs, of the networks and of the order within a round"""
 
-    _each_once = field_validator("parts", "methods", "backbones", "sides", "batches", "precisions")(each_once)
+    _each_once = field_validator("parts", "methods", "backbones", "sides", "batches", "precisions")(unique)
 
     @field_validator("sides", "batches")
     @classmethod

@@ -6,10 +6,10 @@ from typing import Any
 
 from ufgvc.commands.command import command
 from ufgvc.commands.fields import made
-from ufgvc.core.config import Section, part
+from ufgvc.core.config import Settings, select_fields
 
 
-def _bench(method: str) -> type[Section]:
+def _bench(method: str) -> type[Settings]:
     from ufgvc.bench.settings import BenchSettings
     from ufgvc.runtime.session import RaySettings
 
@@ -22,7 +22,7 @@ def bench(settings: Any) -> None:
     from ufgvc.bench.settings import BenchSettings
     from ufgvc.reports.terminal import show_tables
 
-    report = run(part(BenchSettings, settings), settings.ray)
+    report = run(select_fields(BenchSettings, settings), settings.ray)
     print(report.machine_line())
     for table in report.tables():
         show_tables([table])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ufgvc.core.config import Section
+from ufgvc.core.config import Settings
 from ufgvc.core.registry import Registry
 
 Run = Callable[[Any], int | None]
@@ -17,7 +17,7 @@ class Command:
     """settings: the class of what it can be told, for a method.  run: does it, prints the result, and returns the exit code (None: 0)."""
 
     summary: str
-    settings: Callable[[str], type[Section]]
+    settings: Callable[[str], type[Settings]]
     run: Run
 
     def description(self) -> str:
@@ -27,7 +27,7 @@ class Command:
 COMMANDS: Registry[Command] = Registry("command")
 
 
-def command(name: str, summary: str, settings: Callable[[str], type[Section]]) -> Callable[[Run], Run]:
+def command(name: str, summary: str, settings: Callable[[str], type[Settings]]) -> Callable[[Run], Run]:
     def keep(run: Run) -> Run:
         COMMANDS.register(name)(Command(summary, settings, run))
         return run

@@ -8,10 +8,10 @@ from pydantic import Field
 
 from ufgvc.commands.command import command
 from ufgvc.commands.fields import DATA, FRESH, RUNS, SEED, made, services, source_fields
-from ufgvc.core.config import Section, part
+from ufgvc.core.config import Settings, select_fields
 
 
-def _synth(method: str) -> type[Section]:
+def _synth(method: str) -> type[Settings]:
     from ufgvc.synthetic import SynthSettings
 
     return made("Synth", (SynthSettings,), out=(str, Field(description="folder to write")), seed=(int, SEED))
@@ -25,10 +25,14 @@ def synth(told: Any) -> None:
     from ufgvc.synthetic import SynthSettings, synthesize
 
     with disk_errors(told.out):
-        print(synthesize(open_store(told.out).local_path, part(SynthSettings, told), told.seed, workers=cpu_count()))
+        print(
+            synthesize(
+                open_store(told.out).local_path, select_fields(SynthSettings, told), told.seed, workers=cpu_count()
+            )
+        )
 
 
-def _ingest(method: str) -> type[Section]:
+def _ingest(method: str) -> type[Settings]:
     from ufgvc.data.ingest import IngestSettings
 
     return made(
@@ -49,7 +53,7 @@ def ingest(told: Any) -> None:
     print(pipeline.ingest_step(told, told).summary)
 
 
-def _detect(method: str) -> type[Section]:
+def _detect(method: str) -> type[Settings]:
     from ufgvc.regions.settings import DetectSettings
 
     return made(
@@ -70,7 +74,7 @@ def detect(told: Any) -> None:
     print(pipeline.detect_step(told, told).summary)
 
 
-def _mask(method: str) -> type[Section]:
+def _mask(method: str) -> type[Settings]:
     from ufgvc.regions.settings import MaskSettings
 
     source = (

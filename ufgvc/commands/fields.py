@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from pydantic import Field, create_model
 
-from ufgvc.core.config import Section
+from ufgvc.core.config import Settings
 
 DATA = Field(description="where the ingested data set lies: a folder, s3://bucket/prefix, or another URI of pyarrow.fs")
 RUNS = Field("runs", description="where runs are kept: a folder or a URI")
@@ -16,8 +16,8 @@ SEED = Field(0, ge=0, description="seed of everything that is drawn")
 FRESH = Field(False, description="start over instead of using what an earlier run left")
 
 
-def made(name: str, bases: tuple[type[Section], ...], /, **fields: Any) -> type[Section]:
-    return cast(type[Section], create_model(name, __base__=bases, **fields))
+def made(name: str, bases: tuple[type[Settings], ...], /, **fields: Any) -> type[Settings]:
+    return cast(type[Settings], create_model(name, __base__=bases, **fields))
 
 
 def services(tracked: bool = True) -> dict[str, Any]:

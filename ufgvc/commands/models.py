@@ -8,17 +8,17 @@ from pydantic import Field
 
 from ufgvc.commands.command import command
 from ufgvc.commands.fields import DATA, FRESH, MODEL, RUNS, SEED, SOURCE, made, services, source_fields
-from ufgvc.core.config import Section, part
+from ufgvc.core.config import Settings, select_fields
 
 
-def _train(method: str) -> type[Section]:
+def _train(method: str) -> type[Settings]:
     from ufgvc.methods import names, options_class
     from ufgvc.training.settings import TrainSettings
 
     options = options_class(method)
     return made(
         "Train",
-        (Section,),
+        (Settings,),
         data=(str, DATA),
         method=(str, Field("mask_guided", description=f"one of {', '.join(names())}; --options are its own")),
         options=(options, options()),
@@ -37,7 +37,7 @@ def train(told: Any) -> None:
     print(pipeline.train_step(told).summary)
 
 
-def _evaluate(method: str) -> type[Section]:
+def _evaluate(method: str) -> type[Settings]:
     from ufgvc.evaluation.settings import EvaluateSettings
 
     compare = (
@@ -66,7 +66,7 @@ def evaluate(told: Any) -> None:
     print(pipeline.evaluate_step(told, told, told.model, told.compare).summary)
 
 
-def _predict(method: str) -> type[Section]:
+def _predict(method: str) -> type[Settings]:
     from ufgvc.evaluation.predict_settings import PredictSettings
 
     out = (str, Field(description="where predictions are written: a folder or a URI"))
@@ -80,11 +80,13 @@ def predict(told: Any) -> None:
     from ufgvc.evaluation.predict import predict as run
     from ufgvc.evaluation.predict_settings import PredictSettings
 
-    done = run(told.source, told.model, told.out, part(PredictSettings, told), told.tracking, told.runs, told.ray)
+    done = run(
+        told.source, told.model, told.out, select_fields(PredictSettings, told), told.tracking, told.runs, told.ray
+    )
     print(done.summary())
 
 
-def _export(method: str) -> type[Section]:
+def _export(method: str) -> type[Settings]:
     from ufgvc.models.export import ExportSettings
     from ufgvc.tracking.settings import TrackingSettings
 
@@ -99,11 +101,11 @@ def export(told: Any) -> None:
     from ufgvc.models.export import export as run
     from ufgvc.models.model import load_model
 
-    parity = run(load_model(told.model, told.tracking, told.runs), told.out, part(ExportSettings, told))
+    parity = run(load_model(told.model, told.tracking, told.runs), told.out, select_fields(ExportSettings, told))
     print(f"{told.out}: {parity.summary()}")
 
 
-def _calibrate(method: str) -> type[Section]:
+def _calibrate(method: str) -> type[Settings]:
     from ufgvc.experiments.calibrate import CalibrateSettings
 
     return made("Calibrate", (CalibrateSettings,), data=(str, DATA), model=(str, MODEL), runs=(str, RUNS), **services())
@@ -119,12 +121,12 @@ def calibrate(told: Any) -> None:
 
     print(
         calibrate_model(
-            told.data, told.model, part(CalibrateSettings, told), told.runs, told.tracking, told.ray
+            told.data, told.model, select_fields(CalibrateSettings, told), told.runs, told.tracking, told.ray
         ).summary()
     )
 
 
-def _pipeline(method: str) -> type[Section]:
+def _pipeline(method: str) -> type[Settings]:
     from ufgvc.data.ingest import IngestSettings
     from ufgvc.evaluation.settings import EvaluateSettings
     from ufgvc.regions.settings import DetectSettings, MaskSettings

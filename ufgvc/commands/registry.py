@@ -8,12 +8,12 @@ from pydantic import Field
 
 from ufgvc.commands.command import command
 from ufgvc.commands.fields import DATA, RUNS, made, services
-from ufgvc.core.config import Section, part
+from ufgvc.core.config import Settings, select_fields
 
 NOT_PROMOTED = 3  # exit code of `promote --strict`
 
 
-def _promote(method: str) -> type[Section]:
+def _promote(method: str) -> type[Settings]:
     from ufgvc.evaluation.settings import PromoteSettings
 
     model = (str | None, Field(None, description="the challenger: models:/name@alias, runs:/<id>/model or a run's model folder; "
@@ -27,7 +27,7 @@ def promote(told: Any) -> int | None:
     from ufgvc.evaluation.settings import PromoteSettings
     from ufgvc.reports.terminal import show_tables
 
-    result = run(told.data, told.model, told.runs, part(PromoteSettings, told), told.tracking, told.ray)
+    result = run(told.data, told.model, told.runs, select_fields(PromoteSettings, told), told.tracking, told.ray)
     decided = result.promotion
     show_tables(decided.tables())
     for warning in decided.warnings:
@@ -37,11 +37,11 @@ def promote(told: Any) -> int | None:
     return NOT_PROMOTED if told.strict and decided.decision != "promoted" else None
 
 
-def _sync(method: str) -> type[Section]:
+def _sync(method: str) -> type[Settings]:
     from ufgvc.tracking.settings import TrackingSettings
 
     run = (str | None, Field(None, description="one run's folder; default: every run below --runs"))
-    return made("Sync", (Section,), run=run, runs=(str, RUNS), tracking=(TrackingSettings, TrackingSettings()))
+    return made("Sync", (Settings,), run=run, runs=(str, RUNS), tracking=(TrackingSettings, TrackingSettings()))
 
 
 @command("sync", "send MLflow what it missed while its server was away", _sync)

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from ufgvc.core.config import part, short_key
+from ufgvc.core.config import select_fields, short_key
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
 from ufgvc.runtime.session import ray_session
@@ -78,7 +78,7 @@ def ingest_step(told: Any, settings: Any) -> Step:
     from ufgvc.data.ingest import IngestSettings, ingest
     from ufgvc.data.readers.snapshot import boxes_state, source_state
 
-    settings = part(IngestSettings, settings)
+    settings = select_fields(IngestSettings, settings)
     store = open_store(told.data)
     state = [source_state(told.source, without=store), boxes_state(told.boxes) if told.boxes else None]
     places = [open_store(place).uri if place else None for place in (told.source, told.boxes)]
@@ -108,7 +108,7 @@ def detect_step(told: Any, settings: Any) -> Step:
     from ufgvc.regions.train_detector import detect
 
     result = detect(
-        told.data, told.runs, part(DetectSettings, settings), told.tracking, seed=told.seed, fresh=told.fresh
+        told.data, told.runs, select_fields(DetectSettings, settings), told.tracking, seed=told.seed, fresh=told.fresh
     )
     return Step(result.summary(), result, result.found)
 
@@ -119,7 +119,7 @@ def mask_step(told: Any, settings: Any, detector: str | None) -> Step:
 
     result = mask(
         told.data,
-        part(MaskSettings, settings),
+        select_fields(MaskSettings, settings),
         told.runs,
         detector,
         told.fresh,
@@ -151,7 +151,9 @@ def evaluate_step(told: Any, settings: Any, model: str, compare: tuple[str, ...]
     from ufgvc.evaluation.settings import EvaluateSettings
 
     others = dict(_labelled(pair) for pair in compare)
-    result = evaluate(told.data, model, others, told.runs, part(EvaluateSettings, settings), told.tracking, told.ray)
+    result = evaluate(
+        told.data, model, others, told.runs, select_fields(EvaluateSettings, settings), told.tracking, told.ray
+    )
     return Step(result.summary(), result)
 
 

@@ -8,10 +8,10 @@ from pydantic import BeforeValidator, Field
 
 from ufgvc.commands.command import command
 from ufgvc.commands.fields import DATA, RUNS, SEED, made, many, services
-from ufgvc.core.config import Section, part
+from ufgvc.core.config import Settings, select_fields
 
 
-def _benchmark(method: str) -> type[Section]:
+def _benchmark(method: str) -> type[Settings]:
     from ufgvc.experiments.settings import BenchmarkSettings
 
     text = "ingested data sets; several are draws of cultivars whose test leaves count together"
@@ -29,7 +29,7 @@ def benchmark(told: Any) -> None:
     from ufgvc.experiments.settings import BenchmarkSettings
     from ufgvc.reports.terminal import show_tables
 
-    result = run(told.data, part(BenchmarkSettings, told), told.runs, told.tracking, told.ray)
+    result = run(told.data, select_fields(BenchmarkSettings, told), told.runs, told.tracking, told.ray)
     # What a run costs stands in the page; a terminal has no room for sixteen columns.
     show_tables(result.tables, without=("Backbone", "Parameters", "GFLOPs", "Training", "Minutes", "Learning"))
     print(result.reading)
@@ -38,7 +38,7 @@ def benchmark(told: Any) -> None:
     print(f"everything else, failures too: {result.folder}/report.html")
 
 
-def _pretrain(method: str) -> type[Section]:
+def _pretrain(method: str) -> type[Settings]:
     from ufgvc.experiments.settings import PretrainSettings
 
     return made("Pretrain", (PretrainSettings,), data=(str, DATA), runs=(str, RUNS), **services())
@@ -49,10 +49,10 @@ def pretrain(told: Any) -> None:
     from ufgvc.experiments.pretrain import pretrain as run
     from ufgvc.experiments.settings import PretrainSettings
 
-    print(run(told.data, part(PretrainSettings, told), told.runs, told.tracking, told.ray).summary())
+    print(run(told.data, select_fields(PretrainSettings, told), told.runs, told.tracking, told.ray).summary())
 
 
-def _search(method: str) -> type[Section]:
+def _search(method: str) -> type[Settings]:
     from ufgvc.experiments.settings import SearchSettings
     from ufgvc.methods import names, options_class
     from ufgvc.training.settings import TrainSettings
@@ -60,7 +60,7 @@ def _search(method: str) -> type[Section]:
     options = options_class(method)
     return made(
         "Search",
-        (Section,),
+        (Settings,),
         data=(str, DATA),
         method=(str, Field("mask_guided", description=f"one of {', '.join(names())}; --options are its own")),
         options=(options, options()),

@@ -15,13 +15,13 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.text import decode_text
 
 
-class Section(BaseModel):
+class Settings(BaseModel):
     """Base of all settings: frozen, and a key that nobody declared is refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-def each_once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+def unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
     """A field validator: the values as they are. ValueError for one that is named twice."""
     for value in values:
         if values.count(value) > 1:
@@ -29,10 +29,10 @@ def each_once(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
-AnySection = TypeVar("AnySection", bound=Section)
+AnySection = TypeVar("AnySection", bound=Settings)
 
 
-def part(owner: type[AnySection], told: BaseModel) -> AnySection:
+def select_fields(owner: type[AnySection], told: BaseModel) -> AnySection:
     """The fields of `told` that `owner` declares, as an `owner`."""
     return owner.model_validate({key: getattr(told, key) for key in owner.model_fields})
 
@@ -85,7 +85,7 @@ def describe_validation(error: ValidationError, where: str) -> UserError:
     """One readable message for everything pydantic found wrong, each with the key it is about."""
     lines = []
     for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"]) or "(all)"
+        key = ".".join(str(piece) for piece in problem["loc"]) or "(all)"
         text = "is not a known setting" if problem["type"] == "extra_forbidden" else problem["msg"]
         lines.append(f"{key}: {text}")
     return UserError("; ".join(lines), where=where, fix="`ufgvc <command> --help` lists the settings with their types")

@@ -37,7 +37,7 @@ class Stopped(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def stoppable() -> Iterator[None]:
+def sigterm_as_interrupt() -> Iterator[None]:
     """Within the block SIGTERM raises Stopped in the main thread, so that runs are closed as they are for Control-C."""
     if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
         yield
@@ -102,7 +102,7 @@ def _without_reader(stream: TextIO) -> bool:
 
 
 @contextlib.contextmanager
-def kept_signals() -> Iterator[None]:
+def restore_signal_handlers() -> Iterator[None]:
     """Around a library that answers signals itself: our answers hold again after the block, and its exits become what they mean.
 
     Ray leaves with SystemExit: the signal's number for SIGTERM, 0 for Control-C once its training workers have ended. Where its core
@@ -134,7 +134,7 @@ def setup_logging(level: int = logging.INFO) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-def yield_idle_threads() -> None:
+def passive_omp_wait() -> None:
     """Threads that wait for work sleep instead of spinning. OpenMP reads this when torch is loaded, so it is called before.
 
     Beside other processes on the same cores a detector trained five times as fast with it.
@@ -142,7 +142,7 @@ def yield_idle_threads() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def send_nothing_home() -> None:
+def disable_telemetry() -> None:
     """Libraries report nothing about their use."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
@@ -180,7 +180,7 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
-def give_memory_back() -> None:
+def trim_memory() -> None:
     """Frees what nothing refers to any more and returns it to the system, in a process that trains one net after another.
 
     Each training of a trial runs on a new thread, and glibc keeps what a thread has freed for that thread.

@@ -33,7 +33,7 @@ def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return state ^ (state >> np.uint64(31))
 
 
-def draws(image_keys: NDArray[np.uint64], seed: int, epoch: int, n: int) -> NDArray[np.float64]:
+def per_image_uniforms(image_keys: NDArray[np.uint64], seed: int, epoch: int, n: int) -> NDArray[np.float64]:
     """Uniform numbers in [0, 1), float64 (B, n), that depend on (seed, epoch, image) only: not on the batch or the rank.
 
     image_keys: (B,) uint64 of `image_key`.
@@ -45,7 +45,7 @@ def draws(image_keys: NDArray[np.uint64], seed: int, epoch: int, n: int) -> NDAr
     return (_mix(state[:, None] + counters) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def train_view(
+def augment(
     images: Tensor, masks: Mapping[str, Tensor], chance: Tensor, crop: int, rotate: float = 0.0
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """A random crop, mirrored in half of the cases, after a rotation by up to `rotate` degrees either way.
@@ -107,7 +107,7 @@ def _to_float(images: Tensor) -> Tensor:
     return _channels_last(_of_255(images.permute(0, 3, 1, 2).float()))
 
 
-def test_view(images: Tensor, size: int) -> Tensor:
+def eval_view(images: Tensor, size: int) -> Tensor:
     """The middle `size` x `size` pixels, without chance; images of just that size are taken whole.
 
     images: (B, R, R, 3) uint8.  Returns (B, 3, size, size) float in [0, 1], channels_last. ValueError if they are smaller.
@@ -119,4 +119,4 @@ def test_view(images: Tensor, size: int) -> Tensor:
     return _to_float(images[:, top : top + size, left : left + size])
 
 
-test_view.__test__ = False  # type: ignore[attr-defined]  # for pytest: a view, not a test
+eval_view.__test__ = False  # type: ignore[attr-defined]  # for pytest: a view, not a test

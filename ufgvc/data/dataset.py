@@ -49,7 +49,7 @@ _ROW_GROUP_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
-class Part:
+class Shard:
     """One Parquet file. name: "train-00000", the same in every folder. file: its immutable file name. digest: hash of its content."""
 
     name: str
@@ -61,15 +61,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a folder holds. made_from: fingerprint of the images it was made from ("" for images themselves)."""
+    """What a folder holds. source_fingerprint: fingerprint of the images it was made from ("" for images themselves)."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[Shard, ...]
     fingerprint: str
-    made_from: str
+    source_fingerprint: str
     schema: str
     extra: dict[str, Any] = field(default_factory=dict)
 
-    def part(self, name: str) -> Part:
+    def part(self, name: str) -> Shard:
         return next(part for part in self.parts if part.name == name)
 
 
@@ -81,7 +81,7 @@ class Dataset:
     name: str
     classes: tuple[str, ...]
     fingerprint: str
-    parts: tuple[Part, ...]
+    parts: tuple[Shard, ...]
     counts: dict[str, int]
 
 
@@ -100,7 +100,7 @@ def open_dataset(uri: str) -> Dataset:
             where=store.uri,
             fix="run `ufgvc ingest` again",
         )
-    parts = tuple(Part(**part) for part in found["parts"])
+    parts = tuple(Shard(**part) for part in found["parts"])
     return Dataset(store, found["name"], tuple(found["classes"]), found["fingerprint"], parts, dict(found["counts"]))
 
 
@@ -112,18 +112,18 @@ def read_manifest(dataset: Dataset, folder: str) -> Manifest:
         found = dataset.store.child(folder).read_json(MANIFEST_FILE)
     except FileNotFoundError:
         raise UserError("is not there", where=where, fix=command) from None
-    if folder != IMAGES and found["made_from"] != dataset.fingerprint:
+    if folder != IMAGES and found["source_fingerprint"] != dataset.fingerprint:
         raise UserError("was made from other images than those that are there now", where=where, fix=f"{command} again")
-    parts = tuple(Part(**part) for part in found["parts"])
-    return Manifest(parts, found["fingerprint"], found["made_from"], found["schema"], found["extra"])
+    parts = tuple(Shard(**part) for part in found["parts"])
+    return Manifest(parts, found["fingerprint"], found["source_fingerprint"], found["schema"], found["extra"])
 
 
-def read_images(dataset: Dataset, part: Part | str) -> pa.Table:
+def read_images(dataset: Dataset, part: Shard | str) -> pa.Table:
     """All columns of one part of the images."""
-    return _read(dataset, IMAGES, part if isinstance(part, Part) else _named(dataset.parts, part))
+    return _read(dataset, IMAGES, part if isinstance(part, Shard) else _named(dataset.parts, part))
 
 
-def read_part(dataset: Dataset, folder: str, part: Part | str, columns: Sequence[str] | None = None) -> pa.Table:
+def read_part(dataset: Dataset, folder: str, part: Shard | str, columns: Sequence[str] | None = None) -> pa.Table:
     """One part of regions or masks; `part` may be the images' part or its name. Reads the manifest when it has to find the file."""
     name = part if isinstance(part, str) else part.name
     return _read(dataset, folder, read_manifest(dataset, folder).part(name), columns)
@@ -133,7 +133,7 @@ def read_index(dataset: Dataset, split: str | None = None) -> pa.Table:
     """Every column of the images but the bytes, plus part (string) and row (int32, the row in the part), in part order."""
     parts = [part for part in dataset.parts if split in (None, part.split)]
 
-    def read(part: Part) -> pa.Table:
+    def read(part: Shard) -> pa.Table:
         table = _read(dataset, IMAGES, part, INDEX_COLUMNS)
         table = table.append_column("part", pa.array([part.name] * table.num_rows, pa.string()))
         return table.append_column("row", pa.array(range(table.num_rows), pa.int32()))
@@ -146,18 +146,18 @@ def read_index(dataset: Dataset, split: str | None = None) -> pa.Table:
 
 
 @dataclass(frozen=True)
-class FolderWriter:
+class ShardWriter:
     """Writes the parts of one folder and, last, the manifest that names them. Picklable: `write` may run in Ray tasks.
 
-    store: the data set's store.  made_from: fingerprint of the images.  schema: a key of SCHEMAS.
+    store: the data set's store.  source_fingerprint: fingerprint of the images.  schema: a key of SCHEMAS.
     """
 
     store: Store
     folder: str
-    made_from: str
+    source_fingerprint: str
     schema: str
 
-    def write(self, part_name: str, split: str, table: pa.Table) -> Part:
+    def write(self, part_name: str, split: str, table: pa.Table) -> Shard:
         """Writes a part under a file name that nobody has used before, so that readers of the old part are not disturbed."""
         if part_name.rpartition("-")[0] != split:
             raise ValueError(f"part {part_name!r} cannot hold split {split!r}")
@@ -166,30 +166,30 @@ class FolderWriter:
         per_row = table.nbytes / max(table.num_rows, 1)
         rows = max(1, min(64, math.floor(_ROW_GROUP_BYTES / max(per_row, 1))))
         write_parquet_file(self.store.child(self.folder), file, table, row_group_size=rows)
-        return Part(part_name, file, split, table.num_rows, _digest(table))
+        return Shard(part_name, file, split, table.num_rows, _digest(table))
 
-    def commit(self, parts: Sequence[Part], **extra: Any) -> Manifest:
+    def commit(self, parts: Sequence[Shard], **extra: Any) -> Manifest:
         """Writes the manifest, and then deletes the files that it does not name."""
         manifest = self.write_manifest(parts, **extra)
-        self.sweep(parts)
+        self.delete_unreferenced(parts)
         return manifest
 
-    def write_manifest(self, parts: Sequence[Part], **extra: Any) -> Manifest:
+    def write_manifest(self, parts: Sequence[Shard], **extra: Any) -> Manifest:
         ordered = tuple(sorted(parts, key=_part_order))
-        content = [self.schema, self.made_from, [(part.name, part.digest) for part in ordered]]
+        content = [self.schema, self.source_fingerprint, [(part.name, part.digest) for part in ordered]]
         fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-        manifest = Manifest(ordered, fingerprint, self.made_from, self.schema, extra)
+        manifest = Manifest(ordered, fingerprint, self.source_fingerprint, self.schema, extra)
         self.store.child(self.folder).write_json(MANIFEST_FILE, {"version": VERSION, **asdict(manifest)})
         return manifest
 
-    def sweep(self, parts: Sequence[Part]) -> None:
+    def delete_unreferenced(self, parts: Sequence[Shard]) -> None:
         """Deletes the folder's files that `parts` do not name."""
         folder, named = self.store.child(self.folder), {part.file for part in parts} | {MANIFEST_FILE}
         folder.delete(*(file for file in folder.list(recursive=False) if file not in named))
 
 
 def write_dataset(
-    store: Store, name: str, classes: Sequence[str], index: pa.Table, parts: Sequence[Part], source: str
+    store: Store, name: str, classes: Sequence[str], index: pa.Table, parts: Sequence[Shard], source: str
 ) -> Dataset:
     """Writes dataset.json, which makes the images count. index: at least image_id, sha256, label and split of every photograph."""
     fingerprint = fingerprint_of(index)
@@ -232,11 +232,11 @@ def part_name(split: str, number: int) -> str:
     return f"{split}-{number:05d}"
 
 
-def _part_order(part: Part) -> tuple[int, str]:
+def _part_order(part: Shard) -> tuple[int, str]:
     return SPLITS.index(part.split), part.name
 
 
-def _named(parts: Sequence[Part], name: str) -> Part:
+def _named(parts: Sequence[Shard], name: str) -> Shard:
     return next(part for part in parts if part.name == name)
 
 
@@ -247,7 +247,7 @@ def _command(folder: str) -> str:
     return _COMMANDS.get(folder) or _COMMANDS[top]
 
 
-def _read(dataset: Dataset, folder: str, part: Part, columns: Sequence[str] | None = None) -> pa.Table:
+def _read(dataset: Dataset, folder: str, part: Shard, columns: Sequence[str] | None = None) -> pa.Table:
     store = dataset.store.child(folder)
     try:
         return read_parquet_file(store, part.file, list(columns) if columns else None)

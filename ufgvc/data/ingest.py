@@ -14,7 +14,7 @@ from typing import Literal
 import pyarrow as pa
 from pydantic import Field
 
-from ufgvc.core.config import Section
+from ufgvc.core.config import Settings
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, open_store, read_parquet_file
 from ufgvc.data import validation as checks
@@ -22,8 +22,8 @@ from ufgvc.data.dataset import (
     DATASET_FILE,
     IMAGES,
     Dataset,
-    FolderWriter,
-    Part,
+    Shard,
+    ShardWriter,
     fingerprint_of,
     open_dataset,
     read_images,
@@ -38,14 +38,14 @@ from ufgvc.data.readers.box_classes import BoxOrientation, BoxRules
 from ufgvc.data.readers.listing import Listing, check_names, set_groups
 from ufgvc.data.readers.scan import Rejected
 from ufgvc.data.splits import split_photos
-from ufgvc.runtime.session import RaySettings, quiet_data, ray_session
+from ufgvc.runtime.session import RaySettings, configure_ray_data, ray_session
 
 log = logging.getLogger(__name__)
 REGIONS_FOLDER = "regions/annotated"
 REJECTED_FILE = "rejected.csv"
 
 
-class IngestSettings(Section):
+class IngestSettings(Settings):
     """How a source is read."""
 
     on_bad_image: Literal["error", "skip"] = "error"
@@ -93,7 +93,7 @@ def ingest(
         checks.refuse(annotated.rejected, source)
     checks.check_splits(Counter(photo.split or "" for photo in listing.photos), source, split)
     check_names(listing, source)
-    images, regions = FolderWriter(store, IMAGES, "", "images"), FolderWriter(store, REGIONS_FOLDER, "", "regions")
+    images, regions = ShardWriter(store, IMAGES, "", "images"), ShardWriter(store, REGIONS_FOLDER, "", "regions")
     try:
         content = _write_parts(listing, annotated, store, images, regions, source, settings, ray)
         checks.check_splits(Counter(content.index["split"].to_pylist()), source, split)
@@ -102,12 +102,12 @@ def ingest(
         raise
     checks.warn_of_gaps(listing, content.index)
     # dataset.json makes the new images count: until it is written, what was there before is whole.
-    regions = FolderWriter(store, REGIONS_FOLDER, fingerprint_of(content.index), "regions")
+    regions = ShardWriter(store, REGIONS_FOLDER, fingerprint_of(content.index), "regions")
     images.write_manifest(content.images)
     regions.write_manifest(content.regions, rules=annotated.rules, annotated=len(annotated.by_path))
     dataset = write_dataset(store, name, listing.classes, content.index, content.images, source)
-    images.sweep(content.images)
-    regions.sweep(content.regions)
+    images.delete_unreferenced(content.images)
+    regions.delete_unreferenced(content.regions)
     _list_rejected(store, [*listing.rejected, *annotated.rejected, *content.rejected], listing.left_out)
     return dataset
 
@@ -116,8 +116,8 @@ def ingest(
 class Content:
     """The parts that were written, the columns of their images without the bytes, and what was left out on the way."""
 
-    images: list[Part]
-    regions: list[Part]
+    images: list[Shard]
+    regions: list[Shard]
     index: pa.Table
     rejected: list[Rejected]
 
@@ -126,8 +126,8 @@ def _write_parts(
     listing: Listing,
     annotated: PhotoBoxes,
     store: Store,
-    images: FolderWriter,
-    regions: FolderWriter,
+    images: ShardWriter,
+    regions: ShardWriter,
     source: str,
     settings: IngestSettings,
     ray: RaySettings | None,
@@ -199,7 +199,7 @@ def _pack(packer: Packer, jobs: list[Job], settings: RaySettings | None) -> list
 
     packed: list[Packed] = []
     with ray_session(settings):
-        quiet_data()
+        configure_ray_data()
         rows = ray.data.from_items([{"job": pickle.dumps(job)} for job in jobs], override_num_blocks=len(jobs)).map(run)
         for row in rows.iter_rows():
             one = pickle.loads(row["packed"])
@@ -209,12 +209,12 @@ def _pack(packer: Packer, jobs: list[Job], settings: RaySettings | None) -> list
     return packed
 
 
-def _sweep_back(store: Store, images: FolderWriter, regions: FolderWriter) -> None:
+def _sweep_back(store: Store, images: ShardWriter, regions: ShardWriter) -> None:
     """Removes what a failed ingest has written; what was there before stays."""
     try:
         before = open_dataset(store.uri) if store.exists(DATASET_FILE) else None
-        images.sweep(before.parts if before else [])
-        regions.sweep(read_manifest(before, REGIONS_FOLDER).parts if before else [])
+        images.delete_unreferenced(before.parts if before else [])
+        regions.delete_unreferenced(read_manifest(before, REGIONS_FOLDER).parts if before else [])
     except UserError as error:  # the failure that brought us here is the one to tell; the next ingest sweeps too
         log.warning("could not remove what was half written: %s", error.what)
 
@@ -222,14 +222,14 @@ def _sweep_back(store: Store, images: FolderWriter, regions: FolderWriter) -> No
 def _without(
     dropped: set[str],
     store: Store,
-    image_parts: list[Part],
-    region_parts: list[Part],
-    images: FolderWriter,
-    regions: FolderWriter,
-) -> tuple[list[Part], list[Part]]:
+    image_parts: list[Shard],
+    region_parts: list[Shard],
+    images: ShardWriter,
+    regions: ShardWriter,
+) -> tuple[list[Shard], list[Shard]]:
     """The parts without some photographs; only parts that hold one of them are written anew."""
     written = Dataset(store, "", (), "", tuple(image_parts), {})
-    kept: tuple[list[Part], list[Part]] = ([], [])
+    kept: tuple[list[Shard], list[Shard]] = ([], [])
     for image_part, region_part in zip(image_parts, region_parts, strict=True):
         table = read_images(written, image_part)
         keep = pa.array([image_id not in dropped for image_id in table["image_id"].to_pylist()])

@@ -14,7 +14,7 @@ import pyarrow as pa
 from ufgvc.core.errors import UnreadableFile
 from ufgvc.core.storage import Store
 from ufgvc.core.types import Box
-from ufgvc.data.dataset import INDEX_COLUMNS, SCHEMAS, SPLITS, FolderWriter, Part, from_boxes, part_name
+from ufgvc.data.dataset import INDEX_COLUMNS, SCHEMAS, SPLITS, Shard, ShardWriter, from_boxes, part_name
 from ufgvc.data.duplicates import Looks
 from ufgvc.data.images import BadImage, inspect_with_sketch, strip_metadata
 from ufgvc.data.readers.box_classes import BoxOrientation, BoxRules, to_regions
@@ -42,8 +42,8 @@ class Packed:
     looks: what the photographs of the index look like, in its order; nothing of it is stored.
     """
 
-    images: Part | None
-    regions: Part | None
+    images: Shard | None
+    regions: Shard | None
     index: pa.Table
     looks: Looks
     rejected: list[Rejected] = field(default_factory=list)
@@ -57,8 +57,8 @@ class Packer:
     boxes_uri: str | None
     rules: BoxRules
     drawn_on: BoxOrientation
-    images: FolderWriter
-    regions: FolderWriter
+    images: ShardWriter
+    regions: ShardWriter
 
     def __call__(self, job: Job) -> Packed:
         rejected: list[Rejected] = []

@@ -104,9 +104,9 @@ def decoded(store: Store, tasks: list[Chunk], side: int) -> Any:
     """
     import ray
 
-    from ufgvc.runtime.session import quiet_data
+    from ufgvc.runtime.session import configure_ray_data
 
-    quiet_data()
+    configure_ray_data()
 
     def work(batch: dict[str, Any]) -> Iterator[dict[str, NDArray[Any]]]:
         for index in batch["task"]:

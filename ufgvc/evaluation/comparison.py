@@ -60,7 +60,7 @@ class Entry:
 
 
 @dataclass(frozen=True, eq=False)
-class Draw:
+class BenchmarkDataset:
     """One set of test leaves. labels: (N,) int64 in [0, classes). A draw is equal to itself only."""
 
     name: str
@@ -77,7 +77,7 @@ class Comparison:
 
     title: str
     budget: Literal["equal", "published"]
-    draws: tuple[Draw, ...]
+    draws: tuple[BenchmarkDataset, ...]
     entries: tuple[Entry, ...]
     references: tuple[str, ...] = ("resnet50", "mask_guided")
     facts: Mapping[str, str] = field(default_factory=dict)

@@ -17,7 +17,7 @@ from ufgvc.core.storage import Store, join, open_store
 from ufgvc.data.dataset import Dataset, open_dataset
 from ufgvc.evaluation.metrics import McNemar, Proportion, Scores, mcnemar, ranking, score
 from ufgvc.evaluation.provenance import facts, history, run_config, run_store, warnings
-from ufgvc.evaluation.register import file_version
+from ufgvc.evaluation.register import register_version
 from ufgvc.evaluation.reliability import reliability
 from ufgvc.evaluation.score import Scored, runs_here, score_split
 from ufgvc.evaluation.settings import EvaluateResult, EvaluateSettings
@@ -69,7 +69,7 @@ def evaluate(
     folder.write_text("report.html", page.to_html())
     version = None
     if settings.register_version:
-        version = file_version(
+        version = register_version(
             model_uri, next(iter(models.values())), dataset, metrics, evidence.facts, tracking, runs_uri
         )
     first, *others = scores

@@ -16,7 +16,7 @@ Outcome = Literal["better", "worse", "undecided"]
 
 
 @dataclass(frozen=True)
-class Contest:
+class PairedComparison:
     """Both models on the same n leaves.
 
     gains, losses: leaves that only the challenger, only the champion named rightly.  difference: challenger minus champion, in [-1, 1],
@@ -55,13 +55,15 @@ class CultivarChange:
         return 0 if self.champion is None else self.challenger - self.champion
 
 
-def contest(champion_right: NDArray[np.bool_], challenger_right: NDArray[np.bool_], alpha: float) -> Contest:
+def compare_paired(
+    champion_right: NDArray[np.bool_], challenger_right: NDArray[np.bool_], alpha: float
+) -> PairedComparison:
     """Both arrays (N,) speak of the same leaves in the same order."""
     test = mcnemar(champion_right, challenger_right)
     n, gains, losses = len(champion_right), test.only_second, test.only_first
     low, high = paired_interval(gains, losses, n)
     needed = leaves_needed(gains, losses, n, alpha) if test.p_value >= alpha else None
-    return Contest(n, gains, losses, alpha, test.p_value, (gains - losses) / n, low, high, needed)
+    return PairedComparison(n, gains, losses, alpha, test.p_value, (gains - losses) / n, low, high, needed)
 
 
 def by_cultivar(

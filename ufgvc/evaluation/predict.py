@@ -23,8 +23,8 @@ from ufgvc.evaluation.predict_settings import PredictResult, PredictSettings
 from ufgvc.models.calibration import probabilities
 from ufgvc.models.model import LoadedModel, load_model
 from ufgvc.models.onnx_net import runs_on_gpu
-from ufgvc.runtime.session import RaySettings, quiet_data, ray_session
-from ufgvc.runtime.tasks import table_or_mistake, without_mistake
+from ufgvc.runtime.session import RaySettings, configure_ray_data, ray_session
+from ufgvc.runtime.tasks import raise_errors, table_or_error
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training.memory import memory_for_scores
 
@@ -121,7 +121,7 @@ class Predictor:
 
     def __call__(self, batch: dict[str, Any]) -> pa.Table:
         """{"path": (B,)} -> path, reason ("" if it was read), known, top classes and probabilities as lists (empty if it was not)."""
-        return table_or_mistake(lambda: self._name([str(path) for path in batch["path"]]))
+        return table_or_error(lambda: self._name([str(path) for path in batch["path"]]))
 
     def _name(self, paths: list[str]) -> pa.Table:
         images: list[np.ndarray] = []
@@ -166,7 +166,7 @@ def _predicted(
     import ray
     from ray.data import ActorPoolStrategy
 
-    quiet_data()
+    configure_ray_data()
     resources = ray.cluster_resources()
     gpus, cpus = resources.get("GPU", 0), resources.get("CPU", 1)
     able = gpus if not model.exported or runs_on_gpu() else 0
@@ -189,7 +189,7 @@ def _predicted(
     )
     classes = model.classes
     for batch in named.iter_batches(batch_size=None, batch_format="pyarrow"):
-        for row in without_mistake(cast(pa.Table, batch)).to_pylist():
+        for row in raise_errors(cast(pa.Table, batch)).to_pylist():
             row["names"] = [classes[i] for i in row.pop("classes")]
             yield row
 

@@ -7,10 +7,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from ufgvc.core.config import Section
+from ufgvc.core.config import Settings
 
 
-class PredictSettings(Section):
+class PredictSettings(Settings):
     """Prediction for new photographs."""
 
     top: int = Field(5, ge=1)

@@ -19,18 +19,18 @@ from ufgvc.data.dataset import Dataset, open_dataset
 from ufgvc.evaluation.evaluate import other_cultivars
 from ufgvc.evaluation.metrics import proportion, ranking
 from ufgvc.evaluation.model_card import with_decision
-from ufgvc.evaluation.paired_test import Contest, by_cultivar, contest
+from ufgvc.evaluation.paired_test import PairedComparison, by_cultivar, compare_paired
 from ufgvc.evaluation.promotion import Decision, Promotion, Side
-from ufgvc.evaluation.promotion_checks import cautions, objections, remedy
+from ufgvc.evaluation.promotion_checks import blockers, caveats, remedy
 from ufgvc.evaluation.provenance import trained_on
 from ufgvc.evaluation.score import runs_here, score_split
 from ufgvc.evaluation.settings import PromoteSettings
 from ufgvc.models.model import LoadedModel, load_model
 from ufgvc.runtime.session import RaySettings, ray_session
 from ufgvc.tracking.registry import CHALLENGER, model_name, versions_of
-from ufgvc.tracking.runs import recorded, start_run
+from ufgvc.tracking.runs import finish_run_on_exit, start_run
 from ufgvc.tracking.settings import TrackingSettings, redact
-from ufgvc.tracking.versions import Version, champion_of, crown, find_version, read_card, write_on
+from ufgvc.tracking.versions import Version, champion_of, find_version, read_card, set_champion, write_on
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def promote(
     versions = {"challenger": new} | ({"champion": old} if old else {})
     decided = _decide(dataset, versions, settings, tracking, runs_uri, ray_settings)
     if decided.decision == "promoted":
-        crown(new, old, tracking, runs_uri)
+        set_champion(new, old, tracking, runs_uri)
     key = short_key([name, new.number, old and old.number, dataset.fingerprint, settings.alpha, settings.force])
     folder = open_store(runs_uri).child(dataset.name, "promotion", key)
     folder.write_json("promotion.json", decided.to_json())
@@ -89,12 +89,12 @@ def _decide(
         same = Side(new.number, new.run_id)
         return Promotion(new.name, "kept", "is the champion already", about, same, same, made=made)
     models = {role: _load(version, role, settings.force, tracking, runs_uri) for role, version in versions.items()}
-    against = objections(dataset, versions, models)
+    against = blockers(dataset, versions, models)
     if against and not settings.force:
         raise UserError("; ".join(against), where=new.uri, fix=remedy(dataset))
     label, right = _score(dataset, models, settings, ray_settings)
-    held = contest(right["champion"], right["challenger"], settings.alpha) if len(right) == 2 else None
-    decision, reason = verdict(old is None, held, fair=not against, force=settings.force)
+    held = compare_paired(right["champion"], right["challenger"], settings.alpha) if len(right) == 2 else None
+    decision, reason = decide(old is None, held, fair=not against, force=settings.force)
     sides = {role: _side(version, models[role], right.get(role)) for role, version in versions.items()}
     return Promotion(
         new.name,
@@ -110,7 +110,7 @@ def _decide(
         forced=bool(against) or reason == "forced",
         warnings=[
             *against,
-            *cautions(dataset, versions, models["challenger"], versions_of(new.name, tracking, runs_uri)),
+            *caveats(dataset, versions, models["challenger"], versions_of(new.name, tracking, runs_uri)),
         ],
         made=made,
     )
@@ -141,7 +141,7 @@ def _score(
     return scored.label, {role: ranking(logits)[:, 0] == scored.label for role, logits in scored.logits.items()}
 
 
-def verdict(first: bool, held: Contest | None, fair: bool, force: bool) -> tuple[Decision, str]:
+def decide(first: bool, held: PairedComparison | None, fair: bool, force: bool) -> tuple[Decision, str]:
     """The decision and its reason.  held: None where the two could not be compared, which only --force lets pass."""
     if first:
         return "promoted", "first champion"
@@ -197,7 +197,9 @@ def _record(
         "reason": decided.reason,
         "data": decided.data["fingerprint"],
     }
-    with recorded(start_run(tracking, runs, decided.data["name"], f"promote version {new.number}", told, tags)) as run:
+    with finish_run_on_exit(
+        start_run(tracking, runs, decided.data["name"], f"promote version {new.number}", told, tags)
+    ) as run:
         if held:
             run.log_metrics({"p": held.p, "difference": held.difference, "gains": held.gains, "losses": held.losses})
         run.log_json(decided.to_json(), "promotion.json")

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from ufgvc.evaluation.metrics import Proportion
-from ufgvc.evaluation.paired_test import Contest, CultivarChange
+from ufgvc.evaluation.paired_test import CultivarChange, PairedComparison
 from ufgvc.reports.tables import Table, interval, p_text, percent
 
 SCHEMA = 1
@@ -54,7 +54,7 @@ class Promotion:
     data: Mapping[str, Any]
     challenger: Side
     previous: Side | None
-    contest: Contest | None = None
+    contest: PairedComparison | None = None
     cultivars: Sequence[CultivarChange] = ()
     forced: bool = False
     warnings: Sequence[str] = ()
@@ -141,13 +141,13 @@ def short(fingerprint: str | None) -> str:
     return fingerprint[:12] if fingerprint else "not told"
 
 
-def difference_text(told: Contest) -> str:
+def difference_text(told: PairedComparison) -> str:
     """`+2.5 points (95 % interval -1.0 to +6.1; p 0.210) on 400 test leaves: 20 gained, 10 lost.`"""
     points = f"{100 * told.difference:+.1f} points (95 % interval {100 * told.low:+.1f} to {100 * told.high:+.1f}; p {p_text(told.p)})"
     return f"{points} on {told.n} test leaves: {told.gains} gained, {told.losses} lost."
 
 
-def needed_text(told: Contest) -> str:
+def needed_text(told: PairedComparison) -> str:
     """What more leaves could tell."""
     if told.gains == told.losses == 0:
         return "Each leaf that one named rightly, the other did too: these leaves show no difference at all."

@@ -13,9 +13,7 @@ from ufgvc.models.model import LoadedModel
 from ufgvc.tracking.versions import Version
 
 
-def objections(
-    dataset: Dataset, versions: Mapping[str, Version], models: Mapping[str, LoadedModel | None]
-) -> list[str]:
+def blockers(dataset: Dataset, versions: Mapping[str, Version], models: Mapping[str, LoadedModel | None]) -> list[str]:
     """Reasons not to decide without --force; [] if the comparison is fair. Both by role: challenger, and champion if there is one.
 
     A model is None where its files cannot be read.
@@ -53,7 +51,7 @@ def remedy(dataset: Dataset) -> str:
     return f"{again}, give the --data that they were trained on, or decide all the same with --force"
 
 
-def cautions(
+def caveats(
     dataset: Dataset, versions: Mapping[str, Version], challenger: LoadedModel | None, registered: Sequence[Any]
 ) -> list[str]:
     """What does not hinder the decision and weakens it.  registered: all versions of the model, as MLflow has them."""

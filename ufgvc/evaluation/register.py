@@ -15,7 +15,7 @@ from ufgvc.tracking.settings import TrackingSettings, resolve
 from ufgvc.tracking.versions import find_version, read_card, write_on
 
 
-def file_version(
+def register_version(
     model_uri: str,
     model: LoadedModel,
     dataset: Dataset,

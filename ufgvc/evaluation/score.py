@@ -18,7 +18,7 @@ from ufgvc.data.stream import Chunk, chunks
 from ufgvc.evaluation.settings import ScoreSettings
 from ufgvc.models.fit_calibration import check_finite
 from ufgvc.models.model import LoadedModel
-from ufgvc.runtime.tasks import table_or_mistake, without_mistake
+from ufgvc.runtime.tasks import raise_errors, table_or_error
 from ufgvc.training.memory import memory_for_scores
 
 IN_PROCESS = 2000  # leaves up to which starting actors costs more than it saves
@@ -105,7 +105,7 @@ class ActorScorer(ChunkScorer):
     """The same in an actor of Ray Data."""
 
     def __call__(self, batch: Mapping[str, Any]) -> pa.Table:
-        return table_or_mistake(lambda: super(ActorScorer, self).__call__(batch))
+        return table_or_error(lambda: super(ActorScorer, self).__call__(batch))
 
 
 def _here(
@@ -128,9 +128,9 @@ def _by_actors(
     import ray
     from ray.data import ActorPoolStrategy
 
-    from ufgvc.runtime.session import quiet_data
+    from ufgvc.runtime.session import configure_ray_data
 
-    quiet_data()
+    configure_ray_data()
     resources = ray.cluster_resources()
     gpus, cpus = resources.get("GPU", 0), resources.get("CPU", 1)
     use_gpu = settings.gpu == "yes" or (settings.gpu == "auto" and gpus >= 1)
@@ -147,4 +147,4 @@ def _by_actors(
         num_cpus=None if use_gpu else 1,
         num_gpus=1 if use_gpu else None,
     )
-    return map(without_mistake, scored.iter_batches(batch_size=None, batch_format="pyarrow"))
+    return map(raise_errors, scored.iter_batches(batch_size=None, batch_format="pyarrow"))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ufgvc.evaluation.search_record import SearchStory, TrialRow
+from ufgvc.evaluation.search_record import SearchRecord, TrialResult
 from ufgvc.evaluation.search_result import ENOUGH
 from ufgvc.evaluation.selection_bias import contenders
 from ufgvc.reports.search_fields import Field, free_fields
@@ -38,7 +38,7 @@ class Importance:
         return [label for label, ratio in self.ratios.items() if ratio > 1]
 
 
-def importance(story: SearchStory, shuffles: int = SHUFFLES, seed: int = 0) -> Importance | None:
+def importance(story: SearchRecord, shuffles: int = SHUFFLES, seed: int = 0) -> Importance | None:
     """PED-ANOVA (Watanabe and others, 2023) over the complete trials; None if they are too few or scored alike."""
     trials, fields = contenders(story), free_fields(story)
     scores = np.array([trial.curve[-1] for trial in trials])
@@ -71,7 +71,7 @@ def _divergences(study: Study, scores: np.ndarray, share: float) -> dict[str, fl
         return evaluator.evaluate(study, target=lambda trial: -float(scores[trial.number]))
 
 
-def _study(trials: list[TrialRow], fields: list[Field]) -> Study:
+def _study(trials: list[TrialResult], fields: list[Field]) -> Study:
     import optuna
 
     distributions = {field.name: _distribution(field) for field in fields}
@@ -90,7 +90,7 @@ def _distribution(field: Field) -> BaseDistribution:
     return CategoricalDistribution(field.choices) if field.axis.kind == "choice" else FloatDistribution(0, 1)
 
 
-def _param(field: Field, trial: TrialRow) -> str | float:
+def _param(field: Field, trial: TrialResult) -> str | float:
     return field.choice(trial.values) if field.axis.kind == "choice" else min(1.0, max(0.0, field.place(trial.values)))
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class Axis:
+class Dimension:
     """One thing that was searched.  name: its dotted place in the configuration, such as options.loss_weights.vein.
 
     kind: `simplex` (weights that sum to 1; `parts` names them, and a value is a mapping of them), `log` or `linear` (numbers between
@@ -27,7 +27,7 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class TrialRow:
+class TrialResult:
     """One trial. Trial 0 is the paper's setting (the published values of everything that was searched).
 
     values: by Axis.name.  state: `complete` (all epochs), `stopped` (early, by ASHA), `failed`.  curve: (epochs,) cross-validated accuracy
@@ -65,7 +65,7 @@ class FinalRow:
 
 
 @dataclass(frozen=True)
-class SearchStory:
+class SearchRecord:
     """labels: (test leaves,) int, the cultivar of each test leaf.  leaves: training leaves, each held out once in a trial.
 
     epochs: of a complete trial.  best: number of the winning trial; None if none completed.  finals: the paper's setting first, then the
@@ -75,8 +75,8 @@ class SearchStory:
 
     dataset: str
     method: str
-    axes: tuple[Axis, ...]
-    trials: tuple[TrialRow, ...]
+    axes: tuple[Dimension, ...]
+    trials: tuple[TrialResult, ...]
     best: int | None
     leaves: int
     folds: int

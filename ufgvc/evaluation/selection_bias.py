@@ -18,12 +18,12 @@ from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri, roots_legendre
 from scipy.stats import chi, chi2, norm
 
-from ufgvc.evaluation.search_record import SearchStory, TrialRow
+from ufgvc.evaluation.search_record import SearchRecord, TrialResult
 from ufgvc.evaluation.stats import Floats
 
 
 @dataclass(frozen=True)
-class Noise:
+class SeedVariance:
     """The scores of one setting, trained again and again, as shares in [0, 1].
 
     trainings: how many scores the mean is of.  freedom: of the standard deviation; infinite where it is not measured but that of k
@@ -48,48 +48,48 @@ class Noise:
 
 
 @dataclass(frozen=True)
-class Luck:
+class SelectionBias:
     """settings: complete trials, the paper's among them.  gain: of the best over the paper's mean.  expected: what the best of as many
     equal settings would gain.  p: the chance that the best of them gains as much as `gain`. Shares in [0, 1].
     """
 
-    noise: Noise
+    noise: SeedVariance
     settings: int
     gain: float
     expected: float
     p: float
 
 
-def luck(story: SearchStory) -> Luck | None:
+def selection_bias(story: SearchRecord) -> SelectionBias | None:
     """None if no trial completed, or none of the paper's setting."""
     noise, entered = paper_noise(story), contenders(story)
     if noise is None or not entered:
         return None
     gain = max(trial.curve[-1] for trial in entered) - noise.mean
     p = chance_of_best(gain / noise.sd, len(entered), noise.trainings, noise.freedom)
-    return Luck(noise, len(entered), gain, noise.sd * expected_maximum(len(entered)), p)
+    return SelectionBias(noise, len(entered), gain, noise.sd * expected_maximum(len(entered)), p)
 
 
-def contenders(story: SearchStory) -> list[TrialRow]:
+def contenders(story: SearchRecord) -> list[TrialResult]:
     """The trials that could win: all epochs, and no repeat of the paper's setting."""
     return [trial for trial in story.trials if trial.score is not None and not trial.repeat]
 
 
-def paper_noise(story: SearchStory) -> Noise | None:
+def paper_noise(story: SearchRecord) -> SeedVariance | None:
     """From trial 0 and its repeats; None if none of them completed."""
     scores = [trial.score for trial in story.trials if (trial.repeat or trial.number == 0) and trial.score is not None]
     return noise_of(scores, story.leaves) if scores else None
 
 
-def noise_of(scores: Sequence[float], leaves: int) -> Noise:
+def noise_of(scores: Sequence[float], leaves: int) -> SeedVariance:
     """Their own standard deviation; from one score, or from equal ones, the binomial's (with one leaf more right and one wrong, so that
     it is never 0)."""
     mean, sd = float(np.mean(scores)), float(np.std(scores, ddof=1)) if len(scores) > 1 else 0.0
     # Equal scores differ by rounding only.
     if sd > 1e-9:
-        return Noise(mean, sd, len(scores), len(scores) - 1)
+        return SeedVariance(mean, sd, len(scores), len(scores) - 1)
     share = (mean * leaves + 1) / (leaves + 2)
-    return Noise(mean, math.sqrt(share * (1 - share) / leaves), len(scores), math.inf)
+    return SeedVariance(mean, math.sqrt(share * (1 - share) / leaves), len(scores), math.inf)
 
 
 @lru_cache(maxsize=1024)

@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ufgvc.core.config import Section
+from ufgvc.core.config import Settings
 from ufgvc.evaluation.metrics import Scores
 
 
-class ScoreSettings(Section):
+class ScoreSettings(Settings):
     """How leaves are put through a model."""
 
     batch_size: int = Field(32, ge=1)

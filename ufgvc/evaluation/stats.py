@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ufgvc.evaluation.comparison import Draw, Entry
+from ufgvc.evaluation.comparison import BenchmarkDataset, Entry
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -39,7 +39,7 @@ class Difference:
     p: float
 
 
-def finished(entry: Entry, draw: Draw) -> dict[int, NDArray[np.bool_]]:
+def finished(entry: Entry, draw: BenchmarkDataset) -> dict[int, NDArray[np.bool_]]:
     """{seed: (N,) right or not} of the runs that finished on a draw. ValueError if a run speaks of other leaves than the draw's."""
     found = {cell.seed: cell.right for cell in entry.cells if cell.draw == draw.name and cell.right is not None}
     for seed, right in found.items():
@@ -50,7 +50,7 @@ def finished(entry: Entry, draw: Draw) -> dict[int, NDArray[np.bool_]]:
     return found
 
 
-def seed_mean(entry: Entry, draws: Sequence[Draw]) -> Floats | None:
+def seed_mean(entry: Entry, draws: Sequence[BenchmarkDataset]) -> Floats | None:
     """(N of all draws,) share of the finished seeds that named each leaf rightly; None if no seed finished on one of the draws."""
     runs = [finished(entry, draw) for draw in draws]
     if not runs or not all(runs):
@@ -58,7 +58,7 @@ def seed_mean(entry: Entry, draws: Sequence[Draw]) -> Floats | None:
     return np.concatenate([np.mean(list(seeds.values()), axis=0, dtype=np.float64) for seeds in runs])
 
 
-def pooled_cultivars(draws: Sequence[Draw]) -> Ints:
+def pooled_cultivars(draws: Sequence[BenchmarkDataset]) -> Ints:
     """(N of all draws,) a number for each leaf's cultivar; cultivars of different draws are different ones."""
     starts = np.cumsum([0, *(draw.classes for draw in draws)])
     return np.concatenate([draw.labels + start for draw, start in zip(draws, starts, strict=False)]).astype(np.int64)

@@ -11,13 +11,13 @@ from ufgvc.core.config import short_key, to_yaml
 from ufgvc.core.storage import Store, join, open_store
 from ufgvc.data.dataset import Dataset, open_dataset
 from ufgvc.experiments.benchmark_entries import (
-    Runner,
+    BenchmarkEntry,
     check_draws,
     check_masks,
     decode,
     final_jobs,
     first_weights,
-    make_runner,
+    make_entry,
     rate_jobs,
 )
 from ufgvc.experiments.collect_results import gather
@@ -33,7 +33,7 @@ from ufgvc.reports.benchmark_tables import benchmark_tables, reading, to_csv
 from ufgvc.reports.page import made_now
 from ufgvc.reports.tables import Table
 from ufgvc.runtime.session import RaySettings, ray_session
-from ufgvc.tracking.runs import Run, recorded, start_run
+from ufgvc.tracking.runs import Run, finish_run_on_exit, start_run
 from ufgvc.tracking.settings import TrackingSettings
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def benchmark(
     check_draws(draws, settings.fingerprints)
     # A row whose own masks are the benchmark's is its method's row once more: two trials would write the same folder.
     rows = [who for who in chosen(settings.methods) if who.mask != settings.masks]
-    runners = [make_runner(who, len(draws[0].classes), settings) for who in rows]
+    runners = [make_entry(who, len(draws[0].classes), settings) for who in rows]
     check_masks(runners, draws)
     if "{backbone}" not in settings.init:  # else one architecture without its weights is one failed cell
         check_init(first_weights(settings.init, ""))
@@ -81,7 +81,7 @@ def benchmark(
         tags={"step": "benchmark", "folder": folder.uri, "data": ", ".join(draw.fingerprint for draw in draws)},
         store=folder,
     )
-    with recorded(run):
+    with finish_run_on_exit(run):
         with ray_session(ray):
             check_nodes([draw.store.uri for draw in draws], runs, settings)
             record = Recorder(tracking, runs, draws[0].name, run.id)
@@ -115,7 +115,7 @@ def benchmark_folder(draws: Sequence[Dataset], settings: BenchmarkSettings, runs
 
 
 def chosen_factors(
-    rates: Sequence[Finished], runners: Sequence[Runner], settings: BenchmarkSettings
+    rates: Sequence[Finished], runners: Sequence[BenchmarkEntry], settings: BenchmarkSettings
 ) -> dict[str, float]:
     """For each contestant that chooses, the rate that named most held-out leaves over all data sets; of equals the nearest to 1.
 
@@ -139,7 +139,7 @@ def chosen_factors(
 def _report(
     folder: Store,
     draws: Sequence[Dataset],
-    runners: Sequence[Runner],
+    runners: Sequence[BenchmarkEntry],
     settings: BenchmarkSettings,
     rates: Sequence[Finished],
     finals: Sequence[Finished],

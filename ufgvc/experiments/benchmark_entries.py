@@ -17,7 +17,7 @@ from ufgvc.core.storage import open_store
 from ufgvc.data.cache import decoded_split
 from ufgvc.data.dataset import Dataset, read_index, read_manifest
 from ufgvc.data.folds import held_out
-from ufgvc.experiments.method_table import Contestant
+from ufgvc.experiments.method_table import MethodVariant
 from ufgvc.experiments.recipes import recipe_for
 from ufgvc.experiments.settings import BenchmarkSettings
 from ufgvc.experiments.training_job import Job
@@ -30,13 +30,13 @@ from ufgvc.training.settings import TrainSettings
 
 
 @dataclass(frozen=True)
-class Runner:
+class BenchmarkEntry:
     """A contestant with its method (whose net is let go: only the numbers stay).
 
     parameters: of the net.  gflops: 1e9 operations (2 a multiply-add) of one image forward at the test size.
     """
 
-    who: Contestant
+    who: MethodVariant
     method: Method
     mask: str
     backbone: str
@@ -44,11 +44,11 @@ class Runner:
     gflops: float
 
 
-def make_runner(who: Contestant, num_classes: int, settings: BenchmarkSettings) -> Runner:
+def make_entry(who: MethodVariant, num_classes: int, settings: BenchmarkSettings) -> BenchmarkEntry:
     """UserError for options or a crop that the method does not take."""
     method = build(who.method, num_classes, **options_for(who.method, who.options, settings))
     crop = recipe_for(method, settings).crop
-    runner = Runner(
+    runner = BenchmarkEntry(
         who,
         replace(method, net=torch.nn.Identity()),
         who.mask or settings.masks,
@@ -75,7 +75,7 @@ def gflops_of(method: Method, side: int) -> float:
     return counter.get_total_flops() / 1e9
 
 
-def check_masks(runners: Sequence[Runner], draws: Sequence[Dataset]) -> None:
+def check_masks(runners: Sequence[BenchmarkEntry], draws: Sequence[Dataset]) -> None:
     """UserError, with the command that makes them, for the first masks that are missing, show too little or are of other photographs."""
     for kind in dict.fromkeys(runner.mask for runner in runners if runner.method.regions):
         for draw in draws:
@@ -114,7 +114,9 @@ def check_holdout(draw: Dataset, share: float) -> None:
         raise UserError(error.what, where=draw.store.uri, fix=fix) from None
 
 
-def rate_jobs(runners: Sequence[Runner], draws: Sequence[Dataset], settings: BenchmarkSettings, runs: str) -> list[Job]:
+def rate_jobs(
+    runners: Sequence[BenchmarkEntry], draws: Sequence[Dataset], settings: BenchmarkSettings, runs: str
+) -> list[Job]:
     """Every learning rate once on every data set, on training leaves only; none where there is nothing to choose."""
     if settings.budget == "published" or len(settings.rates) == 1:
         return []
@@ -130,7 +132,7 @@ def rate_jobs(runners: Sequence[Runner], draws: Sequence[Dataset], settings: Ben
 
 
 def final_jobs(
-    runners: Sequence[Runner],
+    runners: Sequence[BenchmarkEntry],
     draws: Sequence[Dataset],
     settings: BenchmarkSettings,
     runs: str,
@@ -150,7 +152,7 @@ def final_jobs(
 
 
 def _job(
-    runner: Runner,
+    runner: BenchmarkEntry,
     place: int,
     draw: Dataset,
     settings: BenchmarkSettings,

@@ -13,7 +13,7 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ufgvc.core.config import Section
+from ufgvc.core.config import Settings
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, join, open_store
 from ufgvc.data.dataset import Dataset, open_dataset, read_index, read_manifest
@@ -27,24 +27,24 @@ from ufgvc.experiments.trial_runner import check_nodes, run_all
 from ufgvc.methods import build
 from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
-from ufgvc.models.calibration import Calibration, Reference
+from ufgvc.models.calibration import Calibration, FeatureSubspace
 from ufgvc.models.fit_calibration import KNOWN_SHARE, calibrate, calibration_error, log_loss
 from ufgvc.models.model import MODEL, load_model
 from ufgvc.models.recalibrate import keep_calibration
 from ufgvc.runtime.session import RaySettings, ray_session
-from ufgvc.tracking.runs import recorded, start_run
+from ufgvc.tracking.runs import finish_run_on_exit, start_run
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training.held_out import make_reference, score_held_out
-from ufgvc.training.loader import Plan
+from ufgvc.training.loader import WorkerConfig
 from ufgvc.training.run import make_plan
 from ufgvc.training.settings import TrainSettings
 
 log = logging.getLogger(__name__)
 # logits (N, K), labels (N,), strangeness (N,) of validation leaves, and what the model itself learnt from
-Evidence = tuple[NDArray[Any], NDArray[np.int64], NDArray[np.float64], Reference]
+Evidence = tuple[NDArray[Any], NDArray[np.int64], NDArray[np.float64], FeatureSubspace]
 
 
-class CalibrateSettings(Section):
+class CalibrateSettings(Settings):
     """Calibration of a trained model."""
 
     folds: int = Field(3, ge=2)
@@ -204,7 +204,7 @@ def out_of_fold(
         tags,
         store=folder,
     )
-    with recorded(parent):
+    with finish_run_on_exit(parent):
         check_nodes([dataset.store.uri], runs, trials)
         decode(jobs, [dataset])
         ends = run_all(jobs, trials, folder.child("tune"), Recorder(tracking, runs, dataset.name, parent.id))
@@ -240,7 +240,7 @@ def own_leaves(run: Store, dataset: Dataset, told: Mapping[str, Any], runs: str)
     return held.logits, held.labels, held.strangeness, held.reference
 
 
-def as_trained(run: Store, dataset: Dataset, told: Mapping[str, Any], runs: str) -> tuple[Method, Plan]:
+def as_trained(run: Store, dataset: Dataset, told: Mapping[str, Any], runs: str) -> tuple[Method, WorkerConfig]:
     """The run's model, and the plan that it was trained by."""
     method = load_model(join(run.uri, "model")).method
     plan, _ = make_plan(dataset, method, TrainSettings.model_validate(told["train"]), told["seed"], told["masks"], runs)

@@ -16,9 +16,9 @@ from ufgvc.core.types import REGIONS
 from ufgvc.data.dataset import Dataset, read_index, read_manifest
 from ufgvc.data.images import decode, decode_mask
 from ufgvc.evaluation.cam_energy import energy_panels, mean_energy
-from ufgvc.evaluation.comparison import Cell, Comparison, Draw, Entry
+from ufgvc.evaluation.comparison import BenchmarkDataset, Cell, Comparison, Entry
 from ufgvc.evaluation.metrics import ranking
-from ufgvc.experiments.benchmark_entries import Runner
+from ufgvc.experiments.benchmark_entries import BenchmarkEntry
 from ufgvc.experiments.method_table import ABLATIONS, OURS, PAPER_ROWS
 from ufgvc.experiments.settings import BenchmarkSettings
 from ufgvc.experiments.training_job import Job, read_scored
@@ -35,7 +35,7 @@ ENERGY_LEAVES = 200  # test leaves whose maps are measured; the figure shows a f
 
 def gather(
     draws: Sequence[Dataset],
-    runners: Sequence[Runner],
+    runners: Sequence[BenchmarkEntry],
     settings: BenchmarkSettings,
     rates: Sequence[Finished],
     finals: Sequence[Finished],
@@ -46,7 +46,7 @@ def gather(
     return Comparison(
         title=", ".join(draw.name for draw in draws),
         budget=settings.budget,
-        draws=tuple(Draw(draw.name, labels[draw.name], len(draw.classes)) for draw in draws),
+        draws=tuple(BenchmarkDataset(draw.name, labels[draw.name], len(draw.classes)) for draw in draws),
         references=("resnet50", "mask_guided", *(row.key for row in OURS if _has_controls(row.key, runners))),
         entries=tuple(_entry(runner, draws, settings, rates, finals) for runner in runners),
         facts=_facts(draws, runners, settings, finals) | ({"Maps measured inside": f"{kind} masks"} if energy else {}),
@@ -56,12 +56,12 @@ def gather(
     )
 
 
-def _has_controls(method: str, runners: Sequence[Runner]) -> bool:
+def _has_controls(method: str, runners: Sequence[BenchmarkEntry]) -> bool:
     return any(runner.who.key.startswith(f"{method}:") for runner in runners)
 
 
 def _entry(
-    runner: Runner,
+    runner: BenchmarkEntry,
     draws: Sequence[Dataset],
     settings: BenchmarkSettings,
     rates: Sequence[Finished],
@@ -125,7 +125,7 @@ def measured_kind(draw: Dataset, settings: BenchmarkSettings) -> str | None:
 
 
 def look_inside(
-    draw: Dataset, runners: Sequence[Runner], settings: BenchmarkSettings, finals: Sequence[Finished], kind: str
+    draw: Dataset, runners: Sequence[BenchmarkEntry], settings: BenchmarkSettings, finals: Sequence[Finished], kind: str
 ) -> tuple:
     """(panels, energy) of the ablations' class activation maps on test leaves (Fig. 4); (None, {}) where there is nothing to look at.
 
@@ -164,7 +164,7 @@ def regions_of(draw: Dataset, kind: str, rows: Sequence[int]) -> tuple[list, lis
 
 
 def _facts(
-    draws: Sequence[Dataset], runners: Sequence[Runner], settings: BenchmarkSettings, finals: Sequence[Finished]
+    draws: Sequence[Dataset], runners: Sequence[BenchmarkEntry], settings: BenchmarkSettings, finals: Sequence[Finished]
 ) -> dict[str, str]:
     """Everything that made the figures, for the end of the page."""
     if settings.budget == "equal":

@@ -16,7 +16,7 @@ from ufgvc.core.storage import Store, open_store
 from ufgvc.training.checkpoint import read_checkpoint
 from ufgvc.training.distributed import make_trainer
 from ufgvc.training.folds import Diverged, Folds
-from ufgvc.training.loader import Plan
+from ufgvc.training.loader import WorkerConfig
 from ufgvc.training.progress import POLL_SECONDS, read_metrics
 from ufgvc.training.settings import TrainSettings
 from ufgvc.training.worker import train_worker
@@ -25,7 +25,7 @@ STOP = "stop.json"  # in a trial's folder: it should end
 
 
 def folds_together(
-    plans: Sequence[Plan], settings: TrainSettings, trial: Store
+    plans: Sequence[WorkerConfig], settings: TrainSettings, trial: Store
 ) -> Iterator[list[list[dict[str, float]]]]:
     """The histories of all folds whenever all of them have done another epoch. Closed early, it waits until the ranks have ended.
 
@@ -50,7 +50,7 @@ def folds_together(
         raise Diverged(problem)
 
 
-def train_together(plan: Plan, settings: TrainSettings) -> dict[str, Any]:
+def train_together(plan: WorkerConfig, settings: TrainSettings) -> dict[str, Any]:
     """What `train_alone` does, on several ranks: the last checkpoint's content."""
     store = open_store(plan.run)
     result = make_trainer(train_worker, asdict(plan), settings, store, "checkpoints", keep=None).fit()
@@ -67,7 +67,7 @@ def fold_worker(config: dict[str, Any]) -> dict[str, Any]:
 
     context = ray.train.get_context()
     ranks = context.get_world_rank(), context.get_world_size(), context.get_local_world_size()
-    folds = Folds.start([Plan(**plan) for plan in config["plans"]], *ranks, ray.train.torch.get_device())
+    folds = Folds.start([WorkerConfig(**plan) for plan in config["plans"]], *ranks, ray.train.torch.get_device())
     trial = open_store(config["trial"])
     try:
         while folds.epochs < folds.total:

@@ -10,8 +10,8 @@ import numpy as np
 
 from ufgvc.core.storage import open_store
 from ufgvc.data.dataset import open_dataset, read_index, read_manifest
-from ufgvc.evaluation.search_record import FinalRow, TrialRow
-from ufgvc.experiments.search_store import Study
+from ufgvc.evaluation.search_record import FinalRow, TrialResult
+from ufgvc.experiments.search_store import SearchStore
 from ufgvc.experiments.training_job import Job, read_scored
 from ufgvc.experiments.trial_runner import Finished
 from ufgvc.methods import build
@@ -20,13 +20,13 @@ from ufgvc.training.run import make_plan
 PAPER, BEST = "the paper's setting", "best setting"
 
 
-def best_of(rows: Sequence[TrialRow]) -> TrialRow | None:
+def best_of(rows: Sequence[TrialResult]) -> TrialResult | None:
     """The complete trial that named most held-out leaves; of equal ones that with the lower cross-entropy. Repeats do not take part."""
     complete = [row for row in rows if row.state == "complete" and not row.repeat]
     return max(complete, key=lambda row: (row.curve[-1], -row.losses[-1], -row.number)) if complete else None
 
 
-def final_jobs(study: Study, settings: Mapping[str, Mapping[str, Any]], seeds: int) -> list[Job]:
+def final_jobs(study: SearchStore, settings: Mapping[str, Mapping[str, Any]], seeds: int) -> list[Job]:
     """A job for each setting (by its label) and seed. They are the runs that `train` would make, so it finds them."""
     dataset = open_dataset(study.data)
     jobs = []
@@ -42,7 +42,7 @@ def final_jobs(study: Study, settings: Mapping[str, Mapping[str, Any]], seeds: i
 
 
 def final_rows(
-    study: Study, settings: Mapping[str, Mapping[str, Any]], ends: Sequence[Finished]
+    study: SearchStore, settings: Mapping[str, Mapping[str, Any]], ends: Sequence[Finished]
 ) -> tuple[FinalRow, ...]:
     """What was tested, by setting; one of which no training ended well is left out."""
     index = read_index(open_dataset(study.data), "test")

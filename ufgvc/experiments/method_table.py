@@ -11,7 +11,7 @@ from ufgvc.methods import names
 
 
 @dataclass(frozen=True)
-class Contestant:
+class MethodVariant:
     """One row.  key: its name in --methods and in files.  label: what tables call it.  tables: of "II", "III" and "controls".
 
     mask: another kind of masks than the benchmark's.  rate_of: the contestant whose chosen learning rate it takes (equal budget), so
@@ -27,16 +27,16 @@ class Contestant:
     rate_of: str | None = None
 
 
-def _row(key: str, label: str, method: str, tables: str, **more: Any) -> Contestant:
-    return Contestant(key, label, method, frozenset(tables.split()), **more)
+def _row(key: str, label: str, method: str, tables: str, **more: Any) -> MethodVariant:
+    return MethodVariant(key, label, method, frozenset(tables.split()), **more)
 
 
-def _ablation(region: str, label: str) -> Contestant:
+def _ablation(region: str, label: str) -> MethodVariant:
     options = {"regions": [region]}
     return _row(f"mask_guided:{region}", label, "mask_guided", "III controls", options=options, rate_of="mask_guided")
 
 
-def _control(key: str, label: str, mask: str | None = None, of: str = "mask_guided", **options: Any) -> Contestant:
+def _control(key: str, label: str, mask: str | None = None, of: str = "mask_guided", **options: Any) -> MethodVariant:
     return _row(f"{of}:{key}", label, of, "controls", options=options, mask=mask, rate_of=of)
 
 
@@ -101,7 +101,7 @@ CONTROLS = (
 LISTED = {each.key: each for each in (*PAPER_ROWS, *ABLATIONS, *OURS, *ORACLE, *CONTROLS)}
 
 
-def everyone() -> dict[str, Contestant]:
+def everyone() -> dict[str, MethodVariant]:
     """All rows by key: those above, and every other registered method by its name."""
     return LISTED | {name: _row(name, name, name, "II") for name in names() if name not in LISTED}
 
@@ -126,7 +126,7 @@ def groups() -> dict[str, tuple[str, ...]]:
     }
 
 
-def chosen(wanted: Sequence[str]) -> tuple[Contestant, ...]:
+def chosen(wanted: Sequence[str]) -> tuple[MethodVariant, ...]:
     """The contestants of groups and keys, each once, in the order of the tables. UserError for an unknown name.
 
     Whoever takes the learning rate of another brings that one along.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ufgvc.evaluation.search_record import TrialRow
+from ufgvc.evaluation.search_record import TrialResult
 from ufgvc.experiments.trial_runner import Finished
 from ufgvc.methods.recipe import Recipe
 from ufgvc.tracking.journal import Journal
@@ -13,7 +13,7 @@ from ufgvc.tracking.runs import start_run
 from ufgvc.tracking.settings import TrackingSettings
 
 if TYPE_CHECKING:  # only a search needs Optuna, which a benchmark does without
-    from ufgvc.experiments.search_store import Setting, Study
+    from ufgvc.experiments.search_store import SearchStore, TrialConfig
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ class SearchRecorder:
     """Called with a trial of a search that ended: a run for it, and one for each fold nested in that."""
 
     tracking: TrackingSettings
-    study: Study
+    study: SearchStore
     experiment: str
     parent: str | None
 
-    def __call__(self, setting: Setting, row: TrialRow) -> None:
+    def __call__(self, setting: TrialConfig, row: TrialResult) -> None:
         store = self.study.trial(setting.number)
         status = "FAILED" if row.state == "failed" else "FINISHED"
         known = Journal(store.child("journal")).identity()

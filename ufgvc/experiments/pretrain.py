@@ -16,7 +16,7 @@ from ufgvc.methods import build
 from ufgvc.methods.recipe import Recipe, Stage
 from ufgvc.methods.weights import check_init
 from ufgvc.runtime.session import RaySettings, ray_session
-from ufgvc.tracking.runs import recorded, start_run
+from ufgvc.tracking.runs import finish_run_on_exit, start_run
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training.run import make_plan
 from ufgvc.training.settings import TrainSettings
@@ -55,7 +55,7 @@ def pretrain(
     told = settings.model_dump(mode="json")
     tags = {"step": "pretrain", "data": dataset.fingerprint, "folder": out.uri}
     run = start_run(tracking, runs, experiment=dataset.name, name="pretrain", params=told, tags=tags, store=out)
-    with recorded(run):
+    with finish_run_on_exit(run):
         with ray_session(ray):
             check_nodes([data], runs, settings)
             decode(jobs, [dataset])

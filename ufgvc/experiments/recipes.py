@@ -6,7 +6,7 @@ from ufgvc.core.errors import UserError
 from ufgvc.experiments.settings import BenchmarkSettings
 from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe, Stage
-from ufgvc.training.overrides import stretched
+from ufgvc.training.overrides import rescale_schedule
 
 
 def recipe_for(method: Method, settings: BenchmarkSettings, factor: float = 1.0) -> Recipe:
@@ -31,7 +31,7 @@ def _equal(method: Method, settings: BenchmarkSettings, factor: float) -> Recipe
         return stage.model_copy(update={"lr": stage.lr * factor, "schedule": "cosine", "warmup_epochs": 0})
 
     return Recipe(
-        stages=tuple(alike(stage) for stage in stretched(own, epochs)),
+        stages=tuple(alike(stage) for stage in rescale_schedule(own, epochs)),
         batch_size=settings.batch_size,
         resize=settings.resize,
         crop=settings.crop,
@@ -42,4 +42,4 @@ def _equal(method: Method, settings: BenchmarkSettings, factor: float) -> Recipe
 def _published(recipe: Recipe, settings: BenchmarkSettings) -> Recipe:
     epochs = max(len(recipe.stages), round(recipe.epochs / settings.shorten))
     sides = {"resize": round(recipe.resize / settings.shrink), "crop": round(recipe.crop / settings.shrink)}
-    return Recipe.model_validate(recipe.model_dump() | sides | {"stages": stretched(recipe.stages, epochs)})
+    return Recipe.model_validate(recipe.model_dump() | sides | {"stages": rescale_schedule(recipe.stages, epochs)})

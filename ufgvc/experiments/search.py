@@ -16,13 +16,13 @@ from ufgvc.core.storage import join, open_store
 from ufgvc.data.cache import decoded_split
 from ufgvc.data.dataset import Dataset, open_dataset, read_index
 from ufgvc.data.folds import fold_of
-from ufgvc.evaluation.search_record import Axis, FinalRow, SearchStory, TrialRow
+from ufgvc.evaluation.search_record import Dimension, FinalRow, SearchRecord, TrialResult
 from ufgvc.evaluation.search_result import measure
 from ufgvc.experiments.benchmark_entries import decode, first_weights
 from ufgvc.experiments.final_evaluation import BEST, PAPER, best_of, final_jobs, final_rows
 from ufgvc.experiments.mlflow_trials import Recorder, SearchRecorder
 from ufgvc.experiments.search_runner import run_trials, share_now, trial_settings
-from ufgvc.experiments.search_store import Setting, Study
+from ufgvc.experiments.search_store import SearchStore, TrialConfig
 from ufgvc.experiments.settings import SearchSettings
 from ufgvc.experiments.space import configured, paper_values, read_space
 from ufgvc.experiments.trial_runner import check_nodes, run_all
@@ -35,9 +35,9 @@ from ufgvc.reports.search_tables import search_tables, to_csv
 from ufgvc.reports.search_text import reading
 from ufgvc.reports.tables import Table
 from ufgvc.runtime.session import RaySettings, ray_session
-from ufgvc.tracking.runs import Run, recorded, require_mlflow, start_run
+from ufgvc.tracking.runs import Run, finish_run_on_exit, require_mlflow, start_run
 from ufgvc.tracking.settings import TrackingSettings
-from ufgvc.training.loader import Plan
+from ufgvc.training.loader import WorkerConfig
 from ufgvc.training.settings import TrainSettings
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ def search(
     run = start_run(
         tracking, runs, experiment=dataset.name, name=f"search-{method}", params=told, tags=tags, store=folder
     )
-    with recorded(run):
+    with finish_run_on_exit(run):
         with ray_session(ray):
             rows, finals, failed = _train(study, dataset, settings, epochs, run, tracking)
         return _report(study, dataset, settings, epochs, rows, finals, failed, run)
@@ -106,7 +106,7 @@ def make_study(
     settings: SearchSettings,
     runs: str,
     seed: int,
-) -> Study:
+) -> SearchStore:
     """Its folder is named by what decides the figures. UserError for a space that cannot be searched."""
     if train.validation != "last":
         what = "a search holds out its own folds of the training leaves"
@@ -118,19 +118,19 @@ def make_study(
     decided = [
         method,
         options,
-        shared.of_the_result(),
-        settings.of_the_result(),
+        shared.result_affecting(),
+        settings.result_affecting(),
         [_told(axis) for axis in axes],
         seed,
         dataset.fingerprint,
     ]
     folder = open_store(runs).child(dataset.name, "search", f"{method}-{short_key(decided)}")
-    return Study(
+    return SearchStore(
         dataset.store.uri, method, dict(options), shared, axes, settings.folds, seed, open_store(runs).uri, folder.uri
     )
 
 
-def check(study: Study, dataset: Dataset) -> int:
+def check(study: SearchStore, dataset: Dataset) -> int:
     """UserError for what would end every trial; the epochs of a complete one."""
     index = read_index(dataset, "train")
     try:
@@ -142,7 +142,7 @@ def check(study: Study, dataset: Dataset) -> int:
     for axis in study.axes:
         for kind in axis.choices if axis.name == "train.mask" else ():
             check_masks(dataset, str(kind))
-    plans = study.plans(Setting(0, paper_values(study.axes, study.method, study.options, study.train)))
+    plans = study.plans(TrialConfig(0, paper_values(study.axes, study.method, study.options, study.train)))
     if plans[0].mask_kind:
         check_masks(dataset, plans[0].mask_kind)
     check_init(plans[0].init)
@@ -150,12 +150,12 @@ def check(study: Study, dataset: Dataset) -> int:
 
 
 def _train(
-    study: Study, dataset: Dataset, settings: SearchSettings, epochs: int, run: Run, tracking: TrackingSettings
-) -> tuple[list[TrialRow], tuple[FinalRow, ...], int]:
+    study: SearchStore, dataset: Dataset, settings: SearchSettings, epochs: int, run: Run, tracking: TrackingSettings
+) -> tuple[list[TrialResult], tuple[FinalRow, ...], int]:
     check_nodes([study.data], study.runs, trial_settings(study.train, settings))
     share = share_now(study.train, settings)
     paper = paper_values(study.axes, study.method, study.options, study.train)
-    decode_folds(study.plans(Setting(0, paper))[0], dataset)
+    decode_folds(study.plans(TrialConfig(0, paper))[0], dataset)
     rows = run_trials(study, settings, epochs, share, SearchRecorder(tracking, study, dataset.name, run.id))
     best = best_of(rows)
     if best is None:
@@ -176,7 +176,7 @@ def _train(
     return rows, final_rows(study, tested, ends), sum(end.result is None for end in ends)
 
 
-def decode_folds(plan: Plan, dataset: Dataset) -> None:
+def decode_folds(plan: WorkerConfig, dataset: Dataset) -> None:
     """Decodes the training leaves once on this node, before trials take its processors; they only map the files."""
     recipe, folder = Recipe.model_validate(plan.recipe), Path(plan.cache_folder)
     if plan.cache != "none":
@@ -184,7 +184,7 @@ def decode_folds(plan: Plan, dataset: Dataset) -> None:
     decoded_split(dataset, "train", recipe.test_resize, None, None, folder)
 
 
-def as_configuration(study: Study, values: Mapping[str, Any]) -> dict[str, Any]:
+def as_configuration(study: SearchStore, values: Mapping[str, Any]) -> dict[str, Any]:
     """What `train --config` takes: the runs that it makes are those that the search has tested."""
     options, train = study.configured(values)
     given = {name: value for name, value in train.model_dump(mode="json").items() if value is not None}
@@ -192,18 +192,18 @@ def as_configuration(study: Study, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _report(
-    study: Study,
+    study: SearchStore,
     dataset: Dataset,
     settings: SearchSettings,
     epochs: int,
-    rows: Sequence[TrialRow],
+    rows: Sequence[TrialResult],
     finals: tuple[FinalRow, ...],
     failed: int,
     run: Run,
 ) -> SearchDone:
     best = best_of(rows)
     assert best is not None
-    story = SearchStory(
+    story = SearchRecord(
         dataset=dataset.name,
         method=study.method,
         axes=study.axes,
@@ -232,7 +232,7 @@ def _report(
     return SearchDone(folder.uri, tuple(tables.values()), reading(story, result), best.number, failed)
 
 
-def facts(study: Study, dataset: Dataset, settings: SearchSettings) -> dict[str, str]:
+def facts(study: SearchStore, dataset: Dataset, settings: SearchSettings) -> dict[str, str]:
     """What a reader must know to judge the figures."""
     return {
         "data": f"{dataset.name}, {dataset.counts['train']} training and {dataset.counts['test']} test leaves",
@@ -246,7 +246,7 @@ def facts(study: Study, dataset: Dataset, settings: SearchSettings) -> dict[str,
     }
 
 
-def _told(axis: Axis) -> Any:
+def _told(axis: Dimension) -> Any:
     if axis.kind == "simplex":
         return "simplex"
     return (

@@ -12,10 +12,10 @@ from typing import Any
 from ufgvc.core.errors import UserError
 from ufgvc.core.process import cpu_count
 from ufgvc.core.storage import open_store
-from ufgvc.evaluation.search_record import TrialRow
+from ufgvc.evaluation.search_record import TrialResult
 from ufgvc.experiments.distributed_trial import STOP
-from ufgvc.experiments.search_store import SETTING, Setting, Study
-from ufgvc.experiments.searcher import Ledger, Suggester
+from ufgvc.experiments.search_store import SETTING, SearchStore, TrialConfig
+from ufgvc.experiments.searcher import ResumableSearcher, TrialLog
 from ufgvc.experiments.settings import SearchSettings, TrialSettings
 from ufgvc.experiments.trial_runner import Share, minutes, placed, share_of
 from ufgvc.runtime.background import InBackground
@@ -71,16 +71,20 @@ def share_now(train: TrainSettings, settings: SearchSettings) -> Share:
 
 
 def run_trials(
-    study: Study, settings: SearchSettings, epochs: int, share: Share, ended: Callable[[Setting, TrialRow], None]
-) -> list[TrialRow]:
+    study: SearchStore,
+    settings: SearchSettings,
+    epochs: int,
+    share: Share,
+    ended: Callable[[TrialConfig, TrialResult], None],
+) -> list[TrialResult]:
     """Runs what is missing of a search and returns every trial's row. Inside of a Ray session.
 
     epochs: of a complete trial.  ended: called with each trial that ends, and with those that had ended before, on a thread of this
     process, so that it delays no trial.
     """
     study.forget_failures()
-    ledger = Ledger.of(study)
-    suggester = Suggester(study, settings, ledger)
+    ledger = TrialLog.of(study)
+    suggester = ResumableSearcher(study, settings, ledger)
     if ledger.begun:
         log.info("%d trials were finished before, %d go on", len(ledger.ended), len(ledger.open))
     with InBackground(ended) as record:
@@ -88,7 +92,7 @@ def run_trials(
             record(setting, row)  # whoever was killed between a trial's end and this call gets it now
         if suggester.remaining:
             _tune(study, settings, epochs, share, suggester, [row for _, row in ledger.ended], record)
-    rows = [row for _, row in Ledger.of(study).ended]
+    rows = [row for _, row in TrialLog.of(study).ended]
     if not rows:
         raise UserError(
             "every trial lost its process", where=study.folder, fix="see the lines above; the same command tries again"
@@ -97,13 +101,13 @@ def run_trials(
 
 
 def _tune(
-    study: Study,
+    study: SearchStore,
     settings: SearchSettings,
     epochs: int,
     share: Share,
-    suggester: Suggester,
-    known: list[TrialRow],
-    ended: Callable[[Setting, TrialRow], None],
+    suggester: ResumableSearcher,
+    known: list[TrialResult],
+    ended: Callable[[TrialConfig, TrialResult], None],
 ) -> None:
     # Tune would catch these signals itself and go on for a while; the same command goes on later, so a stop may be a stop.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
@@ -112,7 +116,7 @@ def _tune(
     from ray import tune
 
     from ufgvc.experiments.search_trial import run_trial
-    from ufgvc.experiments.stopping import EPOCH, SCORE, StopByWord
+    from ufgvc.experiments.stopping import EPOCH, SCORE, CooperativeASHA
 
     logging.getLogger("ray.tune").setLevel(
         logging.CRITICAL
@@ -120,7 +124,7 @@ def _tune(
     log.info("%d trials to go, %d at a time", suggester.remaining, share.at_once)
 
     def trial(config: dict[str, Any]) -> None:
-        setting = Setting(**study.trial(config["number"]).read_json(SETTING))
+        setting = TrialConfig(**study.trial(config["number"]).read_json(SETTING))
 
         def report(epoch: int, score: float) -> None:
             tune.report({EPOCH: epoch, SCORE: score})
@@ -139,7 +143,7 @@ def _tune(
 
         def _end(self, trial: Any) -> None:
             self.count += 1
-            setting = Setting(**study.trial(trial.config["number"]).read_json(SETTING))
+            setting = TrialConfig(**study.trial(trial.config["number"]).read_json(SETTING))
             found = study.row(setting)
             rest = (time.monotonic() - self.started) / self.count * suggester.remaining
             told = (
@@ -160,7 +164,7 @@ def _tune(
 
     scheduler: Any = None
     if settings.early_stopping:
-        scheduler = StopByWord(
+        scheduler = CooperativeASHA(
             lambda config: study.trial(config["number"]).write_json(STOP, {"by": "ASHA"}),
             epochs,
             settings.grace_epochs,
@@ -189,13 +193,13 @@ def _tune(
     scratch.delete_tree()
 
 
-def name_of(setting: Setting) -> str:
+def name_of(setting: TrialConfig) -> str:
     if setting.repeat:
         return f"trial {setting.number} (the paper's setting again, seed +{setting.repeat})"
     return f"trial {setting.number}" + (" (the paper's setting)" if setting.number == 0 else "")
 
 
-def told_of(row: TrialRow, epochs: int) -> str:
+def told_of(row: TrialResult, epochs: int) -> str:
     if row.state == "failed":
         return f"failed: {row.error}"
     score = f"{100 * row.curve[-1]:.1f} % of the held-out leaves" if row.curve else "nothing was scored"

@@ -16,11 +16,11 @@ from typing import Any
 
 from ufgvc.core.storage import Store, join, open_store
 from ufgvc.data.dataset import open_dataset, read_manifest
-from ufgvc.evaluation.search_record import Axis, TrialRow
+from ufgvc.evaluation.search_record import Dimension, TrialResult
 from ufgvc.experiments.benchmark_entries import first_weights
 from ufgvc.experiments.space import configured
 from ufgvc.methods import build
-from ufgvc.training.loader import Plan
+from ufgvc.training.loader import WorkerConfig
 from ufgvc.training.preflight import check_batch, check_crop
 from ufgvc.training.run import make_plan
 from ufgvc.training.settings import TrainSettings
@@ -29,7 +29,7 @@ SETTING, RESULT = "setting.json", "trial.json"
 
 
 @dataclass(frozen=True)
-class Setting:
+class TrialConfig:
     """One point of the space.  repeat: 0 for a trial of its own; else the paper's setting once more, with so much added to the seed."""
 
     number: int
@@ -38,14 +38,14 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Study:
+class SearchStore:
     """data, runs, folder: URIs.  options, train: the configuration that all trials share.  folds: of the training leaves."""
 
     data: str
     method: str
     options: Mapping[str, Any]
     train: TrainSettings
-    axes: tuple[Axis, ...]
+    axes: tuple[Dimension, ...]
     folds: int
     seed: int
     runs: str
@@ -60,7 +60,7 @@ class Study:
         init = first_weights(train.init, str(options.get("backbone", self.method)))
         return options, train.model_copy(update={"init": init})
 
-    def plans(self, setting: Setting) -> list[Plan]:
+    def plans(self, setting: TrialConfig) -> list[WorkerConfig]:
         """A plan for each fold. All trials hold the same leaves out. UserError for values that do not go together."""
         options, train = self.configured(setting.values)
         dataset = open_dataset(self.data)
@@ -80,23 +80,23 @@ class Study:
         check_batch(plans[0].recipe["batch_size"], train.workers, learnt)
         return plans
 
-    def settings(self) -> list[Setting]:
+    def settings(self) -> list[TrialConfig]:
         """Every setting that was ever begun, by number."""
         names = open_store(self.folder).child("trials").list()
         numbers = sorted(int(name.split("/")[0]) for name in names if name.endswith(f"/{SETTING}"))
-        return [Setting(**self.trial(number).read_json(SETTING)) for number in numbers]
+        return [TrialConfig(**self.trial(number).read_json(SETTING)) for number in numbers]
 
-    def begin(self, setting: Setting) -> None:
+    def begin(self, setting: TrialConfig) -> None:
         """Writes the setting down, so that it is not lost whatever happens next."""
         self.trial(setting.number).write_json(SETTING, asdict(setting))
 
-    def row(self, setting: Setting) -> TrialRow | None:
+    def row(self, setting: TrialConfig) -> TrialResult | None:
         """How a trial ended; None if it has not. One that failed for a reason that may pass is not ended."""
         store = self.trial(setting.number)
         if not store.exists(RESULT):
             return None
         told = store.read_json(RESULT)
-        return TrialRow(
+        return TrialResult(
             setting.number,
             setting.values,
             told["state"],
@@ -108,7 +108,7 @@ class Study:
             repeat=setting.repeat > 0,
         )
 
-    def end(self, row: TrialRow, final: bool = True) -> None:
+    def end(self, row: TrialResult, final: bool = True) -> None:
         """final: False for a failure that the next start of the search tries again."""
         told = asdict(row)
         kept = {name: told[name] for name in ("state", "curve", "losses", "folds", "seconds", "error")}

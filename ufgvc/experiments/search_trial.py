@@ -10,21 +10,21 @@ from typing import Literal
 import torch
 
 from ufgvc.core.errors import user_error_in
-from ufgvc.core.process import give_memory_back
+from ufgvc.core.process import trim_memory
 from ufgvc.core.storage import Store, open_store
-from ufgvc.evaluation.search_record import TrialRow
+from ufgvc.evaluation.search_record import TrialResult
 from ufgvc.experiments.distributed_trial import STOP, folds_together
-from ufgvc.experiments.search_store import RESULT, Setting, Study
+from ufgvc.experiments.search_store import RESULT, SearchStore, TrialConfig
 from ufgvc.experiments.trial_runner import reason
 from ufgvc.training.folds import Diverged, Folds
-from ufgvc.training.loader import Plan
+from ufgvc.training.loader import WorkerConfig
 from ufgvc.training.progress import Row, read_metrics
 
 # Takes the epochs that all folds have done and the accuracy so far; returns when whoever listens has decided.
 Report = Callable[[int, float], None]
 
 
-def run_trial(study: Study, setting: Setting, report: Report, device: torch.device, threads: int) -> None:
+def run_trial(study: SearchStore, setting: TrialConfig, report: Report, device: torch.device, threads: int) -> None:
     """Trains, or goes on with, one trial until it is complete, told to stop, or fails; `study.row` finds its end later.
 
     Errors of the training are its end, not this process's: Ray Tune starts it again only when the process is lost.
@@ -32,7 +32,7 @@ def run_trial(study: Study, setting: Setting, report: Report, device: torch.devi
     store = study.trial(setting.number)
     if store.exists(RESULT):
         return
-    plans: list[Plan] = []
+    plans: list[WorkerConfig] = []
     try:
         plans = study.plans(setting)
         for epoch, score in _epochs(study, plans, store, device, threads):
@@ -50,13 +50,13 @@ def run_trial(study: Study, setting: Setting, report: Report, device: torch.devi
         study.end(row_of(setting, plans, "failed", reason(error)), final=False)
     for plan in plans:
         open_store(plan.run).child("checkpoints").delete_tree()  # weights are large, and trials are many
-    give_memory_back()
+    trim_memory()
     if device.type == "cuda":
         torch.cuda.empty_cache()  # the process is used again, and others share the GPU
 
 
 def _epochs(
-    study: Study, plans: Sequence[Plan], store: Store, device: torch.device, threads: int
+    study: SearchStore, plans: Sequence[WorkerConfig], store: Store, device: torch.device, threads: int
 ) -> Iterator[tuple[int, float]]:
     """(epochs done, accuracy) after every epoch of all folds."""
     if study.train.workers > 1:
@@ -87,12 +87,15 @@ def loss_at(histories: Sequence[Sequence[Row]], epochs: int) -> float:
 
 
 def row_of(
-    setting: Setting, plans: Sequence[Plan], state: Literal["complete", "stopped", "failed"], error: str | None = None
-) -> TrialRow:
+    setting: TrialConfig,
+    plans: Sequence[WorkerConfig],
+    state: Literal["complete", "stopped", "failed"],
+    error: str | None = None,
+) -> TrialResult:
     """What the folds have written, up to the last epoch that all of them did."""
     histories = [read_metrics(open_store(plan.run)) for plan in plans]
     epochs = min((len(history) for history in histories), default=0)
-    return TrialRow(
+    return TrialResult(
         setting.number,
         setting.values,
         state,

@@ -10,8 +10,8 @@ import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from ufgvc.evaluation.search_record import TrialRow
-from ufgvc.experiments.search_store import Setting, Study
+from ufgvc.evaluation.search_record import TrialResult
+from ufgvc.experiments.search_store import SearchStore, TrialConfig
 from ufgvc.experiments.settings import SearchSettings
 from ufgvc.experiments.space import decode, distributions, encode, grid, paper_values
 from ufgvc.experiments.stopping import SCORE
@@ -20,28 +20,28 @@ TRIALS = 40
 
 
 @dataclass(frozen=True)
-class Ledger:
+class TrialLog:
     """What is on storage at a start.  ended: with their rows.  open: begun and not ended."""
 
-    ended: tuple[tuple[Setting, TrialRow], ...]
-    open: tuple[Setting, ...]
+    ended: tuple[tuple[TrialConfig, TrialResult], ...]
+    open: tuple[TrialConfig, ...]
 
     @classmethod
-    def of(cls, study: Study) -> Ledger:
+    def of(cls, study: SearchStore) -> TrialLog:
         settings = study.settings()
         rows = [(setting, study.row(setting)) for setting in settings]
         ended = tuple((setting, row) for setting, row in rows if row is not None)
         return cls(ended, tuple(setting for setting, row in rows if row is None))
 
     @property
-    def begun(self) -> list[Setting]:
+    def begun(self) -> list[TrialConfig]:
         return sorted([setting for setting, _ in self.ended] + list(self.open), key=lambda setting: setting.number)
 
 
-class Suggester(Searcher):
+class ResumableSearcher(Searcher):
     """Tune's searcher over our ledger and an Optuna study in memory, which is told again at every start what earlier trials gave."""
 
-    def __init__(self, study: Study, settings: SearchSettings, ledger: Ledger) -> None:
+    def __init__(self, study: SearchStore, settings: SearchSettings, ledger: TrialLog) -> None:
         super().__init__(metric=SCORE, mode="max")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study, self.limit = study, settings.trials or TRIALS
@@ -59,7 +59,7 @@ class Suggester(Searcher):
         self.optuna = optuna.create_study(
             direction="maximize", sampler=_sampler(settings, study.seed + self.next_number)
         )
-        self.asked: dict[str, tuple[Setting, optuna.Trial | None]] = {}
+        self.asked: dict[str, tuple[TrialConfig, optuna.Trial | None]] = {}
         for setting, row in ledger.ended:
             self._learn(setting, row)
 
@@ -109,13 +109,13 @@ class Suggester(Searcher):
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: a start reads the ledger."""
 
-    def _begin(self, values: dict[str, Any], repeat: int = 0) -> Setting:
-        setting = Setting(self.next_number, values, repeat)
+    def _begin(self, values: dict[str, Any], repeat: int = 0) -> TrialConfig:
+        setting = TrialConfig(self.next_number, values, repeat)
         self.study.begin(setting)
         self.next_number += 1
         return setting
 
-    def _learn(self, setting: Setting, row: TrialRow) -> None:
+    def _learn(self, setting: TrialConfig, row: TrialResult) -> None:
         params = encode(self.study.axes, setting.values)
         if setting.repeat or params is None or row.state == "failed" or not row.curve:
             return
@@ -131,7 +131,7 @@ class Suggester(Searcher):
         )
 
 
-def grid_points(study: Study, settings: SearchSettings) -> list[dict[str, Any]]:
+def grid_points(study: SearchStore, settings: SearchSettings) -> list[dict[str, Any]]:
     """Every point of the grid but the paper's, in an order that the seed decides, so that a part of it is spread over the whole."""
     import numpy as np
 

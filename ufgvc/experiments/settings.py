@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 import tyro
 from pydantic import Field, field_validator
 
-from ufgvc.core.config import Section
+from ufgvc.core.config import Settings
 
 
-class TrialSettings(Section):
+class TrialSettings(Settings):
     """How many trainings run side by side, and where."""
 
     init: str = "imagenet"
@@ -108,7 +108,7 @@ class PretrainSettings(TrialSettings):
     """side in pixels of the random crop"""
 
 
-class SearchSettings(Section):
+class SearchSettings(Settings):
     """The search itself. What all its trials share stands in `train` and `options`."""
 
     space: Annotated[Mapping[str, Any], tyro.conf.Suppress] = Field(default_factory=dict)
@@ -139,7 +139,7 @@ class SearchSettings(Section):
     max_failures: int = Field(3, ge=-1)
     """how often the lost process of a trial is replaced (-1: without end)"""
 
-    def of_the_result(self) -> dict[str, Any]:
+    def result_affecting(self) -> dict[str, Any]:
         """What makes it another search. More trials, repeats or seeds are the same one going on."""
         silent = {"trials", "repeats", "seeds", "at_once", "gpu_per_trial", "max_failures"}
         return self.model_dump(mode="json", exclude=silent)

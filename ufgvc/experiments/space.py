@@ -13,9 +13,9 @@ from pydantic import BaseModel, ValidationError
 
 from ufgvc.core.config import describe_validation
 from ufgvc.core.errors import UserError
-from ufgvc.evaluation.search_record import Axis
+from ufgvc.evaluation.search_record import Dimension
 from ufgvc.methods import build, options_class
-from ufgvc.training.overrides import adjusted
+from ufgvc.training.overrides import apply_overrides
 from ufgvc.training.settings import TrainSettings
 
 WHERE = "search.space"
@@ -39,7 +39,7 @@ FIXED |= {"max_failures", "compile"}
 
 def read_space(
     told: Mapping[str, Any], method: str, options: Mapping[str, Any], train: TrainSettings
-) -> tuple[Axis, ...]:
+) -> tuple[Dimension, ...]:
     """The axes of `search.space`; of an empty one the fusion weights and loss weights that the method has, else its learning rate.
 
     UserError for a field that there is not, and for bounds or choices that it does not take.
@@ -55,7 +55,7 @@ def read_space(
 def published(method: str, options: Mapping[str, Any], train: TrainSettings) -> dict[str, Any]:
     """{"options": every option, "train": every setting} with the published value wherever the user has said nothing."""
     made = build(method, 2, **options)
-    recipe = adjusted(made.recipe, train)
+    recipe = apply_overrides(made.recipe, train)
     told = {
         "learning_rate": recipe.stages[0].lr,
         "batch_size": recipe.batch_size,
@@ -65,7 +65,9 @@ def published(method: str, options: Mapping[str, Any], train: TrainSettings) -> 
     return {"options": made.options, "train": train.model_dump(mode="json") | told | {"epochs": recipe.epochs}}
 
 
-def paper_values(axes: Sequence[Axis], method: str, options: Mapping[str, Any], train: TrainSettings) -> dict[str, Any]:
+def paper_values(
+    axes: Sequence[Dimension], method: str, options: Mapping[str, Any], train: TrainSettings
+) -> dict[str, Any]:
     """The published value of every axis, whatever the user's own configuration says of it: trial 0."""
     bare = {"options": _deep(options), "train": train.model_dump()}
     defaults = TrainSettings().model_dump()
@@ -98,7 +100,7 @@ def configured(
         raise describe_validation(error, f"{WHERE}, {', '.join(values)}") from None
 
 
-def distributions(axes: Sequence[Axis]) -> dict[str, BaseDistribution]:
+def distributions(axes: Sequence[Dimension]) -> dict[str, BaseDistribution]:
     """Optuna's view. A simplex of k weights is k - 1 independent uniform numbers; see `decode`."""
     found: dict[str, BaseDistribution] = {}
     for axis in axes:
@@ -114,7 +116,7 @@ def distributions(axes: Sequence[Axis]) -> dict[str, BaseDistribution]:
     return found
 
 
-def decode(axes: Sequence[Axis], params: Mapping[str, Any]) -> dict[str, Any]:
+def decode(axes: Sequence[Dimension], params: Mapping[str, Any]) -> dict[str, Any]:
     """Optuna's numbers -> the values of the axes.
 
     Of k weights each takes the share 1 - (1 - u)^(1 / weights after it) of what is left, which makes independent uniform u a uniform
@@ -135,7 +137,7 @@ def decode(axes: Sequence[Axis], params: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def encode(axes: Sequence[Axis], values: Mapping[str, Any]) -> dict[str, Any] | None:
+def encode(axes: Sequence[Dimension], values: Mapping[str, Any]) -> dict[str, Any] | None:
     """The inverse of `decode`; None for values outside the space, which Optuna cannot learn from."""
     params: dict[str, Any] = {}
     for axis in axes:
@@ -158,7 +160,7 @@ def encode(axes: Sequence[Axis], values: Mapping[str, Any]) -> dict[str, Any] | 
     return params
 
 
-def grid(axes: Sequence[Axis], points: int) -> list[dict[str, Any]]:
+def grid(axes: Sequence[Dimension], points: int) -> list[dict[str, Any]]:
     """Every combination of `points` values an axis (evenly spaced; a simplex: the lattice with steps of 1 / (points - 1))."""
     return [
         dict(zip((axis.name for axis in axes), each, strict=True))
@@ -166,7 +168,7 @@ def grid(axes: Sequence[Axis], points: int) -> list[dict[str, Any]]:
     ]
 
 
-def _ticks(axis: Axis, points: int) -> list[Any]:
+def _ticks(axis: Dimension, points: int) -> list[Any]:
     if axis.kind == "choice":
         return list(axis.choices)
     if axis.kind == "simplex":
@@ -179,7 +181,7 @@ def _ticks(axis: Axis, points: int) -> list[Any]:
     return list(dict.fromkeys(round(value) for value in found)) if isinstance(low, int) else found
 
 
-def _bounds(axis: Axis) -> tuple[float, float]:
+def _bounds(axis: Dimension) -> tuple[float, float]:
     """Both whole numbers (of type int) for a setting that takes only those."""
     assert axis.low is not None, "a simplex and a list of choices have no bounds"
     assert axis.high is not None
@@ -203,7 +205,7 @@ def _weights(value: Any) -> dict[str, float]:
     return {part: weight for part, weight in value.items() if weight is not None} if isinstance(value, Mapping) else {}
 
 
-def _axis(name: str, spec: Any, start: Mapping[str, Any]) -> Axis:
+def _axis(name: str, spec: Any, start: Mapping[str, Any]) -> Dimension:
     where = f"{WHERE}, {name}"
     path = name.split(".")
     if path[0] == "train" and len(path) == 2 and path[1] in FIXED:
@@ -221,7 +223,7 @@ def _axis(name: str, spec: Any, start: Mapping[str, Any]) -> Axis:
             raise UserError(
                 "is no set of two or more weights in use", where=where, fix="give a range or a list of choices"
             )
-        return Axis(name, "simplex", parts=parts)
+        return Dimension(name, "simplex", parts=parts)
     if isinstance(spec, Sequence) and not isinstance(spec, str):
         if len(spec) < 2:
             raise UserError(
@@ -229,7 +231,7 @@ def _axis(name: str, spec: Any, start: Mapping[str, Any]) -> Axis:
                 where=where,
                 fix="leave it out, or set it under `options:` or `train:`",
             )
-        return Axis(name, "choice", choices=tuple(spec))
+        return Dimension(name, "choice", choices=tuple(spec))
     if not isinstance(spec, Mapping) or not {"low", "high"} <= set(spec) <= {"low", "high", "log"}:
         raise UserError(
             f"{spec!r} is not a range",
@@ -252,16 +254,16 @@ def _axis(name: str, spec: Any, start: Mapping[str, Any]) -> Axis:
         raise UserError(
             "takes whole numbers only", where=where, fix=f"write {{low: {round(low)}, high: {round(high)}}}"
         )
-    return Axis(name, "log" if log else "linear", low, high)
+    return Dimension(name, "log" if log else "linear", low, high)
 
 
-def _extremes(axis: Axis) -> list[Any]:
+def _extremes(axis: Dimension) -> list[Any]:
     if axis.kind == "simplex":
         return [{part: float(part == one) for part in axis.parts} for one in axis.parts]
     return list(axis.choices) if axis.kind == "choice" else [axis.low, axis.high]
 
 
-def _part_of(axis: Axis, value: Any) -> Any:
+def _part_of(axis: Dimension, value: Any) -> Any:
     return {part: value[part] for part in axis.parts} if axis.kind == "simplex" else value
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-from ufgvc.evaluation.search_record import TrialRow
+from ufgvc.evaluation.search_record import TrialResult
 
 EPOCH, SCORE = "epoch", "score"
 
 
-class StopByWord(ASHAScheduler):
+class CooperativeASHA(ASHAScheduler):
     """Tells a trial to stop, and lets it end by itself: a killed one would leave workers and files behind.
 
     stop: called with the configuration of a trial that should end.  The paper's setting (trial 0) runs to its end whatever the others do,
@@ -31,7 +31,7 @@ class StopByWord(ASHAScheduler):
         )
         self._stop = stop
 
-    def recall(self, rows: Sequence[TrialRow]) -> None:
+    def recall(self, rows: Sequence[TrialResult]) -> None:
         """What trials of an earlier start reported counts as if they had run now."""
         for row in rows:
             if row.repeat or not row.curve:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from ufgvc.core.process import give_memory_back
+from ufgvc.core.process import trim_memory
 from ufgvc.core.storage import Store, open_store
 from ufgvc.data.dataset import Dataset, open_dataset, read_index
 from ufgvc.experiments.distributed_trial import train_together
@@ -24,7 +24,7 @@ from ufgvc.methods.recipe import Recipe
 from ufgvc.tracking.runs import NullRun
 from ufgvc.training.held_out import look, score_held_out
 from ufgvc.training.in_process import train_alone
-from ufgvc.training.loader import Plan
+from ufgvc.training.loader import WorkerConfig
 from ufgvc.training.progress import read_metrics
 from ufgvc.training.run import save_trained
 from ufgvc.training.settings import TrainSettings
@@ -48,7 +48,7 @@ class Job:
     seed: int
     factor: float
     purpose: Literal["rate", "final", "weights", "fold"]
-    plan: Plan
+    plan: WorkerConfig
     identity: Mapping[str, Any]
     keep_model: bool = False
     train: TrainSettings | None = None
@@ -131,14 +131,14 @@ def run_job(job: Job, on: str = "cpu") -> dict[str, Any]:
     store.write_json(RESULT, result)
     store.child("checkpoints").delete_tree()  # weights are large and cells are many
     del state, method
-    give_memory_back()
+    trim_memory()
     if device.type == "cuda":
         torch.cuda.empty_cache()  # the process is used again, and others share the GPU
     return result
 
 
 def score_test(
-    method: Method, dataset: Dataset, plan: Plan, device: torch.device
+    method: Method, dataset: Dataset, plan: WorkerConfig, device: torch.device
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], list[str]]:
     """(logits (N, K), labels (N,), image ids) of every test leaf, once, in the order of the index."""
     index = read_index(dataset, "test")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ufgvc.core.errors import UserError, user_error_in
-from ufgvc.core.process import cpu_count, give_memory_back
+from ufgvc.core.process import cpu_count, trim_memory
 from ufgvc.core.storage import Store, open_store
 from ufgvc.experiments.settings import TrialSettings
 from ufgvc.experiments.training_job import Job, result_of, run_job
@@ -149,7 +149,7 @@ def _tune(
             why = reason(error)
             job.store.write_json(FAILED, {"reason": why, "traceback": traceback.format_exc()})
         # Behind the block, where the error and the tensors that its frames hold are gone: the process takes other jobs.
-        give_memory_back()
+        trim_memory()
         if share.device == "cuda":
             torch.cuda.empty_cache()
         return {"failed": why}

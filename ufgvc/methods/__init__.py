@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ufgvc.core.config import Section, describe_validation
+from ufgvc.core.config import Settings, describe_validation
 from ufgvc.core.errors import UserError
 from ufgvc.methods import (
     alexnet,
@@ -59,7 +59,7 @@ def names() -> tuple[str, ...]:
     return METHODS.names()
 
 
-def options_class(name: str) -> type[Section]:
+def options_class(name: str) -> type[Settings]:
     """The settings that a method takes, with their published defaults. UserError for an unknown name."""
     return METHODS.get(name).options
 

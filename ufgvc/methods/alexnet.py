@@ -7,14 +7,14 @@ from collections import OrderedDict
 from pydantic import Field
 from torch import nn
 
-from ufgvc.core.config import Section
+from ufgvc.core.config import Settings
 from ufgvc.methods.backbones import build_backbone
-from ufgvc.methods.layers.init import start
+from ufgvc.methods.layers.init import kaiming_init_
 from ufgvc.methods.method import Method, method
 from ufgvc.methods.resnet50 import PlainNet, plain_method
 
 
-class AlexNetOptions(Section):
+class AlexNetOptions(Settings):
     """Options of AlexNet."""
 
     hidden: int = Field(4096, gt=0, description="units of fc6 and fc7; ImageNet weights exist for 4096 only")
@@ -28,7 +28,7 @@ def pretrained_neck(hidden: int, dropout: float) -> nn.Module:
         *(nn.Dropout(dropout), nn.Linear(hidden, hidden), nn.ReLU()),
     )
     parts = OrderedDict(avgpool=nn.AdaptiveAvgPool2d(6), flatten=nn.Flatten(), classifier=nn.Sequential(*layers))
-    return start(nn.Sequential(parts))
+    return kaiming_init_(nn.Sequential(parts))
 
 
 # The recipe is that of all plain nets; its rate of 1e-3 for every layer suits a net without batch normalisation (a ten times

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ufgvc.core.errors import UserError
-from ufgvc.methods.layers.init import start
+from ufgvc.methods.layers.init import kaiming_init_
 from ufgvc.methods.layers.memory_format import pads_averages
 from ufgvc.methods.layers.normalise import IMAGENET_MEAN, IMAGENET_STD, Normalise
 from ufgvc.methods.weights import load_weights, read_state_dict
@@ -171,7 +171,7 @@ def _trunk_of(name: str, model: nn.Module) -> Backbone:
     kind = ReluAfter if name.startswith("densenet") else nn.Sequential
     trunk: nn.Module = kind(OrderedDict((part, getattr(model, part)) for part in parts))
     if any(parameter.is_meta for parameter in trunk.parameters()):
-        trunk = start(trunk.to_empty(device="cpu"))
+        trunk = kaiming_init_(trunk.to_empty(device="cpu"))
     if name == "inception_v3":
         return Backbone(trunk, _count_channels(trunk), INCEPTION_MEAN, INCEPTION_STD)
     return Backbone(trunk, _count_channels(trunk))

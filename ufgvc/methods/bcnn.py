@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ufgvc.core.config import Section
+from ufgvc.core.config import Settings
 from ufgvc.methods.backbones import Backbone, build_backbone
 from ufgvc.methods.layers.second_order import bilinear_pool, signed_sqrt, sqrt_by_norm
 from ufgvc.methods.method import Method, Outputs, method
@@ -31,7 +31,7 @@ RECIPE = Recipe(
 )
 
 
-class BilinearOptions(Section):
+class BilinearOptions(Settings):
     """Options of B-CNN."""
 
     backbone: str = Field(

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ufgvc.core.config import Section
+from ufgvc.core.config import Settings
 from ufgvc.data.transfer import to_device
 from ufgvc.methods.backbones import build_backbone
 from ufgvc.methods.layers.shuffle import Shuffle, cut, match_patches, paste, rearrange, shuffle_chances, shuffle_order
@@ -35,7 +35,7 @@ RECIPE = Recipe(
 )
 
 
-class DCLWeights(Section):
+class DCLWeights(Settings):
     """Weights of the parts of DCL's loss."""
 
     classification: float = Field(1.0, ge=0, description="weight of the cross-entropy of the classes, of both images")
@@ -47,7 +47,7 @@ class DCLWeights(Section):
     )
 
 
-class DCLOptions(Section):
+class DCLOptions(Settings):
     """Options of DCL."""
 
     backbone: str = Field(

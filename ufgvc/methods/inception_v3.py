@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.inception import InceptionAux
 
-from ufgvc.core.config import Section
+from ufgvc.core.config import Settings
 from ufgvc.methods.backbones import Backbone, build_backbone
-from ufgvc.methods.layers.init import start
+from ufgvc.methods.layers.init import kaiming_init_
 from ufgvc.methods.method import Batch, LossParts, Method, Outputs, method
 from ufgvc.methods.resnet50 import GlobalAverage, classification_loss, cross_entropy, plain_method
 
@@ -22,7 +22,7 @@ MIDDLE, MIDDLE_CHANNELS = "Mixed_6e", 768
 MIDDLE_SIDE = 17  # cells of that map at 299 px, and the fewest that the auxiliary convolutions take
 
 
-class InceptionOptions(Section):
+class InceptionOptions(Settings):
     """Options of InceptionV3."""
 
     dropout: float = Field(
@@ -82,7 +82,7 @@ def inception_losses(outputs: Outputs, batch: Batch) -> LossParts:
 def build_inception_v3(num_classes: int, init: str, options: InceptionOptions) -> Method:
     auxiliary = InceptionAux(MIDDLE_CHANNELS, num_classes)
     convolutions = nn.ModuleDict({"AuxLogits": nn.ModuleDict({"conv0": auxiliary.conv0, "conv1": auxiliary.conv1})})
-    start(convolutions)
+    kaiming_init_(convolutions)
     net = InceptionNet(build_backbone("inception_v3", init, convolutions), auxiliary, num_classes, options.dropout)
     return replace(
         plain_method("inception_v3", num_classes, options, net, min_side=75),

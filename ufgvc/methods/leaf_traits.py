@@ -14,10 +14,10 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from ufgvc.core.config import Section, each_once
+from ufgvc.core.config import Settings, unique
 from ufgvc.methods.backbones import build_backbone
 from ufgvc.methods.layers.average_norm import AverageNorm
-from ufgvc.methods.layers.leaf_segmentation import blade, find_leaf, mean_inside, ridges
+from ufgvc.methods.layers.leaf_segmentation import erode_leaf, find_leaf, mean_inside, ridges
 from ufgvc.methods.layers.polar import polar, spectrum
 from ufgvc.methods.layers.tokens import HeadKind, TokenHead, token_losses
 from ufgvc.methods.method import Batch, LossParts, Method, Outputs, method
@@ -28,7 +28,7 @@ HARMONICS = 12
 SOFT = 1e-3  # of a harmonic's size; without it the root would turn the rounding of what is 0 into a trait
 
 
-class LeafTraitsOptions(Section):
+class LeafTraitsOptions(Settings):
     """Options of the classifier with leaf traits."""
 
     backbone: str = Field(
@@ -42,7 +42,7 @@ class LeafTraitsOptions(Section):
     token_weight: float = Field(1.0, ge=0, description="weight of the mean cross-entropy of the two heads")
     trunk: bool = Field(True, description="control: false leaves the trunk's head out of the prediction")
 
-    _each_once = field_validator("traits")(each_once)
+    _each_once = field_validator("traits")(unique)
 
 
 def outline(images: Tensor, leaf: Tensor, inside: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ class LeafTraitsNet(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             images = images.float()
             leaf = find_leaf(images)
-            inside = blade(leaf)
+            inside = erode_leaf(leaf)
             return {trait: MEASURES[trait][1](images, leaf, inside) for trait in self.traits}
 
 

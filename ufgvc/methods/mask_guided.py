@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ufgvc.core.config import Section, each_once
+from ufgvc.core.config import Settings, unique
 from ufgvc.core.errors import UserError
 from ufgvc.core.types import Region
 from ufgvc.methods.backbones import build_backbone
@@ -47,7 +47,7 @@ RECIPES: dict[Reading, Recipe] = {
 }
 
 
-class Fusion(Section):
+class Fusion(Settings):
     """Weights of the fused map F' = base F + vein A_vein F + contour A_contour F. An empty one is taken from the reading.
 
     They are rescaled to sum to 1 over the base and the regions in use.
@@ -60,7 +60,7 @@ class Fusion(Section):
     )
 
 
-class LossWeights(Section):
+class LossWeights(Settings):
     """Weights of the parts of the loss. An empty one is taken from the reading."""
 
     classification: float | None = Field(None, ge=0, description="weight of the cross-entropy (paper: 1)")
@@ -70,7 +70,7 @@ class LossWeights(Section):
     )
 
 
-class MaskGuidedOptions(Section):
+class MaskGuidedOptions(Settings):
     """Options of the mask-guided classifier."""
 
     backbone: str = Field(
@@ -101,7 +101,7 @@ class MaskGuidedOptions(Section):
     )
     gain: float = Field(1.0, gt=0, description="control: the fused map is multiplied by this constant")
 
-    _each_once = field_validator("regions")(each_once)
+    _each_once = field_validator("regions")(unique)
 
 
 def published_weights(reading: Reading, regions: tuple[str, ...]) -> tuple[dict[str, float], dict[str, float]]:

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ufgvc.core.config import Section
+from ufgvc.core.config import Settings
 from ufgvc.data.transfer import to_device
 from ufgvc.methods.backbones import build_backbone
 from ufgvc.methods.dcl import absolute_error, stack_views
@@ -28,7 +28,7 @@ RECIPE = Recipe(
 )
 
 
-class MaskCOVWeights(Section):
+class MaskCOVWeights(Settings):
     """Weights of the parts of MaskCOV's loss."""
 
     classification: float = Field(
@@ -40,7 +40,7 @@ class MaskCOVWeights(Section):
     )
 
 
-class MaskCOVOptions(Section):
+class MaskCOVOptions(Settings):
     """Options of MaskCOV."""
 
     backbone: str = Field(

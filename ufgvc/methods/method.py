@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ufgvc.core.config import Section
+from ufgvc.core.config import Settings
 from ufgvc.core.registry import Registry
 from ufgvc.methods.recipe import Recipe
 
@@ -116,14 +116,14 @@ Builder = Callable[[int, str, Any], Method]
 class Entry:
     """A registered method: the class of its options (the defaults are the published ones) and what builds it."""
 
-    options: type[Section]
+    options: type[Settings]
     build: Builder
 
 
 METHODS: Registry[Entry] = Registry("method")
 
 
-def method(name: str, options: type[Section]) -> Callable[[Builder], Builder]:
+def method(name: str, options: type[Settings]) -> Callable[[Builder], Builder]:
     """Decorator that files a builder under a name that configurations use."""
 
     def keep(builder: Builder) -> Builder:

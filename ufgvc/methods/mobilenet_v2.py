@@ -5,13 +5,13 @@ from __future__ import annotations
 from pydantic import Field
 from torch import nn
 
-from ufgvc.core.config import Section
+from ufgvc.core.config import Settings
 from ufgvc.methods.backbones import build_backbone
 from ufgvc.methods.method import Method, method
 from ufgvc.methods.resnet50 import GlobalAverage, PlainNet, plain_method
 
 
-class MobileNetOptions(Section):
+class MobileNetOptions(Settings):
     """Options of MobileNetV2."""
 
     dropout: float = Field(

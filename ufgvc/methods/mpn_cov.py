@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ufgvc.core.config import Section
+from ufgvc.core.config import Settings
 from ufgvc.core.errors import UserError
 from ufgvc.methods.backbones import Backbone, build_backbone
 from ufgvc.methods.layers.second_order import covariance_pool, sqrt_by_trace, upper_triangle
@@ -28,7 +28,7 @@ RECIPE = Recipe(
 )
 
 
-class CovarianceOptions(Section):
+class CovarianceOptions(Settings):
     """Options of fast-MPN-COV."""
 
     backbone: str = Field(

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ufgvc.core.config import Section
+from ufgvc.core.config import Settings
 from ufgvc.core.errors import UserError
 from ufgvc.data.transfer import to_device
 from ufgvc.methods.backbones import Backbone, build_backbone
@@ -34,7 +34,7 @@ DROPOUT = 0.5
 NAVIGATOR_WIDTH = 128
 
 
-class NtsNetOptions(Section):
+class NtsNetOptions(Settings):
     """Options of NTS-Net."""
 
     backbone: str = Field(

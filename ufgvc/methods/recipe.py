@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from ufgvc.core.config import Section
+from ufgvc.core.config import Settings
 
 
-class Stage(Section):
+class Stage(Settings):
     """One stretch of training with its own learning rate and, perhaps, frozen parts (stochastic gradient descent)."""
 
     epochs: int = Field(gt=0, description="epochs in this stage")
@@ -39,7 +39,7 @@ class Stage(Section):
     )
 
 
-class Recipe(Section):
+class Recipe(Settings):
     """Everything about training that is not the net: stages, image sizes, transforms, batch size."""
 
     stages: tuple[Stage, ...] = Field(min_length=1)

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from ufgvc.core.config import Section, each_once
+from ufgvc.core.config import Settings, unique
 from ufgvc.core.types import Region
 from ufgvc.methods.backbones import Backbone, build_backbone
 from ufgvc.methods.layers.mask_controls import Guide, guided_by
@@ -32,7 +32,7 @@ RECIPE = Recipe(
 )
 
 
-class RegionTokensOptions(Section):
+class RegionTokensOptions(Settings):
     """Options of the classifier with region tokens."""
 
     backbone: str = Field(
@@ -51,7 +51,7 @@ class RegionTokensOptions(Section):
         "mask", description="control: what guides the attention; shuffled: another leaf's masks; centre: a round blob"
     )
 
-    _each_once = field_validator("regions")(each_once)
+    _each_once = field_validator("regions")(unique)
 
 
 def two_maps(backbone: Backbone, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ufgvc.core.config import Section
+from ufgvc.core.config import Settings
 from ufgvc.methods.backbones import build_backbone
 from ufgvc.methods.method import Batch, LossParts, Method, Outputs, method
 from ufgvc.methods.recipe import Recipe, Stage
@@ -25,7 +25,7 @@ RECIPE = Recipe(
 )
 
 
-class PlainOptions(Section):
+class PlainOptions(Settings):
     """Options of the plain classifier."""
 
     backbone: str = Field(
@@ -71,7 +71,7 @@ def classification_loss(outputs: Outputs, batch: Batch) -> LossParts:
     return {"classification": cross_entropy(outputs["logits"], batch.labels)}
 
 
-def plain_method(name: str, num_classes: int, options: Section, net: nn.Module, min_side: int = 32) -> Method:
+def plain_method(name: str, num_classes: int, options: Settings, net: nn.Module, min_side: int = 32) -> Method:
     """A net trained by cross-entropy alone, with the recipe that all plain nets have in common."""
     return Method(
         name=name,

@@ -8,16 +8,16 @@ from typing import Literal
 from pydantic import Field
 from torch import nn
 
-from ufgvc.core.config import Section
+from ufgvc.core.config import Settings
 from ufgvc.methods.backbones import build_backbone
-from ufgvc.methods.layers.init import start
+from ufgvc.methods.layers.init import kaiming_init_
 from ufgvc.methods.method import Method, method
 from ufgvc.methods.resnet50 import PlainNet, plain_method
 
 Vgg = Literal["vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"]
 
 
-class VggOptions(Section):
+class VggOptions(Settings):
     """Options of VGG."""
 
     backbone: Vgg = Field("vgg16", description="which VGG of torchvision")
@@ -32,7 +32,7 @@ def pretrained_neck(hidden: int, dropout: float) -> nn.Module:
         *(nn.Linear(hidden, hidden), nn.ReLU(), nn.Dropout(dropout)),
     )
     parts = OrderedDict(avgpool=nn.AdaptiveAvgPool2d(7), flatten=nn.Flatten(), classifier=nn.Sequential(*layers))
-    return start(nn.Sequential(parts))
+    return kaiming_init_(nn.Sequential(parts))
 
 
 # The recipe is that of all plain nets; its rate of 1e-3 for every layer suits a net without batch normalisation (a ten times

@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ufgvc.core.config import Section
+from ufgvc.core.config import Settings
 
 UNKNOWN = "unknown"
 REFERENCE = "known.safetensors"
 Floats = NDArray[np.float64]
 
 
-class Calibration(Section):
+class Calibration(Settings):
     """Fitted on validation leaves, never on test leaves.
 
     temperature: probabilities are softmax(logits / temperature).  threshold: a leaf that is stranger is unknown; None: no leaf is.
@@ -34,7 +34,7 @@ class Calibration(Section):
 
 
 @dataclass(frozen=True)
-class Reference:
+class FeatureSubspace:
     """Where a net's views of the leaves it learnt from lie: mean (C,), and a basis (k, C) of orthonormal rows that they vary along."""
 
     mean: NDArray[np.float32]
@@ -55,7 +55,7 @@ class Reference:
         return save({"mean": self.mean, "basis": self.basis})
 
     @classmethod
-    def from_bytes(cls, content: bytes) -> Reference:
+    def from_bytes(cls, content: bytes) -> FeatureSubspace:
         from safetensors.numpy import load
 
         return cls(**load(content))

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ufgvc.core.config import Section
+from ufgvc.core.config import Settings
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, open_store
 from ufgvc.methods.method import SEEN, Method
@@ -25,7 +25,7 @@ TOLERANCE = 1e-4
 LARGEST = 1 << 31  # bytes of a protocol buffer
 
 
-class ExportSettings(Section):
+class ExportSettings(Settings):
     """A model as an ONNX file."""
 
     opset: int = Field(18, ge=18, le=23)

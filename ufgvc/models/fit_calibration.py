@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 from scipy.special import logsumexp, softmax
 
 from ufgvc.core.errors import UserError
-from ufgvc.models.calibration import Calibration, Reference, probabilities, unit
+from ufgvc.models.calibration import Calibration, FeatureSubspace, probabilities, unit
 
 Logits = NDArray[Any]
 Labels = NDArray[np.int64]
@@ -44,14 +44,14 @@ def calibrate(
     )
 
 
-def fit_reference(seen: NDArray[Any]) -> Reference:
+def fit_subspace(seen: NDArray[Any]) -> FeatureSubspace:
     """The mean of views (N, C), scaled to length 1, and the fewest directions that hold VARIANCE of their variance about it."""
     views = unit(seen)
     mean = views.mean(axis=0)
     _, sizes, directions = np.linalg.svd(views - mean, full_matrices=False)
     held = np.cumsum(sizes**2)
     many = int(np.searchsorted(held, VARIANCE * held[-1])) + 1 if held[-1] > 0 else 0
-    return Reference(mean.astype(np.float32), directions[:many].astype(np.float32))
+    return FeatureSubspace(mean.astype(np.float32), directions[:many].astype(np.float32))
 
 
 def calibration_of(best: Mapping[str, Any], validation: str) -> Calibration | None:

@@ -23,16 +23,16 @@ from pydantic import AliasChoices, Field, ValidationError
 from torch import Tensor, nn
 
 import ufgvc
-from ufgvc.core.config import Section, describe_validation
+from ufgvc.core.config import Settings, describe_validation
 from ufgvc.core.errors import UserError
 from ufgvc.core.process import versions
 from ufgvc.core.storage import Store, open_store
-from ufgvc.data.augment import test_view as center_view
+from ufgvc.data.augment import eval_view
 from ufgvc.data.images import decode, inspect
 from ufgvc.data.stream import square
 from ufgvc.methods import build
 from ufgvc.methods.method import Method
-from ufgvc.models.calibration import REFERENCE, UNKNOWN, Calibration, Reference, probabilities
+from ufgvc.models.calibration import REFERENCE, UNKNOWN, Calibration, FeatureSubspace, probabilities
 from ufgvc.models.onnx_net import ONNX, OnnxNet
 from ufgvc.tracking.settings import TrackingSettings, redact_values
 
@@ -47,7 +47,7 @@ TOP = 5
 BATCH = 32
 
 
-class Input(Section):
+class Input(Settings):
     """What the network takes.  resize: side in pixels of the whole photograph, squared.  size: side of the middle that is cut out of it."""
 
     resize: int = Field(gt=0)
@@ -69,7 +69,7 @@ class LoadedModel:
     input: dict[str, Any]
     info: dict[str, Any]
     calibration: Calibration | None = None
-    reference: Reference | None = None
+    reference: FeatureSubspace | None = None
 
     @property
     def net(self) -> nn.Module:
@@ -115,7 +115,7 @@ class LoadedModel:
     def view(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
         """Upright images of any size, (H, W, 3) uint8 -> what the network sees: (B, 3, size, size) float in [0, 1], on the device."""
         stacked = torch.from_numpy(np.stack([self.square(image) for image in images]))
-        return center_view(stacked.to(self.device), int(self.input["size"]))
+        return eval_view(stacked.to(self.device), int(self.input["size"]))
 
     def logits(self, images: Sequence[NDArray[np.uint8]], batch_size: int = BATCH) -> NDArray[np.float32]:
         """Upright images of any size, (H, W, 3) uint8 -> (N, classes) float32."""
@@ -264,7 +264,7 @@ def read_model(store: Store, uri: str) -> LoadedModel:
         spec = Input.model_validate(info["input"])
         calibration = Calibration.model_validate(info["calibration"]) if info.get("calibration") else None
         reference = (
-            Reference.from_bytes(store.read_bytes(REFERENCE))
+            FeatureSubspace.from_bytes(store.read_bytes(REFERENCE))
             if calibration and calibration.threshold is not None
             else None
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ufgvc.core.config import short_key
 from ufgvc.core.storage import Store
-from ufgvc.models.calibration import REFERENCE, Calibration, Reference
+from ufgvc.models.calibration import REFERENCE, Calibration, FeatureSubspace
 from ufgvc.models.model import MODEL
 from ufgvc.tracking.journal import Journal
 from ufgvc.tracking.runs import start_run
@@ -15,7 +15,12 @@ from ufgvc.tracking.settings import TrackingSettings
 
 
 def keep_calibration(
-    run: Store, calibration: Calibration, reference: Reference, experiment: str, tracking: TrackingSettings, runs: str
+    run: Store,
+    calibration: Calibration,
+    reference: FeatureSubspace,
+    experiment: str,
+    tracking: TrackingSettings,
+    runs: str,
 ) -> None:
     """MLflow's run gets the calibrated model under a name of its own: versions that were registered before keep their files, and the
     next `register` files this one. A run that was not tracked is not tracked now.

@@ -29,7 +29,7 @@ class Leaf:
 
 
 @dataclass(frozen=True)
-class Draw:
+class DetectorSplit:
     """train: what the detector sees. unseen: what measures it. measured_on: where those come from, for people."""
 
     train: tuple[Leaf, ...]
@@ -51,7 +51,7 @@ def annotated_leaves(dataset: Dataset, manifest: Manifest) -> list[Leaf]:
     return leaves
 
 
-def draw_leaves(leaves: Sequence[Leaf], count: int, seed: int, where: str) -> Draw:
+def draw_leaves(leaves: Sequence[Leaf], count: int, seed: int, where: str) -> DetectorSplit:
     """Draws `count` of the annotated training leaves (all, if there are fewer) and names those that measure the detector.
 
     Those are the annotated test leaves; without any, the training leaves that were not drawn; without those either, a fifth of the
@@ -68,11 +68,13 @@ def draw_leaves(leaves: Sequence[Leaf], count: int, seed: int, where: str) -> Dr
     random.Random(f"annotated leaves {seed}").shuffle(train)
     drawn, rest = train[:count], train[count:]
     if test:
-        return Draw(tuple(drawn), test, "annotated test leaves")
+        return DetectorSplit(tuple(drawn), test, "annotated test leaves")
     if rest:
-        return Draw(tuple(drawn), tuple(rest), "annotated training leaves that were not drawn")
+        return DetectorSplit(tuple(drawn), tuple(rest), "annotated training leaves that were not drawn")
     held = max(1, len(drawn) // 5)
-    return Draw(tuple(drawn[held:]), tuple(drawn[:held]), "a fifth of the annotated training leaves, held back")
+    return DetectorSplit(
+        tuple(drawn[held:]), tuple(drawn[:held]), "a fifth of the annotated training leaves, held back"
+    )
 
 
 def photographs(dataset: Dataset, leaves: Sequence[Leaf]) -> Iterator[tuple[Leaf, Pixels]]:

@@ -16,7 +16,7 @@ from ufgvc.core.config import short_key
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, open_store
 from ufgvc.core.types import REGIONS
-from ufgvc.data.dataset import SCHEMAS, Dataset, FolderWriter, Part, read_index
+from ufgvc.data.dataset import SCHEMAS, Dataset, Shard, ShardWriter, read_index
 from ufgvc.data.images import BadImage, decode_mask, encode_mask
 from ufgvc.data.readers.listing import image_ids
 from ufgvc.data.readers.scan import find_photographs, scan
@@ -67,11 +67,11 @@ def exact_masks(
         log.info("mask: %s is there from the same images and files", _FOLDER)
         return result_of(dataset, EXACT, there, started, found=True)
     _need_all(folder, read_index(dataset)["image_id"].to_pylist())
-    writer = FolderWriter(dataset.store, _FOLDER, dataset.fingerprint, "masks")
+    writer = ShardWriter(dataset.store, _FOLDER, dataset.fingerprint, "masks")
 
     def copy(row: dict[str, Any]) -> dict[str, Any]:
         try:
-            part = copy_part(dataset, folder, writer, Part(**json.loads(row["part"])))
+            part = copy_part(dataset, folder, writer, Shard(**json.loads(row["part"])))
         except UserError as error:  # as a value: Ray passes on that a task failed, but not by what
             return {"masks": "", "problem": json.dumps([error.what, error.where, error.fix])}
         return {"masks": json.dumps(asdict(part)), "problem": ""}
@@ -82,7 +82,7 @@ def exact_masks(
         if row["problem"]:
             what, where, fix = json.loads(row["problem"])
             raise UserError(what, where=where, fix=fix)
-    parts = [Part(**json.loads(row["masks"])) for row in rows]
+    parts = [Shard(**json.loads(row["masks"])) for row in rows]
     origin = {"source": folder.store.uri, "listing": folder.key}
     complete = sum(part.rows for part in parts)
     manifest = writer.commit(parts, key=key, kind=EXACT, complete=complete, failed=[], origin=origin)
@@ -105,7 +105,7 @@ def open_masks(source: str) -> MaskFolder:
     return MaskFolder(store, by_id, masks, short_key(sorted(files.items())))
 
 
-def copy_part(dataset: Dataset, folder: MaskFolder, writer: FolderWriter, part: Part) -> Part:
+def copy_part(dataset: Dataset, folder: MaskFolder, writer: ShardWriter, part: Shard) -> Shard:
     """Writes the masks of one part of the images, in its order."""
     rows = read_index(replace(dataset, parts=(part,))).to_pylist()
     with ThreadPoolExecutor(_READERS) as pool:

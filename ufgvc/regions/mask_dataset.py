@@ -11,7 +11,7 @@ from typing import Any
 from ufgvc.core.config import short_key
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
-from ufgvc.data.dataset import Dataset, FolderWriter, Manifest, Part, open_dataset, read_manifest
+from ufgvc.data.dataset import Dataset, Manifest, Shard, ShardWriter, open_dataset, read_manifest
 from ufgvc.regions.annotated import ANNOTATED, METRICS
 from ufgvc.regions.exact_masks import EXACT, exact_masks
 from ufgvc.regions.mask_results import Coverage, MaskResult, existing, finish, one_task_a_part, result_of
@@ -54,8 +54,8 @@ def mask(
     detected_key = short_key({"detector": origin.get("detector"), "confidence": confidence})
     known = existing(dataset, DETECTED, detected_key) if not fresh and settings.boxes == "detected" else None
     writers = {
-        "detected": FolderWriter(dataset.store, DETECTED, dataset.fingerprint, "regions"),
-        "masks": FolderWriter(dataset.store, folder, dataset.fingerprint, "masks"),
+        "detected": ShardWriter(dataset.store, DETECTED, dataset.fingerprint, "regions"),
+        "masks": ShardWriter(dataset.store, folder, dataset.fingerprint, "masks"),
     }
     masker = {
         "dataset": dataset,
@@ -81,11 +81,11 @@ def mask(
         "origin": origin,
     }
     if masker["detector"] is not None:
-        writers["detected"].commit([Part(**json.loads(row["detected"])) for row in rows], key=detected_key, **extra)
+        writers["detected"].commit([Shard(**json.loads(row["detected"])) for row in rows], key=detected_key, **extra)
     _check_coverage(dataset, coverage, settings)
     extra |= {"train_found": [coverage.train, coverage.train_of], "min_found": settings.min_found}
     manifest = writers["masks"].commit(
-        [Part(**json.loads(row["masks"])) for row in rows], key=key, kind=settings.kind, **extra
+        [Shard(**json.loads(row["masks"])) for row in rows], key=key, kind=settings.kind, **extra
     )
     return result_of(dataset, settings.kind, manifest, started)
 

@@ -13,7 +13,7 @@ from ufgvc.core.errors import UserError, user_error_in
 from ufgvc.core.types import REGIONS
 from ufgvc.data.dataset import Dataset, Manifest, read_manifest
 from ufgvc.regions.settings import MaskSettings
-from ufgvc.runtime.session import quiet_data
+from ufgvc.runtime.session import configure_ray_data
 
 log = logging.getLogger(__name__)
 MIN_FOUND = MaskSettings().min_found
@@ -135,7 +135,7 @@ def one_task_a_part(dataset: Dataset) -> Any:
     """A Ray Dataset of {"part": JSON of a Part of the images}. Needs a Ray session."""
     import ray
 
-    quiet_data()
+    configure_ray_data()
     parts = [{"part": json.dumps(asdict(part))} for part in dataset.parts]
     return ray.data.from_items(parts, override_num_blocks=len(parts))
 

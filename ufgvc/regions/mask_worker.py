@@ -18,7 +18,7 @@ import torch
 
 from ufgvc.core.storage import Store
 from ufgvc.core.types import REGIONS, Box
-from ufgvc.data.dataset import SCHEMAS, Dataset, FolderWriter, Part, from_boxes, read_images, read_part, to_boxes
+from ufgvc.data.dataset import SCHEMAS, Dataset, Shard, ShardWriter, from_boxes, read_images, read_part, to_boxes
 from ufgvc.data.images import BadImage, decode, encode_mask
 from ufgvc.regions.annotated import ANNOTATED
 from ufgvc.regions.boxes import keep_plausible
@@ -43,7 +43,7 @@ class PartMasker:
     def __init__(
         self,
         dataset: Dataset,
-        writers: dict[str, FolderWriter],
+        writers: dict[str, ShardWriter],
         detector: Store | None,
         source: str,
         kind: str,
@@ -61,7 +61,7 @@ class PartMasker:
                 self.detector = load_detector(Path(folder), "cuda" if torch.cuda.is_available() else "cpu")
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        part = Part(**json.loads(row["part"]))
+        part = Shard(**json.loads(row["part"]))
         images = read_images(self.dataset, part)
         ids = images["image_id"].to_pylist()
         given = self._given(part, ids)
@@ -89,7 +89,7 @@ class PartMasker:
             answer["detected"] = json.dumps(asdict(self._write("detected", part, table)))
         return answer
 
-    def _given(self, part: Part, ids: list[str]) -> list[Boxes] | None:
+    def _given(self, part: Shard, ids: list[str]) -> list[Boxes] | None:
         """Boxes that stand in the data set already, row by row."""
         if self.source == "detected":
             return None
@@ -148,5 +148,5 @@ class PartMasker:
         made = make_masks(leaf, boxes, self.kind)
         return {region: None if mask is None else encode_mask(np.asarray(mask)) for region, mask in made.items()}
 
-    def _write(self, name: str, part: Part, table: pa.Table) -> Part:
+    def _write(self, name: str, part: Shard, table: pa.Table) -> Shard:
         return self.writers[name].write(part.name, part.split, table)

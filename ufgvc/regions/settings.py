@@ -6,13 +6,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from ufgvc.core.config import Section
+from ufgvc.core.config import Settings
 
 Weights = Literal["yolov5n", "yolov5s", "yolov5m"]
 Source = Literal["detected", "annotated", "annotated_else_detected"]
 
 
-class PretrainSettings(Section):
+class PretrainSettings(Settings):
     """The synthetic leaves of `init: synthetic`, and how long the detector looks at them."""
 
     preset: Literal["cotton80", "soylocal200"] = "cotton80"
@@ -25,7 +25,7 @@ class PretrainSettings(Section):
     """times each is seen"""
 
 
-class DetectSettings(Section):
+class DetectSettings(Settings):
     """The region detector (Table I): YOLOv5 with the anchor-free head."""
 
     annotated: int = Field(30, ge=4)
@@ -54,7 +54,7 @@ class DetectSettings(Section):
     """auto, cpu, or cuda (does not change the run's key)"""
 
 
-class MaskSettings(Section):
+class MaskSettings(Settings):
     """Masks for all leaves."""
 
     kind: Literal["box", "luminance", "structure", "exact"] = "box"

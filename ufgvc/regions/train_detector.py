@@ -23,7 +23,7 @@ from ufgvc.core.process import git_commit, versions
 from ufgvc.core.storage import Store, open_store
 from ufgvc.core.types import REGIONS, Box
 from ufgvc.data.dataset import Dataset, open_dataset, read_manifest
-from ufgvc.regions.annotated import ANNOTATED, METRICS, Draw, annotated_leaves, draw_leaves, photographs
+from ufgvc.regions.annotated import ANNOTATED, METRICS, DetectorSplit, annotated_leaves, draw_leaves, photographs
 from ufgvc.regions.boxes import as_array, average_precision, iou, keep_plausible, most_per_region
 from ufgvc.regions.detector import Detector, TrainingPlan, read_weights, train_detector
 from ufgvc.regions.detector_figure import figure_three
@@ -32,7 +32,7 @@ from ufgvc.regions.letterbox import write_example
 from ufgvc.regions.settings import DetectSettings
 from ufgvc.regions.synthetic_init import synthetic_weights
 from ufgvc.tracking.registry import model_name, register_folder
-from ufgvc.tracking.runs import Run, recorded, start_run
+from ufgvc.tracking.runs import Run, finish_run_on_exit, start_run
 from ufgvc.tracking.settings import TrackingSettings
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ def detect(
     run = start_run(
         tracking or TrackingSettings(), runs_uri, dataset.name, f"regions-{key}", config, tags, None, None, store
     )
-    with recorded(run):
+    with finish_run_on_exit(run):
         metrics = _run(dataset, draw, settings, runs_uri, seed, store, inputs, run)
     _register(dataset, store, metrics, tracking or TrackingSettings(), runs_uri, run)
     return DetectResult(store.uri, f"{store.uri}/model", metrics)
@@ -128,7 +128,7 @@ def _register(
 
 def _run(
     dataset: Dataset,
-    draw: Draw,
+    draw: DetectorSplit,
     settings: DetectSettings,
     runs_uri: str,
     seed: int,
@@ -196,7 +196,9 @@ def _run(
     return metrics
 
 
-def measure(detector: Detector, dataset: Dataset, draw: Draw, confidence: float) -> tuple[dict[str, Any], list[Any]]:
+def measure(
+    detector: Detector, dataset: Dataset, draw: DetectorSplit, confidence: float
+) -> tuple[dict[str, Any], list[Any]]:
     """Metrics on the leaves that the detector has not seen, and some of them with their boxes for the figure.
 
     mAP counts every detection of any score. "complete" counts leaves on which each annotated region was found: at least one box of score

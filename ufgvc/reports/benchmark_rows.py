@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ufgvc.evaluation.comparison import Cell, Comparison, Draw, Entry
+from ufgvc.evaluation.comparison import BenchmarkDataset, Cell, Comparison, Entry
 from ufgvc.evaluation.stats import (
     RESAMPLES,
     Difference,
@@ -33,7 +33,7 @@ class Row:
     """
 
     entry: Entry
-    draws: tuple[Draw, ...] = ()
+    draws: tuple[BenchmarkDataset, ...] = ()
     leaves: int = 0
     right: float | None = None
     accuracy: Estimate | None = None
@@ -53,7 +53,7 @@ def measure(comparison: Comparison, resamples: int = RESAMPLES, seed: int = 0) -
     ran = {entry.key: tuple(draw for draw in comparison.draws if finished(entry, draw)) for entry in comparison.entries}
     samples: dict[tuple[str, ...], dict[str, Floats]] = {}
 
-    def sampled(draws: Sequence[Draw]) -> dict[str, Floats]:
+    def sampled(draws: Sequence[BenchmarkDataset]) -> dict[str, Floats]:
         # Every entry that finished these draws, on the same resamples: the difference of two is then that of their columns.
         names = tuple(draw.name for draw in draws)
         if names not in samples:
@@ -100,7 +100,7 @@ def _corrected(rows: Sequence[Row], references: Sequence[str]) -> list[Row]:
     return [replace(row, corrected=p) for row, p in zip(rows, corrected, strict=True)]
 
 
-def _seeds(entry: Entry, draws: Sequence[Draw]) -> dict:
+def _seeds(entry: Entry, draws: Sequence[BenchmarkDataset]) -> dict:
     """How many seeds finished anywhere, and the spread over those that finished everywhere."""
     runs = [finished(entry, draw) for draw in draws]
     whole = set.intersection(*map(set, runs))
@@ -125,7 +125,7 @@ def _costs(entry: Entry) -> dict:
     }
 
 
-def _notes(entry: Entry, draws: Sequence[Draw], comparison: Comparison) -> tuple[str, ...]:
+def _notes(entry: Entry, draws: Sequence[BenchmarkDataset], comparison: Comparison) -> tuple[str, ...]:
     """What a reader of the row must know: how it was selected, what it covers, and which runs failed or are missing."""
     notes = [text for text in (entry.options, entry.note) if text]
     if any(cell.selected_on_test for cell in entry.cells if cell.right is not None):

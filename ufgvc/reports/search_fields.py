@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ufgvc.evaluation.search_record import Axis, SearchStory
+from ufgvc.evaluation.search_record import Dimension, SearchRecord
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Field:
     low, high: the ends of its axis, widened where a trial (the paper's setting) lies outside them.  choices: as text.
     """
 
-    axis: Axis
+    axis: Dimension
     part: str | None
     label: str
     low: float = 0.0
@@ -57,14 +57,14 @@ class Field:
         )
 
 
-def fields_of(story: SearchStory) -> list[Field]:
+def fields_of(story: SearchRecord) -> list[Field]:
     """Every field that was searched, in the order of the axes."""
     pairs = [(axis, part) for axis in story.axes for part in (axis.parts if axis.kind == "simplex" else (None,))]
     labels = short_labels([_name(axis, part) for axis, part in pairs])
     return [_field(axis, part, label, story) for (axis, part), label in zip(pairs, labels, strict=True)]
 
 
-def free_fields(story: SearchStory) -> list[Field]:
+def free_fields(story: SearchRecord) -> list[Field]:
     """Without the second of two weights, which is what the first leaves."""
     return [
         field for field in fields_of(story) if not (len(field.axis.parts) == 2 and field.part == field.axis.parts[1])
@@ -88,11 +88,11 @@ def _words(name: str, steps: int) -> str:
     return " ".join(name.removeprefix("options.").split(".")[-steps:]).replace("_", " ")
 
 
-def _name(axis: Axis, part: str | None) -> str:
+def _name(axis: Dimension, part: str | None) -> str:
     return axis.name if part is None else f"{axis.name}.{part}"
 
 
-def _field(axis: Axis, part: str | None, label: str, story: SearchStory) -> Field:
+def _field(axis: Dimension, part: str | None, label: str, story: SearchRecord) -> Field:
     if axis.kind == "simplex":
         return Field(axis, part, label)
     seen = [trial.values[axis.name] for trial in story.trials]
@@ -104,5 +104,5 @@ def _field(axis: Axis, part: str | None, label: str, story: SearchStory) -> Fiel
     return Field(axis, part, label, min(numbers), max(numbers))
 
 
-def _scaled(axis: Axis, number: float) -> float:
+def _scaled(axis: Dimension, number: float) -> float:
     return math.log(number) if axis.kind == "log" else number

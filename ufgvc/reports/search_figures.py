@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
 from ufgvc.evaluation.search_importance import Importance
-from ufgvc.evaluation.search_record import SearchStory, TrialRow
+from ufgvc.evaluation.search_record import SearchRecord, TrialResult
 from ufgvc.evaluation.search_result import ENOUGH, SearchResult, leading
-from ufgvc.evaluation.selection_bias import Noise, contenders, expected_maximum, quantile_of_best
+from ufgvc.evaluation.selection_bias import SeedVariance, contenders, expected_maximum, quantile_of_best
 from ufgvc.reports.figures import ACCENT, INK, LINE, SECOND, SOFT, STYLE, Chart
 from ufgvc.reports.search_fields import Field, free_fields, value_text
 from ufgvc.reports.tables import percent
@@ -25,7 +25,7 @@ FAINT = 0.12
 MANY = 60  # trials, from which lines and points are drawn smaller
 
 
-def shades(story: SearchStory) -> dict[int, float]:
+def shades(story: SearchRecord) -> dict[int, float]:
     """{number: opacity} of the complete trials, by the rank of their score: one far below the others would leave those all alike."""
     entered = contenders(story)
     ranks = rankdata([trial.curve[-1] for trial in entered], method="max") - 1
@@ -35,7 +35,7 @@ def shades(story: SearchStory) -> dict[int, float]:
     }
 
 
-def progress_chart(story: SearchStory, result: SearchResult) -> Chart | None:
+def progress_chart(story: SearchRecord, result: SearchResult) -> Chart | None:
     """The best score so far, the paper's mean, and how far as many equal settings would have come; None without complete trials."""
     entered = sorted(contenders(story), key=lambda trial: trial.number)
     if not entered:
@@ -45,8 +45,8 @@ def progress_chart(story: SearchStory, result: SearchResult) -> Chart | None:
     with mpl.rc_context(STYLE | {"legend.fontsize": 9.5}):
         figure = Figure(figsize=(7.6, 4.2), layout="constrained")
         ax: Any = figure.subplots()
-        if result.luck:
-            noise, counts = result.luck.noise, np.arange(1, len(entered) + 1)
+        if result.selection_bias:
+            noise, counts = result.selection_bias.noise, np.arange(1, len(entered) + 1)
             mean = 100 * noise.mean
             middle = [mean + 100 * noise.sd * expected_maximum(int(n)) for n in counts]
             # The ends are integrals that take time, and hardly bend over the logarithm of n.
@@ -80,7 +80,7 @@ def progress_chart(story: SearchStory, result: SearchResult) -> Chart | None:
     return Chart("search-progress", "Best so far", alt, figure)
 
 
-def progress_in_words(story: SearchStory, result: SearchResult) -> str:
+def progress_in_words(story: SearchRecord, result: SearchResult) -> str:
     """When the best came, and where it lies against what luck would give."""
     entered = contenders(story)
     if not entered or result.best is None:
@@ -94,8 +94,8 @@ def progress_in_words(story: SearchStory, result: SearchResult) -> str:
             else "the one complete trial after it did not pass it"
         )
     told = f"The highest score, {percent(result.best.score)}, came with trial {result.best.number}; {later}."
-    if result.luck and result.luck.settings > 1 and not result.kept:
-        found = result.luck
+    if result.selection_bias and result.selection_bias.settings > 1 and not result.kept:
+        found = result.selection_bias
         low, high = (best_of(found.noise, found.settings, q) for q in BAND)
         best = found.noise.mean + found.gain
         where = "above" if best > high else "below" if best < low else "inside"
@@ -103,12 +103,12 @@ def progress_in_words(story: SearchStory, result: SearchResult) -> str:
     return told
 
 
-def best_of(noise: Noise, n: int, q: float) -> float:
+def best_of(noise: SeedVariance, n: int, q: float) -> float:
     """The score that the best of n settings as good as the paper's stays below with probability q."""
     return min(1.0, max(0.0, noise.mean + noise.sd * quantile_of_best(q, n, noise.trainings, noise.freedom)))
 
 
-def parallel_chart(story: SearchStory) -> Chart | None:
+def parallel_chart(story: SearchRecord) -> Chart | None:
     """One upright line a field, the score last; one line across them a trial. None without complete trials."""
     entered, fields = contenders(story), free_fields(story)
     if not entered or not fields:
@@ -169,7 +169,7 @@ def parallel_chart(story: SearchStory) -> Chart | None:
     return Chart("search-parallel", "All fields", alt, figure)
 
 
-def parallel_in_words(story: SearchStory) -> str:
+def parallel_in_words(story: SearchRecord) -> str:
     """Where the best trials agree most, and where they do not."""
     top, entered = leading(story), contenders(story)
     if not top:
@@ -211,7 +211,7 @@ def importance_chart(found: Importance) -> Chart:
     return Chart("search-importance", "Importance", alt, figure)
 
 
-def importance_in_words(found: Importance | None, story: SearchStory | None = None) -> str:
+def importance_in_words(found: Importance | None, story: SearchRecord | None = None) -> str:
     """Which fields pass the line of chance."""
     if found is None:
         few = story is None or len(contenders(story)) < ENOUGH
@@ -235,16 +235,16 @@ def importance_in_words(found: Importance | None, story: SearchStory | None = No
     )
 
 
-def too_few(story: SearchStory) -> str:
+def too_few(story: SearchRecord) -> str:
     return f"Too few trials to say: {len(contenders(story))} complete, and it takes {ENOUGH} to see what the good ones share."
 
 
-def _share_of_range(field: Field, top: Sequence[TrialRow], entered: Sequence[TrialRow]) -> float:
+def _share_of_range(field: Field, top: Sequence[TrialResult], entered: Sequence[TrialResult]) -> float:
     width = np.ptp([field.place(trial.values) for trial in entered])
     return float(np.ptp([field.place(trial.values) for trial in top]) / width) if width > 0 else 1.0
 
 
-def _span(field: Field, trials: Sequence[TrialRow]) -> str:
+def _span(field: Field, trials: Sequence[TrialResult]) -> str:
     values = [field.value(trial.values) for trial in trials]
     low, high = value_text(min(values)), value_text(max(values))
     return low if low == high else f"{low} to {high}"
@@ -268,5 +268,5 @@ def _tick_texts(ax: Any, place: int, ticks: Sequence[tuple[float, str | None]]) 
 
 
 def _mean_of(result: SearchResult) -> str:
-    trainings = result.luck.noise.trainings if result.luck else 1
+    trainings = result.selection_bias.noise.trainings if result.selection_bias else 1
     return f" (mean of {trainings})" if trainings > 1 else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ufgvc.evaluation.search_importance import importance
-from ufgvc.evaluation.search_record import SearchStory
+from ufgvc.evaluation.search_record import SearchRecord
 from ufgvc.evaluation.search_result import SearchResult, measure
 from ufgvc.reports.benchmark_tables import points
 from ufgvc.reports.page import Chapter, Page
@@ -29,7 +29,7 @@ from ufgvc.reports.search_text import (
 from ufgvc.reports.tables import Table, percent
 
 
-def compose_search(story: SearchStory, made: str = "", result: SearchResult | None = None) -> Page:
+def compose_search(story: SearchRecord, made: str = "", result: SearchResult | None = None) -> Page:
     """The whole page.  made: the footer.  result: of `measure`, if it is there already."""
     result = measure(story) if result is None else result
     tables = search_tables(story, result)
@@ -61,7 +61,7 @@ def compose_search(story: SearchStory, made: str = "", result: SearchResult | No
     )
 
 
-def _head(story: SearchStory, result: SearchResult) -> tuple[str, str]:
+def _head(story: SearchRecord, result: SearchResult) -> tuple[str, str]:
     """The one big number is that of the test leaves, never the score that the best was chosen by."""
     if result.gain:
         return f"{points(result.gain.value)} points", gain_in_words(result)
@@ -76,14 +76,14 @@ def _of(title: str, text: str, *tables: Table | None) -> Chapter | None:
     return Chapter(title, text, blocks) if blocks else None
 
 
-def _luck(story: SearchStory, result: SearchResult, table: Table | None) -> Chapter | None:
+def _luck(story: SearchRecord, result: SearchResult, table: Table | None) -> Chapter | None:
     chart = progress_chart(story, result)
     blocks = [block for block in (chart, table) if block]
     text = f"{luck_in_words(result)} {progress_in_words(story, result)}".strip()
     return Chapter("How much of it is luck", text, blocks) if blocks else None
 
 
-def _weights(story: SearchStory) -> list[Chapter]:
+def _weights(story: SearchRecord) -> list[Chapter]:
     charts = [(axis, simplex_chart(axis, story)) for axis in story.axes]
     return [
         Chapter(
@@ -101,13 +101,13 @@ WEIGHTS_TEXT = {
 }
 
 
-def _fields(story: SearchStory) -> Chapter | None:
+def _fields(story: SearchRecord) -> Chapter | None:
     chart = parallel_chart(story)
     text = "Each line is a trial, the stronger the higher it scored."
     return Chapter("All settings together", f"{text} {parallel_in_words(story)}", [chart]) if chart else None
 
 
-def _importance(story: SearchStory) -> Chapter | None:
+def _importance(story: SearchRecord) -> Chapter | None:
     if not story.axes or not story.trials:
         return None
     found = importance(story)
@@ -119,16 +119,16 @@ def _importance(story: SearchStory) -> Chapter | None:
     return Chapter("Which setting matters", text, [importance_chart(found)] if found else [])
 
 
-def _joint(story: SearchStory) -> bool:
+def _joint(story: SearchRecord) -> bool:
     return any(len(axis.parts) > 2 for axis in story.axes)
 
 
-def _counted(story: SearchStory) -> str:
+def _counted(story: SearchRecord) -> str:
     return f"{len(story.trials)} trial{'' if len(story.trials) == 1 else 's'}"
 
 
-def _tiles(story: SearchStory, result: SearchResult) -> list[tuple[str, str]]:
-    luck, saved = result.luck, result.saved
+def _tiles(story: SearchRecord, result: SearchResult) -> list[tuple[str, str]]:
+    luck, saved = result.selection_bias, result.saved
     tiles = [(_counted(story), states_in_words(story))]
     if luck and luck.settings > 1:
         tiles.append((f"{points(luck.gain)} points", f"in cross-validation, as the highest of {luck.settings}"))
@@ -138,7 +138,7 @@ def _tiles(story: SearchStory, result: SearchResult) -> list[tuple[str, str]]:
     return [*tiles, (duration(story.wall), "from the first trial to the last")]
 
 
-def _facts(story: SearchStory) -> dict[str, str]:
+def _facts(story: SearchRecord) -> dict[str, str]:
     facts = {
         "Score of a trial": f"{story.folds}-fold cross-validation over {story.leaves} training leaves, after {story.epochs} epochs",
         "Searched": ", ".join(axis.name for axis in story.axes) or "nothing",
@@ -151,15 +151,15 @@ def _facts(story: SearchStory) -> dict[str, str]:
     return facts
 
 
-def _warnings(story: SearchStory, result: SearchResult) -> list[str]:
+def _warnings(story: SearchRecord, result: SearchResult) -> list[str]:
     """What a reader must know before believing any of it."""
     found = []
-    if result.luck and result.luck.settings > 1 and not result.kept:
+    if result.selection_bias and result.selection_bias.settings > 1 and not result.kept:
         found.append(
-            f"The cross-validated score of the best is the highest of {result.luck.settings}, so too high. "
+            f"The cross-validated score of the best is the highest of {result.selection_bias.settings}, so too high. "
             "Only the test leaves tell what it gains."
         )
-    if result.luck and result.luck.settings > 1 and not result.luck.noise.measured:
+    if result.selection_bias and result.selection_bias.settings > 1 and not result.selection_bias.noise.measured:
         found.append("How far two trainings of the same setting differ was not measured; the luck rests on a guess.")
     if result.best and not story.finals:
         found.append("Nothing was tested.")

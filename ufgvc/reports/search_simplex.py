@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from ufgvc.evaluation.search_record import Axis, SearchStory, TrialRow
+from ufgvc.evaluation.search_record import Dimension, SearchRecord, TrialResult
 from ufgvc.evaluation.search_result import leading
 from ufgvc.evaluation.selection_bias import contenders
 from ufgvc.evaluation.stats import holm
@@ -24,7 +24,7 @@ from ufgvc.reports.tables import percent
 HEIGHT = math.sqrt(3) / 2
 
 
-def simplex_chart(axis: Axis, story: SearchStory) -> Chart | None:
+def simplex_chart(axis: Dimension, story: SearchRecord) -> Chart | None:
     """None for other axes, for more than three weights, and where nothing ran."""
     shown = [trial for trial in story.trials if trial.state != "failed" and trial.curve and not trial.repeat]
     if axis.kind != "simplex" or len(axis.parts) not in (2, 3) or not contenders(story) or not shown:
@@ -42,7 +42,7 @@ def projected(values: Sequence[Mapping[str, Any]], parts: Sequence[str]) -> NDAr
     return weights @ np.array([[0.0, 0.0], [1.0, 0.0], [0.5, HEIGHT]])
 
 
-def simplex_in_words(axis: Axis, story: SearchStory) -> str:
+def simplex_in_words(axis: Dimension, story: SearchRecord) -> str:
     """Where the best settings lie, and whether any weight goes with the score beyond chance."""
     top, entered = leading(story), contenders(story)
     if not top:
@@ -55,7 +55,7 @@ def simplex_in_words(axis: Axis, story: SearchStory) -> str:
     return f"The best {len(top)} of {len(entered)} complete trials lie about {where}{beside}. {_trend(axis, entered)}"
 
 
-def _trend(axis: Axis, entered: Sequence[TrialRow]) -> str:
+def _trend(axis: Dimension, entered: Sequence[TrialResult]) -> str:
     """Rank correlation of each weight with the score, with Holm's correction; two weights have one between them."""
     scores = [trial.curve[-1] for trial in entered]
     found = {}
@@ -74,7 +74,7 @@ def _trend(axis: Axis, entered: Sequence[TrialRow]) -> str:
     return f"Over all complete trials a higher score goes with {told}."
 
 
-def _triangle(axis: Axis, story: SearchStory, shown: Sequence[TrialRow]) -> Figure:
+def _triangle(axis: Dimension, story: SearchRecord, shown: Sequence[TrialResult]) -> Figure:
     figure = Figure(figsize=(7.2, 6.0), layout="constrained")
     ax = figure.subplots()
     ax.set(xlim=(-0.1, 1.1), ylim=(-0.1, HEIGHT + 0.1), aspect="equal")
@@ -132,7 +132,7 @@ def _flat(weights: NDArray[np.float64]) -> NDArray[np.float64]:
     return projected([dict(enumerate(row)) for row in weights], range(3))  # type: ignore[arg-type, misc]
 
 
-def _line(axis: Axis, story: SearchStory, shown: Sequence[TrialRow]) -> Figure:
+def _line(axis: Dimension, story: SearchRecord, shown: Sequence[TrialResult]) -> Figure:
     figure = Figure(figsize=(7.2, 4.0), layout="constrained")
     ax = figure.subplots()
     first, second = axis.parts
@@ -143,7 +143,9 @@ def _line(axis: Axis, story: SearchStory, shown: Sequence[TrialRow]) -> Figure:
     return figure
 
 
-def _marks(ax: Any, story: SearchStory, shown: Sequence[TrialRow], points: Mapping[int, NDArray[np.float64]]) -> None:
+def _marks(
+    ax: Any, story: SearchRecord, shown: Sequence[TrialResult], points: Mapping[int, NDArray[np.float64]]
+) -> None:
     """The lower scores first, so that the higher ones lie on them."""
     opacity, size = shades(story), 10 if len(shown) < MANY else 7
     for trial in sorted(shown, key=lambda trial: trial.curve[-1]):
@@ -168,7 +170,7 @@ def _marks(ax: Any, story: SearchStory, shown: Sequence[TrialRow], points: Mappi
             ax.plot(x, y, "o", color="none", markeredgecolor=INK, markeredgewidth=2.2, markersize=17, zorder=4)
 
 
-def _handles(story: SearchStory) -> list[Any]:
+def _handles(story: SearchRecord) -> list[Any]:
     from matplotlib.lines import Line2D
 
     entered, opacity = sorted(contenders(story), key=lambda trial: -trial.curve[-1]), shades(story)

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from ufgvc.evaluation.search_record import SearchStory, TrialRow
+from ufgvc.evaluation.search_record import SearchRecord, TrialResult
 from ufgvc.evaluation.search_result import SearchResult, Tested, measure, ranked
 from ufgvc.reports.benchmark_tables import points
 from ufgvc.reports.search_fields import Field, fields_of, value_text
@@ -17,7 +17,7 @@ SHOWN = 12  # trials on the page; the CSV has all
 Cells = list[str | None]
 
 
-def search_tables(story: SearchStory, result: SearchResult | None = None) -> dict[str, Table]:
+def search_tables(story: SearchRecord, result: SearchResult | None = None) -> dict[str, Table]:
     """`scores`, `settings`, `luck`, `trials`, `saved`: those that there is something to say in."""
     result = measure(story) if result is None else result
     made = {
@@ -30,7 +30,7 @@ def search_tables(story: SearchStory, result: SearchResult | None = None) -> dic
     return {name: table for name, table in made.items() if table}
 
 
-def scores_table(story: SearchStory, result: SearchResult) -> Table | None:
+def scores_table(story: SearchRecord, result: SearchResult) -> Table | None:
     """The best setting beside the paper's, in cross-validation and on the test leaves."""
     settings = _compared(story, result)
     tested = [result.paper_tested, result.best_tested][: len(settings)]
@@ -54,11 +54,11 @@ def scores_table(story: SearchStory, result: SearchResult) -> Table | None:
         ["Cross-validation, right", *(k_of_n(trial, story) if trial.score is not None else None for trial in settings)],
         ["Cross-validation, accuracy", *(percent(trial.score) for trial in settings)],
     ]
-    if result.luck and result.luck.noise.trainings > 1:
+    if result.selection_bias and result.selection_bias.noise.trainings > 1:
         rows.append(
             [
-                f"Mean of {result.luck.noise.trainings} trainings",
-                percent(result.luck.noise.mean),
+                f"Mean of {result.selection_bias.noise.trainings} trainings",
+                percent(result.selection_bias.noise.mean),
                 *([None] * (len(settings) - 1)),
             ]
         )
@@ -74,7 +74,7 @@ def scores_table(story: SearchStory, result: SearchResult) -> Table | None:
     return Table(title, ("", *_headings(settings)), rows, note=note)
 
 
-def settings_table(story: SearchStory, result: SearchResult) -> Table | None:
+def settings_table(story: SearchRecord, result: SearchResult) -> Table | None:
     """What the two settings are, and what was searched."""
     settings, fields = _compared(story, result), fields_of(story)
     if not settings or not fields:
@@ -87,19 +87,19 @@ def settings_table(story: SearchStory, result: SearchResult) -> Table | None:
     return Table("The values", columns, rows, frozenset({0, len(columns) - 1}))
 
 
-def _compared(story: SearchStory, result: SearchResult) -> list[TrialRow]:
+def _compared(story: SearchRecord, result: SearchResult) -> list[TrialResult]:
     """The paper's trial, and the best where that is another."""
     paper = [trial for trial in story.trials if trial.number == 0]
     return [*paper, result.best] if paper and result.best and not result.kept else paper
 
 
-def _headings(settings: Sequence[TrialRow]) -> list[str]:
+def _headings(settings: Sequence[TrialResult]) -> list[str]:
     return ["Paper's", *(f"Best (trial {trial.number})" for trial in settings[1:])]
 
 
 def luck_table(result: SearchResult) -> Table | None:
     """The numbers behind the sentence on luck."""
-    found = result.luck
+    found = result.selection_bias
     if found is None or found.settings < 2:
         return None
     noise, span = found.noise, found.noise.sd_interval()
@@ -125,7 +125,7 @@ def luck_table(result: SearchResult) -> Table | None:
     return Table("The luck of the highest score", ("In cross-validation", "Value", "Of trials"), rows, note=note)
 
 
-def trials_table(story: SearchStory, most: int = SHOWN) -> Table | None:
+def trials_table(story: SearchRecord, most: int = SHOWN) -> Table | None:
     """The trials, best first."""
     fields = fields_of(story)
     rows: list[Cells] = [
@@ -146,7 +146,7 @@ def trials_table(story: SearchStory, most: int = SHOWN) -> Table | None:
     )
 
 
-def saved_table(story: SearchStory, result: SearchResult) -> Table | None:
+def saved_table(story: SearchRecord, result: SearchResult) -> Table | None:
     """What early stopping saved."""
     saved, stopped = result.saved, sum(trial.state == "stopped" for trial in story.trials)
     if not saved.epochs:
@@ -162,7 +162,7 @@ def saved_table(story: SearchStory, result: SearchResult) -> Table | None:
     return Table("What early stopping saved", ("", "Taken", "Without stopping", "Saved"), rows, note=note)
 
 
-def to_csv(story: SearchStory) -> str:
+def to_csv(story: SearchRecord) -> str:
     """One line a trial, in the order of their numbers; shares in [0, 1], empty if there is none."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -228,15 +228,15 @@ def _spread(one: Tested | None) -> str | None:
     return f"({one.seeds})" if one.spread is None else f"{100 * one.spread:.1f} ({one.seeds})"
 
 
-def _name(trial: TrialRow) -> str:
+def _name(trial: TrialResult) -> str:
     return f"{trial.number} (paper's)" if trial.number == 0 or trial.repeat else str(trial.number)
 
 
-def _state(trial: TrialRow, story: SearchStory) -> str:
+def _state(trial: TrialResult, story: SearchRecord) -> str:
     if trial.number == story.best:
         return "best"
     return "repeat" if trial.repeat and trial.state == "complete" else trial.state
 
 
-def _folds(trial: TrialRow) -> str | None:
+def _folds(trial: TrialResult) -> str | None:
     return " / ".join(f"{100 * fold:.0f}" for fold in trial.folds if fold == fold) or None

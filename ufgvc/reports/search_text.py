@@ -5,23 +5,23 @@ from __future__ import annotations
 import textwrap
 from collections import Counter
 
-from ufgvc.evaluation.search_record import SearchStory, TrialRow
+from ufgvc.evaluation.search_record import SearchRecord, TrialResult
 from ufgvc.evaluation.search_result import SearchResult, measure
-from ufgvc.evaluation.selection_bias import Luck, Noise
+from ufgvc.evaluation.selection_bias import SeedVariance, SelectionBias
 from ufgvc.reports.benchmark_tables import points
 from ufgvc.reports.tables import p_text, percent
 
 LIKELY = 0.05
 
 
-def reading(story: SearchStory, result: SearchResult | None = None) -> str:
+def reading(story: SearchRecord, result: SearchResult | None = None) -> str:
     """A few lines for the terminal: what ran, what scored highest, how much of that is luck, and what the test leaves say."""
     result = measure(story) if result is None else result
     lines = [ran_in_words(story, result), best_in_words(story, result), luck_in_words(result), gain_in_words(result)]
     return "\n".join(line for line in lines if line)
 
 
-def ran_in_words(story: SearchStory, result: SearchResult) -> str:
+def ran_in_words(story: SearchRecord, result: SearchResult) -> str:
     saved = result.saved
     epochs = f"; {saved.epochs:,} of {saved.all_epochs:,} epochs trained" if saved.epochs else ""
     repeats = sum(trial.repeat for trial in story.trials)
@@ -29,14 +29,14 @@ def ran_in_words(story: SearchStory, result: SearchResult) -> str:
     return f"{_counted(len(story.trials), 'trial')} ({states_in_words(story)}{again}){epochs}."
 
 
-def states_in_words(story: SearchStory) -> str:
+def states_in_words(story: SearchRecord) -> str:
     """ "22 complete, 7 stopped early, 1 failed"."""
     words = {"complete": "complete", "stopped": "stopped early", "failed": "failed"}
     counts: Counter[str] = Counter(trial.state for trial in story.trials)
     return ", ".join(f"{counts[state]} {word}" for state, word in words.items() if counts[state]) or "none ran"
 
 
-def best_in_words(story: SearchStory, result: SearchResult) -> str:
+def best_in_words(story: SearchRecord, result: SearchResult) -> str:
     """The highest score in cross-validation, and why it is not to be believed as it stands."""
     if result.best is None or result.best.score is None:
         return f"No trial completed{_first_error(story)}, so nothing was chosen."
@@ -44,14 +44,14 @@ def best_in_words(story: SearchStory, result: SearchResult) -> str:
     if result.kept:
         return f"No setting scored higher in cross-validation than the paper's own: {score}."
     beside = (
-        f", {points(result.luck.gain)} points against the paper's setting ({_paper_mean(result.luck.noise)})"
-        if result.luck
+        f", {points(result.selection_bias.gain)} points against the paper's setting ({_paper_mean(result.selection_bias.noise)})"
+        if result.selection_bias
         else ""
     )
     told = f"Highest in cross-validation: trial {result.best.number}, {score}{beside}."
     chosen = (
-        result.luck.settings
-        if result.luck
+        result.selection_bias.settings
+        if result.selection_bias
         else sum(trial.score is not None and not trial.repeat for trial in story.trials)
     )
     return f"{told} It was chosen as the highest of {chosen}, so that score is too high." if chosen > 1 else told
@@ -59,7 +59,7 @@ def best_in_words(story: SearchStory, result: SearchResult) -> str:
 
 def luck_in_words(result: SearchResult) -> str:
     """How far as many equal settings would have come; empty where nothing was chosen among others."""
-    found = result.luck
+    found = result.selection_bias
     if found is None:
         return (
             ""
@@ -78,7 +78,7 @@ def luck_in_words(result: SearchResult) -> str:
     )
 
 
-def noise_in_words(noise: Noise) -> str:
+def noise_in_words(noise: SeedVariance) -> str:
     """Where the standard deviation of equal settings comes from."""
     if noise.measured:
         return f"of the score over {noise.trainings} trainings of the paper's setting with different seeds"
@@ -108,11 +108,11 @@ def gain_in_words(result: SearchResult) -> str:
     return f"The search never saw the test leaves. The best setting named {than} the paper's ({sure}). {verdict}"
 
 
-def k_of_n(trial: TrialRow, story: SearchStory) -> str:
+def k_of_n(trial: TrialResult, story: SearchRecord) -> str:
     return f"{trial.curve[-1] * story.leaves:.0f} of {story.leaves}"
 
 
-def lost_in_words(story: SearchStory) -> str | None:
+def lost_in_words(story: SearchRecord) -> str | None:
     """Which trials failed, and why the first one did."""
     lost = [str(trial.number) for trial in story.trials if trial.state == "failed"]
     return f"Trials that failed: {', '.join(lost)}{_first_error(story)}." if lost else None
@@ -129,14 +129,14 @@ def duration(seconds: float) -> str:
     )
 
 
-def _first_error(story: SearchStory, most: int = 120) -> str:
+def _first_error(story: SearchRecord, most: int = 120) -> str:
     error = next((line for trial in story.trials for line in (trial.error or "").strip().splitlines()[:1]), "").rstrip(
         "."
     )
     return f" (the first: {textwrap.shorten(error, most, placeholder=' ...')})" if error else ""
 
 
-def _expected_range(found: Luck) -> str:
+def _expected_range(found: SelectionBias) -> str:
     """Few trainings measure a deviation poorly; whoever reads the luck must see how poorly."""
     span = found.noise.sd_interval()
     if span is None:
@@ -151,7 +151,7 @@ def _in_a_hundred(p: float) -> str:
     return "more than 99 of 100" if p > 0.99 else f"about {100 * p:.0f} of 100"
 
 
-def _paper_mean(noise: Noise) -> str:
+def _paper_mean(noise: SeedVariance) -> str:
     return f"{percent(noise.mean)}{f', mean of {noise.trainings} trainings' if noise.trainings > 1 else ''}"
 
 

@@ -14,16 +14,16 @@ from pathlib import Path
 
 from pydantic import Field
 
-from ufgvc.core.config import Section
+from ufgvc.core.config import Settings
 from ufgvc.core.errors import UserError
-from ufgvc.core.process import cpu_count, kept_signals
+from ufgvc.core.process import cpu_count, restore_signal_handlers
 from ufgvc.core.startup import mark
 from ufgvc.runtime.gpus import wait_for_gpus
 
 log = logging.getLogger(__name__)
 
 
-class RaySettings(Section):
+class RaySettings(Settings):
     """Where the tasks run."""
 
     address: str | None = None
@@ -58,7 +58,7 @@ def ray_session(settings: RaySettings | None = None) -> Iterator[None]:
     address = settings.address or os.environ.get("RAY_ADDRESS") or ("auto" if in_ray_job() else None)
     if address:
         try:
-            with kept_signals():
+            with restore_signal_handlers():
                 ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
                 mark("Ray")
         except ConnectionError as error:
@@ -77,7 +77,7 @@ def ray_session(settings: RaySettings | None = None) -> Iterator[None]:
         # Else Ray would write one into the home folder. It stays: Ray reads it once a process, and a later session needs the same.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
-        with kept_signals():
+        with restore_signal_handlers():
             ray.init(
                 address="local",
                 num_cpus=settings.cpus or max(4, cpu_count()),
@@ -139,7 +139,7 @@ def _prepare_environment() -> None:
         logging.getLogger(talkative).setLevel(logging.ERROR)
 
 
-def quiet_data() -> None:
+def configure_ray_data() -> None:
     """Ordered blocks and no progress bars: Ray copies this context when a dataset is built, so call it before."""
     import ray.data
 

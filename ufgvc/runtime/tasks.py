@@ -14,7 +14,7 @@ from ufgvc.core.errors import UserError
 _COLUMN = "mistake"
 
 
-def table_or_mistake(make: Callable[[], pa.Table]) -> pa.Table:
+def table_or_error(make: Callable[[], pa.Table]) -> pa.Table:
     """What `make` gives, or a table that holds the UserError it raised."""
     try:
         return make()
@@ -22,7 +22,7 @@ def table_or_mistake(make: Callable[[], pa.Table]) -> pa.Table:
         return pa.table({_COLUMN: [json.dumps([error.what, error.where, error.fix])]})
 
 
-def without_mistake(table: pa.Table) -> pa.Table:
+def raise_errors(table: pa.Table) -> pa.Table:
     """The same table; raises the UserError that it holds, if it does."""
     for entry in table[_COLUMN].drop_null().to_pylist() if _COLUMN in table.column_names else ():
         what, where, fix = json.loads(entry)

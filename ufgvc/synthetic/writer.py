@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from ufgvc.core.config import Section
+from ufgvc.core.config import Settings
 from ufgvc.core.errors import UserError
 from ufgvc.data.images import encode_mask
 from ufgvc.synthetic.boxes import Box, yolo_boxes
@@ -33,7 +33,7 @@ _DRAWING_VERSION = 1  # to be raised when the same seed would no longer give the
 _OFFSET = {"cotton80": 0, "soylocal200": 1_000_000}
 
 
-class SynthSettings(Section):
+class SynthSettings(Settings):
     preset: Preset = "cotton80"
     """The real set that is imitated: cotton80 (palmate leaves) or soylocal200 (pinnate leaves)"""
     cultivars: int | None = Field(None, ge=2)

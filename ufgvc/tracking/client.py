@@ -13,12 +13,12 @@ from urllib.parse import urlsplit
 
 from ufgvc.core.errors import disk_error
 from ufgvc.core.s3_client import certificates
-from ufgvc.tracking.settings import Place, is_remote, redact
+from ufgvc.tracking.settings import MlflowLocation, is_remote, redact
 
 log = logging.getLogger(__name__)
 
 
-class Away(Exception):
+class MlflowUnavailable(Exception):
     """MLflow cannot be reached or refused for now; trying again later may help.  fix: what to do, where that is known."""
 
     def __init__(self, what: str, fix: str | None = None) -> None:
@@ -26,11 +26,11 @@ class Away(Exception):
         self.fix = fix
 
 
-class Gone(Exception):
+class MlflowNotFound(Exception):
     """MLflow answers, and does not know what was asked for."""
 
 
-def prepare(place: Place) -> None:
+def prepare(place: MlflowLocation) -> None:
     """MLflow's own patience is minutes a request; ours is seconds, unless the user has set it. No usage reports, no progress bars."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
@@ -46,7 +46,7 @@ def prepare(place: Place) -> None:
             os.environ.setdefault("AWS_CA_BUNDLE", trusted)
 
 
-def reach(place: Place) -> None:
+def check_reachable(place: MlflowLocation) -> None:
     """Away if a server is named and nobody listens there, or no database can be made: MLflow itself would try for a long time."""
     database = Path(place.uri.removeprefix("sqlite:///").partition("?")[0])
     folder = database.parent
@@ -56,7 +56,9 @@ def reach(place: Place) -> None:
         and folder.exists()
         and not os.access(folder, os.W_OK)
     ):
-        raise Away(f"no database can be made in {folder}", "change its rights, or name another with --tracking.uri")
+        raise MlflowUnavailable(
+            f"no database can be made in {folder}", "change its rights, or name another with --tracking.uri"
+        )
     if not is_remote(place.uri):
         return
     parts = urlsplit(place.uri)
@@ -64,14 +66,14 @@ def reach(place: Place) -> None:
     try:
         socket.create_connection((parts.hostname or "", port), timeout=place.patience).close()
     except OSError as error:
-        raise Away(f"nobody listens at {redact(place.uri)} ({error})") from error
+        raise MlflowUnavailable(f"nobody listens at {redact(place.uri)} ({error})") from error
 
 
-def connect(place: Place) -> Any:
+def connect(place: MlflowLocation) -> Any:
     """An MlflowClient for tracking and registry alike. Away if it cannot be reached."""
     prepare(place)
-    reach(place)
-    with translated():
+    check_reachable(place)
+    with map_errors():
         from mlflow import MlflowClient
 
         return MlflowClient(tracking_uri=place.uri, registry_uri=place.uri)
@@ -83,12 +85,12 @@ def _raise_for_disk(error: BaseException) -> None:
     while current is not None:
         refused = disk_error(current, "its database or files")
         if refused is not None:
-            raise Away(f"{refused.what} ({refused.where})", refused.fix) from error
+            raise MlflowUnavailable(f"{refused.what} ({refused.where})", refused.fix) from error
         current = current.__cause__ or current.__context__
 
 
 @contextmanager
-def translated() -> Iterator[None]:
+def map_errors() -> Iterator[None]:
     """Turns what MLflow and its transports raise into Away or Gone."""
     import requests
     import sqlalchemy.exc
@@ -100,8 +102,8 @@ def translated() -> Iterator[None]:
         text = redact(str(error)).splitlines()[0]
         _raise_for_disk(error)
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
-            raise Gone(text) from error
-        raise Away(text) from error
+            raise MlflowNotFound(text) from error
+        raise MlflowUnavailable(text) from error
     except (requests.exceptions.RequestException, sqlalchemy.exc.OperationalError, OSError) as error:
         _raise_for_disk(error)
-        raise Away(redact(str(error)).splitlines()[0]) from error
+        raise MlflowUnavailable(redact(str(error)).splitlines()[0]) from error

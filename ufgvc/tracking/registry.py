@@ -11,9 +11,9 @@ from typing import Any
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, open_store
-from ufgvc.tracking.client import Away, Gone, connect, translated
+from ufgvc.tracking.client import MlflowNotFound, MlflowUnavailable, connect, map_errors
 from ufgvc.tracking.runs import start_run
-from ufgvc.tracking.settings import Place, TrackingSettings, redact, resolve
+from ufgvc.tracking.settings import MlflowLocation, TrackingSettings, redact, resolve
 
 CHALLENGER, CHAMPION = "challenger", "champion"
 _ALIAS = re.compile(r"models:/+(?P<name>[^@/]+)@(?P<alias>[^@/]+)$")
@@ -49,7 +49,7 @@ def register(
         return register_folder(
             model_uri, name, tags, tracking, runs, alias, info.get("run_id"), info.get("artifact", "model")
         )
-    with asking(tracking, runs) as (client, _):
+    with registry_client(tracking, runs) as (client, _):
         source, run_id = source_of(client, model_uri)
         return _file(client, name, source, run_id, tags, alias)
 
@@ -72,11 +72,11 @@ def register_folder(
     place = resolve(tracking, runs)
     if place is None:
         return None
-    with asking(tracking, runs) as (client, _):
+    with registry_client(tracking, runs) as (client, _):
         if run_id is None or not has_run(client, run_id):
             run = start_run(tracking, runs or "", name, f"register {name}", {"folder": folder}, {"kind": "register"})
             if run.id is None:
-                raise Away("the run that should hold the model could not be made")
+                raise MlflowUnavailable("the run that should hold the model could not be made")
             run.finish()
             run_id = run.id
         if not client.list_artifacts(run_id, artifact):
@@ -96,7 +96,7 @@ def register_folder(
 def fetched(uri: str, tracking: TrackingSettings, runs: str | None) -> Iterator[Path]:
     """A local copy of what models:/... or runs:/... names, for as long as the block runs. UserError if it is not there, with what is."""
     with tempfile.TemporaryDirectory(prefix="ufgvc-model-") as folder:
-        with asking(tracking, runs) as (client, place):
+        with registry_client(tracking, runs) as (client, place):
             from mlflow.artifacts import download_artifacts
 
             source, _ = source_of(client, uri)
@@ -115,13 +115,13 @@ def fetched(uri: str, tracking: TrackingSettings, runs: str | None) -> Iterator[
 
 def versions_of(name: str, tracking: TrackingSettings, runs: str | None = "runs") -> list[Any]:
     """All versions of a registered model, newest first; [] if there is none of that name."""
-    with asking(tracking, runs) as (client, _):
+    with registry_client(tracking, runs) as (client, _):
         return sorted(client.search_model_versions(f"name = '{name}'"), key=lambda version: -int(version.version))
 
 
 def _file(client: Any, name: str, source: str, run_id: str | None, tags: Mapping[str, Any], alias: str | None) -> str:
-    with contextlib.suppress(Gone):
-        with translated():
+    with contextlib.suppress(MlflowNotFound):
+        with map_errors():
             client.get_registered_model(name)
         known = client.search_model_versions(f"name = '{name}'")
         same = [version for version in known if version.run_id == (run_id or "") and version.source == source]
@@ -163,10 +163,10 @@ def version_at(client: Any, uri: str) -> Any:
 @contextlib.contextmanager
 def _known_there(client: Any, uri: str) -> Iterator[None]:
     try:
-        with translated():
+        with map_errors():
             yield
-    except (Gone, Away) as error:
-        if isinstance(error, Away) and "not found" not in str(error):
+    except (MlflowNotFound, MlflowUnavailable) as error:
+        if isinstance(error, MlflowUnavailable) and "not found" not in str(error):
             raise
         raise UserError("MLflow knows no such model", where=uri, fix=_known(client, uri)) from None
 
@@ -184,14 +184,14 @@ def _known(client: Any, uri: str) -> str:
 
 def has_run(client: Any, run_id: str) -> bool:
     try:
-        with translated():
+        with map_errors():
             return bool(client.get_run(run_id).info.lifecycle_stage == "active")
-    except Gone:
+    except MlflowNotFound:
         return False
 
 
 @contextlib.contextmanager
-def asking(tracking: TrackingSettings, runs: str | None) -> Iterator[tuple[Any, Place]]:
+def registry_client(tracking: TrackingSettings, runs: str | None) -> Iterator[tuple[Any, MlflowLocation]]:
     """A client for work that needs MLflow now. UserError if tracking is off or MLflow is away."""
     place = resolve(tracking, runs)
     if place is None:
@@ -202,9 +202,9 @@ def asking(tracking: TrackingSettings, runs: str | None) -> Iterator[tuple[Any, 
         )
     try:
         client = connect(place)
-        with translated():
+        with map_errors():
             yield client, place
-    except (Away, Gone) as error:
+    except (MlflowUnavailable, MlflowNotFound) as error:
         fix = getattr(error, "fix", None) or "check that the server runs, and --tracking.uri"
         raise UserError(f"MLflow failed: {error}", where=redact(place.uri), fix=fix) from error
 

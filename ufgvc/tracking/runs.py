@@ -14,9 +14,9 @@ from typing import Any, Protocol
 from ufgvc.core.errors import UserError
 from ufgvc.core.process import git_commit, versions
 from ufgvc.core.storage import Store
-from ufgvc.tracking.client import Away, Gone, connect, translated
+from ufgvc.tracking.client import MlflowNotFound, MlflowUnavailable, connect, map_errors
 from ufgvc.tracking.journal import Journal
-from ufgvc.tracking.settings import Place, TrackingSettings, redact, redact_values, resolve
+from ufgvc.tracking.settings import MlflowLocation, TrackingSettings, redact, redact_values, resolve
 from ufgvc.tracking.sync import deliver, deliver_artifacts, open_run
 
 log = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ def require_mlflow(settings: TrackingSettings, runs: str) -> None:
         return
     try:
         connect(place)
-    except Away as error:
+    except MlflowUnavailable as error:
         fix = (
             "start the server, check MLFLOW_TRACKING_URI or --tracking.uri, or record nothing with `--tracking.uri off`"
         )
@@ -121,7 +121,7 @@ def require_mlflow(settings: TrackingSettings, runs: str) -> None:
 
 
 @contextlib.contextmanager
-def recorded(run: Run) -> Iterator[Run]:
+def finish_run_on_exit(run: Run) -> Iterator[Run]:
     """The run ends with the block: FINISHED, KILLED if it was stopped (Control-C, `ray job stop`), FAILED for any other error."""
     try:
         yield run
@@ -144,7 +144,7 @@ def _origin() -> dict[str, str]:
 class MlflowRun:
     """A run that MLflow records, sooner or later."""
 
-    def __init__(self, place: Place, journal: Journal | None, identity: dict[str, Any]) -> None:
+    def __init__(self, place: MlflowLocation, journal: Journal | None, identity: dict[str, Any]) -> None:
         self._place, self._journal, self._identity = place, journal, identity
         self._client: Any = None
         self._away_since: float | None = None
@@ -186,7 +186,7 @@ class MlflowRun:
         """Records a local folder's files below `name`."""
 
         def send() -> None:
-            with translated():
+            with map_errors():
                 self._client.log_artifacts(self.id, str(folder), name)
 
         if not self._try(send) and self._journal is not None:
@@ -239,7 +239,7 @@ class MlflowRun:
                 self._identity["described"] = True
                 self._keep()
             send()
-        except (Away, Gone) as error:
+        except (MlflowUnavailable, MlflowNotFound) as error:
             self._client, self._away_since = None, time.monotonic()
             if not self._warned:
                 self._warned = True

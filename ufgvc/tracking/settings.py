@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field
 
-from ufgvc.core.config import Section
+from ufgvc.core.config import Settings
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import join, open_store
 
@@ -22,7 +22,7 @@ _SECRET_IN_QUERY = re.compile(
 _SECRET_NAME = re.compile(r"(?i)(password|passwd|secret|token|access_key|api_key|credential)")
 
 
-class TrackingSettings(Section):
+class TrackingSettings(Settings):
     """Where runs are recorded."""
 
     uri: str | None = None
@@ -36,7 +36,7 @@ class TrackingSettings(Section):
 
 
 @dataclass(frozen=True)
-class Place:
+class MlflowLocation:
     """MLflow as it was found.  artifacts: where a new experiment puts its files; None: the server decides."""
 
     uri: str
@@ -44,7 +44,7 @@ class Place:
     patience: float = 5.0
 
 
-def resolve(settings: TrackingSettings, runs_uri: str | None) -> Place | None:
+def resolve(settings: TrackingSettings, runs_uri: str | None) -> MlflowLocation | None:
     """Which MLflow is meant; None if tracking is off. UserError if runs are on object storage and no MLflow is named.
 
     runs_uri: the folder of all runs; None where only a server or database that is named will do.
@@ -72,7 +72,7 @@ def resolve(settings: TrackingSettings, runs_uri: str | None) -> Place | None:
         artifacts = join(store.uri, "mlartifacts")
     if artifacts is not None and open_store(artifacts).is_local:
         artifacts = open_store(artifacts).local_path.as_uri()
-    return Place(uri, artifacts, settings.patience)
+    return MlflowLocation(uri, artifacts, settings.patience)
 
 
 def is_remote(uri: str) -> bool:

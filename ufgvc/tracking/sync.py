@@ -11,9 +11,9 @@ from typing import Any
 from ufgvc.core.config import flatten, to_yaml
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
-from ufgvc.tracking.client import Away, Gone, connect, translated
+from ufgvc.tracking.client import MlflowNotFound, MlflowUnavailable, connect, map_errors
 from ufgvc.tracking.journal import Journal
-from ufgvc.tracking.settings import Place, TrackingSettings, redact, resolve
+from ufgvc.tracking.settings import MlflowLocation, TrackingSettings, redact, resolve
 
 _KEY_TAG = "ufgvc.key"
 _PARAMS_AT_ONCE = 100  # the limits of one log-batch request
@@ -44,7 +44,7 @@ def sync(folder: str, settings: TrackingSettings, runs: str | None = None) -> in
         )
     try:
         return sum(_send(Journal(store.child(name)), place) for name in journals)
-    except (Away, Gone) as error:
+    except (MlflowUnavailable, MlflowNotFound) as error:
         raise UserError(
             f"MLflow could not be told: {error}",
             where=redact(place.uri),
@@ -52,7 +52,7 @@ def sync(folder: str, settings: TrackingSettings, runs: str | None = None) -> in
         ) from error
 
 
-def _send(journal: Journal, place: Place) -> int:
+def _send(journal: Journal, place: MlflowLocation) -> int:
     identity = journal.identity()
     if identity is None or (identity["described"] and not journal.pending() and not journal.artifacts()):
         return 0
@@ -73,14 +73,14 @@ def _send(journal: Journal, place: Place) -> int:
     return sent
 
 
-def open_run(place: Place, identity: dict[str, Any]) -> tuple[Any, bool]:
+def open_run(place: MlflowLocation, identity: dict[str, Any]) -> tuple[Any, bool]:
     """A client, and the run made or found, with its parameters, configuration, tags and status as `identity` has them.
 
     `identity` gets MLflow's id and start. The second value: MLflow did not know the id, so this is a new run that needs everything again.
     """
     client = connect(place)
     moved = False
-    with translated():
+    with map_errors():
         run = _find(client, identity)
         if run is None:
             moved = identity["id"] is not None
@@ -97,14 +97,14 @@ def deliver(client: Any, identity: Mapping[str, Any], step: int, metrics: Mappin
 
     at = int(identity["started_ms"]) + step
     rows = [Metric(name, float(value), at, step) for name, value in metrics.items()]
-    with translated():
+    with map_errors():
         for start in range(0, len(rows), _METRICS_AT_ONCE):
             client.log_batch(identity["id"], metrics=rows[start : start + _METRICS_AT_ONCE])
 
 
 def deliver_artifacts(client: Any, identity: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
     """Sends files; names are relative paths with "/"."""
-    with translated(), tempfile.TemporaryDirectory(prefix="ufgvc-artifact-") as folder:
+    with map_errors(), tempfile.TemporaryDirectory(prefix="ufgvc-artifact-") as folder:
         for name, data in files.items():
             path = Path(folder) / posixpath.basename(name)
             path.write_bytes(data)
@@ -115,10 +115,10 @@ def _find(client: Any, identity: Mapping[str, Any]) -> Any:
     """The run by its id, or by the key it was made with: a process may have died between making it and noting its id."""
     try:
         if identity["id"] is not None:
-            with translated():
+            with map_errors():
                 run = client.get_run(identity["id"])
             return run if run.info.lifecycle_stage == "active" else None
-    except Gone:
+    except MlflowNotFound:
         return None
     experiment = client.get_experiment_by_name(identity["experiment"])
     if experiment is None:
@@ -127,7 +127,7 @@ def _find(client: Any, identity: Mapping[str, Any]) -> Any:
     return found[0] if found else None
 
 
-def _create(client: Any, place: Place, identity: Mapping[str, Any]) -> Any:
+def _create(client: Any, place: MlflowLocation, identity: Mapping[str, Any]) -> Any:
     tags = {_KEY_TAG: identity["key"]}
     if identity["parent"]:
         tags["mlflow.parentRunId"] = identity["parent"]
@@ -135,7 +135,7 @@ def _create(client: Any, place: Place, identity: Mapping[str, Any]) -> Any:
     return client.create_run(experiment, start_time=identity["started_ms"], run_name=identity["name"], tags=tags)
 
 
-def _experiment(client: Any, place: Place, name: str) -> str:
+def _experiment(client: Any, place: MlflowLocation, name: str) -> str:
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)

@@ -10,8 +10,8 @@ from typing import Any
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
-from ufgvc.tracking.client import Gone, translated
-from ufgvc.tracking.registry import CHAMPION, asking, has_run, source_of, version_at
+from ufgvc.tracking.client import MlflowNotFound, map_errors
+from ufgvc.tracking.registry import CHAMPION, has_run, registry_client, source_of, version_at
 from ufgvc.tracking.settings import TrackingSettings, redact
 
 PREVIOUS = "previous"
@@ -36,7 +36,7 @@ class Version:
 
 def find_version(uri: str, name: str, tracking: TrackingSettings, runs: str | None = "runs") -> Version:
     """The version of `name` that MODEL (models:/..., runs:/<id>/model or a run's model folder) is. UserError if it is none."""
-    with asking(tracking, runs) as (client, _):
+    with registry_client(tracking, runs) as (client, _):
         if uri.startswith("models:"):
             version = version_at(client, uri)
             if version.name != name:
@@ -60,13 +60,13 @@ def find_version(uri: str, name: str, tracking: TrackingSettings, runs: str | No
 
 def champion_of(name: str, tracking: TrackingSettings, runs: str | None = "runs") -> Version | None:
     """The version that bears the alias `champion`; None before the first."""
-    with asking(tracking, runs) as (client, _):
+    with registry_client(tracking, runs) as (client, _):
         return _bearer(client, name)
 
 
-def crown(new: Version, old: Version | None, tracking: TrackingSettings, runs: str | None = "runs") -> None:
+def set_champion(new: Version, old: Version | None, tracking: TrackingSettings, runs: str | None = "runs") -> None:
     """`new` becomes champion and `old`, if there was one, `previous`. UserError if another job has changed the champion meanwhile."""
-    with asking(tracking, runs) as (client, _):
+    with registry_client(tracking, runs) as (client, _):
         now = _bearer(client, new.name)
         if (now and now.number) != (old and old.number):
             changed = f"version {now.number} became champion" if now else "the champion was taken away"
@@ -82,7 +82,7 @@ def crown(new: Version, old: Version | None, tracking: TrackingSettings, runs: s
 
 def read_card(version: Version, tracking: TrackingSettings, runs: str | None = "runs") -> str:
     """The whole card of a version; its description, which may be cut short, where its run has none."""
-    with asking(tracking, runs) as (client, _), tempfile.TemporaryDirectory(prefix="ufgvc-card-") as folder:
+    with registry_client(tracking, runs) as (client, _), tempfile.TemporaryDirectory(prefix="ufgvc-card-") as folder:
         if (
             version.run_id
             and has_run(client, version.run_id)
@@ -96,7 +96,7 @@ def write_on(
     version: Version, tags: Mapping[str, Any], card: str | None, tracking: TrackingSettings, runs: str | None = "runs"
 ) -> None:
     """Tags of a version, and its card: as its description and as `model-card.md` beside its files in its run."""
-    with asking(tracking, runs) as (client, _):
+    with registry_client(tracking, runs) as (client, _):
         for key, value in tags.items():
             client.set_model_version_tag(version.name, version.number, key, redact(str(value)))
         if card is not None:
@@ -115,10 +115,10 @@ def _fitted(card: str) -> str:
 
 def _bearer(client: Any, name: str) -> Version | None:
     try:
-        with translated():
+        with map_errors():
             aliases = client.get_registered_model(name).aliases
             return _version(client.get_model_version(name, str(aliases[CHAMPION]))) if CHAMPION in aliases else None
-    except Gone:
+    except MlflowNotFound:
         return None
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ufgvc.data.sources import steps_of
 from ufgvc.methods.recipe import Recipe
-from ufgvc.training.loader import Plan
+from ufgvc.training.loader import WorkerConfig
 
 # Steps of a training from which cuDNN's search for the fastest algorithms is worth its time. It searches anew for every batch size: on
 # an H200 twelve trainings of 300 to 400 steps side by side waited for it some 50 s a size, longer than for all of their steps.
@@ -19,7 +19,7 @@ def searches_algorithms(recipe: Recipe, rows: int, device: torch.device) -> bool
     return device.type == "cuda" and recipe.epochs * steps_of(rows, recipe.batch_size) >= SEARCHED_STEPS
 
 
-def wrap_network(net: nn.Module, plan: Plan, world: int, device: torch.device) -> nn.Module:
+def wrap_ddp(net: nn.Module, plan: WorkerConfig, world: int, device: torch.device) -> nn.Module:
     """The network behind DDP, where there are several ranks, and compiled, where the plan says so."""
     if plan.sync_batchnorm and world > 1 and device.type == "cuda":
         net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
@@ -29,7 +29,7 @@ def wrap_network(net: nn.Module, plan: Plan, world: int, device: torch.device) -
     return torch.compile(model) if plan.compile else model  # type: ignore[return-value]
 
 
-def settle_buckets(model: nn.Module, net: nn.Module, side: int, device: torch.device) -> None:
+def warm_up_ddp_buckets(model: nn.Module, net: nn.Module, side: int, device: torch.device) -> None:
     """DDP orders its buckets anew after its first backward pass, and from three ranks on another order sums in another order.
 
     One pass whose effect is undone puts a fresh start and a resumed one in the same state, so that both give the same numbers.

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ufgvc.training.in_process import Kept
-from ufgvc.training.loader import Plan
+from ufgvc.training.in_process import RunCheckpoint
+from ufgvc.training.loader import WorkerConfig
 from ufgvc.training.worker import Worker
 
 
@@ -26,11 +26,13 @@ class Folds:
     random: list[Tensor]
 
     @classmethod
-    def start(cls, plans: Sequence[Plan], rank: int, world: int, local_world: int, device: torch.device) -> Folds:
+    def start(
+        cls, plans: Sequence[WorkerConfig], rank: int, world: int, local_world: int, device: torch.device
+    ) -> Folds:
         """Every fold from its own last checkpoint; with the same numbers as if it were trained alone."""
         workers, random = [], []
         for plan in plans:
-            kept = Kept.of(plan)
+            kept = RunCheckpoint.of(plan)
             workers.append(Worker.start(plan, rank, world, local_world, device, kept.read(), kept.write))
             random.append(torch.get_rng_state())
         return cls(workers, random)

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ufgvc.data.augment import test_view
+from ufgvc.data.augment import eval_view
 from ufgvc.data.cache import decoded_split
 from ufgvc.data.dataset import Dataset, read_index
 from ufgvc.methods.method import Method
-from ufgvc.models.calibration import Reference
-from ufgvc.models.fit_calibration import check_finite, fit_reference
-from ufgvc.training.loader import EVAL_BATCH, Ints, Plan, learnt_and_held
+from ufgvc.models.calibration import FeatureSubspace
+from ufgvc.models.fit_calibration import check_finite, fit_subspace
+from ufgvc.training.loader import EVAL_BATCH, Ints, WorkerConfig, learnt_and_held
 
 REFERENCE_LEAVES = 2000  # more change the span of what the leaves look like little
 
@@ -28,10 +28,10 @@ class HeldOut:
     labels: Ints
     strangeness: NDArray[np.float64]
     image_ids: list[str]
-    reference: Reference
+    reference: FeatureSubspace
 
 
-def score_held_out(method: Method, dataset: Dataset, plan: Plan, device: torch.device) -> HeldOut:
+def score_held_out(method: Method, dataset: Dataset, plan: WorkerConfig, device: torch.device) -> HeldOut:
     """Each leaf that the plan holds out of the training split, once; strange is what the leaves it learns from do not look like.
 
     method: with the recipe of the plan, and the weights to score.
@@ -45,14 +45,16 @@ def score_held_out(method: Method, dataset: Dataset, plan: Plan, device: torch.d
     return HeldOut(logits, labels[hold], reference.strangeness(seen), [names[place] for place in hold], reference)
 
 
-def make_reference(method: Method, dataset: Dataset, plan: Plan, learn: Ints, device: torch.device) -> Reference:
+def make_reference(
+    method: Method, dataset: Dataset, plan: WorkerConfig, learn: Ints, device: torch.device
+) -> FeatureSubspace:
     """From the leaves at these places of the training split, or from REFERENCE_LEAVES of them, evenly spaced."""
     few = learn[:: -(-len(learn) // REFERENCE_LEAVES)]
-    return fit_reference(look(method, dataset, "train", plan, few, device)[1])
+    return fit_subspace(look(method, dataset, "train", plan, few, device)[1])
 
 
 def look(
-    method: Method, dataset: Dataset, split: str, plan: Plan, places: Ints, device: torch.device
+    method: Method, dataset: Dataset, split: str, plan: WorkerConfig, places: Ints, device: torch.device
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Logits (N, K) and views (N, C) of leaves at these places of a split, in fp32 as `evaluate` scores. UserError if the net diverged."""
     recipe = method.recipe
@@ -62,7 +64,7 @@ def look(
     with torch.inference_mode():
         for start in range(0, len(places), EVAL_BATCH):
             batch = torch.from_numpy(np.array(images[places[start : start + EVAL_BATCH]])).to(device)
-            scored, seen = method.look(test_view(batch, recipe.crop), net)
+            scored, seen = method.look(eval_view(batch, recipe.crop), net)
             logits.append(scored.cpu().numpy())
             views.append(seen.cpu().numpy())
     found = np.concatenate(logits)

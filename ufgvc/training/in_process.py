@@ -12,18 +12,18 @@ import torch
 
 from ufgvc.core.storage import Store, open_store
 from ufgvc.training.checkpoint import FILE, read_checkpoint
-from ufgvc.training.loader import Plan
+from ufgvc.training.loader import WorkerConfig
 from ufgvc.training.worker import Worker
 
 
 @dataclass(frozen=True)
-class Kept:
+class RunCheckpoint:
     """The one checkpoint of a run that keeps its own, in <run>/checkpoints/alone."""
 
     store: Store
 
     @classmethod
-    def of(cls, plan: Plan) -> Kept:
+    def of(cls, plan: WorkerConfig) -> RunCheckpoint:
         return cls(open_store(plan.run).child("checkpoints", "alone"))
 
     def write(self, folder: Path | None, epoch: int) -> None:
@@ -41,9 +41,9 @@ class Kept:
             return read_checkpoint(Path(folder))
 
 
-def train_alone(plan: Plan, device: torch.device) -> dict[str, Any]:
+def train_alone(plan: WorkerConfig, device: torch.device) -> dict[str, Any]:
     """Trains in this process, without Ray Train, and returns the last checkpoint's content. Goes on from what the run folder holds."""
-    kept = Kept.of(plan)
+    kept = RunCheckpoint.of(plan)
     Worker.start(plan, 0, 1, 1, device, kept.read(), kept.write).run()
     state = kept.read()
     assert state is not None

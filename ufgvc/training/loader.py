@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ufgvc.data.augment import draws, image_key, test_view, train_view
+from ufgvc.data.augment import augment, eval_view, image_key, per_image_uniforms
 from ufgvc.data.cache import Decoded, decoded_bytes, decoded_split
 from ufgvc.data.dataset import Dataset, read_index
 from ufgvc.data.folds import fold_of, held_out
@@ -30,7 +30,7 @@ OWN_CHANCES = 4  # crop, mirror and rotation
 
 
 @dataclass(frozen=True)
-class Plan:
+class WorkerConfig:
     """Everything a worker needs, in plain values.  recipe: a Recipe as JSON, with the user's changes in it.
 
     split_seed: of what is held out, if not `seed`.  marks: Unix times of the command's start (core/startup.py); none: not recorded.
@@ -62,10 +62,10 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Feed:
+class BatchLoader:
     """One rank's data.  learn, hold: leaves learnt from and leaves that choose the epoch, over all ranks."""
 
-    plan: Plan
+    plan: WorkerConfig
     recipe: Recipe
     source: Source
     keys: NDArray[np.uint64]
@@ -88,9 +88,9 @@ class Feed:
 
     def augment(self, raw: RawBatch, epoch: int) -> Batch:
         """The batch that a step takes: crop, flip and rotation drawn for (seed, epoch, image)."""
-        chance = draws(self.keys[raw.positions], self.plan.seed, epoch, OWN_CHANCES + self.chances)
+        chance = per_image_uniforms(self.keys[raw.positions], self.plan.seed, epoch, OWN_CHANCES + self.chances)
         masks = {region: unpack(bits, self.recipe.resize) for region, bits in raw.bits.items()}
-        images, cropped = train_view(
+        images, cropped = augment(
             raw.images, masks, torch.from_numpy(chance[:, :OWN_CHANCES]), self.recipe.crop, self.recipe.rotate
         )
         rest = torch.from_numpy(chance[:, OWN_CHANCES:])
@@ -102,7 +102,7 @@ class Feed:
         for start in range(0, len(self.held_at), EVAL_BATCH):
             at = self.held_at[start : start + EVAL_BATCH]
             images = to_device(torch.from_numpy(self.held.images[at]), self.device)
-            yield test_view(images, self.recipe.crop), to_device(torch.from_numpy(self.held_labels[at]), self.device)
+            yield eval_view(images, self.recipe.crop), to_device(torch.from_numpy(self.held_labels[at]), self.device)
 
 
 def unpack(bits: Tensor, side: int) -> Tensor:
@@ -111,7 +111,7 @@ def unpack(bits: Tensor, side: int) -> Tensor:
     return ((bits.unsqueeze(-1) >> shifts) & 1).flatten(2)[..., :side]
 
 
-def learnt_and_held(plan: Plan, labels: Ints, groups: Sequence[str | None]) -> tuple[Ints, Ints]:
+def learnt_and_held(plan: WorkerConfig, labels: Ints, groups: Sequence[str | None]) -> tuple[Ints, Ints]:
     """Places in the training split that are learnt from, and those that are held out (none, unless the plan says so)."""
     seed = plan.seed if plan.split_seed is None else plan.split_seed
     if plan.validation == "holdout":
@@ -122,8 +122,8 @@ def learnt_and_held(plan: Plan, labels: Ints, groups: Sequence[str | None]) -> t
     return everything, everything[:0]
 
 
-def make_feed(
-    plan: Plan,
+def make_loader(
+    plan: WorkerConfig,
     recipe: Recipe,
     dataset: Dataset,
     index: pa.Table,
@@ -131,7 +131,7 @@ def make_feed(
     world: int,
     device: torch.device,
     chances: int = 0,
-) -> Feed:
+) -> BatchLoader:
     labels = index["label"].to_numpy().astype(np.int64)
     groups = index["group"].to_pylist()
     learn, hold = learnt_and_held(plan, labels, groups)
@@ -147,11 +147,18 @@ def make_feed(
     source = _source(plan, recipe, dataset, labels, learn, rank, world, device)
     keys = np.array([image_key(name) for name in index["image_id"].to_pylist()], np.uint64)
     mine = hold[rank * len(hold) // world : (rank + 1) * len(hold) // world]
-    return Feed(plan, recipe, source, keys, len(learn), len(hold), held, mine, held_labels, device, chances)
+    return BatchLoader(plan, recipe, source, keys, len(learn), len(hold), held, mine, held_labels, device, chances)
 
 
 def _source(
-    plan: Plan, recipe: Recipe, dataset: Dataset, labels: Ints, learn: Ints, rank: int, world: int, device: torch.device
+    plan: WorkerConfig,
+    recipe: Recipe,
+    dataset: Dataset,
+    labels: Ints,
+    learn: Ints,
+    rank: int,
+    world: int,
+    device: torch.device,
 ) -> Source:
     where = choose_cache(
         plan.cache, len(labels), recipe.resize, plan.mask_kind is not None, device, Path(plan.cache_folder)

@@ -87,11 +87,11 @@ def lr_factor(stage: Stage, epoch: int, history: Sequence[Mapping[str, float]] =
         span = max(1, stage.epochs - stage.warmup_epochs)
         return (1 + math.cos(math.pi * min(1.0, (epoch - stage.warmup_epochs) / span))) / 2
     if stage.schedule == "plateau":
-        return stage.gamma ** plateaus(history[:epoch], stage.patience)
+        return stage.gamma ** count_plateau_drops(history[:epoch], stage.patience)
     return 1.0
 
 
-def plateaus(history: Sequence[Mapping[str, float]], patience: int) -> int:
+def count_plateau_drops(history: Sequence[Mapping[str, float]], patience: int) -> int:
     """How often the score stood still for more than `patience` epochs in a row, counted anew after each time.
 
     The score is the accuracy on held-out leaves where the rows have one, else that on the training crops. Any gain is a gain.
@@ -113,13 +113,13 @@ def stage_at(stages: Sequence[Stage], epoch: int) -> int:
     return _locate(stages, epoch)[0]
 
 
-def rate_at(stages: Sequence[Stage], epoch: int, history: Sequence[Mapping[str, float]] = ()) -> float:
+def lr_at(stages: Sequence[Stage], epoch: int, history: Sequence[Mapping[str, float]] = ()) -> float:
     """`lr_factor` of an epoch counted from 0 over all stages; history: the rows of all epochs before it."""
     index, within = _locate(stages, epoch)
     return lr_factor(stages[index], within, history[epoch - within : epoch])
 
 
-def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Gives every group its initial rate times the factor."""
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor

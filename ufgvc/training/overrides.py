@@ -10,7 +10,7 @@ from ufgvc.methods.recipe import Recipe, Stage
 from ufgvc.training.settings import TrainSettings
 
 
-def adjusted(recipe: Recipe, settings: TrainSettings) -> Recipe:
+def apply_overrides(recipe: Recipe, settings: TrainSettings) -> Recipe:
     """A shorter or longer run keeps the recipe's shape: stages, steps and milestones of the learning rate are scaled with the epochs.
 
     Another learning rate scales every stage by the same factor, so that the first one starts at it. A new crop without a new resize
@@ -18,7 +18,7 @@ def adjusted(recipe: Recipe, settings: TrainSettings) -> Recipe:
     """
     stages = recipe.stages
     if settings.epochs is not None:
-        stages = stretched(stages, settings.epochs)
+        stages = rescale_schedule(stages, settings.epochs)
     if settings.learning_rate is not None:
         factor = settings.learning_rate / stages[0].lr
         stages = tuple(stage.model_copy(update={"lr": stage.lr * factor}) for stage in stages)
@@ -36,7 +36,7 @@ def adjusted(recipe: Recipe, settings: TrainSettings) -> Recipe:
         raise describe_validation(error, "train") from None
 
 
-def stretched(stages: tuple[Stage, ...], epochs: int) -> tuple[Stage, ...]:
+def rescale_schedule(stages: tuple[Stage, ...], epochs: int) -> tuple[Stage, ...]:
     """The stages over other epochs together, with their steps and milestones in proportion; each stage keeps one epoch at least."""
     factor = epochs / sum(stage.epochs for stage in stages)
     if epochs < len(stages):

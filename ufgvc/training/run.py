@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ufgvc.core.config import short_key, to_yaml
-from ufgvc.core.process import cpu_count, kept_signals, versions
+from ufgvc.core.process import cpu_count, restore_signal_handlers, versions
 from ufgvc.core.startup import mark, marks
 from ufgvc.core.storage import Store, join, open_store
 from ufgvc.data.cache import cache_folder
@@ -25,12 +25,12 @@ from ufgvc.models.fit_calibration import calibration_of
 from ufgvc.models.model import save_model
 from ufgvc.regions.mask_results import check_masks, masks_found
 from ufgvc.runtime.session import RaySettings, alive_nodes, ray_session
-from ufgvc.tracking.runs import Run, recorded, start_run
+from ufgvc.tracking.runs import Run, finish_run_on_exit, start_run
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training.checkpoint import read_checkpoint, remove_orphans
 from ufgvc.training.distributed import make_trainer
-from ufgvc.training.loader import Plan
-from ufgvc.training.overrides import adjusted
+from ufgvc.training.loader import WorkerConfig
+from ufgvc.training.overrides import apply_overrides
 from ufgvc.training.preflight import check_batch, check_cpus, check_crop, check_nodes_hold, check_places, choose_gpu
 from ufgvc.training.progress import Follower, read_metrics
 from ufgvc.training.settings import TrainSettings
@@ -119,7 +119,7 @@ def _train_one(
         store=store,
     )
     log.info("training %s on %s: run %s", method_name, dataset.name, store.uri)
-    with recorded(run):
+    with finish_run_on_exit(run):
         with ray_session(ray):
             mark("settings and steps before")
             state = _fit(replace(plan, run_id=run.id, marks=marks()), settings, store, run, runs)
@@ -129,14 +129,14 @@ def _train_one(
 
 def make_plan(
     dataset: Dataset, method: Method, settings: TrainSettings, seed: int, masks: str | None, runs: str
-) -> tuple[Plan, dict[str, Any]]:
+) -> tuple[WorkerConfig, dict[str, Any]]:
     """What the workers are told, and everything that can change the result, with the key that names the run."""
-    recipe = adjusted(method.recipe, settings)
+    recipe = apply_overrides(method.recipe, settings)
     identity: dict[str, Any] = {
         "method": method.name,
         "options": dict(method.options),
         "seed": seed,
-        "train": settings.of_the_result(),
+        "train": settings.result_affecting(),
         "recipe": recipe.model_dump(mode="json"),
         "data": dataset.fingerprint,
         "masks": masks,
@@ -144,7 +144,7 @@ def make_plan(
     if settings.init not in ("imagenet", "none"):
         identity["init_sha256"] = file_digest(settings.init)  # another file under the same name is another start
     identity["key"] = short_key(identity)
-    plan = Plan(
+    plan = WorkerConfig(
         data=dataset.store.uri,
         run=join(open_store(runs).uri, dataset.name, method.name, identity["key"]),
         method=method.name,
@@ -175,7 +175,7 @@ def file_digest(uri: str) -> str:
     return hashlib.sha256(read_file(uri)).hexdigest()
 
 
-def _fit(plan: Plan, settings: TrainSettings, store: Store, run: Run, runs: str) -> dict[str, Any]:
+def _fit(plan: WorkerConfig, settings: TrainSettings, store: Store, run: Run, runs: str) -> dict[str, Any]:
     """Ray Train from the last checkpoint to the end; the final checkpoint's content."""
     import ray
 
@@ -194,7 +194,7 @@ def _fit(plan: Plan, settings: TrainSettings, store: Store, run: Run, runs: str)
         for row in rows:
             run.log_metrics({name: value for name, value in row.items() if name != "epoch"}, step=int(row["epoch"]))
 
-    with Follower(store, Recipe.model_validate(plan.recipe).epochs, on_safe=send), kept_signals():
+    with Follower(store, Recipe.model_validate(plan.recipe).epochs, on_safe=send), restore_signal_handlers():
         result = trainer.fit()
     if result.checkpoint is None:
         raise RuntimeError(f"{store.uri}: training ended without a checkpoint")
@@ -206,7 +206,7 @@ def save_trained(
     store: Store,
     dataset: Dataset,
     method: Method,
-    plan: Plan,
+    plan: WorkerConfig,
     identity: Mapping[str, Any],
     state: Mapping[str, Any],
     run: Run,

@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ufgvc.core.config import Section
+from ufgvc.core.config import Settings
 
 
-class TrainSettings(Section):
+class TrainSettings(Settings):
     """Training. What is left empty comes from the method's published recipe."""
 
     init: str = "imagenet"
@@ -55,7 +55,7 @@ class TrainSettings(Section):
     max_failures: int = Field(3, ge=-1)
     """how often failed workers are started again (-1: without end); those lost with their node, as spot machines are, do not count"""
 
-    def of_the_result(self) -> dict[str, Any]:
+    def result_affecting(self) -> dict[str, Any]:
         """The settings that can change the numbers: they name the run."""
         silent = {"cpus_per_worker", "checkpoint_seconds", "keep", "max_failures"}
         return self.model_dump(mode="json", exclude=silent)

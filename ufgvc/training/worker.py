@@ -23,10 +23,10 @@ from ufgvc.methods.layers.memory_format import memory_format
 from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
 from ufgvc.training.checkpoint import read_checkpoint, write_checkpoint
-from ufgvc.training.ddp import searches_algorithms, settle_buckets, wrap_network
-from ufgvc.training.loader import Feed, Plan, make_feed
+from ufgvc.training.ddp import searches_algorithms, warm_up_ddp_buckets, wrap_ddp
+from ufgvc.training.loader import BatchLoader, WorkerConfig, make_loader
 from ufgvc.training.memory import memory_for_batches
-from ufgvc.training.optim import make_optimizer, rate_at, set_rate, stage_at, train_mode
+from ufgvc.training.optim import lr_at, make_optimizer, set_lr, stage_at, train_mode
 from ufgvc.training.steps import Precision, choose_precision, eval_step, train_step
 
 CALIBRATION_LEAVES = (
@@ -41,7 +41,7 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any] | None:
     import ray.train
     import ray.train.torch
 
-    plan = Plan(**config)
+    plan = WorkerConfig(**config)
     context = ray.train.get_context()
     device = ray.train.torch.get_device()
     checkpoint = ray.train.get_checkpoint()
@@ -72,14 +72,14 @@ def report(folder: Path | None, epoch: int) -> None:
 class Worker:
     """One rank.  net: the method's network, on the device.  model: the same behind DDP (and torch.compile)."""
 
-    plan: Plan
+    plan: WorkerConfig
     recipe: Recipe
     rank: int
     world: int
     device: torch.device
     precision: Precision
     method: Method
-    feed: Feed
+    feed: BatchLoader
     keep: Keep
     stage: int = -1
     optimizer: torch.optim.Optimizer = field(init=False)
@@ -93,7 +93,7 @@ class Worker:
     @classmethod
     def start(
         cls,
-        plan: Plan,
+        plan: WorkerConfig,
         rank: int,
         world: int,
         local_world: int,
@@ -115,7 +115,7 @@ class Worker:
         method = replace(method, recipe=recipe)
         method.net.to(device).to(memory_format=memory_format(method.net, device))
         marks["network"] = time.time()
-        feed = make_feed(plan, recipe, dataset, index, rank, world, device, method.chances)
+        feed = make_loader(plan, recipe, dataset, index, rank, world, device, method.chances)
         precision = choose_precision(plan.precision, device)
         marks["cache"] = time.time()
         worker = cls(plan, recipe, rank, world, device, precision, method, feed, keep, marks=marks)
@@ -167,13 +167,13 @@ class Worker:
             return
         self.stage = stage
         self.optimizer = make_optimizer(self.method, self.recipe.stages[stage])
-        self.model = wrap_network(self.method.net, self.plan, self.world, self.device)
+        self.model = wrap_ddp(self.method.net, self.plan, self.world, self.device)
         if self.world > 1:
-            settle_buckets(self.model, self.method.net, self.recipe.crop, self.device)
+            warm_up_ddp_buckets(self.model, self.method.net, self.recipe.crop, self.device)
 
     def _train_epoch(self) -> dict[str, float]:
         stage = self.recipe.stages[self.stage]
-        set_rate(self.optimizer, rate_at(self.recipe.stages, self.epoch, self._schedule_rows()))
+        set_lr(self.optimizer, lr_at(self.recipe.stages, self.epoch, self._schedule_rows()))
         train_mode(self.method, self.model, stage)
         if self.device.type == "cuda":
             # Checkpoints keep the CPU's generator only, so a GPU's (dropout) starts each epoch from numbers that the epoch and rank decide.

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-def start(module: nn.Module) -> nn.Module:
+def kaiming_init_(module: nn.Module) -> nn.Module:
     """Gives every convolution and linear layer in it normal weights that keep the variance through ReLUs (He et al. 2015,
     arXiv 1502.01852) and biases of 0, every batch normalisation its neutral state; returns the module.
     """

@@ -29,10 +29,10 @@ def find_leaf(images: Tensor) -> Tensor:
     background = frame.sort(dim=2).values[:, :, frame.shape[2] // 2]
     difference = (images - background[:, :, None, None]).abs().amax(dim=1, keepdim=True)
     plain = difference.amax(dim=(1, 2, 3), keepdim=True) < NOISE
-    return torch.where(plain, 1.0, above(difference, halfway(difference)))
+    return torch.where(plain, 1.0, soft_step(difference, isodata_threshold(difference)))
 
 
-def above(values: Tensor, threshold: Tensor) -> Tensor:
+def soft_step(values: Tensor, threshold: Tensor) -> Tensor:
     """How far values (B, 1, H, W) are above a threshold (B, 1, 1, 1): from 0 to 1 over a tenth of the largest value.
 
     A step would turn the rounding of a pixel on the threshold into a piece of leaf, another one on every device.
@@ -41,14 +41,14 @@ def above(values: Tensor, threshold: Tensor) -> Tensor:
     return ((values - threshold) / width + 0.5).clamp(0, 1)
 
 
-def halfway(values: Tensor) -> Tensor:
+def isodata_threshold(values: Tensor) -> Tensor:
     """The threshold (B, 1, 1, 1) that lies halfway between the means of the values (B, 1, H, W) `above` it and of the others.
 
     After Ridler and Calvard 1978, who count each value on one side only.
     """
     threshold = values.mean(dim=(1, 2, 3), keepdim=True)
     for _ in range(ROUNDS):
-        high = above(values, threshold)
+        high = soft_step(values, threshold)
         threshold = (mean_inside(values, high) + mean_inside(values, 1 - high)) / 2
     return threshold
 
@@ -58,7 +58,7 @@ def mean_inside(maps: Tensor, inside: Tensor) -> Tensor:
     return (maps * inside).sum(dim=(2, 3), keepdim=True) / inside.sum(dim=(2, 3), keepdim=True).clamp(min=1e-3)
 
 
-def blade(leaf: Tensor) -> Tensor:
+def erode_leaf(leaf: Tensor) -> Tensor:
     """The leaf (B, 1, H, W) without its rim; a leaf that is all rim stays as it is."""
     margin = max(1, round(RIM * max(leaf.shape[2:])))
     inner = 1 - functional.max_pool2d(1 - leaf, 2 * margin + 1, stride=1, padding=margin)

@@ -208,10 +208,10 @@ def without_work(patch: pytest.MonkeyPatch) -> None:
             patch.setattr(module, "ray_session", _work)
     patch.setattr("ufgvc.commands.steps.ray_session", lambda settings: contextlib.nullcontext())
     for function in (
-        "regions.detect.train_detector",
-        "track.export.to_onnx",
+        "regions.train_detector.train_detector",
+        "models.export.to_onnx",
         "bench.run.matrix_rates",
-        "report.evaluate.runs_here",
+        "evaluation.evaluate.runs_here",
     ):
         patch.setattr(f"ufgvc.{function}", _reached)
     patch.setattr("ufgvc.bench.steps.check_cases", lambda *args: [])

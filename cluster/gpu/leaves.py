@@ -68,7 +68,7 @@ def make(name: str, photographs: Path, folder: Path, python: Path) -> None:
             str(folder),
             "--boxes",
             "annotated",
-            "--kind",
+            "--mask-kind",
             "box",
             "--runs",
             runs,

@@ -175,7 +175,7 @@ class Maker(threading.Thread):
                 str(data),
                 "--boxes",
                 "annotated",
-                "--kind",
+                "--mask-kind",
                 "box",
                 "--runs",
                 str(runs(self.call, "masks")),

@@ -31,7 +31,7 @@ SETTINGS = {
     "seeds": 2,
     "init": "none",
     "backbones": ["resnet50=resnet18"],
-    "masks": "exact",
+    "mask_kind": "exact",
     "epochs": 2,
     "batch_size": 4,
     "resize": 40,

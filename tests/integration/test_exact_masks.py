@@ -19,22 +19,21 @@ from ufgvc.regions.settings import MaskSettings
 from ufgvc.synthetic import SynthSettings, synthesize
 from ufgvc.tracking.context import Context
 
-EXACT = MaskSettings(kind="exact")
+EXACT = MaskSettings(mask_kind="exact")
 TINY = {
     "name": "tiny",
     "method": "mask_guided",
     "options": {"backbone": "resnet18"},
-    "mask": {"kind": "exact"},
+    "mask_kind": "exact",
     "train": {
         "init": "none",
-        "mask": "exact",
         "epochs": 1,
         "batch_size": 6,
         "resize": 40,
         "crop": 32,
         "cpus_per_worker": 0.5,
     },
-    "evaluate": {"cam_leaves": 1, "region_leaves": 1, "mask_kind": "exact"},
+    "evaluate": {"cam_leaves": 1, "region_leaves": 1},
     "tracking": {"uri": "off"},
 }
 
@@ -76,10 +75,10 @@ def test_what_a_task_finds_wrong_is_one_message(
     data, bad = str(tmp_path / "data"), source / "masks/contour/2_2_test.png"
     ingest(str(source), data, name="tiny")
     bad.write_bytes(encode_mask(np.zeros((64, 60), bool)))
-    told = ["mask", "--data", data, "--kind", "exact", "--tracking.uri", "off"]
-    assert main([*told, "--source", str(source)]) == 2
+    command = ["mask", "--data", data, "--mask-kind", "exact", "--tracking.uri", "off"]
+    assert main([*command, "--source", str(source)]) == 2
     assert f"{bad}: has 60 x 64 pixels, its photograph 64 x 64" in capsys.readouterr().err
-    assert main(told) == 2
+    assert main(command) == 2
     assert "--source" in capsys.readouterr().err
     with pytest.raises(UserError, match="is not there"):
         read_manifest(open_dataset(data), "masks/exact")
@@ -90,7 +89,7 @@ def test_a_pipeline_with_exact_masks_trains_without_a_detector(
 ) -> None:
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     data, runs = tmp_path / "data", tmp_path / "runs"
-    told = [
+    command = [
         "pipeline",
         "--config",
         str(tmp_path / "tiny.yaml"),
@@ -101,7 +100,7 @@ def test_a_pipeline_with_exact_masks_trains_without_a_detector(
         "--runs",
         str(runs),
     ]
-    assert main(told) == 0
+    assert main(command) == 0
     out = capsys.readouterr().out
     assert "masks (exact) of 8 leaves, every region on 8" in out
     assert "== detect" not in out
@@ -110,5 +109,5 @@ def test_a_pipeline_with_exact_masks_trains_without_a_detector(
     row = json.loads(metrics.read_text())
     assert row["loss_vein"] > 0
     assert row["loss_contour"] > 0
-    assert main(["mask", *told[1:3], "--data", str(data), "--source", str(source)]) == 0
+    assert main(["mask", *command[1:3], "--data", str(data), "--source", str(source)]) == 0
     assert mask(str(data), EXACT, source=str(source)).found

@@ -34,7 +34,7 @@ from ufgvc.training.settings import TrainSettings
 OPTIONS = {"backbone": "resnet18"}
 TRAIN = TrainSettings(
     init="none",
-    mask="exact",
+    mask_kind="exact",
     epochs=3,
     batch_size=4,
     resize=40,

@@ -243,7 +243,7 @@ def _named(parts: Sequence[Shard], name: str) -> Shard:
 def _command(folder: str) -> str:
     top, _, kind = folder.partition("/")
     if top == "masks" and kind != "box":
-        return f"mask --kind {kind}"
+        return f"mask --mask-kind {kind}"
     return _COMMANDS.get(folder) or _COMMANDS[top]
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import tyro
 from pydantic import Field
 
 from ufgvc.core.config import Settings
+from ufgvc.core.types import MaskKind
 from ufgvc.evaluation.metrics import Scores
 
 
@@ -31,7 +33,7 @@ class EvaluateSettings(ScoreSettings):
     """leaves in the figure of class activation maps, drawn with the seed, not picked"""
     region_leaves: int = Field(4, ge=0)
     """leaves in the figure of regions, drawn with the seed"""
-    mask_kind: str = "box"
+    mask_kind: Annotated[MaskKind, tyro.conf.Suppress] = "box"
     """the masks shown in the figure of regions, if they are there"""
     paper: Literal["cotton80", "soylocal200"] | None = None
     """put the paper's figures for this data set beside ours; only for the real photographs"""

@@ -62,7 +62,7 @@ def benchmark(
     draws = [open_dataset(uri) for uri in data]
     check_draws(draws, settings.fingerprints)
     # A row whose own masks are the benchmark's is its method's row once more: two trials would write the same folder.
-    rows = [who for who in chosen(settings.methods) if who.mask != settings.masks]
+    rows = [who for who in chosen(settings.methods) if who.mask != settings.mask_kind]
     runners = [make_entry(who, len(draws[0].classes), settings) for who in rows]
     check_masks(runners, draws)
     if "{backbone}" not in settings.init:  # else one architecture without its weights is one failed cell

@@ -51,7 +51,7 @@ def make_entry(who: MethodVariant, num_classes: int, settings: BenchmarkSettings
     runner = BenchmarkEntry(
         who,
         replace(method, net=torch.nn.Identity()),
-        who.mask or settings.masks,
+        who.mask or settings.mask_kind,
         str(method.options.get("backbone", who.method)),
         sum(parameter.numel() for parameter in method.net.parameters()),
         gflops_of(method, crop),
@@ -163,7 +163,7 @@ def _job(
 ) -> Job:
     train = TrainSettings(
         init=first_weights(settings.init, runner.backbone),
-        mask=runner.mask,
+        mask_kind=runner.mask,
         validation="holdout" if rate else "last",
         holdout=settings.holdout,
         precision=settings.precision,

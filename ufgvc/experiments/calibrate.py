@@ -134,7 +134,7 @@ def check_same(run: Store, dataset: Dataset, told: Mapping[str, Any]) -> None:
         raise UserError(
             what, where=dataset.store.uri, fix="give the data set that it was trained on, or train on this one"
         )
-    kind = told["train"]["mask"]
+    kind = told["train"]["mask_kind"]
     if told["masks"] and read_manifest(dataset, f"masks/{kind}").fingerprint != told["masks"]:
         what = f"its {kind} masks are not those that {run.uri} was trained with"
         raise UserError(

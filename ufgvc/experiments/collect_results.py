@@ -118,7 +118,7 @@ def _cell(end: Finished, draws: Sequence[Dataset]) -> Cell:
 
 def measured_kind(draw: Dataset, settings: BenchmarkSettings) -> str | None:
     """The masks that maps are measured in: those that guide the networks, else exact ones; None without any."""
-    for kind in (settings.masks, "exact"):
+    for kind in (settings.mask_kind, "exact"):
         with contextlib.suppress(UserError):  # missing, or made from other images
             read_manifest(draw, f"masks/{kind}")
             return kind
@@ -201,7 +201,7 @@ def _facts(
         "Initial weights": {"none": "none (random)", "imagenet": "ImageNet (torchvision, V1)"}.get(
             settings.init, settings.init
         ),
-        "Masks": f"{settings.masks}, found by the detector" if settings.masks != "exact" else "exact",
+        "Masks": f"{settings.mask_kind}, found by the detector" if settings.mask_kind != "exact" else "exact",
         "Epoch chosen by": "last epoch; no selection",
         "Seeds": f"{settings.seeds}, from 0 on",
         "Trained on": f"{'; '.join(machines) or 'not recorded'}{beside}",

@@ -34,7 +34,7 @@ def final_jobs(study: SearchStore, settings: Mapping[str, Mapping[str, Any]], se
         for label, values in settings.items():
             options, train = study.configured(values)
             method = build(study.method, len(dataset.classes), **options)
-            masks = read_manifest(dataset, f"masks/{train.mask}").fingerprint if method.regions else None
+            masks = read_manifest(dataset, f"masks/{train.mask_kind}").fingerprint if method.regions else None
             plan, identity = make_plan(dataset, method, train, seed, masks, study.runs)
             plan = replace(plan, cache="none" if train.cache == "none" else "host")
             jobs.append(Job(label, 0, seed, 1.0, "final", plan, identity, keep_model=True, train=train))

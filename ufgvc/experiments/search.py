@@ -134,7 +134,7 @@ def check(study: SearchStore, dataset: Dataset) -> int:
             error.what, where=dataset.store.uri, fix="ingest more photographs of it: a search holds leaves out"
         ) from None
     for axis in study.axes:
-        for kind in axis.choices if axis.name == "train.mask" else ():
+        for kind in axis.choices if axis.name == "train.mask_kind" else ():
             check_masks(dataset, str(kind))
     plans = study.plans(TrialConfig(0, paper_values(study.axes, study.method, study.options, study.train)))
     if plans[0].mask_kind:
@@ -182,7 +182,8 @@ def as_configuration(study: SearchStore, values: Mapping[str, Any]) -> dict[str,
     """What `train --config` takes: the runs that it makes are those that the search has tested."""
     options, train = study.configured(values)
     given = {name: value for name, value in train.model_dump(mode="json").items() if value is not None}
-    return {"method": study.method, "options": options, "train": given, "seed": study.seed}
+    mask_kind = given.pop("mask_kind")  # one setting for all commands, at the top level
+    return {"method": study.method, "options": options, "mask_kind": mask_kind, "train": given, "seed": study.seed}
 
 
 def _report(

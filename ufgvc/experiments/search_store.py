@@ -65,7 +65,7 @@ class SearchStore:
         options, train = self.configured(setting.values)
         dataset = open_dataset(self.data)
         method = build(self.method, len(dataset.classes), **options)
-        masks = read_manifest(dataset, f"masks/{train.mask}").fingerprint if method.regions else None
+        masks = read_manifest(dataset, f"masks/{train.mask_kind}").fingerprint if method.regions else None
         plans = []
         for fold in range(self.folds):
             split = train.model_copy(update={"validation": "kfold", "folds": self.folds, "fold": fold})

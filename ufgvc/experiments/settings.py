@@ -9,12 +9,14 @@ import tyro
 from pydantic import Field, field_validator
 
 from ufgvc.core.config import Settings
+from ufgvc.core.places import WeightsPlace
+from ufgvc.core.types import MaskKind
 
 
 class TrialSettings(Settings):
     """How many trainings run side by side, and where."""
 
-    init: str = "imagenet"
+    init: WeightsPlace = "imagenet"
     """first weights of every method: imagenet, none, or the URI of a state dict, in which {backbone} stands for the architecture"""
     trials: int | None = Field(None, ge=1)
     """trainings at a time; default: as many as fit, on CPUs one a core"""
@@ -43,7 +45,7 @@ class BenchmarkSettings(TrialSettings):
     """trainings of each row on each data set, with seeds from 0 on"""
     budget: Literal["equal", "published"] = "equal"
     """equal: the same size, first weights, images forwarded and tried learning rates for all; published: each method's own recipe"""
-    masks: Literal["box", "luminance", "structure", "exact"] = "box"
+    mask_kind: MaskKind = "box"
     """kind of the masks that guide the networks"""
     epochs: int = Field(100, ge=1)
     """equal: passes over the training leaves of a method that forwards each once; DCL gets half of them, MaskCOV a third, NTS-Net 40 %"""
@@ -94,7 +96,7 @@ class PretrainSettings(TrialSettings):
 
     architectures: tuple[str, ...] = ("alexnet", "vgg16", "resnet50", "inception_v3", "mobilenet_v2")
     """torchvision architectures to train, each by its plain method"""
-    init: str = "none"
+    init: WeightsPlace = "none"
     """first weights of the pretraining itself"""
     epochs: int = Field(60, ge=1)
     """passes over the training leaves"""

@@ -57,7 +57,7 @@ def exact_masks(dataset: Dataset, source: str | None, context: Context = Context
     if source is None:
         raise UserError(
             "exact masks are not found but given",
-            where="--kind exact",
+            where="--mask-kind exact",
             fix="give the leaves that they lie beside as --source",
         )
     folder = open_masks(source)

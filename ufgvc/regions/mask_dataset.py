@@ -40,16 +40,16 @@ def mask(
     settings = settings or MaskSettings()
     started = time.monotonic()
     dataset = open_dataset(data)
-    if settings.kind == EXACT:
+    if settings.mask_kind == EXACT:
         return exact_masks(dataset, source, context)
-    folder = f"masks/{settings.kind}"
+    folder = f"masks/{settings.mask_kind}"
     if detector is None and settings.boxes != "annotated":
         detector = newest_detector(dataset, context.runs)
     confidence, regions, origin = _origin(dataset, detector, settings)
-    key = short_key({"kind": settings.kind, "origin": origin})
+    key = short_key({"kind": settings.mask_kind, "origin": origin})
     if not context.fresh and (there := existing(dataset, folder, key)) and _serves(dataset, there, settings):
         log.info("mask: %s is there from the same images, boxes and settings", folder)
-        return result_of(dataset, settings.kind, there, started, found=True)
+        return result_of(dataset, settings.mask_kind, there, started, found=True)
     detected_key = short_key({"detector": origin.get("detector"), "confidence": confidence})
     known = existing(dataset, DETECTED, detected_key) if not context.fresh and settings.boxes == "detected" else None
     writers = {
@@ -61,7 +61,7 @@ def mask(
         "writers": writers,
         "detector": None if known or settings.boxes == "annotated" else open_store(str(detector)),
         "source": "known" if known else settings.boxes,
-        "kind": settings.kind,
+        "kind": settings.mask_kind,
         "confidence": confidence,
         "batch": settings.batch,
         "threads": settings.cpus_per_actor,
@@ -84,9 +84,9 @@ def mask(
     _check_coverage(dataset, coverage, settings)
     extra |= {"train_found": [coverage.train, coverage.train_of], "min_found": settings.min_found}
     manifest = writers["masks"].commit(
-        [Shard(**json.loads(row["masks"])) for row in rows], key=key, kind=settings.kind, **extra
+        [Shard(**json.loads(row["masks"])) for row in rows], key=key, kind=settings.mask_kind, **extra
     )
-    return result_of(dataset, settings.kind, manifest, started)
+    return result_of(dataset, settings.mask_kind, manifest, started)
 
 
 def _serves(dataset: Dataset, manifest: Manifest, settings: MaskSettings) -> bool:
@@ -101,7 +101,7 @@ def _check_coverage(dataset: Dataset, coverage: Coverage, settings: MaskSettings
     if settings.boxes == "annotated":
         better = "draw boxes on more leaves, or let a detector find them (`--boxes annotated_else_detected`)"
     fix = f"{better}, or go on all the same with `--min-found 0`"
-    coverage.check(settings.min_found, f"{dataset.store.uri}, masks of kind {settings.kind}", fix)
+    coverage.check(settings.min_found, f"{dataset.store.uri}, masks of kind {settings.mask_kind}", fix)
 
 
 def newest_detector(dataset: Dataset, runs: str) -> str:

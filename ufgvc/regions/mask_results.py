@@ -89,7 +89,7 @@ class Coverage:
 def check_masks(dataset: Dataset, kind: str) -> Coverage:
     """How much the masks of a kind show. UserError if they are not there, or show less than `mask` was asked to (--min-found)."""
     found = Coverage.of(read_manifest(dataset, f"masks/{kind}"))
-    again = f"run `ufgvc mask --data {dataset.store.uri} --kind {kind}` again, which says what helps"
+    again = f"run `ufgvc mask --data {dataset.store.uri} --mask-kind {kind}` again, which says what helps"
     found.check(found.min_found, f"{dataset.store.uri}/masks/{kind}", again)
     if found.share < MIN_FOUND:
         log.warning(

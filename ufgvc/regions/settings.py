@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
+import tyro
 from pydantic import Field
 
 from ufgvc.core.config import Settings
+from ufgvc.core.places import WeightsPlace
+from ufgvc.core.types import MaskKind
 
 Weights = Literal["yolov5n", "yolov5s", "yolov5m"]
 Source = Literal["detected", "annotated", "annotated_else_detected"]
@@ -44,9 +47,9 @@ class DetectSettings(Settings):
     """share of training images put together from four; off for the last 40 % of the epochs"""
     confidence: float = Field(0.25, gt=0, lt=1)
     """least score of a box that counts as found (masks use it too)"""
-    init: str = "synthetic"
+    init: WeightsPlace = "synthetic"
     """first weights: synthetic (trained by us on synthetic leaves, once), coco (needs coco_weights), none, or a file (.safetensors, .pt)"""
-    coco_weights: str | None = None
+    coco_weights: WeightsPlace | None = None
     """the file yolov5nu.pt (yolov5su.pt, ...) of ultralytics, for `init: coco`"""
     pretrain: PretrainSettings = PretrainSettings()
     """the synthetic leaves of `init: synthetic`"""
@@ -57,7 +60,7 @@ class DetectSettings(Settings):
 class MaskSettings(Settings):
     """Masks for all leaves."""
 
-    kind: Literal["box", "luminance", "structure", "exact"] = "box"
+    mask_kind: Annotated[MaskKind, tyro.conf.Suppress] = "box"
     """box: 1 inside the boxes; luminance: the leaf's bright pixels there (the paper's text); structure: vein pixels, outline band;
     exact: the masks that lie beside the photographs of --source (masks/vein, masks/contour), without a detector"""
     boxes: Source = "detected"

@@ -81,7 +81,7 @@ def _train_one(
 ) -> TrainResult:
     dataset = open_dataset(data)
     method = build(method_name, num_classes=len(dataset.classes), init="none", **options)
-    masks = read_manifest(dataset, f"masks/{settings.mask}").fingerprint if method.regions else None
+    masks = read_manifest(dataset, f"masks/{settings.mask_kind}").fingerprint if method.regions else None
     check_init(settings.init)
     plan, identity = make_plan(dataset, method, settings, context.seed, masks, context.runs)
     store = open_store(plan.run)
@@ -90,7 +90,7 @@ def _train_one(
     elif store.exists("model/model.json"):
         return _found(store, identity["key"])
     if method.regions:
-        check_masks(dataset, settings.mask)
+        check_masks(dataset, settings.mask_kind)
     check_crop(method.name, plan.recipe["crop"], method.min_side)
     check_batch(plan.recipe["batch_size"], settings.workers, dataset.counts["train"])
     store.write_text("config.yaml", to_yaml(identity))
@@ -142,7 +142,7 @@ def make_plan(
         init=settings.init,
         seed=seed,
         recipe=recipe.model_dump(mode="json"),
-        mask_kind=settings.mask if method.regions else None,
+        mask_kind=settings.mask_kind if method.regions else None,
         mask_fingerprint=masks,
         validation=settings.validation,
         holdout=settings.holdout,

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import tyro
 from pydantic import Field
 
 from ufgvc.core.config import Settings
+from ufgvc.core.places import WeightsPlace
+from ufgvc.core.types import MaskKind
 
 
 class TrainSettings(Settings):
     """Training. What is left empty comes from the method's published recipe."""
 
-    init: str = "imagenet"
+    init: WeightsPlace = "imagenet"
     """initial weights: imagenet (torchvision's), none, or the URI of a state dict (safetensors, or torch.save of tensors)"""
-    mask: str = "box"
-    """kind of the masks that guide the network: box, luminance, structure or exact"""
+    mask_kind: Annotated[MaskKind, tyro.conf.Suppress] = "box"
+    """kind of the masks that guide the network"""
     epochs: int | None = Field(None, ge=1)
     """passes over the training leaves"""
     batch_size: int | None = Field(None, ge=2)

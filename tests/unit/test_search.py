@@ -162,7 +162,7 @@ class TestShares:
         share = share_of(BenchmarkSettings(gpu_per_trial=0.25), cpus=16, gpus=2, cores=16)
         assert (share.resources, share.at_once) == ({"CPU": 1.0, "GPU": 0.25}, 8)
         assert share.device == "cuda"
-        assert share_of(BenchmarkSettings(gpu="no"), cpus=16, gpus=2, cores=16).device == "cpu"
+        assert share_of(BenchmarkSettings(device="cpu"), cpus=16, gpus=2, cores=16).device == "cpu"
 
     def test_no_room_is_told(self):
         with pytest.raises(UserError, match="leaves none of the 2 for Ray Data"):

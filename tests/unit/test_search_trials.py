@@ -257,7 +257,7 @@ class TestShare:
 
     def test_gpus_that_are_not_there(self) -> None:
         with pytest.raises(UserError, match="GPU"):
-            share_for(TrainSettings(gpu="yes"), SearchSettings(), 8, 0, 8)
+            share_for(TrainSettings(device="gpu"), SearchSettings(), 8, 0, 8)
 
 
 def test_optuna_says_nothing_on_the_terminal(study: SearchStore, capfd: pytest.CaptureFixture[str]) -> None:

@@ -38,7 +38,8 @@ from ufgvc.data.readers.box_classes import BoxOrientation, BoxRules
 from ufgvc.data.readers.listing import Listing, check_names, set_groups
 from ufgvc.data.readers.scan import Rejected
 from ufgvc.data.splits import split_photos
-from ufgvc.runtime.session import RaySettings, configure_ray_data, ray_session
+from ufgvc.runtime.session import RaySettings, ray_session
+from ufgvc.runtime.tasks import one_task_each, run_tasks
 
 log = logging.getLogger(__name__)
 REGIONS_FOLDER = "regions/annotated"
@@ -188,25 +189,13 @@ def _settle_splits(listing: Listing, source: str, split: float | None, seed: int
 
 def _pack(packer: Packer, jobs: list[Job], settings: RaySettings | None) -> list[Packed]:
     """Runs one Ray Data task a part. Only the parts' index comes back."""
-    import ray.data
 
     def run(row: dict[str, bytes]) -> dict[str, bytes]:
-        # A person's mistake travels as a value: raised in a task, Ray would print its traceback.
-        try:
-            return {"packed": pickle.dumps(packer(pickle.loads(row["job"])))}
-        except UserError as error:
-            return {"packed": pickle.dumps(error)}
+        return {"packed": pickle.dumps(packer(pickle.loads(row["job"])))}
 
-    packed: list[Packed] = []
     with ray_session(settings):
-        configure_ray_data()
-        rows = ray.data.from_items([{"job": pickle.dumps(job)} for job in jobs], override_num_blocks=len(jobs)).map(run)
-        for row in rows.iter_rows():
-            one = pickle.loads(row["packed"])
-            if isinstance(one, UserError):
-                raise one
-            packed.append(one)
-    return packed
+        packed = one_task_each([{"job": pickle.dumps(job)} for job in jobs]).map(run)
+        return [pickle.loads(row["packed"]) for row in run_tasks(packed.iter_rows())]
 
 
 def _sweep_back(store: Store, images: ShardWriter, regions: ShardWriter) -> None:

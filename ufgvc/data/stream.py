@@ -14,6 +14,7 @@ from ufgvc.core.storage import Store, read_parquet_rows
 from ufgvc.core.types import REGIONS
 from ufgvc.data.dataset import Dataset, read_manifest
 from ufgvc.data.images import decode, decode_mask
+from ufgvc.runtime.tasks import one_task_each
 
 ROWS_PER_TASK = 64  # one row group of a part
 
@@ -102,15 +103,9 @@ def decoded(store: Store, tasks: list[Chunk], side: int) -> Any:
 
     Memory is bounded whatever the number of rows.
     """
-    import ray
-
-    from ufgvc.runtime.session import configure_ray_data
-
-    configure_ray_data()
 
     def work(batch: dict[str, Any]) -> Iterator[dict[str, NDArray[Any]]]:
         for index in batch["task"]:
             yield decode_chunk(store, tasks[int(index)], side)
 
-    items = [{"task": index} for index in range(len(tasks))]
-    return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(work, batch_size=1, num_cpus=0.5)
+    return one_task_each([{"task": index} for index in range(len(tasks))]).map_batches(work, batch_size=1, num_cpus=0.5)

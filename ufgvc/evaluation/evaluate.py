@@ -54,7 +54,11 @@ def evaluate(
     models = {name: load_model(uri, tracking, runs_uri) for name, uri in addresses.items()}
     for name, model in models.items():
         check_classes(dataset, model, addresses[name])
-    with contextlib.nullcontext() if runs_here(dataset, settings) else ray_session(ray_settings):
+    with (
+        contextlib.nullcontext()
+        if runs_here(dataset, settings)
+        else ray_session(ray_settings, settings.gpus_to_wait_for)
+    ):
         scored = score_split(dataset, models, settings)
     scores = {name: score(logits, scored.label, settings.top) for name, logits in scored.logits.items()}
     tests = compared(scored, next(iter(addresses)))

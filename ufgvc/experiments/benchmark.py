@@ -23,7 +23,7 @@ from ufgvc.experiments.benchmark_entries import (
 from ufgvc.experiments.collect_results import gather
 from ufgvc.experiments.method_table import chosen
 from ufgvc.experiments.mlflow_trials import Recorder
-from ufgvc.experiments.settings import BenchmarkSettings
+from ufgvc.experiments.settings import BenchmarkSettings, gpus_to_wait_for
 from ufgvc.experiments.trial_runner import Finished, check_nodes, run_all
 from ufgvc.methods.weights import check_init
 from ufgvc.reports.benchmark_controls import controls_in_words
@@ -82,7 +82,7 @@ def benchmark(
         store=folder,
     )
     with finish_run_on_exit(run):
-        with ray_session(ray):
+        with ray_session(ray, gpus_to_wait_for(settings.device, settings.trials, settings.gpu_per_trial)):
             check_nodes([draw.store.uri for draw in draws], runs, settings)
             record = Recorder(tracking, runs, draws[0].name, run.id)
             trying = rate_jobs(runners, draws, settings, runs)
@@ -105,7 +105,7 @@ def benchmark_folder(draws: Sequence[Dataset], settings: BenchmarkSettings, runs
         "trials",
         "cpus_per_trial",
         "gpu_per_trial",
-        "gpu",
+        "device",
         "checkpoint_seconds",
         "max_failures",
         "fingerprints",

@@ -167,7 +167,7 @@ def _job(
         validation="holdout" if rate else "last",
         holdout=settings.holdout,
         precision=settings.precision,
-        gpu=settings.gpu,
+        device=settings.device,
         cache="host",
         checkpoint_seconds=settings.checkpoint_seconds,
     )

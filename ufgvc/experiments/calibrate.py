@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from ufgvc.data.folds import fold_of
 from ufgvc.evaluation.provenance import run_store
 from ufgvc.experiments.benchmark_entries import decode
 from ufgvc.experiments.mlflow_trials import Recorder
-from ufgvc.experiments.settings import TrialSettings
+from ufgvc.experiments.settings import TrialSettings, gpus_to_wait_for
 from ufgvc.experiments.training_job import Job, read_scored
 from ufgvc.experiments.trial_runner import check_nodes, run_all
 from ufgvc.methods import build
@@ -31,6 +31,7 @@ from ufgvc.models.calibration import Calibration, FeatureSubspace
 from ufgvc.models.fit_calibration import KNOWN_SHARE, calibrate, calibration_error, log_loss
 from ufgvc.models.model import MODEL, load_model
 from ufgvc.models.recalibrate import keep_calibration
+from ufgvc.runtime.resources import Device, choose_device
 from ufgvc.runtime.session import RaySettings, ray_session
 from ufgvc.tracking.runs import finish_run_on_exit, start_run
 from ufgvc.tracking.settings import TrackingSettings
@@ -57,8 +58,8 @@ class CalibrateSettings(Settings):
     """CPU slots of each"""
     gpu_per_trial: float = Field(1.0, gt=0, le=1)
     """share of a GPU of each, where there are GPUs"""
-    gpu: Literal["auto", "no"] = "auto"
-    """train on GPUs where there are any"""
+    device: Device = "auto"
+    """cpu, gpu, or auto: GPUs if there are any"""
     max_failures: int = Field(3, ge=-1)
     """how often the lost process of a fold is replaced (-1: without end, for spot machines)"""
 
@@ -106,7 +107,7 @@ def calibrate_model(
         logits, labels, strangeness, reference = own_leaves(run, dataset, told, runs)
     else:
         source = f"{settings.folds}-fold"
-        with ray_session(ray):
+        with ray_session(ray, gpus_to_wait_for(settings.device, settings.trials, settings.gpu_per_trial)):
             logits, labels, strangeness, reference = out_of_fold(run, dataset, told, settings, runs, tracking)
     fitted = calibrate(logits, labels, strangeness, source, settings.known_share)
     keep_calibration(run, fitted, reference, dataset.name, tracking, runs)
@@ -190,7 +191,7 @@ def out_of_fold(
         trials=settings.trials,
         cpus_per_trial=settings.cpus_per_trial,
         gpu_per_trial=settings.gpu_per_trial,
-        gpu=settings.gpu,
+        device=settings.device,
         max_failures=settings.max_failures,
     )
     folder = run.child("calibration")
@@ -229,14 +230,14 @@ def out_of_fold(
         logits,
         truth[np.concatenate(held)],
         strangeness,
-        make_reference(method, dataset, plan, np.arange(len(truth)), own_device()),
+        make_reference(method, dataset, plan, np.arange(len(truth)), torch.device(choose_device("auto"))),
     )
 
 
 def own_leaves(run: Store, dataset: Dataset, told: Mapping[str, Any], runs: str) -> Evidence:
     """The leaves that the model's own training held out, scored by the model."""
     method, plan = as_trained(run, dataset, told, runs)
-    held = score_held_out(method, dataset, plan, own_device())
+    held = score_held_out(method, dataset, plan, torch.device(choose_device("auto")))
     return held.logits, held.labels, held.strangeness, held.reference
 
 
@@ -245,7 +246,3 @@ def as_trained(run: Store, dataset: Dataset, told: Mapping[str, Any], runs: str)
     method = load_model(join(run.uri, "model")).method
     plan, _ = make_plan(dataset, method, TrainSettings.model_validate(told["train"]), told["seed"], told["masks"], runs)
     return replace(method, recipe=Recipe.model_validate(told["recipe"])), replace(plan, recipe=told["recipe"])
-
-
-def own_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from ufgvc.core.config import flatten
 from ufgvc.core.errors import UserError
@@ -27,6 +26,7 @@ from ufgvc.models.model import LoadedModel, load_model
 from ufgvc.reports.samples import draw as draw_leaves
 from ufgvc.reports.samples import leaf_rows
 from ufgvc.reports.tables import paper_accuracy
+from ufgvc.runtime.resources import choose_device
 from ufgvc.tracking.settings import TrackingSettings
 
 FIG_4 = ("mask_guided:none", "mask_guided:vein", "mask_guided:contour", "mask_guided")  # the paper's order
@@ -136,7 +136,7 @@ def look_inside(
     labels = {runner.who.key: runner.who.label for runner in runners}
     if not kept or not settings.cam_leaves:
         return None, {}
-    device = "cuda" if torch.cuda.is_available() and settings.gpu != "no" else "cpu"
+    device = choose_device("cpu" if settings.device == "cpu" else "auto")  # this process may be on a node without a GPU
     off = TrackingSettings(uri="off")
     models: dict[str, LoadedModel] = {
         labels[job.contestant]: load_model(join(job.plan.run, "model"), off).to(device) for job in kept

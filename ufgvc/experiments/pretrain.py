@@ -9,7 +9,7 @@ from ufgvc.core.storage import Store, join, open_store
 from ufgvc.data.dataset import Dataset, open_dataset
 from ufgvc.experiments.benchmark_entries import decode, first_weights
 from ufgvc.experiments.mlflow_trials import Recorder
-from ufgvc.experiments.settings import PretrainSettings
+from ufgvc.experiments.settings import PretrainSettings, gpus_to_wait_for
 from ufgvc.experiments.training_job import Job
 from ufgvc.experiments.trial_runner import Finished, check_nodes, run_all
 from ufgvc.methods import build
@@ -56,7 +56,7 @@ def pretrain(
     tags = {"step": "pretrain", "data": dataset.fingerprint, "folder": out.uri}
     run = start_run(tracking, runs, experiment=dataset.name, name="pretrain", params=told, tags=tags, store=out)
     with finish_run_on_exit(run):
-        with ray_session(ray):
+        with ray_session(ray, gpus_to_wait_for(settings.device, settings.trials, settings.gpu_per_trial)):
             check_nodes([data], runs, settings)
             decode(jobs, [dataset])
             ends = run_all(jobs, settings, out.child("tune"), Recorder(tracking, runs, dataset.name, run.id))
@@ -100,7 +100,7 @@ def _job(architecture: str, dataset: Dataset, settings: PretrainSettings, runs: 
     train = TrainSettings(
         init=first_weights(settings.init, architecture),
         precision=settings.precision,
-        gpu=settings.gpu,
+        device=settings.device,
         cache="host",
         checkpoint_seconds=settings.checkpoint_seconds,
     )

@@ -23,7 +23,7 @@ from ufgvc.experiments.final_evaluation import BEST, PAPER, best_of, final_jobs,
 from ufgvc.experiments.mlflow_trials import Recorder, SearchRecorder
 from ufgvc.experiments.search_runner import run_trials, share_now, trial_settings
 from ufgvc.experiments.search_store import SearchStore, TrialConfig
-from ufgvc.experiments.settings import SearchSettings
+from ufgvc.experiments.settings import SearchSettings, gpus_to_wait_for
 from ufgvc.experiments.space import configured, paper_values, read_space
 from ufgvc.experiments.trial_runner import check_nodes, run_all
 from ufgvc.methods.recipe import Recipe
@@ -93,7 +93,8 @@ def search(
         tracking, runs, experiment=dataset.name, name=f"search-{method}", params=told, tags=tags, store=folder
     )
     with finish_run_on_exit(run):
-        with ray_session(ray):
+        each = settings.gpu_per_trial if train.workers == 1 else float(train.workers)
+        with ray_session(ray, gpus_to_wait_for(train.device, settings.at_once, each)):
             rows, finals, failed = _train(study, dataset, settings, epochs, run, tracking)
         return _report(study, dataset, settings, epochs, rows, finals, failed, run)
 

@@ -13,14 +13,14 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.process import cpu_count
 from ufgvc.core.storage import open_store
 from ufgvc.evaluation.search_record import TrialResult
+from ufgvc.experiments.background import InBackground
 from ufgvc.experiments.distributed_trial import STOP
 from ufgvc.experiments.search_store import SETTING, SearchStore, TrialConfig
 from ufgvc.experiments.searcher import ResumableSearcher, TrialLog
 from ufgvc.experiments.settings import SearchSettings, TrialSettings
 from ufgvc.experiments.trial_runner import Share, minutes, placed, share_of
-from ufgvc.runtime.background import InBackground
-from ufgvc.runtime.session import alive_nodes, places
-from ufgvc.training.preflight import check_cpus, check_nodes_hold, choose_gpu, worker_resources
+from ufgvc.runtime.resources import alive_nodes, count_slots
+from ufgvc.training.preflight import check_cpus, check_nodes_hold, choose_training_device, worker_resources
 from ufgvc.training.settings import TrainSettings
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def trial_settings(train: TrainSettings, settings: SearchSettings) -> TrialSetti
         trials=settings.at_once,
         cpus_per_trial=train.cpus_per_worker,
         gpu_per_trial=settings.gpu_per_trial,
-        gpu="no" if train.gpu == "no" else "auto",
+        device=train.device,
         precision=train.precision,
         checkpoint_seconds=train.checkpoint_seconds,
         max_failures=settings.max_failures,
@@ -43,13 +43,11 @@ def trial_settings(train: TrainSettings, settings: SearchSettings) -> TrialSetti
 
 def share_for(train: TrainSettings, settings: SearchSettings, cpus: float, gpus: float, cores: int) -> Share:
     """UserError if not a single trial fits beside Ray Data."""
-    if train.gpu == "yes" and gpus < train.workers * (settings.gpu_per_trial if train.workers == 1 else 1):
-        choose_gpu("yes", gpus, train.workers)
     if train.workers == 1:
         return share_of(trial_settings(train, settings), cpus, gpus, cores)
     check_cpus(train, cpus)
     room = int((cpus - 1) // (train.workers * train.cpus_per_worker))
-    if choose_gpu(train.gpu, gpus, train.workers):
+    if choose_training_device(train, gpus) == "cuda":
         room = min(room, int(gpus // train.workers))
     return Share({"CPU": DRIVER_CPUS}, max(1, min(settings.at_once or room, room)), cores)
 
@@ -64,9 +62,9 @@ def share_now(train: TrainSettings, settings: SearchSettings) -> Share:
     share = share_for(train, settings, resources.get("CPU", 0), resources.get("GPU", 0), cores)
     if train.workers == 1:
         return placed(share, nodes)
-    use_gpu = choose_gpu(train.gpu, resources.get("GPU", 0), train.workers)
-    check_nodes_hold(train, use_gpu, nodes)
-    room = places(nodes, worker_resources(train, use_gpu)) // train.workers
+    device = choose_training_device(train, resources.get("GPU", 0))
+    check_nodes_hold(train, device, nodes)
+    room = count_slots(nodes, worker_resources(train, device)) // train.workers
     return replace(share, at_once=min(share.at_once, room))
 
 

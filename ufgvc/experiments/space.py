@@ -29,7 +29,7 @@ FIXED = {
     "fold",
     "workers",
     "cpus_per_worker",
-    "gpu",
+    "device",
     "cache",
     "checkpoint_seconds",
     "keep",

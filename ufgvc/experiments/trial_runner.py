@@ -15,10 +15,10 @@ import torch
 from ufgvc.core.errors import UserError, user_error_in
 from ufgvc.core.process import cpu_count, trim_memory
 from ufgvc.core.storage import Store, open_store
+from ufgvc.experiments.background import InBackground
 from ufgvc.experiments.settings import TrialSettings
 from ufgvc.experiments.training_job import Job, result_of, run_job
-from ufgvc.runtime.background import InBackground
-from ufgvc.runtime.session import alive_nodes, node_kinds, places
+from ufgvc.runtime.resources import alive_nodes, choose_device, count_slots, describe_nodes, describe_resources
 from ufgvc.training.preflight import check_places
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class Share:
 
 def share_of(settings: TrialSettings, cpus: float, gpus: float, cores: int) -> Share:
     """UserError if not a single trial fits beside Ray Data."""
-    use_gpu = settings.gpu == "auto" and gpus >= settings.gpu_per_trial
+    use_gpu = choose_device(settings.device, gpus, settings.gpu_per_trial) == "cuda"
     resources = {"CPU": settings.cpus_per_trial} | ({"GPU": settings.gpu_per_trial} if use_gpu else {})
     room = int((cpus - 1) // settings.cpus_per_trial)
     if room < 1:
@@ -66,10 +66,10 @@ def share_of(settings: TrialSettings, cpus: float, gpus: float, cores: int) -> S
 
 def placed(share: Share, nodes: Sequence[Mapping[str, float]]) -> Share:
     """The share, with as many at a time as the nodes have room for. UserError if no single node has what one trial needs."""
-    room = places(nodes, share.resources)
+    room = count_slots(nodes, share.resources)
     if room < 1:
-        each = " and ".join(f"{need:g} {name}" for name, need in share.resources.items())
-        what = f"no node has the {each} of a trial (nodes: {node_kinds(nodes, share.resources)})"
+        each = describe_resources(share.resources)
+        what = f"no node has the {each} of a trial (nodes: {describe_nodes(nodes, share.resources)})"
         raise UserError(
             what,
             where="--cpus-per-trial",

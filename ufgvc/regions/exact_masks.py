@@ -70,18 +70,11 @@ def exact_masks(
     writer = ShardWriter(dataset.store, _FOLDER, dataset.fingerprint, "masks")
 
     def copy(row: dict[str, Any]) -> dict[str, Any]:
-        try:
-            part = copy_part(dataset, folder, writer, Shard(**json.loads(row["part"])))
-        except UserError as error:  # as a value: Ray passes on that a task failed, but not by what
-            return {"masks": "", "problem": json.dumps([error.what, error.where, error.fix])}
-        return {"masks": json.dumps(asdict(part)), "problem": ""}
+        part = copy_part(dataset, folder, writer, Shard(**json.loads(row["part"])))
+        return {"masks": json.dumps(asdict(part))}
 
     with ray_session(ray_settings):
         rows = finish(one_task_a_part(dataset).map(copy, num_cpus=1), len(dataset.parts))
-    for row in rows:
-        if row["problem"]:
-            what, where, fix = json.loads(row["problem"])
-            raise UserError(what, where=where, fix=fix)
     parts = [Shard(**json.loads(row["masks"])) for row in rows]
     origin = {"source": folder.store.uri, "listing": folder.key}
     complete = sum(part.rows for part in parts)

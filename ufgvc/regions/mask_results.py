@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ufgvc.core.errors import UserError, user_error_in
+from ufgvc.core.errors import UserError
 from ufgvc.core.types import REGIONS
 from ufgvc.data.dataset import Dataset, Manifest, read_manifest
 from ufgvc.regions.settings import MaskSettings
-from ufgvc.runtime.session import configure_ray_data
+from ufgvc.runtime.tasks import one_task_each, run_tasks
 
 log = logging.getLogger(__name__)
 MIN_FOUND = MaskSettings().min_found
@@ -133,22 +133,13 @@ def existing(dataset: Dataset, folder: str, key: str) -> Manifest | None:
 
 def one_task_a_part(dataset: Dataset) -> Any:
     """A Ray Dataset of {"part": JSON of a Part of the images}. Needs a Ray session."""
-    import ray
-
-    configure_ray_data()
-    parts = [{"part": json.dumps(asdict(part))} for part in dataset.parts]
-    return ray.data.from_items(parts, override_num_blocks=len(parts))
+    return one_task_each([{"part": json.dumps(asdict(part))} for part in dataset.parts])
 
 
 def finish(tasks: Any, total: int) -> list[dict[str, Any]]:
     """All rows of a Ray Dataset; a UserError of a task is raised as itself."""
-    from ray.exceptions import RayError
-
     rows: list[dict[str, Any]] = []
-    try:
-        for row in tasks.iter_rows():
-            rows.append(row)
-            log.info("mask: %d of %d parts", len(rows), total)
-    except RayError as error:
-        raise user_error_in(error) or error from None
+    for row in run_tasks(tasks.iter_rows()):
+        rows.append(row)
+        log.info("mask: %d of %d parts", len(rows), total)
     return rows

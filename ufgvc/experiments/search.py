@@ -93,7 +93,9 @@ def search(
             check_shared_storage([store.data], store.runs, store.train.init)
             resources = trial_resources(trial_settings(store.train, settings), store.train)
             decode_folds(store, dataset)
-            results = run_trials(store, settings, epochs, resources, TrialRecorder(context, store, dataset.name, run.id))
+            results = run_trials(
+                store, settings, epochs, resources, TrialRecorder(context, store, dataset.name, run.id)
+            )
             best = choose_best(store, results)
             recorder = JobRecorder(context, dataset.name, run.id)
             finals, failed = evaluate_finalists(store, best, settings, resources, recorder)
@@ -191,7 +193,9 @@ def choose_best(store: SearchStore, results: Sequence[TrialResult]) -> TrialResu
     """The best trial; writes its configuration to best.yaml. UserError, with the reasons, if no trial completed."""
     best = best_trial(results)
     if best is None:
-        reasons = "; ".join(dict.fromkeys(str(each.error) for each in results if each.error)) or "all were stopped early"
+        reasons = (
+            "; ".join(dict.fromkeys(str(each.error) for each in results if each.error)) or "all were stopped early"
+        )
         fix = "fix the cause; the same command tries again"
         raise UserError(f"no trial completed: {reasons}", where=store.folder, fix=fix)
     open_store(store.folder).write_text("best.yaml", to_yaml(train_configuration(store, best.values)))

@@ -14,9 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
-from ufgvc.data.cache import decoded_split
+from ufgvc.data.cache import load_decoded_split
 from ufgvc.data.dataset import Dataset, read_index, read_manifest
-from ufgvc.data.folds import held_out
+from ufgvc.data.splits import holdout_indices
 from ufgvc.experiments.method_table import MethodVariant
 from ufgvc.experiments.recipes import recipe_for
 from ufgvc.experiments.settings import BenchmarkSettings
@@ -108,7 +108,7 @@ def check_holdout(draw: Dataset, share: float) -> None:
     """UserError if a cultivar has no leaf to spare for choosing a learning rate."""
     index = read_index(draw, "train")
     try:
-        held_out(index["label"].to_numpy().astype(np.int64), index["group"].to_pylist(), share, seed=0)
+        holdout_indices(index["label"].to_numpy().astype(np.int64), index["group"].to_pylist(), share, seed=0)
     except UserError as error:
         fix = "give a single one of --rates, so that there is nothing to choose, or ingest more photographs"
         raise UserError(error.what, where=draw.store.uri, fix=fix) from None
@@ -196,4 +196,4 @@ def decode(jobs: Sequence[Job], draws: Sequence[Dataset]) -> None:
         for split, side, kind, fingerprint in wanted:
             if (job.draw, split, side, kind) not in made:
                 made.add((job.draw, split, side, kind))
-                decoded_split(draw, split, side, kind, fingerprint, Path(plan.cache_folder))
+                load_decoded_split(draw, split, side, kind, fingerprint, Path(plan.cache_folder))

@@ -17,7 +17,7 @@ from ufgvc.core.config import Settings
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, join, open_store
 from ufgvc.data.dataset import Dataset, open_dataset, read_index, read_manifest
-from ufgvc.data.folds import fold_of
+from ufgvc.data.splits import kfold_indices
 from ufgvc.evaluation.provenance import run_store
 from ufgvc.experiments.benchmark_entries import decode
 from ufgvc.experiments.mlflow_trials import Recorder
@@ -179,7 +179,7 @@ def out_of_fold(
         index["image_id"].to_pylist(),
     )
     try:
-        held = [fold_of(truth, groups, settings.folds, fold, told["seed"])[1] for fold in range(settings.folds)]
+        held = [kfold_indices(truth, groups, settings.folds, fold, told["seed"])[1] for fold in range(settings.folds)]
     except UserError as error:
         raise UserError(
             error.what, where=dataset.store.uri, fix="ingest more photographs of it, or leave the model uncalibrated"

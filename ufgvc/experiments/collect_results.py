@@ -24,7 +24,7 @@ from ufgvc.experiments.settings import BenchmarkSettings
 from ufgvc.experiments.training_job import Job, read_scored
 from ufgvc.experiments.trial_runner import Finished
 from ufgvc.models.model import LoadedModel, load_model
-from ufgvc.reports.samples import draw as draw_leaves
+from ufgvc.reports.samples import draw as split_annotated
 from ufgvc.reports.samples import leaf_rows
 from ufgvc.reports.tables import paper_accuracy
 from ufgvc.tracking.settings import TrackingSettings
@@ -143,10 +143,10 @@ def look_inside(
     }
     test = read_index(draw, "test")
     truth = test["label"].to_numpy().astype(np.int64)
-    rows = draw_leaves(truth, ENERGY_LEAVES, seed=0)
+    rows = split_annotated(truth, ENERGY_LEAVES, seed=0)
     images, masks = regions_of(draw, kind, rows)
     # The leaves of the figure are the first of those that are measured: the same seed draws both.
-    places = [rows.index(row) for row in draw_leaves(truth, settings.cam_leaves, seed=0)]
+    places = [rows.index(row) for row in split_annotated(truth, settings.cam_leaves, seed=0)]
     captions = [draw.classes[truth[rows[place]]] for place in places]
     panels = energy_panels([images[i] for i in places], [masks[i] for i in places], models, captions)
     return panels, mean_energy(images, masks, models)

@@ -13,9 +13,9 @@ import numpy as np
 from ufgvc.core.config import short_key, to_yaml
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import join, open_store
-from ufgvc.data.cache import decoded_split
+from ufgvc.data.cache import load_decoded_split
 from ufgvc.data.dataset import Dataset, open_dataset, read_index
-from ufgvc.data.folds import fold_of
+from ufgvc.data.splits import kfold_indices
 from ufgvc.evaluation.search_record import Dimension, FinalRow, SearchRecord, TrialResult
 from ufgvc.evaluation.search_result import measure
 from ufgvc.experiments.benchmark_entries import decode, first_weights
@@ -134,7 +134,9 @@ def check(study: SearchStore, dataset: Dataset) -> int:
     """UserError for what would end every trial; the epochs of a complete one."""
     index = read_index(dataset, "train")
     try:
-        fold_of(index["label"].to_numpy().astype(np.int64), index["group"].to_pylist(), study.folds, 0, study.seed)
+        kfold_indices(
+            index["label"].to_numpy().astype(np.int64), index["group"].to_pylist(), study.folds, 0, study.seed
+        )
     except UserError as error:
         raise UserError(
             error.what, where=dataset.store.uri, fix="ingest more photographs of it: a search holds leaves out"
@@ -180,8 +182,8 @@ def decode_folds(plan: WorkerConfig, dataset: Dataset) -> None:
     """Decodes the training leaves once on this node, before trials take its processors; they only map the files."""
     recipe, folder = Recipe.model_validate(plan.recipe), Path(plan.cache_folder)
     if plan.cache != "none":
-        decoded_split(dataset, "train", recipe.resize, plan.mask_kind, plan.mask_fingerprint, folder)
-    decoded_split(dataset, "train", recipe.test_resize, None, None, folder)
+        load_decoded_split(dataset, "train", recipe.resize, plan.mask_kind, plan.mask_fingerprint, folder)
+    load_decoded_split(dataset, "train", recipe.test_resize, None, None, folder)
 
 
 def as_configuration(study: SearchStore, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -49,8 +49,8 @@ def test_a_searchs_loop_goes_on_while_a_trial_is_recorded(monkeypatch: pytest.Mo
     record, before, now = Slow(), ("setting 0", "row 0"), ("setting 1", "row 1")
     ledger = SimpleNamespace(ended=[before], open=[], begun=1)
     study = SimpleNamespace(forget_failures=lambda: None)
-    monkeypatch.setattr(tuning, "Ledger", SimpleNamespace(of=lambda study: ledger))
-    monkeypatch.setattr(tuning, "Suggester", lambda *told: SimpleNamespace(remaining=1))
+    monkeypatch.setattr(tuning, "TrialLog", SimpleNamespace(of=lambda study: ledger))
+    monkeypatch.setattr(tuning, "ResumableSearcher", lambda *told: SimpleNamespace(remaining=1))
 
     def loop(*told: Any) -> None:
         told[-1](*now)

@@ -24,7 +24,7 @@ from ufgvc.evaluation.settings import EvaluateResult, EvaluateSettings
 from ufgvc.models.calibration import probabilities
 from ufgvc.models.model import LoadedModel, load_model
 from ufgvc.reports.evaluation_page import Evidence, compose
-from ufgvc.reports.page import made_now
+from ufgvc.reports.page import footer
 from ufgvc.reports.samples import cam_panels, region_panels
 from ufgvc.reports.tables import paper_accuracy
 from ufgvc.runtime.session import RaySettings, ray_session
@@ -155,7 +155,7 @@ def gather(
         reliability={name: reliability(model, scored, name) for name, model in models.items()},
         facts=facts(dataset, models[first], addresses[first], configs[first]),
         warnings=warnings(dataset, models, configs),
-        made=made_now(),
+        made=footer(),
     )
 
 

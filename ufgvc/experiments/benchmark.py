@@ -30,7 +30,7 @@ from ufgvc.reports.benchmark_controls import controls_in_words
 from ufgvc.reports.benchmark_page import compose_benchmark
 from ufgvc.reports.benchmark_rows import measure
 from ufgvc.reports.benchmark_tables import benchmark_tables, reading, to_csv
-from ufgvc.reports.page import made_now
+from ufgvc.reports.page import footer
 from ufgvc.reports.tables import Table
 from ufgvc.runtime.session import RaySettings, ray_session
 from ufgvc.tracking.runs import Run, finish_run_on_exit, start_run
@@ -148,7 +148,7 @@ def _report(
     comparison = gather(draws, runners, settings, rates, finals)
     rows = measure(comparison)
     tables = benchmark_tables(comparison, rows)
-    page = compose_benchmark(comparison, rows, made=made_now())
+    page = compose_benchmark(comparison, rows, made=footer())
     told = "\n".join(f"- {name}: {value}" for name, value in comparison.facts.items())
     files: dict[str, bytes] = {
         f"table-{name}.md": f"{table.to_markdown()}\n\n{table.note}\n\n{told}\n".encode()

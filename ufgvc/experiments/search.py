@@ -29,7 +29,7 @@ from ufgvc.experiments.trial_runner import check_nodes, run_all
 from ufgvc.methods.recipe import Recipe
 from ufgvc.methods.weights import check_init
 from ufgvc.regions.mask_results import check_masks
-from ufgvc.reports.page import made_now
+from ufgvc.reports.page import footer
 from ufgvc.reports.search_page import compose_search
 from ufgvc.reports.search_tables import search_tables, to_csv
 from ufgvc.reports.search_text import reading
@@ -220,7 +220,7 @@ def _report(
         facts=facts(study, dataset, settings),
     )
     result = measure(story)
-    page = compose_search(story, made_now(), result)
+    page = compose_search(story, footer(), result)
     tables = search_tables(story, result)
     files = {f"table-{name}.md": f"{table.to_markdown()}\n\n{table.note}\n".encode() for name, table in tables.items()}
     files |= {"trials.csv": to_csv(story).encode(), "report.html": page.to_html().encode()}

@@ -324,7 +324,7 @@ def test_many_bad_inputs_are_one_message(source: Path) -> None:
     for k in range(9):
         put(source / "train" / "a" / f"bad{k}.jpg", b"bad")
     message = refused(source, "train/a/bad0.jpg", "and 4 more")
-    assert message.count("is not a photograph of a kind") == 5
+    assert message.count("is not a photograph of a type") == 5
 
 
 def test_mending_the_input_removes_the_list(source: Path) -> None:

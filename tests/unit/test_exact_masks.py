@@ -19,7 +19,7 @@ from ufgvc.data.images import decode_mask, encode_mask
 from ufgvc.regions.exact_masks import copy_shard, exact_masks, open_masks
 from ufgvc.regions.mask_dataset import mask
 from ufgvc.regions.settings import MaskSettings
-from ufgvc.synthetic import SynthSettings, make_leaf, synthesize
+from ufgvc.synthetic import SynthSettings, generate_leaf, synthesize
 
 SETTINGS = SynthSettings(cultivars=2, train_per_cultivar=2, test_per_cultivar=1, size=64)
 NAMES = {
@@ -74,7 +74,7 @@ def test_the_masks_are_the_drawn_ones_in_the_order_of_the_images(source: Path, t
     assert [row["image_id"] for row in rows] == [*NAMES["train"], *NAMES["test"]]
     for row in rows:
         cultivar, k = map(int, row["image_id"].split("_")[:2])
-        picture = make_leaf(SETTINGS, 1, cultivar, k).picture
+        picture = generate_leaf(SETTINGS, 1, cultivar, k).picture
         assert np.array_equal(decode_mask(row["vein"]), picture.vein)
         assert np.array_equal(decode_mask(row["contour"]), picture.contour)
         assert picture.vein.any()

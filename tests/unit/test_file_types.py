@@ -90,7 +90,7 @@ def test_no_picture(head: bytes) -> None:
         (b"PK\x03\x04", "zip archive"),
         (b"II*\0\x10\0\0\0CR\x02\0", r"raw photograph of a camera \(CR2\): export it as JPEG or PNG"),
         (encoded(1, "JPEG2000"), "JPEG 2000"),
-        (b"what is this", "is not a photograph of a kind that is read"),
+        (b"what is this", "is not a photograph of a type that is read"),
     ],
 )
 def test_a_refusal_says_what_it_is_and_what_to_do(head: bytes, reason: str) -> None:

@@ -237,18 +237,18 @@ def _drop_images(
 ) -> tuple[list[Shard], list[Shard]]:
     """The shards without some images; only shards that hold one of them are written again."""
     written = Dataset(store, "", (), "", tuple(image_shards), {})
-    kept: tuple[list[Shard], list[Shard]] = ([], [])
+    remaining: tuple[list[Shard], list[Shard]] = ([], [])
     for image_shard, region_shard in zip(image_shards, region_shards, strict=True):
         table = read_images(written, image_shard)
         keep = pa.array([image_id not in dropped for image_id in table["image_id"].to_pylist()])
         if all(keep.to_pylist()):
-            kept[0].append(image_shard)
-            kept[1].append(region_shard)
+            remaining[0].append(image_shard)
+            remaining[1].append(region_shard)
         elif any(keep.to_pylist()):
             boxes = read_parquet_file(store.child(REGIONS_FOLDER), region_shard.file)
-            kept[0].append(images.write(image_shard.name, image_shard.split, table.filter(keep)))
-            kept[1].append(regions.write(region_shard.name, region_shard.split, boxes.filter(keep)))
-    return kept
+            remaining[0].append(images.write(image_shard.name, image_shard.split, table.filter(keep)))
+            remaining[1].append(regions.write(region_shard.name, region_shard.split, boxes.filter(keep)))
+    return remaining
 
 
 def _write_rejected(store: Store, rejected: list[Rejected], left_out: list[Rejected]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 def _strip_jpeg(image: bytes) -> bytes:
     """Keeps tables, frames, scans, the JFIF header without its thumbnail, and Adobe's colour transform."""
-    kept, at, end = [b"\xff\xd8"], 2, len(image)
+    segments, at, end = [b"\xff\xd8"], 2, len(image)
     while at + 4 <= end:
         if image[at] != 0xFF:
             at += 1
@@ -20,13 +20,13 @@ def _strip_jpeg(image: bytes) -> bytes:
         segment = image[at:stop]
         if marker == 0xDA:
             stop = _end_of_scan(image, stop)
-            kept.append(image[at:stop])
+            segments.append(image[at:stop])
         elif marker == 0xE0 and segment[4:9] == b"JFIF\0":
-            kept.append(b"\xff\xe0\x00\x10" + segment[4:16] + b"\0\0")
+            segments.append(b"\xff\xe0\x00\x10" + segment[4:16] + b"\0\0")
         elif (marker == 0xEE and segment[4:9] == b"Adobe") or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
-            kept.append(segment)
+            segments.append(segment)
         at = stop
-    return b"".join([*kept, b"\xff\xd9"])
+    return b"".join([*segments, b"\xff\xd9"])
 
 
 def _end_of_scan(image: bytes, at: int) -> int:
@@ -40,20 +40,20 @@ def _end_of_scan(image: bytes, at: int) -> int:
 
 
 def _strip_png(image: bytes) -> bytes:
-    kept, at = [image[:8]], 8
+    segments, at = [image[:8]], 8
     while at + 12 <= len(image):
         stop = at + 12 + int.from_bytes(image[at : at + 4], "big")
         name = image[at + 4 : at + 8]
         if name in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
-            kept.append(image[at:stop])
+            segments.append(image[at:stop])
         if name == b"IEND":
             break
         at = stop
-    return b"".join(kept)
+    return b"".join(segments)
 
 
 def _strip_webp(image: bytes) -> bytes:
-    kept, at = [], 12
+    segments, at = [], 12
     while at + 8 <= len(image):
         size = int.from_bytes(image[at + 4 : at + 8], "little")
         stop = at + 8 + size + size % 2
@@ -62,9 +62,9 @@ def _strip_webp(image: bytes) -> bytes:
             # The flags say which chunks follow: ICC profile, alpha, EXIF, XMP, animation. Only alpha stays.
             chunk = chunk[:8] + bytes([chunk[8] & 0x10]) + chunk[9:]
         if name in (b"VP8X", b"VP8 ", b"VP8L", b"ALPH"):
-            kept.append(chunk)
+            segments.append(chunk)
         at = stop
-    body = b"WEBP" + b"".join(kept)
+    body = b"WEBP" + b"".join(segments)
     return b"RIFF" + len(body).to_bytes(4, "little") + body
 
 

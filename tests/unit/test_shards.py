@@ -138,5 +138,5 @@ def test_shards_never_mix_splits(dataset: module.Dataset) -> None:
 
 def test_a_missing_shard_is_an_error(dataset: module.Dataset) -> None:
     dataset.store.delete(f"images/{dataset.shards[0].file}")
-    with pytest.raises(UserError, match="is gone"):
+    with pytest.raises(UserError, match="does not exist"):
         read_images(dataset, dataset.shards[0])

@@ -32,9 +32,9 @@ from ufgvc.reports.benchmark_rows import measure
 from ufgvc.reports.benchmark_tables import benchmark_tables, reading, to_csv
 from ufgvc.reports.page import footer
 from ufgvc.reports.tables import Table
-from ufgvc.runtime.session import RaySettings, ray_session
+from ufgvc.runtime.session import ray_session
+from ufgvc.tracking.context import Context
 from ufgvc.tracking.runs import Run, finish_run_on_exit, start_run
-from ufgvc.tracking.settings import TrackingSettings
 
 log = logging.getLogger(__name__)
 
@@ -52,16 +52,13 @@ class BenchmarkResult:
 def benchmark(
     data: Sequence[str],
     settings: BenchmarkSettings,
-    runs: str = "runs",
-    tracking: TrackingSettings | None = None,
-    ray: RaySettings | None = None,
+    context: Context = Context(),
 ) -> BenchmarkResult:
     """Runs what is missing of the benchmark and writes its report; killed and called again, it goes on.
 
     data: ingested data sets; several are draws of cultivars, and their test leaves count together.  UserError for what cannot work,
     before anything is trained. A training that fails is a failed cell of the table.
     """
-    tracking = tracking or TrackingSettings()
     draws = [open_dataset(uri) for uri in data]
     check_draws(draws, settings.fingerprints)
     # A row whose own masks are the benchmark's is its method's row once more: two trials would write the same folder.
@@ -70,11 +67,10 @@ def benchmark(
     check_masks(runners, draws)
     if "{backbone}" not in settings.init:  # else one architecture without its weights is one failed cell
         check_init(first_weights(settings.init, ""))
-    folder = benchmark_folder(draws, settings, runs)
+    folder = benchmark_folder(draws, settings, context.runs)
     folder.write_text("config.yaml", to_yaml(settings.model_dump(mode="json")))
     run = start_run(
-        tracking,
-        runs,
+        context,
         experiment=draws[0].name,
         name=f"benchmark-{settings.budget}",
         params=settings.model_dump(mode="json"),
@@ -82,13 +78,13 @@ def benchmark(
         store=folder,
     )
     with finish_run_on_exit(run):
-        with ray_session(ray):
-            check_nodes([draw.store.uri for draw in draws], runs, settings)
-            record = Recorder(tracking, runs, draws[0].name, run.id)
-            trying = rate_jobs(runners, draws, settings, runs)
+        with ray_session(context.ray):
+            check_nodes([draw.store.uri for draw in draws], context.runs, settings)
+            record = Recorder(context, draws[0].name, run.id)
+            trying = rate_jobs(runners, draws, settings, context.runs)
             decode(trying, draws)
             rates = run_all(trying, settings, folder.child("tune"), record)
-            training = final_jobs(runners, draws, settings, runs, chosen_factors(rates, runners, settings))
+            training = final_jobs(runners, draws, settings, context.runs, chosen_factors(rates, runners, settings))
             decode(training, draws)
             finals = run_all(training, settings, folder.child("tune"), record)
         return _report(folder, draws, runners, settings, rates, finals, run)

@@ -31,9 +31,9 @@ from ufgvc.models.calibration import Calibration, FeatureSubspace
 from ufgvc.models.fit_calibration import KNOWN_SHARE, calibrate, calibration_error, log_loss
 from ufgvc.models.model import MODEL, load_model
 from ufgvc.models.recalibrate import keep_calibration
-from ufgvc.runtime.session import RaySettings, ray_session
+from ufgvc.runtime.session import ray_session
+from ufgvc.tracking.context import Context
 from ufgvc.tracking.runs import finish_run_on_exit, start_run
-from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training.held_out import make_reference, score_held_out
 from ufgvc.training.loader import WorkerConfig
 from ufgvc.training.run import make_plan
@@ -86,9 +86,7 @@ def calibrate_model(
     data: str,
     model: str,
     settings: CalibrateSettings,
-    runs: str = "runs",
-    tracking: TrackingSettings | None = None,
-    ray: RaySettings | None = None,
+    context: Context = Context(),
 ) -> CalibrateResult:
     """Fits temperature and threshold on leaves that were not learnt from, never on test leaves, and writes them into the run's model.
 
@@ -96,20 +94,19 @@ def calibrate_model(
     fewer leaves than the one that is calibrated, so the temperature is near the right one, not it. Killed and called again, it goes on.
     UserError for a model without a run folder, and for data, masks or first weights that are not those it was trained with.
     """
-    tracking = tracking or TrackingSettings()
     dataset = open_dataset(data)
-    run = find_run(model, tracking, runs)
+    run = find_run(model, context)
     told = dict(yaml.safe_load(run.read_text("config.yaml")))
     check_same(run, dataset, told)
     if told["train"]["validation"] in ("holdout", "kfold"):
         source = f"{told['train']['validation']}, the leaves that chose the epoch"
-        logits, labels, strangeness, reference = own_leaves(run, dataset, told, runs)
+        logits, labels, strangeness, reference = own_leaves(run, dataset, told, context.runs)
     else:
         source = f"{settings.folds}-fold"
-        with ray_session(ray):
-            logits, labels, strangeness, reference = out_of_fold(run, dataset, told, settings, runs, tracking)
+        with ray_session(context.ray):
+            logits, labels, strangeness, reference = out_of_fold(run, dataset, told, settings, context)
     fitted = calibrate(logits, labels, strangeness, source, settings.known_share)
-    keep_calibration(run, fitted, reference, dataset.name, tracking, runs)
+    keep_calibration(run, fitted, reference, dataset.name, context)
     figures = {}
     for name, temperature in (("before", 1.0), ("after", fitted.temperature)):
         figures[f"log_loss_{name}"] = log_loss(logits, labels, temperature)
@@ -117,12 +114,12 @@ def calibrate_model(
     return CalibrateResult(join(run.uri, "model"), fitted, figures)
 
 
-def find_run(model: str, tracking: TrackingSettings, runs: str) -> Store:
+def find_run(model: str, context: Context) -> Store:
     """The folder of the run that made a model. UserError if it is not there."""
     run = run_store(model)
     if run is None and model.startswith(("models:", "runs:")):
-        info = load_model(model, tracking, runs).info
-        place = open_store(runs).child(*(str(info.get(part, "none")) for part in ("dataset", "method", "key")))
+        info = load_model(model, context).info
+        place = open_store(context.runs).child(*(str(info.get(part, "none")) for part in ("dataset", "method", "key")))
         run = place if place.exists("config.yaml") and place.exists(f"model/{MODEL}") else None
     if run is None:
         fix = "give <runs>/<data set>/<method>/<key>/model, where `ufgvc train` left it"
@@ -168,8 +165,7 @@ def out_of_fold(
     dataset: Dataset,
     told: Mapping[str, Any],
     settings: CalibrateSettings,
-    runs: str,
-    tracking: TrackingSettings,
+    context: Context,
 ) -> Evidence:
     """Every training leaf once, scored by the fold that did not learn from it. Inside of a Ray session."""
     index = read_index(dataset, "train")
@@ -184,7 +180,7 @@ def out_of_fold(
         raise UserError(
             error.what, where=dataset.store.uri, fix="ingest more photographs of it, or leave the model uncalibrated"
         ) from None
-    jobs = fold_jobs(run, dataset, told, settings.folds, runs)
+    jobs = fold_jobs(run, dataset, told, settings.folds, context.runs)
     trials = TrialSettings(
         init=jobs[0].plan.init,
         trials=settings.trials,
@@ -196,18 +192,12 @@ def out_of_fold(
     folder = run.child("calibration")
     tags = {"step": "calibrate", "method": told["method"], "data": dataset.fingerprint, "folder": folder.uri}
     parent = start_run(
-        tracking,
-        runs,
-        dataset.name,
-        f"calibrate-{told['method']}-{told['key']}",
-        settings.model_dump(),
-        tags,
-        store=folder,
+        context, dataset.name, f"calibrate-{told['method']}-{told['key']}", settings.model_dump(), tags, store=folder
     )
     with finish_run_on_exit(parent):
-        check_nodes([dataset.store.uri], runs, trials)
+        check_nodes([dataset.store.uri], context.runs, trials)
         decode(jobs, [dataset])
-        ends = run_all(jobs, trials, folder.child("tune"), Recorder(tracking, runs, dataset.name, parent.id))
+        ends = run_all(jobs, trials, folder.child("tune"), Recorder(context, dataset.name, parent.id))
         failed = {end.job.name: str(end.error) for end in ends if end.result is None}
         if failed:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
@@ -224,7 +214,7 @@ def out_of_fold(
         )
         for column in ("logits", "strangeness")
     )
-    method, plan = as_trained(run, dataset, told, runs)
+    method, plan = as_trained(run, dataset, told, context.runs)
     return (
         logits,
         truth[np.concatenate(held)],

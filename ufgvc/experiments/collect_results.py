@@ -27,6 +27,7 @@ from ufgvc.models.model import LoadedModel, load_model
 from ufgvc.reports.samples import draw as split_annotated
 from ufgvc.reports.samples import leaf_rows
 from ufgvc.reports.tables import paper_accuracy
+from ufgvc.tracking.context import Context
 from ufgvc.tracking.settings import TrackingSettings
 
 FIG_4 = ("mask_guided:none", "mask_guided:vein", "mask_guided:contour", "mask_guided")  # the paper's order
@@ -137,7 +138,7 @@ def look_inside(
     if not kept or not settings.cam_leaves:
         return None, {}
     device = "cuda" if torch.cuda.is_available() and settings.gpu != "no" else "cpu"
-    off = TrackingSettings(uri="off")
+    off = Context(tracking=TrackingSettings(uri="off"))
     models: dict[str, LoadedModel] = {
         labels[job.contestant]: load_model(join(job.plan.run, "model"), off).to(device) for job in kept
     }

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from ufgvc.evaluation.search_record import TrialResult
 from ufgvc.experiments.trial_runner import Finished
 from ufgvc.methods.recipe import Recipe
+from ufgvc.tracking.context import Context
 from ufgvc.tracking.journal import Journal
 from ufgvc.tracking.runs import start_run
-from ufgvc.tracking.settings import TrackingSettings
 
 if TYPE_CHECKING:  # only a search needs Optuna, which a benchmark does without
     from ufgvc.experiments.search_store import SearchStore, TrialConfig
@@ -23,8 +23,7 @@ class Recorder:
     The last figures become metrics; the epochs are attached as they are, because a metric for each would cost more than a small training.
     """
 
-    tracking: TrackingSettings
-    runs: str
+    context: Context
     experiment: str
     parent: str | None
 
@@ -35,7 +34,7 @@ class Recorder:
             return
         tags = {"step": job.purpose, "contestant": job.contestant, "method": job.plan.method, "folder": job.store.uri}
         child = start_run(
-            self.tracking, self.runs, self.experiment, job.name, job.identity, tags, parent=self.parent, store=job.store
+            self.context, self.experiment, job.name, job.identity, tags, parent=self.parent, store=job.store
         )
         if end.result is None:
             child.set_tags({"error": end.error})
@@ -51,7 +50,7 @@ class Recorder:
 class SearchRecorder:
     """Called with a trial of a search that ended: a run for it, and one for each fold nested in that."""
 
-    tracking: TrackingSettings
+    context: Context
     study: SearchStore
     experiment: str
     parent: str | None
@@ -71,20 +70,12 @@ class SearchRecorder:
         }
         name = f"trial-{setting.number}"
         child = start_run(
-            self.tracking,
-            self.study.runs,
-            self.experiment,
-            name,
-            dict(setting.values),
-            tags,
-            parent=self.parent,
-            store=store,
+            self.context, self.experiment, name, dict(setting.values), tags, parent=self.parent, store=store
         )
         for fold, accuracy in enumerate(row.folds):
             inner = store.child(f"fold-{fold}")
             grandchild = start_run(
-                self.tracking,
-                self.study.runs,
+                self.context,
                 self.experiment,
                 f"{name}-fold-{fold}",
                 {"fold": fold},

@@ -15,9 +15,9 @@ from ufgvc.experiments.trial_runner import Finished, check_nodes, run_all
 from ufgvc.methods import build
 from ufgvc.methods.recipe import Recipe, Stage
 from ufgvc.methods.weights import check_init
-from ufgvc.runtime.session import RaySettings, ray_session
+from ufgvc.runtime.session import ray_session
+from ufgvc.tracking.context import Context
 from ufgvc.tracking.runs import finish_run_on_exit, start_run
-from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training.run import make_plan
 from ufgvc.training.settings import TrainSettings
 
@@ -40,26 +40,23 @@ class PretrainResult:
 def pretrain(
     data: str,
     settings: PretrainSettings,
-    runs: str = "runs",
-    tracking: TrackingSettings | None = None,
-    ray: RaySettings | None = None,
+    context: Context = Context(),
 ) -> PretrainResult:
     """Trains the plain method of every architecture and writes <runs>/pretrained/<data set>/<architecture>.safetensors.
 
     What is there from the same settings and leaves is not trained again. UserError, with the reasons, if some could not be trained.
     """
-    tracking = tracking or TrackingSettings()
     dataset = open_dataset(data)
-    out = open_store(runs).child("pretrained", dataset.name)
-    jobs = [_job(name, dataset, settings, runs) for name in settings.architectures]
+    out = open_store(context.runs).child("pretrained", dataset.name)
+    jobs = [_job(name, dataset, settings, context.runs) for name in settings.architectures]
     told = settings.model_dump(mode="json")
     tags = {"step": "pretrain", "data": dataset.fingerprint, "folder": out.uri}
-    run = start_run(tracking, runs, experiment=dataset.name, name="pretrain", params=told, tags=tags, store=out)
+    run = start_run(context, experiment=dataset.name, name="pretrain", params=told, tags=tags, store=out)
     with finish_run_on_exit(run):
-        with ray_session(ray):
-            check_nodes([data], runs, settings)
+        with ray_session(context.ray):
+            check_nodes([data], context.runs, settings)
             decode(jobs, [dataset])
-            ends = run_all(jobs, settings, out.child("tune"), Recorder(tracking, runs, dataset.name, run.id))
+            ends = run_all(jobs, settings, out.child("tune"), Recorder(context, dataset.name, run.id))
         for end in ends:
             if end.result is not None:
                 _keep(end, out)

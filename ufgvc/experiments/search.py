@@ -34,9 +34,9 @@ from ufgvc.reports.search_page import compose_search
 from ufgvc.reports.search_tables import search_tables, to_csv
 from ufgvc.reports.search_text import reading
 from ufgvc.reports.tables import Table
-from ufgvc.runtime.session import RaySettings, ray_session
+from ufgvc.runtime.session import ray_session
+from ufgvc.tracking.context import Context
 from ufgvc.tracking.runs import Run, finish_run_on_exit, require_mlflow, start_run
-from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training.loader import WorkerConfig
 from ufgvc.training.settings import TrainSettings
 
@@ -63,38 +63,32 @@ def search(
     options: Mapping[str, Any],
     train: TrainSettings,
     settings: SearchSettings,
-    runs: str = "runs",
-    seed: int = 0,
-    tracking: TrackingSettings | None = None,
-    ray: RaySettings | None = None,
+    context: Context = Context(),
 ) -> SearchDone:
     """Runs what is missing of a search and writes its report; killed and called again, it goes on.
 
     The test leaves are opened once, at the end, for the best setting and the paper's.  UserError for what cannot work, before anything
     is trained, and if no trial completed. A trial that fails is a failed trial of the report.
     """
-    tracking = tracking or TrackingSettings()
     dataset = open_dataset(data)
-    study = make_study(dataset, method, options, train, settings, runs, seed)
+    study = make_study(dataset, method, options, train, settings, context.runs, context.seed)
     epochs = check(study, dataset)
     folder = open_store(study.folder)
     if not folder.exists("config.yaml"):
-        require_mlflow(tracking, runs)  # later it may be away: what it misses waits in the journal
+        require_mlflow(context)  # later it may be away: what it misses waits in the journal
     told = {
         "method": method,
         "options": dict(study.options),
         "train": study.train.model_dump(mode="json"),
-        "seed": seed,
+        "seed": context.seed,
     }
     told["search"] = settings.model_dump(mode="json") | {"space": {axis.name: _told(axis) for axis in study.axes}}
     folder.write_text("config.yaml", to_yaml(told))
     tags = {"step": "search", "method": method, "folder": folder.uri, "data": dataset.fingerprint}
-    run = start_run(
-        tracking, runs, experiment=dataset.name, name=f"search-{method}", params=told, tags=tags, store=folder
-    )
+    run = start_run(context, experiment=dataset.name, name=f"search-{method}", params=told, tags=tags, store=folder)
     with finish_run_on_exit(run):
-        with ray_session(ray):
-            rows, finals, failed = _train(study, dataset, settings, epochs, run, tracking)
+        with ray_session(context.ray):
+            rows, finals, failed = _train(study, dataset, settings, epochs, run, context)
         return _report(study, dataset, settings, epochs, rows, finals, failed, run)
 
 
@@ -152,13 +146,13 @@ def check(study: SearchStore, dataset: Dataset) -> int:
 
 
 def _train(
-    study: SearchStore, dataset: Dataset, settings: SearchSettings, epochs: int, run: Run, tracking: TrackingSettings
+    study: SearchStore, dataset: Dataset, settings: SearchSettings, epochs: int, run: Run, context: Context
 ) -> tuple[list[TrialResult], tuple[FinalRow, ...], int]:
     check_nodes([study.data], study.runs, trial_settings(study.train, settings))
     share = share_now(study.train, settings)
     paper = paper_values(study.axes, study.method, study.options, study.train)
     decode_folds(study.plans(TrialConfig(0, paper))[0], dataset)
-    rows = run_trials(study, settings, epochs, share, SearchRecorder(tracking, study, dataset.name, run.id))
+    rows = run_trials(study, settings, epochs, share, SearchRecorder(context, study, dataset.name, run.id))
     best = best_of(rows)
     if best is None:
         reasons = "; ".join(dict.fromkeys(str(row.error) for row in rows if row.error)) or "all were stopped early"
@@ -173,7 +167,7 @@ def _train(
     )
     jobs = final_jobs(study, tested, settings.seeds)
     decode(jobs, [dataset])
-    record = Recorder(tracking, study.runs, dataset.name, run.id)
+    record = Recorder(context, dataset.name, run.id)
     ends = run_all(jobs, trial_settings(study.train, settings), open_store(study.folder).child("tune"), record, share)
     return rows, final_rows(study, tested, ends), sum(end.result is None for end in ends)
 

@@ -60,7 +60,9 @@ class TestVariants:
             BenchmarkSettings(backbones=("resnet18",))
 
 
-def test_initial_weights_are_found_from_the_working_directory_of_a_trial(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_initial_weights_are_found_from_the_working_directory_of_a_trial(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
     monkeypatch.chdir(tmp_path)
     assert resolve_init("weights/{backbone}.safetensors", "resnet18") == f"{tmp_path}/weights/resnet18.safetensors"
     assert resolve_init("/weights/{backbone}.pt", "vgg11") == "/weights/vgg11.pt"

@@ -40,7 +40,9 @@ def test_uniform_numbers_are_uniform_points_of_the_simplex(parts: int) -> None:
     draws = np.random.default_rng(0).random((4000, parts - 1))
     points = np.array(
         [
-            list(decode_params([axis], {f"w/{part}": u for part, u in zip(axis.parts, row, strict=False)})["w"].values())
+            list(
+                decode_params([axis], {f"w/{part}": u for part, u in zip(axis.parts, row, strict=False)})["w"].values()
+            )
             for row in draws
         ]
     )
@@ -60,9 +62,7 @@ def test_the_papers_weights_by_hand() -> None:
 
 @settings(deadline=None)
 @given(unit, unit, st.floats(0.01, 10), st.integers(4, 16), st.integers(0, 1))
-def test_params_and_values_convert_in_both_directions(
-    u1: float, u2: float, loss: float, batch: int, kind: int
-) -> None:
+def test_params_and_values_convert_in_both_directions(u1: float, u2: float, loss: float, batch: int, kind: int) -> None:
     axes = (FUSION, LOSS, BATCH, KIND)
     values = decode_params(
         axes,

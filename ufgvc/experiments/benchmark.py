@@ -32,7 +32,7 @@ from ufgvc.reports.benchmark_controls import controls_in_words
 from ufgvc.reports.benchmark_page import compose_benchmark
 from ufgvc.reports.benchmark_rows import measure
 from ufgvc.reports.benchmark_tables import benchmark_tables, reading, to_csv
-from ufgvc.reports.page import made_now
+from ufgvc.reports.page import footer
 from ufgvc.reports.tables import Table
 from ufgvc.runtime.session import ray_session
 from ufgvc.tracking.context import Context
@@ -141,9 +141,9 @@ def choose_lr_factors(
 def _report(comparison: Comparison, folder: Store, run: Run) -> BenchmarkResult:
     rows = measure(comparison)
     tables = benchmark_tables(comparison, rows)
-    page = compose_benchmark(comparison, rows, made=made_now())
+    page = compose_benchmark(comparison, rows, made=footer())
     facts = "\n".join(f"- {name}: {value}" for name, value in comparison.facts.items())
-    write_report(folder, run, page, tables, {"benchmark.csv": to_csv(comparison, rows)}, footer=f"\n{facts}\n")
+    write_report(folder, run, page, tables, {"benchmark.csv": to_csv(comparison, rows)}, appendix=f"\n{facts}\n")
     log.info("report: %s", join(folder.uri, "report.html"))
     summary = "\n".join(part for part in (reading(comparison, rows), controls_in_words(comparison, rows)) if part)
     failed = sum(cell.right is None for entry in comparison.entries for cell in entry.cells)

@@ -144,9 +144,7 @@ def check_unchanged(run: Store, dataset: Dataset, config: Mapping[str, Any]) -> 
         raise UserError(what, where=dataset.store.uri, fix=fix)
 
 
-def make_fold_jobs(
-    run: Store, dataset: Dataset, config: Mapping[str, Any], folds: int, runs: str
-) -> list[TrainingJob]:
+def make_fold_jobs(run: Store, dataset: Dataset, config: Mapping[str, Any], folds: int, runs: str) -> list[TrainingJob]:
     """A training for each fold, in one process each, in folders below the run's.  config: of the run."""
     jobs = []
     method = build(config["method"], len(dataset.classes), init="none", **config["options"])
@@ -222,9 +220,7 @@ def score_own_held_out(run: Store, dataset: Dataset, config: Mapping[str, Any], 
     return ValidationScores(held.logits, held.labels, held.strangeness, held.reference)
 
 
-def load_trained(
-    run: Store, dataset: Dataset, config: Mapping[str, Any], runs: str
-) -> tuple[Method, WorkerConfig]:
+def load_trained(run: Store, dataset: Dataset, config: Mapping[str, Any], runs: str) -> tuple[Method, WorkerConfig]:
     """The model of a run, and the configuration of its training."""
     method = load_model(join(run.uri, "model")).method
     train = TrainSettings.model_validate(config["train"])

@@ -208,9 +208,16 @@ def _make_job(
     masks = read_manifest(dataset, f"masks/{entry.mask_kind}").fingerprint if method.regions else None
     config, identity = make_plan(dataset, method, train, seed, masks, runs)
     in_figure = "III" in entry.variant.tables and seed == 0 and dataset_index == 0 and not lr_search
-    purpose = "lr_search" if lr_search else "final"
-    key = entry.variant.key
-    return TrainingJob(key, dataset_index, seed, lr_factor, purpose, config, identity, save_model=in_figure)
+    return TrainingJob(
+        entry.variant.key,
+        dataset_index,
+        seed,
+        lr_factor,
+        "lr_search" if lr_search else "final",
+        config,
+        identity,
+        save_model=in_figure,
+    )
 
 
 def resolve_init(init: str, backbone: str) -> str:

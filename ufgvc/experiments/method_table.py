@@ -40,9 +40,7 @@ def _ablation(region: str, label: str) -> MethodVariant:
 def _control(
     key: str, label: str, mask_kind: str | None = None, method: str = "mask_guided", **options: Any
 ) -> MethodVariant:
-    return _row(
-        f"{method}:{key}", label, method, "controls", options=options, mask_kind=mask_kind, lr_from=method
-    )
+    return _row(f"{method}:{key}", label, method, "controls", options=options, mask_kind=mask_kind, lr_from=method)
 
 
 PAPER_ROWS = (

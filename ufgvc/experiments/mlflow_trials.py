@@ -67,19 +67,20 @@ class TrialRecorder:
         status = "FAILED" if result.state == "failed" else "FINISHED"
         if _status(folder) == status:
             return
-        tags = {"step": "trial", "method": self.store.method, "state": result.state, "folder": folder.uri}
-        tags |= {"repeat": trial.repeat}
+        tags = {
+            "step": "trial",
+            "method": self.store.method,
+            "state": result.state,
+            "folder": folder.uri,
+            "repeat": trial.repeat,
+        }
         name = f"trial-{trial.number}"
-        run = start_run(
-            self.context, self.experiment, name, dict(trial.values), tags, parent=self.parent, store=folder
-        )
+        run = start_run(self.context, self.experiment, name, dict(trial.values), tags, parent=self.parent, store=folder)
         for fold, accuracy in enumerate(result.folds):
             inner = self.store.fold(trial.number, fold)
             params, fold_tags = {"fold": fold}, {"step": "fold", "folder": inner.uri}
             fold_name = f"{name}-fold-{fold}"
-            nested = start_run(
-                self.context, self.experiment, fold_name, params, fold_tags, parent=run.id, store=inner
-            )
+            nested = start_run(self.context, self.experiment, fold_name, params, fold_tags, parent=run.id, store=inner)
             nested.log_metrics({"validation_accuracy": accuracy}, step=len(result.curve))
             nested.log_text(inner.read_text("metrics.jsonl"), "metrics.jsonl")
             nested.finish("FINISHED")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -229,14 +230,14 @@ def _warnings(settings: BenchmarkSettings) -> tuple[str, ...]:
 
 
 def write_report(
-    folder: Store, run: Run, page: Page, tables: Mapping[str, Table], files: Mapping[str, str], footer: str = ""
+    folder: Store, run: Run, page: Page, tables: Mapping[Any, Table], files: Mapping[str, str], appendix: str = ""
 ) -> None:
     """Writes report.html, its figures, table-*.md and other files into a folder, and attaches them to the run on MLflow.
 
-    tables: by the name in the file name.  files: other texts by file name.  footer: text below each table.
+    tables: by the name in the file name.  files: other texts by file name.  appendix: text below each table.
     """
     contents = {
-        f"table-{name}.md": f"{table.to_markdown()}\n\n{table.note}\n{footer}".encode()
+        f"table-{name}.md": f"{table.to_markdown()}\n\n{table.note}\n{appendix}".encode()
         for name, table in tables.items()
     }
     contents |= {name: text.encode() for name, text in files.items()} | {"report.html": page.to_html().encode()}

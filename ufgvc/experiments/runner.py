@@ -65,9 +65,7 @@ def run(
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it would print each traceback three times
     count = searcher.remaining if searcher else len(items)
-    log.info(
-        "%d trials to run, %d at a time, %d threads each", count, resources.max_concurrent, resources.threads
-    )
+    log.info("%d trials to run, %d at a time, %d threads each", count, resources.max_concurrent, resources.threads)
     device = resources.device
 
     def trial(config: dict[str, Any]) -> dict[str, str] | None:

@@ -30,7 +30,7 @@ from ufgvc.experiments.store import SearchStore, TrialConfig
 from ufgvc.methods.recipe import Recipe
 from ufgvc.methods.weights import check_init
 from ufgvc.regions.mask_results import check_masks
-from ufgvc.reports.page import made_now
+from ufgvc.reports.page import footer
 from ufgvc.reports.search_page import compose_search
 from ufgvc.reports.search_tables import search_tables, to_csv
 from ufgvc.reports.search_text import reading
@@ -93,7 +93,9 @@ def search(
             check_shared_storage([store.data], store.runs, store.train.init)
             resources = trial_resources(trial_settings(store.train, settings), store.train)
             decode_folds(store, dataset)
-            results = run_trials(store, settings, epochs, resources, TrialRecorder(context, store, dataset.name, run.id))
+            results = run_trials(
+                store, settings, epochs, resources, TrialRecorder(context, store, dataset.name, run.id)
+            )
             best = choose_best(store, results)
             recorder = JobRecorder(context, dataset.name, run.id)
             finals, failed = evaluate_finalists(store, best, settings, resources, recorder)
@@ -191,7 +193,9 @@ def choose_best(store: SearchStore, results: Sequence[TrialResult]) -> TrialResu
     """The best trial; writes its configuration to best.yaml. UserError, with the reasons, if no trial completed."""
     best = best_trial(results)
     if best is None:
-        reasons = "; ".join(dict.fromkeys(str(each.error) for each in results if each.error)) or "all were stopped early"
+        reasons = (
+            "; ".join(dict.fromkeys(str(each.error) for each in results if each.error)) or "all were stopped early"
+        )
         fix = "fix the cause; the same command tries again"
         raise UserError(f"no trial completed: {reasons}", where=store.folder, fix=fix)
     open_store(store.folder).write_text("best.yaml", to_yaml(train_configuration(store, best.values)))
@@ -243,7 +247,7 @@ def _report(record: SearchRecord, store: SearchStore, run: Run, best: int, faile
     result = measure(record)
     tables = search_tables(record, result)
     folder = open_store(store.folder)
-    write_report(folder, run, compose_search(record, made_now(), result), tables, {"trials.csv": to_csv(record)})
+    write_report(folder, run, compose_search(record, footer(), result), tables, {"trials.csv": to_csv(record)})
     run.log_artifact_bytes("best.yaml", folder.read_bytes("best.yaml"))
     log.info("report: %s", join(folder.uri, "report.html"))
     return SearchResult(folder.uri, tuple(tables.values()), reading(record, result), best, failed)

@@ -124,9 +124,7 @@ def run_trial(store: SearchStore, trial: TrialConfig, report: Report, device: to
     _delete_checkpoints(store, trial)
 
 
-def _train(
-    store: SearchStore, trial: TrialConfig, report: Report, device: torch.device, threads: int
-) -> TrialResult:
+def _train(store: SearchStore, trial: TrialConfig, report: Report, device: torch.device, threads: int) -> TrialResult:
     for epoch, score in _epochs(store, trial, device, threads):
         report(epoch, score)
         if store.trial(trial.number).exists(STOP):
@@ -134,9 +132,7 @@ def _train(
     return make_result(store, trial, "complete")
 
 
-def _epochs(
-    store: SearchStore, trial: TrialConfig, device: torch.device, threads: int
-) -> Iterator[tuple[int, float]]:
+def _epochs(store: SearchStore, trial: TrialConfig, device: torch.device, threads: int) -> Iterator[tuple[int, float]]:
     """(epochs, accuracy) after every epoch of all folds."""
     configs = store.worker_configs(trial)
     if store.train.workers > 1:

@@ -22,7 +22,21 @@ WHERE = "search.space"
 LOSS_RANGE = (0.01, 10.0)  # of loss weights in the default space; the weight of the cross-entropy is 1
 # Fields of TrainSettings that would make trials incomparable (epochs, the split), or cannot matter (where they run).
 NOT_SEARCHED = frozenset(
-    "epochs validation holdout folds fold workers cpus_per_worker gpu cache checkpoint_seconds keep max_failures compile".split()
+    [
+        "epochs",
+        "validation",
+        "holdout",
+        "folds",
+        "fold",
+        "workers",
+        "cpus_per_worker",
+        "gpu",
+        "cache",
+        "checkpoint_seconds",
+        "keep",
+        "max_failures",
+        "compile",
+    ]
 )
 
 

@@ -30,8 +30,8 @@ from ufgvc import __version__
 from ufgvc.cli import parse, refuse_relative_places
 from ufgvc.commands import COMMANDS
 from ufgvc.core.errors import UserError
+from ufgvc.experiments.resources import size_trials
 from ufgvc.experiments.settings import TrialSettings
-from ufgvc.experiments.trial_runner import share_of
 from ufgvc.training.preflight import check_batch, check_cpus, check_places, choose_gpu
 from ufgvc.training.settings import TrainSettings
 
@@ -91,8 +91,8 @@ def test_the_job_fits_the_cluster_once_its_gpus_are_there(training: Any) -> None
 
 def test_trials_fit_one_gpu_node() -> None:
     gpu = containers()["gpu"]
-    share = share_of(TrialSettings(), asked(gpu, "cpu"), asked(gpu, "nvidia.com/gpu"), int(asked(gpu, "cpu")))
-    assert share.at_once == 4
+    node = {"CPU": asked(gpu, "cpu"), "GPU": asked(gpu, "nvidia.com/gpu")}
+    assert size_trials(TrialSettings(), [node], int(node["CPU"])).max_concurrent == 4
     assert "four on each by default" in README
 
 

@@ -43,9 +43,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """folder: URI of report.html, table-*.md and benchmark.csv.  tables: for the terminal.  summary: the result in sentences.
+    """What a benchmark returns.
 
-    failed: number of trainings without a result.
+    folder: URI of report.html, table-*.md and benchmark.csv.  tables: for the terminal.  summary: the result in
+    sentences.  failed: number of trainings without a result.
     """
 
     folder: str
@@ -57,8 +58,8 @@ class BenchmarkResult:
 def benchmark(data: Sequence[str], settings: BenchmarkSettings, context: Context = Context()) -> BenchmarkResult:
     """Trains what the benchmark still lacks and writes its report. The same call resumes a benchmark that was stopped.
 
-    data: ingested data sets, whose test leaves are counted together.  UserError, before anything is trained, for what cannot work.
-    A training that fails is a failed cell of the table.
+    data: ingested data sets, whose test leaves are counted together.  UserError, before anything is trained, for what
+    cannot work. A training that fails is a failed cell of the table.
     """
     datasets = [open_dataset(uri) for uri in data]
     check_datasets(datasets, settings.fingerprints)
@@ -96,7 +97,7 @@ def benchmark(data: Sequence[str], settings: BenchmarkSettings, context: Context
 
 
 def benchmark_folder(datasets: Sequence[Dataset], settings: BenchmarkSettings, runs: str) -> Store:
-    """<runs>/<data set>/benchmark/<key>; the key names what determines the results, not how many trainings run at a time."""
+    """<runs>/<data set>/benchmark/<key>. The key covers what determines the results, not where they are computed."""
     # More rows or seeds continue the same benchmark, under the same run on MLflow.
     excluded = {
         "methods",
@@ -118,7 +119,7 @@ def benchmark_folder(datasets: Sequence[Dataset], settings: BenchmarkSettings, r
 def choose_lr_factors(
     outcomes: Sequence[JobOutcome], entries: Sequence[BenchmarkEntry], settings: BenchmarkSettings
 ) -> dict[str, float]:
-    """For each tuned variant the factor with most correct held-out leaves over all data sets; of equals the nearest to 1.
+    """The factor of each tuned variant with most correct held-out leaves over all data sets; of equals nearest to 1.
 
     A factor whose training failed on any data set is excluded; a variant without any factor left has no entry.
     """

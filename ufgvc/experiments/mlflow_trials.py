@@ -21,7 +21,8 @@ if TYPE_CHECKING:  # only a search needs Optuna
 class JobRecorder:
     """Records a job that ended. One process records all: concurrent trials would wait for MLflow's database.
 
-    The last figures become metrics. The epochs are attached as a file, because a metric for each would take longer than a small training.
+    The last figures become metrics. The epochs are attached as a file, because a metric for each would take longer than
+    a small training.
 
     experiment: name on MLflow.  parent: id of the run of the whole.
     """

@@ -20,7 +20,7 @@ from ufgvc import methods
 from ufgvc.cli import main
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
-from ufgvc.data.dataset import ShardWriter, open_dataset, part_name, write_dataset
+from ufgvc.data.dataset import ShardWriter, open_dataset, shard_name, write_dataset
 from ufgvc.evaluation.evaluate import evaluate
 from ufgvc.evaluation.promote import promote
 from ufgvc.evaluation.settings import EvaluateSettings, PromoteSettings
@@ -59,7 +59,7 @@ def write_data(uri: str, name: str, classes: Sequence[str] = CLASSES, other: str
             "cultivar": [classes[i] for i in labels], "split": [split] * rows, "group": pa.array([None] * rows, pa.string()),
             "sha256": [f"{other}{split}{i}" for i in range(rows)],
         })  # fmt: skip
-        parts.append(writer.write(part_name(split, 0), split, table))
+        parts.append(writer.write(shard_name(split, 0), split, table))
         tables.append(table.drop_columns("group"))
     writer.commit(parts)
     write_dataset(store, name, tuple(classes), pa.concat_tables(tables), parts, "made by a test")

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from ufgvc.core.errors import UnreadableFile, UserError
 from ufgvc.core.storage import Store, join, open_store
+from ufgvc.data.file_types import HEAD_BYTES, READABLE_TYPES, detect_file_type, explain_unreadable
 from ufgvc.data.images import BadImage, decode, inspect
-from ufgvc.data.kinds import HEAD_BYTES, READABLE, kind_of, refusal
 from ufgvc.data.readers.places import split_place
 from ufgvc.data.readers.scan import Rejected, find_photographs, scan
 from ufgvc.evaluation.predict_settings import PredictResult, PredictSettings
@@ -89,8 +89,10 @@ def photographs(source: str, without: Store | None = None) -> tuple[Store, list[
         head = _head_of(store, file) if store.is_file(file) else b""
         if not store.is_file(file):
             raise UserError("there is no such file or folder", where=source, fix="check --source")
-        if kind_of(head) not in READABLE:
-            raise UserError(refusal(head), where=source, fix="give a photograph, or a folder or bucket of photographs")
+        if detect_file_type(head) not in READABLE_TYPES:
+            raise UserError(
+                explain_unreadable(head), where=source, fix="give a photograph, or a folder or bucket of photographs"
+            )
         return store, [file], []
     found = find_photographs(scan(store, without=without))
     others = [Rejected(path, "is not a photograph") for path in found.others]

@@ -16,7 +16,7 @@ from ufgvc.core.config import Settings
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, join, open_store
 from ufgvc.data.dataset import Dataset, open_dataset, read_index, read_manifest
-from ufgvc.data.folds import fold_of
+from ufgvc.data.splits import kfold_indices
 from ufgvc.evaluation.provenance import run_store
 from ufgvc.experiments.entries import decode_images
 from ufgvc.experiments.mlflow_trials import JobRecorder
@@ -182,7 +182,7 @@ def cross_validate(
     groups, image_ids = index["group"].to_pylist(), index["image_id"].to_pylist()
     folds = range(settings.folds)
     try:
-        held = [fold_of(labels, groups, settings.folds, fold, config["seed"])[1] for fold in folds]
+        held = [kfold_indices(labels, groups, settings.folds, fold, config["seed"])[1] for fold in folds]
     except UserError as error:
         fix = "ingest more photographs of it, or leave the model uncalibrated"
         raise UserError(error.what, where=dataset.store.uri, fix=fix) from None

@@ -14,9 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
-from ufgvc.data.cache import decoded_split
+from ufgvc.data.cache import load_decoded_split
 from ufgvc.data.dataset import Dataset, read_index, read_manifest
-from ufgvc.data.folds import held_out
+from ufgvc.data.splits import holdout_indices
 from ufgvc.experiments.method_table import MethodVariant
 from ufgvc.experiments.settings import BenchmarkSettings
 from ufgvc.experiments.training_job import TrainingJob
@@ -144,7 +144,7 @@ def check_holdout(dataset: Dataset, fraction: float) -> None:
     """UserError if a cultivar has too few leaves to hold some out for choosing a learning rate."""
     index = read_index(dataset, "train")
     try:
-        held_out(index["label"].to_numpy().astype(np.int64), index["group"].to_pylist(), fraction, seed=0)
+        holdout_indices(index["label"].to_numpy().astype(np.int64), index["group"].to_pylist(), fraction, seed=0)
     except UserError as error:
         fix = "give a single one of --lr-factors, so that there is nothing to choose, or ingest more photographs"
         raise UserError(error.what, where=dataset.store.uri, fix=fix) from None
@@ -242,4 +242,4 @@ def decode_images(jobs: Sequence[TrainingJob], datasets: Sequence[Dataset]) -> N
             if (job.dataset_index, split, side, kind) not in decoded:
                 decoded.add((job.dataset_index, split, side, kind))
                 dataset = datasets[job.dataset_index]
-                decoded_split(dataset, split, side, kind, fingerprint, Path(config.cache_folder))
+                load_decoded_split(dataset, split, side, kind, fingerprint, Path(config.cache_folder))

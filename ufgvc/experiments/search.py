@@ -13,9 +13,9 @@ import numpy as np
 from ufgvc.core.config import short_key, to_yaml
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import join, open_store
-from ufgvc.data.cache import decoded_split
+from ufgvc.data.cache import load_decoded_split
 from ufgvc.data.dataset import Dataset, open_dataset, read_index
-from ufgvc.data.folds import fold_of
+from ufgvc.data.splits import kfold_indices
 from ufgvc.evaluation.search_record import FinalRow, SearchRecord, TrialResult
 from ufgvc.evaluation.search_result import measure
 from ufgvc.experiments.entries import resolve_init
@@ -147,7 +147,9 @@ def validate(store: SearchStore, dataset: Dataset) -> int:
     """UserError for what would end every trial. Returns the epochs of a complete trial."""
     index = read_index(dataset, "train")
     try:
-        fold_of(index["label"].to_numpy().astype(np.int64), index["group"].to_pylist(), store.folds, 0, store.seed)
+        kfold_indices(
+            index["label"].to_numpy().astype(np.int64), index["group"].to_pylist(), store.folds, 0, store.seed
+        )
     except UserError as error:
         fix = "ingest more photographs: a search holds leaves of every cultivar out"
         raise UserError(error.what, where=dataset.store.uri, fix=fix) from None
@@ -186,8 +188,8 @@ def decode_folds(store: SearchStore, dataset: Dataset) -> None:
     config = paper_worker_config(store)
     recipe, folder = Recipe.model_validate(config.recipe), Path(config.cache_folder)
     if config.cache != "none":
-        decoded_split(dataset, "train", recipe.resize, config.mask_kind, config.mask_fingerprint, folder)
-    decoded_split(dataset, "train", recipe.test_resize, None, None, folder)
+        load_decoded_split(dataset, "train", recipe.resize, config.mask_kind, config.mask_fingerprint, folder)
+    load_decoded_split(dataset, "train", recipe.test_resize, None, None, folder)
 
 
 def choose_best(store: SearchStore, results: Sequence[TrialResult]) -> TrialResult:

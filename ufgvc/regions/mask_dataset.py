@@ -1,4 +1,4 @@
-"""The step `mask`: every leaf through the detector, and what its boxes leave of it as masks. Ray Data, one part at a time."""
+"""The step `mask`: every leaf through the detector, and what its boxes leave of it as masks. Ray Data, one shard at a time."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ufgvc.core.storage import open_store
 from ufgvc.data.dataset import Dataset, Manifest, Shard, ShardWriter, open_dataset, read_manifest
 from ufgvc.regions.annotated import ANNOTATED, METRICS
 from ufgvc.regions.exact_masks import EXACT, exact_masks
-from ufgvc.regions.mask_results import Coverage, MaskResult, existing, finish, one_task_a_part, result_of
-from ufgvc.regions.mask_worker import DETECTED, PartMasker
+from ufgvc.regions.mask_results import Coverage, MaskResult, existing, finish, result_of, shard_tasks
+from ufgvc.regions.mask_worker import DETECTED, ShardMasker
 from ufgvc.regions.settings import MaskSettings
 from ufgvc.runtime.session import alive_nodes, node_kinds, places, ray_session
 from ufgvc.tracking.context import Context
@@ -68,7 +68,7 @@ def mask(
     }
     rows = _run(dataset, masker, settings, context)
     failed = [pair for row in rows for pair in json.loads(row["failed"])]
-    if len(failed) == sum(part.rows for part in dataset.parts):
+    if len(failed) == sum(shard.rows for shard in dataset.shards):
         raise UserError(
             f"not one photograph gave a mask; the first: {failed[0][0]}: {failed[0][1]}", fix="run `ufgvc ingest` again"
         )
@@ -154,14 +154,14 @@ def _run(dataset: Dataset, masker: dict[str, Any], settings: MaskSettings, conte
                 where="cpus_per_actor",
                 fix="lower it, add larger nodes" + (", or use `--gpu off`" if gpus else ""),
             )
-        most = min(settings.max_actors or room, room, len(dataset.parts))
+        most = min(settings.max_actors or room, room, len(dataset.shards))
         pool = ray.data.ActorPoolStrategy(min_size=min(settings.min_actors, most), max_size=most)
-        tasks = one_task_a_part(dataset).map(
-            PartMasker,  # Ray builds it in each actor
+        tasks = shard_tasks(dataset).map(
+            ShardMasker,  # Ray builds it in each actor
             fn_constructor_kwargs=masker,
             compute=pool,
             num_cpus=settings.cpus_per_actor,
             num_gpus=1 if gpus else 0,
         )
-        log.info("mask: %d parts, up to %d detectors on %s", len(dataset.parts), most, "GPUs" if gpus else "CPUs")
-        return finish(tasks, len(dataset.parts))
+        log.info("mask: %d shards, up to %d detectors on %s", len(dataset.shards), most, "GPUs" if gpus else "CPUs")
+        return finish(tasks, len(dataset.shards))

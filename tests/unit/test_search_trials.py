@@ -242,11 +242,11 @@ class TestResources:
             concurrent(*[2] * 6)
         assert "--cpus-per-trial" in str(caught.value.fix)
 
-    @pytest.mark.parametrize(("node", "concurrent"), [(4.0, 2), (3.0, 0)])
+    @pytest.mark.parametrize(("nodes", "concurrent"), [([4.0] * 5, 2), ([3.0] * 6, 0)])
     def test_trials_of_several_workers_fit_on_nodes_too(
-        self, node: float, concurrent: int, monkeypatch: pytest.MonkeyPatch
+        self, nodes: list[float], concurrent: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(sizing, "alive_nodes", lambda: [{"CPU": node}] * int(18 / node))
+        monkeypatch.setattr(sizing, "alive_nodes", lambda: [{"CPU": cpus} for cpus in nodes])
         train = TrainSettings(workers=2, cpus_per_worker=4)
         if concurrent:
             assert trial_resources(TrialSettings(), train).max_concurrent == concurrent

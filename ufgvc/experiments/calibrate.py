@@ -42,7 +42,10 @@ from ufgvc.training.settings import TrainSettings
 
 @dataclass(frozen=True)
 class ValidationScores:
-    """N validation leaves: logits (N, K), labels (N,), ood_score (N,).  subspace: of the features of the training leaves."""
+    """Scores of N validation leaves: logits (N, K), labels (N,), ood_score (N,).
+
+    subspace: of the features of the training leaves.
+    """
 
     logits: NDArray[Any]
     labels: NDArray[np.int64]
@@ -54,7 +57,7 @@ class CalibrateSettings(Settings):
     """Calibration of a trained model."""
 
     folds: int = Field(3, ge=2)
-    """parts of the training leaves, each scored by a model trained on the others; not used for a model that held leaves out"""
+    """folds of the training leaves, each scored by a model trained on the others; unused with held-out leaves"""
     known_share: float = Field(KNOWN_SHARE, gt=0, le=1)
     """share of the validation leaves that must not be called unknown"""
     max_concurrent_trials: int | None = Field(None, ge=1)
@@ -71,7 +74,11 @@ class CalibrateSettings(Settings):
 
 @dataclass(frozen=True)
 class CalibrateResult:
-    """model: URI of its folder.  metrics: negative log likelihood (nats) and calibration error, before and after, of the validation leaves."""
+    """What a calibration returns.
+
+    model: URI of its folder.  metrics: negative log likelihood (nats) and calibration error in [0, 1] of the
+    validation leaves, before and after.
+    """
 
     model: str
     calibration: Calibration
@@ -80,24 +87,26 @@ class CalibrateResult:
     def summary(self) -> str:
         """The lines for the terminal."""
         fitted, metrics = self.calibration, self.metrics
+        before, after = (100 * metrics[f"calibration_error_{name}"] for name in ("before", "after"))
         return (
             f"temperature {fitted.temperature:.3g} from {fitted.leaves} validation leaves ({fitted.source}): "
-            f"negative log likelihood {metrics['log_loss_before']:.3f} -> {metrics['log_loss_after']:.3f}, calibration error "
-            f"{100 * metrics['calibration_error_before']:.1f} -> {100 * metrics['calibration_error_after']:.1f} %\n"
+            f"negative log likelihood {metrics['log_loss_before']:.3f} -> {metrics['log_loss_after']:.3f}, "
+            f"calibration error {before:.1f} -> {after:.1f} %\n"
             f"unknown above an out-of-distribution score of {fitted.threshold:.3g}, "
             f"so that {100 * fitted.known_share:g} % of these leaves are known\n"
-            f"written to {self.model}; `ufgvc evaluate` registers it as a new version, earlier versions keep their files"
+            f"written to {self.model}; `ufgvc evaluate` registers it as a new version; earlier versions do not change"
         )
 
 
 def calibrate_model(
     data: str, model: str, settings: CalibrateSettings, context: Context = Context()
 ) -> CalibrateResult:
-    """Fits temperature and threshold on leaves that the model was not trained on, never on test leaves, and writes them to its run.
+    """Fits temperature and threshold on leaves that the model was not trained on, and writes them to its run.
 
-    A model with held-out leaves is scored on these. For any other model the same training is run on all parts but one, `folds` times;
-    such a model has seen fewer leaves than the calibrated one, so the temperature is an approximation. The same call resumes trainings
-    that were stopped.  UserError for a model without a run folder, and for data, masks or initial weights that have changed.
+    A model with held-out leaves is scored on these. For any other model the same training is run on all folds but one,
+    `folds` times; such a model has seen fewer leaves than the calibrated one, so the temperature is an approximation.
+    Test leaves are never used. The same call resumes trainings that were stopped.
+    UserError for a model without a run folder, and for data, masks or initial weights that have changed.
     """
     dataset = open_dataset(data)
     run = find_run(model, context)

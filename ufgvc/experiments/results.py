@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,8 @@ def collect_results(
 ) -> Comparison:
     """Everything that the tables and charts of the benchmark show.
 
-    lr_outcomes: of the jobs that try learning rates.  final_outcomes: of the trainings that are scored on the test leaves.
+    lr_outcomes: of the jobs that try learning rates.  final_outcomes: of the trainings that are scored on the test
+    leaves.
     """
     kind = _mask_kind_of_maps(datasets[0], settings)
     panels, energy = measure_maps(datasets[0], entries, settings, final_outcomes, kind) if kind else (None, {})
@@ -121,7 +123,7 @@ def _cell(outcome: JobOutcome, datasets: Sequence[Dataset]) -> Cell:
 
 
 def _mask_kind_of_maps(dataset: Dataset, settings: BenchmarkSettings) -> str | None:
-    """The masks in which activation maps are measured: those of the benchmark, else exact ones; None if there are none."""
+    """The masks in which activation maps are measured: those of the benchmark, else exact ones, else None."""
     for kind in (settings.masks, "exact"):
         with contextlib.suppress(UserError):  # missing, or made from other images
             read_manifest(dataset, f"masks/{kind}")
@@ -136,9 +138,9 @@ def measure_maps(
     outcomes: Sequence[JobOutcome],
     kind: str,
 ) -> tuple:
-    """(panels, energy) of the class activation maps of the ablations on test leaves (Fig. 4); (None, {}) without any model.
+    """(panels, energy) of the class activation maps of the ablations on test leaves (Fig. 4).
 
-    kind: of the masks in which the maps are measured.
+    (None, {}) if no model was saved.  kind: of the masks in which the maps are measured.
     """
     jobs = [outcome.job for outcome in outcomes if outcome.job.save_model and outcome.result is not None]
     jobs.sort(key=lambda job: FIG_4.index(job.variant))
@@ -229,14 +231,14 @@ def _warnings(settings: BenchmarkSettings) -> tuple[str, ...]:
 
 
 def write_report(
-    folder: Store, run: Run, page: Page, tables: Mapping[str, Table], files: Mapping[str, str], footer: str = ""
+    folder: Store, run: Run, page: Page, tables: Mapping[Any, Table], files: Mapping[str, str], appendix: str = ""
 ) -> None:
-    """Writes report.html, its figures, table-*.md and other files into a folder, and attaches them to the run on MLflow.
+    """Writes report.html, its figures, table-*.md and other files, and attaches them to the run on MLflow.
 
-    tables: by the name in the file name.  files: other texts by file name.  footer: text below each table.
+    tables: by the name in the file name.  files: other texts by file name.  appendix: text below each table.
     """
     contents = {
-        f"table-{name}.md": f"{table.to_markdown()}\n\n{table.note}\n{footer}".encode()
+        f"table-{name}.md": f"{table.to_markdown()}\n\n{table.note}\n{appendix}".encode()
         for name, table in tables.items()
     }
     contents |= {name: text.encode() for name, text in files.items()} | {"report.html": page.to_html().encode()}

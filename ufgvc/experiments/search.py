@@ -1,4 +1,4 @@
-"""The search: tries settings by cross-validation on the training leaves, tests the best one and the paper's, and writes one report."""
+"""The search: cross-validates settings on the training leaves, tests the best one, and writes a report."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from ufgvc.experiments.store import SearchStore, TrialConfig
 from ufgvc.methods.recipe import Recipe
 from ufgvc.methods.weights import check_init
 from ufgvc.regions.mask_results import check_masks
-from ufgvc.reports.page import made_now
+from ufgvc.reports.page import footer
 from ufgvc.reports.search_page import compose_search
 from ufgvc.reports.search_tables import search_tables, to_csv
 from ufgvc.reports.search_text import reading
@@ -46,8 +46,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SearchResult:
-    """folder: URI of report.html, trials.csv and best.yaml.  tables: for the terminal.  summary: the result in sentences.
+    """What a search returns.
 
+    folder: URI of report.html, trials.csv and best.yaml.  tables: for the terminal.  summary: the result in sentences.
     best: number of the best trial.  failed: number of final trainings without a result.
     """
 
@@ -68,8 +69,8 @@ def search(
 ) -> SearchResult:
     """Runs the trials that a search still lacks and writes its report. The same call resumes a search that was stopped.
 
-    The test leaves are read once, at the end, for the best setting and the paper's.  UserError, before anything is trained, for what
-    cannot work, and if no trial completed. A trial that fails is a failed trial of the report.
+    The test leaves are read once, at the end, for the best setting and the paper's.  UserError, before anything is
+    trained, for what cannot work, and if no trial completed. A trial that fails is a failed trial of the report.
     """
     dataset = open_dataset(data)
     store = make_store(dataset, method, options, train, settings, context)
@@ -250,7 +251,7 @@ def _report(record: SearchRecord, store: SearchStore, run: Run, best: int, faile
     result = measure(record)
     tables = search_tables(record, result)
     folder = open_store(store.folder)
-    write_report(folder, run, compose_search(record, made_now(), result), tables, {"trials.csv": to_csv(record)})
+    write_report(folder, run, compose_search(record, footer(), result), tables, {"trials.csv": to_csv(record)})
     run.log_artifact_bytes("best.yaml", folder.read_bytes("best.yaml"))
     log.info("report: %s", join(folder.uri, "report.html"))
     return SearchResult(folder.uri, tuple(tables.values()), reading(record, result), best, failed)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ufgvc.core.config import short_key, to_yaml
 from ufgvc.core.storage import Store, join, open_store
 from ufgvc.data.dataset import Dataset, open_dataset
+from ufgvc.evaluation.benchmark_summary import summarize
 from ufgvc.experiments.benchmark_entries import (
     BenchmarkEntry,
     check_draws,
@@ -26,10 +27,9 @@ from ufgvc.experiments.mlflow_trials import Recorder
 from ufgvc.experiments.settings import BenchmarkSettings
 from ufgvc.experiments.trial_runner import Finished, check_nodes, run_all
 from ufgvc.methods.weights import check_init
-from ufgvc.reports.benchmark_controls import controls_in_words
 from ufgvc.reports.benchmark_page import compose_benchmark
-from ufgvc.reports.benchmark_rows import measure
-from ufgvc.reports.benchmark_tables import benchmark_tables, reading, to_csv
+from ufgvc.reports.benchmark_tables import benchmark_tables, to_csv
+from ufgvc.reports.benchmark_text import summary_text
 from ufgvc.reports.page import footer
 from ufgvc.reports.tables import Table
 from ufgvc.runtime.session import RaySettings, ray_session
@@ -145,21 +145,20 @@ def _report(
     finals: Sequence[Finished],
     run: Run,
 ) -> BenchmarkResult:
-    comparison = gather(draws, runners, settings, rates, finals)
-    rows = measure(comparison)
-    tables = benchmark_tables(comparison, rows)
-    page = compose_benchmark(comparison, rows, made=footer())
-    told = "\n".join(f"- {name}: {value}" for name, value in comparison.facts.items())
+    record = gather(draws, runners, settings, rates, finals)
+    summaries = summarize(record)
+    tables = benchmark_tables(record, summaries)
+    page = compose_benchmark(record, summaries, footer())
+    told = "\n".join(f"- {name}: {value}" for name, value in record.facts.items())
     files: dict[str, bytes] = {
         f"table-{name}.md": f"{table.to_markdown()}\n\n{table.note}\n\n{told}\n".encode()
         for name, table in tables.items()
     }
-    files |= {"benchmark.csv": to_csv(comparison, rows).encode(), "report.html": page.to_html().encode()}
+    files |= {"benchmark.csv": to_csv(record, summaries).encode(), "report.html": page.to_html().encode()}
     files |= {f"{figure.name}.png": figure.to_png() for figure in page.figures}
     for name, content in files.items():
         folder.write_bytes(name, content)
         run.log_artifact_bytes(f"report/{name}", content)
-    failed = sum(cell.right is None for entry in comparison.entries for cell in entry.cells)
+    failed = sum(one.right is None for method in record.methods for one in method.runs)
     log.info("report: %s", join(folder.uri, "report.html"))
-    spoken = "\n".join(part for part in (reading(comparison, rows), controls_in_words(comparison, rows)) if part)
-    return BenchmarkResult(folder.uri, tuple(tables.values()), spoken, failed)
+    return BenchmarkResult(folder.uri, tuple(tables.values()), summary_text(record, summaries), failed)

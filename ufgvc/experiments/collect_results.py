@@ -15,18 +15,17 @@ from ufgvc.core.storage import join
 from ufgvc.core.types import REGIONS
 from ufgvc.data.dataset import Dataset, read_index, read_manifest
 from ufgvc.data.images import decode, decode_mask
-from ufgvc.evaluation.cam_energy import energy_panels, mean_energy
-from ufgvc.evaluation.comparison import BenchmarkDataset, Cell, Comparison, Entry
+from ufgvc.evaluation.benchmark_record import BenchmarkDataset, BenchmarkRecord, MethodResult, RunResult
+from ufgvc.evaluation.cam import mean_energy
 from ufgvc.evaluation.metrics import ranking
+from ufgvc.evaluation.paper_results import paper_accuracy
 from ufgvc.experiments.benchmark_entries import BenchmarkEntry
 from ufgvc.experiments.method_table import ABLATIONS, OURS, PAPER_ROWS
 from ufgvc.experiments.settings import BenchmarkSettings
 from ufgvc.experiments.training_job import Job, read_scored
 from ufgvc.experiments.trial_runner import Finished
 from ufgvc.models.model import LoadedModel, load_model
-from ufgvc.reports.samples import draw as draw_leaves
-from ufgvc.reports.samples import leaf_rows
-from ufgvc.reports.tables import paper_accuracy
+from ufgvc.reports.photographs import energy_panels, read_test_rows, sample_leaves
 from ufgvc.tracking.settings import TrackingSettings
 
 FIG_4 = ("mask_guided:none", "mask_guided:vein", "mask_guided:contour", "mask_guided")  # the paper's order
@@ -39,16 +38,16 @@ def gather(
     settings: BenchmarkSettings,
     rates: Sequence[Finished],
     finals: Sequence[Finished],
-) -> Comparison:
+) -> BenchmarkRecord:
     labels = {draw.name: read_index(draw, "test")["label"].to_numpy().astype(np.int64) for draw in draws}
     kind = measured_kind(draws[0], settings)
     panels, energy = look_inside(draws[0], runners, settings, finals, kind) if kind else (None, {})
-    return Comparison(
+    return BenchmarkRecord(
         title=", ".join(draw.name for draw in draws),
         budget=settings.budget,
-        draws=tuple(BenchmarkDataset(draw.name, labels[draw.name], len(draw.classes)) for draw in draws),
+        datasets=tuple(BenchmarkDataset(draw.name, labels[draw.name], len(draw.classes)) for draw in draws),
         references=("resnet50", "mask_guided", *(row.key for row in OURS if _has_controls(row.key, runners))),
-        entries=tuple(_entry(runner, draws, settings, rates, finals) for runner in runners),
+        methods=tuple(_entry(runner, draws, settings, rates, finals) for runner in runners),
         facts=_facts(draws, runners, settings, finals) | ({"Maps measured inside": f"{kind} masks"} if energy else {}),
         warnings=_warnings(settings),
         cam=panels,
@@ -66,17 +65,17 @@ def _entry(
     settings: BenchmarkSettings,
     rates: Sequence[Finished],
     finals: Sequence[Finished],
-) -> Entry:
+) -> MethodResult:
     who = runner.who
     own = [end for end in finals if end.job.contestant == who.key]
     cells = [_cell(end, draws) for end in own]
     out = {end.job.factor: end.error for end in rates if end.job.contestant == who.key and end.error}
     if not own:  # no learning rate worked, so there was nothing to train with
         failed = [end for end in rates if end.job.contestant == (who.rate_of or who.key) and end.error]
-        cells = [Cell(draws[end.job.draw].name, end.job.seed, None, end.error) for end in failed[:1]]
+        cells = [RunResult(draws[end.job.draw].name, end.job.seed, None, end.error) for end in failed[:1]]
     published = who in PAPER_ROWS or who in ABLATIONS
     options = flatten(who.options)
-    return Entry(
+    return MethodResult(
         key=who.key,
         label=who.label,
         method=who.method,
@@ -94,17 +93,17 @@ def _entry(
         )
         if own
         else "",
-        cells=tuple(cells),
+        runs=tuple(cells),
     )
 
 
-def _cell(end: Finished, draws: Sequence[Dataset]) -> Cell:
+def _cell(end: Finished, draws: Sequence[Dataset]) -> RunResult:
     draw, seed = draws[end.job.draw], end.job.seed
     if end.result is None:
-        return Cell(draw.name, seed, None, end.error)
+        return RunResult(draw.name, seed, None, end.error)
     index = read_index(draw, "test")
     logits = read_scored(end.job.store, index["image_id"].to_pylist())
-    return Cell(
+    return RunResult(
         draw.name,
         seed,
         ranking(logits)[:, 0] == index["label"].to_numpy(),
@@ -143,10 +142,10 @@ def look_inside(
     }
     test = read_index(draw, "test")
     truth = test["label"].to_numpy().astype(np.int64)
-    rows = draw_leaves(truth, ENERGY_LEAVES, seed=0)
+    rows = sample_leaves(truth, ENERGY_LEAVES, seed=0)
     images, masks = regions_of(draw, kind, rows)
     # The leaves of the figure are the first of those that are measured: the same seed draws both.
-    places = [rows.index(row) for row in draw_leaves(truth, settings.cam_leaves, seed=0)]
+    places = [rows.index(row) for row in sample_leaves(truth, settings.cam_leaves, seed=0)]
     captions = [draw.classes[truth[rows[place]]] for place in places]
     panels = energy_panels([images[i] for i in places], [masks[i] for i in places], models, captions)
     return panels, mean_energy(images, masks, models)
@@ -155,9 +154,9 @@ def look_inside(
 def regions_of(draw: Dataset, kind: str, rows: Sequence[int]) -> tuple[list, list]:
     """(images (H, W, 3) uint8, masks (H, W) bool of vein and contour together) of test leaves, upright."""
     manifest = read_manifest(draw, f"masks/{kind}")
-    images = [decode(row["image"], row["orientation"]) for row in leaf_rows(draw, rows)]
+    images = [decode(row["image"], row["orientation"]) for row in read_test_rows(draw, rows)]
     masks = []
-    for image, row in zip(images, leaf_rows(draw, rows, f"masks/{kind}", manifest), strict=True):
+    for image, row in zip(images, read_test_rows(draw, rows, f"masks/{kind}", manifest), strict=True):
         found = [decode_mask(row[region]) for region in REGIONS if row[region] is not None]
         masks.append(np.logical_or.reduce(found) if found else np.zeros(image.shape[:2], bool))
     return images, masks

@@ -10,7 +10,7 @@ import numpy as np
 
 from ufgvc.core.storage import open_store
 from ufgvc.data.dataset import open_dataset, read_index, read_manifest
-from ufgvc.evaluation.search_record import FinalRow, TrialResult
+from ufgvc.evaluation.search_record import FinalResult, TrialResult
 from ufgvc.experiments.search_store import SearchStore
 from ufgvc.experiments.training_job import Job, read_scored
 from ufgvc.experiments.trial_runner import Finished
@@ -43,7 +43,7 @@ def final_jobs(study: SearchStore, settings: Mapping[str, Mapping[str, Any]], se
 
 def final_rows(
     study: SearchStore, settings: Mapping[str, Mapping[str, Any]], ends: Sequence[Finished]
-) -> tuple[FinalRow, ...]:
+) -> tuple[FinalResult, ...]:
     """What was tested, by setting; one of which no training ended well is left out."""
     index = read_index(open_dataset(study.data), "test")
     labels, image_ids = index["label"].to_numpy(), index["image_id"].to_pylist()
@@ -54,7 +54,7 @@ def final_rows(
         ]
         if stores:
             rows.append(
-                FinalRow(
+                FinalResult(
                     label, values, np.stack([read_scored(store, image_ids).argmax(1) == labels for store in stores])
                 )
             )

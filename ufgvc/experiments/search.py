@@ -16,8 +16,8 @@ from ufgvc.core.storage import join, open_store
 from ufgvc.data.cache import decoded_split
 from ufgvc.data.dataset import Dataset, open_dataset, read_index
 from ufgvc.data.folds import fold_of
-from ufgvc.evaluation.search_record import Dimension, FinalRow, SearchRecord, TrialResult
-from ufgvc.evaluation.search_result import measure
+from ufgvc.evaluation.search_record import Dimension, FinalResult, SearchRecord, TrialResult
+from ufgvc.evaluation.search_summary import summarize
 from ufgvc.experiments.benchmark_entries import decode, first_weights
 from ufgvc.experiments.final_evaluation import BEST, PAPER, best_of, final_jobs, final_rows
 from ufgvc.experiments.mlflow_trials import Recorder, SearchRecorder
@@ -30,9 +30,8 @@ from ufgvc.methods.recipe import Recipe
 from ufgvc.methods.weights import check_init
 from ufgvc.regions.mask_results import check_masks
 from ufgvc.reports.page import footer
-from ufgvc.reports.search_page import compose_search
+from ufgvc.reports.search_page import compose_search, summary_text
 from ufgvc.reports.search_tables import search_tables, to_csv
-from ufgvc.reports.search_text import reading
 from ufgvc.reports.tables import Table
 from ufgvc.runtime.session import RaySettings, ray_session
 from ufgvc.tracking.runs import Run, finish_run_on_exit, require_mlflow, start_run
@@ -151,7 +150,7 @@ def check(study: SearchStore, dataset: Dataset) -> int:
 
 def _train(
     study: SearchStore, dataset: Dataset, settings: SearchSettings, epochs: int, run: Run, tracking: TrackingSettings
-) -> tuple[list[TrialResult], tuple[FinalRow, ...], int]:
+) -> tuple[list[TrialResult], tuple[FinalResult, ...], int]:
     check_nodes([study.data], study.runs, trial_settings(study.train, settings))
     share = share_now(study.train, settings)
     paper = paper_values(study.axes, study.method, study.options, study.train)
@@ -197,16 +196,16 @@ def _report(
     settings: SearchSettings,
     epochs: int,
     rows: Sequence[TrialResult],
-    finals: tuple[FinalRow, ...],
+    finals: tuple[FinalResult, ...],
     failed: int,
     run: Run,
 ) -> SearchDone:
     best = best_of(rows)
     assert best is not None
-    story = SearchRecord(
+    record = SearchRecord(
         dataset=dataset.name,
         method=study.method,
-        axes=study.axes,
+        dimensions=study.axes,
         trials=tuple(rows),
         best=best.number,
         leaves=dataset.counts["train"],
@@ -217,11 +216,11 @@ def _report(
         wall=study.wall(),
         facts=facts(study, dataset, settings),
     )
-    result = measure(story)
-    page = compose_search(story, footer(), result)
-    tables = search_tables(story, result)
+    summary = summarize(record)
+    page = compose_search(record, footer(), summary)
+    tables = search_tables(record, summary)
     files = {f"table-{name}.md": f"{table.to_markdown()}\n\n{table.note}\n".encode() for name, table in tables.items()}
-    files |= {"trials.csv": to_csv(story).encode(), "report.html": page.to_html().encode()}
+    files |= {"trials.csv": to_csv(record).encode(), "report.html": page.to_html().encode()}
     files |= {f"{figure.name}.png": figure.to_png() for figure in page.figures}
     folder = open_store(study.folder)
     for name, content in files.items():
@@ -229,7 +228,7 @@ def _report(
         run.log_artifact_bytes(f"report/{name}", content)
     run.log_artifact_bytes("best.yaml", folder.read_bytes("best.yaml"))
     log.info("report: %s", join(folder.uri, "report.html"))
-    return SearchDone(folder.uri, tuple(tables.values()), reading(story, result), best.number, failed)
+    return SearchDone(folder.uri, tuple(tables.values()), summary_text(record, summary), best.number, failed)
 
 
 def facts(study: SearchStore, dataset: Dataset, settings: SearchSettings) -> dict[str, str]:

@@ -12,12 +12,13 @@ from typing import Any
 from ufgvc.core.errors import UserError
 from ufgvc.core.process import cpu_count
 from ufgvc.core.storage import open_store
+from ufgvc.core.text import format_duration
 from ufgvc.evaluation.search_record import TrialResult
 from ufgvc.experiments.distributed_trial import STOP
 from ufgvc.experiments.search_store import SETTING, SearchStore, TrialConfig
 from ufgvc.experiments.searcher import ResumableSearcher, TrialLog
 from ufgvc.experiments.settings import SearchSettings, TrialSettings
-from ufgvc.experiments.trial_runner import Share, minutes, placed, share_of
+from ufgvc.experiments.trial_runner import Share, placed, share_of
 from ufgvc.runtime.background import InBackground
 from ufgvc.runtime.session import alive_nodes, places
 from ufgvc.training.preflight import check_cpus, check_nodes_hold, choose_gpu, worker_resources
@@ -157,7 +158,7 @@ def _tune(
                 suggester.total,
                 name_of(setting),
                 told,
-                minutes(rest),
+                format_duration(rest),
             )
             if found is not None:
                 ended(setting, found)

@@ -15,6 +15,7 @@ import torch
 from ufgvc.core.errors import UserError, user_error_in
 from ufgvc.core.process import cpu_count, trim_memory
 from ufgvc.core.storage import Store, open_store
+from ufgvc.core.text import format_duration
 from ufgvc.experiments.settings import TrialSettings
 from ufgvc.experiments.training_job import Job, result_of, run_job
 from ufgvc.runtime.background import InBackground
@@ -169,7 +170,7 @@ def _tune(
                 error = job.store.read_json(FAILED)["reason"] if job.store.exists(FAILED) else unexplained
             ended[place] = Finished(job, result, error)
             rest = (time.monotonic() - started) / len(ended) * (len(waiting) - len(ended))
-            log.info("%d/%d  %s  about %s to go", len(ended), len(waiting), told(ended[place]), minutes(rest))
+            log.info("%d/%d  %s  about %s to go", len(ended), len(waiting), told(ended[place]), format_duration(rest))
             done(ended[place])
 
     tuner = tune.Tuner(
@@ -216,7 +217,3 @@ def told(end: Finished) -> str:
     else:
         score = f"train accuracy {100 * result['train_accuracy']:.1f} %"
     return f"{end.job.name}: {score} ({result['seconds']:.0f} s)"
-
-
-def minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

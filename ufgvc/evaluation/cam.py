@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from ufgvc.core.errors import UserError
 from ufgvc.data.augment import eval_view
-from ufgvc.data.stream import square_mask
+from ufgvc.data.stream import resize_mask_square
 from ufgvc.models.model import LoadedModel
 
 Image = NDArray[np.uint8]
@@ -79,7 +79,7 @@ class MapBatch:
 def view_masks(model: LoadedModel, masks: Sequence[Mask]) -> Tensor:
     """Masks (H, W) bool of any size as (B, size, size) bool on the model's device: resized and cropped like its images."""
     side, size = int(model.input["resize"]), int(model.input["size"])
-    squares = np.stack([square_mask(mask, side) for mask in masks])
+    squares = np.stack([resize_mask_square(mask, side) for mask in masks])
     return eval_view(torch.from_numpy(squares).to(model.device)[..., None] * 255, size)[:, 0] > 0.5
 
 

@@ -20,9 +20,9 @@ from ufgvc.data.kinds import HEAD_BYTES, READABLE, kind_of, refusal
 from ufgvc.data.readers.places import split_place
 from ufgvc.data.readers.scan import Rejected, find_photographs, scan
 from ufgvc.evaluation.predict_settings import PredictResult, PredictSettings
-from ufgvc.models.calibration import probabilities
+from ufgvc.models.calibration import softmax
 from ufgvc.models.model import LoadedModel, load_model
-from ufgvc.models.onnx_net import runs_on_gpu
+from ufgvc.models.onnx import has_gpu_provider
 from ufgvc.runtime.session import RaySettings, configure_ray_data, ray_session
 from ufgvc.runtime.tasks import raise_errors, table_or_error
 from ufgvc.tracking.settings import TrackingSettings
@@ -73,9 +73,9 @@ def run_by(runtime: str, model: LoadedModel, uri: str) -> LoadedModel:
         raise UserError("is an exported model, which torch cannot run", where=uri, fix=fix)
     if runtime != "onnx" or model.exported:
         return model
-    from ufgvc.models.export import exported_model
+    from ufgvc.models.model import export_to_onnx
 
-    exported, parity = exported_model(model)
+    exported, parity = export_to_onnx(model)
     log.info("exported to ONNX for this prediction: %s", parity.summary())
     return exported
 
@@ -132,9 +132,9 @@ class Predictor:
             if image is not None:
                 images.append(image)
         with memory_for_scores(len(images), self.model.input, self.model.device):
-            logits, strangeness = self.model.scores(images, max(1, len(images)))
+            logits, ood_score = self.model.score(images, max(1, len(images)))
         order, chances = top_classes(logits, self.top, self.model.temperature)
-        read = zip(order.tolist(), chances.tolist(), self.model.known(strangeness).tolist(), strict=True)
+        read = zip(order.tolist(), chances.tolist(), self.model.is_known(ood_score).tolist(), strict=True)
         rows = [([], [], False) if reason else next(read) for reason in reasons]
         classes, values, known = zip(*rows, strict=True)
         columns = {"path": paths, "reason": reasons, "known": known, "classes": classes, "probabilities": values}
@@ -144,7 +144,7 @@ class Predictor:
     def _read(self, path: str) -> tuple[np.ndarray | None, str]:
         try:
             encoded = self.store.read_bytes(path)
-            return self.model.square(decode(encoded, inspect(encoded).orientation)), ""
+            return self.model.resize(decode(encoded, inspect(encoded).orientation)), ""
         except BadImage as error:
             return None, error.reason
         except FileNotFoundError:
@@ -155,7 +155,7 @@ class Predictor:
 
 def top_classes(logits: np.ndarray, top: int, temperature: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """Class indices and probabilities (B, top) from likely to unlikely; all of them if there are fewer."""
-    chances = probabilities(logits, temperature)
+    chances = softmax(logits, temperature)
     order = np.argsort(-chances, axis=1, kind="stable")[:, :top]
     return order, np.take_along_axis(chances, order, axis=1)
 
@@ -169,7 +169,7 @@ def _predicted(
     configure_ray_data()
     resources = ray.cluster_resources()
     gpus, cpus = resources.get("GPU", 0), resources.get("CPU", 1)
-    able = gpus if not model.exported or runs_on_gpu() else 0
+    able = gpus if not model.exported or has_gpu_provider() else 0
     use_gpu = settings.gpu == "yes" or (settings.gpu == "auto" and able >= 1)
     if use_gpu and able < 1:
         what = "onnxruntime has no GPU here" if gpus else "no GPU is to be had here"
@@ -199,7 +199,7 @@ class Output:
 
     def __init__(self, store: Store, model: LoadedModel, settings: PredictSettings) -> None:
         self.store, self.limit, self.top = store, settings.rows_per_file, min(settings.top, len(model.classes))
-        self.calibrated, self.tells_unknown = model.calibration is not None, model.reference is not None
+        self.calibrated, self.tells_unknown = model.calibration is not None, model.subspace is not None
         self.tell_unknown, self.unknown, self.unknown_name = settings.unknown, 0, model.unknown_name
         self.rows: list[dict[str, Any]] = []
         self.parts: list[str] = []

@@ -27,20 +27,26 @@ from ufgvc.experiments.trial_runner import check_nodes, run_all
 from ufgvc.methods import build
 from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
-from ufgvc.models.calibration import Calibration, FeatureSubspace
-from ufgvc.models.fit_calibration import KNOWN_SHARE, calibrate, calibration_error, log_loss
-from ufgvc.models.model import MODEL, load_model
-from ufgvc.models.recalibrate import keep_calibration
+from ufgvc.models.calibration import (
+    COVERAGE,
+    Calibration,
+    FeatureSubspace,
+    expected_calibration_error,
+    fit_calibration,
+    log_loss,
+)
+from ufgvc.models.format import MODEL, write_calibration
+from ufgvc.models.model import load_model
 from ufgvc.runtime.session import RaySettings, ray_session
 from ufgvc.tracking.runs import finish_run_on_exit, start_run
 from ufgvc.tracking.settings import TrackingSettings
-from ufgvc.training.held_out import make_reference, score_held_out
+from ufgvc.training.held_out import fit_training_subspace, score_held_out
 from ufgvc.training.loader import WorkerConfig
 from ufgvc.training.run import make_plan
 from ufgvc.training.settings import TrainSettings
 
 log = logging.getLogger(__name__)
-# logits (N, K), labels (N,), strangeness (N,) of validation leaves, and what the model itself learnt from
+# logits (N, K), labels (N,), ood_score (N,) of validation leaves, and what the model itself learnt from
 Evidence = tuple[NDArray[Any], NDArray[np.int64], NDArray[np.float64], FeatureSubspace]
 
 
@@ -49,7 +55,7 @@ class CalibrateSettings(Settings):
 
     folds: int = Field(3, ge=2)
     """parts of the training leaves, each scored by a model trained on the others; not needed by a model that held leaves out"""
-    known_share: float = Field(KNOWN_SHARE, gt=0, le=1)
+    coverage: float = Field(COVERAGE, gt=0, le=1)
     """share of the validation leaves that must not be called unknown"""
     trials: int | None = Field(None, ge=1)
     """folds trained at a time; default: as many as fit, on CPUs one a core"""
@@ -74,10 +80,10 @@ class CalibrateResult:
     def summary(self) -> str:
         one, told = self.calibration, self.figures
         return (
-            f"temperature {one.temperature:.3g} from {one.leaves} validation leaves ({one.source}): negative log likelihood "
+            f"temperature {one.temperature:.3g} from {one.num_images} validation leaves ({one.source}): negative log likelihood "
             f"{told['log_loss_before']:.3f} -> {told['log_loss_after']:.3f}, calibration error "
             f"{100 * told['calibration_error_before']:.1f} -> {100 * told['calibration_error_after']:.1f} %\n"
-            f"unknown above a strangeness of {one.threshold:.3g}, so that {100 * one.known_share:g} % of these leaves are known\n"
+            f"unknown above an out-of-distribution score of {one.threshold:.3g}, so that {100 * one.coverage:g} % of these leaves are known\n"
             f"written to {self.model}; `ufgvc evaluate` registers it as a new version, one that was registered before keeps its files"
         )
 
@@ -103,17 +109,17 @@ def calibrate_model(
     check_same(run, dataset, told)
     if told["train"]["validation"] in ("holdout", "kfold"):
         source = f"{told['train']['validation']}, the leaves that chose the epoch"
-        logits, labels, strangeness, reference = own_leaves(run, dataset, told, runs)
+        logits, labels, ood_score, subspace = own_leaves(run, dataset, told, runs)
     else:
         source = f"{settings.folds}-fold"
         with ray_session(ray):
-            logits, labels, strangeness, reference = out_of_fold(run, dataset, told, settings, runs, tracking)
-    fitted = calibrate(logits, labels, strangeness, source, settings.known_share)
-    keep_calibration(run, fitted, reference, dataset.name, tracking, runs)
+            logits, labels, ood_score, subspace = out_of_fold(run, dataset, told, settings, runs, tracking)
+    fitted = fit_calibration(logits, labels, ood_score, source, settings.coverage)
+    write_calibration(run, fitted, subspace, dataset.name, tracking, runs)
     figures = {}
     for name, temperature in (("before", 1.0), ("after", fitted.temperature)):
         figures[f"log_loss_{name}"] = log_loss(logits, labels, temperature)
-        figures[f"calibration_error_{name}"] = calibration_error(logits, labels, temperature)
+        figures[f"calibration_error_{name}"] = expected_calibration_error(logits, labels, temperature)
     return CalibrateResult(join(run.uri, "model"), fitted, figures)
 
 
@@ -215,21 +221,21 @@ def out_of_fold(
                 f"{len(failed)} of {len(ends)} folds failed: {reasons}",
                 fix="mend it; the same command tries only these again",
             )
-    logits, strangeness = (
+    logits, ood_score = (
         np.concatenate(
             [
                 read_scored(job.store, [names[place] for place in places], column)
                 for job, places in zip(jobs, held, strict=True)
             ]
         )
-        for column in ("logits", "strangeness")
+        for column in ("logits", "ood_score")
     )
     method, plan = as_trained(run, dataset, told, runs)
     return (
         logits,
         truth[np.concatenate(held)],
-        strangeness,
-        make_reference(method, dataset, plan, np.arange(len(truth)), own_device()),
+        ood_score,
+        fit_training_subspace(method, dataset, plan, np.arange(len(truth)), own_device()),
     )
 
 
@@ -237,7 +243,7 @@ def own_leaves(run: Store, dataset: Dataset, told: Mapping[str, Any], runs: str)
     """The leaves that the model's own training held out, scored by the model."""
     method, plan = as_trained(run, dataset, told, runs)
     held = score_held_out(method, dataset, plan, own_device())
-    return held.logits, held.labels, held.strangeness, held.reference
+    return held.logits, held.labels, held.ood_score, held.subspace
 
 
 def as_trained(run: Store, dataset: Dataset, told: Mapping[str, Any], runs: str) -> tuple[Method, WorkerConfig]:

@@ -124,7 +124,7 @@ def run_job(job: Job, on: str = "cpu") -> dict[str, Any]:
                 held.logits,
                 held.labels,
                 held.image_ids,
-                {"strangeness": held.strangeness},
+                {"ood_score": held.ood_score},
             )
         store.write_bytes(SCORED, _parquet(image_ids, labels, logits, more))
         result |= {"correct": int((logits.argmax(1) == labels).sum()), "leaves": len(labels)}
@@ -147,7 +147,7 @@ def score_test(
 
 
 def read_scored(store: Store, image_ids: list[str], column: str = "logits") -> NDArray[np.float64]:
-    """Logits (N, K), or strangeness (N,), that a job left, in the order of `image_ids`. RuntimeError unless of just these leaves."""
+    """Logits (N, K), or ood_score (N,), that a job left, in the order of `image_ids`. RuntimeError unless of just these leaves."""
     table = pq.read_table(io.BytesIO(store.read_bytes(SCORED)))
     place = {image_id: row for row, image_id in enumerate(table["image_id"].to_pylist())}
     if place.keys() != set(image_ids):

@@ -93,7 +93,7 @@ def register_folder(
 
 
 @contextlib.contextmanager
-def fetched(uri: str, tracking: TrackingSettings, runs: str | None) -> Iterator[Path]:
+def download(uri: str, tracking: TrackingSettings, runs: str | None) -> Iterator[Path]:
     """A local copy of what models:/... or runs:/... names, for as long as the block runs. UserError if it is not there, with what is."""
     with tempfile.TemporaryDirectory(prefix="ufgvc-model-") as folder:
         with registry_client(tracking, runs) as (client, place):

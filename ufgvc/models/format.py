@@ -30,9 +30,10 @@ from ufgvc.core.storage import Store
 from ufgvc.methods.method import Method
 from ufgvc.models.calibration import Calibration, FeatureSubspace
 from ufgvc.models.onnx import ONNX
+from ufgvc.tracking.context import Context
 from ufgvc.tracking.journal import Journal
 from ufgvc.tracking.runs import start_run
-from ufgvc.tracking.settings import TrackingSettings, redact_values
+from ufgvc.tracking.settings import redact_values
 
 log = logging.getLogger(__name__)
 MODEL, WEIGHTS, SUBSPACE = "model.json", "weights.safetensors", "feature_subspace.safetensors"
@@ -235,12 +236,7 @@ def write_exported(store: Store, info: Mapping[str, Any], content: bytes, subspa
 
 
 def write_calibration(
-    run: Store,
-    calibration: Calibration,
-    subspace: FeatureSubspace,
-    experiment: str,
-    tracking: TrackingSettings,
-    runs: str,
+    run: Store, calibration: Calibration, subspace: FeatureSubspace, experiment: str, context: Context
 ) -> None:
     """Adds a calibration to the model of a run, and logs the calibrated model as a new artifact of the run's MLflow run.
 
@@ -253,7 +249,7 @@ def write_calibration(
     run.write_json(f"model/{MODEL}", info)
     if Journal(run.child("journal")).identity() is None:
         return
-    mlflow_run = start_run(tracking, runs, experiment, run.uri, {}, {}, store=run)
+    mlflow_run = start_run(context, experiment, run.uri, {}, {}, store=run)
     with tempfile.TemporaryDirectory(prefix="ufgvc-model-") as folder:
         run.child("model").download(Path(folder))
         mlflow_run.log_folder(Path(folder), artifact)

@@ -18,14 +18,14 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, open_store
 from ufgvc.data.augment import eval_view
 from ufgvc.data.images import decode, inspect
-from ufgvc.data.stream import square
+from ufgvc.data.stream import resize_square
 from ufgvc.methods import build
 from ufgvc.methods.method import SEEN, Method
 from ufgvc.models.calibration import Calibration, FeatureSubspace, softmax
 from ufgvc.models.format import WEIGHTS, read_files, write_exported
 from ufgvc.models.onnx import IMAGES, LOGITS, ONNX, OnnxNet, Parity, export_method, with_onnx_net
 from ufgvc.models.score import device_of, rank_classes, score_images
-from ufgvc.tracking.settings import TrackingSettings
+from ufgvc.tracking.context import Context
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,7 +94,7 @@ class LoadedModel:
 
     def resize(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """An upright (H, W, 3) uint8 image -> (resize, resize, 3) uint8."""
-        return square(image, int(self.input["resize"]))
+        return resize_square(image, int(self.input["resize"]))
 
     def view(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
         """Upright images (H, W, 3) uint8 of any size -> the network's input, (B, 3, size, size) float in [0, 1], on the device."""
@@ -152,16 +152,15 @@ class LoadedModel:
         return np.ones(len(ood_score), bool) if threshold is None else ood_score <= threshold
 
 
-def load_model(uri: str, tracking: TrackingSettings | None = None, runs: str | None = "runs") -> LoadedModel:
+def load_model(uri: str, context: Context = Context()) -> LoadedModel:
     """Loads a model from models:/name@alias, models:/name/3, runs:/<id>/model, or a folder (local or s3://...).
 
-    runs: the folder of all runs, which has MLflow's database unless a server is named.  UserError if there is no such model; the message
-    lists those that there are.
+    context: names the MLflow that knows the model.  UserError if there is no such model; the message lists those that there are.
     """
     if uri.startswith(("models:", "runs:")):
         from ufgvc.tracking.registry import download
 
-        with download(uri, tracking or TrackingSettings(), runs) as folder:
+        with download(uri, context) as folder:
             return read_model(open_store(folder), uri)
     return read_model(open_store(uri), uri)
 

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ufgvc.data.cache import decoded_split
+from ufgvc.data.cache import load_decoded_split
 from ufgvc.data.dataset import Dataset, read_index
 from ufgvc.methods.method import Method
 from ufgvc.models.calibration import FeatureSubspace, check_finite, fit_feature_subspace
 from ufgvc.models.score import score_images
 from ufgvc.training.loader import EVAL_BATCH, Ints, WorkerConfig, learnt_and_held
 
-SUBSPACE_IMAGES = 2000  # more change the span of what the leaves look like little
+REFERENCE_LEAVES = 2000  # more change the span of what the leaves look like little
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,16 @@ def score_held_out(method: Method, dataset: Dataset, plan: WorkerConfig, device:
     labels = index["label"].to_numpy().astype(np.int64)
     learn, hold = learnt_and_held(plan, labels, index["group"].to_pylist())
     logits, seen = look(method, dataset, "train", plan, hold, device)
-    subspace = fit_training_subspace(method, dataset, plan, learn, device)
+    subspace = make_reference(method, dataset, plan, learn, device)
     names = index["image_id"].to_pylist()
     return HeldOut(logits, labels[hold], subspace.ood_score(seen), [names[place] for place in hold], subspace)
 
 
-def fit_training_subspace(
+def make_reference(
     method: Method, dataset: Dataset, plan: WorkerConfig, learn: Ints, device: torch.device
 ) -> FeatureSubspace:
-    """From the leaves at these places of the training split, or from SUBSPACE_IMAGES of them, evenly spaced."""
-    few = learn[:: -(-len(learn) // SUBSPACE_IMAGES)]
+    """From the leaves at these places of the training split, or from REFERENCE_LEAVES of them, evenly spaced."""
+    few = learn[:: -(-len(learn) // REFERENCE_LEAVES)]
     return fit_feature_subspace(look(method, dataset, "train", plan, few, device)[1])
 
 
@@ -57,7 +57,7 @@ def look(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Logits (N, K) and views (N, C) of leaves at these places of a split, in fp32 as `evaluate` scores. UserError if the net diverged."""
     recipe = method.recipe
-    images = decoded_split(dataset, split, recipe.test_resize, None, None, Path(plan.cache_folder)).images
+    images = load_decoded_split(dataset, split, recipe.test_resize, None, None, Path(plan.cache_folder)).images
     batches = (np.array(images[places[at : at + EVAL_BATCH]]) for at in range(0, len(places), EVAL_BATCH))
     logits, features = score_images(method, batches, recipe.crop, device, with_features=True)
     assert features is not None

@@ -39,9 +39,9 @@ with disk_errors(disk):
     preallocate(pathlib.Path(disk + '/image.npy'))
 """,
     "MLflow's database": """
-from ufgvc.tracking.registry import asking
+from ufgvc.tracking.registry import registry_client
 from ufgvc.tracking.settings import TrackingSettings
-with asking(TrackingSettings(uri=f'sqlite:///{disk}/mlflow.db'), None) as (client, _):
+with registry_client(TrackingSettings(uri=f'sqlite:///{disk}/mlflow.db'), None) as (client, _):
     client.create_registered_model('leaves')
 """,
 }
@@ -125,7 +125,7 @@ def model(tmp_path: Path) -> Path:
     import torch
 
     from ufgvc import methods
-    from ufgvc.models.model import save_model
+    from ufgvc.models.format import save_model
 
     torch.manual_seed(0)
     made = methods.build("resnet50", 2, init="none", backbone="resnet18")
@@ -134,7 +134,7 @@ def model(tmp_path: Path) -> Path:
         tmp_path / "model",
         made,
         ("ash", "birch"),
-        {"resize": 40, "size": 32, "view": "center_crop"},
+        {"resize": 40, "size": 32},
         {"data": "none"},
         {},
     )

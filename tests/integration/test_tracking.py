@@ -20,7 +20,8 @@ from tests.conftest import stop
 from ufgvc import methods
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
-from ufgvc.models.model import load_model, save_model
+from ufgvc.models.format import save_model
+from ufgvc.models.model import load_model
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.registry import register, register_folder, versions_of
 from ufgvc.tracking.runs import MlflowRun, NullRun, Run, start_run

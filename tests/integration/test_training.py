@@ -145,7 +145,7 @@ def test_selection_is_told(leaves: str, tmp_path: Path, validation: str, leaves_
     model = load_model(done.model)
     assert model.info["selection"] == says
     # Both ranks' leaves; test leaves never calibrate.
-    assert (model.calibration.leaves if model.calibration else None) == (5 if validation == "holdout" else None)
+    assert (model.calibration.num_images if model.calibration else None) == (5 if validation == "holdout" else None)
 
 
 def test_what_cannot_be_scheduled_is_refused(leaves: str, tmp_path: Path) -> None:

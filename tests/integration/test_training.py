@@ -61,7 +61,7 @@ def leaves(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> str:
 
 def run(data: str, runs: Path, **changes: Any) -> TrainResult:
     settings = TrainSettings(**(TINY | {"epochs": 2} | changes))
-    done = train(data, "mask_guided", {"backbone": "resnet18"}, settings, str(runs), seed=3, tracking=OFF)
+    done = train(data, "mask_guided", {"backbone": "shufflenet_v2_x0_5"}, settings, str(runs), seed=3, tracking=OFF)
     assert isinstance(done, TrainResult)
     return done
 

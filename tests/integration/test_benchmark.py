@@ -23,6 +23,7 @@ from ufgvc.experiments.method_table import LISTED
 from ufgvc.experiments.pretrain import pretrain
 from ufgvc.experiments.settings import BenchmarkSettings, PretrainSettings
 from ufgvc.experiments.training_job import run_job
+from ufgvc.tracking.context import Context
 from ufgvc.tracking.settings import TrackingSettings
 
 SETTINGS = {
@@ -95,9 +96,10 @@ def test_a_training_that_fails_is_one_failed_cell(small_draw: str, tmp_path: Pat
     pretrained.mkdir()
     made = pretrain(
         small_draw,
-        PretrainSettings(architectures=("shufflenet_v2_x0_5",), epochs=1, batch_size=4, resize=40, crop=32, learning_rate=0.001),
-        str(tmp_path / "runs"),
-        OFF,
+        PretrainSettings(
+            architectures=("shufflenet_v2_x0_5",), epochs=1, batch_size=4, resize=40, crop=32, learning_rate=0.001
+        ),
+        Context(runs=str(tmp_path / "runs"), tracking=OFF),
     )
     assert set(made.trained) == {"shufflenet_v2_x0_5"}
     shutil.copy(made.pattern.replace("{backbone}", "shufflenet_v2_x0_5"), pretrained)
@@ -111,7 +113,7 @@ def test_a_training_that_fails_is_one_failed_cell(small_draw: str, tmp_path: Pat
             "init": f"{pretrained}/{{backbone}}.safetensors",
         }
     )
-    result = benchmark([small_draw], settings, str(tmp_path / "runs"), OFF)
+    result = benchmark([small_draw], settings, Context(runs=str(tmp_path / "runs"), tracking=OFF))
     assert result.failed == 1
     text = (Path(result.folder) / "table-II.md").read_text()
     (good,) = [line for line in text.splitlines() if line.startswith("| ResNet-50")]

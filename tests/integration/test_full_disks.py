@@ -10,7 +10,16 @@ import pytest
 from tests.integration.disks import on_small_disk, ufgvc
 
 FULL, READ_ONLY = r"no space is left on this disk", "the disk is read-only"
-TRAIN = ["--method", "resnet50", "--options.backbone", "shufflenet_v2_x0_5", "--train.init", "none", "--train.epochs", "1"]
+TRAIN = [
+    "--method",
+    "resnet50",
+    "--options.backbone",
+    "shufflenet_v2_x0_5",
+    "--train.init",
+    "none",
+    "--train.epochs",
+    "1",
+]
 TRAIN += ["--train.resize", "40", "--train.crop", "32"]
 
 WRITERS = {
@@ -33,10 +42,10 @@ with disk_errors(disk):
     "memory map": """
 import numpy
 from ufgvc.core.errors import disk_errors
-from ufgvc.data.cache import take_space
+from ufgvc.data.cache import preallocate
 with disk_errors(disk):
     numpy.lib.format.open_memmap(disk + '/image.npy', 'w+', 'u1', (5 << 20,))
-    take_space(pathlib.Path(disk + '/image.npy'))
+    preallocate(pathlib.Path(disk + '/image.npy'))
 """,
     "MLflow's database": """
 from ufgvc.tracking.registry import asking

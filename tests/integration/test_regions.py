@@ -12,7 +12,7 @@ from PIL import Image
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.types import Box
-from ufgvc.data.dataset import open_dataset, read_images, read_manifest, read_part, to_boxes
+from ufgvc.data.dataset import open_dataset, read_images, read_manifest, read_shard, to_boxes
 from ufgvc.data.images import decode_mask
 from ufgvc.data.ingest import IngestSettings, ingest
 from ufgvc.regions.detector import TrainingPlan, load_detector, train_detector
@@ -21,6 +21,7 @@ from ufgvc.regions.mask_dataset import mask
 from ufgvc.regions.mask_results import Coverage, check_masks
 from ufgvc.regions.settings import DetectSettings, MaskSettings
 from ufgvc.regions.train_detector import detect
+from ufgvc.tracking.context import Context
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training.run import train
 from ufgvc.training.settings import TrainSettings
@@ -44,7 +45,7 @@ def leaf(k: int) -> tuple[np.ndarray, list[Box]]:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> str:
-    """Two cultivars, twelve leaves, all with boxes, in several parts."""
+    """Two cultivars, twelve leaves, all with boxes, in several shards."""
     source = tmp_path_factory.mktemp("source")
     for name in ("images", "labels"):
         (source / name).mkdir()
@@ -70,9 +71,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> str:
 def masks_of(data: str, kind: str) -> dict[str, dict[str, np.ndarray | None]]:
     dataset = open_dataset(data)
     found = {}
-    for part in dataset.parts:
-        table = read_part(dataset, f"masks/{kind}", part)
-        assert table["image_id"].to_pylist() == read_images(dataset, part)["image_id"].to_pylist()
+    for shard in dataset.shards:
+        table = read_shard(dataset, f"masks/{kind}", shard)
+        assert table["image_id"].to_pylist() == read_images(dataset, shard)["image_id"].to_pylist()
         for row in table.to_pylist():
             found[row["image_id"]] = {region: row[region] and decode_mask(row[region]) for region in REGIONS}
     return found
@@ -84,8 +85,8 @@ def test_a_detector_learns_saves_and_loads_without_a_pickle(tmp_path: Path):
     losses = []
     plan = TrainingPlan(image_size=64, epochs=6, batch=4, learning_rate=3e-3)
 
-    def told(epoch: int, parts: dict[str, float]) -> None:
-        losses.append(sum(parts.values()))
+    def told(epoch: int, shards: dict[str, float]) -> None:
+        losses.append(sum(shards.values()))
 
     net = train_detector(tmp_path / "yolo", tmp_path / "work", REGIONS, plan, on_epoch=told)
     assert len(losses) == 6
@@ -140,7 +141,7 @@ def test_average_precision_agrees_with_ultralytics():
 
 @pytest.fixture(scope="module")
 def detected(data: str, runs: str):
-    return detect(data, runs, TINY, OFF, seed=1)
+    return detect(data, TINY, Context(runs=runs, tracking=OFF, seed=1))
 
 
 def test_detect_leaves_a_whole_run_and_finds_it_again(data: str, runs: str, detected):
@@ -154,46 +155,49 @@ def test_detect_leaves_a_whole_run_and_finds_it_again(data: str, runs: str, dete
     assert load_detector(run / "model").most == {"vein": 1, "contour": 2}
     assert (run / "report" / "figure3.png").read_bytes().startswith(b"\x89PNG")
     assert "0.963" in (run / "report" / "table1.md").read_text()
-    again = detect(data, runs, TINY, OFF, seed=1)
+    again = detect(data, TINY, Context(runs=runs, tracking=OFF, seed=1))
     assert again.found
     assert again.metrics == detected.metrics
-    assert detect(data, runs, TINY, OFF, seed=2).run != detected.run
+    assert detect(data, TINY, Context(runs=runs, tracking=OFF, seed=2)).run != detected.run
 
 
 def test_coco_weights_that_are_not_there_are_refused_before_training(data: str, runs: str):
     settings = TINY.model_copy(update={"init": "coco", "coco_weights": "/nowhere/yolov5nu.pt"})
     with pytest.raises(UserError, match="nothing is downloaded"):
-        detect(data, runs, settings, OFF)
+        detect(data, settings, Context(runs=runs, tracking=OFF))
 
 
 def test_masks_of_detected_boxes(data: str, runs: str, detected, ray_local: None):
-    result = mask(data, MaskSettings(kind="box", batch=3), runs, detected.model)
+    result = mask(data, MaskSettings(kind="box", batch=3), detected.model, context=Context(runs=runs))
     assert result.n == 12
     assert not result.failed
     dataset, found = open_dataset(data), masks_of(data, "box")
-    for part in dataset.parts:
-        for row in read_part(dataset, "regions/detected", part).to_pylist():
+    for shard in dataset.shards:
+        for row in read_shard(dataset, "regions/detected", shard).to_pylist():
             boxes = to_boxes(row["boxes"])
             assert boxes is not None
             for region in REGIONS:
                 expected = [b for b in boxes if b.region == region]
                 assert len(expected) <= {"vein": 1, "contour": 2}[region]
                 assert (found[row["image_id"]][region] is None) == (not expected)
-    again = mask(data, MaskSettings(kind="box", batch=3), runs, detected.model)
+    again = mask(data, MaskSettings(kind="box", batch=3), detected.model, context=Context(runs=runs))
     assert again.found
     assert again.fingerprint == result.fingerprint
 
 
 def test_other_kinds_take_the_boxes_that_were_found_before(data: str, runs: str, detected, ray_local: None):
-    mask(data, MaskSettings(kind="box"), runs, detected.model)
+    mask(data, MaskSettings(kind="box"), detected.model, context=Context(runs=runs))
     before = read_manifest(open_dataset(data), "regions/detected")
-    structure = mask(data, MaskSettings(kind="structure"), runs, detected.model)
+    structure = mask(data, MaskSettings(kind="structure"), detected.model, context=Context(runs=runs))
     assert read_manifest(open_dataset(data), "regions/detected") == before
-    assert structure.fingerprint != mask(data, MaskSettings(kind="box"), runs, detected.model).fingerprint
+    assert (
+        structure.fingerprint
+        != mask(data, MaskSettings(kind="box"), detected.model, context=Context(runs=runs)).fingerprint
+    )
 
 
 def test_masks_of_annotated_boxes_need_no_detector(data: str, ray_local: None, tmp_path: Path):
-    result = mask(data, MaskSettings(kind="luminance", boxes="annotated"), str(tmp_path))
+    result = mask(data, MaskSettings(kind="luminance", boxes="annotated"), context=Context(runs=str(tmp_path)))
     assert result.complete == 12
     assert all(
         found["vein"].shape == (80, 96) and found["vein"].any() for found in masks_of(data, "luminance").values()
@@ -204,9 +208,9 @@ def test_a_detector_that_finds_nothing_guides_nothing(
     data: str, runs: str, detected, ray_local: None, tmp_path: Path, caplog
 ):
     strict = {"kind": "box", "confidence": 0.9999}
-    before = mask(data, MaskSettings(kind="box"), runs, detected.model)
+    before = mask(data, MaskSettings(kind="box"), detected.model, context=Context(runs=runs))
     with pytest.raises(UserError, match=r"every region on 0 of 8 training leaves \(0.0%\)") as caught:
-        mask(data, MaskSettings(**strict), runs, detected.model)
+        mask(data, MaskSettings(**strict), detected.model, context=Context(runs=runs))
     assert "--min-found 0" in str(caught.value)
     assert "ufgvc detect" in str(caught.value)
     dataset = open_dataset(data)
@@ -217,11 +221,11 @@ def test_a_detector_that_finds_nothing_guides_nothing(
         "what was found is not searched for again"
     )
 
-    poor = mask(data, MaskSettings(**strict, min_found=0), runs, detected.model)
+    poor = mask(data, MaskSettings(**strict, min_found=0), detected.model, context=Context(runs=runs))
     assert (poor.complete, poor.found) == (0, False)
-    assert mask(data, MaskSettings(**strict, min_found=0), runs, detected.model).found
+    assert mask(data, MaskSettings(**strict, min_found=0), detected.model, context=Context(runs=runs)).found
     with pytest.raises(UserError, match="every region on 0 of 8"):
-        mask(data, MaskSettings(**strict), runs, detected.model)
+        mask(data, MaskSettings(**strict), detected.model, context=Context(runs=runs))
     assert check_masks(dataset, "box") == Coverage(0, 8, 0, 0.0)
     assert "the box masks show every region on 0 of 8 training leaves" in caplog.text
 
@@ -231,61 +235,68 @@ def test_a_detector_that_finds_nothing_guides_nothing(
     Path(data, "masks/box/manifest.json").write_text(json.dumps(manifest))
     settings = TrainSettings(init="none", epochs=1, batch_size=4, resize=40, crop=32)
     with pytest.raises(UserError, match="every region on 0 of 12 training leaves") as caught:
-        train(data, "mask_guided", {"backbone": "shufflenet_v2_x0_5"}, settings, str(tmp_path), tracking=OFF)
+        train(
+            data, "mask_guided", {"backbone": "shufflenet_v2_x0_5"}, settings, Context(runs=str(tmp_path), tracking=OFF)
+        )
     assert "ufgvc mask --data" in str(caught.value)
-    again = mask(data, MaskSettings(**strict, min_found=0), runs, detected.model)
+    again = mask(data, MaskSettings(**strict, min_found=0), detected.model, context=Context(runs=runs))
     assert not again.found, "who accepts them now has them made again, which says so"
     assert check_masks(dataset, "box").min_found == 0
-    mask(data, MaskSettings(kind="box"), runs, detected.model)
+    mask(data, MaskSettings(kind="box"), detected.model, context=Context(runs=runs))
 
 
 def test_a_detector_that_no_node_can_hold_is_refused(data: str, runs: str, detected, ray_local: None):
     with pytest.raises(UserError, match=r"no node has what each detector is to have, 7 CPUs \(nodes: 1 x 6 CPU\)"):
-        mask(data, MaskSettings(kind="structure", cpus_per_actor=7), runs, detected.model, fresh=True)
+        mask(
+            data,
+            MaskSettings(kind="structure", cpus_per_actor=7),
+            detected.model,
+            context=Context(runs=runs, fresh=True),
+        )
 
 
 def test_without_a_detector_the_command_to_run_is_named(data: str, tmp_path: Path, ray_local: None):
     with pytest.raises(UserError, match="ufgvc detect --data"):
-        mask(data, MaskSettings(), str(tmp_path))
+        mask(data, MaskSettings(), context=Context(runs=str(tmp_path)))
 
 
 def test_the_newest_detector_is_taken(data: str, runs: str, detected, ray_local: None):
     from ufgvc.regions.mask_dataset import newest_detector
 
-    newest = detect(data, runs, TINY.model_copy(update={"confidence": 0.002}), OFF, seed=1)
+    newest = detect(data, TINY.model_copy(update={"confidence": 0.002}), Context(runs=runs, tracking=OFF, seed=1))
     assert newest_detector(open_dataset(data), runs) == newest.model
 
 
 def test_one_damaged_photograph_costs_only_itself(data: str, runs: str, detected, tmp_path: Path):
-    """The actor itself, on a part whose second photograph lost its second half."""
+    """The actor itself, on a shard whose second photograph lost its second half."""
     import pyarrow as pa
 
     from ufgvc.core.storage import open_store
     from ufgvc.data.dataset import SCHEMAS, Shard, ShardWriter
-    from ufgvc.regions.mask_worker import PartMasker
+    from ufgvc.regions.mask_worker import ShardMasker
 
     dataset = open_dataset(data)
-    rows = read_images(dataset, dataset.parts[0]).to_pylist()[:3]
+    rows = read_images(dataset, dataset.shards[0]).to_pylist()[:3]
     rows[1]["image"] = rows[1]["image"][: len(rows[1]["image"]) // 2]
     store = open_store(tmp_path)
-    part = ShardWriter(store, "images", "", "images").write(
+    shard = ShardWriter(store, "images", "", "images").write(
         "train-00000", "train", pa.Table.from_pylist(rows, SCHEMAS["images"])
     )
-    damaged = dataclasses.replace(dataset, store=store, parts=(part,))
+    damaged = dataclasses.replace(dataset, store=store, shards=(shard,))
     writers = {
         "detected": ShardWriter(store, "regions/detected", "x", "regions"),
         "masks": ShardWriter(store, "masks/box", "x", "masks"),
     }
-    masker = PartMasker(damaged, writers, open_store(detected.model), "detected", "box", 0.0001, 8, 1)
-    answer = masker({"part": json.dumps(dataclasses.asdict(part))})
+    masker = ShardMasker(damaged, writers, open_store(detected.model), "detected", "box", 0.0001, 8, 1)
+    answer = masker({"shard": json.dumps(dataclasses.asdict(shard))})
     failed = json.loads(answer["failed"])
     assert [image_id for image_id, _ in failed] == [rows[1]["image_id"]]
     assert "truncated" in failed[0][1]
     for folder in ("detected", "masks"):
         writers[folder].commit([Shard(**json.loads(answer[folder]))])
-    boxes = read_part(damaged_made_from(damaged), "regions/detected", "train-00000")["boxes"].to_pylist()
+    boxes = read_shard(damaged_made_from(damaged), "regions/detected", "train-00000")["boxes"].to_pylist()
     assert [value is None for value in boxes] == [False, True, False]
-    made = read_part(damaged_made_from(damaged), "masks/box", "train-00000").to_pylist()
+    made = read_shard(damaged_made_from(damaged), "masks/box", "train-00000").to_pylist()
     assert made[1]["vein"] is None
     assert made[0]["vein"] is not None
 

@@ -20,6 +20,7 @@ from ufgvc.models.model import load_model
 from ufgvc.regions.mask_dataset import mask
 from ufgvc.regions.settings import MaskSettings
 from ufgvc.synthetic import SynthSettings, synthesize
+from ufgvc.tracking.context import Context
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training.progress import read_metrics
 from ufgvc.training.run import TrainResult, train
@@ -55,13 +56,15 @@ def leaves(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> str:
         (source / "labels" / f"{stem}.txt").unlink()
     data = str(folder / "data")
     assert ingest(str(source), data, name="tiny").counts == {"train": 13, "test": 6}
-    mask(data, MaskSettings(boxes="annotated"), runs_uri=str(folder / "runs"))
+    mask(data, MaskSettings(boxes="annotated"), context=Context(runs=str(folder / "runs")))
     return data
 
 
 def run(data: str, runs: Path, **changes: Any) -> TrainResult:
     settings = TrainSettings(**(TINY | {"epochs": 2} | changes))
-    done = train(data, "mask_guided", {"backbone": "shufflenet_v2_x0_5"}, settings, str(runs), seed=3, tracking=OFF)
+    done = train(
+        data, "mask_guided", {"backbone": "shufflenet_v2_x0_5"}, settings, Context(runs=str(runs), tracking=OFF, seed=3)
+    )
     assert isinstance(done, TrainResult)
     return done
 

@@ -123,7 +123,14 @@ def flags(settings: dict[str, Any], section: str = "--") -> list[str]:
 
 
 def training(runs: str) -> list[str]:
-    return [*places(runs), "--method", "resnet50", "--options.backbone", "shufflenet_v2_x0_5", *flags(TRAINING, "--train.")]
+    return [
+        *places(runs),
+        "--method",
+        "resnet50",
+        "--options.backbone",
+        "shufflenet_v2_x0_5",
+        *flags(TRAINING, "--train."),
+    ]
 
 
 def while_running(job: subprocess.Popen[Any] | None, condition: Callable[[], Any], what: str) -> Any:

@@ -23,7 +23,7 @@ from ufgvc.bench.settings import BenchSettings
 from ufgvc.bench.timing import Measurement, Spread, Timed, time_in_turn
 from ufgvc.cli import main
 from ufgvc.core.errors import UserError
-from ufgvc.data.cache import decoded_bytes
+from ufgvc.data.cache import decoded_size
 from ufgvc.methods import build
 from ufgvc.methods.method import Method
 from ufgvc.methods.resnet50 import classification_loss
@@ -306,7 +306,7 @@ def test_a_streamed_epoch_is_held_back_by_the_slower_of_decoding_and_the_step() 
     assert sizing.epoch_cells(360_000, "on disk", fast_step) == ("6 min", "the step")
     assert sizing.epoch_cells(10, "streamed", sizing.Rates(2e5, None, 9.0, "", None, None, 0)) == (None, None)
     cells = {row[0]: row[1] for row in sizing.size_rows(fast_step)}
-    assert cells["decoded set, 512 px with masks"] == sizing.size_text(decoded_bytes(10_000, 512, True)) == "8.52 GB"
+    assert cells["decoded set, 512 px with masks"] == sizing.size_text(decoded_size(10_000, 512, True)) == "8.52 GB"
     assert cells["predict once"] is None
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ufgvc.core import fonts as lettering
 from ufgvc.core.types import Box
-from ufgvc.regions.detector_figure import figure_three
+from ufgvc.regions.detector_figure import draw_detections
 from ufgvc.reports import figures
 
 ODD = (
@@ -61,7 +61,9 @@ def test_names_are_no_mathematics_and_all_are_drawn(recwarn: pytest.WarningsReco
     assert chart.to_png().startswith(b"\x89PNG")
     assert panels(ODD).to_png().startswith(b"\x89PNG")
     assert figures.accuracy_chart(dict.fromkeys(ODD, (0.5, 0.4, 0.6)), 0.1).to_png().startswith(b"\x89PNG")
-    assert figure_three([(name, np.zeros((40, 40, 3), np.uint8), [Box("vein", 1, 1, 9, 9, 1.0)]) for name in ODD[:4]])
+    assert draw_detections(
+        [(name, np.zeros((40, 40, 3), np.uint8), [Box("vein", 1, 1, 9, 9, 1.0)]) for name in ODD[:4]]
+    )
     assert not [
         str(warning.message)
         for warning in recwarn

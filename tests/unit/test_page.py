@@ -10,7 +10,7 @@ import pytest
 
 from ufgvc.evaluation import metrics
 from ufgvc.reports import figures, tables
-from ufgvc.reports.page import Section, Page
+from ufgvc.reports.page import Page, Section
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 

@@ -215,7 +215,10 @@ def test_what_stopping_saved_by_hand(whole: SearchRecord, result: SearchResult) 
 
 def test_the_words_follow_the_figures(whole: SearchRecord, result: SearchResult) -> None:
     luck = result.selection_bias
-    sure, unsure = replace(result, selection_bias=replace(luck, p=0.004)), replace(result, selection_bias=replace(luck, p=0.4))
+    sure, unsure = (
+        replace(result, selection_bias=replace(luck, p=0.004)),
+        replace(result, selection_bias=replace(luck, p=0.4)),
+    )
     assert "fewer than 1 of 100" in luck_in_words(sure)
     assert "does not explain it" in luck_in_words(sure)
     assert "about 40 of 100" in luck_in_words(unsure)

@@ -22,7 +22,7 @@ from ufgvc.core.storage import read_parquet_rows
 from ufgvc.core.types import REGIONS
 from ufgvc.data.dataset import Dataset, read_manifest
 from ufgvc.data.images import BadImage, encode_mask, inspect
-from ufgvc.data.stream import chunks
+from ufgvc.data.stream import list_chunks
 
 WIDTH, HEIGHT = 1200, 900  # pixels of a drawn photograph
 QUALITY = 90
@@ -60,6 +60,7 @@ def make_data(folder: Path, source: str | None, count: int, seed: int) -> BenchD
     from ufgvc.data.ingest import IngestSettings, ingest
     from ufgvc.regions.mask_dataset import mask
     from ufgvc.regions.settings import MaskSettings
+    from ufgvc.tracking.context import Context
 
     leaves = folder / "leaves"
     write_source(leaves, own_photographs(source, count) if source else drawn_photographs(count, seed))
@@ -67,7 +68,7 @@ def make_data(folder: Path, source: str | None, count: int, seed: int) -> BenchD
     # The splits are dealt at random and nothing is learnt from them: a picture may lie in both.
     settings = IngestSettings(on_duplicate="warn")
     dataset = ingest(str(leaves), str(folder / "data"), name="bench", reader="ufg", settings=settings)
-    mask(dataset.store.uri, MaskSettings(kind=MASKS), runs_uri=str(folder / "runs"), source=str(leaves))
+    mask(dataset.store.uri, MaskSettings(kind=MASKS), source=str(leaves), context=Context(str(folder / "runs")))
     seconds = time.monotonic() - started
     encoded, masks = read_encoded(dataset)
     return BenchData(dataset, leaves, seconds, encoded, masks, own=source is not None)
@@ -193,7 +194,7 @@ def read_encoded(dataset: Dataset) -> tuple[list[bytes], list[tuple[bytes, bytes
     """The training photographs and their two masks as they are stored, in the order of the split."""
     images: list[bytes] = []
     masks: list[tuple[bytes, bytes]] = []
-    for chunk in chunks(dataset, "train", MASKS):
+    for chunk in list_chunks(dataset, "train", MASKS):
         assert chunk.masks is not None
         images += read_parquet_rows(dataset.store, chunk.images, chunk.start, chunk.stop, ["image"])[
             "image"

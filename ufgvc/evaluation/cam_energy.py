@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from ufgvc.core.errors import UserError
 from ufgvc.data.augment import eval_view
-from ufgvc.data.stream import square_mask
+from ufgvc.data.stream import resize_mask_square
 from ufgvc.evaluation.cam import activation_maps, overlay, pixels
 from ufgvc.models.model import LoadedModel
 from ufgvc.reports.figures import Panels
@@ -54,7 +54,7 @@ class Looked:
 def seen_masks(model: LoadedModel, masks: Sequence[Mask]) -> Tensor:
     """Masks of any size, (H, W) bool -> (B, size, size) bool on the model's device: squared and cropped as `model.view` does images."""
     side, size = int(model.input["resize"]), int(model.input["size"])
-    squares = np.stack([square_mask(mask, side) for mask in masks])
+    squares = np.stack([resize_mask_square(mask, side) for mask in masks])
     return eval_view(torch.from_numpy(squares).to(model.device)[..., None] * 255, size)[:, 0] > 0.5
 
 

@@ -15,17 +15,17 @@ import pyarrow.parquet as pq
 
 from ufgvc.core.errors import UnreadableFile, UserError
 from ufgvc.core.storage import Store, join, open_store
+from ufgvc.data.file_types import HEAD_BYTES, READABLE_TYPES, detect_file_type, explain_unreadable
 from ufgvc.data.images import BadImage, decode, inspect
-from ufgvc.data.kinds import HEAD_BYTES, READABLE, kind_of, refusal
 from ufgvc.data.readers.places import split_place
 from ufgvc.data.readers.scan import Rejected, find_photographs, scan
 from ufgvc.evaluation.predict_settings import PredictResult, PredictSettings
 from ufgvc.models.calibration import probabilities
 from ufgvc.models.model import LoadedModel, load_model
 from ufgvc.models.onnx_net import runs_on_gpu
-from ufgvc.runtime.session import RaySettings, configure_ray_data, ray_session
+from ufgvc.runtime.session import configure_ray_data, ray_session
 from ufgvc.runtime.tasks import raise_errors, table_or_error
-from ufgvc.tracking.settings import TrackingSettings
+from ufgvc.tracking.context import Context
 from ufgvc.training.memory import memory_for_scores
 
 log = logging.getLogger(__name__)
@@ -38,9 +38,7 @@ def predict(
     model: str,
     out: str,
     settings: PredictSettings | None = None,
-    tracking: TrackingSettings | None = None,
-    runs_uri: str = "runs",
-    ray_settings: RaySettings | None = None,
+    context: Context = Context(),
 ) -> PredictResult:
     """Writes <out>/predictions.csv, predictions/*.parquet and rejected.csv for every photograph below `source`.
 
@@ -54,8 +52,8 @@ def predict(
         raise UserError(
             "the predictions would be written among the photographs", where="--out", fix="give another folder"
         )
-    loaded = run_by(settings.runtime, load_model(model, tracking or TrackingSettings(), runs_uri), model)
-    with ray_session(ray_settings), Output(target, loaded, settings) as output:
+    loaded = run_by(settings.runtime, load_model(model, context), model)
+    with ray_session(context.ray), Output(target, loaded, settings) as output:
         for bad in left_out:
             output.reject(bad.path, bad.reason)
         for batch in _predicted(store, names, loaded, settings):
@@ -91,8 +89,10 @@ def photographs(source: str, without: Store | None = None) -> tuple[Store, list[
         head = _head_of(store, file) if store.is_file(file) else b""
         if not store.is_file(file):
             raise UserError("there is no such file or folder", where=source, fix="check --source")
-        if kind_of(head) not in READABLE:
-            raise UserError(refusal(head), where=source, fix="give a photograph, or a folder or bucket of photographs")
+        if detect_file_type(head) not in READABLE_TYPES:
+            raise UserError(
+                explain_unreadable(head), where=source, fix="give a photograph, or a folder or bucket of photographs"
+            )
         return store, [file], []
     found = find_photographs(scan(store, without=without))
     others = [Rejected(path, "is not a photograph") for path in found.others]

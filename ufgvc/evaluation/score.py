@@ -14,7 +14,7 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, read_parquet_rows
 from ufgvc.data.dataset import Dataset
 from ufgvc.data.images import decode
-from ufgvc.data.stream import Chunk, chunks
+from ufgvc.data.stream import Chunk, list_chunks
 from ufgvc.evaluation.settings import ScoreSettings
 from ufgvc.models.fit_calibration import check_finite
 from ufgvc.models.model import LoadedModel
@@ -38,7 +38,7 @@ def score_split(
     dataset: Dataset, models: Mapping[str, LoadedModel], settings: ScoreSettings, split: str = "test"
 ) -> Scored:
     """Logits of every model for every leaf of a split. RuntimeError unless each leaf comes back exactly once."""
-    tasks = chunks(dataset, split, None)
+    tasks = list_chunks(dataset, split, None)
     expected = dataset.counts.get(split, 0)
     if not expected:
         raise UserError(f"has no {split} leaves", where=dataset.store.uri, fix="ingest a source with a test split")

@@ -22,7 +22,7 @@ from ufgvc.reports.benchmark_tables import (
     rows_of,
 )
 from ufgvc.reports.figures import ACCENT, INK, SECOND, SOFT, STYLE, Chart
-from ufgvc.reports.page import Section, Page
+from ufgvc.reports.page import Page, Section
 from ufgvc.reports.tables import Table, percent
 
 BUDGETS = {"equal": "the same for every method", "published": "each method with its published settings"}

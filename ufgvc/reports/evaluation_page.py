@@ -9,7 +9,7 @@ from ufgvc.evaluation.metrics import McNemar, Scores
 from ufgvc.evaluation.reliability import Reliability, calibration_table
 from ufgvc.reports import tables
 from ufgvc.reports.figures import Chart, Panels, accuracy_chart, confusion_chart, recall_chart, training_chart
-from ufgvc.reports.page import Block, Section, Page
+from ufgvc.reports.page import Block, Page, Section
 
 
 @dataclass(frozen=True)

@@ -106,13 +106,13 @@ def leaf_rows(
     found = []
     for row in rows:
         start = 0
-        for part in (part for part in dataset.parts if part.split == "test"):
-            if row < start + part.rows:
-                file = manifest.part(part.name).file if manifest else part.file
+        for shard in (shard for shard in dataset.shards if shard.split == "test"):
+            if row < start + shard.rows:
+                file = manifest.shard(shard.name).file if manifest else shard.file
                 table: pa.Table = read_parquet_rows(dataset.store, f"{folder}/{file}", row - start, row - start + 1)
                 found.append(table.to_pylist()[0])
                 break
-            start += part.rows
+            start += shard.rows
     return found
 
 

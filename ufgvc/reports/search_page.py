@@ -6,7 +6,7 @@ from ufgvc.evaluation.search_importance import importance
 from ufgvc.evaluation.search_record import SearchRecord
 from ufgvc.evaluation.search_result import SearchResult, measure
 from ufgvc.reports.benchmark_tables import points
-from ufgvc.reports.page import Section, Page
+from ufgvc.reports.page import Page, Section
 from ufgvc.reports.search_figures import (
     importance_chart,
     importance_in_words,

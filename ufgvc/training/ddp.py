@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ufgvc.data.sources import steps_of
+from ufgvc.data.stream import num_batches
 from ufgvc.methods.recipe import Recipe
 from ufgvc.training.loader import WorkerConfig
 
@@ -16,7 +16,7 @@ SEARCHED_STEPS = 2000
 
 def searches_algorithms(recipe: Recipe, rows: int, device: torch.device) -> bool:
     """Whether cuDNN is to try which algorithms are fastest, for a training on `rows` leaves."""
-    return device.type == "cuda" and recipe.epochs * steps_of(rows, recipe.batch_size) >= SEARCHED_STEPS
+    return device.type == "cuda" and recipe.epochs * num_batches(rows, recipe.batch_size) >= SEARCHED_STEPS
 
 
 def wrap_ddp(net: nn.Module, plan: WorkerConfig, world: int, device: torch.device) -> nn.Module:

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ufgvc.data.augment import augment, eval_view, image_key, per_image_uniforms
-from ufgvc.data.cache import Decoded, decoded_bytes, decoded_split
+from ufgvc.data.cache import CachedSource, DecodedSplit, copy_to_device, decoded_size, load_decoded_split
 from ufgvc.data.dataset import Dataset, read_index
-from ufgvc.data.folds import fold_of, held_out
-from ufgvc.data.sources import CachedSource, RawBatch, Source, StreamedSource, on_device
+from ufgvc.data.splits import holdout_indices, kfold_indices
+from ufgvc.data.stream import BatchSource, RawBatch, StreamedSource
 from ufgvc.data.transfer import to_device
 from ufgvc.methods.method import Batch
 from ufgvc.methods.recipe import Recipe
@@ -67,11 +67,11 @@ class BatchLoader:
 
     plan: WorkerConfig
     recipe: Recipe
-    source: Source
+    source: BatchSource
     keys: NDArray[np.uint64]
     learn: int
     hold: int
-    held: Decoded | None
+    held: DecodedSplit | None
     held_at: Ints
     held_labels: Ints
     device: torch.device
@@ -89,12 +89,12 @@ class BatchLoader:
     def augment(self, raw: RawBatch, epoch: int) -> Batch:
         """The batch that a step takes: crop, flip and rotation drawn for (seed, epoch, image)."""
         chance = per_image_uniforms(self.keys[raw.positions], self.plan.seed, epoch, OWN_CHANCES + self.chances)
-        masks = {region: unpack(bits, self.recipe.resize) for region, bits in raw.bits.items()}
+        masks = {region: unpack(bits, self.recipe.resize) for region, bits in raw.packed_masks.items()}
         images, cropped = augment(
             raw.images, masks, torch.from_numpy(chance[:, :OWN_CHANCES]), self.recipe.crop, self.recipe.rotate
         )
         rest = torch.from_numpy(chance[:, OWN_CHANCES:])
-        return Batch(images=images, labels=raw.labels, masks=cropped, has_mask=dict(raw.has), chance=rest)
+        return Batch(images=images, labels=raw.labels, masks=cropped, has_mask=dict(raw.has_mask), chance=rest)
 
     def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
         """This rank's slice of the held-out leaves, as (images in [0, 1], labels)."""
@@ -115,9 +115,9 @@ def learnt_and_held(plan: WorkerConfig, labels: Ints, groups: Sequence[str | Non
     """Places in the training split that are learnt from, and those that are held out (none, unless the plan says so)."""
     seed = plan.seed if plan.split_seed is None else plan.split_seed
     if plan.validation == "holdout":
-        return held_out(labels, groups, plan.holdout, seed)
+        return holdout_indices(labels, groups, plan.holdout, seed)
     if plan.validation == "kfold":
-        return fold_of(labels, groups, plan.folds, plan.fold, seed)
+        return kfold_indices(labels, groups, plan.folds, plan.fold, seed)
     everything = np.arange(len(labels))
     return everything, everything[:0]
 
@@ -143,7 +143,7 @@ def make_loader(
         hold = np.arange(len(held_labels))
     held = None
     if len(hold):
-        held = decoded_split(dataset, split, recipe.test_resize, None, None, Path(plan.cache_folder))
+        held = load_decoded_split(dataset, split, recipe.test_resize, None, None, Path(plan.cache_folder))
     source = _source(plan, recipe, dataset, labels, learn, rank, world, device)
     keys = np.array([image_key(name) for name in index["image_id"].to_pylist()], np.uint64)
     mine = hold[rank * len(hold) // world : (rank + 1) * len(hold) // world]
@@ -159,7 +159,7 @@ def _source(
     rank: int,
     world: int,
     device: torch.device,
-) -> Source:
+) -> BatchSource:
     where = choose_cache(
         plan.cache, len(labels), recipe.resize, plan.mask_kind is not None, device, Path(plan.cache_folder)
     )
@@ -167,14 +167,14 @@ def _source(
         return StreamedSource(
             dataset, plan.mask_kind, recipe.resize, labels, learn, recipe.batch_size, plan.seed, rank, world, device
         )
-    data = decoded_split(
+    data = load_decoded_split(
         dataset, "train", recipe.resize, plan.mask_kind, plan.mask_fingerprint, Path(plan.cache_folder)
     )
     resident = None
     if where == "device":
-        gib = decoded_bytes(len(labels), recipe.resize, plan.mask_kind is not None) / 2**30
+        gib = decoded_size(len(labels), recipe.resize, plan.mask_kind is not None) / 2**30
         with enough_memory(f"the cache of {gib:.1f} GiB", "train.cache", "use `--train.cache host`", device):
-            resident = on_device(data, labels, device)
+            resident = copy_to_device(data, labels, device)
     return CachedSource(data, labels, learn, recipe.batch_size, plan.seed, rank, world, device, resident)
 
 
@@ -182,7 +182,7 @@ def choose_cache(wish: str, rows: int, side: int, with_masks: bool, device: torc
     """`auto` is "device" where a third of the free GPU memory holds the set, "host" where half of the free disk does, else "none"."""
     if wish != "auto":
         return wish
-    need = decoded_bytes(rows, side, with_masks)
+    need = decoded_size(rows, side, with_masks)
     if device.type == "cuda" and need < torch.cuda.mem_get_info(device)[0] / 3:
         return "device"
     folder.mkdir(parents=True, exist_ok=True)

@@ -24,9 +24,9 @@ from ufgvc.methods.weights import check_init, read_file
 from ufgvc.models.fit_calibration import calibration_of
 from ufgvc.models.model import save_model
 from ufgvc.regions.mask_results import check_masks, masks_found
-from ufgvc.runtime.session import RaySettings, alive_nodes, ray_session
+from ufgvc.runtime.session import alive_nodes, ray_session
+from ufgvc.tracking.context import Context
 from ufgvc.tracking.runs import Run, finish_run_on_exit, start_run
-from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training.checkpoint import read_checkpoint, remove_orphans
 from ufgvc.training.distributed import make_trainer
 from ufgvc.training.loader import WorkerConfig
@@ -60,21 +60,16 @@ def train(
     method: str,
     options: Mapping[str, Any],
     settings: TrainSettings,
-    runs: str = "runs",
-    seed: int = 0,
-    tracking: TrackingSettings | None = None,
-    ray: RaySettings | None = None,
-    fresh: bool = False,
+    context: Context = Context(),
 ) -> TrainResult | list[TrainResult]:
     """Trains a method on an ingested data set; the same call finds its finished run, or goes on with the one that was cut off.
 
     A list of results, one a fold, for `validation: kfold`. UserError for settings that cannot work, with the remedy.
     """
-    tracking = tracking or TrackingSettings()
     if settings.validation == "kfold" and settings.fold is None:
         folds = [settings.model_copy(update={"fold": fold}) for fold in range(settings.folds)]
-        return [_train_one(data, method, options, fold, runs, seed, tracking, ray, fresh) for fold in folds]
-    return _train_one(data, method, options, settings, runs, seed, tracking, ray, fresh)
+        return [_train_one(data, method, options, fold, context) for fold in folds]
+    return _train_one(data, method, options, settings, context)
 
 
 def _train_one(
@@ -82,19 +77,15 @@ def _train_one(
     method_name: str,
     options: Mapping[str, Any],
     settings: TrainSettings,
-    runs: str,
-    seed: int,
-    tracking: TrackingSettings,
-    ray: RaySettings | None,
-    fresh: bool,
+    context: Context,
 ) -> TrainResult:
     dataset = open_dataset(data)
     method = build(method_name, num_classes=len(dataset.classes), init="none", **options)
     masks = read_manifest(dataset, f"masks/{settings.mask}").fingerprint if method.regions else None
     check_init(settings.init)
-    plan, identity = make_plan(dataset, method, settings, seed, masks, runs)
+    plan, identity = make_plan(dataset, method, settings, context.seed, masks, context.runs)
     store = open_store(plan.run)
-    if fresh:
+    if context.fresh:
         store.delete_tree()
     elif store.exists("model/model.json"):
         return _found(store, identity["key"])
@@ -104,8 +95,7 @@ def _train_one(
     check_batch(plan.recipe["batch_size"], settings.workers, dataset.counts["train"])
     store.write_text("config.yaml", to_yaml(identity))
     run = start_run(
-        tracking,
-        runs,
+        context,
         experiment=dataset.name,
         name=f"{method_name}-{identity['key']}",
         params=identity,
@@ -120,9 +110,9 @@ def _train_one(
     )
     log.info("training %s on %s: run %s", method_name, dataset.name, store.uri)
     with finish_run_on_exit(run):
-        with ray_session(ray):
+        with ray_session(context.ray):
             mark("settings and steps before")
-            state = _fit(replace(plan, run_id=run.id, marks=marks()), settings, store, run, runs)
+            state = _fit(replace(plan, run_id=run.id, marks=marks()), settings, store, run, context.runs)
         metrics = save_trained(store, dataset, method, plan, identity, state, run)
     return TrainResult(store.uri, join(store.uri, "model"), identity["key"], metrics, run.id, found=False)
 

@@ -35,7 +35,12 @@ def shared_address() -> str:
             with open(folder / "log", "wb") as log:
                 process = subprocess.Popen(
                     [sys.executable, "-m", "tests.integration.ray_head", str(folder), os.environ[_PID]],
-                    env={**os.environ, **credentials(), "OMP_NUM_THREADS": "1"},
+                    env={
+                        **os.environ,
+                        **credentials(),
+                        "RAY_prestart_worker_first_driver": "0",
+                        "OMP_NUM_THREADS": "1",
+                    },
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -72,7 +77,6 @@ def main() -> None:
 
     folder, parent = Path(sys.argv[1]), int(sys.argv[2])
     os.environ |= {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}  # Ray's workers inherit them
-    os.environ["RAY_prestart_worker_first_driver"] = "0"
     (folder / "pid").write_text(str(os.getpid()))
     with sigterm_as_interrupt():
         try:

@@ -30,8 +30,8 @@ from ufgvc import __version__
 from ufgvc.cli import parse, refuse_relative_places
 from ufgvc.commands import COMMANDS
 from ufgvc.core.errors import UserError
-from ufgvc.experiments.settings import TrialSettings
 from ufgvc.experiments.resources import size_trials
+from ufgvc.experiments.settings import TrialSettings
 from ufgvc.training.preflight import check_batch, check_cpus, check_places, choose_training_device
 from ufgvc.training.settings import TrainSettings
 

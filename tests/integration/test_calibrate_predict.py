@@ -29,7 +29,7 @@ from ufgvc.models.calibration import Calibration, fit_feature_subspace
 from ufgvc.models.format import write_calibration
 from ufgvc.models.model import export, load_model
 from ufgvc.tracking.context import Context
-from ufgvc.tracking.registry import register, versions_of
+from ufgvc.tracking.registry import list_versions, register
 from ufgvc.tracking.runs import finish_run_on_exit, start_run
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.tracking.versions import find_version, read_card
@@ -289,7 +289,7 @@ def test_a_card_that_fails_leaves_nothing_registered(
     monkeypatch.setattr("ufgvc.evaluation.model_card._figures", fail)
     with pytest.raises(TypeError, match="a figure is missing"):
         evaluate(data, model, {}, SMALL, Context(runs=str(tmp_path), tracking=tracking))
-    assert versions_of("ufgvc-colours", Context(tracking=tracking)) == []
+    assert list_versions("ufgvc-colours", Context(tracking=tracking)) == []
 
 
 def test_another_state_of_the_data_is_refused(calibrated: str, data: str, tmp_path: Path) -> None:

@@ -56,5 +56,8 @@ def device_of(net: torch.nn.Module) -> torch.device:
 
 
 def rank_classes(scores: NDArray[Any], k: int | None = None) -> NDArray[np.int64]:
-    """Class indices (N, k) of logits or probabilities (N, K), the largest first; equal ones in class order. None: all K."""
+    """Class indices (N, k) of logits or probabilities (N, K), the largest first; equal ones in class order.
+
+    None: all K.
+    """
     return np.argsort(-scores, axis=1, kind="stable")[:, :k]

@@ -52,7 +52,11 @@ def evaluate(
     models = {name: load_model(uri, context) for name, uri in addresses.items()}
     for name, model in models.items():
         check_classes(dataset, model, addresses[name])
-    with contextlib.nullcontext() if runs_here(dataset, settings) else ray_session(context.ray):
+    with (
+        contextlib.nullcontext()
+        if runs_here(dataset, settings)
+        else ray_session(context.ray, settings.gpus_to_wait_for)
+    ):
         scored = score_split(dataset, models, settings)
     scores = {name: score(logits, scored.label, settings.top) for name, logits in scored.logits.items()}
     tests = compared(scored, next(iter(addresses)))

@@ -1,4 +1,4 @@
-"""The end of a search: the best setting and the paper's are trained on all training leaves and scored once on the test leaves."""
+"""The end of a search: trains the best setting and the paper's on all training leaves and scores the test leaves."""
 
 from __future__ import annotations
 

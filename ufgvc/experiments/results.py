@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-import torch
 
 from ufgvc.core.config import flatten
 from ufgvc.core.errors import UserError
@@ -27,6 +27,7 @@ from ufgvc.models.model import LoadedModel, load_model
 from ufgvc.reports.page import Page
 from ufgvc.reports.photographs import energy_panels, read_test_rows, sample_leaves
 from ufgvc.reports.tables import Table
+from ufgvc.runtime.resources import choose_device
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.runs import Run
 from ufgvc.tracking.settings import TrackingSettings
@@ -44,7 +45,8 @@ def collect_results(
 ) -> BenchmarkRecord:
     """Everything that the tables and charts of the benchmark show.
 
-    lr_outcomes: of the jobs that try learning rates.  final_outcomes: of the trainings that are scored on the test leaves.
+    lr_outcomes: of the jobs that try learning rates.  final_outcomes: of the trainings that are scored on the test
+    leaves.
     """
     kind = _mask_kind_of_maps(datasets[0], settings)
     panels, energy = measure_maps(datasets[0], entries, settings, final_outcomes, kind) if kind else (None, {})
@@ -121,7 +123,7 @@ def _run_result(outcome: JobOutcome, datasets: Sequence[Dataset]) -> RunResult:
 
 
 def _mask_kind_of_maps(dataset: Dataset, settings: BenchmarkSettings) -> str | None:
-    """The masks in which activation maps are measured: those of the benchmark, else exact ones; None if there are none."""
+    """The masks in which activation maps are measured: those of the benchmark, else exact ones, else None."""
     for kind in (settings.masks, "exact"):
         with contextlib.suppress(UserError):  # missing, or made from other images
             read_manifest(dataset, f"masks/{kind}")
@@ -136,16 +138,16 @@ def measure_maps(
     outcomes: Sequence[JobOutcome],
     kind: str,
 ) -> tuple:
-    """(panels, energy) of the class activation maps of the ablations on test leaves (Fig. 4); (None, {}) without any model.
+    """(panels, energy) of the class activation maps of the ablations on test leaves (Fig. 4).
 
-    kind: of the masks in which the maps are measured.
+    (None, {}) if no model was saved.  kind: of the masks in which the maps are measured.
     """
     jobs = [outcome.job for outcome in outcomes if outcome.job.save_model and outcome.result is not None]
     jobs.sort(key=lambda job: FIG_4.index(job.variant))
     if not jobs or not settings.cam_leaves:
         return None, {}
     labels = {entry.variant.key: entry.variant.label for entry in entries}
-    device = "cuda" if torch.cuda.is_available() and settings.gpu != "no" else "cpu"
+    device = choose_device("cpu" if settings.device == "cpu" else "auto")  # the driver may be on a node without a GPU
     untracked = Context(tracking=TrackingSettings(uri="off"))
     models: dict[str, LoadedModel] = {
         labels[job.variant]: load_model(join(job.config.run, "model"), untracked).to(device) for job in jobs
@@ -229,14 +231,14 @@ def _warnings(settings: BenchmarkSettings) -> tuple[str, ...]:
 
 
 def write_report(
-    folder: Store, run: Run, page: Page, tables: Mapping[str, Table], files: Mapping[str, str], footer: str = ""
+    folder: Store, run: Run, page: Page, tables: Mapping[Any, Table], files: Mapping[str, str], appendix: str = ""
 ) -> None:
-    """Writes report.html, its figures, table-*.md and other files into a folder, and attaches them to the run on MLflow.
+    """Writes report.html, its figures, table-*.md and other files, and attaches them to the run on MLflow.
 
-    tables: by the name in the file name.  files: other texts by file name.  footer: text below each table.
+    tables: by the name in the file name.  files: other texts by file name.  appendix: text below each table.
     """
     contents = {
-        f"table-{name}.md": f"{table.to_markdown()}\n\n{table.note}\n{footer}".encode()
+        f"table-{name}.md": f"{table.to_markdown()}\n\n{table.note}\n{appendix}".encode()
         for name, table in tables.items()
     }
     contents |= {name: text.encode() for name, text in files.items()} | {"report.html": page.to_html().encode()}

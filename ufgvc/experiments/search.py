@@ -1,4 +1,4 @@
-"""The search: tries settings by cross-validation on the training leaves, tests the best one and the paper's, and writes one report."""
+"""The search: cross-validates settings on the training leaves, tests the best one, and writes a report."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ufgvc.experiments.mlflow_trials import JobRecorder, TrialRecorder
 from ufgvc.experiments.resources import check_shared_storage, trial_resources
 from ufgvc.experiments.results import write_report
 from ufgvc.experiments.search_trial import best_trial, run_trials
-from ufgvc.experiments.settings import SearchSettings, TrialSettings
+from ufgvc.experiments.settings import SearchSettings, TrialSettings, gpus_to_wait_for
 from ufgvc.experiments.space import apply_values, describe_dimension, paper_values, read_space
 from ufgvc.experiments.store import SearchStore, TrialConfig
 from ufgvc.methods.recipe import Recipe
@@ -45,8 +45,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SearchResult:
-    """folder: URI of report.html, trials.csv and best.yaml.  tables: for the terminal.  summary: the result in sentences.
+    """What a search returns.
 
+    folder: URI of report.html, trials.csv and best.yaml.  tables: for the terminal.  summary: the result in sentences.
     best: number of the best trial.  failed: number of final trainings without a result.
     """
 
@@ -67,8 +68,8 @@ def search(
 ) -> SearchResult:
     """Runs the trials that a search still lacks and writes its report. The same call resumes a search that was stopped.
 
-    The test leaves are read once, at the end, for the best setting and the paper's.  UserError, before anything is trained, for what
-    cannot work, and if no trial completed. A trial that fails is a failed trial of the report.
+    The test leaves are read once, at the end, for the best setting and the paper's.  UserError, before anything is
+    trained, for what cannot work, and if no trial completed. A trial that fails is a failed trial of the report.
     """
     dataset = open_dataset(data)
     store = make_store(dataset, method, options, train, settings, context)
@@ -88,7 +89,8 @@ def search(
     tags = {"step": "search", "method": method, "folder": folder.uri, "data": dataset.fingerprint}
     run = start_run(context, experiment=dataset.name, name=f"search-{method}", params=params, tags=tags, store=folder)
     with finish_run_on_exit(run):
-        with ray_session(context.ray):
+        each = settings.gpu_per_trial if train.workers == 1 else float(train.workers)
+        with ray_session(context.ray, gpus_to_wait_for(train.device, settings.max_concurrent_trials, each)):
             check_shared_storage([store.data], store.runs, store.train.init)
             resources = trial_resources(trial_settings(store.train, settings), store.train)
             decode_folds(store, dataset)
@@ -174,7 +176,7 @@ def trial_settings(train: TrainSettings, settings: SearchSettings) -> TrialSetti
         max_concurrent_trials=settings.max_concurrent_trials,
         cpus_per_trial=train.cpus_per_worker,
         gpu_per_trial=settings.gpu_per_trial,
-        gpu="no" if train.gpu == "no" else "auto",
+        device=train.device,
         precision=train.precision,
         checkpoint_seconds=train.checkpoint_seconds,
         max_failures=settings.max_failures,

@@ -159,5 +159,5 @@ def test_too_many_leaves_at_once_end_in_one_message(leaves: str, cuda: torch.dev
     method = small("resnet50", len(dataset.classes))
     model = LoadedModel(method, dataset.classes, {"resize": 2048, "size": 2048, "view": "center_crop"}, {}).to(cuda)
     with no_more_memory(cuda), pytest.raises(UserError) as caught:
-        score_split(dataset, {"model": model}, ScoreSettings(workers=0, gpu="yes", batch_size=6))
+        score_split(dataset, {"model": model}, ScoreSettings(max_actors=0, device="gpu", batch_size=6))
     assert "--batch-size 3" in str(caught.value), str(caught.value)

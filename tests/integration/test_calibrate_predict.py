@@ -41,7 +41,7 @@ from ufgvc.training.settings import TrainSettings
 
 OFF = TrackingSettings(uri="off")
 COLOURS = {"amber": (190, 110, 60), "birch": (90, 150, 80), "cedar": (90, 110, 160)}
-SMALL = EvaluateSettings(cam_leaves=0, region_leaves=0, workers=0)
+SMALL = EvaluateSettings(cam_leaves=0, region_leaves=0, max_actors=0)
 
 
 def leaf(name: str, seed: int, side: int = 48) -> bytes:

@@ -350,7 +350,7 @@ def test_the_challenger_must_be_a_version_of_the_data_set(field: Field, capsys: 
 
 
 def test_evaluate_writes_a_card_and_promote_continues_it(field: Field, capsys: pytest.CaptureFixture[str]) -> None:
-    quick = EvaluateSettings(cam_leaves=0, region_leaves=0, workers=0)
+    quick = EvaluateSettings(cam_leaves=0, region_leaves=0, max_actors=0)
 
     def card(version: str) -> str:
         found = field.client.get_model_version(field.model, version)
@@ -408,5 +408,5 @@ def test_two_jobs_cannot_both_replace_one_champion(field: Field, monkeypatch: py
 
     monkeypatch.setattr(module, "score_split", meanwhile)
     with pytest.raises(UserError, match=f"version {second} became champion while this was decided"):
-        promote(field.data, f"models:/{field.model}/{third}", PromoteSettings(workers=0), Context(runs=field.runs))
+        promote(field.data, f"models:/{field.model}/{third}", PromoteSettings(max_actors=0), Context(runs=field.runs))
     assert field.champion() == second != first

@@ -72,7 +72,9 @@ def test_training_goes_on_without_a_node_that_is_lost(leaves: Cluster, second: M
     leaves.done("train", *training(f"{RUNS}/whole"))
     assert numbers(run) == numbers(begun(None, f"{RUNS}/whole")), "a lost node changed the result"
 
-    leaves.done("evaluate", *places(f"{RUNS}/broken"), "--model", f"{run.uri}/model", "--workers", "2")
+    leaves.done(
+        "evaluate", *places(f"{RUNS}/broken"), "--model", f"{run.uri}/model", "--min-actors", "2", "--max-actors", "2"
+    )
     scored = pq.read_table(io.BytesIO(run.read_bytes("report/predictions.parquet")))["image_id"].to_pylist()
     assert sorted(scored) == sorted(read_index(open_dataset(DATA), "test")["image_id"].to_pylist())
     (model,) = json.loads(run.read_text("report/metrics.json"))["models"].values()

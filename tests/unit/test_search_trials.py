@@ -258,7 +258,7 @@ class TestResources:
     def test_gpus_that_are_not_there(self, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sizing, "alive_nodes", lambda: [{"CPU": 8.0}])
         with pytest.raises(UserError, match="GPU"):
-            trial_resources(TrialSettings(), TrainSettings(gpu="yes", workers=workers))
+            trial_resources(TrialSettings(device="gpu"), TrainSettings(device="gpu", workers=workers))
 
 
 def test_optuna_prints_nothing(store: SearchStore, capfd: pytest.CaptureFixture[str]) -> None:

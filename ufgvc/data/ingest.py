@@ -38,7 +38,8 @@ from ufgvc.data.readers.box_classes import BoxOrientation, BoxRules
 from ufgvc.data.readers.listing import Listing, check_names, set_groups
 from ufgvc.data.readers.scan import Rejected
 from ufgvc.data.splits import assign_splits
-from ufgvc.runtime.session import RaySettings, configure_ray_data, ray_session
+from ufgvc.runtime.session import RaySettings, ray_session
+from ufgvc.runtime.tasks import one_task_each, run_tasks
 
 log = logging.getLogger(__name__)
 REGIONS_FOLDER = "regions/annotated"
@@ -196,25 +197,13 @@ def _assign_splits(listing: Listing, source: str, split: float | None, seed: int
 
 def _pack(packer: Packer, plans: list[ShardPlan], settings: RaySettings | None) -> list[PackedShard]:
     """Packs the shards in Ray Data tasks, one each."""
-    import ray.data
 
     def run(row: dict[str, bytes]) -> dict[str, bytes]:
-        # A UserError is returned as a value: if a task raised it, Ray would print its traceback.
-        try:
-            return {"packed": pickle.dumps(packer(pickle.loads(row["plan"])))}
-        except UserError as error:
-            return {"packed": pickle.dumps(error)}
+        return {"packed": pickle.dumps(packer(pickle.loads(row["plan"])))}
 
-    packed: list[PackedShard] = []
     with ray_session(settings):
-        configure_ray_data()
-        items = [{"plan": pickle.dumps(plan)} for plan in plans]
-        for row in ray.data.from_items(items, override_num_blocks=len(items)).map(run).iter_rows():
-            one = pickle.loads(row["packed"])
-            if isinstance(one, UserError):
-                raise one
-            packed.append(one)
-    return packed
+        packed = one_task_each([{"plan": pickle.dumps(plan)} for plan in plans]).map(run)
+        return [pickle.loads(row["packed"]) for row in run_tasks(packed.iter_rows())]
 
 
 def _delete_partial_output(store: Store, images: ShardWriter, regions: ShardWriter) -> None:

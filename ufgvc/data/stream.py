@@ -17,6 +17,7 @@ from ufgvc.core.types import REGIONS
 from ufgvc.data.dataset import Dataset, read_manifest
 from ufgvc.data.images import decode, decode_mask
 from ufgvc.data.transfer import to_device
+from ufgvc.runtime.tasks import one_task_each
 
 Ints = NDArray[np.int64]
 Row = dict[str, Any]
@@ -130,18 +131,13 @@ def decode_chunks(store: Store, chunks: list[Chunk], side: int) -> Any:
 
     Memory use does not grow with the number of rows. Needs a Ray session.
     """
-    import ray
-
-    from ufgvc.runtime.session import configure_ray_data
-
-    configure_ray_data()
 
     def work(batch: dict[str, Any]) -> Iterator[dict[str, NDArray[Any]]]:
         for index in batch["chunk"]:
             yield decode_chunk(store, chunks[int(index)], side)
 
-    items = [{"chunk": index} for index in range(len(chunks))]
-    return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(work, batch_size=1, num_cpus=0.5)
+    tasks = one_task_each([{"chunk": index} for index in range(len(chunks))])
+    return tasks.map_batches(work, batch_size=1, num_cpus=0.5)
 
 
 def num_batches(rows: int, batch_size: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from ufgvc.evaluation.provenance import run_store
 from ufgvc.experiments.entries import decode_images
 from ufgvc.experiments.mlflow_trials import JobRecorder
 from ufgvc.experiments.resources import check_shared_storage, trial_resources
-from ufgvc.experiments.settings import TrialSettings
+from ufgvc.experiments.settings import TrialSettings, gpus_to_wait_for
 from ufgvc.experiments.training_job import TrainingJob, check_outcomes, read_scores, run_jobs
 from ufgvc.methods import build
 from ufgvc.methods.method import Method
@@ -30,6 +30,7 @@ from ufgvc.models.calibration import Calibration, FeatureSubspace
 from ufgvc.models.fit_calibration import KNOWN_SHARE, calibrate, calibration_error, log_loss
 from ufgvc.models.model import MODEL, load_model
 from ufgvc.models.recalibrate import keep_calibration
+from ufgvc.runtime.resources import Device, choose_device
 from ufgvc.runtime.session import ray_session
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.runs import finish_run_on_exit, start_run
@@ -65,8 +66,8 @@ class CalibrateSettings(Settings):
     """CPU slots of each training"""
     gpu_per_trial: float = Field(1.0, gt=0, le=1)
     """fraction of a GPU of each training, if there are GPUs"""
-    gpu: Literal["auto", "no"] = "auto"
-    """train on GPUs where there are any"""
+    device: Device = "auto"
+    """cpu, gpu, or auto: GPUs if there are any"""
     max_failures: int = Field(3, ge=-1)
     """how often the lost process of a training is replaced; -1: without limit, for spot machines"""
 
@@ -116,7 +117,8 @@ def calibrate_model(
         scores = score_own_held_out(run, dataset, config, context.runs)
     else:
         source = f"{settings.folds}-fold"
-        with ray_session(context.ray):
+        gpus = gpus_to_wait_for(settings.device, settings.max_concurrent_trials, settings.gpu_per_trial)
+        with ray_session(context.ray, gpus):
             scores = cross_validate(run, dataset, config, settings, context)
     fitted = calibrate(scores.logits, scores.labels, scores.ood_score, source, settings.known_share)
     keep_calibration(run, fitted, scores.subspace, dataset.name, context)
@@ -195,7 +197,7 @@ def cross_validate(
 
     method, worker = load_trained(run, dataset, config, context.runs)
     everything = np.arange(len(labels))
-    subspace = make_reference(method, dataset, worker, everything, local_device())
+    subspace = make_reference(method, dataset, worker, everything, torch.device(choose_device("auto")))
     return ValidationScores(collect("logits"), labels[np.concatenate(held)], collect("strangeness"), subspace)
 
 
@@ -225,7 +227,7 @@ def _train_folds(
 def score_own_held_out(run: Store, dataset: Dataset, config: Mapping[str, Any], runs: str) -> ValidationScores:
     """Scores the leaves that the training of the model held out, with the model."""
     method, worker = load_trained(run, dataset, config, runs)
-    held = score_held_out(method, dataset, worker, local_device())
+    held = score_held_out(method, dataset, worker, torch.device(choose_device("auto")))
     return ValidationScores(held.logits, held.labels, held.strangeness, held.reference)
 
 
@@ -236,8 +238,3 @@ def load_trained(run: Store, dataset: Dataset, config: Mapping[str, Any], runs: 
     worker, _ = make_plan(dataset, method, train, config["seed"], config["masks"], runs)
     recipe = Recipe.model_validate(config["recipe"])
     return replace(method, recipe=recipe), replace(worker, recipe=config["recipe"])
-
-
-def local_device() -> torch.device:
-    """A GPU of this machine, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -203,7 +203,7 @@ def _make_job(
         validation="holdout" if lr_search else "last",
         holdout=settings.holdout,
         precision=settings.precision,
-        gpu=settings.gpu,
+        device=settings.device,
         cache="host",
         checkpoint_seconds=settings.checkpoint_seconds,
     )

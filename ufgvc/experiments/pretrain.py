@@ -10,7 +10,7 @@ from ufgvc.data.dataset import Dataset, open_dataset
 from ufgvc.experiments.entries import decode_images, resolve_init
 from ufgvc.experiments.mlflow_trials import JobRecorder
 from ufgvc.experiments.resources import check_shared_storage, trial_resources
-from ufgvc.experiments.settings import PretrainSettings
+from ufgvc.experiments.settings import PretrainSettings, gpus_to_wait_for
 from ufgvc.experiments.training_job import JobOutcome, TrainingJob, check_outcomes, run_jobs
 from ufgvc.methods import build
 from ufgvc.methods.recipe import Recipe, Stage
@@ -59,7 +59,8 @@ def pretrain(data: str, settings: PretrainSettings, context: Context = Context()
         store=out,
     )
     with finish_run_on_exit(run):
-        with ray_session(context.ray):
+        gpus = gpus_to_wait_for(settings.device, settings.max_concurrent_trials, settings.gpu_per_trial)
+        with ray_session(context.ray, gpus):
             check_shared_storage([data], context.runs, settings.init)
             decode_images(jobs, [dataset])
             recorder = JobRecorder(context, dataset.name, run.id)
@@ -98,7 +99,7 @@ def _make_job(architecture: str, dataset: Dataset, settings: PretrainSettings, r
     train = TrainSettings(
         init=resolve_init(settings.init, architecture),
         precision=settings.precision,
-        gpu=settings.gpu,
+        device=settings.device,
         cache="host",
         checkpoint_seconds=settings.checkpoint_seconds,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -9,6 +10,12 @@ import tyro
 from pydantic import Field, field_validator
 
 from ufgvc.core.config import Settings
+from ufgvc.runtime.resources import Device
+
+
+def gpus_to_wait_for(device: Device, max_concurrent: int | None, gpus_per_trial: float) -> int:
+    """GPUs that so many trials at a time (at least one) take where `device` is gpu, else 0 (see `ray_session`)."""
+    return math.ceil((max_concurrent or 1) * gpus_per_trial) if device == "gpu" else 0
 
 
 class TrialSettings(Settings):
@@ -22,8 +29,8 @@ class TrialSettings(Settings):
     """CPU slots of each training"""
     gpu_per_trial: float = Field(0.25, gt=0, le=1)
     """fraction of a GPU of each training, if there are GPUs"""
-    gpu: Literal["auto", "no"] = "auto"
-    """train on GPUs where there are any"""
+    device: Device = "auto"
+    """cpu, gpu, or auto: GPUs if there are any"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """precision of training; auto: bf16 autocast on a GPU that supports it, else fp32. Scores are computed in fp32"""
     checkpoint_seconds: float = Field(60.0, ge=0)

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, open_store
 from ufgvc.data.dataset import Dataset, open_dataset, read_index
+from ufgvc.experiments.background import InBackground
 from ufgvc.experiments.distributed_trial import train_distributed
 from ufgvc.experiments.resources import TrialResources
 from ufgvc.experiments.runner import run
 from ufgvc.methods import build
 from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
-from ufgvc.runtime.background import InBackground
 from ufgvc.tracking.runs import NullRun
 from ufgvc.training.held_out import look, score_held_out
 from ufgvc.training.in_process import train_alone

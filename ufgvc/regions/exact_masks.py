@@ -69,18 +69,11 @@ def exact_masks(dataset: Dataset, source: str | None, context: Context = Context
     writer = ShardWriter(dataset.store, _FOLDER, dataset.fingerprint, "masks")
 
     def copy(row: dict[str, Any]) -> dict[str, Any]:
-        try:
-            shard = copy_shard(dataset, folder, writer, Shard(**json.loads(row["shard"])))
-        except UserError as error:  # as a value: Ray passes on that a task failed, but not by what
-            return {"masks": "", "problem": json.dumps([error.what, error.where, error.fix])}
-        return {"masks": json.dumps(asdict(shard)), "problem": ""}
+        shard = copy_shard(dataset, folder, writer, Shard(**json.loads(row["shard"])))
+        return {"masks": json.dumps(asdict(shard))}
 
     with ray_session(context.ray):
         rows = finish(shard_tasks(dataset).map(copy, num_cpus=1), len(dataset.shards))
-    for row in rows:
-        if row["problem"]:
-            what, where, fix = json.loads(row["problem"])
-            raise UserError(what, where=where, fix=fix)
     shards = [Shard(**json.loads(row["masks"])) for row in rows]
     origin = {"source": folder.store.uri, "listing": folder.key}
     complete = sum(shard.rows for shard in shards)

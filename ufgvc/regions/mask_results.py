@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ufgvc.core.errors import UserError, user_error_in
+from ufgvc.core.errors import UserError
 from ufgvc.core.types import REGIONS
 from ufgvc.data.dataset import Dataset, Manifest, read_manifest
 from ufgvc.regions.settings import MaskSettings
-from ufgvc.runtime.session import configure_ray_data
+from ufgvc.runtime.tasks import one_task_each, run_tasks
 
 log = logging.getLogger(__name__)
 MIN_FOUND = MaskSettings().min_found
@@ -133,22 +133,13 @@ def existing(dataset: Dataset, folder: str, key: str) -> Manifest | None:
 
 def shard_tasks(dataset: Dataset) -> Any:
     """A Ray Dataset of {"shard": JSON of a Part of the images}. Needs a Ray session."""
-    import ray
-
-    configure_ray_data()
-    shards = [{"shard": json.dumps(asdict(shard))} for shard in dataset.shards]
-    return ray.data.from_items(shards, override_num_blocks=len(shards))
+    return one_task_each([{"shard": json.dumps(asdict(shard))} for shard in dataset.shards])
 
 
 def finish(tasks: Any, total: int) -> list[dict[str, Any]]:
     """All rows of a Ray Dataset; a UserError of a task is raised as itself."""
-    from ray.exceptions import RayError
-
     rows: list[dict[str, Any]] = []
-    try:
-        for row in tasks.iter_rows():
-            rows.append(row)
-            log.info("mask: %d of %d shards", len(rows), total)
-    except RayError as error:
-        raise user_error_in(error) or error from None
+    for row in run_tasks(tasks.iter_rows()):
+        rows.append(row)
+        log.info("mask: %d of %d shards", len(rows), total)
     return rows

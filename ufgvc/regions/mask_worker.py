@@ -25,6 +25,7 @@ from ufgvc.regions.boxes import select_boxes
 from ufgvc.regions.detector import Detector, load_detector
 from ufgvc.regions.letterbox import Pixels
 from ufgvc.regions.masks import make_masks
+from ufgvc.runtime.resources import TorchDevice
 
 log = logging.getLogger(__name__)
 DETECTED = "regions/detected"
@@ -50,6 +51,7 @@ class ShardMasker:
         confidence: float,
         batch: int,
         threads: int,
+        device: TorchDevice,
     ) -> None:
         self.dataset, self.writers, self.source, self.kind = dataset, writers, source, kind
         self.confidence, self.batch, self.threads = confidence, batch, threads
@@ -58,7 +60,7 @@ class ShardMasker:
         if detector is not None:
             with tempfile.TemporaryDirectory(prefix="ufgvc-detector-") as folder:
                 detector.download(Path(folder))
-                self.detector = load_detector(Path(folder), "cuda" if torch.cuda.is_available() else "cpu")
+                self.detector = load_detector(Path(folder), device)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         shard = Shard(**json.loads(row["shard"]))

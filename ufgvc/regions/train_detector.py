@@ -31,6 +31,7 @@ from ufgvc.regions.detector_table import format_table
 from ufgvc.regions.letterbox import write_example
 from ufgvc.regions.settings import DetectSettings
 from ufgvc.regions.synthetic_init import synthetic_weights
+from ufgvc.runtime.resources import choose_device
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.registry import model_name, register_folder
 from ufgvc.tracking.runs import Run, finish_run_on_exit, start_run
@@ -123,7 +124,7 @@ def _run(
     run: Run,
 ) -> dict[str, Any]:
     started = time.monotonic()
-    device = pick_device(settings.device)
+    device = choose_device(settings.device)
     start = _first_weights(settings, context.runs, device)
     regions = tuple(
         region for region in REGIONS if any(box.region == region for leaf in draw.train for box in leaf.boxes)
@@ -221,14 +222,6 @@ def measure(
 def _is_found(region: str, truth: Sequence[Box], found: Sequence[Box]) -> bool:
     pair = [as_array([box for box in boxes if box.region == region]) for boxes in (truth, found)]
     return bool((iou(*pair) >= 0.5).any())
-
-
-def pick_device(setting: str) -> str:
-    """ "cuda" or "cpu". UserError if a GPU is asked for that is not there."""
-    there = torch.cuda.is_available()
-    if setting.startswith("cuda") and not there:
-        raise UserError("there is no GPU that torch can use", where="device", fix="use `device: auto` or `device: cpu`")
-    return ("cuda" if there else "cpu") if setting == "auto" else setting
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ufgvc.core.storage import Store
-from ufgvc.training.preflight import choose_gpu, worker_resources
+from ufgvc.training.preflight import choose_training_device, worker_resources
 from ufgvc.training.settings import TrainSettings
 
 
@@ -29,15 +29,15 @@ def make_trainer(
     from ufgvc.training.failures import EndAtMistakes, lost_nodes
     from ufgvc.training.process_group import NodeNetworkConfig
 
-    use_gpu = choose_gpu(settings.gpu, ray.cluster_resources().get("GPU", 0), settings.workers)
+    device = choose_training_device(settings, ray.cluster_resources().get("GPU", 0))
     return TorchTrainer(
         worker,
         train_loop_config=config,
-        torch_config=NodeNetworkConfig(backend="nccl" if use_gpu else "gloo"),
+        torch_config=NodeNetworkConfig(backend="nccl" if device == "cuda" else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=settings.workers,
-            use_gpu=use_gpu,
-            resources_per_worker=worker_resources(settings, use_gpu),
+            use_gpu=device == "cuda",
+            resources_per_worker=worker_resources(settings, device),
         ),
         run_config=RunConfig(
             name=name,

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ufgvc.core.config import Settings
+from ufgvc.runtime.resources import Device
 
 
 class TrainSettings(Settings):
@@ -38,8 +39,8 @@ class TrainSettings(Settings):
     """processes of data-parallel training (DDP): one a GPU, or CPU processes"""
     cpus_per_worker: float = Field(1.0, gt=0)
     """CPU slots a worker takes; leave some for Ray Data"""
-    gpu: Literal["auto", "yes", "no"] = "auto"
-    """train on GPUs"""
+    device: Device = "auto"
+    """cpu, gpu (one for each worker), or auto: GPUs if there are any"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """of training; auto: bf16 autocast on a GPU that has it, else fp32. Leaves are scored in fp32"""
     compile: bool = False

@@ -1,4 +1,4 @@
-"""From a trained run to calibrated probabilities, unknown leaves and an exported model: real Ray, real files, MLflow on SQLite."""
+"""From a trained run to calibrated probabilities, unknown leaves and an exported model, with Ray and MLflow."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> str:
 
 
 def trained(data: str, runs: Path, validation: str = "last", tracking: TrackingSettings = OFF) -> str:
-    """The URI of a run's model, as `train` leaves it; without Ray Train, which takes longer to start than this to train."""
+    """The URI of a run's model, as `train` writes it; without Ray Train, which takes longer to start than the training."""
     dataset = open_dataset(data)
     method = build("resnet50", len(dataset.classes), backbone="resnet18")
     settings = TrainSettings(

@@ -34,7 +34,7 @@ from ufgvc.experiments.training_job import score_test
 from ufgvc.methods import build
 from ufgvc.methods.recipe import Recipe
 from ufgvc.runtime.session import RaySettings, ray_session
-from ufgvc.training.in_process import train_alone
+from ufgvc.training.worker import train_in_process
 from ufgvc.training.progress import read_metrics
 from ufgvc.training.run import make_plan
 from ufgvc.training.settings import TrainSettings
@@ -83,7 +83,7 @@ def train(name: str, runs: Path, cores: int = 1) -> dict[str, Any]:
     plan = replace(plan, cores=cores)
     threads = torch.get_num_threads()
     try:
-        state = train_alone(plan, torch.device("cpu"))
+        state = train_in_process(plan, torch.device("cpu"))
         method.net.load_state_dict(state["net"])
         scored = replace(method, recipe=Recipe.model_validate(plan.recipe))
         logits, labels, image_ids = score_test(scored, dataset, plan, torch.device("cpu"))

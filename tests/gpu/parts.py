@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ufgvc.core.types import REGIONS
 from ufgvc.data.dataset import open_dataset, read_manifest
 from ufgvc.methods import Batch, Method, build, options_class
-from ufgvc.methods.layers.memory_format import memory_format
+from ufgvc.methods.backbones import memory_format
 from ufgvc.training.run import make_plan
 from ufgvc.training.settings import TrainSettings
 from ufgvc.training.steps import autocast, total_loss
@@ -49,8 +49,8 @@ def noise_batch(method: Method, count: int = 8, seed: int = 0) -> Batch:
     images = torch.rand(count, 3, side, side, generator=generator).contiguous(memory_format=torch.channels_last)
     masks = {region: torch.rand(count, 1, side, side, generator=generator).round() for region in REGIONS}
     has = {region: torch.arange(count) % 4 > 0 for region in REGIONS}
-    chance = torch.rand(count, method.chances, generator=generator, dtype=torch.float64)
-    return Batch(images, torch.arange(count) % CLASSES, masks, has, chance=chance)
+    uniforms = torch.rand(count, method.num_uniforms, generator=generator, dtype=torch.float64)
+    return Batch(images, torch.arange(count) % CLASSES, masks, has, uniforms=uniforms)
 
 
 def on(method: Method, device: torch.device) -> Method:

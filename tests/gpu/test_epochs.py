@@ -40,7 +40,7 @@ def test_both_caches_give_the_same_batches_to_the_bit(leaves: str, tmp_path: Pat
                 f"{place}: {(one.images != other.images).sum()} numbers differ"
             )
             assert torch.equal(one.labels, other.labels), place
-            assert torch.equal(one.chance, other.chance), place
+            assert torch.equal(one.uniforms, other.uniforms), place
             assert set(one.masks) == set(other.masks) == {"vein", "contour"}
             for region in one.masks:
                 assert torch.equal(one.masks[region], other.masks[region]), f"{place}, {region}"

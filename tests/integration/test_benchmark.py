@@ -150,7 +150,7 @@ def test_a_training_alone_that_was_cut_off_ends_with_the_same_weights(small_draw
     """The trial's own loop, stopped after an epoch and started again, against one that ran through."""
     import torch
 
-    from ufgvc.training.in_process import train_alone
+    from ufgvc.training.worker import train_in_process
     from ufgvc.training.worker import Worker
 
     draw = open_dataset(small_draw)
@@ -165,8 +165,8 @@ def test_a_training_alone_that_was_cut_off_ends_with_the_same_weights(small_draw
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(Worker, "_train_epoch", stopped_at(2, Worker._train_epoch))
                 with pytest.raises(KeyboardInterrupt):
-                    train_alone(plan, torch.device("cpu"))
-        ends.append(train_alone(plan, torch.device("cpu")))
+                    train_in_process(plan, torch.device("cpu"))
+        ends.append(train_in_process(plan, torch.device("cpu")))
     assert ends[0]["epoch"] == ends[1]["epoch"] == 4
     for name, tensor in ends[0]["net"].items():
         assert torch.equal(tensor, ends[1]["net"][name]), name

@@ -34,7 +34,7 @@ from ufgvc.tracking.registry import register, versions_of
 from ufgvc.tracking.runs import finish_run_on_exit, start_run
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.tracking.versions import find_version, read_card
-from ufgvc.training.in_process import train_alone
+from ufgvc.training.worker import train_in_process
 from ufgvc.training.run import make_plan, save_trained
 from ufgvc.training.settings import TrainSettings
 
@@ -78,7 +78,7 @@ def trained(data: str, runs: Path, validation: str = "last", tracking: TrackingS
     run = start_run(tracking, str(runs), dataset.name, "train", identity, {}, store=store)
     with finish_run_on_exit(run):
         save_trained(
-            store, dataset, method, plan, identity, train_alone(replace(plan, run_id=run.id), torch.device("cpu")), run
+            store, dataset, method, plan, identity, train_in_process(replace(plan, run_id=run.id), torch.device("cpu")), run
         )
     return f"{plan.run}/model"
 

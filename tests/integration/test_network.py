@@ -14,8 +14,8 @@ from ufgvc.experiments import distributed_trial as together
 from ufgvc.methods.recipe import Recipe, Stage
 from ufgvc.tracking.runs import NullRun
 from ufgvc.training import run as trainer
-from ufgvc.training.loader import WorkerConfig
-from ufgvc.training.process_group import NodeNetworkConfig, interface_of, talk_where_ray_talks
+from ufgvc.training.settings import WorkerConfig
+from ufgvc.training.distributed import NodeNetworkConfig, interface_of, bind_gloo_to_ray_interface
 from ufgvc.training.settings import TrainSettings
 
 RECIPE = Recipe(stages=(Stage(epochs=1, lr=0.1),), batch_size=8, resize=40, crop=32).model_dump(mode="json")
@@ -29,10 +29,10 @@ def test_the_interface_of_an_address() -> None:
 def test_what_the_user_chose_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "127.0.0.1")
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "ib0")
-    talk_where_ray_talks()
+    bind_gloo_to_ray_interface()
     assert os.environ["GLOO_SOCKET_IFNAME"] == "ib0"
     monkeypatch.delenv("GLOO_SOCKET_IFNAME")
-    talk_where_ray_talks()
+    bind_gloo_to_ray_interface()
     assert os.environ["GLOO_SOCKET_IFNAME"] == interface_of("127.0.0.1")
 
 

@@ -22,7 +22,7 @@ from ufgvc.experiments.training_job import Job
 from ufgvc.experiments.trial_runner import Share, run_all
 from ufgvc.methods import build
 from ufgvc.models.model import LoadedModel
-from ufgvc.training.in_process import train_alone
+from ufgvc.training.worker import train_in_process
 from ufgvc.training.run import make_plan
 from ufgvc.training.settings import TrainSettings
 
@@ -44,7 +44,7 @@ def test_only_our_faults_are_tried_again(mistake: bool, starts: int, tmp_path: P
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from ufgvc.training.failures import EndAtMistakes
+    from ufgvc.training.distributed import StopOnUserError
 
     log = tmp_path / "log"
     trainer = TorchTrainer(
@@ -55,7 +55,7 @@ def test_only_our_faults_are_tried_again(mistake: bool, starts: int, tmp_path: P
             name="fails",
             storage_path=str(tmp_path),
             failure_config=FailureConfig(max_failures=1),
-            callbacks=[EndAtMistakes()],
+            callbacks=[StopOnUserError()],
         ),
     )
     with pytest.raises(Exception, match="too large" if mistake else "our fault") as caught:
@@ -78,7 +78,7 @@ def test_a_batch_too_large_is_told_by_a_training_in_one_process(
 
     monkeypatch.setattr("ufgvc.training.worker.train_step", step)
     with pytest.raises(UserError, match="a batch of 4 images of 32 px does not fit") as caught:
-        train_alone(plan, torch.device("cpu"))
+        train_in_process(plan, torch.device("cpu"))
     assert "--train.batch-size 2" in str(caught.value)
 
 

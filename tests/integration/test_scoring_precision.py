@@ -44,7 +44,7 @@ def trained(small_draw: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_all_who_score_agree_where_training_is_in_bf16(trained, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset, method, plan = trained
-    model = LoadedModel(method, dataset.classes, {"resize": method.recipe.test_resize, "size": 32}, {})
+    model = LoadedModel(method, dataset.classes, {"resize": method.recipe.eval_resize, "size": 32}, {})
     scored = score_split(dataset, {"model": model}, ScoreSettings(workers=0))
     benchmarked, labels, names = score_test(method, dataset, plan, CPU)
     evaluated = scored.logits["model"][[scored.image_id.index(name) for name in names]]
@@ -65,7 +65,7 @@ def test_a_model_that_diverged_is_refused_by_all_who_score(trained) -> None:
     dataset, method, plan = trained
     with torch.no_grad():
         method.net.classifier.weight.fill_(float("nan"))
-    model = LoadedModel(method, dataset.classes, {"resize": method.recipe.test_resize, "size": 32}, {})
+    model = LoadedModel(method, dataset.classes, {"resize": method.recipe.eval_resize, "size": 32}, {})
     with pytest.raises(UserError, match="diverged"):
         score_split(dataset, {"model": model}, ScoreSettings(workers=0))
     with pytest.raises(UserError, match="diverged"):

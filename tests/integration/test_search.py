@@ -26,7 +26,7 @@ from ufgvc.experiments.settings import SearchSettings
 from ufgvc.experiments.space import paper_values
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training.folds import Folds
-from ufgvc.training.in_process import train_alone
+from ufgvc.training.worker import train_in_process
 from ufgvc.training.progress import read_metrics
 from ufgvc.training.settings import TrainSettings
 
@@ -169,7 +169,7 @@ def test_folds_in_step_are_the_folds_alone(small_draw: str, tmp_path: Path) -> N
     plans = [replace(plan, cores=1) for plan in study.plans(TrialConfig(0, paper))]
     decode_folds(plans[0], dataset)
     cpu = torch.device("cpu")
-    alone = [train_alone(replace(plan, run=f"{plan.run}-alone"), cpu) for plan in plans]
+    alone = [train_in_process(replace(plan, run=f"{plan.run}-alone"), cpu) for plan in plans]
 
     first = Folds.start(plans, 0, 1, 1, cpu)
     first.step()

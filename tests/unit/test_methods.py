@@ -44,8 +44,8 @@ def tiny_batch(method: Method, count: int = 4, seed: int = 0) -> Batch:
     images = torch.rand(count, 3, side, side, generator=generator).contiguous(memory_format=torch.channels_last)
     masks = {region: torch.rand(count, 1, side, side, generator=generator).round() for region in REGIONS}
     has = {region: torch.ones(count, dtype=torch.bool) for region in REGIONS}
-    chance = torch.rand(count, method.chances, generator=generator, dtype=torch.float64)
-    return Batch(images, torch.arange(count) % CLASSES, masks, has, chance=chance)
+    uniforms = torch.rand(count, method.num_uniforms, generator=generator, dtype=torch.float64)
+    return Batch(images, torch.arange(count) % CLASSES, masks, has, uniforms=uniforms)
 
 
 @pytest.mark.parametrize("name", names())
@@ -318,6 +318,6 @@ def test_no_network_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """With nothing fetched yet and no way out, the message says what else can be done."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    with pytest.raises(UserError, match="could not be fetched") as caught:
+    with pytest.raises(UserError, match="could not be downloaded") as caught:
         build_backbone("resnet18", "imagenet")
     assert "init: none" in str(caught.value)

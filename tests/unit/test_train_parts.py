@@ -17,10 +17,9 @@ from ufgvc.core.storage import Store, open_store
 from ufgvc.methods.recipe import Recipe, Stage
 from ufgvc.runtime.session import places
 from ufgvc.training.checkpoint import FILE, read_checkpoint, remove_orphans, write_checkpoint
-from ufgvc.training.overrides import apply_overrides
 from ufgvc.training.preflight import check_batch, check_cpus, check_crop, check_nodes_hold, check_places, choose_gpu
 from ufgvc.training.progress import Follower, epoch_line, read_metrics
-from ufgvc.training.settings import TrainSettings
+from ufgvc.training.settings import TrainSettings, apply_overrides
 
 PUBLISHED = Recipe(stages=(Stage(epochs=300, lr=0.003, step_epochs=60, warmup_epochs=5),), resize=512, crop=448)
 STAGED = Recipe(

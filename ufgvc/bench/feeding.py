@@ -25,7 +25,8 @@ from ufgvc.methods.mask_guided import attention_target
 from ufgvc.methods.method import Batch
 from ufgvc.methods.recipe import Recipe
 from ufgvc.training.checkpoint import FILE
-from ufgvc.training.loader import BatchLoader, WorkerConfig, make_loader
+from ufgvc.training.loader import BatchLoader, make_loader
+from ufgvc.training.settings import WorkerConfig
 from ufgvc.training.run import make_plan
 from ufgvc.training.settings import TrainSettings
 from ufgvc.training.steps import train_step

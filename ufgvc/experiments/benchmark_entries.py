@@ -190,9 +190,9 @@ def decode(jobs: Sequence[Job], draws: Sequence[Dataset]) -> None:
         plan, recipe, draw = job.plan, Recipe.model_validate(job.plan.recipe), draws[job.draw]
         wanted = [("train", recipe.resize, plan.mask_kind, plan.mask_fingerprint)]
         if job.purpose in ("rate", "fold"):
-            wanted.append(("train", recipe.test_resize, None, None))
+            wanted.append(("train", recipe.eval_resize, None, None))
         elif job.purpose == "final":
-            wanted.append(("test", recipe.test_resize, None, None))
+            wanted.append(("test", recipe.eval_resize, None, None))
         for split, side, kind, fingerprint in wanted:
             if (job.draw, split, side, kind) not in made:
                 made.add((job.draw, split, side, kind))

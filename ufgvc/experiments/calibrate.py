@@ -35,7 +35,7 @@ from ufgvc.runtime.session import RaySettings, ray_session
 from ufgvc.tracking.runs import finish_run_on_exit, start_run
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training.held_out import make_reference, score_held_out
-from ufgvc.training.loader import WorkerConfig
+from ufgvc.training.settings import WorkerConfig
 from ufgvc.training.run import make_plan
 from ufgvc.training.settings import TrainSettings
 

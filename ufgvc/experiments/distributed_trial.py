@@ -16,7 +16,7 @@ from ufgvc.core.storage import Store, open_store
 from ufgvc.training.checkpoint import read_checkpoint
 from ufgvc.training.distributed import make_trainer
 from ufgvc.training.folds import Diverged, Folds
-from ufgvc.training.loader import WorkerConfig
+from ufgvc.training.settings import WorkerConfig
 from ufgvc.training.progress import POLL_SECONDS, read_metrics
 from ufgvc.training.settings import TrainSettings
 from ufgvc.training.worker import train_worker
@@ -51,7 +51,7 @@ def folds_together(
 
 
 def train_together(plan: WorkerConfig, settings: TrainSettings) -> dict[str, Any]:
-    """What `train_alone` does, on several ranks: the last checkpoint's content."""
+    """What `train_in_process` does, on several ranks: the last checkpoint's content."""
     store = open_store(plan.run)
     result = make_trainer(train_worker, asdict(plan), settings, store, "checkpoints", keep=None).fit()
     if result.checkpoint is None:

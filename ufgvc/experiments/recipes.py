@@ -6,7 +6,7 @@ from ufgvc.core.errors import UserError
 from ufgvc.experiments.settings import BenchmarkSettings
 from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe, Stage
-from ufgvc.training.overrides import rescale_schedule
+from ufgvc.training.settings import rescale_schedule
 
 
 def recipe_for(method: Method, settings: BenchmarkSettings, factor: float = 1.0) -> Recipe:
@@ -35,7 +35,7 @@ def _equal(method: Method, settings: BenchmarkSettings, factor: float) -> Recipe
         batch_size=settings.batch_size,
         resize=settings.resize,
         crop=settings.crop,
-        test_view="resize",
+        eval_view="resize",
     )
 
 

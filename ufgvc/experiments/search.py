@@ -37,7 +37,7 @@ from ufgvc.reports.tables import Table
 from ufgvc.runtime.session import RaySettings, ray_session
 from ufgvc.tracking.runs import Run, finish_run_on_exit, require_mlflow, start_run
 from ufgvc.tracking.settings import TrackingSettings
-from ufgvc.training.loader import WorkerConfig
+from ufgvc.training.settings import WorkerConfig
 from ufgvc.training.settings import TrainSettings
 
 log = logging.getLogger(__name__)
@@ -181,7 +181,7 @@ def decode_folds(plan: WorkerConfig, dataset: Dataset) -> None:
     recipe, folder = Recipe.model_validate(plan.recipe), Path(plan.cache_folder)
     if plan.cache != "none":
         decoded_split(dataset, "train", recipe.resize, plan.mask_kind, plan.mask_fingerprint, folder)
-    decoded_split(dataset, "train", recipe.test_resize, None, None, folder)
+    decoded_split(dataset, "train", recipe.eval_resize, None, None, folder)
 
 
 def as_configuration(study: SearchStore, values: Mapping[str, Any]) -> dict[str, Any]:

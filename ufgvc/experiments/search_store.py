@@ -20,7 +20,7 @@ from ufgvc.evaluation.search_record import Dimension, TrialResult
 from ufgvc.experiments.benchmark_entries import first_weights
 from ufgvc.experiments.space import configured
 from ufgvc.methods import build
-from ufgvc.training.loader import WorkerConfig
+from ufgvc.training.settings import WorkerConfig
 from ufgvc.training.preflight import check_batch, check_crop
 from ufgvc.training.run import make_plan
 from ufgvc.training.settings import TrainSettings

@@ -17,7 +17,7 @@ from ufgvc.experiments.distributed_trial import STOP, folds_together
 from ufgvc.experiments.search_store import RESULT, SearchStore, TrialConfig
 from ufgvc.experiments.trial_runner import reason
 from ufgvc.training.folds import Diverged, Folds
-from ufgvc.training.loader import WorkerConfig
+from ufgvc.training.settings import WorkerConfig
 from ufgvc.training.progress import Row, read_metrics
 
 # Takes the epochs that all folds have done and the accuracy so far; returns when whoever listens has decided.

@@ -15,7 +15,7 @@ from ufgvc.core.config import describe_validation
 from ufgvc.core.errors import UserError
 from ufgvc.evaluation.search_record import Dimension
 from ufgvc.methods import build, options_class
-from ufgvc.training.overrides import apply_overrides
+from ufgvc.training.settings import apply_overrides
 from ufgvc.training.settings import TrainSettings
 
 WHERE = "search.space"

@@ -23,8 +23,8 @@ from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
 from ufgvc.tracking.runs import NullRun
 from ufgvc.training.held_out import look, score_held_out
-from ufgvc.training.in_process import train_alone
-from ufgvc.training.loader import WorkerConfig
+from ufgvc.training.worker import train_in_process
+from ufgvc.training.settings import WorkerConfig
 from ufgvc.training.progress import read_metrics
 from ufgvc.training.run import save_trained
 from ufgvc.training.settings import TrainSettings
@@ -94,7 +94,7 @@ def run_job(job: Job, on: str = "cpu") -> dict[str, Any]:
     }
     store.write_json(WHO, who)
     several = job.train is not None and job.train.workers > 1
-    state = train_together(job.plan, job.train) if several and job.train else train_alone(job.plan, device)
+    state = train_together(job.plan, job.train) if several and job.train else train_in_process(job.plan, device)
     recipe = Recipe.model_validate(job.plan.recipe)
     method = build(job.plan.method, num_classes=len(dataset.classes), init="none", **job.plan.options)
     method = replace(method, recipe=recipe)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ufgvc.core.config import Settings
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, open_store
-from ufgvc.methods.method import SEEN, Method
+from ufgvc.methods.method import POOLED_FEATURES, Method
 from ufgvc.models.calibration import REFERENCE
 from ufgvc.models.model import MODEL, WEIGHTS, LoadedModel, run_by_onnx
 from ufgvc.models.onnx_net import IMAGES, LOGITS, ONNX, OnnxNet, missing
@@ -93,7 +93,7 @@ def exported_model(model: LoadedModel, opset: int = 18) -> tuple[LoadedModel, Pa
         )
     side = int(model.input["size"])
     content = to_onnx(model.method, side, opset)
-    told = {"file": ONNX, "opset": opset, "input": IMAGES, "outputs": [LOGITS, SEEN]}
+    told = {"file": ONNX, "opset": opset, "input": IMAGES, "outputs": [LOGITS, POOLED_FEATURES]}
     exported = run_by_onnx(model.method, content)
     parity = compare(model.method, exported, side)
     if not parity.holds:
@@ -111,7 +111,7 @@ class _Tested(nn.Module):
         self.method, self.net = method, method.net
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        return self.method.look(images)
+        return self.method.predict_with_features(images)
 
 
 def to_onnx(method: Method, side: int, opset: int = 18) -> bytes:
@@ -141,7 +141,7 @@ def to_onnx(method: Method, side: int, opset: int = 18) -> bytes:
             opset_version=opset,
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             input_names=[IMAGES],
-            output_names=[LOGITS, SEEN],
+            output_names=[LOGITS, POOLED_FEATURES],
             custom_translation_table={torch.ops.aten.sort.stable: _stable_sort},
             verbose=False,
         )
@@ -179,7 +179,7 @@ def compare(torch_method: Method, onnx_method: Method, side: int, seed: int = 0)
     with torch.inference_mode():
         for batch in trial_images(side, seed):
             (wanted, seen), (found, seen_too) = (
-                [tensor.numpy().astype(np.float64) for tensor in method.look(batch)]
+                [tensor.numpy().astype(np.float64) for tensor in method.predict_with_features(batch)]
                 for method in (torch_method, onnx_method)
             )
             difference = max(difference, float(np.abs(wanted - found).max()))

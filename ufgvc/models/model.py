@@ -133,7 +133,7 @@ class LoadedModel:
                     found.append(self.method.predict(view).float().cpu().numpy())
                     strange.append(np.zeros(len(view)))
                 else:
-                    logits, seen = self.method.look(view)
+                    logits, seen = self.method.predict_with_features(view)
                     found.append(logits.float().cpu().numpy())
                     strange.append(self.reference.strangeness(seen.cpu().numpy()))
         return np.concatenate(found), np.concatenate(strange)

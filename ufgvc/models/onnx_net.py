@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ufgvc.core.errors import UserError
-from ufgvc.methods.method import SEEN, Outputs
+from ufgvc.methods.method import POOLED_FEATURES, Outputs
 
 ONNX = "model.onnx"
 IMAGES, LOGITS = "images", "logits"
@@ -32,8 +32,8 @@ class OnnxNet(nn.Module):
         self._session: Any = None
 
     def forward(self, images: Tensor) -> Outputs:
-        logits, seen = self.session.run([LOGITS, SEEN], {IMAGES: images.detach().float().cpu().numpy()})
-        return {"logits": torch.from_numpy(logits), SEEN: torch.from_numpy(seen)}
+        logits, seen = self.session.run([LOGITS, POOLED_FEATURES], {IMAGES: images.detach().float().cpu().numpy()})
+        return {"logits": torch.from_numpy(logits), POOLED_FEATURES: torch.from_numpy(seen)}
 
     @property
     def session(self) -> Any:

@@ -1,4 +1,4 @@
-"""Refuses, before anything starts, what could only hang or fail later."""
+"""Checks before a training starts: settings that would only fail or hang later."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ufgvc.runtime.session import node_kinds, places
 from ufgvc.training.settings import TrainSettings
 
 
-def choose_gpu(wish: str, gpus: float, workers: int) -> bool:
-    """Whether to train on GPUs. UserError if they were asked for and are not there."""
-    if wish == "no" or (wish == "auto" and gpus < 1):
+def choose_gpu(gpu: str, gpus: float, workers: int) -> bool:
+    """Whether to train on GPUs.  gpus: of the cluster.  UserError if there are fewer GPUs than workers."""
+    if gpu == "no" or (gpu == "auto" and gpus < 1):
         return False
     if gpus < workers:
         raise UserError(
@@ -25,7 +25,7 @@ def choose_gpu(wish: str, gpus: float, workers: int) -> bool:
 
 
 def check_cpus(settings: TrainSettings, cpus: float) -> None:
-    """Ray Data needs a CPU slot beside the workers, or reading would wait for ever."""
+    """UserError unless the workers leave a CPU slot for Ray Data, which would wait forever.  cpus: of the cluster."""
     wanted = settings.workers * settings.cpus_per_worker
     if wanted > cpus - 1:
         fits = math.floor(100 * (cpus - 1) / settings.workers) / 100  # rounded up, the advice would be refused again
@@ -38,7 +38,7 @@ def check_cpus(settings: TrainSettings, cpus: float) -> None:
 
 
 def check_nodes_hold(settings: TrainSettings, use_gpu: bool, nodes: Sequence[Mapping[str, float]]) -> None:
-    """A worker lies on one node, so what several nodes have together does not help it: Ray would wait for ever."""
+    """UserError unless each worker fits on a single node; Ray would wait forever.  nodes: resources of each node."""
     each = worker_resources(settings, use_gpu)
     room = places(nodes, each)
     if room < settings.workers:
@@ -47,7 +47,8 @@ def check_nodes_hold(settings: TrainSettings, use_gpu: bool, nodes: Sequence[Map
             + (f", `--train.workers {room}`" if room else "")
             + ", or larger nodes"
         )
-        what = f"{settings.workers} workers of {' and '.join(f'{need:g} {name}' for name, need in each.items())} do not fit on the nodes"
+        resources = " and ".join(f"{need:g} {name}" for name, need in each.items())
+        what = f"{settings.workers} workers of {resources} do not fit on the nodes"
         raise UserError(
             f"{what}, which have room for {room} (nodes: {node_kinds(nodes, each)})",
             where="train.cpus_per_worker",
@@ -56,14 +57,15 @@ def check_nodes_hold(settings: TrainSettings, use_gpu: bool, nodes: Sequence[Map
 
 
 def worker_resources(settings: TrainSettings, use_gpu: bool) -> dict[str, float]:
-    """What Ray is asked for each worker of a training."""
+    """Ray resources of each training worker."""
     return {"CPU": settings.cpus_per_worker} | ({"GPU": 1.0} if use_gpu else {})
 
 
 def check_batch(batch_size: int, workers: int, leaves: int) -> None:
-    """Every rank must get two images at every step, or BatchNorm has nothing to norm.
+    """UserError unless every rank gets at least two images in every step, which BatchNorm needs.
 
-    Batches are cut as even as possible, none smaller than half of `batch_size`, so four a worker are always enough.
+    The images are split evenly, no batch is smaller than half of `batch_size`, so four images a worker are always enough.
+    leaves: images of the training split.
     """
     if workers > 1 and batch_size < 4 * workers:
         what = f"a batch of {batch_size} is too small for {workers} workers"
@@ -76,14 +78,14 @@ def check_batch(batch_size: int, workers: int, leaves: int) -> None:
 
 
 def check_crop(method: str, crop: int, smallest: int) -> None:
-    """A smaller crop would end in a worker, as an error of some convolution."""
+    """UserError if the crop is smaller than the method's smallest, which would fail in a convolution. In pixels."""
     if crop < smallest:
         what = f"{method} does not take images of {crop} px"
         raise UserError(what, where="train.crop", fix=f"use `--train.crop {smallest}` or more")
 
 
 def check_places(places: dict[str, str], nodes: int) -> None:
-    """A folder of this machine is not there on the others."""
+    """UserError for local folders on a cluster of several nodes.  places: {flag: URI}.  nodes: how many."""
     if nodes < 2:
         return
     for name, uri in places.items():

@@ -29,8 +29,8 @@ from ufgvc.tracking.runs import Run, finish_run_on_exit, start_run
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training.checkpoint import read_checkpoint, remove_orphans
 from ufgvc.training.distributed import make_trainer
-from ufgvc.training.loader import WorkerConfig
-from ufgvc.training.overrides import apply_overrides
+from ufgvc.training.settings import WorkerConfig
+from ufgvc.training.settings import apply_overrides
 from ufgvc.training.preflight import check_batch, check_cpus, check_crop, check_nodes_hold, check_places, choose_gpu
 from ufgvc.training.progress import Follower, read_metrics
 from ufgvc.training.settings import TrainSettings
@@ -229,7 +229,7 @@ def save_trained(
             folder,
             method,
             classes=dataset.classes,
-            input={"resize": recipe.test_resize, "crop": recipe.crop},
+            input={"resize": recipe.eval_resize, "crop": recipe.crop},
             fingerprints={"data": dataset.fingerprint, "masks": plan.mask_fingerprint},
             metrics=kept,
             info={

@@ -15,7 +15,7 @@ from ufgvc.core.types import REGIONS
 from ufgvc.data.dataset import open_dataset, read_manifest
 from ufgvc.methods import Batch, Method, build, options_class
 from ufgvc.methods.backbones import memory_format
-from ufgvc.training.run import make_plan
+from ufgvc.training.run import make_worker_config
 from ufgvc.training.settings import TrainSettings
 from ufgvc.training.steps import autocast, total_loss
 from ufgvc.training.worker import Worker
@@ -128,5 +128,5 @@ def make_worker(
         init="none", mask="exact", epochs=4, batch_size=5, resize=side + 8, crop=side, cache=cache, **changes
     )
     masks = read_manifest(dataset, f"masks/{settings.mask}").fingerprint if method.regions else None
-    plan, _ = make_plan(dataset, method, settings, 0, masks, str(runs))
+    plan, _ = make_worker_config(dataset, method, settings, 0, masks, str(runs))
     return Worker.start(plan, 0, 1, 1, device, None, lambda folder, epoch: None)

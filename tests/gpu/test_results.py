@@ -21,6 +21,7 @@ from ufgvc.methods import Stage, names
 from ufgvc.models.calibration import probabilities
 from ufgvc.models.export import exported_model
 from ufgvc.models.model import load_model, save_model
+from ufgvc.tracking.context import Context
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training.optim import make_optimizer
 from ufgvc.training.steps import eval_step, train_step
@@ -71,7 +72,7 @@ def test_scores_of_an_evaluation(leaves: str, model: str, device: torch.device) 
 def test_an_evaluation_writes_its_report(leaves: str, model: str, tmp_path: Path, device: torch.device) -> None:
     gpu = "yes" if device.type == "cuda" else "no"
     settings = EvaluateSettings(workers=0, gpu=gpu, register_version=False, cam_leaves=1, region_leaves=1)
-    done = evaluate(leaves, model, runs_uri=str(tmp_path), settings=settings, tracking=OFF)
+    done = evaluate(leaves, model, settings=settings, context=Context(runs=str(tmp_path), tracking=OFF))
     assert done.scores.accuracy.n == 6
     assert Path(done.report).stat().st_size > 10_000
 
@@ -82,7 +83,11 @@ def test_a_prediction_by_actors(leaves: str, model: str, tmp_path: Path, device:
     found = {}
     for gpu in ("no", "yes" if device.type == "cuda" else "no"):
         done = predict(
-            str(photographs), model, str(tmp_path / gpu), PredictSettings(gpu=gpu, batch_size=4), OFF, str(tmp_path)
+            str(photographs),
+            model,
+            str(tmp_path / gpu),
+            PredictSettings(gpu=gpu, batch_size=4),
+            Context(runs=str(tmp_path), tracking=OFF),
         )
         assert done.rejected == 0
         with open(done.csv, newline="") as file:

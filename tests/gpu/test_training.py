@@ -21,6 +21,7 @@ from tests.gpu.parts import noise_batch, on, small
 from ufgvc.experiments.calibrate import CalibrateSettings, calibrate_model
 from ufgvc.methods import Stage
 from ufgvc.models.model import load_model
+from ufgvc.tracking.context import Context
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training.optim import make_optimizer
 from ufgvc.training.run import TrainResult, train
@@ -45,7 +46,7 @@ TIMES = ("seconds", "images_per_second", "data_wait")
 def run(data: str, runs: Path, device: torch.device, **changes: Any) -> TrainResult:
     gpu = "yes" if device.type == "cuda" else "no"
     settings = TrainSettings(**(TINY | {"epochs": 2, "gpu": gpu} | changes))
-    done = train(data, "mask_guided", OPTIONS, settings, str(runs), seed=3, tracking=OFF)
+    done = train(data, "mask_guided", OPTIONS, settings, Context(runs=str(runs), tracking=OFF, seed=3))
     assert isinstance(done, TrainResult)
     return done
 
@@ -120,7 +121,7 @@ def test_a_killed_worker_is_replaced(leaves: str, tmp_path: Path, device: torch.
         killer.join()
     assert killed, "no worker was killed, so the test shows nothing"
     assert [row["epoch"] for row in rows_of(done)] == list(range(1, 13))
-    assert load_model(done.model).info["selection"] == "last epoch"
+    assert load_model(done.model).info["validation"] == "last"
 
 
 @pytest.mark.usefixtures("exact_float32")
@@ -165,7 +166,9 @@ def test_a_compiled_training(leaves: str, tmp_path: Path, cuda: torch.device) ->
 def test_calibration(trained: TrainResult, leaves: str, device: torch.device) -> None:
     """Two folds, each trained as a trial on its share of the device."""
     settings = CalibrateSettings(folds=2, trials=1, cpus_per_trial=0.5, gpu="auto" if device.type == "cuda" else "no")
-    done = calibrate_model(leaves, trained.model, settings, str(Path(trained.run).parents[2]), tracking=OFF)
+    done = calibrate_model(
+        leaves, trained.model, settings, Context(runs=str(Path(trained.run).parents[2]), tracking=OFF)
+    )
     assert done.calibration.leaves == 12
     assert 0.01 <= done.calibration.temperature <= 100
     assert all(math.isfinite(figure) for figure in done.figures.values()), done.figures

@@ -23,6 +23,7 @@ from ufgvc.experiments.method_table import LISTED
 from ufgvc.experiments.pretrain import pretrain
 from ufgvc.experiments.settings import BenchmarkSettings, PretrainSettings
 from ufgvc.experiments.training_job import run_job
+from ufgvc.tracking.context import Context
 from ufgvc.tracking.settings import TrackingSettings
 
 SETTINGS = {
@@ -96,8 +97,7 @@ def test_a_training_that_fails_is_one_failed_cell(small_draw: str, tmp_path: Pat
     made = pretrain(
         small_draw,
         PretrainSettings(architectures=("resnet18",), epochs=1, batch_size=4, resize=40, crop=32, learning_rate=0.001),
-        str(tmp_path / "runs"),
-        OFF,
+        Context(runs=str(tmp_path / "runs"), tracking=OFF),
     )
     assert set(made.trained) == {"resnet18"}
     shutil.copy(made.pattern.replace("{backbone}", "resnet18"), pretrained)
@@ -111,7 +111,7 @@ def test_a_training_that_fails_is_one_failed_cell(small_draw: str, tmp_path: Pat
             "init": f"{pretrained}/{{backbone}}.safetensors",
         }
     )
-    result = benchmark([small_draw], settings, str(tmp_path / "runs"), OFF)
+    result = benchmark([small_draw], settings, Context(runs=str(tmp_path / "runs"), tracking=OFF))
     assert result.failed == 1
     text = (Path(result.folder) / "table-II.md").read_text()
     (good,) = [line for line in text.splitlines() if line.startswith("| ResNet-50")]
@@ -150,8 +150,7 @@ def test_a_training_alone_that_was_cut_off_ends_with_the_same_weights(small_draw
     """The trial's own loop, stopped after an epoch and started again, against one that ran through."""
     import torch
 
-    from ufgvc.training.worker import train_in_process
-    from ufgvc.training.worker import Worker
+    from ufgvc.training.worker import Worker, train_in_process
 
     draw = open_dataset(small_draw)
     settings = BenchmarkSettings.model_validate(SETTINGS | {"epochs": 4})

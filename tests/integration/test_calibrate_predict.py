@@ -30,13 +30,14 @@ from ufgvc.models.export import export
 from ufgvc.models.fit_calibration import fit_subspace
 from ufgvc.models.model import load_model
 from ufgvc.models.recalibrate import keep_calibration
+from ufgvc.tracking.context import Context
 from ufgvc.tracking.registry import register, versions_of
 from ufgvc.tracking.runs import finish_run_on_exit, start_run
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.tracking.versions import find_version, read_card
-from ufgvc.training.worker import train_in_process
-from ufgvc.training.run import make_plan, save_trained
+from ufgvc.training.run import make_worker_config, save_trained
 from ufgvc.training.settings import TrainSettings
+from ufgvc.training.worker import train_in_process
 
 OFF = TrackingSettings(uri="off")
 COLOURS = {"amber": (190, 110, 60), "birch": (90, 150, 80), "cedar": (90, 110, 160)}
@@ -72,13 +73,19 @@ def trained(data: str, runs: Path, validation: str = "last", tracking: TrackingS
     settings = TrainSettings(
         init="none", epochs=6, batch_size=6, resize=40, crop=32, learning_rate=0.01, validation=validation, cache="host"
     )
-    plan, identity = make_plan(dataset, method, settings, 0, None, str(runs))
+    plan, identity = make_worker_config(dataset, method, settings, 0, None, str(runs))
     store = open_store(plan.run)
     store.write_text("config.yaml", to_yaml(identity))
-    run = start_run(tracking, str(runs), dataset.name, "train", identity, {}, store=store)
+    run = start_run(Context(runs=str(runs), tracking=tracking), dataset.name, "train", identity, {}, store=store)
     with finish_run_on_exit(run):
         save_trained(
-            store, dataset, method, plan, identity, train_in_process(replace(plan, run_id=run.id), torch.device("cpu")), run
+            store,
+            dataset,
+            method,
+            plan,
+            identity,
+            train_in_process(replace(plan, run_id=run.id), torch.device("cpu")),
+            run,
         )
     return f"{plan.run}/model"
 
@@ -99,11 +106,11 @@ def calibrated(data: str, tmp_path_factory: pytest.TempPathFactory, ray_local: N
     hidden = [path for path in Path(data, "images").glob("test-*") if path.rename(path.with_suffix(".hidden"))]
     assert hidden
     settings = CalibrateSettings(folds=2, trials=2, known_share=0.9)
-    result = calibrate_model(data, model, settings, str(runs), OFF)
+    result = calibrate_model(data, model, settings, Context(runs=str(runs), tracking=OFF))
     run = Path(model).parent
     cells = {path: path.stat().st_mtime_ns for path in run.glob("calibration/fold-*/cell.json")}
     assert len(cells) == 2
-    again = calibrate_model(data, model, settings, str(runs), OFF)
+    again = calibrate_model(data, model, settings, Context(runs=str(runs), tracking=OFF))
     assert again == result
     assert {path: path.stat().st_mtime_ns for path in cells} == cells, "finished folds are not trained again"
     for path in hidden:
@@ -125,7 +132,11 @@ def test_onnxruntime_names_the_photographs_as_torch_does(calibrated: str, photog
     told = [
         rows_of(
             predict(
-                photographs, model, str(tmp_path / f"out-{place}"), PredictSettings(batch_size=4, runtime=runtime), OFF
+                photographs,
+                model,
+                str(tmp_path / f"out-{place}"),
+                PredictSettings(batch_size=4, runtime=runtime),
+                Context(tracking=OFF),
             )
         )
         for place, (model, runtime) in enumerate(
@@ -148,7 +159,13 @@ def test_onnxruntime_names_the_photographs_as_torch_does(calibrated: str, photog
             for column in (name for name in wanted if name.endswith("probability")):
                 assert float(found[column]) == pytest.approx(float(wanted[column]), abs=1e-4)
     with pytest.raises(UserError, match="exported model, which torch cannot run"):
-        predict(photographs, str(tmp_path / "exported"), str(tmp_path / "out"), PredictSettings(runtime="torch"), OFF)
+        predict(
+            photographs,
+            str(tmp_path / "exported"),
+            str(tmp_path / "out"),
+            PredictSettings(runtime="torch"),
+            Context(tracking=OFF),
+        )
 
 
 def test_a_leaf_above_the_threshold_is_unknown_and_keeps_its_candidates(
@@ -162,7 +179,7 @@ def test_a_leaf_above_the_threshold_is_unknown_and_keeps_its_candidates(
     strangeness = np.sort(plain.scores(images)[1])
     info["calibration"]["threshold"] = (strangeness[2] + strangeness[3]) / 2
     folder.write_json("model.json", info)
-    result = predict(photographs, folder.uri, str(tmp_path / "out"), PredictSettings(), OFF)
+    result = predict(photographs, folder.uri, str(tmp_path / "out"), PredictSettings(), Context(tracking=OFF))
     rows = rows_of(result)
     unknown = {path for path, row in rows.items() if row["known"] == "false"}
     assert len(unknown) == result.unknown == 3
@@ -177,7 +194,9 @@ def test_a_leaf_above_the_threshold_is_unknown_and_keeps_its_candidates(
     assert table.cultivar.tolist() == [rows[path]["cultivar"] for path in sorted(rows)]
     assert table.known.tolist() == [path not in unknown for path in sorted(rows)]
     assert all(json.loads(text)[0]["cultivar"] in COLOURS for text in table.top5)
-    named = rows_of(predict(photographs, folder.uri, str(tmp_path / "named"), PredictSettings(unknown=False), OFF))
+    named = rows_of(
+        predict(photographs, folder.uri, str(tmp_path / "named"), PredictSettings(unknown=False), Context(tracking=OFF))
+    )
     assert {row["cultivar"] for row in named.values()} <= set(COLOURS)
 
 
@@ -192,7 +211,9 @@ def test_a_cultivar_that_is_called_unknown_is_another_thing(calibrated: str, pho
         info["classes"] = classes
         info["calibration"]["threshold"] = -1.0  # no leaf is known
         folder.write_json("model.json", info)
-        rows = rows_of(predict(photographs, folder.uri, str(tmp_path / "out"), PredictSettings(), OFF))
+        rows = rows_of(
+            predict(photographs, folder.uri, str(tmp_path / "out"), PredictSettings(), Context(tracking=OFF))
+        )
         assert {(row["cultivar"], row["known"]) for row in rows.values()} == {(marker, "false")}
         assert {row["top1_cultivar"] for row in rows.values()} <= set(classes)
         table = load_model(folder.uri).predict([path.read_bytes() for path in sorted(Path(photographs).glob("*.png"))])
@@ -201,7 +222,9 @@ def test_a_cultivar_that_is_called_unknown_is_another_thing(calibrated: str, pho
 
 
 def test_a_model_that_was_never_calibrated_says_so(data: str, photographs: str, tmp_path: Path) -> None:
-    result = predict(photographs, trained(data, tmp_path), str(tmp_path / "out"), PredictSettings(), OFF)
+    result = predict(
+        photographs, trained(data, tmp_path), str(tmp_path / "out"), PredictSettings(), Context(tracking=OFF)
+    )
     assert "the probabilities are not calibrated and no leaf can be called unknown" in result.summary()
     assert "unknown" not in {row["cultivar"] for row in rows_of(result).values()}
 
@@ -209,7 +232,7 @@ def test_a_model_that_was_never_calibrated_says_so(data: str, photographs: str, 
 def test_the_report_tells_what_probabilities_are_worth_and_accuracy_stays(
     calibrated: str, data: str, tmp_path: Path
 ) -> None:
-    result = evaluate(data, calibrated, {}, str(tmp_path), SMALL, OFF)
+    result = evaluate(data, calibrated, {}, SMALL, Context(runs=str(tmp_path), tracking=OFF))
     found = result.metrics["models"]["this model"]["reliability"]
     model = load_model(calibrated)
     assert found["temperature"] == model.temperature
@@ -222,7 +245,7 @@ def test_the_report_tells_what_probabilities_are_worth_and_accuracy_stays(
     bare = open_store(str(tmp_path / "bare"))
     bare.upload(Path(calibrated))
     bare.write_json("model.json", {**info, "calibration": None})
-    without = evaluate(data, bare.uri, {}, str(tmp_path), SMALL, OFF)
+    without = evaluate(data, bare.uri, {}, SMALL, Context(runs=str(tmp_path), tracking=OFF))
     assert without.scores.accuracy == result.scores.accuracy
     assert without.metrics["models"]["this model"]["reliability"]["temperature"] is None
 
@@ -237,7 +260,7 @@ def test_a_model_with_held_out_leaves_is_calibrated_when_it_is_trained(
     found = load_model(model).calibration
     assert found is not None
     assert (found.leaves, found.source, found.threshold) == (6, "holdout, the leaves that chose the epoch", None)
-    again = calibrate_model(data, model, CalibrateSettings(), str(tmp_path), OFF).calibration
+    again = calibrate_model(data, model, CalibrateSettings(), Context(runs=str(tmp_path), tracking=OFF)).calibration
     assert not list(Path(model).parent.glob("calibration/*")), "its own leaves are enough"
     assert again.temperature == pytest.approx(found.temperature, rel=1e-3)
     assert again.threshold is not None
@@ -248,10 +271,18 @@ def test_a_model_with_held_out_leaves_is_calibrated_when_it_is_trained(
 def test_a_model_with_held_out_leaves_is_evaluated_and_registered(data: str, tmp_path: Path, validation: str) -> None:
     tracking = TrackingSettings(uri=f"sqlite:///{tmp_path}/mlflow.db")
     model = trained(data, tmp_path, validation, tracking)
-    result = evaluate(data, model, {}, str(tmp_path), SMALL.model_copy(update={"register_version": True}), tracking)
+    result = evaluate(
+        data,
+        model,
+        {},
+        SMALL.model_copy(update={"register_version": True}),
+        Context(runs=str(tmp_path), tracking=tracking),
+    )
     assert result.version == "1"
     name = "ufgvc-colours"
-    assert "No leaf is called unknown" in read_card(find_version(f"models:/{name}/1", name, tracking), tracking)
+    assert "No leaf is called unknown" in read_card(
+        find_version(f"models:/{name}/1", name, Context(tracking=tracking)), Context(tracking=tracking)
+    )
 
 
 def test_a_card_that_fails_leaves_nothing_registered(
@@ -265,8 +296,8 @@ def test_a_card_that_fails_leaves_nothing_registered(
 
     monkeypatch.setattr("ufgvc.evaluation.model_card._figures", fail)
     with pytest.raises(TypeError, match="a figure is missing"):
-        evaluate(data, model, {}, str(tmp_path), SMALL, tracking)
-    assert versions_of("ufgvc-colours", tracking) == []
+        evaluate(data, model, {}, SMALL, Context(runs=str(tmp_path), tracking=tracking))
+    assert versions_of("ufgvc-colours", Context(tracking=tracking)) == []
 
 
 def test_another_state_of_the_data_is_refused(calibrated: str, data: str, tmp_path: Path) -> None:
@@ -274,20 +305,24 @@ def test_another_state_of_the_data_is_refused(calibrated: str, data: str, tmp_pa
     other.upload(Path(data))
     other.write_json("dataset.json", other.read_json("dataset.json") | {"fingerprint": "0" * 64})
     with pytest.raises(UserError, match="was trained on"):
-        calibrate_model(other.uri, calibrated, CalibrateSettings(), str(tmp_path), OFF)
+        calibrate_model(other.uri, calibrated, CalibrateSettings(), Context(runs=str(tmp_path), tracking=OFF))
     with pytest.raises(UserError, match="lies in no run folder"):
-        calibrate_model(data, str(tmp_path / "other"), CalibrateSettings(), str(tmp_path), OFF)
+        calibrate_model(data, str(tmp_path / "other"), CalibrateSettings(), Context(runs=str(tmp_path), tracking=OFF))
 
 
 def test_a_registered_version_keeps_its_files_and_the_next_is_calibrated(data: str, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     tracking = TrackingSettings(uri=f"sqlite:///{tmp_path}/mlflow.db")
     model = trained(data, runs, tracking=tracking)
-    assert register(model, "ufgvc-colours", {}, tracking, str(runs)) == "1"
+    assert register(model, "ufgvc-colours", {}, Context(runs=str(runs), tracking=tracking)) == "1"
     fitted = Calibration(temperature=1.5, threshold=0.3, known_share=0.95, leaves=18, source="a test")
     reference = fit_subspace(np.random.default_rng(0).random((9, 512)))
-    keep_calibration(open_store(str(Path(model).parent)), fitted, reference, "colours", tracking, str(runs))
-    assert register(model, "ufgvc-colours", {}, tracking, str(runs)) == "2"
-    assert register(model, "ufgvc-colours", {}, tracking, str(runs)) == "2"
-    assert load_model("models:/ufgvc-colours/1", tracking, str(runs)).calibration is None
-    assert load_model("models:/ufgvc-colours@challenger", tracking, str(runs)).calibration == fitted
+    keep_calibration(
+        open_store(str(Path(model).parent)), fitted, reference, "colours", Context(runs=str(runs), tracking=tracking)
+    )
+    assert register(model, "ufgvc-colours", {}, Context(runs=str(runs), tracking=tracking)) == "2"
+    assert register(model, "ufgvc-colours", {}, Context(runs=str(runs), tracking=tracking)) == "2"
+    assert load_model("models:/ufgvc-colours/1", Context(runs=str(runs), tracking=tracking)).calibration is None
+    assert (
+        load_model("models:/ufgvc-colours@challenger", Context(runs=str(runs), tracking=tracking)).calibration == fitted
+    )

@@ -22,6 +22,7 @@ from ufgvc.evaluation.predict import predict
 from ufgvc.evaluation.predict_settings import PredictSettings
 from ufgvc.evaluation.settings import EvaluateSettings
 from ufgvc.models.model import load_model, save_model
+from ufgvc.tracking.context import Context
 from ufgvc.tracking.settings import TrackingSettings
 
 CLASSES = ("amber", "birch", "cedar")
@@ -101,8 +102,8 @@ def run(data: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_every_test_leaf_is_scored_once_and_the_report_tells_it(run: str, data: str, tmp_path: Path) -> None:
     other = make_model(tmp_path / "other", data, "mask_guided", seed=3)
-    result = evaluate(data, f"{run}/model", {"masks": other}, str(tmp_path), SMALL, OFF)
-    model = load_model(f"{run}/model", OFF, str(tmp_path))
+    result = evaluate(data, f"{run}/model", {"masks": other}, SMALL, Context(runs=str(tmp_path), tracking=OFF))
+    model = load_model(f"{run}/model", Context(runs=str(tmp_path), tracking=OFF))
     right = 0
     table = pq.read_table(Path(run) / "report" / "predictions.parquet").to_pylist()
     for row in table:
@@ -128,9 +129,11 @@ def test_every_test_leaf_is_scored_once_and_the_report_tells_it(run: str, data: 
 
 
 def test_actors_give_the_same_numbers(run: str, data: str, tmp_path: Path, ray_local: None) -> None:
-    here = evaluate(data, f"{run}/model", {}, str(tmp_path), SMALL, OFF)
+    here = evaluate(data, f"{run}/model", {}, SMALL, Context(runs=str(tmp_path), tracking=OFF))
     first = pq.read_table(Path(run) / "report" / "predictions.parquet")
-    there = evaluate(data, f"{run}/model", {}, str(tmp_path), SMALL.model_copy(update={"workers": 2}), OFF)
+    there = evaluate(
+        data, f"{run}/model", {}, SMALL.model_copy(update={"workers": 2}), Context(runs=str(tmp_path), tracking=OFF)
+    )
     second = pq.read_table(Path(run) / "report" / "predictions.parquet")
     assert first["image_id"] == second["image_id"]
     assert first["this model: predicted"] == second["this model: predicted"]
@@ -140,12 +143,12 @@ def test_actors_give_the_same_numbers(run: str, data: str, tmp_path: Path, ray_l
 def test_a_model_for_other_cultivars_is_refused(data: str, tmp_path: Path) -> None:
     model = make_model(tmp_path / "model", data, classes=("amber", "birch", "oak"))
     with pytest.raises(UserError, match="oak"):
-        evaluate(data, model, {}, str(tmp_path), SMALL, OFF)
+        evaluate(data, model, {}, SMALL, Context(runs=str(tmp_path), tracking=OFF))
 
 
 def test_a_model_of_another_state_of_the_data_is_marked(data: str, tmp_path: Path) -> None:
     model = make_model(tmp_path / "loose", data, fingerprint="0" * 64)
-    result = evaluate(data, model, {}, str(tmp_path), SMALL, OFF)
+    result = evaluate(data, model, {}, SMALL, Context(runs=str(tmp_path), tracking=OFF))
     assert "another state of the data set" in open_store(result.folder).read_text("report.html")
     assert Path(result.folder).is_relative_to(tmp_path / "tiny" / "evaluate")
 
@@ -159,12 +162,14 @@ def test_bad_photographs_are_listed_and_not_fatal(run: str, tmp_path: Path, ray_
     (source / "empty.jpg").write_bytes(b"")
     (source / "cut.png").write_bytes(photograph(1, 9)[:300])
     (source / "notes.txt").write_text("not a photograph")
-    result = predict(str(source), f"{run}/model", str(tmp_path / "out"), PredictSettings(batch_size=2), OFF)
+    result = predict(
+        str(source), f"{run}/model", str(tmp_path / "out"), PredictSettings(batch_size=2), Context(tracking=OFF)
+    )
     assert (result.predicted, result.rejected) == (4, 3)
     with open(result.csv, newline="", encoding="utf-8") as file:
         rows = {row["path"]: row for row in csv.DictReader(file)}
     assert set(rows) == set(names)
-    model = load_model(f"{run}/model", OFF, str(tmp_path))
+    model = load_model(f"{run}/model", Context(runs=str(tmp_path), tracking=OFF))
     for name, row in rows.items():
         image = np.asarray(Image.open(source / name).convert("RGB"))
         exact = np.exp(model.logits([image])[0].astype(np.float64))
@@ -183,9 +188,11 @@ def test_photographs_come_from_a_bucket_and_predictions_go_to_one(run: str, s3: 
     store = open_store(f"{s3}/in")
     for place in range(5):
         store.write_bytes(f"deep/{place}.png", photograph(place % 3, place))
-    result = predict(f"{s3}/in", f"{run}/model", f"{s3}/out", PredictSettings(batch_size=2, rows_per_file=2), OFF)
+    result = predict(
+        f"{s3}/in", f"{run}/model", f"{s3}/out", PredictSettings(batch_size=2, rows_per_file=2), Context(tracking=OFF)
+    )
     assert (result.predicted, result.rejected, len(result.parquet)) == (5, 0, 3)
-    again = predict(f"{s3}/in", f"{run}/model", f"{s3}/out", PredictSettings(batch_size=2), OFF)
+    again = predict(f"{s3}/in", f"{run}/model", f"{s3}/out", PredictSettings(batch_size=2), Context(tracking=OFF))
     assert open_store(f"{s3}/out").list("predictions") == ["predictions/part-00000.parquet"]
     assert again.predicted == 5
     rows = list(csv.DictReader(io.StringIO(open_store(f"{s3}/out").read_text("predictions.csv"))))
@@ -201,10 +208,10 @@ def test_a_source_without_photographs_is_a_mistake_of_the_user(
     for name, data in content.items():
         (source / name).write_bytes(data)
     with pytest.raises(UserError, match=r"photograph|empty"):
-        predict(str(source), f"{run}/model", str(tmp_path / "out"), tracking=OFF)
+        predict(str(source), f"{run}/model", str(tmp_path / "out"), context=Context(tracking=OFF))
 
 
 def test_predictions_do_not_go_among_the_photographs(run: str, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(photograph(0, 0))
     with pytest.raises(UserError, match="among the photographs"):
-        predict(str(tmp_path), f"{run}/model", str(tmp_path), tracking=OFF)
+        predict(str(tmp_path), f"{run}/model", str(tmp_path), context=Context(tracking=OFF))

@@ -17,6 +17,7 @@ from ufgvc.data.ingest import ingest
 from ufgvc.regions.mask_dataset import mask
 from ufgvc.regions.settings import MaskSettings
 from ufgvc.synthetic import SynthSettings, synthesize
+from ufgvc.tracking.context import Context
 
 EXACT = MaskSettings(kind="exact")
 TINY = {
@@ -62,7 +63,7 @@ def test_masks_of_several_parts_are_found_again_until_a_file_changes(source: Pat
     again = mask(data, EXACT, source=str(source))
     assert again.found
     assert again.fingerprint == first.fingerprint
-    assert not mask(data, EXACT, source=str(source), fresh=True).found
+    assert not mask(data, EXACT, source=str(source), context=Context(fresh=True)).found
     (source / "masks/vein/1_1_train.png").write_bytes(encode_mask(np.zeros((64, 64), bool)))
     changed = mask(data, EXACT, source=str(source))
     assert not changed.found

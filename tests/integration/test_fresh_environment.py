@@ -19,6 +19,7 @@ from tests.integration.test_model_serving import CLASSES, INPUT, photograph
 from ufgvc import methods
 from ufgvc.evaluation.model_card import model_card
 from ufgvc.models.model import load_model, save_model
+from ufgvc.tracking.context import Context
 from ufgvc.tracking.registry import register
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.tracking.versions import find_version, set_champion
@@ -51,8 +52,10 @@ def test_the_champion_answers_in_a_new_environment(
     save_model(tmp_path / "ours", made, CLASSES, INPUT)
     wanted = load_model(str(tmp_path / "ours")).predict([photograph(1)])
     tracking = TrackingSettings(uri=url)
-    version = register(str(tmp_path / "ours"), NAME, {}, tracking, None)
-    set_champion(find_version(f"models:/{NAME}/{version}", NAME, tracking, None), None, tracking, None)
+    version = register(str(tmp_path / "ours"), NAME, {}, Context(tracking=tracking))
+    set_champion(
+        find_version(f"models:/{NAME}/{version}", NAME, Context(tracking=tracking)), None, Context(tracking=tracking)
+    )
     shutil.rmtree(tmp_path / "ours")
 
     there = tmp_path / "environment"

@@ -25,6 +25,7 @@ from ufgvc.evaluation.evaluate import evaluate
 from ufgvc.evaluation.promote import promote
 from ufgvc.evaluation.settings import EvaluateSettings, PromoteSettings
 from ufgvc.models.model import save_model
+from ufgvc.tracking.context import Context
 from ufgvc.tracking.registry import register
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.tracking.versions import champion_of
@@ -112,7 +113,11 @@ class Field:
     def add(self, wrong: Sequence[int], data: str | None = None, alias: str | None = "challenger", **info: Any) -> str:
         """Registers a model; returns its version."""
         version = register(
-            self._write(wrong, data or self.fingerprint, **info), self.model, {}, LOCAL, self.runs, alias
+            self._write(wrong, data or self.fingerprint, **info),
+            self.model,
+            {},
+            Context(runs=self.runs, tracking=LOCAL),
+            alias,
         )
         assert version is not None
         return version
@@ -121,7 +126,7 @@ class Field:
         return main(["promote", "--data", self.data, "--runs", self.runs, "--workers", "0", *more])
 
     def champion(self) -> str | None:
-        found = champion_of(self.model, LOCAL, self.runs)
+        found = champion_of(self.model, Context(runs=self.runs, tracking=LOCAL))
         return found.number if found else None
 
     def tags(self, version: str) -> dict[str, str]:
@@ -354,7 +359,7 @@ def test_evaluate_writes_a_card_and_promote_continues_it(field: Field, capsys: p
         return file.read_text()
 
     field.add(wrong=range(12), seed=0)
-    first = evaluate(field.data, f"models:/{field.model}@challenger", {}, field.runs, quick).version
+    first = evaluate(field.data, f"models:/{field.model}@challenger", {}, quick, Context(runs=field.runs)).version
     assert first == "1"
     assert "Right on 28 of 40 test leaves" in card(first)
     assert "not measured (one seed)" in card(first)
@@ -363,11 +368,13 @@ def test_evaluate_writes_a_card_and_promote_continues_it(field: Field, capsys: p
     assert "promoted: version 1 is the first champion" in card(first)
 
     field.add(wrong=range(2), seed=1)
-    second = evaluate(field.data, f"models:/{field.model}@challenger", {}, field.runs, quick).version
+    second = evaluate(field.data, f"models:/{field.model}@challenger", {}, quick, Context(runs=field.runs)).version
     assert "38 of 40 (seed 1)" in card("2")
     assert "standard deviation 17.7 points" in card("2")
     assert field.command() == 0
-    evaluate(field.data, f"models:/{field.model}/1", {}, field.runs, quick)  # a new card keeps what was decided
+    evaluate(
+        field.data, f"models:/{field.model}/1", {}, quick, Context(runs=field.runs)
+    )  # a new card keeps what was decided
     for version in ("1", "2"):
         assert "promoted: version 2 takes the place of version 1 as champion. +25.0 points" in card(version)
     assert second == "2"
@@ -401,5 +408,5 @@ def test_two_jobs_cannot_both_replace_one_champion(field: Field, monkeypatch: py
 
     monkeypatch.setattr(module, "score_split", meanwhile)
     with pytest.raises(UserError, match=f"version {second} became champion while this was decided"):
-        promote(field.data, f"models:/{field.model}/{third}", field.runs, PromoteSettings(workers=0))
+        promote(field.data, f"models:/{field.model}/{third}", PromoteSettings(workers=0), Context(runs=field.runs))
     assert field.champion() == second != first

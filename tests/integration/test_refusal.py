@@ -22,9 +22,9 @@ from ufgvc.experiments.training_job import Job
 from ufgvc.experiments.trial_runner import Share, run_all
 from ufgvc.methods import build
 from ufgvc.models.model import LoadedModel
-from ufgvc.training.worker import train_in_process
-from ufgvc.training.run import make_plan
+from ufgvc.training.run import make_worker_config
 from ufgvc.training.settings import TrainSettings
+from ufgvc.training.worker import train_in_process
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 SMALL = TrainSettings(init="none", epochs=1, batch_size=4, resize=40, crop=32)
@@ -71,7 +71,7 @@ def test_a_batch_too_large_is_told_by_a_training_in_one_process(
 ) -> None:
     dataset = open_dataset(small_draw)
     method = build("resnet50", num_classes=len(dataset.classes), backbone="shufflenet_v2_x0_5")
-    plan, _ = make_plan(dataset, method, SMALL, 0, None, str(tmp_path))
+    plan, _ = make_worker_config(dataset, method, SMALL, 0, None, str(tmp_path))
 
     def step(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
@@ -85,7 +85,7 @@ def test_a_batch_too_large_is_told_by_a_training_in_one_process(
 def test_a_trial_that_fails_is_one_line_of_the_table(small_draw: str, tmp_path: Path) -> None:
     dataset = open_dataset(small_draw)
     method = build("resnet50", num_classes=len(dataset.classes), backbone="shufflenet_v2_x0_5")
-    plan, identity = make_plan(dataset, method, SMALL, 0, None, str(tmp_path))
+    plan, identity = make_worker_config(dataset, method, SMALL, 0, None, str(tmp_path))
     job = Job("resnet50", 0, 0, 1.0, "final", replace(plan, options={"backbone": "no_such_net"}), identity)
     share = Share({"CPU": 1}, at_once=1, threads=1)
     ends = run_all([job], TrialSettings(init="none"), open_store(str(tmp_path / "tune")), lambda end: None, share)

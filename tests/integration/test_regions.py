@@ -21,6 +21,7 @@ from ufgvc.regions.mask_dataset import mask
 from ufgvc.regions.mask_results import Coverage, check_masks
 from ufgvc.regions.settings import DetectSettings, MaskSettings
 from ufgvc.regions.train_detector import detect
+from ufgvc.tracking.context import Context
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training.run import train
 from ufgvc.training.settings import TrainSettings
@@ -140,7 +141,7 @@ def test_average_precision_agrees_with_ultralytics():
 
 @pytest.fixture(scope="module")
 def detected(data: str, runs: str):
-    return detect(data, runs, TINY, OFF, seed=1)
+    return detect(data, TINY, Context(runs=runs, tracking=OFF, seed=1))
 
 
 def test_detect_leaves_a_whole_run_and_finds_it_again(data: str, runs: str, detected):
@@ -154,20 +155,20 @@ def test_detect_leaves_a_whole_run_and_finds_it_again(data: str, runs: str, dete
     assert load_detector(run / "model").most == {"vein": 1, "contour": 2}
     assert (run / "report" / "figure3.png").read_bytes().startswith(b"\x89PNG")
     assert "0.963" in (run / "report" / "table1.md").read_text()
-    again = detect(data, runs, TINY, OFF, seed=1)
+    again = detect(data, TINY, Context(runs=runs, tracking=OFF, seed=1))
     assert again.found
     assert again.metrics == detected.metrics
-    assert detect(data, runs, TINY, OFF, seed=2).run != detected.run
+    assert detect(data, TINY, Context(runs=runs, tracking=OFF, seed=2)).run != detected.run
 
 
 def test_coco_weights_that_are_not_there_are_refused_before_training(data: str, runs: str):
     settings = TINY.model_copy(update={"init": "coco", "coco_weights": "/nowhere/yolov5nu.pt"})
     with pytest.raises(UserError, match="nothing is downloaded"):
-        detect(data, runs, settings, OFF)
+        detect(data, settings, Context(runs=runs, tracking=OFF))
 
 
 def test_masks_of_detected_boxes(data: str, runs: str, detected, ray_local: None):
-    result = mask(data, MaskSettings(kind="box", batch=3), runs, detected.model)
+    result = mask(data, MaskSettings(kind="box", batch=3), detected.model, context=Context(runs=runs))
     assert result.n == 12
     assert not result.failed
     dataset, found = open_dataset(data), masks_of(data, "box")
@@ -179,21 +180,24 @@ def test_masks_of_detected_boxes(data: str, runs: str, detected, ray_local: None
                 expected = [b for b in boxes if b.region == region]
                 assert len(expected) <= {"vein": 1, "contour": 2}[region]
                 assert (found[row["image_id"]][region] is None) == (not expected)
-    again = mask(data, MaskSettings(kind="box", batch=3), runs, detected.model)
+    again = mask(data, MaskSettings(kind="box", batch=3), detected.model, context=Context(runs=runs))
     assert again.found
     assert again.fingerprint == result.fingerprint
 
 
 def test_other_kinds_take_the_boxes_that_were_found_before(data: str, runs: str, detected, ray_local: None):
-    mask(data, MaskSettings(kind="box"), runs, detected.model)
+    mask(data, MaskSettings(kind="box"), detected.model, context=Context(runs=runs))
     before = read_manifest(open_dataset(data), "regions/detected")
-    structure = mask(data, MaskSettings(kind="structure"), runs, detected.model)
+    structure = mask(data, MaskSettings(kind="structure"), detected.model, context=Context(runs=runs))
     assert read_manifest(open_dataset(data), "regions/detected") == before
-    assert structure.fingerprint != mask(data, MaskSettings(kind="box"), runs, detected.model).fingerprint
+    assert (
+        structure.fingerprint
+        != mask(data, MaskSettings(kind="box"), detected.model, context=Context(runs=runs)).fingerprint
+    )
 
 
 def test_masks_of_annotated_boxes_need_no_detector(data: str, ray_local: None, tmp_path: Path):
-    result = mask(data, MaskSettings(kind="luminance", boxes="annotated"), str(tmp_path))
+    result = mask(data, MaskSettings(kind="luminance", boxes="annotated"), context=Context(runs=str(tmp_path)))
     assert result.complete == 12
     assert all(
         found["vein"].shape == (80, 96) and found["vein"].any() for found in masks_of(data, "luminance").values()
@@ -204,9 +208,9 @@ def test_a_detector_that_finds_nothing_guides_nothing(
     data: str, runs: str, detected, ray_local: None, tmp_path: Path, caplog
 ):
     strict = {"kind": "box", "confidence": 0.9999}
-    before = mask(data, MaskSettings(kind="box"), runs, detected.model)
+    before = mask(data, MaskSettings(kind="box"), detected.model, context=Context(runs=runs))
     with pytest.raises(UserError, match=r"every region on 0 of 8 training leaves \(0.0%\)") as caught:
-        mask(data, MaskSettings(**strict), runs, detected.model)
+        mask(data, MaskSettings(**strict), detected.model, context=Context(runs=runs))
     assert "--min-found 0" in str(caught.value)
     assert "ufgvc detect" in str(caught.value)
     dataset = open_dataset(data)
@@ -217,11 +221,11 @@ def test_a_detector_that_finds_nothing_guides_nothing(
         "what was found is not searched for again"
     )
 
-    poor = mask(data, MaskSettings(**strict, min_found=0), runs, detected.model)
+    poor = mask(data, MaskSettings(**strict, min_found=0), detected.model, context=Context(runs=runs))
     assert (poor.complete, poor.found) == (0, False)
-    assert mask(data, MaskSettings(**strict, min_found=0), runs, detected.model).found
+    assert mask(data, MaskSettings(**strict, min_found=0), detected.model, context=Context(runs=runs)).found
     with pytest.raises(UserError, match="every region on 0 of 8"):
-        mask(data, MaskSettings(**strict), runs, detected.model)
+        mask(data, MaskSettings(**strict), detected.model, context=Context(runs=runs))
     assert check_masks(dataset, "box") == Coverage(0, 8, 0, 0.0)
     assert "the box masks show every region on 0 of 8 training leaves" in caplog.text
 
@@ -231,28 +235,33 @@ def test_a_detector_that_finds_nothing_guides_nothing(
     Path(data, "masks/box/manifest.json").write_text(json.dumps(manifest))
     settings = TrainSettings(init="none", epochs=1, batch_size=4, resize=40, crop=32)
     with pytest.raises(UserError, match="every region on 0 of 12 training leaves") as caught:
-        train(data, "mask_guided", {"backbone": "resnet18"}, settings, str(tmp_path), tracking=OFF)
+        train(data, "mask_guided", {"backbone": "resnet18"}, settings, Context(runs=str(tmp_path), tracking=OFF))
     assert "ufgvc mask --data" in str(caught.value)
-    again = mask(data, MaskSettings(**strict, min_found=0), runs, detected.model)
+    again = mask(data, MaskSettings(**strict, min_found=0), detected.model, context=Context(runs=runs))
     assert not again.found, "who accepts them now has them made again, which says so"
     assert check_masks(dataset, "box").min_found == 0
-    mask(data, MaskSettings(kind="box"), runs, detected.model)
+    mask(data, MaskSettings(kind="box"), detected.model, context=Context(runs=runs))
 
 
 def test_a_detector_that_no_node_can_hold_is_refused(data: str, runs: str, detected, ray_local: None):
     with pytest.raises(UserError, match=r"no node has what each detector is to have, 7 CPUs \(nodes: 1 x 6 CPU\)"):
-        mask(data, MaskSettings(kind="structure", cpus_per_actor=7), runs, detected.model, fresh=True)
+        mask(
+            data,
+            MaskSettings(kind="structure", cpus_per_actor=7),
+            detected.model,
+            context=Context(runs=runs, fresh=True),
+        )
 
 
 def test_without_a_detector_the_command_to_run_is_named(data: str, tmp_path: Path, ray_local: None):
     with pytest.raises(UserError, match="ufgvc detect --data"):
-        mask(data, MaskSettings(), str(tmp_path))
+        mask(data, MaskSettings(), context=Context(runs=str(tmp_path)))
 
 
 def test_the_newest_detector_is_taken(data: str, runs: str, detected, ray_local: None):
     from ufgvc.regions.mask_dataset import newest_detector
 
-    newest = detect(data, runs, TINY.model_copy(update={"confidence": 0.002}), OFF, seed=1)
+    newest = detect(data, TINY.model_copy(update={"confidence": 0.002}), Context(runs=runs, tracking=OFF, seed=1))
     assert newest_detector(open_dataset(data), runs) == newest.model
 
 

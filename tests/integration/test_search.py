@@ -24,11 +24,12 @@ from ufgvc.experiments.search import check, decode_folds, make_study, search
 from ufgvc.experiments.search_store import TrialConfig
 from ufgvc.experiments.settings import SearchSettings
 from ufgvc.experiments.space import paper_values
+from ufgvc.tracking.context import Context
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training.folds import Folds
-from ufgvc.training.worker import train_in_process
 from ufgvc.training.progress import read_metrics
 from ufgvc.training.settings import TrainSettings
+from ufgvc.training.worker import train_in_process
 
 OPTIONS = {"backbone": "resnet18"}
 TRAIN = TrainSettings(
@@ -145,7 +146,9 @@ def test_the_test_leaves_are_never_opened_before_the_end(small_draw: str, tmp_pa
         part.unlink()
     settings = SearchSettings(trials=2, repeats=0, seeds=0)
     train = TRAIN.model_copy(update={"epochs": 1})
-    done = search(str(data), "mask_guided", OPTIONS, train, settings, str(tmp_path / "runs"), tracking=OFF)
+    done = search(
+        str(data), "mask_guided", OPTIONS, train, settings, Context(runs=str(tmp_path / "runs"), tracking=OFF)
+    )
     assert len(list(Path(done.folder).glob("trials/*/trial.json"))) == 2
     assert (Path(done.folder) / "best.yaml").exists()
     with pytest.raises(FileNotFoundError):
@@ -155,8 +158,7 @@ def test_the_test_leaves_are_never_opened_before_the_end(small_draw: str, tmp_pa
             OPTIONS,
             train,
             settings.model_copy(update={"seeds": 1}),
-            str(tmp_path / "runs"),
-            tracking=OFF,
+            Context(runs=str(tmp_path / "runs"), tracking=OFF),
         )
 
 
@@ -198,7 +200,9 @@ def test_trials_of_several_workers_leave_no_group_behind(small_draw: str, tmp_pa
     study.begin(TrialConfig(0, values))
     study.begin(TrialConfig(1, values | {"options.loss_weights.vein": 1.0}))
     study.trial(1).write_json(STOP, {"by": "the test"})
-    done = search(small_draw, "mask_guided", OPTIONS, train, settings, str(tmp_path / "runs"), tracking=OFF)
+    done = search(
+        small_draw, "mask_guided", OPTIONS, train, settings, Context(runs=str(tmp_path / "runs"), tracking=OFF)
+    )
     rows = [study.row(setting) for setting in study.settings()]
     assert [row.state for row in rows if row] == ["complete", "stopped"]
     assert rows[0] is not None

@@ -21,6 +21,7 @@ from ufgvc import methods
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
 from ufgvc.models.model import load_model, save_model
+from ufgvc.tracking.context import Context
 from ufgvc.tracking.registry import register, register_folder, versions_of
 from ufgvc.tracking.runs import MlflowRun, NullRun, Run, start_run
 from ufgvc.tracking.settings import TrackingSettings, resolve
@@ -52,7 +53,7 @@ def client_of(settings: TrackingSettings, runs: str) -> Any:
 def begin(runs: str, name: str, settings: TrackingSettings = LOCAL, **more: Any) -> Run:
     store = open_store(runs).child("tiny", "resnet50", name)
     told: dict[str, Any] = {"train": {"epochs": 3, "sizes": [1, 2]}, "source": "https://me:secret@h/x"}
-    return start_run(settings, runs, "tiny", name, told, {"data": "f00d"}, store=store, **more)
+    return start_run(Context(runs=runs, tracking=settings), "tiny", name, told, {"data": "f00d"}, store=store, **more)
 
 
 def rows(client: Any, run_id: str, key: str) -> list[tuple[int, float]]:
@@ -93,8 +94,8 @@ def test_the_same_epochs_again_are_one_row_a_step(runs: str) -> None:
 
 
 def test_without_the_journal_the_same_values_are_one_row_too(runs: str) -> None:
-    run = start_run(LOCAL, runs, "tiny", "bare", {}, {})
-    again = start_run(LOCAL, runs, "tiny", "bare", {}, {}, run_id=run.id)
+    run = start_run(Context(runs=runs, tracking=LOCAL), "tiny", "bare", {}, {})
+    again = start_run(Context(runs=runs, tracking=LOCAL), "tiny", "bare", {}, {}, run_id=run.id)
     for each in (run, again):
         each.log_metrics({"loss": 0.5, "bad": float("nan")}, 4)
     assert again.id == run.id
@@ -105,8 +106,10 @@ def test_without_the_journal_the_same_values_are_one_row_too(runs: str) -> None:
 
 
 def test_changed_settings_of_a_continued_run_do_not_stop_it(runs: str) -> None:
-    run = start_run(LOCAL, runs, "tiny", "changed", {"lr": 0.1}, {})
-    start_run(LOCAL, runs, "tiny", "changed", {"lr": 0.2, "new": 1}, {}, run_id=run.id).log_metrics({"loss": 1.0}, 1)
+    run = start_run(Context(runs=runs, tracking=LOCAL), "tiny", "changed", {"lr": 0.1}, {})
+    start_run(
+        Context(runs=runs, tracking=LOCAL), "tiny", "changed", {"lr": 0.2, "new": 1}, {}, run_id=run.id
+    ).log_metrics({"loss": 1.0}, 1)
     found = client_of(LOCAL, runs).get_run(run.id)
     assert found.data.params == {"lr": "0.1", "new": "1"}
     assert found.data.metrics == {"loss": 1.0}
@@ -153,11 +156,11 @@ def test_a_server_that_is_absent_then_killed_then_back(
     assert run.id is None
     assert sum("MLflow is away" in record.message for record in caplog.records) == 1
     with pytest.raises(UserError, match="start the server"):
-        sync(run_folder, settings)
+        sync(run_folder, Context(runs=runs, tracking=settings))
 
     server = serve(command, f"{url}/health", log=tmp_path / "server.log")
-    assert sync(run_folder, settings) == 6
-    assert sync(runs, settings) == 0
+    assert sync(run_folder, Context(runs=runs, tracking=settings)) == 6
+    assert sync(runs, Context(runs=runs, tracking=settings)) == 0
     run = begin(runs, "away", settings)
     run.log_metrics({"loss": 1 / 6}, 6)
     client = client_of(settings, runs)
@@ -169,7 +172,7 @@ def test_a_server_that_is_absent_then_killed_then_back(
     run.finish()
     assert open_store(run_folder).child("journal").list("sent")[-1] == "sent/0000000006"
     serve(command, f"{url}/health", log=tmp_path / "server2.log")
-    assert sync(run_folder, settings) == 1
+    assert sync(run_folder, Context(runs=runs, tracking=settings)) == 1
     assert rows(client, run.id, "loss") == [(epoch, 1 / epoch) for epoch in range(1, 8)]
     assert client.get_run(run.id).info.status == "FINISHED"
 
@@ -196,29 +199,31 @@ def test_a_model_is_filed_once_and_found_by_every_address(runs: str) -> None:
     )
     run.log_folder(folder, "model")
     run.finish()
-    version = register(str(folder), "ufgvc-tiny", {"accuracy": "3/6"}, LOCAL, runs)
-    assert register(f"runs:/{run.id}/model", "ufgvc-tiny", {"low": 0.2}, LOCAL, runs) == version
-    (found,) = versions_of("ufgvc-tiny", LOCAL, runs)
+    version = register(str(folder), "ufgvc-tiny", {"accuracy": "3/6"}, Context(runs=runs, tracking=LOCAL))
+    assert register(f"runs:/{run.id}/model", "ufgvc-tiny", {"low": 0.2}, Context(runs=runs, tracking=LOCAL)) == version
+    (found,) = versions_of("ufgvc-tiny", Context(runs=runs, tracking=LOCAL))
     assert found.tags == {"accuracy": "3/6", "low": "0.2"}
     wanted = load_model(str(folder)).predict([photograph()])
     for uri in ("models:/ufgvc-tiny@challenger", f"models:/ufgvc-tiny/{version}", f"runs:/{run.id}/model"):
-        model = load_model(uri, LOCAL, runs)
+        model = load_model(uri, Context(runs=runs, tracking=LOCAL))
         assert model.predict([photograph()]).equals(wanted)
         assert model.info["fingerprints"] == {"data": "f00d"}
     assert {entry["cultivar"] for entry in json.loads(wanted.top5[0])} == {"a", "b", "c"}
     with pytest.raises(UserError, match="known: models:/ufgvc-tiny@challenger"):
-        load_model("models:/ufgvc-tiny@champion", LOCAL, runs)
+        load_model("models:/ufgvc-tiny@champion", Context(runs=runs, tracking=LOCAL))
     with pytest.raises(UserError, match="known: models:/ufgvc-tiny@challenger"):
-        load_model("models:/ufgvc-other/1", LOCAL, runs)
+        load_model("models:/ufgvc-other/1", Context(runs=runs, tracking=LOCAL))
     with pytest.raises(UserError, match="knows no such model"):
-        load_model("runs:/0123/model", LOCAL, runs)
+        load_model("runs:/0123/model", Context(runs=runs, tracking=LOCAL))
 
 
 def test_any_folder_can_be_filed(runs: str, tmp_path: Path) -> None:
     (tmp_path / "detector").mkdir()
     (tmp_path / "detector" / "weights.pt").write_bytes(b"abc")
-    version = register_folder(str(tmp_path / "detector"), "ufgvc-tiny-regions", {"map50": 0.9}, LOCAL, runs)
-    (found,) = versions_of("ufgvc-tiny-regions", LOCAL, runs)
+    version = register_folder(
+        str(tmp_path / "detector"), "ufgvc-tiny-regions", {"map50": 0.9}, Context(runs=runs, tracking=LOCAL)
+    )
+    (found,) = versions_of("ufgvc-tiny-regions", Context(runs=runs, tracking=LOCAL))
     assert (str(found.version), found.tags) == (version, {"map50": "0.9"})
     assert [file.path for file in client_of(LOCAL, runs).list_artifacts(found.run_id, "model")] == ["model/weights.pt"]
 
@@ -236,5 +241,7 @@ def test_artifacts_and_journal_on_object_storage(s3: str, tmp_path: Path) -> Non
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "weights.bin").write_bytes(b"abc")
     open_store(f"{s3}/runs").upload(tmp_path / "folder", "detector")
-    register_folder(f"{s3}/runs/detector", "ufgvc-far-regions", {}, settings, f"{s3}/runs", run_id=run.id)
+    register_folder(
+        f"{s3}/runs/detector", "ufgvc-far-regions", {}, Context(runs=f"{s3}/runs", tracking=settings), run_id=run.id
+    )
     assert store.read_bytes(f"mlartifacts/{run.id}/artifacts/model/weights.bin") == b"abc"

@@ -20,6 +20,7 @@ from ufgvc.models.model import load_model
 from ufgvc.regions.mask_dataset import mask
 from ufgvc.regions.settings import MaskSettings
 from ufgvc.synthetic import SynthSettings, synthesize
+from ufgvc.tracking.context import Context
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training.progress import read_metrics
 from ufgvc.training.run import TrainResult, train
@@ -55,13 +56,13 @@ def leaves(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> str:
         (source / "labels" / f"{stem}.txt").unlink()
     data = str(folder / "data")
     assert ingest(str(source), data, name="tiny").counts == {"train": 13, "test": 6}
-    mask(data, MaskSettings(boxes="annotated"), runs_uri=str(folder / "runs"))
+    mask(data, MaskSettings(boxes="annotated"), context=Context(runs=str(folder / "runs")))
     return data
 
 
 def run(data: str, runs: Path, **changes: Any) -> TrainResult:
     settings = TrainSettings(**(TINY | {"epochs": 2} | changes))
-    done = train(data, "mask_guided", {"backbone": "resnet18"}, settings, str(runs), seed=3, tracking=OFF)
+    done = train(data, "mask_guided", {"backbone": "resnet18"}, settings, Context(runs=str(runs), tracking=OFF, seed=3))
     assert isinstance(done, TrainResult)
     return done
 
@@ -79,7 +80,7 @@ def test_two_workers_then_found_then_fresh(leaves: str, tmp_path: Path) -> None:
     assert {"loss", "loss_classification", "loss_vein", "loss_contour", "train_accuracy"} <= set(rows[0])
     model = load_model(first.model)
     assert model.classes == ("Cotton-1", "Cotton-2", "Cotton-3")
-    assert model.info["selection"] == "last epoch"
+    assert model.info["validation"] == "last"
     again = run(leaves, tmp_path, workers=2)
     assert again.found
     assert again.run == first.run
@@ -135,14 +136,12 @@ def test_streamed_and_cached_epochs_hold_the_same_leaves(leaves: str, tmp_path: 
     assert streamed["loss"] == pytest.approx(cached["loss"], rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("validation", "leaves_held", "says"), [("holdout", 5, "best on holdout"), ("test", 6, "selected on test")]
-)
-def test_selection_is_told(leaves: str, tmp_path: Path, validation: str, leaves_held: int, says: str) -> None:
+@pytest.mark.parametrize(("validation", "leaves_held"), [("holdout", 5), ("test", 6)])
+def test_the_selection_of_the_epoch_is_recorded(leaves: str, tmp_path: Path, validation: str, leaves_held: int) -> None:
     done = run(leaves, tmp_path, validation=validation, epochs=1, workers=2)
     assert numbers(done)[0]["validation_leaves"] == leaves_held
     model = load_model(done.model)
-    assert model.info["selection"] == says
+    assert model.info["validation"] == validation
     # Both ranks' leaves; test leaves never calibrate.
     assert (model.calibration.leaves if model.calibration else None) == (5 if validation == "holdout" else None)
 

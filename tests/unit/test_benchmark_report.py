@@ -297,8 +297,8 @@ def test_without_runs_nothing_is_claimed(whole: Comparison) -> None:
         text = benchmark_tables.reading(made, rows)
         assert text == f"{reason}, so the gain was not measured."
         page = benchmark_page.compose_benchmark(made, rows)
-        assert page.figure == "not measured"
-        assert not any(isinstance(block, figures.Chart) for chapter in page.chapters for block in chapter.blocks)
+        assert page.headline == "not measured"
+        assert not any(isinstance(block, figures.Chart) for chapter in page.sections for block in chapter.blocks)
         assert page.to_html()
 
 
@@ -327,8 +327,8 @@ def test_the_page_holds_together(whole: Comparison, rows: list[benchmark_rows.Ro
     reader.feed(html)
     reader.close()
     assert (reader.faults, reader.open) == ([], [])
-    assert page.figure == "+30.0 points"
-    assert [number for number, _ in page.tiles] == ["8", "25 of 30", "60", "10.0\u00a0%"]
+    assert page.headline == "+30.0 points"
+    assert [number for number, _ in page.stats] == ["8", "25 of 30", "60", "10.0\u00a0%"]
     titles = [
         "Every method beside ResNet-50",
         "The methods",
@@ -336,13 +336,13 @@ def test_the_page_holds_together(whole: Comparison, rows: list[benchmark_rows.Ro
         "What else could explain a gain",
         "What they look at",
     ]
-    assert [chapter.title for chapter in page.chapters] == titles
+    assert [chapter.title for chapter in page.sections] == titles
     assert any("AlexNet, DCL" in warning for warning in page.warnings)
     assert "made &lt;up&gt;" in html
     assert "62 % inside" in html
     assert "the same for every method" in html
     assert html.count("bootstrap over cultivars") == 1
-    energy = next(block for block in page.chapters[-1].blocks if isinstance(block, tables.Table))
+    energy = next(block for block in page.sections[-1].blocks if isinstance(block, tables.Table))
     assert energy.rows == [
         ["ResNet-50", "40.0\u00a0%", "20.0\u00a0%", "2.00", "30"],
         ["nowhere", None, None, None, "0"],

@@ -174,8 +174,8 @@ def test_no_feed_waits_for_the_gpu(resident: bool, rotate: float, monkeypatch: p
     ("name", "options"),
     [
         ("dcl", {"shuffle": "coded", "adversary": "binary", "location_targets": "matched"}),
-        ("mask_guided", {"activation": "softmax_peak", "guide": "shuffled"}),
-        ("mask_guided", {"statistics": "all", "guide": "centre"}),
+        ("mask_guided", {"activation": "softmax_peak", "control": {"guide": "shuffled"}}),
+        ("mask_guided", {"control": {"statistics": "all", "guide": "centre"}}),
         ("region_tokens", {"head": "linear"}),
         ("leaf_traits", {"traits": ("colour",)}),
     ],

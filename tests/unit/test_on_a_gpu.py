@@ -8,7 +8,7 @@ from torch import nn
 from ufgvc.methods import build
 from ufgvc.methods.backbones import Normalise, has_padded_average_pooling, memory_format
 from ufgvc.models.model import LoadedModel
-from ufgvc.training.ddp import use_cudnn_benchmark
+from ufgvc.training.steps import use_cudnn_benchmark
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -47,9 +47,9 @@ def test_on_a_cpu_images_keep_their_format() -> None:
 
 def test_a_short_training_does_not_wait_for_a_search_of_algorithms() -> None:
     recipe = build("mask_guided", num_classes=2, init="none", backbone="resnet18").recipe  # 360 epochs, batches of 16
-    assert not use_cudnn_benchmark(recipe, rows=80, device=GPU)
-    assert use_cudnn_benchmark(recipe, rows=81, device=GPU)
-    assert not use_cudnn_benchmark(recipe, rows=10_000, device=CPU)
+    assert not use_cudnn_benchmark(recipe, images=80, device=GPU)
+    assert use_cudnn_benchmark(recipe, images=81, device=GPU)
+    assert not use_cudnn_benchmark(recipe, images=10_000, device=CPU)
 
 
 def test_a_model_knows_where_its_network_is_whoever_moved_it() -> None:

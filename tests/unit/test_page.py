@@ -10,7 +10,7 @@ import pytest
 
 from ufgvc.evaluation import metrics
 from ufgvc.reports import figures, tables
-from ufgvc.reports.page import Chapter, Page
+from ufgvc.reports.page import Page, Section
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -56,7 +56,7 @@ def html() -> str:
         figures.confusion_chart(one.confusion, classes), panels, tables.models_table(scores, tests, {"this <model>": 0.6208}),
         tables.cultivar_table(classes, one), tables.confused_table(classes, one),
     ]  # fmt: skip
-    chapters = [Chapter("Figures & tables", "A <text>.", [b for b in blocks if b], fold="Show")]
+    chapters = [Section("Figures & tables", "A <text>.", [b for b in blocks if b], collapsed="Show")]
     page = Page(
         "report",
         "a <title>",

@@ -67,7 +67,7 @@ def test_an_evaluation_opens_its_session_itself_if_it_needs_one(
 ) -> None:
     (call,) = [stub(monkeypatch, "ufgvc.evaluation.evaluate.evaluate")]
     pipeline.evaluate_step(told, EvaluateSettings(), "model", ())
-    assert RAY in call[0][0]
+    assert call[0][0][-1].ray == RAY
 
 
 def test_masks_and_models_that_are_found_need_no_session(
@@ -77,8 +77,8 @@ def test_masks_and_models_that_are_found_need_no_session(
     models = stub(monkeypatch, "ufgvc.training.run.train", metrics={"train_accuracy": 0.5}, model="runs/model")
     pipeline.mask_step(told, MaskSettings(), None)
     pipeline.train_step(told)
-    assert masks[0][1]["ray_settings"] == RAY
-    assert RAY in models[0][0]
+    assert masks[0][0][-1].ray == RAY
+    assert models[0][0][-1].ray == RAY
 
 
 def test_a_pipeline_over_folds_is_refused_before_anything_runs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -138,12 +138,12 @@ def test_the_big_number_is_of_the_test_leaves(whole: SearchRecord, result: Searc
     means = [final.right.mean(axis=0) for final in whole.finals]
     gap = paired_bootstrap(means[1], means[0], whole.labels, 400)
     assert result.gain == gap
-    assert page.figure == f"{100 * gap.value:+.1f} points".replace("-", "\u2212")
+    assert page.headline == f"{100 * gap.value:+.1f} points".replace("-", "\u2212")
     assert "never saw the test leaves" in page.explanation
     assert any("too high" in warning for warning in page.warnings)
     assert "too high" in reading(whole, result)
     assert (
-        "in cross-validation, as the highest of" in dict(page.tiles)[f"{100 * result.selection_bias.gain:+.1f} points"]
+        "in cross-validation, as the highest of" in dict(page.stats)[f"{100 * result.selection_bias.gain:+.1f} points"]
     )
 
 
@@ -152,7 +152,7 @@ def test_the_big_number_is_of_the_test_leaves(whole: SearchRecord, result: Searc
 )
 def test_no_number_where_nothing_was_measured(name: str, figure: str) -> None:
     page = compose_search(STORIES[name](), "")
-    assert page.figure == figure
+    assert page.headline == figure
     assert ("Nothing was tested." in page.warnings) == (name == "untested")
     assert any("no GPU" in warning for warning in page.warnings) == (name == "failed")
 
@@ -215,7 +215,10 @@ def test_what_stopping_saved_by_hand(whole: SearchRecord, result: SearchResult) 
 
 def test_the_words_follow_the_figures(whole: SearchRecord, result: SearchResult) -> None:
     luck = result.selection_bias
-    sure, unsure = replace(result, luck=replace(luck, p=0.004)), replace(result, luck=replace(luck, p=0.4))
+    sure, unsure = (
+        replace(result, selection_bias=replace(luck, p=0.004)),
+        replace(result, selection_bias=replace(luck, p=0.4)),
+    )
     assert "fewer than 1 of 100" in luck_in_words(sure)
     assert "does not explain it" in luck_in_words(sure)
     assert "about 40 of 100" in luck_in_words(unsure)

@@ -191,7 +191,7 @@ def test_crop_and_resize(told: dict[str, int], crop: int, resize: int) -> None:
 
 @pytest.mark.parametrize("told", [{"crop": 300, "resize": 256}, {"resize": 256}])
 def test_a_crop_that_does_not_fit(told: dict[str, int]) -> None:
-    with pytest.raises(UserError, match="does not fit into a photograph resized to 256 px") as caught:
+    with pytest.raises(UserError, match="does not fit into an image resized to 256 px") as caught:
         apply_overrides(PUBLISHED, TrainSettings(**told))  # type: ignore[arg-type]
     assert "`--train.crop 256` or less" in (caught.value.fix or "")
     apply_overrides(PUBLISHED, TrainSettings(crop=256, resize=256))
@@ -226,21 +226,22 @@ def write_rows(run: Store, rows: list[dict[str, float]], checkpointed: int) -> N
     run.write_json("progress.json", {"checkpointed": checkpointed})
 
 
-def test_rows_are_passed_on_once_and_only_when_safe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_are_passed_on_once_and_only_after_a_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = open_store(tmp_path)
     assert read_metrics(run) == []
     passed: list[float] = []
-    follower = Follower(run, 5, on_safe=lambda rows: passed.extend(each["epoch"] for each in rows))
-    follower._task = follower._bar.add_task("epochs", total=5)
-    follower._look()
+    follower = Follower(run, 5, on_checkpointed=lambda rows: passed.extend(each["epoch"] for each in rows))
+    follower.poll()
     write_rows(run, [row(1), row(2), row(3)], checkpointed=2)
-    follower._look()
-    follower._look()
+    follower.poll()
+    follower.poll()
     assert passed == [1, 2]
     write_rows(run, [row(1), row(2)], checkpointed=2)  # a worker was lost, and its last epoch with it
-    follower._look()
+    follower.poll()
     write_rows(run, [row(1), row(2), row(3), row(4)], checkpointed=4)
-    follower._look()
+    follower.poll()
     assert passed == [1, 2, 3, 4]
     shown = re.findall(r"epoch (\d)/5", capsys.readouterr().err)
     assert shown == ["1", "2", "3", "3", "4"]
@@ -260,7 +261,7 @@ def test_storage_that_fails_once_does_not_end_the_progress(tmp_path: Path, monke
         looked_again.set()
         return read_metrics(store)
 
-    follower = Follower(run, 1, on_safe=passed.extend)
+    follower = Follower(run, 1, on_checkpointed=passed.extend)
     write_rows(run, [row(1)], checkpointed=1)
     monkeypatch.setattr("ufgvc.training.progress.read_metrics", flaky)
     with follower:

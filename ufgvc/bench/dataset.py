@@ -60,6 +60,7 @@ def make_data(folder: Path, source: str | None, count: int, seed: int) -> BenchD
     from ufgvc.data.ingest import IngestSettings, ingest
     from ufgvc.regions.mask_dataset import mask
     from ufgvc.regions.settings import MaskSettings
+    from ufgvc.tracking.context import Context
 
     leaves = folder / "leaves"
     write_source(leaves, own_photographs(source, count) if source else drawn_photographs(count, seed))
@@ -67,7 +68,7 @@ def make_data(folder: Path, source: str | None, count: int, seed: int) -> BenchD
     # The splits are dealt at random and nothing is learnt from them: a picture may lie in both.
     settings = IngestSettings(on_duplicate="warn")
     dataset = ingest(str(leaves), str(folder / "data"), name="bench", reader="ufg", settings=settings)
-    mask(dataset.store.uri, MaskSettings(kind=MASKS), runs_uri=str(folder / "runs"), source=str(leaves))
+    mask(dataset.store.uri, MaskSettings(kind=MASKS), source=str(leaves), context=Context(str(folder / "runs")))
     seconds = time.monotonic() - started
     encoded, masks = read_encoded(dataset)
     return BenchData(dataset, leaves, seconds, encoded, masks, own=source is not None)

@@ -86,11 +86,12 @@ def time_use(data: BenchData, run: str, device: torch.device, rounds: int, seed:
     from ufgvc.evaluation.score import score_split
     from ufgvc.evaluation.settings import ScoreSettings
     from ufgvc.models.model import load_model
+    from ufgvc.tracking.context import Context
     from ufgvc.tracking.settings import TrackingSettings
 
-    off = TrackingSettings(uri="off")
+    off = Context(str(Path(run).parent), TrackingSettings(uri="off"))
     gpu: Any = "yes" if device.type == "cuda" else "no"
-    model = load_model(str(Path(run) / "model"), off, str(Path(run).parent)).to(device)
+    model = load_model(str(Path(run) / "model"), off).to(device)
     views = _resident_views(data, model)
     count = data.dataset.counts["train"]
     folder = Path(run).parent / "predicted"
@@ -113,11 +114,7 @@ def time_use(data: BenchData, run: str, device: torch.device, rounds: int, seed:
     rows = [timed.rate(name, "photographs/s", count, beside=None if name == beside else beside) for name in calls]
     photographs = len(list(source.iterdir()))
     once = time_in_turn(
-        {
-            "predict": lambda: predict(
-                str(source), str(Path(run) / "model"), str(folder), settings, off, str(Path(run).parent)
-            )
-        },
+        {"predict": lambda: predict(str(source), str(Path(run) / "model"), str(folder), settings, off)},
         rounds=1,
         warm_up=False,
     )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import Field, create_model
 
 from ufgvc.core.config import Settings
+
+if TYPE_CHECKING:
+    from ufgvc.tracking.context import Context
 
 DATA = Field(description="where the ingested data set lies: a folder, s3://bucket/prefix, or another URI of pyarrow.fs")
 RUNS = Field("runs", description="where runs are kept: a folder or a URI")
@@ -14,6 +17,15 @@ MODEL = Field(description="models:/name@alias, runs:/<id>/model, or a folder")
 SOURCE = Field(description="the photographs: a folder or a URI")
 SEED = Field(0, ge=0, description="seed of everything that is drawn")
 FRESH = Field(False, description="start over instead of using what an earlier run left")
+
+
+def context_of(settings: Any) -> Context:
+    """The context of a command: what its settings say of runs, tracking, Ray, seed and fresh."""
+    from ufgvc.tracking.context import Context
+
+    return Context(
+        **{field: getattr(settings, field) for field in Context.__dataclass_fields__ if hasattr(settings, field)}
+    )
 
 
 def made(name: str, bases: tuple[type[Settings], ...], /, **fields: Any) -> type[Settings]:

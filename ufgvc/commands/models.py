@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from ufgvc.commands.command import command
-from ufgvc.commands.fields import DATA, FRESH, MODEL, RUNS, SEED, SOURCE, made, services, source_fields
+from ufgvc.commands.fields import DATA, FRESH, MODEL, RUNS, SEED, SOURCE, context_of, made, services, source_fields
 from ufgvc.core.config import Settings, select_fields
 
 
@@ -80,9 +80,7 @@ def predict(told: Any) -> None:
     from ufgvc.evaluation.predict import predict as run
     from ufgvc.evaluation.predict_settings import PredictSettings
 
-    done = run(
-        told.source, told.model, told.out, select_fields(PredictSettings, told), told.tracking, told.runs, told.ray
-    )
+    done = run(told.source, told.model, told.out, select_fields(PredictSettings, told), context_of(told))
     print(done.summary())
 
 
@@ -101,7 +99,7 @@ def export(told: Any) -> None:
     from ufgvc.models.export import export as run
     from ufgvc.models.model import load_model
 
-    parity = run(load_model(told.model, told.tracking, told.runs), told.out, select_fields(ExportSettings, told))
+    parity = run(load_model(told.model, context_of(told)), told.out, select_fields(ExportSettings, told))
     print(f"{told.out}: {parity.summary()}")
 
 
@@ -119,11 +117,7 @@ def _calibrate(method: str) -> type[Settings]:
 def calibrate(told: Any) -> None:
     from ufgvc.experiments.calibrate import CalibrateSettings, calibrate_model
 
-    print(
-        calibrate_model(
-            told.data, told.model, select_fields(CalibrateSettings, told), told.runs, told.tracking, told.ray
-        ).summary()
-    )
+    print(calibrate_model(told.data, told.model, select_fields(CalibrateSettings, told), context_of(told)).summary())
 
 
 def _pipeline(method: str) -> type[Settings]:

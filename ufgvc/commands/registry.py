@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from ufgvc.commands.command import command
-from ufgvc.commands.fields import DATA, RUNS, made, services
+from ufgvc.commands.fields import DATA, RUNS, context_of, made, services
 from ufgvc.core.config import Settings, select_fields
 
 NOT_PROMOTED = 3  # exit code of `promote --strict`
@@ -27,7 +27,7 @@ def promote(told: Any) -> int | None:
     from ufgvc.evaluation.settings import PromoteSettings
     from ufgvc.reports.terminal import show_tables
 
-    result = run(told.data, told.model, told.runs, select_fields(PromoteSettings, told), told.tracking, told.ray)
+    result = run(told.data, told.model, select_fields(PromoteSettings, told), context_of(told))
     decided = result.promotion
     show_tables(decided.tables())
     for warning in decided.warnings:
@@ -61,5 +61,5 @@ def sync(told: Any) -> None:
     if not folders:
         raise UserError("there is no run with a journal", where=store.uri, fix="give the folder that --runs named")
     for folder in folders:
-        sent = run((store.child(folder) if folder else store).uri, told.tracking, told.runs)
+        sent = run((store.child(folder) if folder else store).uri, context_of(told))
         print(f"{folder or store.uri}: {f'sent {sent}' if sent else 'nothing was missing'}")

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from ufgvc.commands.fields import context_of
 from ufgvc.core.config import select_fields, short_key
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
@@ -65,7 +66,7 @@ def _check_later_steps(told: Any) -> None:
 
     check_init(told.train.init)
     for pair in told.compare:
-        load_model(_labelled(pair)[1], told.tracking, told.runs)
+        load_model(_labelled(pair)[1], context_of(told))
 
 
 def _needs_masks(told: Any) -> bool:
@@ -107,9 +108,7 @@ def detect_step(told: Any, settings: Any) -> Step:
     from ufgvc.regions.settings import DetectSettings
     from ufgvc.regions.train_detector import detect
 
-    result = detect(
-        told.data, told.runs, select_fields(DetectSettings, settings), told.tracking, seed=told.seed, fresh=told.fresh
-    )
+    result = detect(told.data, select_fields(DetectSettings, settings), context_of(told))
     return Step(result.summary(), result, result.found)
 
 
@@ -117,31 +116,26 @@ def mask_step(told: Any, settings: Any, detector: str | None) -> Step:
     from ufgvc.regions.mask_dataset import mask
     from ufgvc.regions.settings import MaskSettings
 
-    result = mask(
-        told.data,
-        select_fields(MaskSettings, settings),
-        told.runs,
-        detector,
-        told.fresh,
-        ray_settings=told.ray,
-        source=told.source,
-    )
+    result = mask(told.data, select_fields(MaskSettings, settings), detector, told.source, context_of(told))
     return Step(result.summary(), result, result.found)
 
 
 def train_step(told: Any) -> Step:
-    from ufgvc.training.run import train
+    from ufgvc.training.run import train, train_folds
 
     options = told.options.model_dump(mode="json")
-    done = train(told.data, told.method, options, told.train, told.runs, told.seed, told.tracking, told.ray, told.fresh)
-    results = done if isinstance(done, list) else [done]
+    if told.train.validation == "kfold" and told.train.fold is None:
+        results = train_folds(told.data, told.method, options, told.train, context_of(told))
+    else:
+        results = [train(told.data, told.method, options, told.train, context_of(told))]
     lines = []
     for result in results:
         row = result.metrics
         text = f"train accuracy {100 * row['train_accuracy']:.1f} %"
         if "validation_accuracy" in row:
             share = f"{int(row['validation_correct'])} of {int(row['validation_leaves'])}"
-            text += f", {row['selection']}: {share} = {100 * row['validation_accuracy']:.1f} %"
+            selected = "selected on test" if result.validation == "test" else f"best on {result.validation}"
+            text += f", {selected}: {share} = {100 * row['validation_accuracy']:.1f} %"
         lines.append(f"{text}; model {result.model}")
     return Step("\n".join(lines), results[0], all(result.found for result in results))
 
@@ -151,9 +145,7 @@ def evaluate_step(told: Any, settings: Any, model: str, compare: tuple[str, ...]
     from ufgvc.evaluation.settings import EvaluateSettings
 
     others = dict(_labelled(pair) for pair in compare)
-    result = evaluate(
-        told.data, model, others, told.runs, select_fields(EvaluateSettings, settings), told.tracking, told.ray
-    )
+    result = evaluate(told.data, model, others, select_fields(EvaluateSettings, settings), context_of(told))
     return Step(result.summary(), result)
 
 

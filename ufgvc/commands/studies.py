@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from ufgvc.commands.command import command
-from ufgvc.commands.fields import DATA, RUNS, SEED, made, many, services
+from ufgvc.commands.fields import DATA, RUNS, SEED, context_of, made, many, services
 from ufgvc.core.config import Settings, select_fields
 
 
@@ -29,7 +29,7 @@ def benchmark(told: Any) -> None:
     from ufgvc.experiments.settings import BenchmarkSettings
     from ufgvc.reports.terminal import show_tables
 
-    result = run(told.data, select_fields(BenchmarkSettings, told), told.runs, told.tracking, told.ray)
+    result = run(told.data, select_fields(BenchmarkSettings, told), context_of(told))
     # What a run costs stands in the page; a terminal has no room for sixteen columns.
     show_tables(result.tables, without=("Backbone", "Parameters", "GFLOPs", "Training", "Minutes", "Learning"))
     print(result.reading)
@@ -49,7 +49,7 @@ def pretrain(told: Any) -> None:
     from ufgvc.experiments.pretrain import pretrain as run
     from ufgvc.experiments.settings import PretrainSettings
 
-    print(run(told.data, select_fields(PretrainSettings, told), told.runs, told.tracking, told.ray).summary())
+    print(run(told.data, select_fields(PretrainSettings, told), context_of(told)).summary())
 
 
 def _search(method: str) -> type[Settings]:
@@ -82,7 +82,7 @@ def search(told: Any) -> None:
     from ufgvc.reports.terminal import show_tables
 
     options = told.options.model_dump(mode="json")
-    done = run(told.data, told.method, options, told.train, told.search, told.runs, told.seed, told.tracking, told.ray)
+    done = run(told.data, told.method, options, told.train, told.search, context_of(told))
     show_tables(done.tables)
     print(done.reading)
     if done.failed:

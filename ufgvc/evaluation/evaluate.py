@@ -24,23 +24,21 @@ from ufgvc.evaluation.settings import EvaluateResult, EvaluateSettings
 from ufgvc.models.calibration import probabilities
 from ufgvc.models.model import LoadedModel, load_model
 from ufgvc.reports.evaluation_page import Evidence, compose
-from ufgvc.reports.page import made_now
+from ufgvc.reports.page import footer
 from ufgvc.reports.samples import cam_panels, region_panels
 from ufgvc.reports.tables import paper_accuracy
-from ufgvc.runtime.session import RaySettings, ray_session
-from ufgvc.tracking.settings import TrackingSettings
+from ufgvc.runtime.session import ray_session
+from ufgvc.tracking.context import Context
 
 log = logging.getLogger(__name__)
 
 
 def evaluate(
-    data_uri: str,
+    data: str,
     model_uri: str,
     compare: Mapping[str, str] | None = None,
-    runs_uri: str = "runs",
     settings: EvaluateSettings | None = None,
-    tracking: TrackingSettings | None = None,
-    ray_settings: RaySettings | None = None,
+    context: Context = Context(),
 ) -> EvaluateResult:
     """Scores a model on the test split and writes <run>/report/: report.html, metrics.json, predictions.parquet, figures as PNG.
 
@@ -48,17 +46,17 @@ def evaluate(
     in no run folder is reported under <runs>/<dataset>/evaluate/<key>/report/.  UserError if a model's cultivars are not those of
     the data set. A model trained on another state of the data set is scored, and the page warns.
     """
-    settings, tracking = settings or EvaluateSettings(), tracking or TrackingSettings()
-    dataset = open_dataset(data_uri)
+    settings = settings or EvaluateSettings()
+    dataset = open_dataset(data)
     addresses = {own_label(compare or {}): model_uri, **(compare or {})}
-    models = {name: load_model(uri, tracking, runs_uri) for name, uri in addresses.items()}
+    models = {name: load_model(uri, context) for name, uri in addresses.items()}
     for name, model in models.items():
         check_classes(dataset, model, addresses[name])
-    with contextlib.nullcontext() if runs_here(dataset, settings) else ray_session(ray_settings):
+    with contextlib.nullcontext() if runs_here(dataset, settings) else ray_session(context.ray):
         scored = score_split(dataset, models, settings)
     scores = {name: score(logits, scored.label, settings.top) for name, logits in scored.logits.items()}
     tests = compared(scored, next(iter(addresses)))
-    folder = report_folder(dataset, model_uri, runs_uri)
+    folder = report_folder(dataset, model_uri, context.runs)
     evidence = gather(dataset, models, addresses, scored, scores, tests, settings)
     page, figures = compose(evidence)
     metrics = measured(dataset, scores, tests, addresses, evidence)
@@ -69,9 +67,7 @@ def evaluate(
     folder.write_text("report.html", page.to_html())
     version = None
     if settings.register_version:
-        version = register_version(
-            model_uri, next(iter(models.values())), dataset, metrics, evidence.facts, tracking, runs_uri
-        )
+        version = register_version(model_uri, next(iter(models.values())), dataset, metrics, evidence.facts, context)
     first, *others = scores
     result = EvaluateResult(
         folder.uri, join(folder.uri, "report.html"), scores[first], {k: scores[k] for k in others}, version, metrics
@@ -114,12 +110,12 @@ def compared(scored: Scored, first: str) -> dict[str, McNemar]:
     return {name: mcnemar(right[first], right[name]) for name in right if name != first}
 
 
-def report_folder(dataset: Dataset, model_uri: str, runs_uri: str) -> Store:
+def report_folder(dataset: Dataset, model_uri: str, runs: str) -> Store:
     """<run>/report of a run's model, else a folder named after the model and the data."""
     run = run_store(model_uri)
     if run is not None:
         return run.child("report")
-    return open_store(runs_uri).child(dataset.name, "evaluate", short_key([model_uri, dataset.fingerprint]), "report")
+    return open_store(runs).child(dataset.name, "evaluate", short_key([model_uri, dataset.fingerprint]), "report")
 
 
 def gather(
@@ -155,7 +151,7 @@ def gather(
         reliability={name: reliability(model, scored, name) for name, model in models.items()},
         facts=facts(dataset, models[first], addresses[first], configs[first]),
         warnings=warnings(dataset, models, configs),
-        made=made_now(),
+        made=footer(),
     )
 
 

@@ -23,9 +23,9 @@ from ufgvc.evaluation.predict_settings import PredictResult, PredictSettings
 from ufgvc.models.calibration import probabilities
 from ufgvc.models.model import LoadedModel, load_model
 from ufgvc.models.onnx_net import runs_on_gpu
-from ufgvc.runtime.session import RaySettings, configure_ray_data, ray_session
+from ufgvc.runtime.session import configure_ray_data, ray_session
 from ufgvc.runtime.tasks import raise_errors, table_or_error
-from ufgvc.tracking.settings import TrackingSettings
+from ufgvc.tracking.context import Context
 from ufgvc.training.memory import memory_for_scores
 
 log = logging.getLogger(__name__)
@@ -38,9 +38,7 @@ def predict(
     model: str,
     out: str,
     settings: PredictSettings | None = None,
-    tracking: TrackingSettings | None = None,
-    runs_uri: str = "runs",
-    ray_settings: RaySettings | None = None,
+    context: Context = Context(),
 ) -> PredictResult:
     """Writes <out>/predictions.csv, predictions/*.parquet and rejected.csv for every photograph below `source`.
 
@@ -54,8 +52,8 @@ def predict(
         raise UserError(
             "the predictions would be written among the photographs", where="--out", fix="give another folder"
         )
-    loaded = run_by(settings.runtime, load_model(model, tracking or TrackingSettings(), runs_uri), model)
-    with ray_session(ray_settings), Output(target, loaded, settings) as output:
+    loaded = run_by(settings.runtime, load_model(model, context), model)
+    with ray_session(context.ray), Output(target, loaded, settings) as output:
         for bad in left_out:
             output.reject(bad.path, bad.reason)
         for batch in _predicted(store, names, loaded, settings):

@@ -26,10 +26,11 @@ from ufgvc.evaluation.provenance import trained_on
 from ufgvc.evaluation.score import runs_here, score_split
 from ufgvc.evaluation.settings import PromoteSettings
 from ufgvc.models.model import LoadedModel, load_model
-from ufgvc.runtime.session import RaySettings, ray_session
+from ufgvc.runtime.session import ray_session
+from ufgvc.tracking.context import Context
 from ufgvc.tracking.registry import CHALLENGER, model_name, versions_of
 from ufgvc.tracking.runs import finish_run_on_exit, start_run
-from ufgvc.tracking.settings import TrackingSettings, redact
+from ufgvc.tracking.settings import redact
 from ufgvc.tracking.versions import Version, champion_of, find_version, read_card, set_champion, write_on
 
 
@@ -42,12 +43,10 @@ class PromoteResult:
 
 
 def promote(
-    data_uri: str,
+    data: str,
     model_uri: str | None = None,
-    runs_uri: str = "runs",
     settings: PromoteSettings | None = None,
-    tracking: TrackingSettings | None = None,
-    ray_settings: RaySettings | None = None,
+    context: Context = Context(),
 ) -> PromoteResult:
     """Decides between a version and the champion, hands the title on where the decision says so, and records it.
 
@@ -55,20 +54,20 @@ def promote(
     <runs>/<dataset>/promotion/<key>/promotion.json, an MLflow run, tags on both versions and a line on their cards.
     UserError if MLflow is away, or if the two cannot be compared fairly and `force` is not set.
     """
-    settings, tracking = settings or PromoteSettings(), tracking or TrackingSettings()
-    dataset = open_dataset(data_uri)
+    settings = settings or PromoteSettings()
+    dataset = open_dataset(data)
     name = model_name(dataset.name)
-    new = find_version(model_uri or f"models:/{name}@{CHALLENGER}", name, tracking, runs_uri)
-    old = champion_of(name, tracking, runs_uri)
+    new = find_version(model_uri or f"models:/{name}@{CHALLENGER}", name, context)
+    old = champion_of(name, context)
     versions = {"challenger": new} | ({"champion": old} if old else {})
-    decided = _decide(dataset, versions, settings, tracking, runs_uri, ray_settings)
+    decided = _decide(dataset, versions, settings, context)
     if decided.decision == "promoted":
-        set_champion(new, old, tracking, runs_uri)
+        set_champion(new, old, context)
     key = short_key([name, new.number, old and old.number, dataset.fingerprint, settings.alpha, settings.force])
-    folder = open_store(runs_uri).child(dataset.name, "promotion", key)
+    folder = open_store(context.runs).child(dataset.name, "promotion", key)
     folder.write_json("promotion.json", decided.to_json())
     result = PromoteResult(decided, join(folder.uri, "promotion.json"))
-    _record(decided, new, old, settings, tracking, runs_uri, result.file)
+    _record(decided, new, old, settings, context, result.file)
     return result
 
 
@@ -76,9 +75,7 @@ def _decide(
     dataset: Dataset,
     versions: Mapping[str, Version],
     settings: PromoteSettings,
-    tracking: TrackingSettings,
-    runs_uri: str,
-    ray_settings: RaySettings | None,
+    context: Context,
 ) -> Promotion:
     """versions: the challenger, and the champion if there is one."""
     new, old = versions["challenger"], versions.get("champion")
@@ -88,11 +85,11 @@ def _decide(
     if old is not None and new.number == old.number:
         same = Side(new.number, new.run_id)
         return Promotion(new.name, "kept", "is the champion already", about, same, same, made=made)
-    models = {role: _load(version, role, settings.force, tracking, runs_uri) for role, version in versions.items()}
+    models = {role: _load(version, role, settings.force, context) for role, version in versions.items()}
     against = blockers(dataset, versions, models)
     if against and not settings.force:
         raise UserError("; ".join(against), where=new.uri, fix=remedy(dataset))
-    label, right = _score(dataset, models, settings, ray_settings)
+    label, right = _score(dataset, models, settings, context)
     held = compare_paired(right["champion"], right["challenger"], settings.alpha) if len(right) == 2 else None
     decision, reason = decide(old is None, held, fair=not against, force=settings.force)
     sides = {role: _side(version, models[role], right.get(role)) for role, version in versions.items()}
@@ -110,16 +107,16 @@ def _decide(
         forced=bool(against) or reason == "forced",
         warnings=[
             *against,
-            *caveats(dataset, versions, models["challenger"], versions_of(new.name, tracking, runs_uri)),
+            *caveats(dataset, versions, models["challenger"], versions_of(new.name, context)),
         ],
         made=made,
     )
 
 
-def _load(version: Version, role: str, force: bool, tracking: TrackingSettings, runs_uri: str) -> LoadedModel | None:
+def _load(version: Version, role: str, force: bool, context: Context) -> LoadedModel | None:
     """None for a champion whose files cannot be read: --force must be able to replace it."""
     try:
-        return load_model(version.uri, tracking, runs_uri)
+        return load_model(version.uri, context)
     except UserError:
         if force and role == "champion":
             return None
@@ -130,13 +127,13 @@ def _score(
     dataset: Dataset,
     models: Mapping[str, LoadedModel | None],
     settings: PromoteSettings,
-    ray_settings: RaySettings | None,
+    context: Context,
 ) -> tuple[NDArray[np.int64], dict[str, NDArray[np.bool_]]]:
     """Labels (N,) of the test leaves, and (N,) right or not for each model that names the data set's cultivars."""
     able = {role: model for role, model in models.items() if model and not other_cultivars(dataset, model)}
     if not able:
         return np.zeros(0, np.int64), {}
-    with contextlib.nullcontext() if runs_here(dataset, settings) else ray_session(ray_settings):
+    with contextlib.nullcontext() if runs_here(dataset, settings) else ray_session(context.ray):
         scored = score_split(dataset, able, settings)
     return scored.label, {role: ranking(logits)[:, 0] == scored.label for role, logits in scored.logits.items()}
 
@@ -173,8 +170,7 @@ def _record(
     new: Version,
     old: Version | None,
     settings: PromoteSettings,
-    tracking: TrackingSettings,
-    runs: str,
+    context: Context,
     file: str,
 ) -> None:
     """An MLflow run of the decision, and tags on both versions."""
@@ -198,7 +194,7 @@ def _record(
         "data": decided.data["fingerprint"],
     }
     with finish_run_on_exit(
-        start_run(tracking, runs, decided.data["name"], f"promote version {new.number}", told, tags)
+        start_run(context, decided.data["name"], f"promote version {new.number}", told, tags)
     ) as run:
         if held:
             run.log_metrics({"p": held.p, "difference": held.difference, "gains": held.gains, "losses": held.losses})
@@ -207,14 +203,12 @@ def _record(
         return  # what an earlier decision wrote on the champion stays
     shared["promotion_run"] = run.id or ""
     against = {"promotion_opponent": old.number} if old else {}
-    _write(new, {"promotion": decided.decision, **against, **shared}, decided, tracking, runs)
+    _write(new, {"promotion": decided.decision, **against, **shared}, decided, context)
     if old is not None:
         answer = {"promoted": "replaced", "kept": "defended"}.get(decided.decision, "undecided")
-        _write(old, {"promotion": answer, "promotion_opponent": new.number, **shared}, decided, tracking, runs)
+        _write(old, {"promotion": answer, "promotion_opponent": new.number, **shared}, decided, context)
 
 
-def _write(
-    version: Version, tags: Mapping[str, str], decided: Promotion, tracking: TrackingSettings, runs: str
-) -> None:
+def _write(version: Version, tags: Mapping[str, str], decided: Promotion, context: Context) -> None:
     line = f"{decided.made['made'][:10]}: {decided.sentence()}"
-    write_on(version, tags, with_decision(read_card(version, tracking, runs), line), tracking, runs)
+    write_on(version, tags, with_decision(read_card(version, context), line), context)

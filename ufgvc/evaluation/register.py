@@ -10,8 +10,9 @@ from ufgvc.data.dataset import Dataset
 from ufgvc.evaluation.model_card import SeedScore, decisions, model_card
 from ufgvc.evaluation.provenance import run_store
 from ufgvc.models.model import LoadedModel
+from ufgvc.tracking.context import Context
 from ufgvc.tracking.registry import model_name, register, versions_of
-from ufgvc.tracking.settings import TrackingSettings, resolve
+from ufgvc.tracking.settings import resolve
 from ufgvc.tracking.versions import find_version, read_card, write_on
 
 
@@ -21,15 +22,14 @@ def register_version(
     dataset: Dataset,
     metrics: Mapping[str, Any],
     facts: Mapping[str, str],
-    tracking: TrackingSettings,
-    runs_uri: str,
+    context: Context,
 ) -> str | None:
     """Files the model as `challenger` and returns its version; None without tracking or for a model outside any run.
 
     metrics: metrics.json of the evaluation, the model itself first.  facts: what the card tells of how the figures were made.
     """
     in_a_run = model_uri.startswith(("runs:", "models:")) or run_store(model_uri) is not None
-    if not in_a_run or resolve(tracking, runs_uri) is None:
+    if not in_a_run or resolve(context.tracking, context.runs) is None:
         return None
     name = model_name(dataset.name)
     first = next(iter(metrics["models"].values()))
@@ -43,12 +43,12 @@ def register_version(
         "setting": setting_key(model.info),
         "seed": str(model.info.get("seed", "")),
     }
-    card = model_card(model.info, metrics, facts, seed_scores(versions_of(name, tracking, runs_uri), tags))
-    number = register(model_uri, name, tags, tracking, runs_uri)
+    card = model_card(model.info, metrics, facts, seed_scores(versions_of(name, context), tags))
+    number = register(model_uri, name, tags, context)
     if number is None:
         return None
-    version = find_version(f"models:/{name}/{number}", name, tracking, runs_uri)
-    write_on(version, {}, card.of(name, number, decisions(read_card(version, tracking, runs_uri))), tracking, runs_uri)
+    version = find_version(f"models:/{name}/{number}", name, context)
+    write_on(version, {}, card.of(name, number, decisions(read_card(version, context))), context)
     return number
 
 
@@ -57,7 +57,7 @@ def setting_key(info: Mapping[str, Any]) -> str:
     return short_key(
         [
             info.get(key)
-            for key in ("method", "options", "input", "recipe", "init", "mask_kind", "selection", "fingerprints")
+            for key in ("method", "options", "input", "recipe", "init", "mask_kind", "validation", "fingerprints")
         ]
     )
 

@@ -34,7 +34,8 @@ from ufgvc.methods import build
 from ufgvc.methods.method import Method
 from ufgvc.models.calibration import REFERENCE, UNKNOWN, Calibration, FeatureSubspace, probabilities
 from ufgvc.models.onnx_net import ONNX, OnnxNet
-from ufgvc.tracking.settings import TrackingSettings, redact_values
+from ufgvc.tracking.context import Context
+from ufgvc.tracking.settings import redact_values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -224,15 +225,15 @@ def save_model(
     (folder / MODEL).write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def load_model(uri: str, tracking: TrackingSettings | None = None, runs: str | None = "runs") -> LoadedModel:
+def load_model(uri: str, context: Context = Context()) -> LoadedModel:
     """A model from models:/name@alias, models:/name/3, runs:/<id>/model, or a folder (local or s3://...).
 
-    runs: the folder of all runs, where MLflow's database is if no server is named.  UserError if it is not there, with what is.
+    context: where MLflow is: its server, or its database in the folder of all runs.  UserError if it is not there, with what is.
     """
     if uri.startswith(("models:", "runs:")):
         from ufgvc.tracking.registry import fetched
 
-        with fetched(uri, tracking or TrackingSettings(), runs) as folder:
+        with fetched(uri, context) as folder:
             return read_model(open_store(folder), uri)
     return read_model(open_store(uri), uri)
 

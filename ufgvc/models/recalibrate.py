@@ -9,9 +9,9 @@ from ufgvc.core.config import short_key
 from ufgvc.core.storage import Store
 from ufgvc.models.calibration import REFERENCE, Calibration, FeatureSubspace
 from ufgvc.models.model import MODEL
+from ufgvc.tracking.context import Context
 from ufgvc.tracking.journal import Journal
 from ufgvc.tracking.runs import start_run
-from ufgvc.tracking.settings import TrackingSettings
 
 
 def keep_calibration(
@@ -19,8 +19,7 @@ def keep_calibration(
     calibration: Calibration,
     reference: FeatureSubspace,
     experiment: str,
-    tracking: TrackingSettings,
-    runs: str,
+    context: Context,
 ) -> None:
     """MLflow's run gets the calibrated model under a name of its own: versions that were registered before keep their files, and the
     next `register` files this one. A run that was not tracked is not tracked now.
@@ -31,7 +30,7 @@ def keep_calibration(
     run.write_json(f"model/{MODEL}", info)
     if Journal(run.child("journal")).identity() is None:
         return
-    recorded = start_run(tracking, runs, experiment, run.uri, {}, {}, store=run)
+    recorded = start_run(context, experiment, run.uri, {}, {}, store=run)
     with tempfile.TemporaryDirectory(prefix="ufgvc-model-") as folder:
         run.child("model").download(Path(folder))
         recorded.log_folder(Path(folder), artifact)

@@ -21,7 +21,8 @@ from ufgvc.data.images import BadImage, decode_mask, encode_mask
 from ufgvc.data.readers.listing import image_ids
 from ufgvc.data.readers.scan import find_photographs, scan
 from ufgvc.regions.mask_results import MaskResult, existing, finish, one_task_a_part, result_of
-from ufgvc.runtime.session import RaySettings, ray_session
+from ufgvc.runtime.session import ray_session
+from ufgvc.tracking.context import Context
 
 log = logging.getLogger(__name__)
 EXACT = "exact"
@@ -46,12 +47,10 @@ class MaskFolder:
         return f"{self.store.uri}/{name}"
 
 
-def exact_masks(
-    dataset: Dataset, source: str | None, fresh: bool = False, ray_settings: RaySettings | None = None
-) -> MaskResult:
+def exact_masks(dataset: Dataset, source: str | None, context: Context = Context()) -> MaskResult:
     """Writes <data>/masks/exact for every photograph, from a source in the released layout with masks/vein and masks/contour.
 
-    Nothing is done if they are there from the same images and files, unless `fresh`. UserError with the file's name for a mask that is
+    Nothing is done if they are there from the same images and files, unless `context.fresh`. UserError with the file's name for a mask that is
     missing, damaged, no 1-bit PNG or not of the photograph's size, and for a source with another photograph of that name.
     """
     started = time.monotonic()
@@ -63,7 +62,7 @@ def exact_masks(
         )
     folder = open_masks(source)
     key = short_key({"kind": EXACT, "source": folder.store.uri, "listing": folder.key})
-    if not fresh and (there := existing(dataset, _FOLDER, key)):
+    if not context.fresh and (there := existing(dataset, _FOLDER, key)):
         log.info("mask: %s is there from the same images and files", _FOLDER)
         return result_of(dataset, EXACT, there, started, found=True)
     _need_all(folder, read_index(dataset)["image_id"].to_pylist())
@@ -76,7 +75,7 @@ def exact_masks(
             return {"masks": "", "problem": json.dumps([error.what, error.where, error.fix])}
         return {"masks": json.dumps(asdict(part)), "problem": ""}
 
-    with ray_session(ray_settings):
+    with ray_session(context.ray):
         rows = finish(one_task_a_part(dataset).map(copy, num_cpus=1), len(dataset.parts))
     for row in rows:
         if row["problem"]:

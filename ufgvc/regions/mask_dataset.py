@@ -17,42 +17,41 @@ from ufgvc.regions.exact_masks import EXACT, exact_masks
 from ufgvc.regions.mask_results import Coverage, MaskResult, existing, finish, one_task_a_part, result_of
 from ufgvc.regions.mask_worker import DETECTED, PartMasker
 from ufgvc.regions.settings import MaskSettings
-from ufgvc.runtime.session import RaySettings, alive_nodes, node_kinds, places, ray_session
+from ufgvc.runtime.session import alive_nodes, node_kinds, places, ray_session
+from ufgvc.tracking.context import Context
 
 log = logging.getLogger(__name__)
 
 
 def mask(
-    data_uri: str,
+    data: str,
     settings: MaskSettings | None = None,
-    runs_uri: str = "runs",
     detector: str | None = None,
-    fresh: bool = False,
-    ray_settings: RaySettings | None = None,
     source: str | None = None,
+    context: Context = Context(),
 ) -> MaskResult:
     """Writes <data>/masks/<kind> (and <data>/regions/detected, if the detector's boxes are used) for every photograph.
 
-    detector: folder or URI that `detect` left (DetectResult.model); default: the newest of this data set below `runs_uri`.
+    detector: folder or URI that `detect` left (DetectResult.model); default: the newest of this data set below `context.runs`.
     source: folder or URI that holds the masks of kind exact; no other kind looks at it.
-    Nothing is done if the masks are there from the same images, boxes and settings, unless `fresh`; boxes that the same detector found
+    Nothing is done if the masks are there from the same images, boxes and settings, unless `context.fresh`; boxes that the same detector found
     before are not searched for again. UserError where too few training leaves show every region (`min_found`).
     """
     settings = settings or MaskSettings()
     started = time.monotonic()
-    dataset = open_dataset(data_uri)
+    dataset = open_dataset(data)
     if settings.kind == EXACT:
-        return exact_masks(dataset, source, fresh, ray_settings)
+        return exact_masks(dataset, source, context)
     folder = f"masks/{settings.kind}"
     if detector is None and settings.boxes != "annotated":
-        detector = newest_detector(dataset, runs_uri)
+        detector = newest_detector(dataset, context.runs)
     confidence, regions, origin = _origin(dataset, detector, settings)
     key = short_key({"kind": settings.kind, "origin": origin})
-    if not fresh and (there := existing(dataset, folder, key)) and _serves(dataset, there, settings):
+    if not context.fresh and (there := existing(dataset, folder, key)) and _serves(dataset, there, settings):
         log.info("mask: %s is there from the same images, boxes and settings", folder)
         return result_of(dataset, settings.kind, there, started, found=True)
     detected_key = short_key({"detector": origin.get("detector"), "confidence": confidence})
-    known = existing(dataset, DETECTED, detected_key) if not fresh and settings.boxes == "detected" else None
+    known = existing(dataset, DETECTED, detected_key) if not context.fresh and settings.boxes == "detected" else None
     writers = {
         "detected": ShardWriter(dataset.store, DETECTED, dataset.fingerprint, "regions"),
         "masks": ShardWriter(dataset.store, folder, dataset.fingerprint, "masks"),
@@ -67,7 +66,7 @@ def mask(
         "batch": settings.batch,
         "threads": settings.cpus_per_actor,
     }
-    rows = _run(dataset, masker, settings, ray_settings)
+    rows = _run(dataset, masker, settings, context)
     failed = [pair for row in rows for pair in json.loads(row["failed"])]
     if len(failed) == sum(part.rows for part in dataset.parts):
         raise UserError(
@@ -105,12 +104,12 @@ def _check_coverage(dataset: Dataset, coverage: Coverage, settings: MaskSettings
     coverage.check(settings.min_found, f"{dataset.store.uri}, masks of kind {settings.kind}", fix)
 
 
-def newest_detector(dataset: Dataset, runs_uri: str) -> str:
+def newest_detector(dataset: Dataset, runs: str) -> str:
     """URI of the detector that `detect` finished last for this data set. UserError with the command to run if there is none."""
-    store = open_store(runs_uri).child(dataset.name, "regions")
+    store = open_store(runs).child(dataset.name, "regions")
     found = [name for name in store.list() if name.count("/") == 1 and name.endswith(f"/{METRICS}")]
     if not found:
-        fix = f"run `ufgvc detect --data {dataset.store.uri} --runs {runs_uri}` first"
+        fix = f"run `ufgvc detect --data {dataset.store.uri} --runs {runs}` first"
         raise UserError("there is no detector for this data set", where=store.uri, fix=fix)
     newest = max(found, key=lambda name: float(store.read_json(name).get("finished", 0)))
     return f"{store.uri}/{newest.rpartition('/')[0]}/model"
@@ -139,10 +138,8 @@ def _origin(
     return confidence, regions, origin
 
 
-def _run(
-    dataset: Dataset, masker: dict[str, Any], settings: MaskSettings, ray_settings: RaySettings | None
-) -> list[dict[str, Any]]:
-    with ray_session(ray_settings):
+def _run(dataset: Dataset, masker: dict[str, Any], settings: MaskSettings, context: Context) -> list[dict[str, Any]]:
+    with ray_session(context.ray):
         import ray
 
         resources = ray.cluster_resources()  # type: ignore[no-untyped-call]

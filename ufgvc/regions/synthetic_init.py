@@ -24,10 +24,10 @@ _VERSION = 1  # raise it when the synthetic leaves or this training change
 _PER_CULTIVAR = 4
 
 
-def synthetic_weights(runs_uri: str, weights: Weights, settings: PretrainSettings, device: str) -> dict[str, Tensor]:
+def synthetic_weights(runs: str, weights: Weights, settings: PretrainSettings, device: str) -> dict[str, Tensor]:
     """The tensors of a detector trained on synthetic leaves; taken from <runs>/_detectors/<key>/ if they are there, else made and kept."""
     key = short_key({"settings": settings.model_dump(), "weights": weights, "version": _VERSION})
-    store = open_store(runs_uri).child("_detectors", key)
+    store = open_store(runs).child("_detectors", key)
     with tempfile.TemporaryDirectory(prefix="ufgvc-pretrain-") as name:
         folder = Path(name)
         if store.exists("model.json"):

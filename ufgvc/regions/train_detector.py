@@ -31,9 +31,9 @@ from ufgvc.regions.detector_table import table_one
 from ufgvc.regions.letterbox import write_example
 from ufgvc.regions.settings import DetectSettings
 from ufgvc.regions.synthetic_init import synthetic_weights
+from ufgvc.tracking.context import Context
 from ufgvc.tracking.registry import model_name, register_folder
 from ufgvc.tracking.runs import Run, finish_run_on_exit, start_run
-from ufgvc.tracking.settings import TrackingSettings
 
 log = logging.getLogger(__name__)
 COCO = "coco"
@@ -60,52 +60,45 @@ class DetectResult:
 
 
 def detect(
-    data_uri: str,
-    runs_uri: str,
+    data: str,
     settings: DetectSettings | None = None,
-    tracking: TrackingSettings | None = None,
-    seed: int = 0,
-    fresh: bool = False,
+    context: Context = Context(),
 ) -> DetectResult:
-    """Trains and measures a detector, or finds the one that the same data, settings and seed made before (unless `fresh`).
+    """Trains and measures a detector, or finds the one that the same data, settings and seed made before (unless `context.fresh`).
 
     Leaves <runs>/<dataset>/regions/<key>/ with config.yaml, model/, report/ and, last, metrics.json.
     """
     settings = settings or DetectSettings()
-    dataset = open_dataset(data_uri)
+    dataset = open_dataset(data)
     manifest = read_manifest(dataset, ANNOTATED)
     inputs = {"data": dataset.fingerprint, "annotated": manifest.fingerprint, "init": _init_fingerprint(settings)}
     made_of = settings.model_dump(exclude={"device", "coco_weights"})
-    key = short_key({"settings": made_of, "seed": seed, "inputs": inputs})
-    store = open_store(runs_uri).child(dataset.name, "regions", key)
-    if not fresh and store.exists(METRICS):
+    key = short_key({"settings": made_of, "seed": context.seed, "inputs": inputs})
+    store = open_store(context.runs).child(dataset.name, "regions", key)
+    if not context.fresh and store.exists(METRICS):
         log.info("detect: found the same run in %s", store.uri)
         return DetectResult(store.uri, f"{store.uri}/model", store.read_json(METRICS), found=True)
-    if fresh:
+    if context.fresh:
         store.delete_tree()  # the journal too: the run that it remembers is another one
-    draw = draw_leaves(annotated_leaves(dataset, manifest), settings.annotated, seed, dataset.store.uri)
+    draw = draw_leaves(annotated_leaves(dataset, manifest), settings.annotated, context.seed, dataset.store.uri)
     config = {
         "step": "detect",
         "data": dataset.store.uri,
-        "seed": seed,
+        "seed": context.seed,
         "settings": settings.model_dump(),
         "fingerprints": inputs,
     }
     config |= {"versions": versions(), "git_commit": git_commit()}
     store.write_text("config.yaml", to_yaml(config))
     tags = {"step": "detect", "data": dataset.fingerprint, "folder": store.uri}
-    run = start_run(
-        tracking or TrackingSettings(), runs_uri, dataset.name, f"regions-{key}", config, tags, None, None, store
-    )
+    run = start_run(context, dataset.name, f"regions-{key}", config, tags, None, None, store)
     with finish_run_on_exit(run):
-        metrics = _run(dataset, draw, settings, runs_uri, seed, store, inputs, run)
-    _register(dataset, store, metrics, tracking or TrackingSettings(), runs_uri, run)
+        metrics = _run(dataset, draw, settings, context, store, inputs, run)
+    _register(dataset, store, metrics, context, run)
     return DetectResult(store.uri, f"{store.uri}/model", metrics)
 
 
-def _register(
-    dataset: Dataset, store: Store, metrics: Mapping[str, Any], tracking: TrackingSettings, runs_uri: str, run: Run
-) -> None:
+def _register(dataset: Dataset, store: Store, metrics: Mapping[str, Any], context: Context, run: Run) -> None:
     """Files the detector as a version of ufgvc-<dataset>-regions. A server that is away does not undo the work: it is told."""
     tags = {
         "map50": f"{metrics['map50']:.4f}",
@@ -114,13 +107,7 @@ def _register(
     }
     try:
         register_folder(
-            f"{store.uri}/model",
-            model_name(dataset.name, regions=True),
-            tags,
-            tracking,
-            runs_uri,
-            alias=None,
-            run_id=run.id,
+            f"{store.uri}/model", model_name(dataset.name, regions=True), tags, context, alias=None, run_id=run.id
         )
     except UserError as error:
         log.warning("the detector was not filed in the registry: %s", error)
@@ -130,15 +117,14 @@ def _run(
     dataset: Dataset,
     draw: DetectorSplit,
     settings: DetectSettings,
-    runs_uri: str,
-    seed: int,
+    context: Context,
     store: Store,
     inputs: Mapping[str, Any],
     run: Run,
 ) -> dict[str, Any]:
     started = time.monotonic()
     device = pick_device(settings.device)
-    start = _first_weights(settings, runs_uri, device)
+    start = _first_weights(settings, context.runs, device)
     regions = tuple(
         region for region in REGIONS if any(box.region == region for leaf in draw.train for box in leaf.boxes)
     )
@@ -149,7 +135,7 @@ def _run(
         settings.batch,
         settings.learning_rate,
         settings.mosaic,
-        seed,
+        context.seed,
     )
     log.info(
         "detect: %d annotated leaves to train, %d %s to measure", len(draw.train), len(draw.unseen), draw.measured_on
@@ -263,11 +249,11 @@ def _is_alive(pid: str) -> bool:
     return pid.isdecimal() and Path("/proc", pid).exists()
 
 
-def _first_weights(settings: DetectSettings, runs_uri: str, device: str) -> dict[str, torch.Tensor] | None:
+def _first_weights(settings: DetectSettings, runs: str, device: str) -> dict[str, torch.Tensor] | None:
     if settings.init == "none":
         return None
     if settings.init == "synthetic":
-        return synthetic_weights(runs_uri, settings.weights, settings.pretrain, device)
+        return synthetic_weights(runs, settings.weights, settings.pretrain, device)
     return read_weights(_init_file(settings))
 
 

@@ -22,7 +22,7 @@ from ufgvc.reports.benchmark_tables import (
     rows_of,
 )
 from ufgvc.reports.figures import ACCENT, INK, SECOND, SOFT, STYLE, Chart
-from ufgvc.reports.page import Chapter, Page
+from ufgvc.reports.page import Page, Section
 from ufgvc.reports.tables import Table, percent
 
 BUDGETS = {"equal": "the same for every method", "published": "each method with its published settings"}
@@ -40,7 +40,7 @@ def compose_benchmark(comparison: Comparison, rows: Sequence[Row] | None = None,
     gap = row.against.get(base.key) if row and base else None
     chart = forest_chart(comparison, rows)
     chapters = [
-        Chapter(
+        Section(
             f"Every method beside {base.label}", f"{FOREST_TEXT} {paper_in_words(comparison, rows)}".strip(), [chart]
         )
         if chart and base
@@ -49,15 +49,15 @@ def compose_benchmark(comparison: Comparison, rows: Sequence[Row] | None = None,
         _looks(comparison),
     ]
     return Page(
-        kicker="ufgvc benchmark",
+        eyebrow="ufgvc benchmark",
         title=comparison.title,
-        figure=f"{points(gap.value)} points" if gap else "not measured",
+        headline=f"{points(gap.value)} points" if gap else "not measured",
         explanation=gain_in_words(comparison, rows),
-        tiles=_tiles(comparison),
-        chapters=[chapter for chapter in chapters if chapter],
+        stats=_tiles(comparison),
+        sections=[chapter for chapter in chapters if chapter],
         facts={"Budget": BUDGETS[comparison.budget], **comparison.facts, **_counted(comparison)},
         warnings=[*comparison.warnings, *_warnings(comparison)],
-        made=made,
+        footer=made,
     )
 
 
@@ -72,14 +72,14 @@ CHAPTERS: dict[TableName, tuple[str, str]] = {
 }
 
 
-def _table_chapters(tables: Mapping[TableName, Table], rows: Sequence[Row], controls: str) -> list[Chapter]:
+def _table_chapters(tables: Mapping[TableName, Table], rows: Sequence[Row], controls: str) -> list[Section]:
     """One chapter a table; what is true of all of them is said below the first.  controls: what the controls say, in words."""
     later = {which: table if place == 0 else replace(table, note=own_note(which, rows_of(rows, which)))
              for place, (which, table) in enumerate(tables.items())}  # fmt: skip
     chapters = []
     for which, table in later.items():
         title, text = CHAPTERS[which]
-        chapters.append(Chapter(title, f"{text} {controls}".strip() if which == "controls" else text, [table]))
+        chapters.append(Section(title, f"{text} {controls}".strip() if which == "controls" else text, [table]))
     return chapters
 
 
@@ -148,9 +148,9 @@ def forest_chart(comparison: Comparison, rows: Sequence[Row]) -> Chart | None:
     return Chart("benchmark", f"Differences to {base.label}", alt, figure)
 
 
-def _looks(comparison: Comparison) -> Chapter | None:
+def _looks(comparison: Comparison) -> Section | None:
     blocks = [block for block in (comparison.cam, _energy_table(comparison)) if block]
-    return Chapter("What they look at", CAM_TEXT, blocks) if blocks else None
+    return Section("What they look at", CAM_TEXT, blocks) if blocks else None
 
 
 def _energy_table(comparison: Comparison) -> Table | None:

@@ -6,7 +6,7 @@ from ufgvc.evaluation.search_importance import importance
 from ufgvc.evaluation.search_record import SearchRecord
 from ufgvc.evaluation.search_result import SearchResult, measure
 from ufgvc.reports.benchmark_tables import points
-from ufgvc.reports.page import Chapter, Page
+from ufgvc.reports.page import Page, Section
 from ufgvc.reports.search_figures import (
     importance_chart,
     importance_in_words,
@@ -49,15 +49,15 @@ def compose_search(story: SearchRecord, made: str = "", result: SearchResult | N
     ]
     figure, explanation = _head(story, result)
     return Page(
-        kicker=f"ufgvc search on {story.dataset}",
+        eyebrow=f"ufgvc search on {story.dataset}",
         title=f"{story.method}: what a search of {_counted(story)} found",
-        figure=figure,
+        headline=figure,
         explanation=explanation,
-        tiles=_tiles(story, result),
-        chapters=[chapter for chapter in chapters if chapter],
+        stats=_tiles(story, result),
+        sections=[chapter for chapter in chapters if chapter],
         facts={**_facts(story), **{name[:1].upper() + name[1:]: text for name, text in story.facts.items()}},
         warnings=_warnings(story, result),
-        made=made,
+        footer=made,
     )
 
 
@@ -71,22 +71,22 @@ def _head(story: SearchRecord, result: SearchResult) -> tuple[str, str]:
     return ("no gain" if result.kept else "not tested"), told
 
 
-def _of(title: str, text: str, *tables: Table | None) -> Chapter | None:
+def _of(title: str, text: str, *tables: Table | None) -> Section | None:
     blocks = [table for table in tables if table]
-    return Chapter(title, text, blocks) if blocks else None
+    return Section(title, text, blocks) if blocks else None
 
 
-def _luck(story: SearchRecord, result: SearchResult, table: Table | None) -> Chapter | None:
+def _luck(story: SearchRecord, result: SearchResult, table: Table | None) -> Section | None:
     chart = progress_chart(story, result)
     blocks = [block for block in (chart, table) if block]
     text = f"{luck_in_words(result)} {progress_in_words(story, result)}".strip()
-    return Chapter("How much of it is luck", text, blocks) if blocks else None
+    return Section("How much of it is luck", text, blocks) if blocks else None
 
 
-def _weights(story: SearchRecord) -> list[Chapter]:
+def _weights(story: SearchRecord) -> list[Section]:
     charts = [(axis, simplex_chart(axis, story)) for axis in story.axes]
     return [
-        Chapter(
+        Section(
             f"The weights: {axis.name}", f"{WEIGHTS_TEXT[len(axis.parts)]} {simplex_in_words(axis, story)}", [chart]
         )
         for axis, chart in charts
@@ -101,13 +101,13 @@ WEIGHTS_TEXT = {
 }
 
 
-def _fields(story: SearchRecord) -> Chapter | None:
+def _fields(story: SearchRecord) -> Section | None:
     chart = parallel_chart(story)
     text = "Each line is a trial, the stronger the higher it scored."
-    return Chapter("All settings together", f"{text} {parallel_in_words(story)}", [chart]) if chart else None
+    return Section("All settings together", f"{text} {parallel_in_words(story)}", [chart]) if chart else None
 
 
-def _importance(story: SearchRecord) -> Chapter | None:
+def _importance(story: SearchRecord) -> Section | None:
     if not story.axes or not story.trials:
         return None
     found = importance(story)
@@ -116,7 +116,7 @@ def _importance(story: SearchRecord) -> Chapter | None:
         text += " Weights that sum to 1 move together, so their bars do not tell which of them it is."
     if found:
         text += " Where later trials were chosen by the scores of earlier ones, this is a rough test."
-    return Chapter("Which setting matters", text, [importance_chart(found)] if found else [])
+    return Section("Which setting matters", text, [importance_chart(found)] if found else [])
 
 
 def _joint(story: SearchRecord) -> bool:

@@ -12,8 +12,9 @@ from typing import Any
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, open_store
 from ufgvc.tracking.client import MlflowNotFound, MlflowUnavailable, connect, map_errors
+from ufgvc.tracking.context import Context
 from ufgvc.tracking.runs import start_run
-from ufgvc.tracking.settings import MlflowLocation, TrackingSettings, redact, resolve
+from ufgvc.tracking.settings import MlflowLocation, redact, resolve
 
 CHALLENGER, CHAMPION = "challenger", "champion"
 _ALIAS = re.compile(r"models:/+(?P<name>[^@/]+)@(?P<alias>[^@/]+)$")
@@ -30,15 +31,13 @@ def register(
     model_uri: str,
     name: str,
     tags: Mapping[str, Any],
-    tracking: TrackingSettings | None = None,
-    runs: str | None = "runs",
+    context: Context = Context(),
     alias: str | None = CHALLENGER,
 ) -> str | None:
     """Files a model as a version of `name` and returns the version; None if tracking is off. The same model twice stays one version.
 
     model_uri: <run>/model (or any folder with a model.json), runs:/<id>/model, or models:/...  UserError if MLflow is away.
     """
-    tracking = tracking or TrackingSettings()
     if not model_uri.startswith(("runs:", "models:")):
         store = open_store(model_uri)
         if not store.exists("model.json"):
@@ -46,10 +45,8 @@ def register(
                 "holds no model", where=model_uri, fix="give <run>/model, runs:/<id>/model or models:/<name>@<alias>"
             )
         info = store.read_json("model.json")
-        return register_folder(
-            model_uri, name, tags, tracking, runs, alias, info.get("run_id"), info.get("artifact", "model")
-        )
-    with registry_client(tracking, runs) as (client, _):
+        return register_folder(model_uri, name, tags, context, alias, info.get("run_id"), info.get("artifact", "model"))
+    with registry_client(context) as (client, _):
         source, run_id = source_of(client, model_uri)
         return _file(client, name, source, run_id, tags, alias)
 
@@ -58,8 +55,7 @@ def register_folder(
     folder: str,
     name: str,
     tags: Mapping[str, Any],
-    tracking: TrackingSettings | None = None,
-    runs: str | None = "runs",
+    context: Context = Context(),
     alias: str | None = CHALLENGER,
     run_id: str | None = None,
     artifact: str = "model",
@@ -68,13 +64,12 @@ def register_folder(
 
     run_id: the run that made it; without one, a run is made to hold it.  The version, or None if tracking is off.
     """
-    tracking = tracking or TrackingSettings()
-    place = resolve(tracking, runs)
+    place = resolve(context.tracking, context.runs)
     if place is None:
         return None
-    with registry_client(tracking, runs) as (client, _):
+    with registry_client(context) as (client, _):
         if run_id is None or not has_run(client, run_id):
-            run = start_run(tracking, runs or "", name, f"register {name}", {"folder": folder}, {"kind": "register"})
+            run = start_run(context, name, f"register {name}", {"folder": folder}, {"kind": "register"})
             if run.id is None:
                 raise MlflowUnavailable("the run that should hold the model could not be made")
             run.finish()
@@ -93,10 +88,10 @@ def register_folder(
 
 
 @contextlib.contextmanager
-def fetched(uri: str, tracking: TrackingSettings, runs: str | None) -> Iterator[Path]:
+def fetched(uri: str, context: Context) -> Iterator[Path]:
     """A local copy of what models:/... or runs:/... names, for as long as the block runs. UserError if it is not there, with what is."""
     with tempfile.TemporaryDirectory(prefix="ufgvc-model-") as folder:
-        with registry_client(tracking, runs) as (client, place):
+        with registry_client(context) as (client, place):
             from mlflow.artifacts import download_artifacts
 
             source, _ = source_of(client, uri)
@@ -113,9 +108,9 @@ def fetched(uri: str, tracking: TrackingSettings, runs: str | None) -> Iterator[
         yield Path(found)
 
 
-def versions_of(name: str, tracking: TrackingSettings, runs: str | None = "runs") -> list[Any]:
+def versions_of(name: str, context: Context = Context()) -> list[Any]:
     """All versions of a registered model, newest first; [] if there is none of that name."""
-    with registry_client(tracking, runs) as (client, _):
+    with registry_client(context) as (client, _):
         return sorted(client.search_model_versions(f"name = '{name}'"), key=lambda version: -int(version.version))
 
 
@@ -191,9 +186,9 @@ def has_run(client: Any, run_id: str) -> bool:
 
 
 @contextlib.contextmanager
-def registry_client(tracking: TrackingSettings, runs: str | None) -> Iterator[tuple[Any, MlflowLocation]]:
+def registry_client(context: Context) -> Iterator[tuple[Any, MlflowLocation]]:
     """A client for work that needs MLflow now. UserError if tracking is off or MLflow is away."""
-    place = resolve(tracking, runs)
+    place = resolve(context.tracking, context.runs)
     if place is None:
         raise UserError(
             "tracking is off, so no registry can be asked",

@@ -15,8 +15,9 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.process import git_commit, versions
 from ufgvc.core.storage import Store
 from ufgvc.tracking.client import MlflowNotFound, MlflowUnavailable, connect, map_errors
+from ufgvc.tracking.context import Context
 from ufgvc.tracking.journal import Journal
-from ufgvc.tracking.settings import MlflowLocation, TrackingSettings, redact, redact_values, resolve
+from ufgvc.tracking.settings import MlflowLocation, redact, redact_values, resolve
 from ufgvc.tracking.sync import deliver, deliver_artifacts, open_run
 
 log = logging.getLogger(__name__)
@@ -65,8 +66,7 @@ class NullRun:
 
 
 def start_run(
-    settings: TrackingSettings,
-    runs: str,
+    context: Context,
     experiment: str,
     name: str,
     params: Mapping[str, Any],
@@ -77,12 +77,12 @@ def start_run(
 ) -> Run:
     """Begins a run, or goes on with one: with `run_id`, or with the run that the journal remembers.
 
-    experiment: MLflow's experiment unless the settings name another (the data set's name).  params: settings of any depth; written
+    experiment: MLflow's experiment unless `context.tracking` names another (the data set's name).  params: settings of any depth; written
     flat, and whole as config.yaml.  parent: id of the run that this one is nested in.  store: the run folder, under which `journal/`
     is kept; None: nothing is kept for later (short-lived runs).  Does not fail when MLflow is away; UserError if no MLflow is named
     and none can be made.
     """
-    place = resolve(settings, runs)
+    place = resolve(context.tracking, context.runs)
     if place is None:
         return NullRun()
     kept = Journal(store.child("journal")) if store is not None else None
@@ -92,7 +92,7 @@ def start_run(
     identity: dict[str, Any] = known or {
         "id": run_id,
         "key": uuid.uuid4().hex,
-        "experiment": settings.experiment or experiment,
+        "experiment": context.tracking.experiment or experiment,
         "name": name,
         "parent": parent,
         "started_ms": int(time.time() * 1000),
@@ -106,9 +106,9 @@ def start_run(
     return MlflowRun(place, kept, identity)
 
 
-def require_mlflow(settings: TrackingSettings, runs: str) -> None:
+def require_mlflow(context: Context) -> None:
     """UserError if an MLflow server is named and nobody answers there: for a long job that has not begun, a wrong address is a mistake."""
-    place = resolve(settings, runs)
+    place = resolve(context.tracking, context.runs)
     if place is None:
         return
     try:

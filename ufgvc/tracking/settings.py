@@ -44,20 +44,20 @@ class MlflowLocation:
     patience: float = 5.0
 
 
-def resolve(settings: TrackingSettings, runs_uri: str | None) -> MlflowLocation | None:
+def resolve(settings: TrackingSettings, runs: str | None) -> MlflowLocation | None:
     """Which MLflow is meant; None if tracking is off. UserError if runs are on object storage and no MLflow is named.
 
-    runs_uri: the folder of all runs; None where only a server or database that is named will do.
+    runs: the folder of all runs; None where only a server or database that is named will do.
     """
     uri = settings.uri or os.environ.get("MLFLOW_TRACKING_URI") or None
     if uri == OFF:
         return None
-    store = open_store(runs_uri) if runs_uri else None
+    store = open_store(runs) if runs else None
     if uri is None:
         if store is None or not store.is_local:
             raise UserError(
                 "MLflow keeps its database in a local folder or on a server, not on object storage",
-                where=f"--runs {redact(runs_uri)}" if runs_uri else "tracking",
+                where=f"--runs {redact(runs)}" if runs else "tracking",
                 fix="set MLFLOW_TRACKING_URI to your MLflow server, or --tracking.uri off",
             )
         uri = f"sqlite:///{store.local_path / 'mlflow.db'}"
@@ -65,7 +65,7 @@ def resolve(settings: TrackingSettings, runs_uri: str | None) -> MlflowLocation 
         if re.search(r"[%?]", uri):
             fix = "choose a folder without % and ?, or name a server or database with --tracking.uri"
             raise UserError(
-                "MLflow cannot keep its database below a folder of this name", where=f"--runs {runs_uri}", fix=fix
+                "MLflow cannot keep its database below a folder of this name", where=f"--runs {runs}", fix=fix
             )
     artifacts = settings.artifacts
     if artifacts is None and store is not None and not is_remote(uri):

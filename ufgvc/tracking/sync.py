@@ -12,8 +12,9 @@ from ufgvc.core.config import flatten, to_yaml
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
 from ufgvc.tracking.client import MlflowNotFound, MlflowUnavailable, connect, map_errors
+from ufgvc.tracking.context import Context
 from ufgvc.tracking.journal import Journal
-from ufgvc.tracking.settings import MlflowLocation, TrackingSettings, redact, resolve
+from ufgvc.tracking.settings import MlflowLocation, redact, resolve
 
 _KEY_TAG = "ufgvc.key"
 _PARAMS_AT_ONCE = 100  # the limits of one log-batch request
@@ -21,14 +22,14 @@ _METRICS_AT_ONCE = 1000
 _LONGEST_PARAM = 6000
 
 
-def sync(folder: str, settings: TrackingSettings, runs: str | None = None) -> int:
+def sync(folder: str, context: Context) -> int:
     """Sends what MLflow has missed of one run, or of every run below a folder; the number of steps and files sent.
 
-    folder: a run's folder, or the folder of all runs.  runs: the folder of all runs where that is not `folder`.  UserError if there is no
+    folder: a run's folder, or the folder of all runs.  UserError if there is no
     journal, tracking is off, or MLflow is still away.
     """
     store = open_store(folder)
-    place = resolve(settings, runs or folder)
+    place = resolve(context.tracking, context.runs)
     if place is None:
         raise UserError(
             "tracking is off, so there is nowhere to send the journal to",

@@ -11,8 +11,9 @@ from typing import Any
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
 from ufgvc.tracking.client import MlflowNotFound, map_errors
+from ufgvc.tracking.context import Context
 from ufgvc.tracking.registry import CHAMPION, has_run, registry_client, source_of, version_at
-from ufgvc.tracking.settings import TrackingSettings, redact
+from ufgvc.tracking.settings import redact
 
 PREVIOUS = "previous"
 CARD = "model-card.md"
@@ -34,9 +35,9 @@ class Version:
         return f"models:/{self.name}/{self.number}"
 
 
-def find_version(uri: str, name: str, tracking: TrackingSettings, runs: str | None = "runs") -> Version:
+def find_version(uri: str, name: str, context: Context = Context()) -> Version:
     """The version of `name` that MODEL (models:/..., runs:/<id>/model or a run's model folder) is. UserError if it is none."""
-    with registry_client(tracking, runs) as (client, _):
+    with registry_client(context) as (client, _):
         if uri.startswith("models:"):
             version = version_at(client, uri)
             if version.name != name:
@@ -58,15 +59,15 @@ def find_version(uri: str, name: str, tracking: TrackingSettings, runs: str | No
         return _version(max(of_run, key=lambda version: int(version.version)))
 
 
-def champion_of(name: str, tracking: TrackingSettings, runs: str | None = "runs") -> Version | None:
+def champion_of(name: str, context: Context = Context()) -> Version | None:
     """The version that bears the alias `champion`; None before the first."""
-    with registry_client(tracking, runs) as (client, _):
+    with registry_client(context) as (client, _):
         return _bearer(client, name)
 
 
-def set_champion(new: Version, old: Version | None, tracking: TrackingSettings, runs: str | None = "runs") -> None:
+def set_champion(new: Version, old: Version | None, context: Context = Context()) -> None:
     """`new` becomes champion and `old`, if there was one, `previous`. UserError if another job has changed the champion meanwhile."""
-    with registry_client(tracking, runs) as (client, _):
+    with registry_client(context) as (client, _):
         now = _bearer(client, new.name)
         if (now and now.number) != (old and old.number):
             changed = f"version {now.number} became champion" if now else "the champion was taken away"
@@ -80,9 +81,9 @@ def set_champion(new: Version, old: Version | None, tracking: TrackingSettings, 
         client.set_registered_model_alias(new.name, CHAMPION, new.number)
 
 
-def read_card(version: Version, tracking: TrackingSettings, runs: str | None = "runs") -> str:
+def read_card(version: Version, context: Context = Context()) -> str:
     """The whole card of a version; its description, which may be cut short, where its run has none."""
-    with registry_client(tracking, runs) as (client, _), tempfile.TemporaryDirectory(prefix="ufgvc-card-") as folder:
+    with registry_client(context) as (client, _), tempfile.TemporaryDirectory(prefix="ufgvc-card-") as folder:
         if (
             version.run_id
             and has_run(client, version.run_id)
@@ -92,11 +93,9 @@ def read_card(version: Version, tracking: TrackingSettings, runs: str | None = "
     return version.description
 
 
-def write_on(
-    version: Version, tags: Mapping[str, Any], card: str | None, tracking: TrackingSettings, runs: str | None = "runs"
-) -> None:
+def write_on(version: Version, tags: Mapping[str, Any], card: str | None, context: Context = Context()) -> None:
     """Tags of a version, and its card: as its description and as `model-card.md` beside its files in its run."""
-    with registry_client(tracking, runs) as (client, _):
+    with registry_client(context) as (client, _):
         for key, value in tags.items():
             client.set_model_version_tag(version.name, version.number, key, redact(str(value)))
         if card is not None:

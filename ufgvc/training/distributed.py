@@ -11,7 +11,15 @@ from typing import Any
 import psutil
 import ray
 import ray.util
-from ray.train import CheckpointConfig, FailureConfig, PreemptionError, PreemptionInfo, RunConfig, ScalingConfig, UserCallback
+from ray.train import (
+    CheckpointConfig,
+    FailureConfig,
+    PreemptionError,
+    PreemptionInfo,
+    RunConfig,
+    ScalingConfig,
+    UserCallback,
+)
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from ufgvc.core.errors import user_error_in
@@ -33,7 +41,7 @@ def make_trainer(
     store: Store,
     name: str,
     keep: int | None,
-) -> TorchTrainer:
+) -> Any:
     """A TorchTrainer that runs `worker(config)` on each rank, with its state in <store>/<name>. Needs a Ray session.
 
     keep: number of checkpoints that are kept; None: all.  UserError if `settings` need GPUs that the cluster lacks.

@@ -35,9 +35,7 @@ class HeldOutScores:
     reference: FeatureSubspace
 
 
-def score_held_out(
-    method: Method, dataset: Dataset, config: WorkerConfig, device: torch.device
-) -> HeldOutScores:
+def score_held_out(method: Method, dataset: Dataset, config: WorkerConfig, device: torch.device) -> HeldOutScores:
     """Scores each image that the configuration holds out of the training split once.
 
     method: with the configuration's recipe and the weights to score.  UserError if the net diverged.

@@ -132,9 +132,7 @@ def make_loader(
     )
 
 
-def _source(
-    config: WorkerConfig, recipe: Recipe, dataset: Dataset, labels: Ints, train: Ints, ranks: Ranks
-) -> Source:
+def _source(config: WorkerConfig, recipe: Recipe, dataset: Dataset, labels: Ints, train: Ints, ranks: Ranks) -> Source:
     """Where the training images come from: Ray Data, or a cache of decoded images on the host or the device."""
     with_masks, device, folder = config.mask_kind is not None, ranks.device, Path(config.cache_folder)
     common = (labels, train, recipe.batch_size, config.seed, ranks.rank, ranks.world_size, device)

@@ -64,5 +64,5 @@ def memory_of(device: torch.device) -> str:
     free, total = torch.cuda.mem_get_info(device)
     free += torch.cuda.memory_reserved(device)
     name = torch.cuda.get_device_name(device)
-    free, total = min(free, total) / 2**30, total / 2**30
-    return f"the memory of {device} ({name}, {total:.1f} GiB, {free:.1f} GiB of it free for this process)"
+    size, available = total / 2**30, min(free, total) / 2**30
+    return f"the memory of {device} ({name}, {size:.1f} GiB, {available:.1f} GiB of it free for this process)"

@@ -70,10 +70,10 @@ class Follower:
             console=self._console,
             disable=not sys.stderr.isatty(),
         )
+        self._task = self._bar.add_task("epochs", total=epochs, completed=self.shown)
 
     def __enter__(self) -> Follower:
         self._bar.start()
-        self._task = self._bar.add_task("epochs", total=self.epochs, completed=self.shown)
         self._thread.start()
         return self
 
@@ -90,13 +90,14 @@ class Follower:
         self._try_to_poll()
 
     def _try_to_poll(self) -> None:
-        """`_poll`, where a failure of the storage is a warning, because the next poll may succeed."""
+        """`poll`, where a failure of the storage is a warning, because the next poll may succeed."""
         try:
-            self._poll()
+            self.poll()
         except UserError as error:
             log.warning("progress could not be read: %s", error.what)
 
-    def _poll(self) -> None:
+    def poll(self) -> None:
+        """Reads the run folder once, shows new epochs and passes on those that a checkpoint covers."""
         rows = self.rows = read_metrics(self.run)
         if len(rows) < self.shown:  # a worker was lost and training went back to the last checkpoint
             self.shown = len(rows)

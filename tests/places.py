@@ -206,7 +206,7 @@ def without_work(patch: pytest.MonkeyPatch) -> None:
     for name, module in list(sys.modules.items()):
         if name.startswith("ufgvc.") and hasattr(module, "ray_session"):
             patch.setattr(module, "ray_session", _work)
-    patch.setattr("ufgvc.commands.steps.ray_session", lambda settings: contextlib.nullcontext())
+    patch.setattr("ufgvc.commands.steps.ray_session", lambda *_: contextlib.nullcontext())
     for function in (
         "regions.train_detector.train_detector",
         "models.export.to_onnx",

@@ -74,7 +74,7 @@ def train(name: str, runs: Path, cores: int = 1) -> dict[str, Any]:
         resize=72,
         crop=64,
         validation="holdout",
-        gpu="no",
+        device="cpu",
         precision="fp32",
         cache="host",
     )

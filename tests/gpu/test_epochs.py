@@ -76,7 +76,7 @@ def waiting(device: torch.device, mode: Literal["warn", "error"]) -> Iterator[No
         torch.cuda.set_sync_debug_mode("default")
 
 
-def steps_of(worker: Worker, epoch: int) -> None:
+def num_batches(worker: Worker, epoch: int) -> None:
     """The steps of an epoch as `Worker` makes them, without what it tells at the end."""
     for batch in worker.loader.training(epoch):
         train_step(worker.method, worker.model, batch, worker.optimizer, worker.precision)
@@ -89,17 +89,17 @@ def test_no_step_waits_for_the_gpu(name: str, leaves: str, tmp_path: Path, devic
         pytest.skip(WAITS[name])
     worker = make_worker(leaves, tmp_path, name, device)
     train_mode(worker.method, worker.model, worker.recipe.stages[0])
-    steps_of(worker, 0)
+    num_batches(worker, 0)
     with waiting(device, "error"):
-        steps_of(worker, 1)
+        num_batches(worker, 1)
 
 
 def test_the_host_cache_does_not_wait_either(leaves: str, tmp_path: Path, device: torch.device) -> None:
     worker = make_worker(leaves, tmp_path, "mask_guided", device, "host")
     train_mode(worker.method, worker.model, worker.recipe.stages[0])
-    steps_of(worker, 0)
+    num_batches(worker, 0)
     with waiting(device, "error"):
-        steps_of(worker, 1)
+        num_batches(worker, 1)
 
 
 def test_an_epoch_waits_once_to_tell_its_numbers(leaves: str, tmp_path: Path, device: torch.device) -> None:
@@ -159,5 +159,5 @@ def test_too_many_leaves_at_once_end_in_one_message(leaves: str, cuda: torch.dev
     method = small("resnet50", len(dataset.classes))
     model = LoadedModel(method, dataset.classes, {"resize": 2048, "size": 2048, "view": "center_crop"}, {}).to(cuda)
     with no_more_memory(cuda), pytest.raises(UserError) as caught:
-        score_split(dataset, {"model": model}, ScoreSettings(workers=0, gpu="yes", batch_size=6))
+        score_split(dataset, {"model": model}, ScoreSettings(max_actors=0, device="gpu", batch_size=6))
     assert "--batch-size 3" in str(caught.value), str(caught.value)

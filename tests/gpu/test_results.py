@@ -61,8 +61,8 @@ def test_logits_of_every_method(name: str, device: torch.device) -> None:
 @pytest.mark.usefixtures("exact_float32")
 def test_scores_of_an_evaluation(leaves: str, model: str, device: torch.device) -> None:
     dataset, chances = open_dataset(leaves), []
-    for gpu in ("no", "yes" if device.type == "cuda" else "no"):
-        scored = score_split(dataset, {"model": load_model(model)}, ScoreSettings(workers=0, gpu=gpu))
+    for wish in ("cpu", "gpu" if device.type == "cuda" else "cpu"):
+        scored = score_split(dataset, {"model": load_model(model)}, ScoreSettings(max_actors=0, device=wish))
         chances.append(probabilities(scored.logits["model"], 1.0))
     assert chances[0].shape == (6, 3)
     gap = float(np.abs(chances[1] - chances[0]).max())
@@ -70,8 +70,8 @@ def test_scores_of_an_evaluation(leaves: str, model: str, device: torch.device) 
 
 
 def test_an_evaluation_writes_its_report(leaves: str, model: str, tmp_path: Path, device: torch.device) -> None:
-    gpu = "yes" if device.type == "cuda" else "no"
-    settings = EvaluateSettings(workers=0, gpu=gpu, register_version=False, cam_leaves=1, region_leaves=1)
+    wish = "gpu" if device.type == "cuda" else "cpu"
+    settings = EvaluateSettings(max_actors=0, device=wish, register_version=False, cam_leaves=1, region_leaves=1)
     done = evaluate(leaves, model, settings=settings, context=Context(runs=str(tmp_path), tracking=OFF))
     assert done.scores.accuracy.n == 6
     assert Path(done.report).stat().st_size > 10_000
@@ -81,17 +81,17 @@ def test_an_evaluation_writes_its_report(leaves: str, model: str, tmp_path: Path
 def test_a_prediction_by_actors(leaves: str, model: str, tmp_path: Path, device: torch.device) -> None:
     photographs = Path(leaves).parent / "source" / "images"
     found = {}
-    for gpu in ("no", "yes" if device.type == "cuda" else "no"):
+    for wish in ("cpu", "gpu" if device.type == "cuda" else "cpu"):
         done = predict(
             str(photographs),
             model,
-            str(tmp_path / gpu),
-            PredictSettings(gpu=gpu, batch_size=4),
+            str(tmp_path / wish),
+            PredictSettings(device=wish, batch_size=4),
             Context(runs=str(tmp_path), tracking=OFF),
         )
         assert done.rejected == 0
         with open(done.csv, newline="") as file:
-            found[gpu] = {row["path"]: row for row in csv.DictReader(file)}
+            found[wish] = {row["path"]: row for row in csv.DictReader(file)}
     first, last = found["no"], list(found.values())[-1]
     assert len(first) == 18
     assert first.keys() == last.keys()

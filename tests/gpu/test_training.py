@@ -44,8 +44,8 @@ TIMES = ("seconds", "images_per_second", "data_wait")
 
 
 def run(data: str, runs: Path, device: torch.device, **changes: Any) -> TrainResult:
-    gpu = "yes" if device.type == "cuda" else "no"
-    settings = TrainSettings(**(TINY | {"epochs": 2, "gpu": gpu} | changes))
+    wish = "gpu" if device.type == "cuda" else "cpu"
+    settings = TrainSettings(**(TINY | {"epochs": 2, "device": wish} | changes))
     done = train(data, "mask_guided", OPTIONS, settings, Context(runs=str(runs), tracking=OFF, seed=3))
     assert isinstance(done, TrainResult)
     return done
@@ -165,7 +165,9 @@ def test_a_compiled_training(leaves: str, tmp_path: Path, cuda: torch.device) ->
 
 def test_calibration(trained: TrainResult, leaves: str, device: torch.device) -> None:
     """Two folds, each trained as a trial on its share of the device."""
-    settings = CalibrateSettings(folds=2, trials=1, cpus_per_trial=0.5, gpu="auto" if device.type == "cuda" else "no")
+    settings = CalibrateSettings(
+        folds=2, trials=1, cpus_per_trial=0.5, device="gpu" if device.type == "cuda" else "cpu"
+    )
     done = calibrate_model(
         leaves, trained.model, settings, Context(runs=str(Path(trained.run).parents[2]), tracking=OFF)
     )

@@ -41,7 +41,7 @@ from ufgvc.training.worker import train_in_process
 
 OFF = TrackingSettings(uri="off")
 COLOURS = {"amber": (190, 110, 60), "birch": (90, 150, 80), "cedar": (90, 110, 160)}
-SMALL = EvaluateSettings(cam_leaves=0, region_leaves=0, workers=0)
+SMALL = EvaluateSettings(cam_leaves=0, region_leaves=0, max_actors=0)
 
 
 def leaf(name: str, seed: int, side: int = 48) -> bytes:
@@ -105,10 +105,10 @@ def calibrated(data: str, tmp_path_factory: pytest.TempPathFactory, ray_local: N
     model = trained(data, runs)
     hidden = [path for path in Path(data, "images").glob("test-*") if path.rename(path.with_suffix(".hidden"))]
     assert hidden
-    settings = CalibrateSettings(folds=2, trials=2, known_share=0.9)
+    settings = CalibrateSettings(folds=2, max_concurrent_trials=2, known_share=0.9)
     result = calibrate_model(data, model, settings, Context(runs=str(runs), tracking=OFF))
     run = Path(model).parent
-    cells = {path: path.stat().st_mtime_ns for path in run.glob("calibration/fold-*/cell.json")}
+    cells = {path: path.stat().st_mtime_ns for path in run.glob("calibration/fold-*/result.json")}
     assert len(cells) == 2
     again = calibrate_model(data, model, settings, Context(runs=str(runs), tracking=OFF))
     assert again == result
@@ -118,7 +118,7 @@ def calibrated(data: str, tmp_path_factory: pytest.TempPathFactory, ray_local: N
     found = load_model(model).calibration
     assert found == result.calibration
     assert (found.leaves, found.source, found.known_share) == (18, "2-fold", 0.9)
-    assert result.figures["log_loss_after"] <= result.figures["log_loss_before"]
+    assert result.metrics["log_loss_after"] <= result.metrics["log_loss_before"]
     return model
 
 
@@ -306,7 +306,7 @@ def test_another_state_of_the_data_is_refused(calibrated: str, data: str, tmp_pa
     other.write_json("dataset.json", other.read_json("dataset.json") | {"fingerprint": "0" * 64})
     with pytest.raises(UserError, match="was trained on"):
         calibrate_model(other.uri, calibrated, CalibrateSettings(), Context(runs=str(tmp_path), tracking=OFF))
-    with pytest.raises(UserError, match="lies in no run folder"):
+    with pytest.raises(UserError, match="is in no run folder"):
         calibrate_model(data, str(tmp_path / "other"), CalibrateSettings(), Context(runs=str(tmp_path), tracking=OFF))
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from ufgvc import methods
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
-from ufgvc.data.dataset import ShardWriter, open_dataset, part_name, write_dataset
+from ufgvc.data.dataset import ShardWriter, open_dataset, shard_name, write_dataset
 from ufgvc.evaluation.evaluate import evaluate
 from ufgvc.evaluation.predict import predict
 from ufgvc.evaluation.predict_settings import PredictSettings
@@ -54,7 +54,7 @@ def make_data(uri: str, classes: tuple[str, ...] = CLASSES) -> None:
                 "split": [split] * rows, "group": pa.array([None] * rows, pa.string()),
                 "sha256": [f"{split}{number + i}" for i in range(rows)],
             })  # fmt: skip
-            parts.append(writer.write(part_name(split, k), split, table))
+            parts.append(writer.write(shard_name(split, k), split, table))
             tables.append(table.drop_columns("group"))
             number += rows
     writer.commit(parts)

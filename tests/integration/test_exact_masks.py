@@ -11,7 +11,7 @@ import yaml
 
 from ufgvc.cli import main
 from ufgvc.core.errors import UserError
-from ufgvc.data.dataset import open_dataset, read_images, read_manifest, read_part
+from ufgvc.data.dataset import open_dataset, read_images, read_manifest, read_shard
 from ufgvc.data.images import encode_mask
 from ufgvc.data.ingest import ingest
 from ufgvc.regions.mask_dataset import mask
@@ -53,9 +53,9 @@ def test_masks_of_several_parts_are_found_again_until_a_file_changes(source: Pat
     dataset = ingest(str(source), data, name="tiny")
     first = mask(data, EXACT, source=str(source))
     assert (first.n, first.complete, first.failed, first.found) == (8, 8, (), False)
-    for part in dataset.parts:
-        rows = read_part(dataset, "masks/exact", part).to_pylist()
-        assert [row["image_id"] for row in rows] == read_images(dataset, part)["image_id"].to_pylist()
+    for shard in dataset.shards:
+        rows = read_shard(dataset, "masks/exact", shard).to_pylist()
+        assert [row["image_id"] for row in rows] == read_images(dataset, shard)["image_id"].to_pylist()
         for row in rows:
             for region in ("vein", "contour"):
                 assert row[region] == (source / f"masks/{region}/{row['image_id']}.png").read_bytes()
@@ -81,7 +81,7 @@ def test_what_a_task_finds_wrong_is_one_message(
     assert f"{bad}: has 60 x 64 pixels, its photograph 64 x 64" in capsys.readouterr().err
     assert main(told) == 2
     assert "--source" in capsys.readouterr().err
-    with pytest.raises(UserError, match="is not there"):
+    with pytest.raises(UserError, match="does not exist"):
         read_manifest(open_dataset(data), "masks/exact")
 
 

@@ -33,10 +33,10 @@ with disk_errors(disk):
     "memory map": """
 import numpy
 from ufgvc.core.errors import disk_errors
-from ufgvc.data.cache import take_space
+from ufgvc.data.cache import preallocate
 with disk_errors(disk):
     numpy.lib.format.open_memmap(disk + '/image.npy', 'w+', 'u1', (5 << 20,))
-    take_space(pathlib.Path(disk + '/image.npy'))
+    preallocate(pathlib.Path(disk + '/image.npy'))
 """,
     "MLflow's database": """
 from ufgvc.tracking.registry import asking

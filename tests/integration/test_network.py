@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from ufgvc.core.storage import open_store
-from ufgvc.experiments import distributed_trial as together
+from ufgvc.experiments.distributed_trial import train_distributed, train_folds_distributed
 from ufgvc.methods.recipe import Recipe, Stage
 from ufgvc.tracking.runs import NullRun
 from ufgvc.training import run
@@ -57,8 +57,8 @@ def test_the_workers_of_a_training_and_of_a_trial_talk_alike(monkeypatch: pytest
     with pytest.raises(RuntimeError, match="ended without a checkpoint"):
         run._fit(plan, store, NullRun(), str(tmp_path))
     with pytest.raises(RuntimeError, match="ended without a checkpoint"):
-        together.train_distributed(plan)
-    list(together.train_folds_distributed([plan], plan.train, store))
+        train_distributed(plan)
+    list(train_folds_distributed([plan], plan.train, store))
     assert len(begun) == 3
     for each in begun:
         assert isinstance(each.backend_config, NodeNetworkConfig)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.types import Box
-from ufgvc.data.dataset import open_dataset, read_images, read_manifest, read_part, to_boxes
+from ufgvc.data.dataset import open_dataset, read_images, read_manifest, read_shard, to_boxes
 from ufgvc.data.images import decode_mask
 from ufgvc.data.ingest import IngestSettings, ingest
 from ufgvc.regions.detector import TrainingPlan, load_detector, train_detector
@@ -45,7 +45,7 @@ def leaf(k: int) -> tuple[np.ndarray, list[Box]]:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> str:
-    """Two cultivars, twelve leaves, all with boxes, in several parts."""
+    """Two cultivars, twelve leaves, all with boxes, in several shards."""
     source = tmp_path_factory.mktemp("source")
     for name in ("images", "labels"):
         (source / name).mkdir()
@@ -71,9 +71,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> str:
 def masks_of(data: str, kind: str) -> dict[str, dict[str, np.ndarray | None]]:
     dataset = open_dataset(data)
     found = {}
-    for part in dataset.parts:
-        table = read_part(dataset, f"masks/{kind}", part)
-        assert table["image_id"].to_pylist() == read_images(dataset, part)["image_id"].to_pylist()
+    for shard in dataset.shards:
+        table = read_shard(dataset, f"masks/{kind}", shard)
+        assert table["image_id"].to_pylist() == read_images(dataset, shard)["image_id"].to_pylist()
         for row in table.to_pylist():
             found[row["image_id"]] = {region: row[region] and decode_mask(row[region]) for region in REGIONS}
     return found
@@ -85,8 +85,8 @@ def test_a_detector_learns_saves_and_loads_without_a_pickle(tmp_path: Path):
     losses = []
     plan = TrainingPlan(image_size=64, epochs=6, batch=4, learning_rate=3e-3)
 
-    def told(epoch: int, parts: dict[str, float]) -> None:
-        losses.append(sum(parts.values()))
+    def told(epoch: int, shards: dict[str, float]) -> None:
+        losses.append(sum(shards.values()))
 
     net = train_detector(tmp_path / "yolo", tmp_path / "work", REGIONS, plan, on_epoch=told)
     assert len(losses) == 6
@@ -172,8 +172,8 @@ def test_masks_of_detected_boxes(data: str, runs: str, detected, ray_local: None
     assert result.n == 12
     assert not result.failed
     dataset, found = open_dataset(data), masks_of(data, "box")
-    for part in dataset.parts:
-        for row in read_part(dataset, "regions/detected", part).to_pylist():
+    for shard in dataset.shards:
+        for row in read_shard(dataset, "regions/detected", shard).to_pylist():
             boxes = to_boxes(row["boxes"])
             assert boxes is not None
             for region in REGIONS:
@@ -266,35 +266,35 @@ def test_the_newest_detector_is_taken(data: str, runs: str, detected, ray_local:
 
 
 def test_one_damaged_photograph_costs_only_itself(data: str, runs: str, detected, tmp_path: Path):
-    """The actor itself, on a part whose second photograph lost its second half."""
+    """The actor itself, on a shard whose second photograph lost its second half."""
     import pyarrow as pa
 
     from ufgvc.core.storage import open_store
     from ufgvc.data.dataset import SCHEMAS, Shard, ShardWriter
-    from ufgvc.regions.mask_worker import PartMasker
+    from ufgvc.regions.mask_worker import ShardMasker
 
     dataset = open_dataset(data)
-    rows = read_images(dataset, dataset.parts[0]).to_pylist()[:3]
+    rows = read_images(dataset, dataset.shards[0]).to_pylist()[:3]
     rows[1]["image"] = rows[1]["image"][: len(rows[1]["image"]) // 2]
     store = open_store(tmp_path)
-    part = ShardWriter(store, "images", "", "images").write(
+    shard = ShardWriter(store, "images", "", "images").write(
         "train-00000", "train", pa.Table.from_pylist(rows, SCHEMAS["images"])
     )
-    damaged = dataclasses.replace(dataset, store=store, parts=(part,))
+    damaged = dataclasses.replace(dataset, store=store, shards=(shard,))
     writers = {
         "detected": ShardWriter(store, "regions/detected", "x", "regions"),
         "masks": ShardWriter(store, "masks/box", "x", "masks"),
     }
-    masker = PartMasker(damaged, writers, open_store(detected.model), "detected", "box", 0.0001, 8, 1)
-    answer = masker({"part": json.dumps(dataclasses.asdict(part))})
+    masker = ShardMasker(damaged, writers, open_store(detected.model), "detected", "box", 0.0001, 8, 1)
+    answer = masker({"shard": json.dumps(dataclasses.asdict(shard))})
     failed = json.loads(answer["failed"])
     assert [image_id for image_id, _ in failed] == [rows[1]["image_id"]]
     assert "truncated" in failed[0][1]
     for folder in ("detected", "masks"):
         writers[folder].commit([Shard(**json.loads(answer[folder]))])
-    boxes = read_part(damaged_made_from(damaged), "regions/detected", "train-00000")["boxes"].to_pylist()
+    boxes = read_shard(damaged_made_from(damaged), "regions/detected", "train-00000")["boxes"].to_pylist()
     assert [value is None for value in boxes] == [False, True, False]
-    made = read_part(damaged_made_from(damaged), "masks/box", "train-00000").to_pylist()
+    made = read_shard(damaged_made_from(damaged), "masks/box", "train-00000").to_pylist()
     assert made[1]["vein"] is None
     assert made[0]["vein"] is not None
 

@@ -45,7 +45,7 @@ def trained(small_draw: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_all_who_score_agree_where_training_is_in_bf16(trained, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset, method, plan = trained
     model = LoadedModel(method, dataset.classes, {"resize": method.recipe.eval_resize, "size": 32}, {})
-    scored = score_split(dataset, {"model": model}, ScoreSettings(workers=0))
+    scored = score_split(dataset, {"model": model}, ScoreSettings(max_actors=0))
     benchmarked, labels, names = score_test(method, dataset, plan, CPU)
     evaluated = scored.logits["model"][[scored.image_id.index(name) for name in names]]
     exact = {"rtol": 0, "atol": 1e-5 * np.abs(evaluated).max()}  # bf16 is off by a hundred times that
@@ -67,6 +67,6 @@ def test_a_model_that_diverged_is_refused_by_all_who_score(trained) -> None:
         method.net.classifier.weight.fill_(float("nan"))
     model = LoadedModel(method, dataset.classes, {"resize": method.recipe.eval_resize, "size": 32}, {})
     with pytest.raises(UserError, match="diverged"):
-        score_split(dataset, {"model": model}, ScoreSettings(workers=0))
+        score_split(dataset, {"model": model}, ScoreSettings(max_actors=0))
     with pytest.raises(UserError, match="diverged"):
         score_test(method, dataset, plan, CPU)

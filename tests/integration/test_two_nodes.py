@@ -72,7 +72,9 @@ def test_training_goes_on_without_a_node_that_is_lost(leaves: Cluster, second: M
     leaves.done("train", *training(f"{RUNS}/whole"))
     assert numbers(run) == numbers(begun(None, f"{RUNS}/whole")), "a lost node changed the result"
 
-    leaves.done("evaluate", *places(f"{RUNS}/broken"), "--model", f"{run.uri}/model", "--workers", "2")
+    leaves.done(
+        "evaluate", *places(f"{RUNS}/broken"), "--model", f"{run.uri}/model", "--min-actors", "2", "--max-actors", "2"
+    )
     scored = pq.read_table(io.BytesIO(run.read_bytes("report/predictions.parquet")))["image_id"].to_pylist()
     assert sorted(scored) == sorted(read_index(open_dataset(DATA), "test")["image_id"].to_pylist())
     (model,) = json.loads(run.read_text("report/metrics.json"))["models"].values()
@@ -94,7 +96,7 @@ def test_the_same_command_goes_on_elsewhere_when_its_node_is_lost(leaves: Cluste
 
 def test_no_training_of_a_benchmark_is_lost_with_a_node(leaves: Cluster, second: Machine) -> None:
     """Two trainings at a time, one a node. What was finished stays as it is, and what ran on the lost node is trained on the other one."""
-    settings = flags(SMALL | {"epochs": 1, "seeds": 2, "rates": 1.0, "cpus_per_trial": SHARE, "cam_leaves": 0})
+    settings = flags(SMALL | {"epochs": 1, "seeds": 2, "lr_factors": 1.0, "cpus_per_trial": SHARE, "cam_leaves": 0})
     rows = ("--methods", "resnet50", "mobilenet_v2", "--backbones", "resnet50=resnet18")
     job = leaves.job("benchmark", *places(f"{RUNS}/benchmark"), *settings, *rows)
     while_running(
@@ -174,4 +176,4 @@ def goes_on(before: list[dict[str, float]], run: Store) -> None:
 def cells() -> dict[str, Any]:
     """What the finished trainings of the benchmark left, by their folder."""
     store = open_store(f"{RUNS}/benchmark")
-    return {name: store.read_json(name) for name in store.list() if name.endswith("/cell.json")}
+    return {name: store.read_json(name) for name in store.list() if name.endswith("/result.json")}

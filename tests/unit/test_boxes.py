@@ -7,8 +7,8 @@ import pytest
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.types import Box
-from ufgvc.regions.annotated import Leaf, draw_leaves
-from ufgvc.regions.boxes import average_precision, iou, keep_plausible, most_per_region, suppress
+from ufgvc.regions.annotated import Leaf, split_annotated
+from ufgvc.regions.boxes import average_precision, iou, max_boxes_per_region, select_boxes, suppress
 
 
 def box(x0: float, y0: float, x1: float, y1: float, score: float = 1.0, region: str = "vein") -> Box:
@@ -45,10 +45,10 @@ def test_suppression_agrees_with_torchvision():
 
 def test_plausible_boxes_are_the_best_of_each_region():
     found = [box(0, 0, 1, 1, 0.4), box(0, 0, 2, 2, 0.9), *(box(0, 0, 3, 3, s, "contour") for s in (0.1, 0.5, 0.6, 0.7))]
-    assert most_per_region([found[:1], found[2:4]]) == {"vein": 1, "contour": 2}
-    kept = keep_plausible(found, 0.3, {"vein": 1, "contour": 2})
+    assert max_boxes_per_region([found[:1], found[2:4]]) == {"vein": 1, "contour": 2}
+    kept = select_boxes(found, 0.3, {"vein": 1, "contour": 2})
     assert [(b.region, b.score) for b in kept] == [("vein", 0.9), ("contour", 0.7), ("contour", 0.6)]
-    assert keep_plausible(found, 0.95, {"vein": 1, "contour": 2}) == []
+    assert select_boxes(found, 0.95, {"vein": 1, "contour": 2}) == []
 
 
 def test_average_precision_of_hand_worked_cases():
@@ -82,7 +82,7 @@ def leaves(train: int, test: int) -> list[Leaf]:
     [(40, 9, 30, 9, "test"), (40, 0, 30, 10, "not drawn"), (20, 0, 16, 4, "held back")],
 )
 def test_a_detector_is_never_measured_on_what_it_was_trained_on(train, test, trained, unseen, words):
-    draw = draw_leaves(leaves(train, test), 30, 0, "here")
+    draw = split_annotated(leaves(train, test), 30, 0, "here")
     assert (len(draw.train), len(draw.unseen)) == (trained, unseen)
     assert words in draw.measured_on
     assert all(leaf.split == "train" for leaf in draw.train)
@@ -90,11 +90,11 @@ def test_a_detector_is_never_measured_on_what_it_was_trained_on(train, test, tra
 
 
 def test_the_draw_depends_on_the_seed_and_not_on_the_order():
-    first = draw_leaves(leaves(40, 5), 10, 0, "here").train
-    assert draw_leaves(leaves(40, 5)[::-1], 10, 0, "here").train == first
-    assert draw_leaves(leaves(40, 5), 10, 1, "here").train != first
+    first = split_annotated(leaves(40, 5), 10, 0, "here").train
+    assert split_annotated(leaves(40, 5)[::-1], 10, 0, "here").train == first
+    assert split_annotated(leaves(40, 5), 10, 1, "here").train != first
 
 
 def test_too_few_annotated_leaves_are_refused():
     with pytest.raises(UserError, match="only 3 training photographs have boxes"):
-        draw_leaves(leaves(3, 5), 30, 0, "here")
+        split_annotated(leaves(3, 5), 30, 0, "here")

@@ -1,4 +1,4 @@
-"""Exact masks without Ray: one part is copied from the folder that the leaves came from, and what is wrong with a folder is told."""
+"""Exact masks without Ray: one shard is copied from the folder that the leaves came from, and what is wrong with a folder is told."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from PIL import Image
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
-from ufgvc.data import dataset as shards
-from ufgvc.data.dataset import ShardWriter, read_part
+from ufgvc.data import dataset as module
+from ufgvc.data.dataset import ShardWriter, read_shard
 from ufgvc.data.images import decode_mask, encode_mask
-from ufgvc.regions.exact_masks import copy_part, exact_masks, open_masks
+from ufgvc.regions.exact_masks import copy_shard, exact_masks, open_masks
 from ufgvc.regions.mask_dataset import mask
 from ufgvc.regions.settings import MaskSettings
-from ufgvc.synthetic import SynthSettings, make_leaf, synthesize
+from ufgvc.synthetic import SynthSettings, generate_leaf, synthesize
 
 SETTINGS = SynthSettings(cultivars=2, train_per_cultivar=2, test_per_cultivar=1, size=64)
 NAMES = {
@@ -40,10 +40,10 @@ def source(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "source"))
 
 
-def stored(target: Path, source: Path, names: dict[str, list[str]] = NAMES) -> shards.Dataset:
-    """The data set that `ingest` would make of the source, in two parts."""
+def stored(target: Path, source: Path, names: dict[str, list[str]] = NAMES) -> module.Dataset:
+    """The data set that `ingest` would make of the source, in two shards."""
     store = open_store(target)
-    writer, tables, parts = ShardWriter(store, "images", "", "images"), [], []
+    writer, tables, shards = ShardWriter(store, "images", "", "images"), [], []
     for split, ids in names.items():
         files = [(source / "images" / f"{Path(name).name}.jpg").read_bytes() for name in ids]
         n = len(ids)
@@ -57,16 +57,16 @@ def stored(target: Path, source: Path, names: dict[str, list[str]] = NAMES) -> s
         }
         known |= {"label": [0] * n, "cultivar": ["c"] * n, "group": [None] * n}
         known["sha256"] = [hashlib.sha256(file).hexdigest() for file in files]
-        tables.append(pa.table(known, schema=shards.SCHEMAS["images"]))
-        parts.append(writer.write(f"{split}-00000", split, tables[-1]))
-    return shards.write_dataset(store, "leaves", ["c"], pa.concat_tables(tables), parts, str(source))
+        tables.append(pa.table(known, schema=module.SCHEMAS["images"]))
+        shards.append(writer.write(f"{split}-00000", split, tables[-1]))
+    return module.write_dataset(store, "leaves", ["c"], pa.concat_tables(tables), shards, str(source))
 
 
-def copied(dataset: shards.Dataset, source: Path) -> list[dict[str, bytes]]:
-    """The rows of masks/exact, part after part."""
+def copied(dataset: module.Dataset, source: Path) -> list[dict[str, bytes]]:
+    """The rows of masks/exact, shard after shard."""
     folder, writer = open_masks(str(source)), ShardWriter(dataset.store, "masks/exact", dataset.fingerprint, "masks")
-    writer.commit([copy_part(dataset, folder, writer, part) for part in dataset.parts])
-    return [row for part in dataset.parts for row in read_part(dataset, "masks/exact", part).to_pylist()]
+    writer.commit([copy_shard(dataset, folder, writer, shard) for shard in dataset.shards])
+    return [row for shard in dataset.shards for row in read_shard(dataset, "masks/exact", shard).to_pylist()]
 
 
 def test_the_masks_are_the_drawn_ones_in_the_order_of_the_images(source: Path, tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_the_masks_are_the_drawn_ones_in_the_order_of_the_images(source: Path, t
     assert [row["image_id"] for row in rows] == [*NAMES["train"], *NAMES["test"]]
     for row in rows:
         cultivar, k = map(int, row["image_id"].split("_")[:2])
-        picture = make_leaf(SETTINGS, 1, cultivar, k).picture
+        picture = generate_leaf(SETTINGS, 1, cultivar, k).picture
         assert np.array_equal(decode_mask(row["vein"]), picture.vein)
         assert np.array_equal(decode_mask(row["contour"]), picture.contour)
         assert picture.vein.any()

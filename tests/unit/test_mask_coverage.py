@@ -17,12 +17,12 @@ from ufgvc.models.model import LoadedModel
 from ufgvc.regions.mask_results import Coverage
 
 
-def part(split: str, **found: int) -> dict[str, Any]:
+def shard(split: str, **found: int) -> dict[str, Any]:
     names = {"both": "vein+contour", "vein": "vein", "contour": "contour", "none": ""}
     return {"masks": json.dumps({"split": split}), "found": json.dumps({names[name]: n for name, n in found.items()})}
 
 
-PARTS = [part("train", both=3, vein=2), part("train", vein=4, none=1), part("test", both=6)]
+PARTS = [shard("train", both=3, vein=2), shard("train", vein=4, none=1), shard("test", both=6)]
 
 
 @pytest.mark.parametrize(
@@ -31,8 +31,8 @@ PARTS = [part("train", both=3, vein=2), part("train", vein=4, none=1), part("tes
         (PARTS, ("vein", "contour"), 3, 9),
         (PARTS, ("vein",), 9, 15),  # the detector knows veins only, so a leaf with its vein lacks nothing
         (PARTS, (), 3, 9),  # people drew both
-        ([part("train", vein=9, none=1)], (), 9, 9),  # people drew veins only
-        ([part("train", none=10)], (), 0, 0),
+        ([shard("train", vein=9, none=1)], (), 9, 9),  # people drew veins only
+        ([shard("train", none=10)], (), 0, 0),
     ],
 )
 def test_a_leaf_counts_that_has_every_region_that_there_can_be(

@@ -7,8 +7,8 @@ import pytest
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.types import Box
-from ufgvc.regions.letterbox import fit_square, resize_longest
-from ufgvc.regions.masks import MASK_KINDS, fill_boxes, find_leaf, make_masks
+from ufgvc.regions.letterbox import letterbox, resize_longest
+from ufgvc.regions.masks import MASK_KINDS, find_leaf, make_masks, rasterize_boxes
 
 BOXES = [Box("vein", 90, 30, 110, 170), Box("contour", 20, 20, 90, 180), Box("contour", 110, 20, 180, 180)]
 
@@ -36,7 +36,7 @@ def test_every_kind_stays_inside_its_boxes_and_has_the_photographs_size(kind, si
     boxes = scaled(BOXES, size / 200)
     masks = make_masks(image, boxes, kind)
     for region in ("vein", "contour"):
-        inside = fill_boxes([b for b in boxes if b.region == region], image.shape)
+        inside = rasterize_boxes([b for b in boxes if b.region == region], image.shape)
         assert masks[region].shape == (size, size)
         assert masks[region].dtype == bool
         assert masks[region].any()
@@ -51,7 +51,7 @@ def test_box_mask_is_one_exactly_inside_the_boxes():
 
 
 def test_boxes_with_fractions_and_over_the_edge():
-    mask = fill_boxes([Box("vein", -5, 1.5, 2.2, 2.5)], (4, 4))
+    mask = rasterize_boxes([Box("vein", -5, 1.5, 2.2, 2.5)], (4, 4))
     assert mask.tolist() == [[False] * 4, [True, True, True, False], [True, True, True, False], [False] * 4]
 
 
@@ -85,7 +85,7 @@ def test_luminance_keeps_the_bright_vein_and_never_the_white_paper():
 def test_structure_finds_the_vein(brightness):
     image, _, rib = draw(vein=brightness)
     vein = make_masks(image, BOXES, "structure")["vein"]
-    inside = fill_boxes(BOXES[:1], image.shape)
+    inside = rasterize_boxes(BOXES[:1], image.shape)
     wanted = rib & inside
     assert (vein & wanted).sum() / wanted.sum() > 0.85
     assert vein.sum() < 3 * wanted.sum()
@@ -112,7 +112,7 @@ def test_an_unknown_kind_lists_the_known_ones():
 
 def test_fitting_into_a_square_can_be_undone():
     image = np.full((100, 301, 3), 200, np.uint8)
-    square, (sx, sy), left, top = fit_square(image, 64)
+    square, (sx, sy), left, top = letterbox(image, 64)
     assert square.shape == (64, 64, 3)
     assert (left, top) == (0, 21)
     assert (square[top : top + round(100 * sy)] == 200).all()

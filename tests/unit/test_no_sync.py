@@ -23,8 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.unit.test_methods import CLASSES, small
 from ufgvc.core.types import REGIONS
-from ufgvc.data.cache import Decoded
-from ufgvc.data.sources import CachedSource, on_device
+from ufgvc.data.cache import CachedSource, DecodedSplit, copy_to_device
 from ufgvc.data.transfer import to_device
 from ufgvc.methods import Method, Stage, names
 from ufgvc.methods.leaf_traits import CumulativeBatchNorm
@@ -117,10 +116,10 @@ def feed_of(method: Method, resident: bool, rotate: float, side: int) -> BatchLo
     random, full = np.random.default_rng(0), side + 8
     images = random.integers(0, 255, (8, full, full, 3), dtype=np.uint8)
     bits = {region: random.integers(0, 255, (8, full, (full + 7) // 8), dtype=np.uint8) for region in REGIONS}
-    data = Decoded(images, bits, {region: np.ones(8, bool) for region in REGIONS})
+    data = DecodedSplit(images, bits, {region: np.ones(8, bool) for region in REGIONS})
     labels = np.arange(8, dtype=np.int64) % CLASSES
     recipe = method.recipe.model_copy(update={"resize": full, "crop": side, "rotate": rotate, "batch_size": 4})
-    held = on_device(data, labels, GPU) if resident else None
+    held = copy_to_device(data, labels, GPU) if resident else None
     source = CachedSource(data, labels, np.arange(8), 4, 0, 0, 1, GPU, held)
     plan: Any = type("Plan", (), {"seed": 0})
     keys = np.arange(8, dtype=np.uint64)

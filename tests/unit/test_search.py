@@ -165,7 +165,7 @@ class TestResources:
         resources = size_trials(BenchmarkSettings(gpu_per_trial=0.25), [node], cores=16)
         assert (resources.per_trial, resources.max_concurrent) == ({"CPU": 1.0, "GPU": 0.25}, 8)
         assert resources.device == "cuda"
-        assert size_trials(BenchmarkSettings(gpu="no"), [node], cores=16).device == "cpu"
+        assert size_trials(BenchmarkSettings(device="cpu"), [node], cores=16).device == "cpu"
 
     def test_a_trial_that_does_not_fit_is_refused(self):
         with pytest.raises(UserError, match="leaves none of the 2 for Ray Data"):

@@ -242,11 +242,11 @@ class TestResources:
             concurrent(*[2] * 6)
         assert "--cpus-per-trial" in str(caught.value.fix)
 
-    @pytest.mark.parametrize(("node", "concurrent"), [(4.0, 2), (3.0, 0)])
+    @pytest.mark.parametrize(("nodes", "concurrent"), [([4.0] * 5, 2), ([3.0] * 6, 0)])
     def test_trials_of_several_workers_fit_on_nodes_too(
-        self, node: float, concurrent: int, monkeypatch: pytest.MonkeyPatch
+        self, nodes: list[float], concurrent: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(sizing, "alive_nodes", lambda: [{"CPU": node}] * int(18 / node))
+        monkeypatch.setattr(sizing, "alive_nodes", lambda: [{"CPU": cpus} for cpus in nodes])
         train = TrainSettings(workers=2, cpus_per_worker=4)
         if concurrent:
             assert trial_resources(TrialSettings(), train).max_concurrent == concurrent
@@ -258,7 +258,7 @@ class TestResources:
     def test_gpus_that_are_not_there(self, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sizing, "alive_nodes", lambda: [{"CPU": 8.0}])
         with pytest.raises(UserError, match="GPU"):
-            trial_resources(TrialSettings(), TrainSettings(gpu="yes", workers=workers))
+            trial_resources(TrialSettings(device="gpu"), TrainSettings(device="gpu", workers=workers))
 
 
 def test_optuna_prints_nothing(store: SearchStore, capfd: pytest.CaptureFixture[str]) -> None:

@@ -17,9 +17,8 @@ from ufgvc.bench.dataset import MASKS, BenchData
 from ufgvc.bench.reading import single_threaded
 from ufgvc.bench.steps import StepCase, case_options
 from ufgvc.bench.timing import Measurement, Spread, Timed, time_in_turn
-from ufgvc.data.cache import Decoded, decoded_split
+from ufgvc.data.cache import CachedSource, DecodedSplit, load_decoded_split
 from ufgvc.data.dataset import read_index
-from ufgvc.data.sources import CachedSource
 from ufgvc.methods import build
 from ufgvc.methods.mask_guided import attention_target
 from ufgvc.methods.method import Batch
@@ -75,7 +74,7 @@ def batches_from_cache(data: BenchData, runs: str, device: torch.device, rounds:
             feed = _feed(plan, data, index, device)
             at = np.resize(np.random.default_rng(seed).permutation(feed.num_train), size).astype(np.int64)
             calls[f"ufgvc, {where} cache, batch {size}"] = partial(_one_batch, feed, at)
-        held = decoded_split(data.dataset, "train", RESIZE, MASKS, data.mask_fingerprint, Path(plan.cache_folder))
+        held = load_decoded_split(data.dataset, "train", RESIZE, MASKS, data.mask_fingerprint, Path(plan.cache_folder))
         calls[copy] = partial(_copy, held, at, device)
         timed = _time(calls, rounds, device, seed)
         rows += [timed.rate(name, unit, size, beside=copy) for name in calls if name != copy] + [
@@ -98,12 +97,12 @@ def _time(calls: dict[str, Callable[[], object]], rounds: int, device: torch.dev
 def _one_batch(feed: BatchLoader, at: np.ndarray) -> list[Tensor]:
     source = feed.source
     assert isinstance(source, CachedSource)
-    batch = feed.augment(source.take(at), epoch=0)
+    batch = feed.augment(source.gather(at), epoch=0)
     return [batch.images, *(target for mask in batch.masks.values() for target in attention_target(mask, CELLS))]
 
 
-def _copy(held: Decoded, at: np.ndarray, device: torch.device) -> list[Tensor]:
-    return [torch.from_numpy(array[at]).to(device) for array in (held.images, *held.bits.values())]
+def _copy(held: DecodedSplit, at: np.ndarray, device: torch.device) -> list[Tensor]:
+    return [torch.from_numpy(array[at]).to(device) for array in (held.images, *held.packed_masks.values())]
 
 
 def attention_targets(device: torch.device, rounds: int, seed: int) -> list[Measurement]:

@@ -133,7 +133,11 @@ def _score(
     able = {role: model for role, model in models.items() if model and not other_cultivars(dataset, model)}
     if not able:
         return np.zeros(0, np.int64), {}
-    with contextlib.nullcontext() if runs_here(dataset, settings) else ray_session(context.ray):
+    with (
+        contextlib.nullcontext()
+        if runs_here(dataset, settings)
+        else ray_session(context.ray, settings.gpus_to_wait_for)
+    ):
         scored = score_split(dataset, able, settings)
     return scored.label, {role: ranking(logits)[:, 0] == scored.label for role, logits in scored.logits.items()}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,12 +16,12 @@ from ufgvc.core.config import Settings
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, join, open_store
 from ufgvc.data.dataset import Dataset, open_dataset, read_index, read_manifest
-from ufgvc.data.folds import fold_of
+from ufgvc.data.splits import kfold_indices
 from ufgvc.evaluation.provenance import run_store
 from ufgvc.experiments.entries import decode_images
 from ufgvc.experiments.mlflow_trials import JobRecorder
 from ufgvc.experiments.resources import check_shared_storage, trial_resources
-from ufgvc.experiments.settings import TrialSettings
+from ufgvc.experiments.settings import TrialSettings, gpus_to_wait_for
 from ufgvc.experiments.training_job import TrainingJob, check_outcomes, read_scores, run_jobs
 from ufgvc.methods import build
 from ufgvc.methods.method import Method
@@ -30,6 +30,7 @@ from ufgvc.models.calibration import Calibration, FeatureSubspace
 from ufgvc.models.fit_calibration import KNOWN_SHARE, calibrate, calibration_error, log_loss
 from ufgvc.models.model import MODEL, load_model
 from ufgvc.models.recalibrate import keep_calibration
+from ufgvc.runtime.resources import Device, choose_device
 from ufgvc.runtime.session import ray_session
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.runs import finish_run_on_exit, start_run
@@ -40,7 +41,10 @@ from ufgvc.training.settings import TrainSettings, WorkerConfig
 
 @dataclass(frozen=True)
 class ValidationScores:
-    """N validation leaves: logits (N, K), labels (N,), ood_score (N,).  subspace: of the features of the training leaves."""
+    """Scores of N validation leaves: logits (N, K), labels (N,), ood_score (N,).
+
+    subspace: of the features of the training leaves.
+    """
 
     logits: NDArray[Any]
     labels: NDArray[np.int64]
@@ -52,7 +56,7 @@ class CalibrateSettings(Settings):
     """Calibration of a trained model."""
 
     folds: int = Field(3, ge=2)
-    """parts of the training leaves, each scored by a model trained on the others; not used for a model that held leaves out"""
+    """folds of the training leaves, each scored by a model trained on the others; unused with held-out leaves"""
     known_share: float = Field(KNOWN_SHARE, gt=0, le=1)
     """share of the validation leaves that must not be called unknown"""
     max_concurrent_trials: int | None = Field(None, ge=1)
@@ -61,15 +65,19 @@ class CalibrateSettings(Settings):
     """CPU slots of each training"""
     gpu_per_trial: float = Field(1.0, gt=0, le=1)
     """fraction of a GPU of each training, if there are GPUs"""
-    gpu: Literal["auto", "no"] = "auto"
-    """train on GPUs where there are any"""
+    device: Device = "auto"
+    """cpu, gpu, or auto: GPUs if there are any"""
     max_failures: int = Field(3, ge=-1)
     """how often the lost process of a training is replaced; -1: without limit, for spot machines"""
 
 
 @dataclass(frozen=True)
 class CalibrateResult:
-    """model: URI of its folder.  metrics: negative log likelihood (nats) and calibration error, before and after, of the validation leaves."""
+    """What a calibration returns.
+
+    model: URI of its folder.  metrics: negative log likelihood (nats) and calibration error in [0, 1] of the
+    validation leaves, before and after.
+    """
 
     model: str
     calibration: Calibration
@@ -78,24 +86,26 @@ class CalibrateResult:
     def summary(self) -> str:
         """The lines for the terminal."""
         fitted, metrics = self.calibration, self.metrics
+        before, after = (100 * metrics[f"calibration_error_{name}"] for name in ("before", "after"))
         return (
             f"temperature {fitted.temperature:.3g} from {fitted.leaves} validation leaves ({fitted.source}): "
-            f"negative log likelihood {metrics['log_loss_before']:.3f} -> {metrics['log_loss_after']:.3f}, calibration error "
-            f"{100 * metrics['calibration_error_before']:.1f} -> {100 * metrics['calibration_error_after']:.1f} %\n"
+            f"negative log likelihood {metrics['log_loss_before']:.3f} -> {metrics['log_loss_after']:.3f}, "
+            f"calibration error {before:.1f} -> {after:.1f} %\n"
             f"unknown above an out-of-distribution score of {fitted.threshold:.3g}, "
             f"so that {100 * fitted.known_share:g} % of these leaves are known\n"
-            f"written to {self.model}; `ufgvc evaluate` registers it as a new version, earlier versions keep their files"
+            f"written to {self.model}; `ufgvc evaluate` registers it as a new version; earlier versions do not change"
         )
 
 
 def calibrate_model(
     data: str, model: str, settings: CalibrateSettings, context: Context = Context()
 ) -> CalibrateResult:
-    """Fits temperature and threshold on leaves that the model was not trained on, never on test leaves, and writes them to its run.
+    """Fits temperature and threshold on leaves that the model was not trained on, and writes them to its run.
 
-    A model with held-out leaves is scored on these. For any other model the same training is run on all parts but one, `folds` times;
-    such a model has seen fewer leaves than the calibrated one, so the temperature is an approximation. The same call resumes trainings
-    that were stopped.  UserError for a model without a run folder, and for data, masks or initial weights that have changed.
+    A model with held-out leaves is scored on these. For any other model the same training is run on all folds but one,
+    `folds` times; such a model has seen fewer leaves than the calibrated one, so the temperature is an approximation.
+    Test leaves are never used. The same call resumes trainings that were stopped.
+    UserError for a model without a run folder, and for data, masks or initial weights that have changed.
     """
     dataset = open_dataset(data)
     run = find_run(model, context)
@@ -106,7 +116,8 @@ def calibrate_model(
         scores = score_own_held_out(run, dataset, config, context.runs)
     else:
         source = f"{settings.folds}-fold"
-        with ray_session(context.ray):
+        gpus = gpus_to_wait_for(settings.device, settings.max_concurrent_trials, settings.gpu_per_trial)
+        with ray_session(context.ray, gpus):
             scores = cross_validate(run, dataset, config, settings, context)
     fitted = calibrate(scores.logits, scores.labels, scores.ood_score, source, settings.known_share)
     keep_calibration(run, fitted, scores.subspace, dataset.name, context)
@@ -172,7 +183,7 @@ def cross_validate(
     groups, image_ids = index["group"].to_pylist(), index["image_id"].to_pylist()
     folds = range(settings.folds)
     try:
-        held = [fold_of(labels, groups, settings.folds, fold, config["seed"])[1] for fold in folds]
+        held = [kfold_indices(labels, groups, settings.folds, fold, config["seed"])[1] for fold in folds]
     except UserError as error:
         fix = "ingest more photographs of it, or leave the model uncalibrated"
         raise UserError(error.what, where=dataset.store.uri, fix=fix) from None
@@ -185,7 +196,7 @@ def cross_validate(
 
     method, worker = load_trained(run, dataset, config, context.runs)
     everything = np.arange(len(labels))
-    subspace = fit_reference(method, dataset, worker, everything, local_device())
+    subspace = fit_reference(method, dataset, worker, everything, torch.device(choose_device("auto")))
     return ValidationScores(collect("logits"), labels[np.concatenate(held)], collect("strangeness"), subspace)
 
 
@@ -215,7 +226,7 @@ def _train_folds(
 def score_own_held_out(run: Store, dataset: Dataset, config: Mapping[str, Any], runs: str) -> ValidationScores:
     """Scores the leaves that the training of the model held out, with the model."""
     method, worker = load_trained(run, dataset, config, runs)
-    held = score_held_out(method, dataset, worker, local_device())
+    held = score_held_out(method, dataset, worker, torch.device(choose_device("auto")))
     return ValidationScores(held.logits, held.labels, held.strangeness, held.reference)
 
 
@@ -226,8 +237,3 @@ def load_trained(run: Store, dataset: Dataset, config: Mapping[str, Any], runs: 
     worker, _ = make_worker_config(dataset, method, train, config["seed"], config["masks"], runs)
     recipe = Recipe.model_validate(config["recipe"])
     return replace(method, recipe=recipe), replace(worker, recipe=config["recipe"])
-
-
-def local_device() -> torch.device:
-    """A GPU of this machine, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

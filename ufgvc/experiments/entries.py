@@ -14,9 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
-from ufgvc.data.cache import decoded_split
+from ufgvc.data.cache import load_decoded_split
 from ufgvc.data.dataset import Dataset, read_index, read_manifest
-from ufgvc.data.folds import held_out
+from ufgvc.data.splits import holdout_indices
 from ufgvc.experiments.method_table import MethodVariant
 from ufgvc.experiments.settings import BenchmarkSettings
 from ufgvc.experiments.training_job import TrainingJob
@@ -32,7 +32,8 @@ from ufgvc.training.settings import TrainSettings, rescale_schedule
 class BenchmarkEntry:
     """A row of the benchmark with its method; the network is discarded after counting.
 
-    parameters: of the network.  gflops: 1e9 operations (2 per multiply-add) of one forward pass of an image at the test size.
+    parameters: of the network.  gflops: 1e9 operations (2 per multiply-add) of one forward pass of an image at the test
+    size.
     """
 
     variant: MethodVariant
@@ -76,7 +77,8 @@ def count_gflops(method: Method, side: int) -> float:
 def make_recipe(method: Method, settings: BenchmarkSettings, lr_factor: float = 1.0) -> Recipe:
     """The recipe of a method under the budget of the benchmark.
 
-    lr_factor: multiple of the published learning rate (equal budget only).  UserError for a crop that the network does not accept.
+    lr_factor: multiple of the published learning rate (equal budget only).  UserError for a crop that the network does
+    not accept.
     """
     equal = settings.budget == "equal"
     recipe = _equal_recipe(method, settings, lr_factor) if equal else _published_recipe(method.recipe, settings)
@@ -90,7 +92,8 @@ def make_recipe(method: Method, settings: BenchmarkSettings, lr_factor: float = 
 def _equal_recipe(method: Method, settings: BenchmarkSettings, lr_factor: float) -> Recipe:
     """The same sizes, augmentation, batch size, number of images forwarded and schedule for all methods.
 
-    Stages (what is frozen), the ratio of the learning rates of head and backbone, momentum and weight decay belong to the method.
+    Stages (what is frozen), the ratio of the learning rates of head and backbone, momentum and weight decay belong to
+    the method.
     """
     stages = method.recipe.stages
     epochs = max(len(stages), round(settings.epochs / method.images_forwarded))
@@ -114,7 +117,7 @@ def _published_recipe(recipe: Recipe, settings: BenchmarkSettings) -> Recipe:
 
 
 def check_entry_masks(entries: Sequence[BenchmarkEntry], datasets: Sequence[Dataset]) -> None:
-    """UserError for the first masks that are missing, cover too little or are of other photographs; it names the command."""
+    """UserError for the first masks that are missing, cover too little or were made from other photographs."""
     for kind in dict.fromkeys(entry.mask_kind for entry in entries if entry.method.regions):
         for dataset in datasets:
             check_masks(dataset, kind)
@@ -140,7 +143,7 @@ def check_holdout(dataset: Dataset, fraction: float) -> None:
     """UserError if a cultivar has too few leaves to hold some out for choosing a learning rate."""
     index = read_index(dataset, "train")
     try:
-        held_out(index["label"].to_numpy().astype(np.int64), index["group"].to_pylist(), fraction, seed=0)
+        holdout_indices(index["label"].to_numpy().astype(np.int64), index["group"].to_pylist(), fraction, seed=0)
     except UserError as error:
         fix = "give a single one of --lr-factors, so that there is nothing to choose, or ingest more photographs"
         raise UserError(error.what, where=dataset.store.uri, fix=fix) from None
@@ -199,7 +202,7 @@ def _make_job(
         validation="holdout" if lr_search else "last",
         holdout=settings.holdout,
         precision=settings.precision,
-        gpu=settings.gpu,
+        device=settings.device,
         cache="host",
         checkpoint_seconds=settings.checkpoint_seconds,
     )
@@ -207,13 +210,20 @@ def _make_job(
     masks = read_manifest(dataset, f"masks/{entry.mask_kind}").fingerprint if method.regions else None
     config, identity = make_worker_config(dataset, method, train, seed, masks, runs)
     in_figure = "III" in entry.variant.tables and seed == 0 and dataset_index == 0 and not lr_search
-    purpose = "lr_search" if lr_search else "final"
-    key = entry.variant.key
-    return TrainingJob(key, dataset_index, seed, lr_factor, purpose, config, identity, save_model=in_figure)
+    return TrainingJob(
+        entry.variant.key,
+        dataset_index,
+        seed,
+        lr_factor,
+        "lr_search" if lr_search else "final",
+        config,
+        identity,
+        save_model=in_figure,
+    )
 
 
 def resolve_init(init: str, backbone: str) -> str:
-    """The initial weights of an architecture. A relative path becomes absolute: trials run in other working directories."""
+    """The initial weights of an architecture; paths become absolute, for trials have other working directories."""
     return init if init in ("imagenet", "none") else open_store(init.replace("{backbone}", backbone)).uri
 
 
@@ -231,4 +241,4 @@ def decode_images(jobs: Sequence[TrainingJob], datasets: Sequence[Dataset]) -> N
             if (job.dataset_index, split, side, kind) not in decoded:
                 decoded.add((job.dataset_index, split, side, kind))
                 dataset = datasets[job.dataset_index]
-                decoded_split(dataset, split, side, kind, fingerprint, Path(config.cache_folder))
+                load_decoded_split(dataset, split, side, kind, fingerprint, Path(config.cache_folder))

@@ -1,4 +1,4 @@
-"""Trains initial weights where ImageNet's are not available: one backbone per architecture, on leaves of other plants, without masks."""
+"""Trains initial weights, where ImageNet's are not available: one backbone per architecture, without masks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ufgvc.data.dataset import Dataset, open_dataset
 from ufgvc.experiments.entries import decode_images, resolve_init
 from ufgvc.experiments.mlflow_trials import JobRecorder
 from ufgvc.experiments.resources import check_shared_storage, trial_resources
-from ufgvc.experiments.settings import PretrainSettings
+from ufgvc.experiments.settings import PretrainSettings, gpus_to_wait_for
 from ufgvc.experiments.training_job import JobOutcome, TrainingJob, check_outcomes, run_jobs
 from ufgvc.methods import build
 from ufgvc.methods.recipe import Recipe, Stage
@@ -24,7 +24,10 @@ from ufgvc.training.settings import TrainSettings
 
 @dataclass(frozen=True)
 class PretrainResult:
-    """pattern: the value for `init`, with {backbone}.  accuracies: by architecture, on its own training crops, in [0, 1]."""
+    """What a pretraining returns.
+
+    pattern: the value for `init`, with {backbone}.  accuracies: by architecture, on its training crops, in [0, 1].
+    """
 
     pattern: str
     accuracies: dict[str, float]
@@ -41,7 +44,8 @@ class PretrainResult:
 def pretrain(data: str, settings: PretrainSettings, context: Context = Context()) -> PretrainResult:
     """Trains the plain method of every architecture and writes <runs>/pretrained/<data set>/<architecture>.safetensors.
 
-    Weights of the same settings and leaves are not trained again.  UserError, with the reasons, if an architecture failed.
+    Weights of the same settings and leaves are not trained again.  UserError, with the reasons, if an architecture
+    failed.
     """
     dataset = open_dataset(data)
     out = open_store(context.runs).child("pretrained", dataset.name)
@@ -55,7 +59,8 @@ def pretrain(data: str, settings: PretrainSettings, context: Context = Context()
         store=out,
     )
     with finish_run_on_exit(run):
-        with ray_session(context.ray):
+        gpus = gpus_to_wait_for(settings.device, settings.max_concurrent_trials, settings.gpu_per_trial)
+        with ray_session(context.ray, gpus):
             check_shared_storage([data], context.runs, settings.init)
             decode_images(jobs, [dataset])
             recorder = JobRecorder(context, dataset.name, run.id)
@@ -94,7 +99,7 @@ def _make_job(architecture: str, dataset: Dataset, settings: PretrainSettings, r
     train = TrainSettings(
         init=resolve_init(settings.init, architecture),
         precision=settings.precision,
-        gpu=settings.gpu,
+        device=settings.device,
         cache="host",
         checkpoint_seconds=settings.checkpoint_seconds,
     )

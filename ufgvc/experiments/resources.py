@@ -9,8 +9,14 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.process import cpu_count
 from ufgvc.core.storage import open_store
 from ufgvc.experiments.settings import TrialSettings
-from ufgvc.runtime.session import alive_nodes, node_kinds, places
-from ufgvc.training.preflight import check_cpus, check_nodes_hold, check_places, choose_gpu, worker_resources
+from ufgvc.runtime.resources import alive_nodes, choose_device, count_slots, describe_nodes, describe_resources
+from ufgvc.training.preflight import (
+    check_cpus,
+    check_nodes_hold,
+    check_places,
+    choose_training_device,
+    worker_resources,
+)
 from ufgvc.training.settings import TrainSettings
 
 DRIVER_CPUS = 0.01  # of a trial of several workers, which reserve resources of their own
@@ -18,7 +24,10 @@ DRIVER_CPUS = 0.01  # of a trial of several workers, which reserve resources of 
 
 @dataclass(frozen=True)
 class TrialResources:
-    """per_trial: what Ray reserves for each trial (CPU, GPU).  max_concurrent: trials at a time.  threads: of torch in each trial."""
+    """What each trial gets.
+
+    per_trial: what Ray reserves for it (CPU, GPU).  max_concurrent: trials at a time.  threads: of torch in each trial.
+    """
 
     per_trial: dict[str, float]
     max_concurrent: int
@@ -38,8 +47,6 @@ def trial_resources(settings: TrialSettings, train: TrainSettings | None = None)
     nodes = alive_nodes()
     # A session on one machine may have more slots than cores. Of several nodes only the slots are known.
     cores = cpu_count() if len(nodes) < 2 else max(1, int(total(nodes, "CPU")))
-    if train is not None and train.gpu == "yes" and total(nodes, "GPU") < settings.gpu_per_trial:
-        choose_gpu("yes", total(nodes, "GPU"), train.workers)  # raises
     if train is None or train.workers == 1:
         return size_trials(settings, nodes, cores)
     return size_distributed_trials(train, settings.max_concurrent_trials, nodes, cores)
@@ -51,7 +58,7 @@ def size_trials(settings: TrialSettings, nodes: Sequence[Mapping[str, float]], c
     nodes: the resources of each node.  cores: CPU cores of the cluster.
     """
     cpus, gpus = total(nodes, "CPU"), total(nodes, "GPU")
-    use_gpu = settings.gpu == "auto" and gpus >= settings.gpu_per_trial
+    use_gpu = choose_device(settings.device, gpus, settings.gpu_per_trial) == "cuda"
     per_trial = {"CPU": settings.cpus_per_trial} | ({"GPU": settings.gpu_per_trial} if use_gpu else {})
     fitting = int((cpus - 1) // settings.cpus_per_trial)
     if fitting < 1:
@@ -60,11 +67,10 @@ def size_trials(settings: TrialSettings, nodes: Sequence[Mapping[str, float]], c
             where="--cpus-per-trial",
             fix="use a smaller share, or more CPUs (`--ray.cpus` for a local session)",
         )
-    on_nodes = places(nodes, per_trial)
+    on_nodes = count_slots(nodes, per_trial)
     if on_nodes < 1:
-        needed = " and ".join(f"{amount:g} {name}" for name, amount in per_trial.items())
         raise UserError(
-            f"no node has the {needed} of a trial (nodes: {node_kinds(nodes, per_trial)})",
+            f"no node has the {describe_resources(per_trial)} of a trial (nodes: {describe_nodes(nodes, per_trial)})",
             where="--cpus-per-trial",
             fix="use smaller shares (`--cpus-per-trial`, `--gpu-per-trial`), or larger nodes",
         )
@@ -77,16 +83,16 @@ def size_trials(settings: TrialSettings, nodes: Sequence[Mapping[str, float]], c
 def size_distributed_trials(
     train: TrainSettings, max_concurrent: int | None, nodes: Sequence[Mapping[str, float]], cores: int
 ) -> TrialResources:
-    """The resources of a trial of several workers, each of which reserves its own. UserError if not a single trial fits.
+    """The resources of a trial of several workers, each of which reserves its own.
 
-    nodes: the resources of each node.  cores: CPU cores of the cluster.
+    UserError if not a single trial fits.  nodes: the resources of each node.  cores: CPU cores of the cluster.
     """
     cpus, gpus = total(nodes, "CPU"), total(nodes, "GPU")
     check_cpus(train, cpus)
-    use_gpu = choose_gpu(train.gpu, gpus, train.workers)
-    check_nodes_hold(train, use_gpu, nodes)
+    device = choose_training_device(train, gpus)
+    check_nodes_hold(train, device, nodes)
     fitting = int((cpus - 1) // (train.workers * train.cpus_per_worker))
-    fitting = min(fitting, places(nodes, worker_resources(train, use_gpu)) // train.workers)
+    fitting = min(fitting, count_slots(nodes, worker_resources(train, device)) // train.workers)
     return TrialResources({"CPU": DRIVER_CPUS}, max(1, min(max_concurrent or fitting, fitting)), cores)
 
 

@@ -1,4 +1,4 @@
-"""The search: tries settings by cross-validation on the training leaves, tests the best one and the paper's, and writes one report."""
+"""The search: cross-validates settings on the training leaves, tests the best one, and writes a report."""
 
 from __future__ import annotations
 
@@ -13,27 +13,26 @@ import numpy as np
 from ufgvc.core.config import short_key, to_yaml
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import join, open_store
-from ufgvc.data.cache import decoded_split
+from ufgvc.data.cache import load_decoded_split
 from ufgvc.data.dataset import Dataset, open_dataset, read_index
-from ufgvc.data.folds import fold_of
-from ufgvc.evaluation.search_record import FinalRow, SearchRecord, TrialResult
-from ufgvc.evaluation.search_result import measure
+from ufgvc.data.splits import kfold_indices
+from ufgvc.evaluation.search_record import FinalResult, SearchRecord, TrialResult
+from ufgvc.evaluation.search_summary import summarize
 from ufgvc.experiments.entries import resolve_init
 from ufgvc.experiments.final_evaluation import evaluate_finalists
 from ufgvc.experiments.mlflow_trials import JobRecorder, TrialRecorder
 from ufgvc.experiments.resources import check_shared_storage, trial_resources
 from ufgvc.experiments.results import write_report
 from ufgvc.experiments.search_trial import best_trial, run_trials
-from ufgvc.experiments.settings import SearchSettings, TrialSettings
+from ufgvc.experiments.settings import SearchSettings, TrialSettings, gpus_to_wait_for
 from ufgvc.experiments.space import apply_values, describe_dimension, paper_values, read_space
 from ufgvc.experiments.store import SearchStore, TrialConfig
 from ufgvc.methods.recipe import Recipe
 from ufgvc.methods.weights import check_init
 from ufgvc.regions.mask_results import check_masks
-from ufgvc.reports.page import made_now
-from ufgvc.reports.search_page import compose_search
+from ufgvc.reports.page import footer
+from ufgvc.reports.search_page import compose_search, summary_text
 from ufgvc.reports.search_tables import search_tables, to_csv
-from ufgvc.reports.search_text import reading
 from ufgvc.reports.tables import Table
 from ufgvc.runtime.session import ray_session
 from ufgvc.tracking.context import Context
@@ -45,8 +44,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SearchResult:
-    """folder: URI of report.html, trials.csv and best.yaml.  tables: for the terminal.  summary: the result in sentences.
+    """What a search returns.
 
+    folder: URI of report.html, trials.csv and best.yaml.  tables: for the terminal.  summary: the result in sentences.
     best: number of the best trial.  failed: number of final trainings without a result.
     """
 
@@ -67,8 +67,8 @@ def search(
 ) -> SearchResult:
     """Runs the trials that a search still lacks and writes its report. The same call resumes a search that was stopped.
 
-    The test leaves are read once, at the end, for the best setting and the paper's.  UserError, before anything is trained, for what
-    cannot work, and if no trial completed. A trial that fails is a failed trial of the report.
+    The test leaves are read once, at the end, for the best setting and the paper's.  UserError, before anything is
+    trained, for what cannot work, and if no trial completed. A trial that fails is a failed trial of the report.
     """
     dataset = open_dataset(data)
     store = make_store(dataset, method, options, train, settings, context)
@@ -88,7 +88,8 @@ def search(
     tags = {"step": "search", "method": method, "folder": folder.uri, "data": dataset.fingerprint}
     run = start_run(context, experiment=dataset.name, name=f"search-{method}", params=params, tags=tags, store=folder)
     with finish_run_on_exit(run):
-        with ray_session(context.ray):
+        each = settings.gpu_per_trial if train.workers == 1 else float(train.workers)
+        with ray_session(context.ray, gpus_to_wait_for(train.device, settings.max_concurrent_trials, each)):
             check_shared_storage([store.data], store.runs, store.train.init)
             resources = trial_resources(trial_settings(store.train, settings), store.train)
             decode_folds(store, dataset)
@@ -145,7 +146,9 @@ def validate(store: SearchStore, dataset: Dataset) -> int:
     """UserError for what would end every trial. Returns the epochs of a complete trial."""
     index = read_index(dataset, "train")
     try:
-        fold_of(index["label"].to_numpy().astype(np.int64), index["group"].to_pylist(), store.folds, 0, store.seed)
+        kfold_indices(
+            index["label"].to_numpy().astype(np.int64), index["group"].to_pylist(), store.folds, 0, store.seed
+        )
     except UserError as error:
         fix = "ingest more photographs: a search holds leaves of every cultivar out"
         raise UserError(error.what, where=dataset.store.uri, fix=fix) from None
@@ -172,7 +175,7 @@ def trial_settings(train: TrainSettings, settings: SearchSettings) -> TrialSetti
         max_concurrent_trials=settings.max_concurrent_trials,
         cpus_per_trial=train.cpus_per_worker,
         gpu_per_trial=settings.gpu_per_trial,
-        gpu="no" if train.gpu == "no" else "auto",
+        device=train.device,
         precision=train.precision,
         checkpoint_seconds=train.checkpoint_seconds,
         max_failures=settings.max_failures,
@@ -184,8 +187,8 @@ def decode_folds(store: SearchStore, dataset: Dataset) -> None:
     config = paper_worker_config(store)
     recipe, folder = Recipe.model_validate(config.recipe), Path(config.cache_folder)
     if config.train.cache != "none":
-        decoded_split(dataset, "train", recipe.resize, config.mask_kind, config.mask_fingerprint, folder)
-    decoded_split(dataset, "train", recipe.eval_resize, None, None, folder)
+        load_decoded_split(dataset, "train", recipe.resize, config.mask_kind, config.mask_fingerprint, folder)
+    load_decoded_split(dataset, "train", recipe.eval_resize, None, None, folder)
 
 
 def choose_best(store: SearchStore, results: Sequence[TrialResult]) -> TrialResult:
@@ -215,14 +218,14 @@ def make_record(
     epochs: int,
     results: Sequence[TrialResult],
     best: TrialResult,
-    finals: tuple[FinalRow, ...],
+    finals: tuple[FinalResult, ...],
 ) -> SearchRecord:
     """Everything that the report of the search shows."""
     asha = f"ASHA, from epoch {settings.grace_epochs}, 1 of {settings.reduction:g}"
     return SearchRecord(
         dataset=dataset.name,
         method=store.method,
-        axes=store.dimensions,
+        dimensions=store.dimensions,
         trials=tuple(results),
         best=best.number,
         leaves=dataset.counts["train"],
@@ -243,10 +246,10 @@ def make_record(
 
 
 def _report(record: SearchRecord, store: SearchStore, run: Run, best: int, failed: int) -> SearchResult:
-    result = measure(record)
-    tables = search_tables(record, result)
+    summary = summarize(record)
+    tables = search_tables(record, summary)
     folder = open_store(store.folder)
-    write_report(folder, run, compose_search(record, made_now(), result), tables, {"trials.csv": to_csv(record)})
+    write_report(folder, run, compose_search(record, footer(), summary), tables, {"trials.csv": to_csv(record)})
     run.log_artifact_bytes("best.yaml", folder.read_bytes("best.yaml"))
     log.info("report: %s", join(folder.uri, "report.html"))
-    return SearchResult(folder.uri, tuple(tables.values()), reading(record, result), best, failed)
+    return SearchResult(folder.uri, tuple(tables.values()), summary_text(record, summary), best, failed)

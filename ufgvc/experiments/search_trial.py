@@ -11,20 +11,20 @@ import torch
 
 from ufgvc.core.storage import open_store
 from ufgvc.evaluation.search_record import TrialResult
+from ufgvc.experiments.background import InBackground
 from ufgvc.experiments.distributed_trial import STOP, train_folds_distributed
 from ufgvc.experiments.resources import TrialResources
 from ufgvc.experiments.runner import run
 from ufgvc.experiments.searcher import EPOCH, SCORE, CooperativeASHA, ResumableSearcher, TrialLog
 from ufgvc.experiments.settings import SearchSettings
 from ufgvc.experiments.store import RESULT, SearchStore, TrialConfig
-from ufgvc.runtime.background import InBackground
 from ufgvc.training.folds import Diverged, Folds
 from ufgvc.training.progress import Row, read_metrics
 from ufgvc.training.settings import WorkerConfig
 
 log = logging.getLogger(__name__)
 
-# Called with the number of epochs that all folds have finished, and the accuracy after them; returns when ASHA has decided.
+# Called with the epochs that all folds have finished and the accuracy after them; returns when ASHA has decided.
 Report = Callable[[int, float], None]
 
 
@@ -37,8 +37,8 @@ def run_trials(
 ) -> list[TrialResult]:
     """Runs the trials that have not ended yet, and returns the results of all. Inside a Ray session.
 
-    epochs: of a complete trial.  on_result: called on a thread with every trial that ends, also with those of an earlier start: a start
-    may have been killed before its call.
+    epochs: of a complete trial.  on_result: called on a thread with every trial that ends, also with those of an
+    earlier start: a start may have been killed before its call.
     """
     store.clear_failures()
     trials = TrialLog.load(store)
@@ -196,7 +196,7 @@ def make_result(
 
 
 def best_trial(results: Sequence[TrialResult]) -> TrialResult | None:
-    """The complete trial with the highest accuracy; of equals the one with the lowest loss, then the first. Repeats are left out."""
+    """The complete trial with the highest accuracy, without repeats; of equals the lowest loss, then the first."""
     complete = [result for result in results if result.state == "complete" and not result.repeat]
     return max(complete, key=lambda each: (each.curve[-1], -each.losses[-1], -each.number)) if complete else None
 

@@ -1,4 +1,4 @@
-"""One training of a benchmark, a pretraining, a calibration or the end of a search, and how many of them run on Ray Tune."""
+"""Training jobs: the single trainings of a benchmark, a pretraining, a calibration and the end of a search."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, open_store
 from ufgvc.data.dataset import Dataset, open_dataset, read_index
+from ufgvc.experiments.background import InBackground
 from ufgvc.experiments.distributed_trial import train_distributed
 from ufgvc.experiments.resources import TrialResources
 from ufgvc.experiments.runner import run
 from ufgvc.methods import build
 from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
-from ufgvc.runtime.background import InBackground
 from ufgvc.tracking.runs import NullRun
 from ufgvc.training.held_out import score_held_out, score_split
 from ufgvc.training.progress import read_metrics
@@ -42,9 +42,9 @@ class TrainingJob:
 
     variant: what is trained: the key of a MethodVariant, an architecture, or the label of a setting.
     dataset_index: of its data set among those of the benchmark.  lr_factor: multiple of the published learning rate.
-    purpose: `lr_search` trains on a part of the training leaves and validates on the rest; `fold` scores the leaves of its fold with
-    the weights of the last epoch; `final` trains on all training leaves and scores the test leaves, which no other purpose reads;
-    `pretrain` only keeps its weights.
+    purpose: `lr_search` trains on a part of the training leaves and validates on the rest; `fold` scores the leaves of
+    its fold with the weights of the last epoch; `final` trains on all training leaves and scores the test leaves, which
+    no other purpose reads; `pretrain` only saves its weights.
     config, identity: of the training, as `training.run.make_worker_config` returns them.
     save_model: whether <run>/model is written.  train: for a training of several workers, their number and resources.
     """
@@ -106,8 +106,10 @@ def run_jobs(
 ) -> list[JobOutcome]:
     """Runs the jobs that have no result yet and returns the outcomes of all, in order. Inside a Ray session.
 
-    scratch: a folder for the files of Tune, deleted at the end.  max_failures: how often the lost process of a job is replaced.
-    on_outcome: called on a thread with every outcome, also those of an earlier start: a start may have been stopped before its call.
+    scratch: a folder for the files of Tune, deleted at the end.
+    max_failures: how often the lost process of a job is replaced.
+    on_outcome: called on a thread with every outcome, also those of an earlier start, which may have been stopped
+    before its call.
     """
     outcomes = {index: JobOutcome(job, found) for index, job in enumerate(jobs) if (found := load_result(job))}
     waiting = [index for index in range(len(jobs)) if index not in outcomes]
@@ -158,8 +160,9 @@ def load_result(job: TrainingJob) -> dict[str, Any] | None:
 def run_job(job: TrainingJob, on: str = "cpu") -> dict[str, Any]:
     """Trains, or resumes a training, scores what the purpose says, and writes and returns the result.
 
-    on: the device, "cpu" or "cuda".  Returns seconds, images_per_second (training images), train_accuracy in [0, 1], machine, and by
-    purpose validation_correct and validation_leaves, or correct and leaves.
+    on: the device, "cpu" or "cuda".
+    Returns seconds, images_per_second (training images), train_accuracy in [0, 1], machine, and by purpose
+    validation_correct and validation_leaves, or correct and leaves.
     """
     if (found := load_result(job)) is not None:
         return found
@@ -221,7 +224,10 @@ def score_test(
 
 
 def read_scores(store: Store, image_ids: list[str], column: str = "logits") -> NDArray[np.float64]:
-    """Logits (N, K), or another column (N,), that a job wrote, in the order of `image_ids`. RuntimeError unless of exactly these."""
+    """Logits (N, K), or another column (N,), that a job wrote, in the order of `image_ids`.
+
+    RuntimeError if it scored other images.
+    """
     table = pq.read_table(io.BytesIO(store.read_bytes(SCORES)))
     rows = {image_id: row for row, image_id in enumerate(table["image_id"].to_pylist())}
     if rows.keys() != set(image_ids):

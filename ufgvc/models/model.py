@@ -29,7 +29,7 @@ from ufgvc.core.process import versions
 from ufgvc.core.storage import Store, open_store
 from ufgvc.data.augment import eval_view
 from ufgvc.data.images import decode, inspect
-from ufgvc.data.stream import square
+from ufgvc.data.stream import resize_square
 from ufgvc.methods import build
 from ufgvc.methods.method import Method
 from ufgvc.models.calibration import REFERENCE, UNKNOWN, Calibration, FeatureSubspace, probabilities
@@ -111,7 +111,7 @@ class LoadedModel:
 
     def square(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """An upright (H, W, 3) uint8 image -> (resize, resize, 3) uint8."""
-        return square(image, int(self.input["resize"]))
+        return resize_square(image, int(self.input["resize"]))
 
     def view(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
         """Upright images of any size, (H, W, 3) uint8 -> what the network sees: (B, 3, size, size) float in [0, 1], on the device."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.types import Box
-from ufgvc.data.dataset import Dataset, Manifest, read_images, read_part, to_boxes
+from ufgvc.data.dataset import Dataset, Manifest, read_images, read_shard, to_boxes
 from ufgvc.data.images import decode
 from ufgvc.regions.letterbox import Pixels
 
@@ -19,11 +19,11 @@ FEWEST = 4  # fewer leaves teach nothing and leave none to measure
 
 @dataclass(frozen=True)
 class Leaf:
-    """An annotated photograph. row: where it stands in its part."""
+    """An annotated photograph. row: where it stands in its shard."""
 
     image_id: str
     split: str
-    part: str
+    shard: str
     row: int
     boxes: tuple[Box, ...]
 
@@ -37,21 +37,21 @@ class DetectorSplit:
     measured_on: str
 
 
-def annotated_leaves(dataset: Dataset, manifest: Manifest) -> list[Leaf]:
-    """Every photograph that somebody drew boxes on, in part order."""
+def list_annotated(dataset: Dataset, manifest: Manifest) -> list[Leaf]:
+    """Every photograph that somebody drew boxes on, in shard order."""
     leaves = []
-    for part in manifest.parts:
-        table = read_part(dataset, ANNOTATED, part)
+    for shard in manifest.shards:
+        table = read_shard(dataset, ANNOTATED, shard)
         for row, (image_id, value) in enumerate(
             zip(table["image_id"].to_pylist(), table["boxes"].to_pylist(), strict=True)
         ):
             boxes = to_boxes(value)
             if boxes:
-                leaves.append(Leaf(image_id, part.split, part.name, row, tuple(boxes)))
+                leaves.append(Leaf(image_id, shard.split, shard.name, row, tuple(boxes)))
     return leaves
 
 
-def draw_leaves(leaves: Sequence[Leaf], count: int, seed: int, where: str) -> DetectorSplit:
+def split_annotated(leaves: Sequence[Leaf], count: int, seed: int, where: str) -> DetectorSplit:
     """Draws `count` of the annotated training leaves (all, if there are fewer) and names those that measure the detector.
 
     Those are the annotated test leaves; without any, the training leaves that were not drawn; without those either, a fifth of the
@@ -78,10 +78,10 @@ def draw_leaves(leaves: Sequence[Leaf], count: int, seed: int, where: str) -> De
 
 
 def photographs(dataset: Dataset, leaves: Sequence[Leaf]) -> Iterator[tuple[Leaf, Pixels]]:
-    """(leaf, (H, W, 3) uint8) of each leaf, part by part: one part is in memory at a time."""
-    for name in sorted({leaf.part for leaf in leaves}):
+    """(leaf, (H, W, 3) uint8) of each leaf, shard by shard: one shard is in memory at a time."""
+    for name in sorted({leaf.shard for leaf in leaves}):
         table = read_images(dataset, name)
-        for leaf in (leaf for leaf in leaves if leaf.part == name):
+        for leaf in (leaf for leaf in leaves if leaf.shard == name):
             row = table.slice(leaf.row, 1).to_pylist()[0]
             if row["image_id"] != leaf.image_id:
                 raise UserError(

@@ -39,7 +39,7 @@ def suppress(boxes: Array, scores: Array, overlap: float, most: int) -> list[int
     return kept
 
 
-def most_per_region(annotations: Iterable[Sequence[Box]]) -> dict[str, int]:
+def max_boxes_per_region(annotations: Iterable[Sequence[Box]]) -> dict[str, int]:
     """The largest number of boxes that one annotated leaf has of each region."""
     most: dict[str, int] = {}
     for boxes in annotations:
@@ -48,7 +48,7 @@ def most_per_region(annotations: Iterable[Sequence[Box]]) -> dict[str, int]:
     return most
 
 
-def keep_plausible(boxes: Sequence[Box], confidence: float, most: Mapping[str, int]) -> list[Box]:
+def select_boxes(boxes: Sequence[Box], confidence: float, most: Mapping[str, int]) -> list[Box]:
     """The best boxes of each region at or above `confidence`, no more than `most[region]` of them, best first."""
     kept: list[Box] = []
     for region, limit in most.items():

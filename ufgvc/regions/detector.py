@@ -32,7 +32,7 @@ from ufgvc.core.process import cpu_count
 from ufgvc.core.text import parse_json
 from ufgvc.core.types import Box
 from ufgvc.regions.boxes import suppress
-from ufgvc.regions.letterbox import Pixels, fit_square
+from ufgvc.regions.letterbox import Pixels, letterbox
 from ufgvc.regions.settings import Weights
 
 FORMAT = 1
@@ -81,7 +81,7 @@ class Detector:
         """Boxes of each (H, W, 3) uint8 RGB image in its own pixels, best first: at most `most` of each region."""
         if not images:
             return []
-        fitted = [fit_square(image, self.image_size) for image in images]
+        fitted = [letterbox(image, self.image_size) for image in images]
         batch = torch.from_numpy(np.stack([pixels for pixels, *_ in fitted])).to(self.device)
         answer = self.net(batch.permute(0, 3, 1, 2).float() / 255)
         raw = (answer[0] if isinstance(answer, tuple) else answer).float().cpu().numpy()  # (B, 4 + regions, cells)

@@ -15,7 +15,7 @@ _COLOURS = {"vein": "#c2185b", "contour": "#1565c0"}
 _SIDE = 320  # pixels of a panel
 
 
-def figure_three(leaves: Sequence[tuple[str, Pixels, Sequence[Box]]], kind: str = "box") -> bytes:
+def draw_detections(leaves: Sequence[tuple[str, Pixels, Sequence[Box]]], kind: str = "box") -> bytes:
     """PNG with a row a leaf: the photograph with its boxes, then what each region's mask leaves of it.
 
     leaves: (name, (H, W, 3) uint8, boxes in its pixels). kind: of the masks. A region that was not found says so.

@@ -14,7 +14,7 @@ PAPER = {
 _HEAD = ["data", "annotated", "mAP@0.5", *(f"{region}" for region in REGIONS), "every region", "measured on"]
 
 
-def table_one(name: str, metrics: Mapping[str, Any]) -> str:
+def format_table(name: str, metrics: Mapping[str, Any]) -> str:
     """Markdown. `metrics` is what `detect` measured; a figure that nobody published or measured is an empty cell."""
     by_region = metrics["map50_by_region"]
     k, n = metrics["complete_k"], metrics["complete_n"]

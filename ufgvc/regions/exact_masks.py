@@ -20,7 +20,7 @@ from ufgvc.data.dataset import SCHEMAS, Dataset, Shard, ShardWriter, read_index
 from ufgvc.data.images import BadImage, decode_mask, encode_mask
 from ufgvc.data.readers.listing import image_ids
 from ufgvc.data.readers.scan import find_photographs, scan
-from ufgvc.regions.mask_results import MaskResult, existing, finish, one_task_a_part, result_of
+from ufgvc.regions.mask_results import MaskResult, existing, finish, result_of, shard_tasks
 from ufgvc.runtime.session import ray_session
 from ufgvc.tracking.context import Context
 
@@ -69,22 +69,15 @@ def exact_masks(dataset: Dataset, source: str | None, context: Context = Context
     writer = ShardWriter(dataset.store, _FOLDER, dataset.fingerprint, "masks")
 
     def copy(row: dict[str, Any]) -> dict[str, Any]:
-        try:
-            part = copy_part(dataset, folder, writer, Shard(**json.loads(row["part"])))
-        except UserError as error:  # as a value: Ray passes on that a task failed, but not by what
-            return {"masks": "", "problem": json.dumps([error.what, error.where, error.fix])}
-        return {"masks": json.dumps(asdict(part)), "problem": ""}
+        shard = copy_shard(dataset, folder, writer, Shard(**json.loads(row["shard"])))
+        return {"masks": json.dumps(asdict(shard))}
 
     with ray_session(context.ray):
-        rows = finish(one_task_a_part(dataset).map(copy, num_cpus=1), len(dataset.parts))
-    for row in rows:
-        if row["problem"]:
-            what, where, fix = json.loads(row["problem"])
-            raise UserError(what, where=where, fix=fix)
-    parts = [Shard(**json.loads(row["masks"])) for row in rows]
+        rows = finish(shard_tasks(dataset).map(copy, num_cpus=1), len(dataset.shards))
+    shards = [Shard(**json.loads(row["masks"])) for row in rows]
     origin = {"source": folder.store.uri, "listing": folder.key}
-    complete = sum(part.rows for part in parts)
-    manifest = writer.commit(parts, key=key, kind=EXACT, complete=complete, failed=[], origin=origin)
+    complete = sum(shard.rows for shard in shards)
+    manifest = writer.commit(shards, key=key, kind=EXACT, complete=complete, failed=[], origin=origin)
     return result_of(dataset, EXACT, manifest, started)
 
 
@@ -104,12 +97,12 @@ def open_masks(source: str) -> MaskFolder:
     return MaskFolder(store, by_id, masks, short_key(sorted(files.items())))
 
 
-def copy_part(dataset: Dataset, folder: MaskFolder, writer: ShardWriter, part: Shard) -> Shard:
-    """Writes the masks of one part of the images, in its order."""
-    rows = read_index(replace(dataset, parts=(part,))).to_pylist()
+def copy_shard(dataset: Dataset, folder: MaskFolder, writer: ShardWriter, shard: Shard) -> Shard:
+    """Writes the masks of one shard of the images, in its order."""
+    rows = read_index(replace(dataset, shards=(shard,))).to_pylist()
     with ThreadPoolExecutor(_READERS) as pool:
         masks = list(pool.map(lambda row: _masks_of(folder, row), rows))
-    return writer.write(part.name, part.split, pa.Table.from_pylist(masks, SCHEMAS["masks"]))
+    return writer.write(shard.name, shard.split, pa.Table.from_pylist(masks, SCHEMAS["masks"]))
 
 
 def _masks_of(folder: MaskFolder, row: dict[str, Any]) -> dict[str, Any]:

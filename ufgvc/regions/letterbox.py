@@ -25,7 +25,7 @@ def resize_longest(image: Pixels, side: int) -> Pixels:
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0))
 
 
-def fit_square(image: Pixels, side: int) -> tuple[Pixels, tuple[float, float], int, int]:
+def letterbox(image: Pixels, side: int) -> tuple[Pixels, tuple[float, float], int, int]:
     """The image in the middle of a grey square: pixels (side, side, 3), the scales of x and y, and its left and top edge there."""
     small = resize_longest(image, side)
     height, width = small.shape[:2]

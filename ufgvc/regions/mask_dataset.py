@@ -1,4 +1,4 @@
-"""The step `mask`: every leaf through the detector, and what its boxes leave of it as masks. Ray Data, one part at a time."""
+"""The step `mask`: every leaf through the detector, and what its boxes leave of it as masks. Ray Data, one shard at a time."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from ufgvc.core.storage import open_store
 from ufgvc.data.dataset import Dataset, Manifest, Shard, ShardWriter, open_dataset, read_manifest
 from ufgvc.regions.annotated import ANNOTATED, METRICS
 from ufgvc.regions.exact_masks import EXACT, exact_masks
-from ufgvc.regions.mask_results import Coverage, MaskResult, existing, finish, one_task_a_part, result_of
-from ufgvc.regions.mask_worker import DETECTED, PartMasker
+from ufgvc.regions.mask_results import Coverage, MaskResult, existing, finish, result_of, shard_tasks
+from ufgvc.regions.mask_worker import DETECTED, ShardMasker
 from ufgvc.regions.settings import MaskSettings
-from ufgvc.runtime.session import alive_nodes, node_kinds, places, ray_session
+from ufgvc.runtime.resources import actor_pool
+from ufgvc.runtime.session import ray_session
 from ufgvc.tracking.context import Context
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ def mask(
     }
     rows = _run(dataset, masker, settings, context)
     failed = [pair for row in rows for pair in json.loads(row["failed"])]
-    if len(failed) == sum(part.rows for part in dataset.parts):
+    if len(failed) == sum(shard.rows for shard in dataset.shards):
         raise UserError(
             f"not one photograph gave a mask; the first: {failed[0][0]}: {failed[0][1]}", fix="run `ufgvc ingest` again"
         )
@@ -139,29 +140,10 @@ def _origin(
 
 
 def _run(dataset: Dataset, masker: dict[str, Any], settings: MaskSettings, context: Context) -> list[dict[str, Any]]:
-    with ray_session(context.ray):
-        import ray
-
-        resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        gpus = int(resources.get("GPU", 0)) if settings.gpu == "auto" and masker["detector"] is not None else 0
-        nodes = alive_nodes()
-        each = {"CPU": float(settings.cpus_per_actor)} | ({"GPU": 1.0} if gpus else {})
-        room = places(nodes, each)
-        if room < 1:
-            what = f"no node has what each detector is to have, {settings.cpus_per_actor} CPUs{' and a GPU' if gpus else ''}"
-            raise UserError(
-                f"{what} (nodes: {node_kinds(nodes, each)})",
-                where="cpus_per_actor",
-                fix="lower it, add larger nodes" + (", or use `--gpu off`" if gpus else ""),
-            )
-        most = min(settings.max_actors or room, room, len(dataset.parts))
-        pool = ray.data.ActorPoolStrategy(min_size=min(settings.min_actors, most), max_size=most)
-        tasks = one_task_a_part(dataset).map(
-            PartMasker,  # Ray builds it in each actor
-            fn_constructor_kwargs=masker,
-            compute=pool,
-            num_cpus=settings.cpus_per_actor,
-            num_gpus=1 if gpus else 0,
-        )
-        log.info("mask: %d parts, up to %d detectors on %s", len(dataset.parts), most, "GPUs" if gpus else "CPUs")
-        return finish(tasks, len(dataset.parts))
+    uses_detector = masker["detector"] is not None
+    with ray_session(context.ray, settings.gpus_to_wait_for if uses_detector else 0):
+        pool = actor_pool(settings, len(dataset.shards), can_use_gpu=uses_detector)
+        arguments = masker | {"device": pool.device}
+        tasks = shard_tasks(dataset).map(ShardMasker, fn_constructor_kwargs=arguments, **pool.options)
+        log.info("mask: %d shards, up to %d actors on %s", len(dataset.shards), pool.max_actors, pool.device)
+        return finish(tasks, len(dataset.shards))

@@ -1,4 +1,4 @@
-"""What all makers of masks share: one part of the images at a time through Ray Data, and the result."""
+"""What all makers of masks share: one shard of the images at a time through Ray Data, and the result."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ufgvc.core.errors import UserError, user_error_in
+from ufgvc.core.errors import UserError
 from ufgvc.core.types import REGIONS
 from ufgvc.data.dataset import Dataset, Manifest, read_manifest
 from ufgvc.regions.settings import MaskSettings
-from ufgvc.runtime.session import configure_ray_data
+from ufgvc.runtime.tasks import one_task_each, run_tasks
 
 log = logging.getLogger(__name__)
 MIN_FOUND = MaskSettings().min_found
@@ -65,7 +65,7 @@ class Coverage:
 
     @classmethod
     def counted(cls, rows: Sequence[Mapping[str, Any]], regions: Sequence[str], min_found: float) -> Coverage:
-        """From what the maskers said of each part.  regions: those that the boxes can show; none: those that occur."""
+        """From what the maskers said of each shard.  regions: those that the boxes can show; none: those that occur."""
         counts = [
             (json.loads(row["masks"])["split"], set(sets.split("+")), n)
             for row in rows
@@ -81,7 +81,7 @@ class Coverage:
     @classmethod
     def of(cls, manifest: Manifest) -> Coverage:
         """Of masks that are there. Those of earlier versions tell it of all splits together."""
-        extra, leaves = manifest.extra, sum(part.rows for part in manifest.parts)
+        extra, leaves = manifest.extra, sum(shard.rows for shard in manifest.shards)
         train, of = extra.get("train_found", (extra["complete"], leaves))
         return cls(train, of, extra["complete"], extra.get("min_found", MIN_FOUND))
 
@@ -114,7 +114,7 @@ def result_of(dataset: Dataset, kind: str, manifest: Manifest, started: float, f
         kind,
         manifest.fingerprint,
         manifest.extra["complete"],
-        sum(part.rows for part in manifest.parts),
+        sum(shard.rows for shard in manifest.shards),
         tuple((image_id, reason) for image_id, reason in manifest.extra["failed"]),
         round(time.monotonic() - started, 1),
         found,
@@ -127,28 +127,19 @@ def existing(dataset: Dataset, folder: str, key: str) -> Manifest | None:
         manifest = read_manifest(dataset, folder)
     except UserError:  # missing, or made from other images: both are made anew
         return None
-    same_parts = [part.name for part in manifest.parts] == [part.name for part in dataset.parts]
-    return manifest if manifest.extra.get("key") == key and same_parts else None
+    same_shards = [shard.name for shard in manifest.shards] == [shard.name for shard in dataset.shards]
+    return manifest if manifest.extra.get("key") == key and same_shards else None
 
 
-def one_task_a_part(dataset: Dataset) -> Any:
-    """A Ray Dataset of {"part": JSON of a Part of the images}. Needs a Ray session."""
-    import ray
-
-    configure_ray_data()
-    parts = [{"part": json.dumps(asdict(part))} for part in dataset.parts]
-    return ray.data.from_items(parts, override_num_blocks=len(parts))
+def shard_tasks(dataset: Dataset) -> Any:
+    """A Ray Dataset of {"shard": JSON of a Part of the images}. Needs a Ray session."""
+    return one_task_each([{"shard": json.dumps(asdict(shard))} for shard in dataset.shards])
 
 
 def finish(tasks: Any, total: int) -> list[dict[str, Any]]:
     """All rows of a Ray Dataset; a UserError of a task is raised as itself."""
-    from ray.exceptions import RayError
-
     rows: list[dict[str, Any]] = []
-    try:
-        for row in tasks.iter_rows():
-            rows.append(row)
-            log.info("mask: %d of %d parts", len(rows), total)
-    except RayError as error:
-        raise user_error_in(error) or error from None
+    for row in run_tasks(tasks.iter_rows()):
+        rows.append(row)
+        log.info("mask: %d of %d shards", len(rows), total)
     return rows

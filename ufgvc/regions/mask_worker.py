@@ -1,4 +1,4 @@
-"""What a mask actor does: holds the detector, takes one part of the images, writes the parts of boxes and masks of the same name."""
+"""What a mask actor does: holds the detector, takes one shard of the images, writes the shards of boxes and masks of the same name."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ import torch
 
 from ufgvc.core.storage import Store
 from ufgvc.core.types import REGIONS, Box
-from ufgvc.data.dataset import SCHEMAS, Dataset, Shard, ShardWriter, from_boxes, read_images, read_part, to_boxes
+from ufgvc.data.dataset import SCHEMAS, Dataset, Shard, ShardWriter, from_boxes, read_images, read_shard, to_boxes
 from ufgvc.data.images import BadImage, decode, encode_mask
 from ufgvc.regions.annotated import ANNOTATED
-from ufgvc.regions.boxes import keep_plausible
+from ufgvc.regions.boxes import select_boxes
 from ufgvc.regions.detector import Detector, load_detector
 from ufgvc.regions.letterbox import Pixels
 from ufgvc.regions.masks import make_masks
+from ufgvc.runtime.resources import TorchDevice
 
 log = logging.getLogger(__name__)
 DETECTED = "regions/detected"
@@ -32,8 +33,8 @@ OVERLAP = 0.5  # IoU above which two boxes of a region are one
 Boxes = list[Box] | None
 
 
-class PartMasker:
-    """Callable for Ray Data's `map`: {"part": JSON of a Part of the images} -> what was written, as JSON, and how many leaves
+class ShardMasker:
+    """Callable for Ray Data's `map`: {"shard": JSON of a Part of the images} -> what was written, as JSON, and how many leaves
     have which regions ({"vein+contour": 7, "": 1}).
 
     detector: store of a detector's folder, None if boxes are only read. source: as in MaskSettings.boxes, or "known" for boxes that
@@ -50,6 +51,7 @@ class PartMasker:
         confidence: float,
         batch: int,
         threads: int,
+        device: TorchDevice,
     ) -> None:
         self.dataset, self.writers, self.source, self.kind = dataset, writers, source, kind
         self.confidence, self.batch, self.threads = confidence, batch, threads
@@ -58,13 +60,13 @@ class PartMasker:
         if detector is not None:
             with tempfile.TemporaryDirectory(prefix="ufgvc-detector-") as folder:
                 detector.download(Path(folder))
-                self.detector = load_detector(Path(folder), "cuda" if torch.cuda.is_available() else "cpu")
+                self.detector = load_detector(Path(folder), device)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        part = Shard(**json.loads(row["part"]))
-        images = read_images(self.dataset, part)
+        shard = Shard(**json.loads(row["shard"]))
+        images = read_images(self.dataset, shard)
         ids = images["image_id"].to_pylist()
-        given = self._given(part, ids)
+        given = self._given(shard, ids)
         detected: list[Boxes] = []
         masks: list[dict[str, Any]] = []
         failed: list[tuple[str, str]] = []
@@ -77,7 +79,7 @@ class PartMasker:
                 used = self._choose(given[first + offset] if given else None, boxes)
                 masks.append({"image_id": photo["image_id"], **self._masks(leaf, used)})
         answer = {
-            "masks": json.dumps(asdict(self._write("masks", part, pa.Table.from_pylist(masks, SCHEMAS["masks"])))),
+            "masks": json.dumps(asdict(self._write("masks", shard, pa.Table.from_pylist(masks, SCHEMAS["masks"])))),
             "detected": "",
             "found": json.dumps(
                 Counter("+".join(region for region in REGIONS if mask[region] is not None) for mask in masks)
@@ -86,16 +88,16 @@ class PartMasker:
         }
         if self.detector is not None:
             table = pa.table({"image_id": ids, "boxes": [from_boxes(boxes) for boxes in detected]}, SCHEMAS["regions"])
-            answer["detected"] = json.dumps(asdict(self._write("detected", part, table)))
+            answer["detected"] = json.dumps(asdict(self._write("detected", shard, table)))
         return answer
 
-    def _given(self, part: Shard, ids: list[str]) -> list[Boxes] | None:
+    def _given(self, shard: Shard, ids: list[str]) -> list[Boxes] | None:
         """Boxes that stand in the data set already, row by row."""
         if self.source == "detected":
             return None
-        table = read_part(self.dataset, DETECTED if self.source == "known" else ANNOTATED, part)
+        table = read_shard(self.dataset, DETECTED if self.source == "known" else ANNOTATED, shard)
         if table["image_id"].to_pylist() != ids:
-            raise ValueError(f"{part.name}: boxes and images stand in different orders")
+            raise ValueError(f"{shard.name}: boxes and images stand in different orders")
         return [to_boxes(value) for value in table["boxes"].to_pylist()]
 
     def _decode(self, rows: Sequence[dict[str, Any]], failed: list[tuple[str, str]]) -> list[Pixels | None]:
@@ -134,7 +136,7 @@ class PartMasker:
                     there.remove(k)
                     pixels[k] = None
         for k, boxes in zip(there, answers, strict=True):
-            found[k] = keep_plausible(boxes, self.confidence, self.detector.most)
+            found[k] = select_boxes(boxes, self.confidence, self.detector.most)
         return found
 
     def _choose(self, given: Boxes, detected: Boxes) -> Boxes:
@@ -148,5 +150,5 @@ class PartMasker:
         made = make_masks(leaf, boxes, self.kind)
         return {region: None if mask is None else encode_mask(np.asarray(mask)) for region, mask in made.items()}
 
-    def _write(self, name: str, part: Shard, table: pa.Table) -> Shard:
-        return self.writers[name].write(part.name, part.split, table)
+    def _write(self, name: str, shard: Shard, table: pa.Table) -> Shard:
+        return self.writers[name].write(shard.name, shard.split, table)

@@ -34,12 +34,12 @@ def make_masks(image: Pixels, boxes: Sequence[Box] | None, kind: str) -> dict[st
         mine = [box for box in boxes or () if box.region == region]
         if not mine:
             continue
-        inside = fill_boxes(mine, image.shape[:2])
+        inside = rasterize_boxes(mine, image.shape[:2])
         masks[region] = make(image, inside, region) & inside
     return masks
 
 
-def fill_boxes(boxes: Sequence[Box], shape: tuple[int, ...]) -> Mask:
+def rasterize_boxes(boxes: Sequence[Box], shape: tuple[int, ...]) -> Mask:
     """(H, W) bool, True in every pixel that a box touches."""
     mask = np.zeros(shape[:2], bool)
     for box in boxes:

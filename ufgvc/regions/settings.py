@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from ufgvc.core.config import Settings
+from ufgvc.runtime.resources import ActorSettings, Device
 
 Weights = Literal["yolov5n", "yolov5s", "yolov5m"]
 Source = Literal["detected", "annotated", "annotated_else_detected"]
@@ -50,11 +51,11 @@ class DetectSettings(Settings):
     """the file yolov5nu.pt (yolov5su.pt, ...) of ultralytics, for `init: coco`"""
     pretrain: PretrainSettings = PretrainSettings()
     """the synthetic leaves of `init: synthetic`"""
-    device: str = "auto"
-    """auto, cpu, or cuda (does not change the run's key)"""
+    device: Device = "auto"
+    """cpu, gpu, or auto: a GPU if torch sees one (does not change the run's key)"""
 
 
-class MaskSettings(Settings):
+class MaskSettings(ActorSettings):
     """Masks for all leaves."""
 
     kind: Literal["box", "luminance", "structure", "exact"] = "box"
@@ -68,11 +69,7 @@ class MaskSettings(Settings):
     """least share of the training leaves on which every region must be found; with fewer no masks are stored (0: go on all the same)"""
     batch: int = Field(8, ge=1)
     """photographs that the detector sees at once"""
-    min_actors: int = Field(1, ge=1)
-    """detectors held in memory at least"""
     max_actors: int | None = Field(None, ge=1)
-    """and at most; default: one a part, as CPUs and GPUs allow"""
+    """actors at most; default: one a part file, as CPUs and GPUs allow"""
     cpus_per_actor: int = Field(1, ge=1)
     """CPUs of each; the detector computes on one, the others decode photographs"""
-    gpu: Literal["auto", "off"] = "auto"
-    """auto: a GPU for each detector where the cluster has one"""

@@ -23,14 +23,15 @@ from ufgvc.core.process import git_commit, versions
 from ufgvc.core.storage import Store, open_store
 from ufgvc.core.types import REGIONS, Box
 from ufgvc.data.dataset import Dataset, open_dataset, read_manifest
-from ufgvc.regions.annotated import ANNOTATED, METRICS, DetectorSplit, annotated_leaves, draw_leaves, photographs
-from ufgvc.regions.boxes import as_array, average_precision, iou, keep_plausible, most_per_region
+from ufgvc.regions.annotated import ANNOTATED, METRICS, DetectorSplit, list_annotated, photographs, split_annotated
+from ufgvc.regions.boxes import as_array, average_precision, iou, max_boxes_per_region, select_boxes
 from ufgvc.regions.detector import Detector, TrainingPlan, read_weights, train_detector
-from ufgvc.regions.detector_figure import figure_three
-from ufgvc.regions.detector_table import table_one
+from ufgvc.regions.detector_figure import draw_detections
+from ufgvc.regions.detector_table import format_table
 from ufgvc.regions.letterbox import write_example
 from ufgvc.regions.settings import DetectSettings
 from ufgvc.regions.synthetic_init import synthetic_weights
+from ufgvc.runtime.resources import choose_device
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.registry import model_name, register_folder
 from ufgvc.tracking.runs import Run, finish_run_on_exit, start_run
@@ -80,7 +81,7 @@ def detect(
         return DetectResult(store.uri, f"{store.uri}/model", store.read_json(METRICS), found=True)
     if context.fresh:
         store.delete_tree()  # the journal too: the run that it remembers is another one
-    draw = draw_leaves(annotated_leaves(dataset, manifest), settings.annotated, context.seed, dataset.store.uri)
+    draw = split_annotated(list_annotated(dataset, manifest), settings.annotated, context.seed, dataset.store.uri)
     config = {
         "step": "detect",
         "data": dataset.store.uri,
@@ -123,7 +124,7 @@ def _run(
     run: Run,
 ) -> dict[str, Any]:
     started = time.monotonic()
-    device = pick_device(settings.device)
+    device = choose_device(settings.device)
     start = _first_weights(settings, context.runs, device)
     regions = tuple(
         region for region in REGIONS if any(box.region == region for leaf in draw.train for box in leaf.boxes)
@@ -154,7 +155,7 @@ def _run(
             write_example(work / "yolo", f"{number:06d}", image, leaf.boxes, regions, settings.image_size)
         trained = time.monotonic()
         net = train_detector(work / "yolo", work, regions, plan, start, told, device)
-        most = most_per_region(leaf.boxes for leaf in draw.train)
+        most = max_boxes_per_region(leaf.boxes for leaf in draw.train)
         detector = Detector(net, settings.weights, regions, settings.image_size, most)
         seconds = time.monotonic() - trained
         metrics, shown = measure(detector, dataset, draw, settings.confidence)
@@ -171,8 +172,8 @@ def _run(
         }
         detector.save(work / "model")
         (work / "report").mkdir()
-        (work / "report" / "table1.md").write_text(table_one(dataset.name, metrics), encoding="utf-8")
-        (work / "report" / "figure3.png").write_bytes(figure_three(shown))
+        (work / "report" / "table1.md").write_text(format_table(dataset.name, metrics), encoding="utf-8")
+        (work / "report" / "figure3.png").write_bytes(draw_detections(shown))
         for name in ("model", "report"):
             store.upload(work / name, name)
             run.log_folder(work / name, name)
@@ -197,7 +198,7 @@ def measure(
     stream = photographs(dataset, draw.unseen)
     while batch := [pair for _, pair in zip(range(_BATCH), stream, strict=False)]:
         for (leaf, image), boxes in zip(batch, detector.predict([image for _, image in batch]), strict=True):
-            kept = keep_plausible(boxes, confidence, detector.most)
+            kept = select_boxes(boxes, confidence, detector.most)
             complete += all(_is_found(region, leaf.boxes, kept) for region in {box.region for box in leaf.boxes})
             truths.append(leaf.boxes)
             found.append(boxes)
@@ -221,14 +222,6 @@ def measure(
 def _is_found(region: str, truth: Sequence[Box], found: Sequence[Box]) -> bool:
     pair = [as_array([box for box in boxes if box.region == region]) for boxes in (truth, found)]
     return bool((iou(*pair) >= 0.5).any())
-
-
-def pick_device(setting: str) -> str:
-    """ "cuda" or "cpu". UserError if a GPU is asked for that is not there."""
-    there = torch.cuda.is_available()
-    if setting.startswith("cuda") and not there:
-        raise UserError("there is no GPU that torch can use", where="device", fix="use `device: auto` or `device: cpu`")
-    return ("cuda" if there else "cpu") if setting == "auto" else setting
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ufgvc.core.errors import user_error_in
 from ufgvc.core.storage import Store
 from ufgvc.training.checkpoint import read_checkpoint
-from ufgvc.training.preflight import choose_gpu, worker_resources
+from ufgvc.training.preflight import choose_training_device, worker_resources
 from ufgvc.training.settings import TrainSettings, WorkerConfig
 from ufgvc.training.worker import Worker
 
@@ -46,15 +46,15 @@ def make_trainer(
 
     keep: number of checkpoints that are kept; None: all.  UserError if `settings` need GPUs that the cluster lacks.
     """
-    use_gpu = choose_gpu(settings.gpu, ray.cluster_resources().get("GPU", 0), settings.workers)
+    device = choose_training_device(settings, ray.cluster_resources().get("GPU", 0))
     return TorchTrainer(
         worker,
         train_loop_config=config,
-        torch_config=NodeNetworkConfig(backend="nccl" if use_gpu else "gloo"),
+        torch_config=NodeNetworkConfig(backend="nccl" if device == "cuda" else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=settings.workers,
-            use_gpu=use_gpu,
-            resources_per_worker=worker_resources(settings, use_gpu),
+            use_gpu=device == "cuda",
+            resources_per_worker=worker_resources(settings, device),
         ),
         run_config=RunConfig(
             name=name,

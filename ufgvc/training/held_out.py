@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from ufgvc.data.augment import eval_view
-from ufgvc.data.cache import decoded_split
+from ufgvc.data.cache import load_decoded_split
 from ufgvc.data.dataset import Dataset, read_index
 from ufgvc.methods.method import Method
 from ufgvc.models.calibration import FeatureSubspace
@@ -67,7 +67,7 @@ def score_split(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Logits (N, K) and pooled features (N, C) of some images of a split, in fp32. UserError if the net diverged."""
     recipe = method.recipe
-    images = decoded_split(dataset, split, recipe.eval_resize, None, None, Path(config.cache_folder)).images
+    images = load_decoded_split(dataset, split, recipe.eval_resize, None, None, Path(config.cache_folder)).images
     net = method.net.to(device).to(memory_format=torch.channels_last).eval()
     logits, features = [], []
     with torch.inference_mode():

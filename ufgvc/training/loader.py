@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ufgvc.data.augment import augment, eval_view, image_key, per_image_uniforms
-from ufgvc.data.cache import Decoded, decoded_bytes, decoded_split
+from ufgvc.data.cache import CachedSource, DecodedSplit, copy_to_device, decoded_size, load_decoded_split
 from ufgvc.data.dataset import Dataset, read_index
-from ufgvc.data.folds import fold_of, held_out
-from ufgvc.data.sources import CachedSource, RawBatch, Source, StreamedSource, on_device
+from ufgvc.data.splits import holdout_indices, kfold_indices
+from ufgvc.data.stream import BatchSource, RawBatch, StreamedSource
 from ufgvc.data.transfer import to_device
 from ufgvc.methods.method import Batch
 from ufgvc.methods.recipe import Recipe
@@ -41,11 +41,11 @@ class BatchLoader:
 
     config: WorkerConfig
     recipe: Recipe
-    source: Source
+    source: BatchSource
     keys: NDArray[np.uint64]
     num_train: int
     num_val: int
-    val_images: Decoded | None
+    val_images: DecodedSplit | None
     val_indices: Ints
     val_labels: Ints
     device: torch.device
@@ -65,11 +65,11 @@ class BatchLoader:
         """The training batch of decoded images: crop, flip and rotation depend on (seed, epoch, image) only."""
         count = AUGMENT_UNIFORMS + self.num_uniforms
         uniforms = per_image_uniforms(self.keys[raw.positions], self.config.seed, epoch, count)
-        masks = {region: unpack(bits, self.recipe.resize) for region, bits in raw.bits.items()}
+        masks = {region: unpack(bits, self.recipe.resize) for region, bits in raw.packed_masks.items()}
         own = torch.from_numpy(uniforms[:, :AUGMENT_UNIFORMS])
         images, cropped = augment(raw.images, masks, own, self.recipe.crop, self.recipe.rotate)
         rest = torch.from_numpy(uniforms[:, AUGMENT_UNIFORMS:])
-        return Batch(images=images, labels=raw.labels, masks=cropped, has_mask=dict(raw.has), uniforms=rest)
+        return Batch(images=images, labels=raw.labels, masks=cropped, has_mask=dict(raw.has_mask), uniforms=rest)
 
     def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
         """This rank's validation images (B, 3, crop, crop) in [0, 1] and labels (B,), B <= EVAL_BATCH."""
@@ -93,9 +93,9 @@ def split_indices(config: WorkerConfig, labels: Ints, groups: Sequence[str | Non
     """
     train, seed = config.train, config.seed if config.split_seed is None else config.split_seed
     if train.validation == "holdout":
-        return held_out(labels, groups, train.holdout, seed)
+        return holdout_indices(labels, groups, train.holdout, seed)
     if train.validation == "kfold":
-        return fold_of(labels, groups, train.folds, train.fold or 0, seed)
+        return kfold_indices(labels, groups, train.folds, train.fold or 0, seed)
     everything = np.arange(len(labels))
     return everything, everything[:0]
 
@@ -113,7 +113,7 @@ def make_loader(
         val = np.arange(len(val_labels))
     val_images = None
     if len(val):
-        val_images = decoded_split(dataset, split, recipe.eval_resize, None, None, Path(config.cache_folder))
+        val_images = load_decoded_split(dataset, split, recipe.eval_resize, None, None, Path(config.cache_folder))
     source = _source(config, recipe, dataset, labels, train, ranks)
     keys = np.array([image_key(name) for name in index["image_id"].to_pylist()], np.uint64)
     own = val[ranks.rank * len(val) // ranks.world_size : (ranks.rank + 1) * len(val) // ranks.world_size]
@@ -132,19 +132,21 @@ def make_loader(
     )
 
 
-def _source(config: WorkerConfig, recipe: Recipe, dataset: Dataset, labels: Ints, train: Ints, ranks: Ranks) -> Source:
+def _source(
+    config: WorkerConfig, recipe: Recipe, dataset: Dataset, labels: Ints, train: Ints, ranks: Ranks
+) -> BatchSource:
     """Where the training images come from: Ray Data, or a cache of decoded images on the host or the device."""
     with_masks, device, folder = config.mask_kind is not None, ranks.device, Path(config.cache_folder)
     common = (labels, train, recipe.batch_size, config.seed, ranks.rank, ranks.world_size, device)
     where = choose_cache(config.train.cache, len(labels), recipe.resize, with_masks, device, folder)
     if where == "none":
         return StreamedSource(dataset, config.mask_kind, recipe.resize, *common)
-    data = decoded_split(dataset, "train", recipe.resize, config.mask_kind, config.mask_fingerprint, folder)
+    data = load_decoded_split(dataset, "train", recipe.resize, config.mask_kind, config.mask_fingerprint, folder)
     resident = None
     if where == "device":
-        gib = decoded_bytes(len(labels), recipe.resize, with_masks) / 2**30
+        gib = decoded_size(len(labels), recipe.resize, with_masks) / 2**30
         with enough_memory(f"the cache of {gib:.1f} GiB", "train.cache", "use `--train.cache host`", device):
-            resident = on_device(data, labels, device)
+            resident = copy_to_device(data, labels, device)
     return CachedSource(data, *common, resident)
 
 
@@ -155,7 +157,7 @@ def choose_cache(cache: str, rows: int, side: int, with_masks: bool, device: tor
     """
     if cache != "auto":
         return cache
-    size = decoded_bytes(rows, side, with_masks)
+    size = decoded_size(rows, side, with_masks)
     if device.type == "cuda" and size < torch.cuda.mem_get_info(device)[0] / 3:
         return "device"
     folder.mkdir(parents=True, exist_ok=True)

@@ -51,7 +51,7 @@ def memory_for_batches(
 def memory_for_scores(batch_size: int, input: Mapping[str, Any], device: torch.device) -> AbstractContextManager[None]:
     """`enough_memory` for the forward passes of a trained model.  input: "input" of its model.json."""
     fix = f"use a smaller batch (`--batch-size {max(1, batch_size // 2)}`)" + (
-        ", or `--gpu no`" if device.type == "cuda" else ""
+        ", or `--device cpu`" if device.type == "cuda" else ""
     )
     return enough_memory(f"a batch of {batch_size} images of {input['size']} px", "--batch-size", fix, device)
 

@@ -7,21 +7,14 @@ from collections.abc import Mapping, Sequence
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
-from ufgvc.runtime.session import node_kinds, places
+from ufgvc.runtime.resources import TorchDevice, choose_device, count_slots, describe_nodes, describe_resources
 from ufgvc.training.settings import TrainSettings
 
 
-def choose_gpu(gpu: str, gpus: float, workers: int) -> bool:
-    """Whether to train on GPUs.  gpus: of the cluster.  UserError if there are fewer GPUs than workers."""
-    if gpu == "no" or (gpu == "auto" and gpus < 1):
-        return False
-    if gpus < workers:
-        raise UserError(
-            f"{workers} workers need a GPU each, the cluster has {gpus:g}",
-            where="train.workers",
-            fix=f"use `--train.workers {int(gpus)}`" if gpus >= 1 else "use `--train.gpu no`",
-        )
-    return True
+def choose_training_device(settings: TrainSettings, gpus: float) -> TorchDevice:
+    """The device of each worker on a cluster with `gpus` GPUs. UserError if GPUs are used and there are too few."""
+    fix = f"use `--train.workers {int(gpus)}`" if gpus >= 1 else "use `--train.device cpu`"
+    return choose_device(settings.device, gpus, settings.workers, where="--train.device", fix=fix)
 
 
 def check_cpus(settings: TrainSettings, cpus: float) -> None:
@@ -37,28 +30,27 @@ def check_cpus(settings: TrainSettings, cpus: float) -> None:
         )
 
 
-def check_nodes_hold(settings: TrainSettings, use_gpu: bool, nodes: Sequence[Mapping[str, float]]) -> None:
+def check_nodes_hold(settings: TrainSettings, device: TorchDevice, nodes: Sequence[Mapping[str, float]]) -> None:
     """UserError unless each worker fits on a single node; Ray would wait forever.  nodes: resources of each node."""
-    each = worker_resources(settings, use_gpu)
-    room = places(nodes, each)
+    each = worker_resources(settings, device)
+    room = count_slots(nodes, each)
     if room < settings.workers:
         fix = (
             "use a smaller `--train.cpus-per-worker`"
             + (f", `--train.workers {room}`" if room else "")
             + ", or larger nodes"
         )
-        resources = " and ".join(f"{need:g} {name}" for name, need in each.items())
-        what = f"{settings.workers} workers of {resources} do not fit on the nodes"
+        what = f"{settings.workers} workers of {describe_resources(each)} do not fit on the nodes"
         raise UserError(
-            f"{what}, which have room for {room} (nodes: {node_kinds(nodes, each)})",
+            f"{what}, which have room for {room} (nodes: {describe_nodes(nodes, each)})",
             where="train.cpus_per_worker",
             fix=fix,
         )
 
 
-def worker_resources(settings: TrainSettings, use_gpu: bool) -> dict[str, float]:
+def worker_resources(settings: TrainSettings, device: TorchDevice) -> dict[str, float]:
     """Ray resources of each training worker."""
-    return {"CPU": settings.cpus_per_worker} | ({"GPU": 1.0} if use_gpu else {})
+    return {"CPU": settings.cpus_per_worker} | ({"GPU": 1.0} if device == "cuda" else {})
 
 
 def check_batch(batch_size: int, workers: int, leaves: int) -> None:

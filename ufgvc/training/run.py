@@ -25,11 +25,19 @@ from ufgvc.methods.weights import check_init, read_file
 from ufgvc.models.fit_calibration import calibration_of
 from ufgvc.models.model import save_model
 from ufgvc.regions.mask_results import check_masks, masks_found
-from ufgvc.runtime.session import alive_nodes, ray_session
+from ufgvc.runtime.resources import alive_nodes
+from ufgvc.runtime.session import ray_session
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.runs import Run, finish_run_on_exit, start_run
 from ufgvc.training.checkpoint import remove_orphans
-from ufgvc.training.preflight import check_batch, check_cpus, check_crop, check_nodes_hold, check_places, choose_gpu
+from ufgvc.training.preflight import (
+    check_batch,
+    check_cpus,
+    check_crop,
+    check_nodes_hold,
+    check_places,
+    choose_training_device,
+)
 from ufgvc.training.progress import Follower, read_metrics
 from ufgvc.training.settings import TrainSettings, WorkerConfig, apply_overrides
 
@@ -90,7 +98,7 @@ def train(
     run = start_run(context, experiment=dataset.name, name=name, params=identity, tags=tags, store=store)
     log.info("training %s on %s: run %s", method, dataset.name, store.uri)
     with finish_run_on_exit(run):
-        with ray_session(context.ray):
+        with ray_session(context.ray, settings.workers if settings.device == "gpu" else 0):
             mark("settings and steps before")
             state = _fit(replace(config, run_id=run.id, marks=marks()), store, run, context.runs)
         metrics = save_trained(store, dataset, built, config, identity, state, run)
@@ -156,7 +164,7 @@ def _fit(config: WorkerConfig, store: Store, run: Run, runs: str) -> dict[str, A
 
     settings, resources, nodes = config.train, ray.cluster_resources(), alive_nodes()
     check_cpus(settings, resources.get("CPU", 0))
-    check_nodes_hold(settings, choose_gpu(settings.gpu, resources.get("GPU", 0), settings.workers), nodes)
+    check_nodes_hold(settings, choose_training_device(settings, resources.get("GPU", 0)), nodes)
     check_places({"--data": config.data, "--runs": runs}, len(nodes))
     checkpoints = store.child("checkpoints")
     for name in remove_orphans(checkpoints):

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 from ufgvc.core.config import Settings, describe_validation
 from ufgvc.core.errors import UserError
 from ufgvc.methods.recipe import Recipe, Stage
+from ufgvc.runtime.resources import Device
 
 Validation = Literal["last", "holdout", "kfold", "test"]
 
@@ -44,8 +45,8 @@ class TrainSettings(Settings):
     """processes of data-parallel training (DDP), with one GPU each or on CPUs"""
     cpus_per_worker: float = Field(1.0, gt=0)
     """CPU slots of a worker; leave some for Ray Data"""
-    gpu: Literal["auto", "yes", "no"] = "auto"
-    """train on GPUs"""
+    device: Device = "auto"
+    """cpu, gpu (one for each worker), or auto: GPUs if there are any"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """precision of training; auto: bf16 autocast on GPUs that support it, else fp32. Evaluation is always in fp32"""
     compile: bool = False

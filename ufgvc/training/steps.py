@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ufgvc.core.errors import UserError
-from ufgvc.data.sources import steps_of
+from ufgvc.data.stream import num_batches
 from ufgvc.methods.method import Batch, LossParts, Method
 from ufgvc.methods.recipe import Recipe
 
@@ -24,7 +24,7 @@ BENCHMARK_STEPS = 2000
 
 def use_cudnn_benchmark(recipe: Recipe, images: int, device: torch.device) -> bool:
     """Whether to set `torch.backends.cudnn.benchmark` for a training on this number of images."""
-    return device.type == "cuda" and recipe.epochs * steps_of(images, recipe.batch_size) >= BENCHMARK_STEPS
+    return device.type == "cuda" and recipe.epochs * num_batches(images, recipe.batch_size) >= BENCHMARK_STEPS
 
 
 def identity(value: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What kind of file it is, by its first bytes or by its ending, and the reason why some kinds are not read."""
+"""Detects the type of a file by its first bytes, and lists file extensions of images and of types that are not read."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import posixpath
 import re
 import struct
 
-HEAD_BYTES = 4096  # of a file are enough for `kind_of` and `refusal`
-READABLE = ("jpeg", "png", "webp", "tiff", "heic", "avif", "bmp", "gif")
-# Endings of photographs. What the file really is, its first bytes say.
-PHOTOGRAPHS = (
+HEAD_BYTES = 4096  # as much of a file as `detect_file_type` and `explain_unreadable` need
+READABLE_TYPES = ("jpeg", "png", "webp", "tiff", "heic", "avif", "bmp", "gif")
+# Extensions of files that are taken for photographs; the first bytes decide on the type.
+IMAGE_EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjpg", ".pjp", ".mpo", ".jps"),
     *(".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif"),
     *(".heic", ".heif", ".hif", ".heics", ".heifs", ".avif", ".avifs"),
@@ -27,29 +27,20 @@ _DRAWINGS = {"svg svgz": "an SVG drawing", "pdf": "a PDF document", "eps ps ai":
 _VIDEOS = "mov mp4 m4v avi mkv webm 3gp mts m2ts mpg mpeg wmv flv"
 
 
-def _raw(name: str) -> str:
-    return f"is a raw photograph of a camera ({name}): export it as JPEG or PNG"
-
-
-def _other(name: str) -> str:
-    return f"is {name}, which is not read: save it as JPEG or PNG"
-
-
-def _drawing(name: str) -> str:
-    return f"is {name}, no photograph: save the photograph in it as JPEG or PNG"
-
-
-_VIDEO = "is a video: save single pictures of it as JPEG or PNG"
-# Endings of pictures that are not read: ending -> reason.
-OTHER_KINDS: dict[str, str] = {
-    **{f".{name}": _raw(name.upper()) for name in _RAW.split()},
-    **{f".{name}": _other(words) for names, words in _OTHERS.items() for name in names.split()},
-    **{f".{name}": _drawing(words) for names, words in _DRAWINGS.items() for name in names.split()},
-    **{f".{name}": _VIDEO for name in _VIDEOS.split()},
+_RAW_REASON = "is a raw photograph of a camera ({}): export it as JPEG or PNG"
+_OTHER_REASON = "is {}, which is not read: save it as JPEG or PNG"
+_DRAWING_REASON = "is {}, no photograph: save the photograph in it as JPEG or PNG"
+_VIDEO_REASON = "is a video: save single pictures of it as JPEG or PNG"
+# Extensions of images and videos that are not read -> reason.
+UNSUPPORTED_EXTENSIONS: dict[str, str] = {
+    **{f".{name}": _RAW_REASON.format(name.upper()) for name in _RAW.split()},
+    **{f".{name}": _OTHER_REASON.format(text) for names, text in _OTHERS.items() for name in names.split()},
+    **{f".{name}": _DRAWING_REASON.format(text) for names, text in _DRAWINGS.items() for name in names.split()},
+    **{f".{name}": _VIDEO_REASON for name in _VIDEOS.split()},
 }
 
-# Of these, the endings of files that are no photographs in the first place: leaving them out loses none.
-NO_PHOTOGRAPHS = frozenset(f".{name}" for names in (*_DRAWINGS, _VIDEOS) for name in names.split())
+# Those of them that are not of photographs, and can be left out without a loss.
+NON_IMAGE_EXTENSIONS = frozenset(f".{name}" for names in (*_DRAWINGS, _VIDEOS) for name in names.split())
 
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
 _AVIF = {b"avif", b"avis"}
@@ -76,9 +67,9 @@ _STARTS: tuple[tuple[bytes, str], ...] = (
     (b"%!PS", "eps"),
     (b"\x1aE\xdf\xa3", "mkv"),
 )
-_TIFF = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "", b"MM\0+": ""}  # byte order; BigTIFF is not looked into
+_TIFF = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "", b"MM\0+": ""}  # byte order; BigTIFF is not parsed
 _NEW_SUBFILE_TYPE, _SUB_IFDS, _DNG_VERSION = 254, 330, 50706
-# Files that take the place of a photograph.
+# Files that stand in for a photograph.
 _NOT_PICTURES = (
     (
         re.compile(rb"version https://git-lfs\.github\.com/spec/"),
@@ -101,23 +92,23 @@ _NOT_PICTURES = (
 )
 
 
-def kind_of(head: bytes) -> str | None:
-    """What a file is by its first bytes: one of READABLE, or a key of OTHER_KINDS without its dot; None if it is no picture at all.
+def detect_file_type(head: bytes) -> str | None:
+    """One of READABLE_TYPES, or a key of UNSUPPORTED_EXTENSIONS without its dot; None if the type is not known.
 
-    head: the first HEAD_BYTES of the file, or all of a shorter one.
+    head: the first HEAD_BYTES bytes of the file, or all of a shorter one.
     """
-    for start, kind in _STARTS:
+    for start, file_type in _STARTS:
         if head.startswith(start):
-            return kind
+            return file_type
     if head[:4] in _TIFF:
-        return _kind_of_tiff(head)
+        return _tiff_type(head)
     if head[4:8] == b"ftyp":
-        return _kind_of_brands(head)
+        return _iso_media_type(head)
     if head[4:8] in (b"moov", b"mdat", b"wide", b"pnot"):
         return "mov"
     if head.startswith(b"RIFF"):
         return {b"WEBP": "webp", b"AVI ": "avi"}.get(head[8:12])
-    # Two letters could be the beginning of any text: the size of the second header has to fit too.
+    # A text can begin with these two letters, so the size of the second header is checked too.
     if head.startswith(b"BM") and head[14:15] in b"\x0c\x28\x34\x38\x40\x6c\x7c" and head[15:18] == b"\0\0\0":
         return "bmp"
     if head[6:14] == b"HEAPCCDR":
@@ -127,28 +118,31 @@ def kind_of(head: bytes) -> str | None:
     return None
 
 
-def refusal(head: bytes) -> str:
-    """Why the bytes that begin so are no photograph that can be read: what they are and what to do."""
+def explain_unreadable(head: bytes) -> str:
+    """Why a file that begins with `head` cannot be read as an image, and what to do; ends an error message."""
     if not head:
         return "is empty (zero bytes)"
-    kind = kind_of(head)
-    if kind is not None and kind not in READABLE:
-        return OTHER_KINDS[f".{kind}"]
+    file_type = detect_file_type(head)
+    if file_type is not None and file_type not in READABLE_TYPES:
+        return UNSUPPORTED_EXTENSIONS[f".{file_type}"]
     for pattern, reason in _NOT_PICTURES:
         if pattern.match(head):
             return reason
     if not head.strip(b"\0"):
         return "holds nothing but zeros (an unfinished copy?): copy it again"
-    return "is not a photograph of a kind that is read (JPEG, PNG, WebP, TIFF, HEIC, AVIF, BMP, GIF), or its beginning is damaged"
+    return (
+        "is not a photograph of a type that is read (JPEG, PNG, WebP, TIFF, HEIC, AVIF, BMP, GIF), "
+        "or its beginning is damaged"
+    )
 
 
-def ending_of(path: str) -> str:
-    """The ending in lower case with its dot, without the blanks that some programs leave behind it; "" if there is none."""
+def file_extension(path: str) -> str:
+    """The extension in lower case with its dot, without trailing blanks; "" if there is none."""
     return posixpath.splitext(path.rstrip())[1].lower()
 
 
-def _kind_of_brands(head: bytes) -> str:
-    """The first box of an ISO file names its main brand and those that it is compatible with."""
+def _iso_media_type(head: bytes) -> str:
+    """The type of an ISO base media file by the brands in its first box."""
     size = min(int.from_bytes(head[:4], "big"), len(head))
     brands = {head[8:12], *(head[at : at + 4] for at in range(16, size - 3, 4))}
     if head[8:12] == b"crx ":
@@ -157,12 +151,12 @@ def _kind_of_brands(head: bytes) -> str:
         return "heic"
     if brands & _AVIF:
         return "avif"
-    # mif1 says only that it is an image file; without a codec's brand libheif finds out which.
+    # mif1 only means an image file; libheif finds the codec.
     return "heic" if brands & {b"mif1", b"msf1"} else "mp4"
 
 
-def _kind_of_tiff(head: bytes) -> str:
-    """Most raw photographs are TIFF files whose first picture is a thumbnail."""
+def _tiff_type(head: bytes) -> str:
+    """Returns "tiff" or the raw format: most raw photographs are TIFF files whose first image is a thumbnail."""
     if head[8:11] == b"CR\x02":
         return "cr2"
     order = _TIFF[head[:4]]
@@ -175,7 +169,10 @@ def _kind_of_tiff(head: bytes) -> str:
 
 
 def first_tags(head: bytes, order: str) -> dict[int, int]:
-    """Tag -> its four bytes as a number, of the first directory of a TIFF file, as far as `head` holds it."""
+    """{tag: its four value bytes as a number} of the first directory of a TIFF file, as far as `head` goes.
+
+    order: byte order as in `struct`, "<" or ">".
+    """
     at = struct.unpack_from(order + "I", head, 4)[0] if len(head) >= 8 else len(head)
     if at + 2 > len(head):
         return {}

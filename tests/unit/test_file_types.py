@@ -7,7 +7,14 @@ import struct
 import pytest
 
 from tests.photographs import encoded
-from ufgvc.data.kinds import OTHER_KINDS, PHOTOGRAPHS, READABLE, ending_of, kind_of, refusal
+from ufgvc.data.file_types import (
+    IMAGE_EXTENSIONS,
+    READABLE_TYPES,
+    UNSUPPORTED_EXTENSIONS,
+    detect_file_type,
+    explain_unreadable,
+    file_extension,
+)
 
 
 def iso(main: bytes, *others: bytes) -> bytes:
@@ -25,12 +32,12 @@ def tiff(*tags: tuple[int, int]) -> bytes:
 
 @pytest.mark.parametrize(("name", "kind"), [("JPEG", "jpeg"), ("MPO", "jpeg"), ("JPEG2000", "jp2"), ("AVIF", "avif")])
 def test_what_pillow_writes(name: str, kind: str) -> None:
-    assert kind_of(encoded(1, name)[:4096]) == kind
+    assert detect_file_type(encoded(1, name)[:4096]) == kind
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "BMP", "GIF"])
 def test_kinds_with_the_name_that_pillow_gives_them(kind: str) -> None:
-    assert kind_of(encoded(1, kind)[:64]) == kind.lower()
+    assert detect_file_type(encoded(1, kind)[:64]) == kind.lower()
 
 
 @pytest.mark.parametrize(
@@ -59,14 +66,14 @@ def test_kinds_with_the_name_that_pillow_gives_them(kind: str) -> None:
     ],
 )
 def test_first_bytes(head: bytes, kind: str) -> None:
-    assert kind_of(head) == kind
+    assert detect_file_type(head) == kind
 
 
 @pytest.mark.parametrize(
     "head", [b"", b"BM is how this text begins", b"<html>", b"path,label\n", b"RIFF\0\0\0\0WAVE", bytes(99), b"II"]
 )
 def test_no_picture(head: bytes) -> None:
-    assert kind_of(head) is None
+    assert detect_file_type(head) is None
 
 
 @pytest.mark.parametrize(
@@ -83,19 +90,19 @@ def test_no_picture(head: bytes) -> None:
         (b"PK\x03\x04", "zip archive"),
         (b"II*\0\x10\0\0\0CR\x02\0", r"raw photograph of a camera \(CR2\): export it as JPEG or PNG"),
         (encoded(1, "JPEG2000"), "JPEG 2000"),
-        (b"what is this", "is not a photograph of a kind that is read"),
+        (b"what is this", "is not a photograph of a type that is read"),
     ],
 )
 def test_a_refusal_says_what_it_is_and_what_to_do(head: bytes, reason: str) -> None:
     with pytest.raises(AssertionError, match=reason):
-        raise AssertionError(refusal(head))
+        raise AssertionError(explain_unreadable(head))
 
 
 def test_every_kind_has_its_ending() -> None:
-    assert not set(PHOTOGRAPHS) & set(OTHER_KINDS)
-    assert {f".{kind}" for kind in READABLE} <= set(PHOTOGRAPHS)
+    assert not set(IMAGE_EXTENSIONS) & set(UNSUPPORTED_EXTENSIONS)
+    assert {f".{kind}" for kind in READABLE_TYPES} <= set(IMAGE_EXTENSIONS)
 
 
 def test_endings() -> None:
-    assert ending_of("a/b.c/IMG_12.JPG ") == ".jpg"
-    assert ending_of("a/b.c/IMG_9") == ""
+    assert file_extension("a/b.c/IMG_12.JPG ") == ".jpg"
+    assert file_extension("a/b.c/IMG_9") == ""

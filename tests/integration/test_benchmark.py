@@ -150,8 +150,7 @@ def test_a_stopped_training_ends_with_the_same_weights(small_draw: str, tmp_path
     """The loop of a trial, stopped after an epoch and resumed, against one that was not stopped."""
     import torch
 
-    from ufgvc.training.in_process import train_alone
-    from ufgvc.training.worker import Worker
+    from ufgvc.training.worker import Worker, train_in_process
 
     dataset = open_dataset(small_draw)
     settings = BenchmarkSettings.model_validate(SETTINGS | {"epochs": 4})
@@ -165,8 +164,8 @@ def test_a_stopped_training_ends_with_the_same_weights(small_draw: str, tmp_path
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(Worker, "_train_epoch", stopped_at(2, Worker._train_epoch))
                 with pytest.raises(KeyboardInterrupt):
-                    train_alone(config, torch.device("cpu"))
-        ends.append(train_alone(config, torch.device("cpu")))
+                    train_in_process(config, torch.device("cpu"))
+        ends.append(train_in_process(config, torch.device("cpu")))
     assert ends[0]["epoch"] == ends[1]["epoch"] == 4
     for name, tensor in ends[0]["net"].items():
         assert torch.equal(tensor, ends[1]["net"][name]), name

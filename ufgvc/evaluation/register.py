@@ -57,7 +57,7 @@ def setting_key(info: Mapping[str, Any]) -> str:
     return short_key(
         [
             info.get(key)
-            for key in ("method", "options", "input", "recipe", "init", "mask_kind", "selection", "fingerprints")
+            for key in ("method", "options", "input", "recipe", "init", "mask_kind", "validation", "fingerprints")
         ]
     )
 

@@ -90,7 +90,7 @@ def show_results(runs: Path, model: Path) -> None:
     detector = json.loads(newest_file(runs, "regions/*/metrics.json").read_text())
     scores = json.loads((model.parent / "report" / "metrics.json").read_text())["models"]["this model"]["accuracy"]
     chance = 100 / load_yaml(CONFIG)["synth"]["cultivars"]
-    complete = f"{detector['complete_k']} of {detector['complete_n']}"
+    complete = f"{detector['num_complete']} of {detector['num_evaluated']}"
     print(f"  regions    mAP@0.5 {detector['map50']:.3f}; every region found on {complete} unseen leaves")
     correct = f"{scores['k']} of {scores['n']}"
     print(f"  cultivars  {correct} unseen leaves correct = {100 * scores['value']:.1f} % (chance {chance:.1f} %)")

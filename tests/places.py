@@ -58,7 +58,7 @@ BASE: dict[str, tuple[str, ...]] = {
         "64",
     ),
     "ingest": ("--source", "{}/photographs", "--data", "{}/out", "--split", "0.5"),
-    "detect": ("--data", "{}/data", "--runs", "{}/runs", "--init", "none", "--annotated", "4", *OFF),
+    "detect": ("--data", "{}/data", "--runs", "{}/runs", "--init", "none", "--num-annotated", "4", *OFF),
     "mask": ("--data", "{}/data", "--runs", "{}/runs", "--boxes", "annotated", *OFF),
     "train": ("--data", "{}/data", "--runs", "{}/runs", *QUICK, *SIZES, *OFF),
     "evaluate": (
@@ -199,7 +199,7 @@ def without_work(patch: pytest.MonkeyPatch) -> None:
     for name, module in list(sys.modules.items()):
         if name.startswith("ufgvc.") and hasattr(module, "ray_session"):
             patch.setattr(module, "ray_session", _work)
-    patch.setattr("ufgvc.commands.pipeline.ray_session", lambda settings: contextlib.nullcontext())
+    patch.setattr("ufgvc.commands.pipeline.ray_session", lambda *_: contextlib.nullcontext())
     for function in (
         "regions.train_detector.train_detector",
         "models.export.to_onnx",

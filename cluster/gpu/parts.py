@@ -30,8 +30,8 @@ PYTEST = (
 SIDE_BY_SIDE = ("-n", "8", "--dist", "worksteal")
 THREADS = "2"  # of each of them: more than cores would wait for each other
 BENCH = ("-m", "jobs.bench")
-BENCH_GPU = ("--gpu", "yes")
-BENCH_DRY = ("--gpu", "no", "--photographs", "16", "--rounds", "3", "--sides", "64", "--batches", "4")
+BENCH_GPU = ("--device", "gpu")
+BENCH_DRY = ("--device", "cpu", "--photographs", "16", "--rounds", "3", "--sides", "64", "--batches", "4")
 SHOWN = 80  # lines of the table of speeds in the summary
 
 

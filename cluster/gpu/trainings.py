@@ -39,7 +39,7 @@ STAGES = (
     (Benchmark("cotton80", "gpu-cotton80", "cotton80", dry=("--backbones", "resnet50=resnet18")),),
     (Benchmark("methods", "gpu-methods", "grape5", dry=("--methods", "dcl", "--backbones", "resnet50=resnet18")),),
 )
-ON_GPU = ("--ray.gpus", "1")  # without one it would train on the CPU, and end in hours
+ON_GPU = ("--device", "gpu")  # without one it would train on the CPU, and end in hours
 DRY = (
     "--epochs",
     "2",
@@ -51,7 +51,7 @@ DRY = (
     "64",
     "--batch-size",
     "8",
-    "--trials",
+    "--max-concurrent-trials",
     "2",
     "--ray.cpus",
     "4",

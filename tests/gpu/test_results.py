@@ -18,9 +18,9 @@ from ufgvc.evaluation.predict_settings import PredictSettings
 from ufgvc.evaluation.score import score_split
 from ufgvc.evaluation.settings import EvaluateSettings, ScoreSettings
 from ufgvc.methods import Stage, names
-from ufgvc.models.calibration import probabilities
-from ufgvc.models.export import exported_model
-from ufgvc.models.model import load_model, save_model
+from ufgvc.models.calibration import softmax
+from ufgvc.models.format import save_model
+from ufgvc.models.model import export_to_onnx, load_model
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training.optim import make_optimizer
@@ -61,17 +61,17 @@ def test_logits_of_every_method(name: str, device: torch.device) -> None:
 @pytest.mark.usefixtures("exact_float32")
 def test_scores_of_an_evaluation(leaves: str, model: str, device: torch.device) -> None:
     dataset, chances = open_dataset(leaves), []
-    for gpu in ("no", "yes" if device.type == "cuda" else "no"):
-        scored = score_split(dataset, {"model": load_model(model)}, ScoreSettings(workers=0, gpu=gpu))
-        chances.append(probabilities(scored.logits["model"], 1.0))
+    for wish in ("cpu", "gpu" if device.type == "cuda" else "cpu"):
+        scored = score_split(dataset, {"model": load_model(model)}, ScoreSettings(max_actors=0, device=wish))
+        chances.append(softmax(scored.logits["model"], 1.0))
     assert chances[0].shape == (6, 3)
     gap = float(np.abs(chances[1] - chances[0]).max())
     assert gap < NEAR, f"probabilities differ by up to {gap:.1e}"
 
 
 def test_an_evaluation_writes_its_report(leaves: str, model: str, tmp_path: Path, device: torch.device) -> None:
-    gpu = "yes" if device.type == "cuda" else "no"
-    settings = EvaluateSettings(workers=0, gpu=gpu, register_version=False, cam_leaves=1, region_leaves=1)
+    wish = "gpu" if device.type == "cuda" else "cpu"
+    settings = EvaluateSettings(max_actors=0, device=wish, register_version=False, cam_leaves=1, region_leaves=1)
     done = evaluate(leaves, model, settings=settings, context=Context(runs=str(tmp_path), tracking=OFF))
     assert done.scores.accuracy.n == 6
     assert Path(done.report).stat().st_size > 10_000
@@ -81,17 +81,17 @@ def test_an_evaluation_writes_its_report(leaves: str, model: str, tmp_path: Path
 def test_a_prediction_by_actors(leaves: str, model: str, tmp_path: Path, device: torch.device) -> None:
     photographs = Path(leaves).parent / "source" / "images"
     found = {}
-    for gpu in ("no", "yes" if device.type == "cuda" else "no"):
+    for wish in ("cpu", "gpu" if device.type == "cuda" else "cpu"):
         done = predict(
             str(photographs),
             model,
-            str(tmp_path / gpu),
-            PredictSettings(gpu=gpu, batch_size=4),
+            str(tmp_path / wish),
+            PredictSettings(device=wish, batch_size=4),
             Context(runs=str(tmp_path), tracking=OFF),
         )
         assert done.rejected == 0
         with open(done.csv, newline="") as file:
-            found[gpu] = {row["path"]: row for row in csv.DictReader(file)}
+            found[wish] = {row["path"]: row for row in csv.DictReader(file)}
     first, last = found["no"], list(found.values())[-1]
     assert len(first) == 18
     assert first.keys() == last.keys()
@@ -105,10 +105,10 @@ def test_an_exported_model(model: str, device: torch.device) -> None:
     """Written on this machine, run by onnxruntime on its CPU, beside torch on the device."""
     pytest.importorskip("onnxscript")
     loaded = load_model(model)
-    exported, parity = exported_model(loaded)
+    exported, parity = export_to_onnx(loaded)
     assert parity.holds, parity.summary()
     random = np.random.default_rng(0)
     images = [random.integers(0, 255, (90, 70, 3), dtype=np.uint8) for _ in range(5)]
-    wanted, found = (probabilities(each.logits(images), 1.0) for each in (loaded.to(device), exported))
+    wanted, found = (softmax(each.logits(images), 1.0) for each in (loaded.to(device), exported))
     gap = float(np.abs(found - wanted).max())
     assert gap < NEAR, f"probabilities differ by up to {gap:.1e}"

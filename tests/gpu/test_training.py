@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("ray_here")]
 OFF = TrackingSettings(uri="off")
 TINY: dict[str, Any] = {
     "init": "none",
-    "mask": "exact",
+    "mask_kind": "exact",
     "batch_size": 6,
     "resize": 72,
     "crop": 64,
@@ -44,8 +44,8 @@ TIMES = ("seconds", "images_per_second", "data_wait")
 
 
 def run(data: str, runs: Path, device: torch.device, **changes: Any) -> TrainResult:
-    gpu = "yes" if device.type == "cuda" else "no"
-    settings = TrainSettings(**(TINY | {"epochs": 2, "gpu": gpu} | changes))
+    wish = "gpu" if device.type == "cuda" else "cpu"
+    settings = TrainSettings(**(TINY | {"epochs": 2, "device": wish} | changes))
     done = train(data, "mask_guided", OPTIONS, settings, Context(runs=str(runs), tracking=OFF, seed=3))
     assert isinstance(done, TrainResult)
     return done
@@ -121,7 +121,7 @@ def test_a_killed_worker_is_replaced(leaves: str, tmp_path: Path, device: torch.
         killer.join()
     assert killed, "no worker was killed, so the test shows nothing"
     assert [row["epoch"] for row in rows_of(done)] == list(range(1, 13))
-    assert load_model(done.model).info["selection"] == "last epoch"
+    assert load_model(done.model).info["validation"] == "last"
 
 
 @pytest.mark.usefixtures("exact_float32")
@@ -165,13 +165,15 @@ def test_a_compiled_training(leaves: str, tmp_path: Path, cuda: torch.device) ->
 
 def test_calibration(trained: TrainResult, leaves: str, device: torch.device) -> None:
     """Two folds, each trained as a trial on its share of the device."""
-    settings = CalibrateSettings(folds=2, trials=1, cpus_per_trial=0.5, gpu="auto" if device.type == "cuda" else "no")
+    settings = CalibrateSettings(
+        folds=2, trials=1, cpus_per_trial=0.5, device="gpu" if device.type == "cuda" else "cpu"
+    )
     done = calibrate_model(
         leaves, trained.model, settings, Context(runs=str(Path(trained.run).parents[2]), tracking=OFF)
     )
-    assert done.calibration.leaves == 12
+    assert done.calibration.num_images == 12
     assert 0.01 <= done.calibration.temperature <= 100
     assert all(math.isfinite(figure) for figure in done.figures.values()), done.figures
     # The temperature is the one that fits these leaves best, so it cannot do worse than none.
     assert done.figures["log_loss_after"] <= done.figures["log_loss_before"] + 1e-6, done.figures
-    assert load_model(trained.model).reference is not None
+    assert load_model(trained.model).subspace is not None

@@ -20,7 +20,7 @@ def bench(temporary: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     temporary.mkdir()
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     return subprocess.run(
-        [sys.executable, "-m", "jobs.bench", "--gpu", "no", *TINY, *flags],
+        [sys.executable, "-m", "jobs.bench", "--device", "cpu", *TINY, *flags],
         capture_output=True,
         text=True,
         timeout=500,

@@ -16,12 +16,13 @@ from PIL import Image
 from ufgvc import methods
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
-from ufgvc.data.dataset import ShardWriter, open_dataset, part_name, write_dataset
+from ufgvc.data.dataset import ShardWriter, open_dataset, shard_name, write_dataset
 from ufgvc.evaluation.evaluate import evaluate
 from ufgvc.evaluation.predict import predict
 from ufgvc.evaluation.predict_settings import PredictSettings
 from ufgvc.evaluation.settings import EvaluateSettings
-from ufgvc.models.model import load_model, save_model
+from ufgvc.models.format import save_model
+from ufgvc.models.model import load_model
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.settings import TrackingSettings
 
@@ -54,7 +55,7 @@ def make_data(uri: str, classes: tuple[str, ...] = CLASSES) -> None:
                 "split": [split] * rows, "group": pa.array([None] * rows, pa.string()),
                 "sha256": [f"{split}{number + i}" for i in range(rows)],
             })  # fmt: skip
-            parts.append(writer.write(part_name(split, k), split, table))
+            parts.append(writer.write(shard_name(split, k), split, table))
             tables.append(table.drop_columns("group"))
             number += rows
     writer.commit(parts)
@@ -77,7 +78,7 @@ def make_model(
     # A network that nobody trained names one cultivar for all; a large head makes the answers differ.
     torch.nn.init.normal_(made.net.classifier.weight, std=5.0)
     fingerprint = fingerprint or open_dataset(data).fingerprint
-    save_model(folder, made, classes, {"resize": 40, "size": 32, "view": "center_crop"}, {"data": fingerprint}, {})
+    save_model(folder, made, classes, {"resize": 40, "size": 32}, {"data": fingerprint}, {})
     return str(folder)
 
 

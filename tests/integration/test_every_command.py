@@ -16,7 +16,7 @@ import pytest
 
 from tests.command_line import Ended, ufgvc
 from tests.golden.trainings import HERE
-from ufgvc.data.dataset import open_dataset, read_index, read_part
+from ufgvc.data.dataset import open_dataset, read_index, read_shard
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
@@ -42,7 +42,7 @@ def done(*arguments: object) -> Ended:
 def boxes_in(data: Path) -> int:
     """How many photographs of a data set have boxes."""
     dataset = open_dataset(str(data))
-    rows = [row for part in dataset.parts for row in read_part(dataset, "regions/annotated", part).to_pylist()]
+    rows = [row for part in dataset.shards for row in read_shard(dataset, "regions/annotated", part).to_pylist()]
     return sum(row["boxes"] is not None for row in rows)
 
 
@@ -174,7 +174,7 @@ class TestModels:
         return "models:/ufgvc-drawn@challenger"
 
     def test_detect_and_its_masks(self, data: Path, runs: Path) -> None:
-        quick = ("--init", "none", "--annotated", 4, "--image-size", 64, "--epochs", 1, "--tracking.uri", "off")
+        quick = ("--init", "none", "--num-annotated", 4, "--image-size", 64, "--epochs", 1, "--tracking.uri", "off")
         assert "mAP" in done("detect", "--data", data, "--runs", runs, *quick).out
         for kind in ("box", "luminance", "structure"):
             assert (

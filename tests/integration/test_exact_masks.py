@@ -1,4 +1,4 @@
-"""Exact masks from the command line: masks of kind exact, and a pipeline that trains with them and needs no detector."""
+"""Exact masks from the command line, and a pipeline that trains with them without a detector."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import yaml
 
 from ufgvc.cli import main
 from ufgvc.core.errors import UserError
-from ufgvc.data.dataset import open_dataset, read_images, read_manifest, read_part
+from ufgvc.data.dataset import open_dataset, read_images, read_manifest, read_shard
 from ufgvc.data.images import encode_mask
 from ufgvc.data.ingest import ingest
 from ufgvc.regions.mask_dataset import mask
@@ -23,7 +23,7 @@ EXACT = MaskSettings(mask_kind="exact")
 TINY = {
     "name": "tiny",
     "method": "mask_guided",
-    "options": {"backbone": "resnet18"},
+    "options": {"backbone": "shufflenet_v2_x0_5"},
     "mask_kind": "exact",
     "train": {
         "init": "none",
@@ -47,14 +47,14 @@ def source(tmp_path: Path) -> Path:
     )
 
 
-def test_masks_of_several_parts_are_found_again_until_a_file_changes(source: Path, tmp_path: Path) -> None:
+def test_masks_of_several_shards_are_reused_until_a_file_changes(source: Path, tmp_path: Path) -> None:
     data = str(tmp_path / "data")
     dataset = ingest(str(source), data, name="tiny")
     first = mask(data, EXACT, source=str(source))
     assert (first.n, first.complete, first.failed, first.found) == (8, 8, (), False)
-    for part in dataset.parts:
-        rows = read_part(dataset, "masks/exact", part).to_pylist()
-        assert [row["image_id"] for row in rows] == read_images(dataset, part)["image_id"].to_pylist()
+    for shard in dataset.shards:
+        rows = read_shard(dataset, "masks/exact", shard).to_pylist()
+        assert [row["image_id"] for row in rows] == read_images(dataset, shard)["image_id"].to_pylist()
         for row in rows:
             for region in ("vein", "contour"):
                 assert row[region] == (source / f"masks/{region}/{row['image_id']}.png").read_bytes()
@@ -69,18 +69,16 @@ def test_masks_of_several_parts_are_found_again_until_a_file_changes(source: Pat
     assert changed.fingerprint != first.fingerprint
 
 
-def test_what_a_task_finds_wrong_is_one_message(
-    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_error_in_a_task_is_one_message(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, bad = str(tmp_path / "data"), source / "masks/contour/2_2_test.png"
     ingest(str(source), data, name="tiny")
     bad.write_bytes(encode_mask(np.zeros((64, 60), bool)))
-    command = ["mask", "--data", data, "--mask-kind", "exact", "--tracking.uri", "off"]
-    assert main([*command, "--source", str(source)]) == 2
+    arguments = ["mask", "--data", data, "--mask-kind", "exact", "--tracking.uri", "off"]
+    assert main([*arguments, "--source", str(source)]) == 2
     assert f"{bad}: has 60 x 64 pixels, its photograph 64 x 64" in capsys.readouterr().err
-    assert main(command) == 2
+    assert main(arguments) == 2
     assert "--source" in capsys.readouterr().err
-    with pytest.raises(UserError, match="is not there"):
+    with pytest.raises(UserError, match="does not exist"):
         read_manifest(open_dataset(data), "masks/exact")
 
 
@@ -89,7 +87,7 @@ def test_a_pipeline_with_exact_masks_trains_without_a_detector(
 ) -> None:
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     data, runs = tmp_path / "data", tmp_path / "runs"
-    command = [
+    arguments = [
         "pipeline",
         "--config",
         str(tmp_path / "tiny.yaml"),
@@ -100,7 +98,7 @@ def test_a_pipeline_with_exact_masks_trains_without_a_detector(
         "--runs",
         str(runs),
     ]
-    assert main(command) == 0
+    assert main(arguments) == 0
     out = capsys.readouterr().out
     assert "masks (exact) of 8 leaves, every region on 8" in out
     assert "== detect" not in out
@@ -109,5 +107,5 @@ def test_a_pipeline_with_exact_masks_trains_without_a_detector(
     row = json.loads(metrics.read_text())
     assert row["loss_vein"] > 0
     assert row["loss_contour"] > 0
-    assert main(["mask", *command[1:3], "--data", str(data), "--source", str(source)]) == 0
+    assert main(["mask", *arguments[1:3], "--data", str(data), "--source", str(source)]) == 0
     assert mask(str(data), EXACT, source=str(source)).found

@@ -1,4 +1,4 @@
-"""Ingest as Ray Data tasks: real labels, real leaves, object storage, and what a failing task leaves."""
+"""Ingest with Ray Data: real labels, real leaves, object storage, and failing tasks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.photographs import encoded, image_folder, put
 from ufgvc.cli import main
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
-from ufgvc.data.dataset import Dataset, open_dataset, read_images, read_index, read_manifest, read_part, to_boxes
+from ufgvc.data.dataset import Dataset, open_dataset, read_images, read_index, read_manifest, read_shard, to_boxes
 from ufgvc.data.images import decode
 from ufgvc.data.ingest import IngestSettings, ingest
 
@@ -26,11 +26,11 @@ pytestmark = pytest.mark.usefixtures("ray_local")
 
 
 def regions_of(dataset: Dataset) -> dict[str, Counter[str]]:
-    """How many boxes of each region every photograph has; the parts' ids are checked on the way."""
+    """How many boxes of each region every photograph has; the shards' ids are checked on the way."""
     found = {}
-    for part in dataset.parts:
-        table = read_part(dataset, "regions/annotated", part)
-        assert table["image_id"].to_pylist() == read_images(dataset, part)["image_id"].to_pylist()
+    for shard in dataset.shards:
+        table = read_shard(dataset, "regions/annotated", shard)
+        assert table["image_id"].to_pylist() == read_images(dataset, shard)["image_id"].to_pylist()
         for row in table.to_pylist():
             found[row["image_id"]] = Counter(box.region for box in to_boxes(row["boxes"]) or [])
     return found
@@ -54,8 +54,8 @@ def stand_ins(archive: Path, root: Path) -> Path:
 @pytest.mark.parametrize(("name", "cultivars", "rules"), [("cotton", 80, "one_class"), ("soy", 200, "two_classes")])
 def test_all_released_label_files(shared_data: Path, tmp_path: Path, name: str, cultivars: int, rules: str) -> None:
     source = stand_ins(shared_data / "ufg-labels" / f"{name}.zip", tmp_path / name)
-    dataset = ingest(str(source), str(tmp_path / "data"), settings=IngestSettings(part_mb=1))
-    assert len(dataset.parts) > (2 if name == "soy" else 1), "more than one part a split is tried too"
+    dataset = ingest(str(source), str(tmp_path / "data"), settings=IngestSettings(shard_mb=1))
+    assert len(dataset.shards) > (2 if name == "soy" else 1), "more than one shard a split is tried too"
     assert dataset.counts == {"train": 3 * cultivars, "test": 3 * cultivars}
     assert dataset.classes == tuple(str(k) for k in range(1, cultivars + 1))
     assert read_manifest(dataset, "regions/annotated").extra["rules"] == rules
@@ -79,7 +79,7 @@ def test_real_leaves(shared_data: Path, tmp_path: Path) -> None:
     assert [tested[name] for name in dataset.classes] == [8, 14, 34, 38, 27]
     assert set(map(str, regions_of(dataset).values())) == {str(Counter(contour=2, vein=1))}
     assert index.nbytes / index.num_rows <= 200
-    first = read_images(dataset, dataset.parts[0]).slice(0, 1).to_pylist()[0]
+    first = read_images(dataset, dataset.shards[0]).slice(0, 1).to_pylist()[0]
     assert decode(first["image"], first["orientation"]).shape == (640, 640, 3)
     assert ingest(str(shared_data / "grape5"), str(tmp_path / "grape5")).fingerprint == dataset.fingerprint
 
@@ -94,7 +94,7 @@ def test_from_a_bucket_into_a_bucket(s3: str, tmp_path: Path) -> None:
         assert remote.fingerprint == local.fingerprint
         assert regions_of(open_dataset(f"{s3}/data")) == regions_of(local)
         names = open_store(f"{s3}/data").list()
-        assert len(names) == 1 + 2 * (2 + 1), "parts of the first time are gone after the second"
+        assert len(names) == 1 + 2 * (2 + 1), "shards of the first time are gone after the second"
 
 
 def test_a_bad_photograph_comes_back_from_the_task_as_one_message(tmp_path: Path) -> None:

@@ -20,15 +20,15 @@ from ufgvc import methods
 from ufgvc.cli import main
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
-from ufgvc.data.dataset import ShardWriter, open_dataset, part_name, write_dataset
+from ufgvc.data.dataset import ShardWriter, open_dataset, shard_name, write_dataset
 from ufgvc.evaluation.evaluate import evaluate
 from ufgvc.evaluation.promote import promote
 from ufgvc.evaluation.settings import EvaluateSettings, PromoteSettings
-from ufgvc.models.model import save_model
+from ufgvc.models.format import save_model
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.registry import register
 from ufgvc.tracking.settings import TrackingSettings
-from ufgvc.tracking.versions import champion_of
+from ufgvc.tracking.versions import get_champion
 
 CLASSES = ("amber", "birch", "cedar", "dogwood")
 LEAVES = 40  # of the test split; leaf i is of cultivar i % 4
@@ -59,7 +59,7 @@ def write_data(uri: str, name: str, classes: Sequence[str] = CLASSES, other: str
             "cultivar": [classes[i] for i in labels], "split": [split] * rows, "group": pa.array([None] * rows, pa.string()),
             "sha256": [f"{other}{split}{i}" for i in range(rows)],
         })  # fmt: skip
-        parts.append(writer.write(part_name(split, 0), split, table))
+        parts.append(writer.write(shard_name(split, 0), split, table))
         tables.append(table.drop_columns("group"))
     writer.commit(parts)
     write_dataset(store, name, tuple(classes), pa.concat_tables(tables), parts, "made by a test")
@@ -126,7 +126,7 @@ class Field:
         return main(["promote", "--data", self.data, "--runs", self.runs, "--workers", "0", *more])
 
     def champion(self) -> str | None:
-        found = champion_of(self.model, Context(runs=self.runs, tracking=LOCAL))
+        found = get_champion(self.model, Context(runs=self.runs, tracking=LOCAL))
         return found.number if found else None
 
     def tags(self, version: str) -> dict[str, str]:
@@ -350,7 +350,7 @@ def test_the_challenger_must_be_a_version_of_the_data_set(field: Field, capsys: 
 
 
 def test_evaluate_writes_a_card_and_promote_continues_it(field: Field, capsys: pytest.CaptureFixture[str]) -> None:
-    quick = EvaluateSettings(cam_leaves=0, region_leaves=0, workers=0)
+    quick = EvaluateSettings(cam_leaves=0, region_leaves=0, max_actors=0)
 
     def card(version: str) -> str:
         found = field.client.get_model_version(field.model, version)
@@ -408,5 +408,5 @@ def test_two_jobs_cannot_both_replace_one_champion(field: Field, monkeypatch: py
 
     monkeypatch.setattr(module, "score_split", meanwhile)
     with pytest.raises(UserError, match=f"version {second} became champion while this was decided"):
-        promote(field.data, f"models:/{field.model}/{third}", PromoteSettings(workers=0), Context(runs=field.runs))
+        promote(field.data, f"models:/{field.model}/{third}", PromoteSettings(max_actors=0), Context(runs=field.runs))
     assert field.champion() == second != first

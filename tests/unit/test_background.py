@@ -1,8 +1,9 @@
-"""Tune's loop must not wait for what is done with a trial that ended."""
+"""Ray Tune's loop does not wait for the recording of a trial that ended."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,9 +11,12 @@ from typing import Any
 import pytest
 
 from ufgvc.core.storage import open_store
-from ufgvc.experiments import search_runner as tuning
-from ufgvc.experiments import trial_runner as trials
-from ufgvc.experiments.settings import SearchSettings, TrialSettings
+from ufgvc.experiments import search_trial, training_job
+from ufgvc.experiments.resources import TrialResources
+from ufgvc.experiments.settings import SearchSettings
+from ufgvc.experiments.store import TrialConfig
+
+RESOURCES = TrialResources({"CPU": 1.0}, max_concurrent=1, threads=1)
 
 
 class Slow:
@@ -22,49 +26,60 @@ class Slow:
         self.loop_went_on = threading.Event()
         self.seen: list[Any] = []
 
-    def __call__(self, *told: Any) -> None:
-        assert self.loop_went_on.wait(10), "the loop waits for the record of a trial"
-        self.seen.append(told)
+    def __call__(self, *ended: Any) -> None:
+        assert self.loop_went_on.wait(10), "the loop waits for the recording of a trial"
+        self.seen.append(ended)
 
 
-def test_a_benchmarks_loop_goes_on_while_a_training_is_recorded(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    record, jobs = Slow(), [SimpleNamespace(name="done before"), SimpleNamespace(name="ends now")]
-    monkeypatch.setattr(trials, "result_of", lambda job: {"correct": 1} if job is jobs[0] else None)
-
-    def loop(jobs: Any, waiting: list[int], settings: Any, scratch: Any, done: Any, share: Any) -> dict[int, Any]:
-        ends = {place: trials.Finished(jobs[place], {"correct": 2}) for place in waiting}
-        for end in ends.values():
-            done(end)
-        record.loop_went_on.set()
-        return ends
-
-    monkeypatch.setattr(trials, "_tune", loop)
-    ends = trials.run_all(jobs, TrialSettings(), open_store(str(tmp_path)), record)  # type: ignore[arg-type]
-    assert [end for (end,) in record.seen] == ends, "all are recorded, in order, when the call returns"
+def fake_job(name: str) -> Any:
+    return SimpleNamespace(name=name)
 
 
-def test_a_searchs_loop_goes_on_while_a_trial_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    record, before, now = Slow(), ("setting 0", "row 0"), ("setting 1", "row 1")
-    ledger = SimpleNamespace(ended=[before], open=[], begun=1)
-    study = SimpleNamespace(forget_failures=lambda: None)
-    monkeypatch.setattr(tuning, "TrialLog", SimpleNamespace(of=lambda study: ledger))
-    monkeypatch.setattr(tuning, "ResumableSearcher", lambda *told: SimpleNamespace(remaining=1))
+def test_jobs_end_while_another_is_recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    record, jobs = Slow(), [fake_job("done before"), fake_job("ends now")]
+    results = {"done before": {"train_accuracy": 1.0, "seconds": 1.0}}
+    monkeypatch.setattr(training_job, "load_result", lambda job: results.get(job.name))
 
-    def loop(*told: Any) -> None:
-        told[-1](*now)
+    def loop(items: list[int], execute: Any, on_end: Callable[[int, str | None], str], *_: Any) -> None:
+        for item in items:
+            results[jobs[item].name] = {"train_accuracy": 0.5, "seconds": 2.0}
+            assert "50.0 %" in on_end(item, None)
         record.loop_went_on.set()
 
-    monkeypatch.setattr(tuning, "_tune", loop)
-    tuning.run_trials(study, SearchSettings(), 1, None, record)  # type: ignore[arg-type]
-    assert record.seen == [before, now]
+    monkeypatch.setattr(training_job, "run", loop)
+    outcomes = training_job.run_jobs(jobs, RESOURCES, open_store(str(tmp_path)), 0, record)
+    assert [outcome for (outcome,) in record.seen] == outcomes, "all are recorded, in order, when the call returns"
 
 
-def test_what_goes_wrong_while_recording_is_raised(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def fail(end: Any) -> None:
+def test_trials_end_while_another_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    record, trials = Slow(), [TrialConfig(0, {}), TrialConfig(1, {})]
+    result = SimpleNamespace(state="failed", error="no memory")
+    log = SimpleNamespace(finished=[(trials[0], result)], unfinished=[], started=[trials[0]])
+    store = SimpleNamespace(
+        clear_failures=lambda: None,
+        load_config=lambda number: trials[number],
+        load_result=lambda trial: result,
+        trial=None,
+        folder="/tmp",
+        train=SimpleNamespace(workers=1),
+    )
+    monkeypatch.setattr(search_trial, "TrialLog", SimpleNamespace(load=lambda store: log))
+    monkeypatch.setattr(search_trial, "ResumableSearcher", lambda *_: SimpleNamespace(remaining=1))
+
+    def loop(items: Any, execute: Any, on_end: Callable[[int, str | None], str], *_: Any, **__: Any) -> None:
+        assert on_end(1, None) == "trial 1: failed: no memory"
+        record.loop_went_on.set()
+
+    monkeypatch.setattr(search_trial, "run", loop)
+    settings = SearchSettings(early_stopping=False)
+    search_trial.run_trials(store, settings, 1, RESOURCES, record)  # type: ignore[arg-type]
+    assert record.seen == [(trials[0], result), (trials[1], result)]
+
+
+def test_an_error_of_the_recording_is_raised(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(outcome: Any) -> None:
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(trials, "result_of", lambda job: {"correct": 1})
+    monkeypatch.setattr(training_job, "load_result", lambda job: {"correct": 1})
     with pytest.raises(OSError, match="the disk is full"):
-        trials.run_all([SimpleNamespace(name="a")], TrialSettings(), open_store(str(tmp_path)), fail)  # type: ignore[list-item]
+        training_job.run_jobs([fake_job("a")], RESOURCES, open_store(str(tmp_path)), 0, fail)

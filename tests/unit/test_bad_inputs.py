@@ -14,7 +14,7 @@ from PIL import Image
 from tests.photographs import encoded, image_folder, pixels, put
 from ufgvc.core.errors import UserError
 from ufgvc.data import ingest as module
-from ufgvc.data.dataset import Dataset, open_dataset, read_index, read_part, to_boxes
+from ufgvc.data.dataset import Dataset, open_dataset, read_index, read_shard, to_boxes
 from ufgvc.data.ingest import IngestSettings, ingest
 
 
@@ -58,7 +58,7 @@ def check_photograph(source: Path, name: str, data: bytes, reason: str) -> None:
 
 
 def test_unreadable(source: Path) -> None:
-    check_photograph(source, "train/a/bad.jpg", b"this is no photograph", "is not a photograph of a kind that is read")
+    check_photograph(source, "train/a/bad.jpg", b"this is no photograph", "is not a photograph of a type that is read")
 
 
 def test_another_kind_of_photograph(source: Path) -> None:
@@ -137,7 +137,7 @@ def test_bad_boxes(source: Path, line: str, reason: str) -> None:
     assert any(text in message for text in reason.split("|"))
     dataset, rejected = skipped(source, boxes=str(boxes))
     assert any(path.endswith("train0.txt") for path in rejected)
-    table = read_part(dataset, "regions/annotated", "train-00000")
+    table = read_shard(dataset, "regions/annotated", "train-00000")
     found = {row["image_id"]: to_boxes(row["boxes"]) for row in table.to_pylist()}
     assert found["train/a/train0"] is None, "the photograph stays, without boxes"
     assert [box.region for box in found["train/a/train1"] or []] == ["vein", "contour"]
@@ -181,7 +181,7 @@ def test_the_same_photograph_in_train_and_test(source: Path) -> None:
     ids = read_index(dataset)["image_id"].to_pylist()
     assert "test/a/test0" in ids
     assert "train/a/copy" not in ids
-    regions = read_part(dataset, "regions/annotated", "train-00000")
+    regions = read_shard(dataset, "regions/annotated", "train-00000")
     assert regions["image_id"].to_pylist() == read_index(dataset, "train")["image_id"].to_pylist()
 
 
@@ -324,10 +324,10 @@ def test_many_bad_inputs_are_one_message(source: Path) -> None:
     for k in range(9):
         put(source / "train" / "a" / f"bad{k}.jpg", b"bad")
     message = refused(source, "train/a/bad0.jpg", "and 4 more")
-    assert message.count("is not a photograph of a kind") == 5
+    assert message.count("is not a photograph of a type") == 5
 
 
-def test_mending_the_input_removes_the_list(source: Path) -> None:
+def test_fixing_the_input_removes_the_list(source: Path) -> None:
     put(source / "train" / "a" / "bad.jpg", b"bad")
     skipped(source)
     (source / "train" / "a" / "bad.jpg").unlink()
@@ -346,7 +346,7 @@ def test_boxes_of_a_photograph_that_exif_turns(
     put(source.parent / "boxes" / "train" / "a" / "train0.txt", "0 0.5 0.5 0.2 0.8\n")
     settings = IngestSettings(box_orientation=setting)  # type: ignore[arg-type]
     ingest(str(source), str(source.parent / "data"), boxes=str(source.parent / "boxes"), settings=settings)
-    rows = read_part(open_dataset(str(source.parent / "data")), "regions/annotated", "train-00000").to_pylist()
+    rows = read_shard(open_dataset(str(source.parent / "data")), "regions/annotated", "train-00000").to_pylist()
     box = next(to_boxes(row["boxes"]) for row in rows if row["image_id"] == "train/a/train0")[0]  # type: ignore[index]
     assert (box.x0, box.y0, box.x1, box.y1) == pytest.approx(corners)
     said = "1 of 1 photographs with boxes are turned by EXIF (for example train/a/train0.jpg)" in caplog.text

@@ -17,16 +17,17 @@ from torch import nn
 
 from tests.photographs import put
 from ufgvc.bench import dataset, growth, reading, sizing, steps
-from ufgvc.bench.machine import choose_device, describe_machine, matrix_product
+from ufgvc.bench.machine import describe_machine, matrix_product
 from ufgvc.bench.report import BenchReport, number
 from ufgvc.bench.settings import BenchSettings
 from ufgvc.bench.timing import Measurement, Spread, Timed, time_in_turn
 from ufgvc.cli import main
 from ufgvc.core.errors import UserError
-from ufgvc.data.cache import decoded_bytes
+from ufgvc.data.cache import decoded_size
 from ufgvc.methods import build
 from ufgvc.methods.method import Method
 from ufgvc.methods.resnet50 import classification_loss
+from ufgvc.runtime.resources import choose_device
 from ufgvc.training.loader import choose_cache
 
 CPU = torch.device("cpu")
@@ -135,7 +136,7 @@ def test_cases_fit_the_machine_and_methods_without_a_choice_of_backbone_come_onc
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_gpu_that_is_not_there() -> None:
     with pytest.raises(UserError, match="no GPU"):
-        choose_device("yes")
+        choose_device("gpu")
     with pytest.raises(UserError, match="bf16"):
         steps.choose_cases(BenchSettings(precisions=("bf16",)), CPU)
 
@@ -171,7 +172,7 @@ def test_a_bad_flag_is_one_message(
     flags: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ufgvc.bench.run.ray_session", lambda settings: nothing())
+    monkeypatch.setattr("ufgvc.bench.run.ray_session", lambda *_: nothing())
     (tmp_path / "empty").mkdir()
     put(tmp_path / "few" / "a.jpg"), put(tmp_path / "few" / "b.jpg")
     put(tmp_path / "few" / "c.jpg", b"no photograph")
@@ -306,7 +307,7 @@ def test_a_streamed_epoch_is_held_back_by_the_slower_of_decoding_and_the_step() 
     assert sizing.epoch_cells(360_000, "on disk", fast_step) == ("6 min", "the step")
     assert sizing.epoch_cells(10, "streamed", sizing.Rates(2e5, None, 9.0, "", None, None, 0)) == (None, None)
     cells = {row[0]: row[1] for row in sizing.size_rows(fast_step)}
-    assert cells["decoded set, 512 px with masks"] == sizing.size_text(decoded_bytes(10_000, 512, True)) == "8.52 GB"
+    assert cells["decoded set, 512 px with masks"] == sizing.size_text(decoded_size(10_000, 512, True)) == "8.52 GB"
     assert cells["predict once"] is None
 
 

@@ -1,4 +1,4 @@
-"""Pictures that occur twice are found, and different leaves are not taken for one."""
+"""Duplicate images are found, and different leaves are not taken for duplicates."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from tests.photographs import pixels
-from ufgvc.data.duplicates import Looks, groups_of_duplicates
-from ufgvc.data.images import inspect_with_sketch
+from ufgvc.data.duplicates import ImageSignatures, find_duplicates
+from ufgvc.data.images import inspect_with_thumbnail
 
 
 def saved(picture: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
@@ -30,11 +30,11 @@ def leaf(seed: int, width: int = 240, height: int = 180) -> Image.Image:
 
 
 def found(photographs: list[bytes]) -> list[list[int]]:
-    looks = Looks.of([inspect_with_sketch(photograph)[1] for photograph in photographs])
-    return groups_of_duplicates(looks, [str(k) for k in range(len(photographs))])
+    signatures = ImageSignatures.from_thumbnails([inspect_with_thumbnail(photograph)[1] for photograph in photographs])
+    return find_duplicates(signatures, [str(k) for k in range(len(photographs))])
 
 
-def with_turn(picture: Image.Image, orientation: int) -> bytes:
+def with_orientation(picture: Image.Image, orientation: int) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = orientation
     return saved(picture, exif=exif)
@@ -48,7 +48,7 @@ def with_turn(picture: Image.Image, orientation: int) -> bytes:
         pytest.param(lambda p: saved(p.resize((120, 90), Image.Resampling.LANCZOS)), id="half"),
         pytest.param(lambda p: saved(p.resize((333, 250), Image.Resampling.BICUBIC)), id="larger"),
         pytest.param(lambda p: saved(p.resize((100, 100), Image.Resampling.BILINEAR)), id="squeezed"),
-        pytest.param(lambda p: with_turn(p.transpose(Image.Transpose.ROTATE_90), 6), id="turned by EXIF"),
+        pytest.param(lambda p: with_orientation(p.transpose(Image.Transpose.ROTATE_90), 6), id="turned by EXIF"),
         *(pytest.param(lambda p, way=way: saved(p.transpose(way)), id=way.name.lower()) for way in Image.Transpose),
     ],
 )
@@ -64,13 +64,13 @@ def test_other_exif_only() -> None:
 
 
 def test_equal_files_are_duplicates_whatever_they_look_like() -> None:
-    looks = Looks.of([np.full((64, 64, 3), 9, np.uint8)] * 3)
-    assert groups_of_duplicates(looks, ["a", "b", "a"]) == [[0, 2]]
+    signatures = ImageSignatures.from_thumbnails([np.full((64, 64, 3), 9, np.uint8)] * 3)
+    assert find_duplicates(signatures, ["a", "b", "a"]) == [[0, 2]]
 
 
 def test_plain_surfaces_and_nothing() -> None:
     assert found([saved(Image.new("RGB", (64, 64), shade)) for shade in ("white", "white", "black")]) == []
-    assert groups_of_duplicates(Looks.of([]), []) == []
+    assert find_duplicates(ImageSignatures.from_thumbnails([]), []) == []
 
 
 def test_leaves_that_differ_in_colour_only_are_two() -> None:
@@ -85,9 +85,9 @@ def test_three_copies_are_one_group() -> None:
 def test_many_photographs_are_compared_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ufgvc.data.duplicates._BLOCK", 7)
     rng = np.random.default_rng(0)
-    sketches = list(rng.integers(0, 256, (40, 64, 64, 3), dtype=np.uint8))
-    sketches[31], sketches[2] = sketches[3][:, ::-1], sketches[38].swapaxes(0, 1)
-    assert groups_of_duplicates(Looks.of(sketches), list(map(str, range(40)))) == [[2, 38], [3, 31]]
+    thumbnails = list(rng.integers(0, 256, (40, 64, 64, 3), dtype=np.uint8))
+    thumbnails[31], thumbnails[2] = thumbnails[3][:, ::-1], thumbnails[38].swapaxes(0, 1)
+    assert find_duplicates(ImageSignatures.from_thumbnails(thumbnails), list(map(str, range(40)))) == [[2, 38], [3, 31]]
 
 
 @pytest.mark.parametrize("name", ["grape5", "grape29"])

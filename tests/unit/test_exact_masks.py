@@ -1,4 +1,4 @@
-"""Exact masks without Ray: one part is copied from the folder that the leaves came from, and what is wrong with a folder is told."""
+"""Exact masks without Ray: copying one shard, and errors for bad sources."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from PIL import Image
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
-from ufgvc.data import dataset as shards
-from ufgvc.data.dataset import ShardWriter, read_part
+from ufgvc.data import dataset as module
+from ufgvc.data.dataset import ShardWriter, read_shard
 from ufgvc.data.images import decode_mask, encode_mask
-from ufgvc.regions.exact_masks import copy_part, exact_masks, open_masks
+from ufgvc.regions.exact_masks import copy_shard, exact_masks, open_masks
 from ufgvc.regions.mask_dataset import mask
 from ufgvc.regions.settings import MaskSettings
-from ufgvc.synthetic import SynthSettings, make_leaf, synthesize
+from ufgvc.synthetic import SynthSettings, generate_leaf, synthesize
 
 SETTINGS = SynthSettings(cultivars=2, train_per_cultivar=2, test_per_cultivar=1, size=64)
 NAMES = {
@@ -36,14 +36,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def source(made: Path, tmp_path: Path) -> Path:
-    """A copy that may be spoilt."""
+    """A copy that a test may damage."""
     return Path(shutil.copytree(made, tmp_path / "source"))
 
 
-def stored(target: Path, source: Path, names: dict[str, list[str]] = NAMES) -> shards.Dataset:
-    """The data set that `ingest` would make of the source, in two parts."""
+def stored(target: Path, source: Path, names: dict[str, list[str]] = NAMES) -> module.Dataset:
+    """The data set that `ingest` would make of the source, in two shards."""
     store = open_store(target)
-    writer, tables, parts = ShardWriter(store, "images", "", "images"), [], []
+    writer, tables, shards = ShardWriter(store, "images", "", "images"), [], []
     for split, ids in names.items():
         files = [(source / "images" / f"{Path(name).name}.jpg").read_bytes() for name in ids]
         n = len(ids)
@@ -57,24 +57,24 @@ def stored(target: Path, source: Path, names: dict[str, list[str]] = NAMES) -> s
         }
         known |= {"label": [0] * n, "cultivar": ["c"] * n, "group": [None] * n}
         known["sha256"] = [hashlib.sha256(file).hexdigest() for file in files]
-        tables.append(pa.table(known, schema=shards.SCHEMAS["images"]))
-        parts.append(writer.write(f"{split}-00000", split, tables[-1]))
-    return shards.write_dataset(store, "leaves", ["c"], pa.concat_tables(tables), parts, str(source))
+        tables.append(pa.table(known, schema=module.SCHEMAS["images"]))
+        shards.append(writer.write(f"{split}-00000", split, tables[-1]))
+    return module.write_dataset(store, "leaves", ["c"], pa.concat_tables(tables), shards, str(source))
 
 
-def copied(dataset: shards.Dataset, source: Path) -> list[dict[str, bytes]]:
-    """The rows of masks/exact, part after part."""
+def copied(dataset: module.Dataset, source: Path) -> list[dict[str, bytes]]:
+    """The rows of masks/exact, shard after shard."""
     folder, writer = open_masks(str(source)), ShardWriter(dataset.store, "masks/exact", dataset.fingerprint, "masks")
-    writer.commit([copy_part(dataset, folder, writer, part) for part in dataset.parts])
-    return [row for part in dataset.parts for row in read_part(dataset, "masks/exact", part).to_pylist()]
+    writer.commit([copy_shard(dataset, folder, writer, shard) for shard in dataset.shards])
+    return [row for shard in dataset.shards for row in read_shard(dataset, "masks/exact", shard).to_pylist()]
 
 
-def test_the_masks_are_the_drawn_ones_in_the_order_of_the_images(source: Path, tmp_path: Path) -> None:
+def test_the_masks_are_the_rendered_ones_in_the_order_of_the_images(source: Path, tmp_path: Path) -> None:
     rows = copied(stored(tmp_path / "data", source), source)
     assert [row["image_id"] for row in rows] == [*NAMES["train"], *NAMES["test"]]
     for row in rows:
         cultivar, k = map(int, row["image_id"].split("_")[:2])
-        picture = make_leaf(SETTINGS, 1, cultivar, k).picture
+        picture = generate_leaf(SETTINGS, 1, cultivar, k).picture
         assert np.array_equal(decode_mask(row["vein"]), picture.vein)
         assert np.array_equal(decode_mask(row["contour"]), picture.contour)
         assert picture.vein.any()
@@ -117,25 +117,25 @@ def _empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-SPOILT = [
+DAMAGE = [
     (_smaller, "has 63 x 64 pixels, its photograph 64 x 64"),
     (_grey, "is not a 1-bit PNG"),
     (_jpeg, "is not a 1-bit PNG"),
 ]
-SPOILT += [(_cut, "truncated"), (_empty, "zero bytes")]
+DAMAGE += [(_cut, "truncated"), (_empty, "zero bytes")]
 
 
-@pytest.mark.parametrize(("spoil", "says"), SPOILT, ids=lambda value: getattr(value, "__name__", ""))
-def test_a_bad_mask_is_named(spoil, says: str, source: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("damage", "says"), DAMAGE, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_bad_mask_is_named(damage, says: str, source: Path, tmp_path: Path) -> None:
     dataset, file = stored(tmp_path / "data", source), source / "masks/contour/1_2_test.png"
-    spoil(file)
+    damage(file)
     with pytest.raises(UserError, match=says) as caught:
         copied(dataset, source)
     assert caught.value.where == str(file)
     assert caught.value.fix
 
 
-def test_the_masks_of_another_draw_are_refused_although_all_names_fit(source: Path, tmp_path: Path) -> None:
+def test_the_masks_of_another_seed_are_refused_although_all_names_fit(source: Path, tmp_path: Path) -> None:
     other = synthesize(tmp_path / "other", SETTINGS, seed=2)
     with pytest.raises(UserError, match="is not the photograph that the data set has") as caught:
         copied(stored(tmp_path / "data", source), other)
@@ -143,7 +143,7 @@ def test_the_masks_of_another_draw_are_refused_although_all_names_fit(source: Pa
 
 
 @pytest.mark.parametrize(
-    ("gone", "more"), [(["vein/2_3_train"], ""), (["contour/1_1_train", "vein/2_3_train"], ", and so are 1 more")]
+    ("gone", "more"), [(["vein/2_3_train"], ""), (["contour/1_1_train", "vein/2_3_train"], ", and 1 more")]
 )
 def test_a_missing_mask_is_named(gone: list[str], more: str, source: Path, tmp_path: Path) -> None:
     dataset = stored(tmp_path / "data", source)
@@ -155,7 +155,7 @@ def test_a_missing_mask_is_named(gone: list[str], more: str, source: Path, tmp_p
     assert caught.value.where == str(source / f"masks/{gone[0]}.png")
 
 
-def test_an_image_id_that_is_no_stem_of_the_source_is_told(source: Path, tmp_path: Path) -> None:
+def test_an_image_id_that_is_no_stem_of_the_source_is_an_error(source: Path, tmp_path: Path) -> None:
     dataset = stored(tmp_path / "data", source, {"train": ["1_1_train", "train/1/1_3_train"], "test": ["1_2_test"]})
     with pytest.raises(UserError, match="this mask is missing") as caught:
         exact_masks(dataset, str(source))
@@ -163,9 +163,9 @@ def test_an_image_id_that_is_no_stem_of_the_source_is_told(source: Path, tmp_pat
     assert "image id" in str(caught.value)
 
 
-def test_a_source_without_masks_is_told(source: Path, tmp_path: Path) -> None:
+def test_a_source_without_masks_is_an_error(source: Path, tmp_path: Path) -> None:
     dataset = stored(tmp_path / "data", source)
-    with pytest.raises(UserError, match="give the leaves that they lie beside as --source"):
+    with pytest.raises(UserError, match="give the folder with the photographs and their masks as --source"):
         mask(dataset.store.uri, MaskSettings(mask_kind="exact"))
     with pytest.raises(UserError, match="is a file"):
         exact_masks(dataset, str(source / "classes.txt"))

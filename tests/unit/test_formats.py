@@ -1,4 +1,4 @@
-"""Kinds of photographs beyond JPEG, PNG, WebP and TIFF: HEIC, AVIF, BMP, GIF, MPO, and what is refused by name."""
+"""Image formats besides JPEG, PNG, WebP and TIFF: HEIC, AVIF, BMP, GIF, MPO, and those that are refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.photographs import encoded, pixels
-from ufgvc.data.images import BadImage, decode, inspect, inspect_with_sketch, strip_metadata
+from ufgvc.data.images import BadImage, decode, inspect, inspect_with_thumbnail, strip_metadata
 
 SMOOTH = np.asarray(Image.fromarray(pixels(1, 6, 8)).resize((96, 64), Image.Resampling.BICUBIC))
 
@@ -152,7 +152,7 @@ def test_of_an_mpo_the_first_picture_is_kept_as_it_is() -> None:
         (encoded(1, "JPEG2000"), "JPEG 2000"),
         (b"8BPS" + bytes(99), "Photoshop"),
         (b"\0\0\0\x14ftypqt  " + bytes(99), "video"),
-        (b"just text", "not a photograph of a kind that is read"),
+        (b"just text", "not a photograph of a type that is read"),
     ],
 )
 def test_what_is_not_read_is_named(head: bytes, reason: str) -> None:
@@ -225,7 +225,7 @@ def test_camera_data_in_sixteen_bits_is_not_stored_nearly_black(bits: int) -> No
     buffer = io.BytesIO()
     Image.fromarray(values).save(buffer, "PNG")
     for photo in (buffer.getvalue(), grey_tiff(values), wide_png(np.repeat(values[..., None], 3, axis=2))):
-        for check in (inspect, inspect_with_sketch):
+        for check in (inspect, inspect_with_thumbnail):
             with pytest.raises(BadImage, match=r"has no value above .* of 65535.*scale it to 16 bits"):
                 check(photo)
 

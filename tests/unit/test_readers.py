@@ -13,13 +13,13 @@ import pytest
 from tests.photographs import image_folder, put
 from ufgvc.core.errors import UserError
 from ufgvc.core.types import Box
-from ufgvc.data.packing import plan_parts
+from ufgvc.data.packing import plan_shards
 from ufgvc.data.readers import list_source
 from ufgvc.data.readers.box_classes import decide_rules, to_regions
 from ufgvc.data.readers.box_files import Annotation, RawBox
 from ufgvc.data.readers.boxes import BoxFiles, match_photos, read_boxes
 from ufgvc.data.readers.listing import Listing, Photo
-from ufgvc.data.splits import split_photos
+from ufgvc.data.splits import assign_splits
 
 
 def released(root: Path, first_label: int, cultivars: tuple[int, ...] = (1, 2, 10), prefix: str = "") -> Path:
@@ -142,7 +142,7 @@ def photos(groups: bool) -> list[Photo]:
 @pytest.mark.parametrize("groups", [False, True])
 def test_a_split_is_stratified_and_keeps_plants_together(groups: bool) -> None:
     cut = photos(groups)
-    split_photos(cut, 0.5, seed=0)
+    assign_splits(cut, 0.5, seed=0)
     assert Counter((photo.label, photo.split) for photo in cut) == {
         (label, split): 6 for label in range(4) for split in ("train", "test")
     }
@@ -153,7 +153,7 @@ def test_a_split_is_stratified_and_keeps_plants_together(groups: bool) -> None:
 def test_a_split_follows_the_seed_only() -> None:
     one, same, other = photos(False), photos(False)[::-1], photos(False)
     for cut, seed in ((one, 0), (same, 0), (other, 1)):
-        split_photos(cut, 0.25, seed)
+        assign_splits(cut, 0.25, seed)
     chosen = [{photo.path for photo in cut if photo.split == "test"} for cut in (one, same, other)]
     assert chosen[0] == chosen[1] != chosen[2]
     assert len(chosen[0]) == 12
@@ -162,14 +162,14 @@ def test_a_split_follows_the_seed_only() -> None:
 def test_a_small_share_still_leaves_one_photograph_on_each_side() -> None:
     for share in (0.01, 0.99):
         cut = photos(True)[:6]
-        split_photos(cut, share, seed=0)
+        assign_splits(cut, share, seed=0)
         assert {photo.split for photo in cut} == {"train", "test"}
 
 
-def test_parts_hold_one_split_and_mix_cultivars() -> None:
+def test_shards_hold_one_split_and_mix_cultivars() -> None:
     cut = photos(False)
-    split_photos(cut, 0.5, seed=0)
-    jobs = list(plan_parts(cut, {}, part_bytes=8))
+    assign_splits(cut, 0.5, seed=0)
+    jobs = list(plan_shards(cut, {}, shard_bytes=8))
     assert [job.name for job in jobs] == [
         "train-00000",
         "train-00001",

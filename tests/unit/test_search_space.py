@@ -1,4 +1,4 @@
-"""The space of a search: the simplex is drawn uniformly, settings and Optuna's numbers are the same thing, mistakes are named."""
+"""The search space: uniform sampling of the simplex, conversion to Optuna's parameters, messages for mistakes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 
 from ufgvc.core.errors import UserError
 from ufgvc.evaluation.search_record import Dimension
-from ufgvc.experiments.space import configured, decode, distributions, encode, grid, paper_values, published, read_space
+from ufgvc.experiments.space import (
+    apply_values,
+    decode_params,
+    encode_values,
+    make_grid,
+    optuna_distributions,
+    paper_values,
+    published_settings,
+    read_space,
+)
 from ufgvc.training.settings import TrainSettings
 
 SMALL = {"backbone": "resnet18"}
@@ -26,12 +35,14 @@ unit = st.floats(0, 1, allow_nan=False)
 
 @pytest.mark.parametrize("parts", [2, 3, 4])
 def test_uniform_numbers_are_uniform_points_of_the_simplex(parts: int) -> None:
-    """Against Dirichlet(1, ..., 1): each weight alone is Beta(1, k - 1), and so is the sum of two with Beta(2, k - 2)."""
+    """As Dirichlet(1, ..., 1): each weight alone is Beta(1, k - 1), and the sum of two is Beta(2, k - 2)."""
     axis = Dimension("w", "simplex", parts=tuple("abcd"[:parts]))
     draws = np.random.default_rng(0).random((4000, parts - 1))
     points = np.array(
         [
-            list(decode([axis], {f"w/{part}": u for part, u in zip(axis.parts, row, strict=False)})["w"].values())
+            list(
+                decode_params([axis], {f"w/{part}": u for part, u in zip(axis.parts, row, strict=False)})["w"].values()
+            )
             for row in draws
         ]
     )
@@ -44,25 +55,23 @@ def test_uniform_numbers_are_uniform_points_of_the_simplex(parts: int) -> None:
 
 
 def test_the_papers_weights_by_hand() -> None:
-    """base = 1 - sqrt(1 - u1), vein = (1 - base) u2: 0.3 needs u1 = 1 - 0.7^2, 0.5 of the 0.7 that are left u2 = 5/7."""
-    params = encode([FUSION], {"options.fusion": {"base": 0.3, "vein": 0.5, "contour": 0.2}})
+    """base = 1 - sqrt(1 - u1), vein = (1 - base) u2: 0.3 needs u1 = 1 - 0.7^2, and 0.5 of the remaining 0.7 u2 = 5/7."""
+    params = encode_values([FUSION], {"options.fusion": {"base": 0.3, "vein": 0.5, "contour": 0.2}})
     assert params == pytest.approx({"options.fusion/base": 0.51, "options.fusion/vein": 5 / 7})
 
 
 @settings(deadline=None)
 @given(unit, unit, st.floats(0.01, 10), st.integers(4, 16), st.integers(0, 1))
-def test_optunas_numbers_and_settings_are_the_same_thing(
-    u1: float, u2: float, loss: float, batch: int, kind: int
-) -> None:
+def test_params_and_values_convert_in_both_directions(u1: float, u2: float, loss: float, batch: int, kind: int) -> None:
     axes = (FUSION, LOSS, BATCH, KIND)
-    values = decode(
+    values = decode_params(
         axes,
         {"options.fusion/base": u1, "options.fusion/vein": u2, LOSS.name: loss, BATCH.name: batch, KIND.name: kind},
     )
-    params = encode(axes, values)
+    params = encode_values(axes, values)
     assert params is not None
-    assert set(params) == set(distributions(axes))
-    again = decode(axes, params)
+    assert set(params) == set(optuna_distributions(axes))
+    again = decode_params(axes, params)
     assert again["options.fusion"] == pytest.approx(values["options.fusion"], abs=1e-9)
     assert {name: again[name] for name in (LOSS.name, BATCH.name, KIND.name)} == {
         LOSS.name: loss,
@@ -71,12 +80,12 @@ def test_optunas_numbers_and_settings_are_the_same_thing(
     }
 
 
-def test_values_outside_are_nothing_that_optuna_learns_from() -> None:
-    assert encode([LOSS], {LOSS.name: 11.0}) is None
-    assert encode([KIND], {KIND.name: "softmax"}) is None
+def test_values_outside_the_space_have_no_params() -> None:
+    assert encode_values([LOSS], {LOSS.name: 11.0}) is None
+    assert encode_values([KIND], {KIND.name: "softmax"}) is None
 
 
-def test_the_usual_space_and_the_papers_setting() -> None:
+def test_the_default_space_and_the_papers_setting() -> None:
     axes = read_space({}, "mask_guided", SMALL, TRAIN)
     assert [axis.name for axis in axes] == [
         "options.fusion",
@@ -98,7 +107,7 @@ def test_trial_0_is_the_papers_whatever_the_user_has_set() -> None:
     axes = read_space(space, "mask_guided", own, train)
     values = paper_values(axes, "mask_guided", own, train)
     assert values == {"options.fusion": {"base": 0.3, "vein": 0.5, "contour": 0.2}, "train.learning_rate": 0.003}
-    options, chosen = configured("mask_guided", own, train, values)
+    options, chosen = apply_values("mask_guided", own, train, values)
     assert options["loss_weights"]["vein"] == 3.0, "what is not searched stays as the user has it"
     assert chosen.learning_rate == 0.003
     assert chosen.epochs == 20
@@ -123,20 +132,23 @@ def test_other_methods_have_loss_weights_too(method: str, names: list[str]) -> N
 
 def test_a_method_without_weights_searches_its_learning_rate() -> None:
     (axis,) = read_space({}, "resnet50", SMALL, TRAIN)
-    rate = published("resnet50", SMALL, TRAIN)["train"]["learning_rate"]
+    rate = published_settings("resnet50", SMALL, TRAIN)["train"]["learning_rate"]
     assert (axis.name, axis.kind, axis.low, axis.high) == ("train.learning_rate", "log", rate / 10, rate * 10)
 
 
 def test_whole_numbers_stay_whole_and_rates_do_not() -> None:
     axes = read_space(
-        {"train.batch_size": {"low": 4, "high": 16}, "options.gain": {"low": 1, "high": 2}}, "mask_guided", SMALL, TRAIN
+        {"train.batch_size": {"low": 4, "high": 16}, "options.control.gain": {"low": 1, "high": 2}},
+        "mask_guided",
+        SMALL,
+        TRAIN,
     )
     assert [type(axis.low) for axis in axes] == [int, float]
-    assert [point["train.batch_size"] for point in grid(axes[:1], 4)] == [4, 8, 12, 16]
+    assert [point["train.batch_size"] for point in make_grid(axes[:1], 4)] == [4, 8, 12, 16]
 
 
 def test_a_grid_has_every_combination_and_a_lattice_of_the_simplex() -> None:
-    points = grid((FUSION, LOSS), 4)
+    points = make_grid((FUSION, LOSS), 4)
     lattice = [point["options.fusion"] for point in points if point[LOSS.name] == 0.01]
     assert len(lattice) == 10  # (3 + 2 choose 2)
     assert len(points) == 40
@@ -152,7 +164,7 @@ def test_a_grid_has_every_combination_and_a_lattice_of_the_simplex() -> None:
         ({"train.nothing": [1, 2]}, "no such setting"),
         ({"train.epochs": [10, 20]}, "same in every trial"),
         ({"train.workers": [1, 2]}, "same in every trial"),
-        ({"options.backbone": "simplex"}, "no set of two or more weights"),
+        ({"options.backbone": "simplex"}, "not a set of two or more weights"),
         ({"options.fusion.base": {"low": -0.5, "high": 1}}, "fusion.base.*greater than or equal to 0"),
         ({"train.learning_rate": {"low": 0, "high": 1, "log": True}}, "log scale cannot start at 0"),
         ({"train.learning_rate": {"low": 2, "high": 1}}, "empty"),

@@ -1,4 +1,4 @@
-"""Parts, manifests and the fingerprint on storage."""
+"""Shards, manifests and fingerprints on storage."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
 from ufgvc.core.types import Box
-from ufgvc.data import dataset as shards
+from ufgvc.data import dataset as module
 from ufgvc.data.dataset import (
     ShardWriter,
     fingerprint_of,
@@ -20,7 +20,7 @@ from ufgvc.data.dataset import (
     read_images,
     read_index,
     read_manifest,
-    read_part,
+    read_shard,
     to_boxes,
 )
 
@@ -39,36 +39,36 @@ def images(split: str, names: list[str]) -> pa.Table:
         "group": [None] * n,
         "sha256": [f"hash of {name}" for name in names],
     }
-    return pa.table(columns, schema=shards.SCHEMAS["images"])
+    return pa.table(columns, schema=module.SCHEMAS["images"])
 
 
 def regions(names: list[str], boxes: list[list[Box] | None]) -> pa.Table:
     return pa.table(
-        {"image_id": names, "boxes": [from_boxes(some) for some in boxes]}, schema=shards.SCHEMAS["regions"]
+        {"image_id": names, "boxes": [from_boxes(some) for some in boxes]}, schema=module.SCHEMAS["regions"]
     )
 
 
 @pytest.fixture
-def dataset(tmp_path: Path) -> shards.Dataset:
+def dataset(tmp_path: Path) -> module.Dataset:
     store = open_store(tmp_path / "leaves")
     writer = ShardWriter(store, "images", "", "images")
     tables = {"train-00000": images("train", ["a", "b"]), "test-00000": images("test", ["c"])}
-    parts = [writer.write(name, name[:-6], table) for name, table in tables.items()]
-    writer.write_manifest(parts)
-    return shards.write_dataset(store, "leaves", ["c0", "c1"], pa.concat_tables(tables.values()), parts, "here")
+    shards = [writer.write(name, name[:-6], table) for name, table in tables.items()]
+    writer.write_manifest(shards)
+    return module.write_dataset(store, "leaves", ["c0", "c1"], pa.concat_tables(tables.values()), shards, "here")
 
 
-def test_a_dataset_is_read_as_it_was_written(dataset: shards.Dataset) -> None:
+def test_a_dataset_is_read_as_it_was_written(dataset: module.Dataset) -> None:
     found = open_dataset(dataset.store.uri)
     assert found == dataset
     assert found.counts == {"train": 2, "test": 1}
-    assert read_images(found, found.parts[0])["image"].to_pylist() == [b"a", b"b"]
+    assert read_images(found, found.shards[0])["image"].to_pylist() == [b"a", b"b"]
     index = read_index(found)
     assert "image" not in index.column_names
-    assert index.select(["image_id", "part", "row"]).to_pylist() == [
-        {"image_id": "a", "part": "train-00000", "row": 0},
-        {"image_id": "b", "part": "train-00000", "row": 1},
-        {"image_id": "c", "part": "test-00000", "row": 0},
+    assert index.select(["image_id", "shard", "row"]).to_pylist() == [
+        {"image_id": "a", "shard": "train-00000", "row": 0},
+        {"image_id": "b", "shard": "train-00000", "row": 1},
+        {"image_id": "c", "shard": "test-00000", "row": 0},
     ]
     assert read_index(found, "test")["image_id"].to_pylist() == ["c"]
 
@@ -79,45 +79,45 @@ def test_no_dataset_names_the_command(tmp_path: Path) -> None:
     assert "ufgvc ingest" in str(caught.value)
 
 
-def test_boxes_tell_unknown_from_none(dataset: shards.Dataset) -> None:
+def test_boxes_tell_unknown_from_none(dataset: module.Dataset) -> None:
     writer = pickle.loads(pickle.dumps(ShardWriter(dataset.store, "regions/annotated", dataset.fingerprint, "regions")))
     boxes = [None, [Box("vein", 1, 2, 3, 4, 0.5)]]
     train = writer.write("train-00000", "train", regions(["a", "b"], boxes))
     test = writer.write("test-00000", "test", regions(["c"], [[]]))
     writer.commit([train, test], k=3)
     assert [
-        to_boxes(value) for value in read_part(dataset, "regions/annotated", "train-00000")["boxes"].to_pylist()
+        to_boxes(value) for value in read_shard(dataset, "regions/annotated", "train-00000")["boxes"].to_pylist()
     ] == boxes
-    assert read_part(dataset, "regions/annotated", dataset.parts[1])["boxes"].to_pylist() == [[]]
+    assert read_shard(dataset, "regions/annotated", dataset.shards[1])["boxes"].to_pylist() == [[]]
     assert read_manifest(dataset, "regions/annotated").extra == {"k": 3}
 
 
-def test_masks_of_other_images_are_refused_with_the_command(dataset: shards.Dataset) -> None:
+def test_masks_of_other_images_are_refused_with_the_command(dataset: module.Dataset) -> None:
     ShardWriter(dataset.store, "masks/box", "fingerprint of others", "masks").commit([])
     with pytest.raises(UserError, match="other images") as caught:
         read_manifest(dataset, "masks/box")
     assert "ufgvc mask --data" in str(caught.value)
-    with pytest.raises(UserError, match="is not there"):
+    with pytest.raises(UserError, match="does not exist"):
         read_manifest(dataset, "regions/detected")
-    with pytest.raises(UserError, match="is not there") as caught:
+    with pytest.raises(UserError, match="does not exist") as caught:
         read_manifest(dataset, "masks/structure")
-    assert "ufgvc mask --kind structure --data" in str(caught.value)
+    assert "ufgvc mask --mask-kind structure --data" in str(caught.value)
 
 
-def test_commit_removes_what_no_manifest_names_and_nothing_earlier(dataset: shards.Dataset) -> None:
+def test_commit_removes_what_no_manifest_names_and_nothing_earlier(dataset: module.Dataset) -> None:
     writer = ShardWriter(dataset.store, "regions/detected", dataset.fingerprint, "regions")
     old = writer.write("train-00000", "train", regions(["a"], [None]))
     writer.commit([old])
     new = writer.write("train-00000", "train", regions(["a"], [[]]))
-    assert read_part(dataset, "regions/detected", "train-00000")["boxes"].to_pylist() == [None], (
-        "until the commit the old part counts"
+    assert read_shard(dataset, "regions/detected", "train-00000")["boxes"].to_pylist() == [None], (
+        "until the commit the old shard counts"
     )
     writer.commit([new])
-    assert read_part(dataset, "regions/detected", "train-00000")["boxes"].to_pylist() == [[]]
+    assert read_shard(dataset, "regions/detected", "train-00000")["boxes"].to_pylist() == [[]]
     assert dataset.store.child("regions/detected").list() == ["manifest.json", new.file]
 
 
-def test_fingerprints_follow_the_content_only(dataset: shards.Dataset) -> None:
+def test_fingerprints_follow_the_content_only(dataset: module.Dataset) -> None:
     table = read_index(dataset)
     assert fingerprint_of(table.take([2, 0, 1])) == dataset.fingerprint
     changed = table.set_column(table.column_names.index("label"), "label", pa.array([0, 0, 0], pa.int32()))
@@ -128,15 +128,15 @@ def test_fingerprints_follow_the_content_only(dataset: shards.Dataset) -> None:
         writer.commit([writer.write("train-00000", "train", regions(["a"], [boxes]))]) for boxes in ([], [], None)
     )
     assert once.fingerprint == again.fingerprint != other.fingerprint
-    assert once.parts[0].file != again.parts[0].file
+    assert once.shards[0].file != again.shards[0].file
 
 
-def test_parts_never_mix_splits(dataset: shards.Dataset) -> None:
+def test_shards_never_mix_splits(dataset: module.Dataset) -> None:
     with pytest.raises(ValueError, match="cannot hold split"):
         ShardWriter(dataset.store, "images", "", "images").write("train-00000", "test", images("test", ["c"]))
 
 
-def test_a_part_that_is_gone_is_told(dataset: shards.Dataset) -> None:
-    dataset.store.delete(f"images/{dataset.parts[0].file}")
-    with pytest.raises(UserError, match="is gone"):
-        read_images(dataset, dataset.parts[0])
+def test_a_missing_shard_is_an_error(dataset: module.Dataset) -> None:
+    dataset.store.delete(f"images/{dataset.shards[0].file}")
+    with pytest.raises(UserError, match="does not exist"):
+        read_images(dataset, dataset.shards[0])

@@ -1,4 +1,4 @@
-"""Every training leaf is seen exactly once an epoch, whatever the number of ranks; held-out leaves are never learnt from."""
+"""Every training image occurs once an epoch for any number of ranks; held-out images are never trained on."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ufgvc.core.errors import UserError
-from ufgvc.data.cache import Decoded
-from ufgvc.data.folds import fold_of, held_out
-from ufgvc.data.sources import CachedSource, share, steps_of
-from ufgvc.data.stream import Chunk
+from ufgvc.data.cache import CachedSource, DecodedSplit
+from ufgvc.data.splits import holdout_indices, kfold_indices
+from ufgvc.data.stream import Chunk, num_batches, rank_chunks
 from ufgvc.training.loader import unpack
 
 
 def source(rows: int, batch: int, rank: int, world: int, positions: np.ndarray | None = None) -> CachedSource:
-    data = Decoded(np.arange(rows, dtype=np.uint8).reshape(rows, 1, 1, 1).repeat(3, 3), {}, {})
+    data = DecodedSplit(np.arange(rows, dtype=np.uint8).reshape(rows, 1, 1, 1).repeat(3, 3), {}, {})
     labels = np.arange(rows, dtype=np.int64) % 3
     return CachedSource(
         data, labels, np.arange(rows) if positions is None else positions, batch, 7, rank, world, torch.device("cpu")
@@ -29,7 +28,7 @@ def source(rows: int, batch: int, rank: int, world: int, positions: np.ndarray |
 def test_every_image_once_and_two_for_every_rank(rows: int, batch: int, world: int, epoch: int) -> None:
     batch = max(batch, 4 * world)
     ranks = [list(source(rows, batch, rank, world).epoch(epoch)) for rank in range(world)]
-    assert {len(batches) for batches in ranks} == {steps_of(rows, batch)}
+    assert {len(batches) for batches in ranks} == {num_batches(rows, batch)}
     assert all(len(each.labels) > 1 for batches in ranks for each in batches)
     seen = np.concatenate([each.positions for batches in ranks for each in batches])
     assert sorted(seen) == list(range(rows))
@@ -58,7 +57,7 @@ def test_stream_shares_are_exact(sizes: list[int], world: int, drop: int) -> Non
     wanted = np.arange(ends[-1]) % 4 >= drop
     found: list[int] = []
     for rank in range(world):
-        mine, count = share(tasks, wanted, rank, world)
+        mine, count = rank_chunks(tasks, wanted, rank, world)
         rows = [row for task in mine for row in range(task.position, task.position + len(task)) if wanted[row]]
         assert len(rows) == count
         found += rows
@@ -68,7 +67,7 @@ def test_stream_shares_are_exact(sizes: list[int], world: int, drop: int) -> Non
 def test_held_out_leaves_are_stratified_and_groups_stay_whole() -> None:
     labels = np.repeat(np.arange(5), 6)
     groups = [f"plant{index // 2}" for index in range(30)]
-    learn, hold = held_out(labels, groups, 0.34, seed=3)
+    learn, hold = holdout_indices(labels, groups, 0.34, seed=3)
     assert sorted([*learn, *hold]) == list(range(30))
     assert (np.bincount(labels[hold]) == 2).all()
     assert not {groups[i] for i in learn} & {groups[i] for i in hold}
@@ -76,13 +75,13 @@ def test_held_out_leaves_are_stratified_and_groups_stay_whole() -> None:
 
 def test_folds_cover_everything_once() -> None:
     labels = np.repeat(np.arange(4), 5)
-    holds = [fold_of(labels, [None] * 20, 3, fold, 0)[1] for fold in range(3)]
+    holds = [kfold_indices(labels, [None] * 20, 3, fold, 0)[1] for fold in range(3)]
     assert sorted(np.concatenate(holds)) == list(range(20))
 
 
 def test_a_single_leaf_cannot_be_held_out() -> None:
     with pytest.raises(UserError, match="one training leaf"):
-        held_out(np.array([0, 0, 1]), [None] * 3, 0.5, 0)
+        holdout_indices(np.array([0, 0, 1]), [None] * 3, 0.5, 0)
 
 
 def test_unpack_is_the_opposite_of_packbits() -> None:

@@ -1,4 +1,4 @@
-"""Synthetic leaves: layout, geometry of the real sets, exact masks, and that only the leaf tells the cultivar."""
+"""Synthetic leaves: layout, geometry of the real sets, exact masks, and that only the leaf identifies the cultivar."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scipy import ndimage, stats
 
 from ufgvc.core.errors import UserError
 from ufgvc.data.images import decode
-from ufgvc.synthetic import SynthSettings, contact_sheet, make_leaf, make_plan, synthesize
+from ufgvc.synthetic import SynthSettings, generate_leaf, plan_leaf, synthesize
 from ufgvc.synthetic.cultivars import (
     BETWEEN,
     DIMENSIONS,
@@ -28,9 +28,9 @@ from ufgvc.synthetic.cultivars import (
     POSITIONS,
     SPACES,
     Variant,
-    plant_of,
-    stream,
-    traits,
+    plant_and_position,
+    rng_for,
+    sample_traits,
 )
 from ufgvc.synthetic.writer import encode_image
 
@@ -76,9 +76,9 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_workers(folder: Path, t
 
 def test_a_leaf_does_not_depend_on_the_rest_of_its_set() -> None:
     few, many = SynthSettings(cultivars=2, size=96), SynthSettings(cultivars=80, test_per_cultivar=50, size=96)
-    first, second = make_leaf(few, 0, 2, 5).picture, make_leaf(many, 0, 2, 5).picture
+    first, second = generate_leaf(few, 0, 2, 5).picture, generate_leaf(many, 0, 2, 5).picture
     assert np.array_equal(first.image, second.image)
-    assert not np.array_equal(first.image, make_leaf(few, 0, 2, 7).picture.image)
+    assert not np.array_equal(first.image, generate_leaf(few, 0, 2, 7).picture.image)
 
 
 def test_presets_have_the_size_of_the_real_sets() -> None:
@@ -86,7 +86,7 @@ def test_presets_have_the_size_of_the_real_sets() -> None:
     assert SynthSettings(preset="soylocal200").number == 200
 
 
-def test_what_is_there_already_is_kept_and_nothing_else_overwritten(folder: Path, tmp_path: Path) -> None:
+def test_existing_leaves_are_not_written_again_and_other_files_not_overwritten(folder: Path, tmp_path: Path) -> None:
     before = {f: f.stat().st_mtime_ns for f in folder.rglob("*")}
     synthesize(folder, SynthSettings(cultivars=2, train_per_cultivar=1, test_per_cultivar=3, size=96), seed=3)
     assert {f: f.stat().st_mtime_ns for f in folder.rglob("*")} == before
@@ -96,7 +96,7 @@ def test_what_is_there_already_is_kept_and_nothing_else_overwritten(folder: Path
         synthesize(tmp_path / "x", SynthSettings(cultivars=2, size=96), seed=-1)
 
 
-# Means over the images of the released label files: `../shared/data/ufg-labels/STATS.md`, section "Structure". (cx, cy, w, h)
+# Means of (cx, cy, w, h) over the images of the released label files.
 COTTON = {
     "left": (0.274, 0.642, 0.324, 0.422),
     "middle": (0.497, 0.545, 0.148, 0.646),
@@ -110,7 +110,7 @@ TOLERANCE = 0.045
 
 
 def test_cotton_boxes_lie_as_in_the_real_set() -> None:
-    plans = [make_plan(SynthSettings(), 0, cultivar, k) for cultivar in range(1, 41) for k in (1, 2)]
+    plans = [plan_leaf(SynthSettings(), 0, cultivar, k) for cultivar in range(1, 41) for k in (1, 2)]
     boxes = np.array([sorted(plan.boxes, key=lambda box: box[1]) for plan in plans])
     assert (boxes[..., 0] == 0).all()
     for index, name in enumerate(("left", "middle", "right")):
@@ -121,7 +121,7 @@ def test_cotton_boxes_lie_as_in_the_real_set() -> None:
 
 def test_soy_boxes_lie_as_in_the_real_set() -> None:
     settings = SynthSettings(preset="soylocal200")
-    plans = [make_plan(settings, 0, cultivar, k) for cultivar in range(1, 101) for k in (1, 2)]
+    plans = [plan_leaf(settings, 0, cultivar, k) for cultivar in range(1, 101) for k in (1, 2)]
     upright = np.array([plan.scene.upright for plan in plans])
     assert 0.70 < 1 - upright.mean() < 0.90
     for up in (False, True):
@@ -139,12 +139,12 @@ def test_soy_boxes_lie_as_in_the_real_set() -> None:
 def test_masks_are_the_veins_and_the_margin(preset: str) -> None:
     settings = SynthSettings(preset=preset)
     for cultivar in (1, 2):
-        plan = make_plan(settings, 1, cultivar, 2)
-        picture = make_leaf(settings, 1, cultivar, 2).picture
-        blade = _inside(plan.place(plan.blade.outline), settings.size)
+        plan = plan_leaf(settings, 1, cultivar, 2)
+        picture = generate_leaf(settings, 1, cultivar, 2).picture
+        blade = _inside(plan.pose(plan.blade.outline), settings.size)
         assert not (picture.vein & ~ndimage.binary_dilation(blade, iterations=2)).any()
         near_margin = ndimage.binary_dilation(blade, iterations=3) & ~ndimage.binary_erosion(blade, iterations=3)
-        column, row = plan.place(np.zeros((1, 2)))[0]
+        column, row = plan.pose(np.zeros((1, 2)))[0]
         rows, columns = np.mgrid[: settings.size, : settings.size]
         off_base = np.hypot(rows - row, columns - column) > 8  # there both margins meet in a slit thinner than a pixel
         assert not (picture.contour & ~near_margin & off_base).any()
@@ -167,17 +167,19 @@ def _inside(outline: np.ndarray, size: int) -> np.ndarray:
 
 
 def test_train_and_test_leaves_come_from_different_plants() -> None:
-    train, test = ({plant_of(k)[0] for k in range(start, 101, 2)} for start in (1, 2))
+    train, test = ({plant_and_position(k)[0] for k in range(start, 101, 2)} for start in (1, 2))
     assert not train & test
-    assert [plant_of(k)[1] for k in (1, 3, 5)] == ["upper", "middle", "lower"]
+    assert [plant_and_position(k)[1] for k in (1, 3, 5)] == ["upper", "middle", "lower"]
 
 
 def test_spaces_are_independent_and_have_heavy_tails() -> None:
     means = {}
     for index, space in enumerate(SPACES):
-        rows = [np.mean([getattr(traits(0, c, k, "all"), space) for k in range(1, 7)], axis=0) for c in range(1, 201)]
+        rows = [
+            np.mean([getattr(sample_traits(0, c, k, "all"), space) for k in range(1, 7)], axis=0) for c in range(1, 201)
+        ]
         means[space] = np.array(rows)
-        leaves = np.array([getattr(traits(0, 1, k, "all"), space) for k in range(1, 401)])
+        leaves = np.array([getattr(sample_traits(0, 1, k, "all"), space) for k in range(1, 401)])
         assert stats.kurtosis(leaves, axis=0).mean() > 0.3, index
     for a, b in (("shape", "veins"), ("shape", "texture"), ("veins", "texture")):
         both = np.corrcoef(np.hstack([means[a], means[b]]).T)[: means[a].shape[1], means[a].shape[1] :]
@@ -201,44 +203,45 @@ def at_chance(right: int, asked: int, cultivars: int) -> bool:
 
 
 @pytest.mark.parametrize("variant", ["all", "vein_only", "shape_only", "texture_only"])
-def test_traits_tell_the_cultivar_only_in_the_spaces_that_differ(variant: Variant) -> None:
+def test_traits_identify_the_cultivar_only_in_the_spaces_that_differ(variant: Variant) -> None:
     for space in SPACES:
-        right, asked = nearest_centroid(lambda c, k, s=space: getattr(traits(0, c, k, variant), s), 30, 12)
+        right, asked = nearest_centroid(lambda c, k, s=space: getattr(sample_traits(0, c, k, variant), s), 30, 12)
         differs = variant == "all" or variant.startswith(space.rstrip("s"))
         assert at_chance(right, asked, 30) != differs, (variant, space, right, asked)
         if differs:
             assert right < 0.97 * asked, "too easy to be ultra-fine-grained"
 
 
-def as_before_difficulty(seed: int, cultivar: int, k: int, space: str, differs: bool) -> np.ndarray:
-    """The traits of one space as they were drawn when there was no difficulty."""
-    plant, position = plant_of(k)
+def traits_without_difficulty(seed: int, cultivar: int, k: int, space: str, differs: bool) -> np.ndarray:
+    """The traits of one space without a difficulty."""
+    plant, position = plant_and_position(k)
     number, size, unit = SPACES.index(space), DIMENSIONS[space], np.sqrt((FREEDOM - 2) / FREEDOM)
-    told = BETWEEN[space] if differs else 0.0
-    value = told * (stream(1, seed, number, cultivar).standard_t(FREEDOM, size) * unit)
-    value = value + PLANT[space] * stream(2, seed, number, cultivar, plant).standard_normal(size)
-    value = value + POSITION[space] * stream(3, seed, number, POSITIONS.index(position)).standard_normal(size)
-    value = value + LEAF[space] * (stream(4, seed, number, cultivar, k).standard_t(FREEDOM, size) * unit)
+    between = BETWEEN[space] if differs else 0.0
+    value = between * (rng_for(1, seed, number, cultivar).standard_t(FREEDOM, size) * unit)
+    value = value + PLANT[space] * rng_for(2, seed, number, cultivar, plant).standard_normal(size)
+    value = value + POSITION[space] * rng_for(3, seed, number, POSITIONS.index(position)).standard_normal(size)
+    value = value + LEAF[space] * (rng_for(4, seed, number, cultivar, k).standard_t(FREEDOM, size) * unit)
     return LIMIT * np.tanh(value / LIMIT)
 
 
 @pytest.mark.parametrize("variant", ["all", "vein_only", "shape_only", "texture_only"])
-def test_without_a_difficulty_leaves_and_folders_are_those_of_before(variant: Variant) -> None:
+def test_difficulty_one_does_not_change_the_traits(variant: Variant) -> None:
     plain = SynthSettings(variant=variant, size=64)
     for cultivar, k in ((1, 1), (7, 4)):
-        leaf, plan = make_leaf(plain, 5, cultivar, k), make_plan(plain, 5, cultivar, k)
+        leaf, plan = generate_leaf(plain, 5, cultivar, k), plan_leaf(plain, 5, cultivar, k)
         for space in SPACES:
             differs = variant == "all" or variant.startswith(space.rstrip("s"))
-            assert np.array_equal(getattr(plan.traits, space), as_before_difficulty(5, cultivar, k, space, differs))
-        harder = make_leaf(plain.model_copy(update={"difficulty": 3.0}), 5, cultivar, k)
+            expected = traits_without_difficulty(5, cultivar, k, space, differs)
+            assert np.array_equal(getattr(plan.traits, space), expected)
+        harder = generate_leaf(plain.model_copy(update={"difficulty": 3.0}), 5, cultivar, k)
         assert not np.array_equal(harder.picture.image, leaf.picture.image)
-        assert harder.facts == leaf.facts, "pose, light and plant stay those of the leaf"
+        assert harder.metadata == leaf.metadata, "pose, light and plant stay those of the leaf"
 
 
-def test_only_another_difficulty_is_recorded(folder: Path, tmp_path: Path) -> None:
-    told = json.loads((folder / "synthetic.json").read_text())
-    assert list(told) == [
-        "drawing",
+def test_the_settings_are_recorded(folder: Path, tmp_path: Path) -> None:
+    record = json.loads((folder / "synthetic.json").read_text())
+    assert list(record) == [
+        "version",
         "seed",
         "preset",
         "cultivars",
@@ -247,6 +250,7 @@ def test_only_another_difficulty_is_recorded(folder: Path, tmp_path: Path) -> No
         "size",
         "variant",
         "format",
+        "difficulty",
     ]
     few = SynthSettings(cultivars=2, train_per_cultivar=1, test_per_cultivar=1, size=64, difficulty=2)
     harder = synthesize(tmp_path / "harder", few)
@@ -262,12 +266,12 @@ def test_a_difficulty_that_is_none_is_refused(value: float) -> None:
 
 
 def spreads(difficulty: float, cultivars: int = 150) -> dict[str, tuple[float, float]]:
-    """Variances between cultivars and between a plant's leaves, by a nested analysis of variance; means over a space's traits.
+    """Variances between cultivars and between a plant's leaves, by a nested ANOVA; means over the traits of a space.
 
     Four plants of three leaves each; traits are taken before they are limited, so that what adds up there adds up here.
     """
-    numbers = [k for plant in range(4) for k in range(1, 13) if plant_of(k)[0] == plant]
-    rows = [[traits(1, cultivar, k, "all", difficulty) for k in numbers] for cultivar in range(1, cultivars + 1)]
+    numbers = [k for plant in range(4) for k in range(1, 13) if plant_and_position(k)[0] == plant]
+    rows = [[sample_traits(1, cultivar, k, "all", difficulty) for k in numbers] for cultivar in range(1, cultivars + 1)]
     found = {}
     for space in SPACES:
         x = np.array([[getattr(leaf, space) for leaf in row] for row in rows]).reshape(
@@ -292,7 +296,7 @@ def test_difficulty_divides_the_spread_between_cultivars_and_no_other() -> None:
 
 def test_the_harder_the_fewer_are_recognised() -> None:
     def right(difficulty: float, variant: Variant, space: str) -> int:
-        return nearest_centroid(lambda c, k: getattr(traits(0, c, k, variant, difficulty), space), 30, 12)[0]
+        return nearest_centroid(lambda c, k: getattr(sample_traits(0, c, k, variant, difficulty), space), 30, 12)[0]
 
     for variant, space in (("vein_only", "veins"), ("shape_only", "shape"), ("texture_only", "texture")):
         easy, plain, hard, blind = (right(difficulty, variant, space) for difficulty in (0.5, 1.0, 3.0, 1e6))
@@ -302,9 +306,9 @@ def test_the_harder_the_fewer_are_recognised() -> None:
             assert at_chance(right(0.5, variant, other), 180, 30), (variant, other)
 
 
-def test_pose_and_light_tell_nothing() -> None:
+def test_pose_and_light_do_not_identify_the_cultivar() -> None:
     def scene(cultivar: int, k: int) -> np.ndarray:
-        return np.array(list(make_plan(settings, 0, cultivar, k).scene.row().values()))
+        return np.array(list(plan_leaf(settings, 0, cultivar, k).scene.row().values()))
 
     settings = SynthSettings(preset="soylocal200", size=64)
     right, asked = nearest_centroid(scene, 20, 12)
@@ -313,12 +317,12 @@ def test_pose_and_light_tell_nothing() -> None:
 
 @pytest.fixture(scope="module")
 def seen() -> dict[str, np.ndarray]:
-    """Statistics of pictures of 12 cultivars x 12 leaves: the background's, the file's size, and (as a control) the blade's."""
+    """Statistics of images of 12 cultivars x 12 leaves: background, file size, and (as a control) blade."""
     settings, found = SynthSettings(size=128), {"background": [], "bytes": [], "blade": []}
     for cultivar in range(1, 13):
         for k in range(1, 13):
-            plan, picture = make_plan(settings, 0, cultivar, k), make_leaf(settings, 0, cultivar, k).picture
-            blade = _inside(plan.place(plan.blade.outline), 128)
+            plan, picture = plan_leaf(settings, 0, cultivar, k), generate_leaf(settings, 0, cultivar, k).picture
+            blade = _inside(plan.pose(plan.blade.outline), 128)
             pixels, corner = picture.image.astype(float), np.ones((128, 128), dtype=bool)
             corner[14:] = False  # above every leaf: what is shadow and petiole elsewhere has the leaf's own shape
             ground = pixels[corner & ~ndimage.binary_dilation(blade, iterations=4)]
@@ -332,26 +336,18 @@ def seen() -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("what", ["background", "bytes", "both"])
-def test_background_and_file_size_tell_nothing(seen: dict[str, np.ndarray], what: str) -> None:
+def test_background_and_file_size_do_not_identify_the_cultivar(seen: dict[str, np.ndarray], what: str) -> None:
     rows = np.concatenate([seen["background"], seen["bytes"]], 2) if what == "both" else seen[what]
     right, asked = nearest_centroid(lambda c, k: rows[c - 1, k - 1], 12, 12)
     assert at_chance(right, asked, 12), (right, asked)
 
 
-def test_the_blade_tells_something(seen: dict[str, np.ndarray]) -> None:
+def test_the_blade_identifies_the_cultivar(seen: dict[str, np.ndarray]) -> None:
     right, asked = nearest_centroid(lambda c, k: seen["blade"][c - 1, k - 1], 12, 12)
     assert not at_chance(right, asked, 12), (right, asked)
 
 
-def test_the_contact_sheet_shows_photographs_and_masks(folder: Path, tmp_path: Path) -> None:
-    out = contact_sheet(folder, tmp_path / "sheet.png", rows=2, columns=3, side=64)
-    with Image.open(out) as sheet:
-        assert sheet.size == (6 * 70 + 6, 2 * 70 + 6)
-    with pytest.raises(UserError, match="no synthetic leaves"):
-        contact_sheet(tmp_path / "none", tmp_path / "sheet.png")
-
-
-def test_facts_of_every_leaf_are_written(folder: Path) -> None:
+def test_metadata_of_every_leaf_is_written(folder: Path) -> None:
     with open(folder / "masks/leaves.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 8

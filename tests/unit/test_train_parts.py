@@ -15,12 +15,18 @@ from torch import nn
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, open_store
 from ufgvc.methods.recipe import Recipe, Stage
-from ufgvc.runtime.session import places
+from ufgvc.runtime.resources import Device, TorchDevice, count_slots
 from ufgvc.training.checkpoint import FILE, read_checkpoint, remove_orphans, write_checkpoint
-from ufgvc.training.overrides import apply_overrides
-from ufgvc.training.preflight import check_batch, check_cpus, check_crop, check_nodes_hold, check_places, choose_gpu
+from ufgvc.training.preflight import (
+    check_batch,
+    check_cpus,
+    check_crop,
+    check_nodes_hold,
+    check_places,
+    choose_training_device,
+)
 from ufgvc.training.progress import Follower, epoch_line, read_metrics
-from ufgvc.training.settings import TrainSettings
+from ufgvc.training.settings import TrainSettings, apply_overrides
 
 PUBLISHED = Recipe(stages=(Stage(epochs=300, lr=0.003, step_epochs=60, warmup_epochs=5),), resize=512, crop=448)
 STAGED = Recipe(
@@ -33,28 +39,34 @@ STAGED = Recipe(
 
 @pytest.mark.parametrize(
     ("wish", "gpus", "workers", "choice"),
-    [("no", 8, 1, False), ("auto", 0, 4, False), ("auto", 1, 1, True), ("auto", 4, 2, True), ("yes", 2, 2, True)],
+    [
+        ("cpu", 8, 1, "cpu"),
+        ("auto", 0, 4, "cpu"),
+        ("auto", 1, 1, "cuda"),
+        ("auto", 4, 2, "cuda"),
+        ("gpu", 2, 2, "cuda"),
+    ],
 )
-def test_gpus_are_taken_where_they_are(wish: str, gpus: float, workers: int, choice: bool) -> None:
-    assert choose_gpu(wish, gpus, workers) is choice
+def test_gpus_are_taken_where_they_are(wish: Device, gpus: float, workers: int, choice: str) -> None:
+    assert choose_training_device(TrainSettings(device=wish, workers=workers), gpus) == choice
 
 
 @pytest.mark.parametrize(
     ("wish", "gpus", "workers", "advice"),
     [
-        ("yes", 0, 1, "--train.gpu no"),
-        ("yes", 0, 4, "--train.gpu no"),
+        ("gpu", 0, 1, "--train.device cpu"),
+        ("gpu", 0, 4, "--train.device cpu"),
         ("auto", 2, 3, "--train.workers 2"),
-        ("yes", 1, 2, "--train.workers 1"),
+        ("gpu", 1, 2, "--train.workers 1"),
     ],
 )
-def test_gpus_that_are_not_there(wish: str, gpus: float, workers: int, advice: str) -> None:
+def test_gpus_that_are_not_there(wish: Device, gpus: float, workers: int, advice: str) -> None:
     with pytest.raises(UserError) as caught:
-        choose_gpu(wish, gpus, workers)
-    assert f"the cluster has {gpus}" in caught.value.what
+        choose_training_device(TrainSettings(device=wish, workers=workers), gpus)
+    assert caught.value.what == (f"the cluster has {gpus} of {workers} GPUs" if gpus else "the cluster has no GPU")
     assert caught.value.fix == f"use `{advice}`"
-    wish, workers = ("no", workers) if "gpu" in advice else (wish, int(advice.split()[-1]))
-    choose_gpu(wish, gpus, workers)  # the advice works
+    wish, workers = ("cpu", workers) if "device" in advice else (wish, int(advice.split()[-1]))
+    choose_training_device(TrainSettings(device=wish, workers=workers), gpus)  # the advice works
 
 
 @pytest.mark.parametrize(
@@ -70,29 +82,31 @@ def test_gpus_that_are_not_there(wish: str, gpus: float, workers: int, advice: s
     ],
 )
 def test_how_many_processes_the_nodes_hold(nodes: Any, each: Any, room: int) -> None:
-    assert places(nodes, each) == room
+    assert count_slots(nodes, each) == room
 
 
 @pytest.mark.parametrize(
-    ("workers", "each", "gpu", "nodes", "said"),
+    ("workers", "each", "device", "nodes", "said"),
     [
-        (1, 6.0, False, [{"CPU": 4.0}] * 3, "room for 0 (nodes: 3 x 4 CPU)"),
-        (4, 2.5, False, [{"CPU": 4.0}] * 3, "room for 3"),
-        (2, 3.0, True, [{"CPU": 2.0, "GPU": 2.0}, {"CPU": 64.0}], "nodes: 1 x 2 CPU + 2 GPU, 1 x 64 CPU + 0 GPU"),
+        (1, 6.0, "cpu", [{"CPU": 4.0}] * 3, "room for 0 (nodes: 3 x 4 CPU)"),
+        (4, 2.5, "cpu", [{"CPU": 4.0}] * 3, "room for 3"),
+        (2, 3.0, "cuda", [{"CPU": 2.0, "GPU": 2.0}, {"CPU": 64.0}], "nodes: 1 x 2 CPU + 2 GPU, 1 x 64 CPU + 0 GPU"),
     ],
 )
-def test_a_worker_that_no_node_can_hold_is_refused(workers: int, each: float, gpu: bool, nodes: Any, said: str) -> None:
+def test_a_worker_that_no_node_can_hold_is_refused(
+    workers: int, each: float, device: TorchDevice, nodes: Any, said: str
+) -> None:
     settings = TrainSettings(workers=workers, cpus_per_worker=each)
     check_cpus(settings, sum(node["CPU"] for node in nodes))  # together they have enough
     with pytest.raises(UserError) as caught:
-        check_nodes_hold(settings, gpu, nodes)
+        check_nodes_hold(settings, device, nodes)
     assert said in caught.value.what
     assert "--train.cpus-per-worker" in str(caught.value.fix)
 
 
 def test_workers_that_the_nodes_hold() -> None:
-    check_nodes_hold(TrainSettings(workers=3, cpus_per_worker=2.5), False, [{"CPU": 4.0}] * 3)
-    check_nodes_hold(TrainSettings(workers=2, cpus_per_worker=3), True, [{"CPU": 7.0, "GPU": 1.0}] * 2)
+    check_nodes_hold(TrainSettings(workers=3, cpus_per_worker=2.5), "cpu", [{"CPU": 4.0}] * 3)
+    check_nodes_hold(TrainSettings(workers=2, cpus_per_worker=3), "cuda", [{"CPU": 7.0, "GPU": 1.0}] * 2)
 
 
 @pytest.mark.parametrize(("workers", "each", "cpus"), [(1, 1.0, 2), (3, 1.0, 4), (6, 0.5, 4)])
@@ -192,7 +206,7 @@ def test_crop_and_resize(told: dict[str, int], crop: int, resize: int) -> None:
 
 @pytest.mark.parametrize("told", [{"crop": 300, "resize": 256}, {"resize": 256}])
 def test_a_crop_that_does_not_fit(told: dict[str, int]) -> None:
-    with pytest.raises(UserError, match="does not fit into a photograph resized to 256 px") as caught:
+    with pytest.raises(UserError, match="does not fit into an image resized to 256 px") as caught:
         apply_overrides(PUBLISHED, TrainSettings(**told))  # type: ignore[arg-type]
     assert "`--train.crop 256` or less" in (caught.value.fix or "")
     apply_overrides(PUBLISHED, TrainSettings(crop=256, resize=256))
@@ -215,11 +229,11 @@ def row(epoch: int, **more: float) -> dict[str, float]:
 def test_the_line_of_an_epoch() -> None:
     assert epoch_line(row(3), 60, 130.7) == (
         "epoch 3/60  loss 1.5000 (classification 1.2500  vein 0.2500)  train accuracy 45.6 %"
-        "  12.3 images/s  3 % waiting for data  2:10 to go"
+        "  12.3 images/s  3 % waiting for data  2 min to go"
     )
     held = epoch_line(row(60, validation_accuracy=0.5, validation_correct=4.0, validation_leaves=8.0), 60, 0)
     assert "45.6 %  validation 4/8  12.3 images/s" in held
-    assert held.endswith("0:00 to go")
+    assert held.endswith("0 s to go")
 
 
 def write_rows(run: Store, rows: list[dict[str, float]], checkpointed: int) -> None:
@@ -227,21 +241,22 @@ def write_rows(run: Store, rows: list[dict[str, float]], checkpointed: int) -> N
     run.write_json("progress.json", {"checkpointed": checkpointed})
 
 
-def test_rows_are_passed_on_once_and_only_when_safe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_are_passed_on_once_and_only_after_a_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = open_store(tmp_path)
     assert read_metrics(run) == []
     passed: list[float] = []
-    follower = Follower(run, 5, on_safe=lambda rows: passed.extend(each["epoch"] for each in rows))
-    follower._task = follower._bar.add_task("epochs", total=5)
-    follower._look()
+    follower = Follower(run, 5, on_checkpointed=lambda rows: passed.extend(each["epoch"] for each in rows))
+    follower.poll()
     write_rows(run, [row(1), row(2), row(3)], checkpointed=2)
-    follower._look()
-    follower._look()
+    follower.poll()
+    follower.poll()
     assert passed == [1, 2]
     write_rows(run, [row(1), row(2)], checkpointed=2)  # a worker was lost, and its last epoch with it
-    follower._look()
+    follower.poll()
     write_rows(run, [row(1), row(2), row(3), row(4)], checkpointed=4)
-    follower._look()
+    follower.poll()
     assert passed == [1, 2, 3, 4]
     shown = re.findall(r"epoch (\d)/5", capsys.readouterr().err)
     assert shown == ["1", "2", "3", "3", "4"]
@@ -261,7 +276,7 @@ def test_storage_that_fails_once_does_not_end_the_progress(tmp_path: Path, monke
         looked_again.set()
         return read_metrics(store)
 
-    follower = Follower(run, 1, on_safe=passed.extend)
+    follower = Follower(run, 1, on_checkpointed=passed.extend)
     write_rows(run, [row(1)], checkpointed=1)
     monkeypatch.setattr("ufgvc.training.progress.read_metrics", flaky)
     with follower:

@@ -22,7 +22,7 @@ from ufgvc.core.storage import read_parquet_rows
 from ufgvc.core.types import REGIONS
 from ufgvc.data.dataset import Dataset, read_manifest
 from ufgvc.data.images import BadImage, encode_mask, inspect
-from ufgvc.data.stream import chunks
+from ufgvc.data.stream import list_chunks
 
 WIDTH, HEIGHT = 1200, 900  # pixels of a drawn photograph
 QUALITY = 90
@@ -194,7 +194,7 @@ def read_encoded(dataset: Dataset) -> tuple[list[bytes], list[tuple[bytes, bytes
     """The training photographs and their two masks as they are stored, in the order of the split."""
     images: list[bytes] = []
     masks: list[tuple[bytes, bytes]] = []
-    for chunk in chunks(dataset, "train", MASKS):
+    for chunk in list_chunks(dataset, "train", MASKS):
         assert chunk.masks is not None
         images += read_parquet_rows(dataset.store, chunk.images, chunk.start, chunk.stop, ["image"])[
             "image"

@@ -71,7 +71,7 @@ def measure_growth(folder: Path, rows: int, gpu: bool, seed: int) -> list[Grown]
             "--train.batch-size",
             str(BATCH),
         ]
-        flags += ["--train.epochs", str(EPOCHS), "--train.gpu", "yes" if gpu else "no", "--tracking.uri", "off"]
+        flags += ["--train.epochs", str(EPOCHS), "--train.device", "gpu" if gpu else "cpu", "--tracking.uri", "off"]
         _, memory = watched(*flags)
         (metrics,) = Path(runs).rglob("metrics.jsonl")
         epochs = [json.loads(line)["seconds"] for line in metrics.read_text().splitlines()]
@@ -88,7 +88,7 @@ def measure_growth(folder: Path, rows: int, gpu: bool, seed: int) -> list[Grown]
             "--runs",
             runs,
         ]
-        seconds, memory = watched(*predict, "--gpu", "yes" if gpu else "no", "--tracking.uri", "off")
+        seconds, memory = watched(*predict, "--device", "gpu" if gpu else "cpu", "--tracking.uri", "off")
         found["predict"].append((rows * factor, seconds, memory))
     return [_grown(step, points) for step, points in found.items()]
 

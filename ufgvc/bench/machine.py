@@ -7,24 +7,15 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 import torch
 
 from ufgvc.bench.timing import Spread, time_in_turn
-from ufgvc.core.errors import UserError
 from ufgvc.core.process import cpu_count, git_commit, versions
 
 MORE_PACKAGES = ("timm", "opencv-python-headless", "simplejpeg", "triton")
-
-
-def choose_device(wish: Literal["auto", "yes", "no"]) -> torch.device:
-    """UserError if a GPU is asked for and torch sees none."""
-    has = torch.cuda.is_available()
-    if wish == "yes" and not has:
-        raise UserError("torch sees no GPU on this machine", where="--gpu yes", fix="use `--gpu auto` or `--gpu no`")
-    return torch.device("cuda" if has and wish != "no" else "cpu")
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:

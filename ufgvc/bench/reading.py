@@ -22,7 +22,7 @@ from ufgvc.bench.timing import Measurement, time_in_turn
 from ufgvc.core.process import cpu_count
 from ufgvc.core.types import REGIONS
 from ufgvc.data.images import decode, decode_mask
-from ufgvc.data.stream import Chunk, chunks, decode_chunk, decoded, square, square_mask
+from ufgvc.data.stream import Chunk, decode_chunk, decode_chunks, list_chunks, resize_mask_square, resize_square
 
 Pixels = NDArray[np.uint8]
 Decoder = Callable[[bytes], Pixels]
@@ -38,7 +38,7 @@ def read_on_one_core(data: BenchData, rounds: int, seed: int) -> list[Measuremen
     images, masks = data.encoded[:SAMPLE], data.masks[:SAMPLE]
     name, fastest = fastest_exact_decoder(images, seed)
     # The chunk that training reads: Parquet, decoding, squares, packed masks.
-    chunk = _first_rows(chunks(data.dataset, "train", "exact")[0], SAMPLE)
+    chunk = _first_rows(list_chunks(data.dataset, "train", "exact")[0], SAMPLE)
     alone, exact = f"decoding alone ({name})", f"fastest exact: {name}, torch resize, OpenCV masks"
     calls: dict[str, Callable[[], object]] = {
         PLAIN: lambda: [plain_sample(*each) for each in zip(images, masks, strict=True)],
@@ -168,9 +168,9 @@ class Photographs(Dataset[Mapping[str, Any]]):
     def __getitem__(self, place: int) -> dict[str, Pixels]:
         name = self.names[place % len(self.names)]
         masks = {region: self.source / "masks" / region / f"{Path(name).stem}.png" for region in REGIONS}
-        image = square(decode((self.source / "images" / name).read_bytes()), SIDE)
+        image = resize_square(decode((self.source / "images" / name).read_bytes()), SIDE)
         return {"image": image} | {
-            region: np.packbits(square_mask(decode_mask(path.read_bytes()), SIDE), axis=1)
+            region: np.packbits(resize_mask_square(decode_mask(path.read_bytes()), SIDE), axis=1)
             for region, path in masks.items()
         }
 
@@ -185,7 +185,7 @@ def read_on_all_cores(data: BenchData, rounds: int, seed: int) -> list[Measureme
     batch = max(4, min(SIDE // 8, len(data.encoded) // (2 * cores)))
     tasks = [
         Chunk(each.images, each.masks, start, min(start + batch, each.stop), each.position + start - each.start)
-        for each in chunks(data.dataset, "train", "exact")
+        for each in list_chunks(data.dataset, "train", "exact")
         for start in range(each.start, each.stop, batch)
     ]
     tasks *= max(1, -(-4 * cores // len(tasks)))
@@ -201,7 +201,8 @@ def read_on_all_cores(data: BenchData, rounds: int, seed: int) -> list[Measureme
 
     def through_ray() -> None:
         seen = sum(
-            len(rows["position"]) for rows in decoded(data.dataset.store, tasks, SIDE).iter_batches(batch_size=None)
+            len(rows["position"])
+            for rows in decode_chunks(data.dataset.store, tasks, SIDE).iter_batches(batch_size=None)
         )
         if seen != count:
             raise RuntimeError(f"Ray Data gave {seen} of {count} rows")

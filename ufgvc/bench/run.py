@@ -16,7 +16,7 @@ import torch
 from ufgvc.bench import feeding, reading, startup, steps
 from ufgvc.bench.dataset import BenchData, check_source, make_data
 from ufgvc.bench.growth import draw_growth, measure_growth
-from ufgvc.bench.machine import choose_device, describe_machine, free_memory, matrix_rates
+from ufgvc.bench.machine import describe_machine, free_memory, matrix_rates
 from ufgvc.bench.report import BenchReport
 from ufgvc.bench.settings import BenchSettings
 from ufgvc.bench.sizing import Rates
@@ -25,6 +25,7 @@ from ufgvc.bench.timing import Measurement
 from ufgvc.core.errors import UserError
 from ufgvc.core.process import cpu_count
 from ufgvc.core.storage import open_store
+from ufgvc.runtime.resources import choose_device
 from ufgvc.runtime.session import RaySettings, ray_session
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ def bench(settings: BenchSettings, ray: RaySettings | None = None) -> BenchRepor
     not there, a source without photographs.
     """
     started = time.monotonic()
-    device = choose_device(settings.gpu)
+    device = torch.device(choose_device(settings.device))
     torch.set_num_threads(cpu_count())
     out = open_store(settings.out).local_path
     if next(path for path in (out, *out.parents) if path.exists()).is_file():

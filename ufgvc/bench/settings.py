@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from ufgvc.core.config import Settings, unique
+from ufgvc.runtime.resources import Device
 
 Part = Literal["reading", "cached", "step", "feed", "startup"]
 PARTS: tuple[Part, ...] = ("reading", "cached", "step", "feed", "startup")
@@ -35,8 +36,8 @@ class BenchSettings(Settings):
     """default: fp32, with a GPU that computes in it bf16"""
     compile: Literal["off", "on", "both"] = "off"
     """time the step with torch.compile: its first call takes a minute or more"""
-    gpu: Literal["auto", "yes", "no"] = "auto"
-    """measure on a GPU"""
+    device: Device = "auto"
+    """cpu, gpu, or auto: a GPU if torch sees one"""
     rounds: int = Field(5, ge=3)
     """rounds at most, in each of which everything that is compared is timed once, in a drawn order; three at least"""
     growth: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ufgvc.data.cache import decoded_bytes
+from ufgvc.data.cache import decoded_size
 
 SIZES = {"10 thousand": 10_000, "1 million": 1_000_000, "100 million": 100_000_000}
 RESIZE = 512  # pixels of the decoded set, with both masks
@@ -30,7 +30,7 @@ class Rates:
 
 def cache_place(rows: int, rates: Rates) -> str:
     """Where `--train.cache auto` would keep the decoded set of so many leaves (data/loader.py: choose_cache)."""
-    need = decoded_bytes(rows, RESIZE, with_masks=True)
+    need = decoded_size(rows, RESIZE, with_masks=True)
     if rates.device_memory is not None and need < rates.device_memory / 3:
         return "on the GPU"
     return "on disk" if need < rates.disk / 2 else "streamed"
@@ -50,7 +50,7 @@ def size_rows(rates: Rates) -> list[list[str | None]]:
         place = cache_place(count, rates)
         cells: list[str | None] = [
             size_text(count * rates.photograph_bytes),
-            size_text(decoded_bytes(count, RESIZE, with_masks=True)),
+            size_text(decoded_size(count, RESIZE, with_masks=True)),
             place,
             time_text(count / rates.decode) if rates.decode else None,
             *epoch_cells(count, place, rates),

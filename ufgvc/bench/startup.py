@@ -17,6 +17,7 @@ from ufgvc.bench.dataset import MASKS, BenchData
 from ufgvc.bench.steps import StepCase
 from ufgvc.bench.timing import Measurement, Spread, time_in_turn
 from ufgvc.data.images import decode
+from ufgvc.runtime.resources import Device
 from ufgvc.training.loader import EVAL_BATCH
 
 EPOCHS = 1
@@ -59,7 +60,7 @@ def train_command(
         "none",
     ]
     flags += ["--train.crop", str(case.side), "--train.batch-size", str(case.batch), "--train.epochs", str(epochs)]
-    flags += ["--train.precision", case.precision, "--train.gpu", "yes" if gpu else "no"]
+    flags += ["--train.precision", case.precision, "--train.device", "gpu" if gpu else "cpu"]
     flags += ["--options.backbone", case.backbone] if case.backbone else []
     return [*flags, *extra]
 
@@ -90,12 +91,12 @@ def time_use(data: BenchData, run: str, device: torch.device, rounds: int, seed:
     from ufgvc.tracking.settings import TrackingSettings
 
     off = Context(str(Path(run).parent), TrackingSettings(uri="off"))
-    gpu: Any = "yes" if device.type == "cuda" else "no"
+    on: Device = "gpu" if device.type == "cuda" else "cpu"
     model = load_model(str(Path(run) / "model"), off).to(device)
     views = _resident_views(data, model)
     count = data.dataset.counts["train"]
     folder = Path(run).parent / "predicted"
-    settings = PredictSettings(gpu=gpu, max_actors=1)
+    settings = PredictSettings(device=on, max_actors=1)
     source = data.source / "images"
 
     def bare() -> None:
@@ -107,7 +108,7 @@ def time_use(data: BenchData, run: str, device: torch.device, rounds: int, seed:
     calls: dict[str, Callable[[], object]] = {
         beside: bare,
         "evaluate: reading and scoring, one process": lambda: score_split(
-            data.dataset, {"model": model}, ScoreSettings(gpu=gpu, workers=0), split="train"
+            data.dataset, {"model": model}, ScoreSettings(device=on, max_actors=0), split="train"
         ),
     }
     timed = time_in_turn(calls, rounds, device=device, budget=10, seed=seed)

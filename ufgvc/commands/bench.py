@@ -20,7 +20,7 @@ class Bench(HasRay, HasSeed, BenchSettings):
 
 def run(settings: Bench, context: Context) -> None:
     from ufgvc.bench.run import bench
-    from ufgvc.reports.terminal import show_tables
+    from ufgvc.reports.tables import show_tables
 
     report = bench(select_fields(BenchSettings, settings), context.ray)
     print(report.machine_line())

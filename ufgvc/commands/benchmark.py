@@ -30,11 +30,11 @@ class Benchmark(HasRay, WritesRuns, HasMaskKind, BenchmarkSettings):
 
 def run(settings: Benchmark, context: Context) -> None:
     from ufgvc.experiments.benchmark import benchmark
-    from ufgvc.reports.terminal import show_tables
+    from ufgvc.reports.tables import show_tables
 
     result = benchmark(settings.data, select_fields(BenchmarkSettings, settings), context)
     show_tables(result.tables, without=NOT_SHOWN)
-    print(result.reading)
+    print(result.summary)
     if result.failed:
         print(f"{result.failed} trainings failed; the same command tries them again")
     print(f"everything else, failures too: {result.folder}/report.html")

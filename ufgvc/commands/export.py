@@ -5,7 +5,7 @@ from __future__ import annotations
 from ufgvc.commands.fields import HasModel, HasRuns
 from ufgvc.core.config import select_fields
 from ufgvc.core.places import WrittenPlace
-from ufgvc.models.export import ExportSettings
+from ufgvc.models.model import ExportSettings
 from ufgvc.tracking.context import Context
 
 
@@ -17,8 +17,7 @@ class Export(HasRuns, HasModel, ExportSettings):
 
 
 def run(settings: Export, context: Context) -> None:
-    from ufgvc.models.export import export
-    from ufgvc.models.model import load_model
+    from ufgvc.models.model import export, load_model
 
     parity = export(load_model(settings.model, context), settings.out, select_fields(ExportSettings, settings))
     print(f"{settings.out}: {parity.summary()}")

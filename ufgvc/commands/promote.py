@@ -21,7 +21,7 @@ class Promote(HasRay, HasRuns, HasData, PromoteSettings):
 
 def run(settings: Promote, context: Context) -> int | None:
     from ufgvc.evaluation.promote import promote
-    from ufgvc.reports.terminal import show_tables
+    from ufgvc.reports.tables import show_tables
 
     result = promote(settings.data, settings.model, select_fields(PromoteSettings, settings), context)
     promotion = result.promotion

@@ -19,13 +19,13 @@ class Search(HasRay, HasSeed, WritesRuns, HasMaskKind, HasMethod, HasData):
 
 def run(settings: Search, context: Context) -> None:
     from ufgvc.experiments.search import search
-    from ufgvc.reports.terminal import show_tables
+    from ufgvc.reports.tables import show_tables
 
     shared = settings.train.model_copy(update={"mask_kind": settings.mask_kind})
     options = settings.options.model_dump(mode="json")
     done = search(settings.data, settings.method, options, shared, settings.search, context)
     show_tables(done.tables)
-    print(done.reading)
+    print(done.summary)
     if done.failed:
         print(f"{done.failed} of the trainings at the end failed; the same command tries them again")
     best = f"ufgvc train --config {done.folder}/best.yaml"

@@ -26,11 +26,14 @@ def run(settings: Train, context: Context) -> None:
 
 def execute(settings: Train, context: Context) -> Step[list[TrainResult]]:
     """Trains one model, or one for each fold; finds those that the same settings trained before."""
-    from ufgvc.training.run import train
+    from ufgvc.training.run import train, train_folds
 
     chosen = settings.train.model_copy(update={"mask_kind": settings.mask_kind})
-    done = train(settings.data, settings.method, settings.options.model_dump(mode="json"), chosen, context)
-    results = done if isinstance(done, list) else [done]
+    options = settings.options.model_dump(mode="json")
+    if chosen.validation == "kfold" and chosen.fold is None:
+        results = train_folds(settings.data, settings.method, options, chosen, context)
+    else:
+        results = [train(settings.data, settings.method, options, chosen, context)]
     return Step("\n".join(_describe(each) for each in results), results, all(each.found for each in results))
 
 
@@ -39,5 +42,6 @@ def _describe(result: TrainResult) -> str:
     text = f"train accuracy {100 * row['train_accuracy']:.1f} %"
     if "validation_accuracy" in row:
         share = f"{int(row['validation_correct'])} of {int(row['validation_leaves'])}"
-        text += f", {row['selection']}: {share} = {100 * row['validation_accuracy']:.1f} %"
+        selected = "selected on test" if result.validation == "test" else f"best on {result.validation}"
+        text += f", {selected}: {share} = {100 * row['validation_accuracy']:.1f} %"
     return f"{text}; model {result.model}"

@@ -129,7 +129,9 @@ def user_error_in(error: BaseException | None, where: str | None = None) -> User
         if current is None or id(current) in seen:
             continue
         if isinstance(current, UserError):
-            return current
+            # Ray raises an object that is both its error and ours, whose text is a traceback; its cause is ours alone.
+            cause = getattr(current, "cause", None)
+            return cause if isinstance(cause, UserError) else current
         if (
             is_cause and refused is None
         ):  # a disk's error that was only being handled when a bug came up is not the cause

@@ -1,1 +1,1 @@
-"""Photographs, boxes and masks on storage, and how they reach the training device."""
+"""Data sets on storage: ingesting, reading, splitting, caching, streaming and augmenting images and masks."""

@@ -1,7 +1,7 @@
-"""Views of decoded photographs for training and tests: batched tensor operations, where the photographs are.
+"""Batched augmentation of decoded images, on the device that holds them.
 
-Images come as uint8 and leave as float in [0, 1] in channels_last memory. A photograph and its masks always get the same
-crop, flip and rotation.
+Images come in as uint8 and leave as float in [0, 1], channels_last. An image and its masks always get the same crop,
+flip and rotation.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch.nn import functional
 from ufgvc.data.transfer import to_device
 
 # Of SplitMix64 (Steele, Lea and Flood 2014): a counter with this step, then two rounds of multiply and shift.
-GOLDEN = 0x9E3779B97F4A7C15
-WORD = (1 << 64) - 1
+_STEP = 0x9E3779B97F4A7C15
+_MASK_64 = (1 << 64) - 1
 
 
 def image_key(image_id: str) -> int:
-    """A 64-bit number that stands for an image wherever and whenever it is seen."""
+    """A 64-bit hash of an image's id."""
     return int.from_bytes(hashlib.blake2b(image_id.encode(), digest_size=8).digest(), "little")
 
 
@@ -34,55 +34,59 @@ def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def per_image_uniforms(image_keys: NDArray[np.uint64], seed: int, epoch: int, n: int) -> NDArray[np.float64]:
-    """Uniform numbers in [0, 1), float64 (B, n), that depend on (seed, epoch, image) only: not on the batch or the rank.
+    """Uniform numbers in [0, 1), (B, n) float64, that depend on seed, epoch and image only, not on batch or rank.
 
     image_keys: (B,) uint64 of `image_key`.
     """
     # Seed and epoch go through the mixer one after the other, so that (seed 1, epoch 2) is far from (seed 2, epoch 1).
-    salt = _mix(_mix(np.array([seed & WORD], np.uint64) + np.uint64(GOLDEN)) + np.array([epoch & WORD], np.uint64))
+    salt = _mix(
+        _mix(np.array([seed & _MASK_64], np.uint64) + np.uint64(_STEP)) + np.array([epoch & _MASK_64], np.uint64)
+    )
     state = _mix(_mix(image_keys.astype(np.uint64, copy=False)) + salt)
-    counters = np.arange(1, n + 1, dtype=np.uint64) * np.uint64(GOLDEN)
+    counters = np.arange(1, n + 1, dtype=np.uint64) * np.uint64(_STEP)
     return (_mix(state[:, None] + counters) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def augment(
-    images: Tensor, masks: Mapping[str, Tensor], chance: Tensor, crop: int, rotate: float = 0.0
+    images: Tensor, masks: Mapping[str, Tensor], uniforms: Tensor, crop: int, rotate: float = 0.0
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """A random crop, mirrored in half of the cases, after a rotation by up to `rotate` degrees either way.
+    """A random crop, flipped left to right with probability 1/2, after a rotation by -`rotate` to `rotate` degrees.
 
     images: (B, R, R, 3) uint8.  masks: {region: (B, R, R) uint8 of 0 and 1, or bool}.
-    chance: (B, 3) uniform in [0, 1) for top, left and mirror; (B, 4) with `rotate`, for the angle.  crop: side in pixels, at most R.
-    Returns images (B, 3, crop, crop) float in [0, 1], channels_last, and masks {region: (B, 1, crop, crop) float in [0, 1]}.
-    What a rotation brings in from outside of the photograph is black and has no mask. ValueError if the crop does not fit.
+    uniforms: (B, 3) in [0, 1) for top, left and flip; (B, 4) with `rotate`, for the angle.  crop: side in pixels.
+    Returns images (B, 3, crop, crop) float in [0, 1], channels_last, and masks {region: (B, 1, crop, crop) float in
+    [0, 1]}. What a rotation moves in from outside of the image is black and has mask 0. ValueError if crop > R.
     """
     height, width = images.shape[1], images.shape[2]
     if crop > min(height, width):
         raise ValueError(f"a crop of {crop} px does not fit into photographs of {width} x {height} px")
-    # Positions in float64 on the CPU: every device then takes the very same crop.
-    chance = chance.cpu().double()
-    top = (chance[:, 0] * (height - crop + 1)).long()
-    left = (chance[:, 1] * (width - crop + 1)).long()
-    mirror = chance[:, 2] < 0.5
+    # Positions are computed in float64 on the CPU, so that every device takes the same crop.
+    uniforms = uniforms.cpu().double()
+    top = (uniforms[:, 0] * (height - crop + 1)).long()
+    left = (uniforms[:, 1] * (width - crop + 1)).long()
+    flip = uniforms[:, 2] < 0.5
     side = torch.arange(crop)
     rows = top[:, None] + side
-    columns = left[:, None] + torch.where(mirror[:, None], crop - 1 - side, side)
+    columns = left[:, None] + torch.where(flip[:, None], crop - 1 - side, side)
     if rotate:
-        angle = torch.deg2rad((2 * chance[:, 3] - 1) * rotate)
-        grid = to_device(_turned_grid(rows, columns, angle, height, width).float(), images.device)
-        turned = _of_255(_sample(images.permute(0, 3, 1, 2), grid, "bilinear")).clamp(
-            0, 1
-        )  # interpolation overshoots by an ulp
-        return _channels_last(turned), {
+        angle = torch.deg2rad((2 * uniforms[:, 3] - 1) * rotate)
+        grid = to_device(_rotated_grid(rows, columns, angle, height, width).float(), images.device)
+        # Interpolation may exceed 1 by a rounding error.
+        rotated = _divide_by_255(_sample(images.permute(0, 3, 1, 2), grid, "bilinear")).clamp(0, 1)
+        return _channels_last(rotated), {
             region: _sample(mask[:, None], grid, "nearest") for region, mask in masks.items()
         }
-    one = torch.arange(len(images), device=images.device)[:, None, None]
+    index = torch.arange(len(images), device=images.device)[:, None, None]
     rows, columns = to_device(rows, images.device)[:, :, None], to_device(columns, images.device)[:, None, :]
-    cropped = {region: mask[one, rows, columns][:, None].float() for region, mask in masks.items()}
-    return _to_float(images[one, rows, columns]), cropped
+    cropped = {region: mask[index, rows, columns][:, None].float() for region, mask in masks.items()}
+    return _to_float(images[index, rows, columns]), cropped
 
 
-def _turned_grid(rows: Tensor, columns: Tensor, angle: Tensor, height: int, width: int) -> Tensor:
-    """Where each pixel of the crop lies in the photograph, turned about the photograph's middle: (B, crop, crop, 2) in [-1, 1]."""
+def _rotated_grid(rows: Tensor, columns: Tensor, angle: Tensor, height: int, width: int) -> Tensor:
+    """Sampling grid (B, crop, crop, 2) in [-1, 1] of a crop of the images rotated by `angle` (B,) about their centre.
+
+    rows, columns: (B, crop) pixels of the crop.
+    """
     y = (rows + 0.5 - height / 2)[:, :, None]
     x = (columns + 0.5 - width / 2)[:, None, :]
     cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
@@ -97,26 +101,23 @@ def _channels_last(images: Tensor) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def _of_255(values: Tensor) -> Tensor:
-    """values / 255, rounded alike on every device: by a plain number a GPU divides with its reciprocal, which rounds otherwise."""
+def _divide_by_255(values: Tensor) -> Tensor:
+    """values / 255, rounded alike on every device: a GPU divides by a Python number with its reciprocal."""
     return values / values.new_full((), 255)
 
 
 def _to_float(images: Tensor) -> Tensor:
-    """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [0, 1]. The bytes already lie channels last; only the shape is turned."""
-    return _channels_last(_of_255(images.permute(0, 3, 1, 2).float()))
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [0, 1]; the memory layout stays, it is channels_last already."""
+    return _channels_last(_divide_by_255(images.permute(0, 3, 1, 2).float()))
 
 
 def eval_view(images: Tensor, size: int) -> Tensor:
-    """The middle `size` x `size` pixels, without chance; images of just that size are taken whole.
+    """The centre crop of `size` x `size` pixels.
 
-    images: (B, R, R, 3) uint8.  Returns (B, 3, size, size) float in [0, 1], channels_last. ValueError if they are smaller.
+    images: (B, R, R, 3) uint8.  Returns (B, 3, size, size) float in [0, 1], channels_last. ValueError if size > R.
     """
     height, width = images.shape[1], images.shape[2]
     if size > min(height, width):
         raise ValueError(f"a view of {size} px does not fit into photographs of {width} x {height} px")
     top, left = (height - size) // 2, (width - size) // 2
     return _to_float(images[:, top : top + size, left : left + size])
-
-
-eval_view.__test__ = False  # type: ignore[attr-defined]  # for pytest: a view, not a test

@@ -1,4 +1,4 @@
-"""The decoded set in one memory-mapped file a node: built once under a lock, shared by workers and trials."""
+"""Caches a decoded split in memory-mapped files, one copy a node, and draws training batches from it."""
 
 from __future__ import annotations
 
@@ -6,50 +6,58 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ufgvc.core.config import short_key
 from ufgvc.core.errors import UserError, disk_errors
 from ufgvc.core.storage import open_store
 from ufgvc.core.types import REGIONS
 from ufgvc.data.dataset import Dataset
-from ufgvc.data.stream import chunks, decoded
+from ufgvc.data.stream import Ints, RawBatch, decode_chunks, list_chunks, num_batches
+from ufgvc.data.transfer import to_device
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """A whole split.  images: (N, R, R, 3) uint8.  bits: {region: (N, R, ceil(R/8)) uint8}, packed masks.  has: {region: (N,) bool}."""
+class DecodedSplit:
+    """A whole split as squares of R pixels.
+
+    images: (N, R, R, 3) uint8.  packed_masks: {region: (N, R, ceil(R/8)) uint8}, bits as of `numpy.packbits`.
+    has_mask: {region: (N,) bool}.
+    """
 
     images: NDArray[np.uint8]
-    bits: Mapping[str, NDArray[np.uint8]]
-    has: Mapping[str, NDArray[np.bool_]]
+    packed_masks: Mapping[str, NDArray[np.uint8]]
+    has_mask: Mapping[str, NDArray[np.bool_]]
 
 
 def cache_folder(runs: str) -> Path:
-    """Where decoded sets are kept on this node: beside local runs, else in the temporary folder of this user."""
+    """Where this node keeps decoded splits: inside a local `runs`, else in a temporary folder of this user."""
     store = open_store(runs)
     return store.local_path / "_cache" if store.is_local else Path(tempfile.gettempdir()) / f"ufgvc-cache-{os.getuid()}"
 
 
-def decoded_bytes(rows: int, side: int, with_masks: bool) -> int:
-    """Bytes that a decoded split takes."""
+def decoded_size(rows: int, side: int, with_masks: bool) -> int:
+    """Bytes of a decoded split with `rows` images of `side` pixels."""
     return rows * side * (side * 3 + (len(REGIONS) * ((side + 7) // 8) if with_masks else 0))
 
 
-def decoded_split(
+def load_decoded_split(
     dataset: Dataset, split: str, side: int, mask_kind: str | None, mask_fingerprint: str | None, folder: Path
-) -> Decoded:
-    """The split as memory maps. Another process that wants the same waits for the one that builds it.
+) -> DecodedSplit:
+    """Opens the decoded split in `folder` as memory maps, and decodes it first if it is not there.
 
-    UserError if the disk is too small.
+    A file lock makes other processes that want the same split wait for the one that decodes it. mask_kind: None leaves
+    the masks out. UserError if the disk is too small.
     """
     from filelock import FileLock
 
@@ -59,7 +67,7 @@ def decoded_split(
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f".{target.name}.lock"):
         if not target.is_dir():
-            need = decoded_bytes(rows, side, mask_kind is not None)
+            need = decoded_size(rows, side, mask_kind is not None)
             if shutil.disk_usage(folder).free < 1.1 * need:
                 raise UserError(
                     f"the decoded photographs need {need / 2**30:.1f} GiB of disk",
@@ -77,41 +85,105 @@ def decoded_split(
 
 
 def _build(dataset: Dataset, split: str, side: int, mask_kind: str | None, folder: Path) -> None:
+    """Decodes the split into .npy files in `folder`. RuntimeError if rows are missing."""
     rows = dataset.counts[split]
     shapes: dict[str, tuple[tuple[int, ...], Any]] = {"image": ((rows, side, side, 3), np.uint8)}
     for region in REGIONS if mask_kind else ():
         shapes[f"{region}_bits"] = ((rows, side, (side + 7) // 8), np.uint8)
         shapes[f"has_{region}"] = ((rows,), np.bool_)
     files = {
-        name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", kind, shape)
-        for name, (shape, kind) in shapes.items()
+        name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape)
+        for name, (shape, dtype) in shapes.items()
     }
     for path in folder.iterdir():
-        take_space(path)
-    seen = 0
-    tasks = chunks(dataset, split, mask_kind)
-    for batch in decoded(dataset.store, tasks, side).iter_batches(batch_size=None, batch_format="numpy"):
+        preallocate(path)
+    done = 0
+    chunks = list_chunks(dataset, split, mask_kind)
+    for batch in decode_chunks(dataset.store, chunks, side).iter_batches(batch_size=None, batch_format="numpy"):
         at = batch["position"]
         for name, file in files.items():
             file[at] = batch[name]
-        seen += len(at)
-    if seen != rows:
-        raise RuntimeError(f"decoded {seen} of {rows} photographs of {split}; a partial set is not a set")
+        done += len(at)
+    if done != rows:
+        raise RuntimeError(f"decoded {done} of the {rows} images of {split}")
     for file in files.values():
         file.flush()
 
 
-def take_space(path: Path) -> None:
-    """Takes the disk's space for all bytes of a new file: written through memory, a full disk would kill this process (SIGBUS)."""
+def preallocate(path: Path) -> None:
+    """Allocates the disk blocks of a new sparse file: writing to a memory map on a full disk would raise SIGBUS."""
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
-def _open(folder: Path) -> Decoded:
+def _open(folder: Path) -> DecodedSplit:
     arrays = {path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))}
-    return Decoded(
+    return DecodedSplit(
         images=arrays["image"],
-        bits={region: arrays[f"{region}_bits"] for region in REGIONS if f"{region}_bits" in arrays},
-        has={region: arrays[f"has_{region}"] for region in REGIONS if f"has_{region}" in arrays},
+        packed_masks={region: arrays[f"{region}_bits"] for region in REGIONS if f"{region}_bits" in arrays},
+        has_mask={region: arrays[f"has_{region}"] for region in REGIONS if f"has_{region}" in arrays},
     )
+
+
+def epoch_permutation(rows: int, seed: int, epoch: int) -> Ints:
+    """The order of the images in one epoch, (rows,) int64: the same on every rank."""
+    return np.random.default_rng(np.random.SeedSequence([seed, epoch])).permutation(rows).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class CachedSource:
+    """Draws batches from a decoded split.
+
+    The epoch's permutation is cut into batches of nearly equal size, so that no small last batch disturbs BatchNorm.
+    Rank r takes every `world`-th image of a batch, from the r-th on.
+
+    labels: (N,) of the whole split.  positions: rows of it that are trained on.  batch_size: over all ranks.
+    resident: the split in the device's memory, made by `copy_to_device`; None if it stays on the host.
+    """
+
+    data: DecodedSplit
+    labels: Ints
+    positions: Ints
+    batch_size: int
+    seed: int
+    rank: int
+    world: int
+    device: torch.device
+    resident: Mapping[str, Tensor] | None = None
+
+    def epoch(self, epoch: int) -> Iterator[RawBatch]:
+        """See `BatchSource`."""
+        order = self.positions[epoch_permutation(len(self.positions), self.seed, epoch)]
+        steps = num_batches(len(order), self.batch_size)
+        # The whole order is copied to the device once, so that a step has to copy nothing to index the images.
+        on_device = (
+            None if self.resident is None else to_device(torch.from_numpy(order), self.device).tensor_split(steps)
+        )
+        for step, batch in enumerate(np.array_split(order, steps)):
+            indices = None if on_device is None else on_device[step][self.rank :: self.world]
+            yield self.gather(batch[self.rank :: self.world], indices)
+
+    def gather(self, positions: Ints, indices: Tensor | None = None) -> RawBatch:
+        """The images at these rows of the split.  indices: the same rows as a tensor on the device, if there is one."""
+        if self.resident is not None:
+            held = self.resident
+            indices = to_device(torch.from_numpy(positions), self.device) if indices is None else indices
+            masks = {region: held[f"{region}_bits"][indices] for region in self.data.packed_masks}
+            has_mask = {region: held[f"has_{region}"][indices] for region in self.data.has_mask}
+            return RawBatch(held["images"][indices], masks, has_mask, held["labels"][indices], positions)
+
+        def copy(array: NDArray[Any]) -> Tensor:
+            return to_device(torch.from_numpy(array[positions]), self.device)
+
+        masks = {region: copy(packed) for region, packed in self.data.packed_masks.items()}
+        has_mask = {region: copy(flags) for region, flags in self.data.has_mask.items()}
+        return RawBatch(copy(self.data.images), masks, has_mask, copy(self.labels), positions)
+
+
+def copy_to_device(data: DecodedSplit, labels: Ints, device: torch.device) -> dict[str, Tensor]:
+    """The decoded split in the device's memory: "images", "labels", "<region>_bits" and "has_<region>", N rows each."""
+    arrays: dict[str, NDArray[Any]] = {"images": data.images, "labels": labels}
+    arrays |= {f"{region}_bits": packed for region, packed in data.packed_masks.items()}
+    arrays |= {f"has_{region}": flags for region, flags in data.has_mask.items()}
+    return {name: torch.from_numpy(np.array(array)).to(device) for name, array in arrays.items()}

@@ -1,4 +1,4 @@
-"""Colour profiles: pixels in a photograph's own colours become sRGB, which is what everything after decoding takes them for."""
+"""Converts images with an ICC colour profile to sRGB."""
 
 from __future__ import annotations
 
@@ -8,36 +8,34 @@ import io
 import numpy as np
 from PIL import Image, ImageCms
 
-SAME = 2  # largest difference, of 255, between the converted and the given pixels of a profile that counts as sRGB
-_MODES = {
-    "RGB": "RGB",
-    "GRAY": "L",
-    "CMYK": "CMYK",
-}  # colour space of a profile -> mode of the pixels that it describes
+# A profile counts as sRGB if it changes no probe colour by more than this, of 255.
+SRGB_TOLERANCE = 2
+_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # colour space of a profile -> Pillow mode
 _ERRORS = (OSError, ValueError, TypeError, ImageCms.PyCMSError)
 
 
-def has_own_colours(picture: Image.Image) -> bool:
-    """Whether the pixels differ visibly from sRGB. A damaged or unfitting profile counts as none."""
+def needs_conversion(picture: Image.Image) -> bool:
+    """Whether the pixels differ visibly from sRGB. A profile that is damaged or of another mode counts as none."""
     return picture.mode == "LAB" or _conversion(picture) is not None
 
 
 def to_srgb(picture: Image.Image, source: Image.Image) -> Image.Image:
-    """The RGB form of a picture in mode L, RGB, CMYK or LAB (others are only brought to RGB).
+    """Converts an image in mode L, RGB, CMYK or LAB to sRGB; an image in another mode only to RGB.
 
-    source: the opened file, whose profile describes the picture; the picture may be a part or a reduced copy of it.
+    source: the opened file with the profile; `picture` may be a part or a reduced copy of it.
     """
     if picture.mode == "LAB":
         return ImageCms.applyTransform(picture, _from_lab()) or picture
-    found = _conversion(source)
-    if found is None:
+    conversion = _conversion(source)
+    if conversion is None:
         return picture if picture.mode == "RGB" else picture.convert("RGB")
-    mode, transform = found
-    fitting = picture if picture.mode == mode else picture.convert(mode)
-    return ImageCms.applyTransform(fitting, transform) or fitting
+    mode, transform = conversion
+    converted = picture if picture.mode == mode else picture.convert(mode)
+    return ImageCms.applyTransform(converted, transform) or converted
 
 
 def _conversion(picture: Image.Image) -> tuple[str, ImageCms.ImageCmsTransform] | None:
+    """(mode, transform) of the image's profile if it has one that matches its mode and is not sRGB."""
     profile = picture.info.get("icc_profile")
     if not isinstance(profile, bytes) or not profile:
         return None
@@ -51,9 +49,9 @@ def _conversion(picture: Image.Image) -> tuple[str, ImageCms.ImageCmsTransform] 
 
 @functools.lru_cache(maxsize=16)
 def _transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform] | None:
-    """The conversion to sRGB and the mode that it starts from; None if the profile is damaged or is sRGB itself.
+    """The mode of a profile's pixels and the transform to sRGB; None if the profile is damaged or is sRGB.
 
-    sRGB is known by what the profile does to a few colours, because its name may be anything.
+    Whether it is sRGB is tested with a few colours, because its name may be anything.
     """
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -68,11 +66,11 @@ def _transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform] | None:
     except _ERRORS:
         return None
     difference = np.asarray(converted, np.int16) - np.asarray(probes.convert("RGB"), np.int16)
-    return None if np.abs(difference).max() <= SAME else (mode, transform)
+    return None if np.abs(difference).max() <= SRGB_TOLERANCE else (mode, transform)
 
 
 def _probes(mode: str) -> Image.Image:
-    """Colours all over the space."""
+    """An image with colours from the whole colour space."""
     if mode == "L":
         return Image.fromarray(np.arange(0, 256, 5, dtype=np.uint8)[None])
     steps = np.linspace(0, 255, 6).astype(np.uint8)

@@ -1,6 +1,6 @@
-"""The data on storage: immutable Parquet parts, manifests that name them, and the fingerprint that ties them together.
+"""The storage format of a data set: immutable Parquet shards, manifests that list them, and fingerprints.
 
-Part k of regions and masks holds the image_ids of part k of images in the same order: whoever needs both opens the files of one name.
+Shard k of regions and masks holds the image_ids of shard k of images, in the same order, so nothing has to be joined.
 """
 
 from __future__ import annotations
@@ -50,7 +50,11 @@ _ROW_GROUP_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class Shard:
-    """One Parquet file. name: "train-00000", the same in every folder. file: its immutable file name. digest: hash of its content."""
+    """One Parquet file.
+
+    name: such as "train-00000", the same in every folder.  file: its file name, never used twice.  digest: SHA-256 of
+    its rows.
+    """
 
     name: str
     file: str
@@ -61,32 +65,37 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a folder holds. source_fingerprint: fingerprint of the images it was made from ("" for images themselves)."""
+    """The contents of a folder, as its manifest.json lists them.
 
-    parts: tuple[Shard, ...]
+    fingerprint: hash of the rows.  source_fingerprint: fingerprint of the images that the folder was made from; "" for
+    the images themselves.  schema: a key of SCHEMAS.  extra: what the command that wrote the folder adds.
+    """
+
+    shards: tuple[Shard, ...]
     fingerprint: str
     source_fingerprint: str
     schema: str
     extra: dict[str, Any] = field(default_factory=dict)
 
-    def part(self, name: str) -> Shard:
-        return next(part for part in self.parts if part.name == name)
+    def shard(self, name: str) -> Shard:
+        """The shard of that name. StopIteration if there is none."""
+        return next(shard for shard in self.shards if shard.name == name)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """An ingested data set. classes: cultivar names in label order. counts: photographs per split."""
+    """An ingested data set.  classes: cultivar names in label order.  shards: of images.  counts: images per split."""
 
     store: Store
     name: str
     classes: tuple[str, ...]
     fingerprint: str
-    parts: tuple[Shard, ...]
+    shards: tuple[Shard, ...]
     counts: dict[str, int]
 
 
 def open_dataset(uri: str) -> Dataset:
-    """Reads <data>/dataset.json. UserError with the command to run if there is none."""
+    """Reads <data>/dataset.json. UserError with the command to run if there is none, or one of another version."""
     store = open_store(uri)
     try:
         found = store.read_json(DATASET_FILE)
@@ -96,58 +105,67 @@ def open_dataset(uri: str) -> Dataset:
         ) from None
     if found.get("version") != VERSION:
         raise UserError(
-            f"was written in version {found.get('version')} of the layout, this program reads {VERSION}",
+            f"has version {found.get('version')} of the storage format, this program reads version {VERSION}",
             where=store.uri,
             fix="run `ufgvc ingest` again",
         )
-    parts = tuple(Shard(**part) for part in found["parts"])
-    return Dataset(store, found["name"], tuple(found["classes"]), found["fingerprint"], parts, dict(found["counts"]))
+    shards = tuple(Shard(**shard) for shard in found["shards"])
+    return Dataset(store, found["name"], tuple(found["classes"]), found["fingerprint"], shards, dict(found["counts"]))
 
 
 def read_manifest(dataset: Dataset, folder: str) -> Manifest:
-    """The manifest of a folder of this data set. UserError if it is missing or was made from other images, with the command to run."""
+    """Reads the manifest of a folder of this data set.
+
+    UserError if it is missing or was made from other images; it names the command to run.
+    """
     command = f"run `ufgvc {_command(folder)} --data {dataset.store.uri}`"
     where = f"{dataset.store.uri}/{folder}"
     try:
         found = dataset.store.child(folder).read_json(MANIFEST_FILE)
     except FileNotFoundError:
-        raise UserError("is not there", where=where, fix=command) from None
+        raise UserError("does not exist", where=where, fix=command) from None
     if folder != IMAGES and found["source_fingerprint"] != dataset.fingerprint:
-        raise UserError("was made from other images than those that are there now", where=where, fix=f"{command} again")
-    parts = tuple(Shard(**part) for part in found["parts"])
-    return Manifest(parts, found["fingerprint"], found["source_fingerprint"], found["schema"], found["extra"])
+        raise UserError("was made from other images than the data set has now", where=where, fix=f"{command} again")
+    shards = tuple(Shard(**shard) for shard in found["shards"])
+    return Manifest(shards, found["fingerprint"], found["source_fingerprint"], found["schema"], found["extra"])
 
 
-def read_images(dataset: Dataset, part: Shard | str) -> pa.Table:
-    """All columns of one part of the images."""
-    return _read(dataset, IMAGES, part if isinstance(part, Shard) else _named(dataset.parts, part))
+def read_images(dataset: Dataset, shard: Shard | str) -> pa.Table:
+    """Reads all columns of one shard of the images. shard: or its name."""
+    return _read(dataset, IMAGES, shard if isinstance(shard, Shard) else _find_shard(dataset.shards, shard))
 
 
-def read_part(dataset: Dataset, folder: str, part: Shard | str, columns: Sequence[str] | None = None) -> pa.Table:
-    """One part of regions or masks; `part` may be the images' part or its name. Reads the manifest when it has to find the file."""
-    name = part if isinstance(part, str) else part.name
-    return _read(dataset, folder, read_manifest(dataset, folder).part(name), columns)
+def read_shard(dataset: Dataset, folder: str, shard: Shard | str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Reads one shard of regions or masks.
+
+    shard: of the images, or its name.  columns: None reads all. UserError as for `read_manifest`.
+    """
+    name = shard if isinstance(shard, str) else shard.name
+    return _read(dataset, folder, read_manifest(dataset, folder).shard(name), columns)
 
 
 def read_index(dataset: Dataset, split: str | None = None) -> pa.Table:
-    """Every column of the images but the bytes, plus part (string) and row (int32, the row in the part), in part order."""
-    parts = [part for part in dataset.parts if split in (None, part.split)]
+    """Reads INDEX_COLUMNS of all images in shard order, and adds the columns shard (its name) and row (in the shard).
 
-    def read(part: Shard) -> pa.Table:
-        table = _read(dataset, IMAGES, part, INDEX_COLUMNS)
-        table = table.append_column("part", pa.array([part.name] * table.num_rows, pa.string()))
+    split: None reads all. UserError if the data set has no such split.
+    """
+    shards = [shard for shard in dataset.shards if split in (None, shard.split)]
+
+    def read(shard: Shard) -> pa.Table:
+        table = _read(dataset, IMAGES, shard, INDEX_COLUMNS)
+        table = table.append_column("shard", pa.array([shard.name] * table.num_rows, pa.string()))
         return table.append_column("row", pa.array(range(table.num_rows), pa.int32()))
 
-    if not parts:
+    if not shards:
         known = ", ".join(dataset.counts)
         raise UserError(f"has no split {split!r}", where=dataset.store.uri, fix=f"choose from {known}")
     with ThreadPoolExecutor(8) as pool:
-        return pa.concat_tables(list(pool.map(read, parts)))
+        return pa.concat_tables(list(pool.map(read, shards)))
 
 
 @dataclass(frozen=True)
 class ShardWriter:
-    """Writes the parts of one folder and, last, the manifest that names them. Picklable: `write` may run in Ray tasks.
+    """Writes the shards of one folder and, last, the manifest that lists them. Picklable, for use in Ray tasks.
 
     store: the data set's store.  source_fingerprint: fingerprint of the images.  schema: a key of SCHEMAS.
     """
@@ -157,45 +175,49 @@ class ShardWriter:
     source_fingerprint: str
     schema: str
 
-    def write(self, part_name: str, split: str, table: pa.Table) -> Shard:
-        """Writes a part under a file name that nobody has used before, so that readers of the old part are not disturbed."""
-        if part_name.rpartition("-")[0] != split:
-            raise ValueError(f"part {part_name!r} cannot hold split {split!r}")
+    def write(self, shard_name: str, split: str, table: pa.Table) -> Shard:
+        """Writes a shard under a new file name, so that readers of an older shard of that name are not disturbed."""
+        if shard_name.rpartition("-")[0] != split:
+            raise ValueError(f"shard {shard_name!r} cannot hold split {split!r}")
         table = table.select(SCHEMAS[self.schema].names).cast(SCHEMAS[self.schema]).replace_schema_metadata(None)
-        file = f"{part_name}.{uuid.uuid4().hex[:8]}.parquet"
+        file = f"{shard_name}.{uuid.uuid4().hex[:8]}.parquet"
         per_row = table.nbytes / max(table.num_rows, 1)
         rows = max(1, min(64, math.floor(_ROW_GROUP_BYTES / max(per_row, 1))))
         write_parquet_file(self.store.child(self.folder), file, table, row_group_size=rows)
-        return Shard(part_name, file, split, table.num_rows, _digest(table))
+        return Shard(shard_name, file, split, table.num_rows, _digest(table))
 
-    def commit(self, parts: Sequence[Shard], **extra: Any) -> Manifest:
-        """Writes the manifest, and then deletes the files that it does not name."""
-        manifest = self.write_manifest(parts, **extra)
-        self.delete_unreferenced(parts)
+    def commit(self, shards: Sequence[Shard], **extra: Any) -> Manifest:
+        """Writes the manifest, then deletes the files that it does not list."""
+        manifest = self.write_manifest(shards, **extra)
+        self.delete_unreferenced(shards)
         return manifest
 
-    def write_manifest(self, parts: Sequence[Shard], **extra: Any) -> Manifest:
-        ordered = tuple(sorted(parts, key=_part_order))
-        content = [self.schema, self.source_fingerprint, [(part.name, part.digest) for part in ordered]]
+    def write_manifest(self, shards: Sequence[Shard], **extra: Any) -> Manifest:
+        """Writes manifest.json with the shards in order. extra: JSON values for `Manifest.extra`."""
+        ordered = tuple(sorted(shards, key=_shard_order))
+        content = [self.schema, self.source_fingerprint, [(shard.name, shard.digest) for shard in ordered]]
         fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()
         manifest = Manifest(ordered, fingerprint, self.source_fingerprint, self.schema, extra)
         self.store.child(self.folder).write_json(MANIFEST_FILE, {"version": VERSION, **asdict(manifest)})
         return manifest
 
-    def delete_unreferenced(self, parts: Sequence[Shard]) -> None:
-        """Deletes the folder's files that `parts` do not name."""
-        folder, named = self.store.child(self.folder), {part.file for part in parts} | {MANIFEST_FILE}
+    def delete_unreferenced(self, shards: Sequence[Shard]) -> None:
+        """Deletes the folder's files that are not among `shards`."""
+        folder, named = self.store.child(self.folder), {shard.file for shard in shards} | {MANIFEST_FILE}
         folder.delete(*(file for file in folder.list(recursive=False) if file not in named))
 
 
 def write_dataset(
-    store: Store, name: str, classes: Sequence[str], index: pa.Table, parts: Sequence[Shard], source: str
+    store: Store, name: str, classes: Sequence[str], index: pa.Table, shards: Sequence[Shard], source: str
 ) -> Dataset:
-    """Writes dataset.json, which makes the images count. index: at least image_id, sha256, label and split of every photograph."""
+    """Writes dataset.json, which makes the shards of images current.
+
+    index: a table with at least image_id, sha256, label and split of every image.
+    """
     fingerprint = fingerprint_of(index)
     splits = index["split"].to_pylist()
     counts = {split: splits.count(split) for split in SPLITS if split in splits}
-    ordered = tuple(sorted(parts, key=_part_order))
+    ordered = tuple(sorted(shards, key=_shard_order))
     written = {
         "version": VERSION,
         "name": name,
@@ -203,14 +225,14 @@ def write_dataset(
         "counts": counts,
         "classes": list(classes),
         "source": source,
-        "parts": [asdict(part) for part in ordered],
+        "shards": [asdict(shard) for shard in ordered],
     }
     store.write_json(DATASET_FILE, written)
     return Dataset(store, name, tuple(classes), fingerprint, ordered, counts)
 
 
 def fingerprint_of(index: pa.Table) -> str:
-    """SHA-256 over (image_id, sha256, label, split) of every photograph, sorted; the parts they lie in do not matter."""
+    """SHA-256 over the sorted (image_id, sha256, label, split) of every image; it does not depend on the shards."""
     rows = zip(*(index[name].to_pylist() for name in ("image_id", "sha256", "label", "split")), strict=True)
     digest = hashlib.sha256()
     for row in sorted(rows):
@@ -219,45 +241,49 @@ def fingerprint_of(index: pa.Table) -> str:
 
 
 def to_boxes(value: list[dict[str, Any]] | None) -> list[Box] | None:
-    """A cell of the column `boxes` as Box objects. None: not annotated; []: annotated, and none there."""
+    """A value of the column `boxes` as Box objects. None: not annotated; []: annotated, without boxes."""
     return None if value is None else [Box(**box) for box in value]
 
 
 def from_boxes(boxes: Sequence[Box] | None) -> list[dict[str, Any]] | None:
-    """The opposite of `to_boxes`."""
+    """The inverse of `to_boxes`."""
     return None if boxes is None else [asdict(box) for box in boxes]
 
 
-def part_name(split: str, number: int) -> str:
+def shard_name(split: str, number: int) -> str:
+    """For example "train-00000"."""
     return f"{split}-{number:05d}"
 
 
-def _part_order(part: Shard) -> tuple[int, str]:
-    return SPLITS.index(part.split), part.name
+def _shard_order(shard: Shard) -> tuple[int, str]:
+    return SPLITS.index(shard.split), shard.name
 
 
-def _named(parts: Sequence[Shard], name: str) -> Shard:
-    return next(part for part in parts if part.name == name)
+def _find_shard(shards: Sequence[Shard], name: str) -> Shard:
+    return next(shard for shard in shards if shard.name == name)
 
 
 def _command(folder: str) -> str:
+    """The command that writes a folder."""
     top, _, kind = folder.partition("/")
     if top == "masks" and kind != "box":
         return f"mask --mask-kind {kind}"
     return _COMMANDS.get(folder) or _COMMANDS[top]
 
 
-def _read(dataset: Dataset, folder: str, part: Shard, columns: Sequence[str] | None = None) -> pa.Table:
+def _read(dataset: Dataset, folder: str, shard: Shard, columns: Sequence[str] | None = None) -> pa.Table:
     store = dataset.store.child(folder)
     try:
-        return read_parquet_file(store, part.file, list(columns) if columns else None)
+        return read_parquet_file(store, shard.file, list(columns) if columns else None)
     except FileNotFoundError:
         fix = f"run `ufgvc {_command(folder)} --data {dataset.store.uri}` again"
-        raise UserError("is named by the manifest but is gone", where=f"{store.uri}/{part.file}", fix=fix) from None
+        raise UserError(
+            "is listed in the manifest but does not exist", where=f"{store.uri}/{shard.file}", fix=fix
+        ) from None
 
 
 class _HashSink:
-    """A file for pyarrow that keeps only the hash of what is written."""
+    """A file object for pyarrow that hashes what is written to it."""
 
     closed = False
 
@@ -274,7 +300,7 @@ class _HashSink:
 
 
 def _digest(table: pa.Table) -> str:
-    """SHA-256 of the rows, whatever the file's compression and row groups."""
+    """SHA-256 of the rows; it does not depend on the file's compression and row groups."""
     sink = _HashSink()
     with pa.PythonFile(sink, mode="w") as file, pa.ipc.new_stream(file, table.schema) as stream:
         stream.write_table(table.combine_chunks())

@@ -1,4 +1,4 @@
-"""The same picture in two files, however it was saved, resized, turned or mirrored: found by what it looks like."""
+"""Finds files that show the same image, also when it was saved again, resized, rotated by a right angle or mirrored."""
 
 from __future__ import annotations
 
@@ -12,23 +12,25 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from ufgvc.data.images import SKETCH
+from ufgvc.data.images import THUMBNAIL_SIDE
 
-_SIDE, _HASH, _CELLS = 32, 16, 8  # sides of the thumbnail, of the hash (in bits) and of the grid of mean colours
-# Bounds for two files of one picture, measured on 265 real leaves and 4640 synthetic ones of 128 pixels, all upright on white. Copies that
-# were saved again (JPEG quality 30 to 75) or resized (96 pixels to 1.5 times) differ by at most 28 bits, 0.05 and 2.2 levels, those of the
-# real leaves by 6, 0.02 and 1.5. Different leaves are at least 0.26 (real) and 0.10 (synthetic) apart.
+_GREY_SIDE, _HASH_SIDE, _COLOUR_SIDE = 32, 16, 8  # pixels of the grey thumbnail, bits of the hash, cells of mean colour
+# Bounds for two files of one image, measured on 265 real leaves and 4640 synthetic ones of 128 pixels, all upright on
+# white. Copies that were saved again (JPEG quality 30 to 75) or resized (96 pixels to 1.5 times) differ by at most
+# 28 bits, 0.05 and 2.2 levels, those of the real leaves by 6, 0.02 and 1.5. Different leaves are at least 0.26 (real)
+# and 0.10 (synthetic) apart.
 _MAX_BITS, _MAX_DISTANCE, _MAX_LEVELS = 72, 0.05, 2.5
-_RINGS, _MAX_RING = 8, 3.0  # grey levels: those copies differ by at most 1.8 in a ring's mean or deviation
-_MIN_CONTRAST = 3.0  # grey levels: plain surfaces all look alike
+_RINGS, _MAX_RING = 8, 3.0  # grey levels; those copies differ by at most 1.8 in a ring's mean or deviation
+_MIN_CONTRAST = 3.0  # grey levels; plain surfaces all look alike
 _BLOCK = 4096
 
 
 @dataclass(frozen=True)
-class Looks:
-    """What N photographs look like, 1.2 kilobytes each.
+class ImageSignatures:
+    """What N images are compared by, 1.2 kilobytes each.
 
-    hashes: (N, 32) uint8, packed bits.  thumbnails: (N, 32, 32) uint8 grey.  colours: (N, 8, 8, 3) uint8 mean sRGB of the cells of a grid.
+    hashes: (N, 32) uint8, the packed bits of a perceptual hash.  thumbnails: (N, 32, 32) uint8 grey.
+    colours: (N, 8, 8, 3) uint8, mean sRGB of the cells of a grid.
     """
 
     hashes: np.ndarray
@@ -36,47 +38,47 @@ class Looks:
     colours: np.ndarray
 
     @staticmethod
-    def of(sketches: Sequence[np.ndarray]) -> Looks:
-        """From (64, 64, 3) uint8 pictures, as images.inspect_with_sketch makes them."""
-        grey = [Image.fromarray(sketch).convert("L") for sketch in sketches]
-        bits = [imagehash.phash(picture, _HASH).hash for picture in grey]
-        hashes = np.packbits(np.array(bits, bool).reshape(-1, _HASH**2), axis=1)
-        thumbnails = _shrunk(
-            np.array([np.asarray(picture) for picture in grey], np.uint8).reshape(-1, SKETCH, SKETCH, 1), _SIDE
-        )
-        colours = _shrunk(np.array(sketches, np.uint8).reshape(-1, SKETCH, SKETCH, 3), _CELLS)
-        return Looks(hashes, thumbnails[..., 0], colours)
+    def from_thumbnails(images: Sequence[np.ndarray]) -> ImageSignatures:
+        """Computes the signatures of (64, 64, 3) uint8 images from `images.inspect_with_thumbnail`."""
+        grey = [Image.fromarray(image).convert("L") for image in images]
+        bits = [imagehash.phash(image, _HASH_SIDE).hash for image in grey]
+        hashes = np.packbits(np.array(bits, bool).reshape(-1, _HASH_SIDE**2), axis=1)
+        pixels = np.array([np.asarray(image) for image in grey], np.uint8)
+        thumbnails = _mean_pool(pixels.reshape(-1, THUMBNAIL_SIDE, THUMBNAIL_SIDE, 1), _GREY_SIDE)
+        colours = _mean_pool(np.array(images, np.uint8).reshape(-1, THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3), _COLOUR_SIDE)
+        return ImageSignatures(hashes, thumbnails[..., 0], colours)
 
     @staticmethod
-    def joined(several: Sequence[Looks]) -> Looks:
+    def concatenate(several: Sequence[ImageSignatures]) -> ImageSignatures:
+        """One object with the images of all, in order."""
         names = ("hashes", "thumbnails", "colours")
-        return Looks(*(np.concatenate([getattr(one, name) for one in several]) for name in names))
+        return ImageSignatures(*(np.concatenate([getattr(one, name) for one in several]) for name in names))
 
 
-def groups_of_duplicates(looks: Looks, digests: Sequence[str]) -> list[list[int]]:
-    """Positions of the photographs that show one picture, for each picture that occurs more than once.
+def find_duplicates(signatures: ImageSignatures, digests: Sequence[str]) -> list[list[int]]:
+    """Indices of the files that show the same image, one list for each image that occurs more than once.
 
-    digests: of the files; equal ones are duplicates whatever they look like.
+    digests: hashes of the N files; files with equal digests are duplicates in any case.
     """
-    pairs = list(_near_pairs(looks))
+    pairs = list(_similar_pairs(signatures))
     first: dict[str, int] = {}
     pairs += [(first.setdefault(digest, k), k) for k, digest in enumerate(digests)]
     a, b = np.array(pairs, dtype=int).reshape(-1, 2).T
-    _, labels = connected_components(
-        coo_array((np.ones(len(a), bool), (a, b)), shape=(len(digests), len(digests))), directed=False
-    )
+    graph = coo_array((np.ones(len(a), bool), (a, b)), shape=(len(digests), len(digests)))
+    _, labels = connected_components(graph, directed=False)
     groups: dict[int, list[int]] = {}
-    for position, label in enumerate(labels.tolist()):
-        groups.setdefault(label, []).append(position)
+    for index, label in enumerate(labels.tolist()):
+        groups.setdefault(label, []).append(index)
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _near_pairs(looks: Looks) -> Iterator[tuple[int, int]]:
-    """Pairs whose hashes agree nearly in one of the eight ways to turn and mirror a picture, and whose thumbnails confirm it.
+def _similar_pairs(signatures: ImageSignatures) -> Iterator[tuple[int, int]]:
+    """Pairs with similar hashes in one of the eight orientations of an image, confirmed by thumbnails and colours.
 
-    Only pairs whose square rings about the middle are alike are compared at all: no turn changes a ring's mean and deviation.
+    Only pairs with similar square rings about the centre are compared: no orientation changes the mean and deviation of
+    a ring.
     """
-    rings = _rings(looks.thumbnails)
+    rings = _ring_statistics(signatures.thumbnails)
     usable = np.flatnonzero(rings[:, _RINGS:].max(axis=1, initial=0) >= _MIN_CONTRAST)
     if not len(usable):
         return
@@ -87,58 +89,62 @@ def _near_pairs(looks: Looks) -> Iterator[tuple[int, int]]:
         a = np.repeat(np.arange(len(rows)), [len(one) for one in close])
         b = usable[np.concatenate([np.asarray(one, int) for one in close])]
         a, b = a[rows[a] < b], b[rows[a] < b]
-        for way in range(8):
-            hashes = _turned_hashes(looks.hashes[rows], way)
+        for orientation in range(8):
+            hashes = _orient_hashes(signatures.hashes[rows], orientation)
             bits = np.concatenate(
-                [np.bitwise_count(hashes[a[k]] ^ looks.hashes[b[k]]).sum(axis=1) for k in _blocks(len(a))]
+                [np.bitwise_count(hashes[a[k]] ^ signatures.hashes[b[k]]).sum(axis=1) for k in _blocks(len(a))]
             )
             near = np.flatnonzero(bits <= _MAX_BITS)
             for k in _blocks(len(near)):
-                yield from _confirmed(looks, rows[a[near[k]]], b[near[k]], way)
+                yield from _confirmed_pairs(signatures, rows[a[near[k]]], b[near[k]], orientation)
 
 
 def _blocks(count: int) -> list[slice]:
     return [slice(start, start + _BLOCK) for start in range(0, max(count, 1), _BLOCK)]
 
 
-def _confirmed(looks: Looks, a: np.ndarray, b: np.ndarray, way: int) -> Iterator[tuple[int, int]]:
-    """Those of the pairs (a[k], b[k]) that show one picture if the first is turned."""
-    x, y = _turned(looks.thumbnails[a], way).astype(np.float32), looks.thumbnails[b].astype(np.float32)
+def _confirmed_pairs(
+    signatures: ImageSignatures, a: np.ndarray, b: np.ndarray, orientation: int
+) -> Iterator[tuple[int, int]]:
+    """Those of the pairs (a[k], b[k]) that show the same image once the first is brought to the orientation."""
+    x = _orient(signatures.thumbnails[a], orientation).astype(np.float32)
+    y = signatures.thumbnails[b].astype(np.float32)
     x, y = ((z - z.mean(axis=(1, 2), keepdims=True)) / z.std(axis=(1, 2), keepdims=True) for z in (x, y))
     distance = np.sqrt(((x - y) ** 2).mean(axis=(1, 2)))
-    x, y = _turned(looks.colours[a], way).astype(np.float32), looks.colours[b].astype(np.float32)
+    x = _orient(signatures.colours[a], orientation).astype(np.float32)
+    y = signatures.colours[b].astype(np.float32)
     levels = np.sqrt(((x - y) ** 2).mean(axis=(1, 2, 3)))
     same = (distance <= _MAX_DISTANCE) & (levels <= _MAX_LEVELS)
     return zip(a[same].tolist(), b[same].tolist(), strict=True)
 
 
-def _shrunk(pictures: np.ndarray, side: int) -> np.ndarray:
-    """(N, S, S, C) uint8 -> (N, side, side, C) uint8: means of squares."""
-    step = pictures.shape[1] // side
-    parts = [pictures[:, row::step, column::step].astype(np.uint16) for row in range(step) for column in range(step)]
+def _mean_pool(images: np.ndarray, side: int) -> np.ndarray:
+    """(N, S, S, C) uint8 -> (N, side, side, C) uint8, rounded means; S is a multiple of `side`."""
+    step = images.shape[1] // side
+    parts = [images[:, row::step, column::step].astype(np.uint16) for row in range(step) for column in range(step)]
     return ((sum(parts) + step**2 // 2) // step**2).astype(np.uint8)
 
 
-def _rings(thumbnails: np.ndarray) -> np.ndarray:
-    """(N, S, S) -> (N, 2 x _RINGS): the mean of every ring, and its deviation."""
-    from_middle = np.abs(np.arange(_SIDE) - (_SIDE - 1) / 2)
-    ring = (np.maximum.outer(from_middle, from_middle) * 2 * _RINGS / _SIDE).astype(int)
+def _ring_statistics(thumbnails: np.ndarray) -> np.ndarray:
+    """(N, S, S) -> (N, 2 x _RINGS): the mean of every square ring about the centre, then its standard deviation."""
+    from_centre = np.abs(np.arange(_GREY_SIDE) - (_GREY_SIDE - 1) / 2)
+    ring = (np.maximum.outer(from_centre, from_centre) * 2 * _RINGS / _GREY_SIDE).astype(int)
     parts = [thumbnails[:, ring == k] for k in range(_RINGS)]
     return np.stack([part.mean(axis=1) for part in parts] + [part.std(axis=1) for part in parts], axis=1)
 
 
-def _turned(pictures: np.ndarray, way: int) -> np.ndarray:
-    """(N, S, S, ...) square pictures. way: bit 0 mirrors left and right, bit 1 top and bottom, bit 2 then swaps rows and columns."""
-    pictures = pictures[:, :, ::-1] if way & 1 else pictures
-    pictures = pictures[:, ::-1] if way & 2 else pictures
-    return pictures.swapaxes(1, 2) if way & 4 else pictures
+def _orient(images: np.ndarray, orientation: int) -> np.ndarray:
+    """(N, S, S, ...).  orientation: bit 0 mirrors left and right, bit 1 top and bottom, bit 2 then transposes."""
+    images = images[:, :, ::-1] if orientation & 1 else images
+    images = images[:, ::-1] if orientation & 2 else images
+    return images.swapaxes(1, 2) if orientation & 4 else images
 
 
-def _turned_hashes(hashes: np.ndarray, way: int) -> np.ndarray:
-    """The hashes (N, 32) of pictures turned so: mirroring changes the sign of every odd frequency of a cosine transform."""
-    bits = np.unpackbits(hashes, axis=1).reshape(-1, _HASH, _HASH)
-    odd = np.arange(_HASH, dtype=np.uint8) % 2
-    bits = bits ^ odd if way & 1 else bits
-    bits = bits ^ odd[:, None] if way & 2 else bits
-    bits = bits.swapaxes(1, 2) if way & 4 else bits
-    return np.packbits(bits.reshape(-1, _HASH**2), axis=1)
+def _orient_hashes(hashes: np.ndarray, orientation: int) -> np.ndarray:
+    """The hashes (N, 32) of images in another orientation: mirroring negates odd frequencies of a cosine transform."""
+    bits = np.unpackbits(hashes, axis=1).reshape(-1, _HASH_SIDE, _HASH_SIDE)
+    odd = np.arange(_HASH_SIDE, dtype=np.uint8) % 2
+    bits = bits ^ odd if orientation & 1 else bits
+    bits = bits ^ odd[:, None] if orientation & 2 else bits
+    bits = bits.swapaxes(1, 2) if orientation & 4 else bits
+    return np.packbits(bits.reshape(-1, _HASH_SIDE**2), axis=1)

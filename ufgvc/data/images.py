@@ -1,4 +1,4 @@
-"""From an encoded photograph to pixels, and to the bytes that are stored: the same pixels without places, dates and thumbnails."""
+"""Decodes and checks images, strips their metadata, and encodes and decodes masks."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from ufgvc.data.colour import has_own_colours, to_srgb
-from ufgvc.data.kinds import HEAD_BYTES, READABLE, kind_of, refusal
-from ufgvc.data.strip_metadata import CUTTERS, is_lossy_webp
+from ufgvc.data.colour import needs_conversion, to_srgb
+from ufgvc.data.file_types import HEAD_BYTES, READABLE_TYPES, detect_file_type, explain_unreadable
+from ufgvc.data.strip_metadata import STRIPPERS, is_lossy_webp
 
+Pixels = NDArray[np.uint8]
 MIN_SIDE = 32
-SKETCH = 64  # side of the small picture by which photographs are compared
-_GRID = 1024  # pixels of the longer side that go into it
-QUALITY = 95  # of the JPEG that takes the place of a lossy photograph whose bytes cannot be kept
-MAX_PIXELS = 178_956_970  # a file that claims more is refused before a pixel is decoded (half a gigabyte as RGB)
+THUMBNAIL_SIDE = 64  # pixels, of the thumbnails that duplicates are searched with
+_THUMBNAIL_GRID = 1024  # pixels along the longer side that a thumbnail is computed from
+QUALITY = 95  # of the JPEG that replaces a lossy image whose bytes cannot be kept
+MAX_PIXELS = 178_956_970  # larger files are refused before they are decoded (half a gigabyte as RGB)
 _ORIENTATION, _BITS_PER_SAMPLE, _MAX_SAMPLE_VALUE = 0x0112, 258, 281
-_LEAST_TOP = 1 << 14  # of 16-bit pixels the brightest has to reach a quarter of their range
-# What Pillow's decoders are known to raise on bytes that somebody else wrote.
+_MIN_PEAK = 1 << 14  # the brightest 16-bit pixel must reach a quarter of the range
+# What Pillow's decoders raise on malformed files.
 _DECODER_ERRORS = (
     OSError,
     SyntaxError,
@@ -34,7 +36,8 @@ _DECODER_ERRORS = (
     RuntimeError,
     struct.error,
 )
-_SIGNS_OF_A_CUT = (
+# Words in a decoder's message that mean a truncated file.
+_TRUNCATION_WORDS = (
     "truncated",
     "incomplete",
     "not enough",
@@ -44,7 +47,7 @@ _SIGNS_OF_A_CUT = (
     "meta box",
     "'meta' box",
 )
-# For each EXIF orientation: how rows and columns are read to set the photograph upright.
+# EXIF orientation -> function that turns an array of pixels upright.
 _UPRIGHT = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
@@ -58,7 +61,7 @@ _UPRIGHT = {
 
 
 class BadImage(ValueError):
-    """A photograph that cannot be used. `reason` is for people and names no file."""
+    """An image that cannot be used.  reason: for the user; it does not name the file."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -67,7 +70,7 @@ class BadImage(ValueError):
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """height, width: pixels of the upright photograph. orientation: EXIF 1-8, what `decode` needs to set it upright."""
+    """height, width: pixels of the upright image.  orientation: EXIF 1 to 8, as `decode` takes it."""
 
     height: int
     width: int
@@ -75,57 +78,68 @@ class ImageInfo:
 
 
 def decode(image: bytes, orientation: int = 1) -> np.ndarray:
-    """The upright photograph as (H, W, 3) uint8 sRGB. Transparent pixels lie on white; 16-bit and greyscale become 8-bit RGB.
+    """Decodes an image to (H, W, 3) uint8 sRGB, turned upright.
 
-    Of an animation or image sequence the first (HEIC: the primary) picture; colours of another profile are converted to sRGB.
-    orientation: EXIF 1-8, from the image table or `inspect`. BadImage if the bytes are not a whole photograph.
+    Transparent pixels are composited on white; 16-bit and greyscale become 8-bit RGB; colours of another profile are
+    converted to sRGB. Of an animation or sequence the first image is taken (HEIC: the primary one).
+    orientation: EXIF 1 to 8, from the table of images or `inspect`. BadImage if the bytes are not a complete image.
     """
     with _open(image) as picture:
         try:
             picture.load()
             pixels = np.asarray(_to_rgb(picture, picture))
         except _DECODER_ERRORS as error:
-            raise _explained(error) from error
+            raise _decoding_error(error) from error
     return np.ascontiguousarray(_UPRIGHT[orientation](pixels))
 
 
 def inspect(image: bytes) -> ImageInfo:
-    """Checks that the bytes are a whole photograph of usable size, by decoding them. BadImage(reason) if not."""
+    """Decodes an image to check that it is complete and large enough. BadImage if it is not."""
     with _open(image) as picture:
-        return _checked(picture)
+        return _check(picture)
 
 
-def inspect_with_sketch(image: bytes) -> tuple[ImageInfo, np.ndarray]:
-    """What `inspect` says, and the upright photograph as (SKETCH, SKETCH, 3) uint8 sRGB, whatever its proportions, by one decoding."""
+def inspect_with_thumbnail(image: bytes) -> tuple[ImageInfo, np.ndarray]:
+    """As `inspect`, and the upright image resized to (THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3) uint8 sRGB; decodes once."""
     with _open(image) as picture:
-        info = _checked(picture)
-        # Reduced first where Pillow can average in this mode, because that is the cheaper order.
-        early = picture.mode in ("L", "LA", "RGB", "RGBA", "CMYK")
-        small = _to_rgb(_reduced(picture), picture) if early else _reduced(_to_rgb(picture, picture))
+        info = _check(picture)
+        # To resize first is cheaper; Pillow can average in these modes only.
+        resize_first = picture.mode in ("L", "LA", "RGB", "RGBA", "CMYK")
+        small = _to_rgb(_shrink(picture), picture) if resize_first else _shrink(_to_rgb(picture, picture))
     return info, np.ascontiguousarray(_UPRIGHT[info.orientation](np.asarray(small)))
 
 
 def strip_metadata(image: bytes) -> bytes:
-    """The same pixels without any metadata (places, dates, owners, thumbnails, comments, what follows the image's end).
+    """The image without metadata (places, dates, owners, ICC profiles, thumbnails, comments, bytes after its end).
 
-    JPEG, PNG and WebP in sRGB are cut at the level of their segments: nothing is encoded again. All others (other kinds, other colours,
-    animations) are encoded from what `decode` gives without a turn: as PNG, or as JPEG where the source has lost something already.
+    JPEG, PNG and WebP in sRGB lose segments and are not encoded again. Other formats, other colours and animations are
+    encoded from what `decode` returns without an orientation: as JPEG if the source is lossy, else as PNG.
     """
     with _open(image) as picture:
         kind = "JPEG" if picture.format == "MPO" else picture.format or ""
         keep = (
-            kind in CUTTERS
-            and not has_own_colours(picture)
+            kind in STRIPPERS
+            and not needs_conversion(picture)
             and not (kind == "WEBP" and getattr(picture, "is_animated", False))
         )
         lossy = kind in ("JPEG", "HEIF", "AVIF") or (kind == "WEBP" and is_lossy_webp(image))
     if keep:
-        return CUTTERS[kind](image)
+        return STRIPPERS[kind](image)
     buffer = io.BytesIO()
-    # Without subsampling: a second halving of the colours would show.
+    # No chroma subsampling: subsampling twice would be visible.
     options: dict[str, int] = {"quality": QUALITY, "subsampling": 0} if lossy else {}
     Image.fromarray(decode(image)).save(buffer, "JPEG" if lossy else "PNG", **options)
     return buffer.getvalue()
+
+
+def resize_longest(image: Pixels, side: int) -> Pixels:
+    """Resizes (H, W, 3) uint8 so that the longest side is `side` pixels, bilinear and antialiased."""
+    height, width = image.shape[:2]
+    scale = side / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    if size == (width, height):
+        return image
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0))
 
 
 def encode_mask(mask: np.ndarray) -> bytes:
@@ -138,69 +152,71 @@ def encode_mask(mask: np.ndarray) -> bytes:
 
 
 def decode_mask(png: bytes) -> np.ndarray:
-    """1-bit PNG -> (H, W) bool. BadImage if the bytes are anything else: what grey means in a mask, only its author knows."""
+    """1-bit PNG -> (H, W) bool. BadImage if the bytes are anything else: a grey mask has no agreed threshold."""
     with _open(png) as picture:
         if (picture.format, picture.mode) != ("PNG", "1"):
             raise BadImage(f"is not a 1-bit PNG (but {picture.format}, mode {picture.mode})")
         try:
             return np.array(picture, dtype=bool)
         except _DECODER_ERRORS as error:
-            raise _explained(error) from error
+            raise _decoding_error(error) from error
 
 
 def _open(image: bytes) -> ImageFile.ImageFile:
-    """The file as Pillow opens it, by what its bytes say that it is. BadImage if it is of no kind in READABLE."""
-    kind = kind_of(image)
-    if kind not in READABLE:
-        raise BadImage(refusal(image[:HEAD_BYTES]))
+    """Opens a file by the type that its first bytes show. BadImage if that is none of READABLE_TYPES."""
+    file_type = detect_file_type(image)
+    if file_type not in READABLE_TYPES:
+        raise BadImage(explain_unreadable(image[:HEAD_BYTES]))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = _open_heic(image) if kind == "heic" else Image.open(io.BytesIO(image), formats=[kind.upper()])
+            if file_type == "heic":
+                picture = _open_heic(image)
+            else:
+                picture = Image.open(io.BytesIO(image), formats=[file_type.upper()])
     except Image.DecompressionBombError:
         raise _bomb() from None
     except UnidentifiedImageError:
-        raise BadImage(f"is {kind.upper()} of a form that cannot be read, or its beginning is damaged") from None
+        raise BadImage(f"is a {file_type.upper()} variant that cannot be read, or its beginning is damaged") from None
     except _DECODER_ERRORS as error:
-        raise _explained(error) from error
+        raise _decoding_error(error) from error
     if picture.width * picture.height > MAX_PIXELS:
         raise _bomb()
     return picture
 
 
 def _open_heic(image: bytes) -> ImageFile.ImageFile:
-    # Loading the library takes time, which only those wait for who have such files.
+    # Imported here, because it takes time and few data sets need it.
     from pillow_heif.as_plugin import HeifImageFile
 
     return HeifImageFile(io.BytesIO(image))
 
 
 def _bomb() -> BadImage:
-    return BadImage(f"claims more than {MAX_PIXELS // 1_000_000} million pixels (a decompression bomb?)")
+    return BadImage(f"has more than {MAX_PIXELS // 1_000_000} million pixels (a decompression bomb?)")
 
 
-def _explained(error: BaseException) -> BadImage:
+def _decoding_error(error: BaseException) -> BadImage:
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if any(sign in text.lower() for sign in _SIGNS_OF_A_CUT):
+    if any(word in text.lower() for word in _TRUNCATION_WORDS):
         return BadImage("is truncated: the file ends before the picture does")
     return BadImage(f"cannot be decoded ({text})")
 
 
-def _checked(picture: ImageFile.ImageFile) -> ImageInfo:
-    wide = any(
-        "16" in str(tile[3]) for tile in picture.tile
-    )  # known before it is loaded only: of most modes Pillow keeps the upper byte
+def _check(picture: ImageFile.ImageFile) -> ImageInfo:
+    # Only known before loading: in most modes Pillow keeps the upper byte.
+    is_16_bit = any("16" in str(tile[3]) for tile in picture.tile)
     try:
         picture.load()
     except _DECODER_ERRORS as error:
-        raise _explained(error) from error
-    # Only now: reading the EXIF of a PNG decodes it, and a second decoding hides what the first one found.
-    # Pillow sets a TIFF upright itself when it loads it, and reports its size accordingly.
+        raise _decoding_error(error) from error
+    # After loading, because reading the EXIF of a PNG decodes it, and a second decoding hides the first one's error.
+    # Pillow turns a TIFF upright when it loads it, and reports the size of the upright image.
     orientation = 1 if picture.format == "TIFF" else _orientation(picture)
     width, height = picture.size
     if picture.mode in ("F", "I") and picture.format == "TIFF":
-        raise BadImage("32-bit pixels have no agreed scale; save it with 8 or 16 bits a channel")
-    if wide and _bits(picture) == 16:
+        raise BadImage("has 32-bit pixels, which have no agreed scale: save it with 8 or 16 bits a channel")
+    if is_16_bit and _used_bits(picture) == 16:
         _check_range(picture)
     if min(width, height) < MIN_SIDE:
         raise BadImage(f"too small: {width} x {height} pixels, each side needs at least {MIN_SIDE}")
@@ -209,8 +225,8 @@ def _checked(picture: ImageFile.ImageFile) -> ImageInfo:
     return ImageInfo(height=height, width=width, orientation=orientation)
 
 
-def _bits(picture: Image.Image) -> int:
-    """How many of 16 grey bits are used, as far as the tags of a TIFF say it: 12 a pixel, or a highest value of 1023, 4095 and so on."""
+def _used_bits(picture: Image.Image) -> int:
+    """How many bits of 16-bit grey pixels are used (9 to 16), by a TIFF's BitsPerSample or MaxSampleValue."""
     tags = getattr(picture, "tag_v2", None)
     if tags is None or not picture.mode.startswith("I"):
         return 16
@@ -225,42 +241,44 @@ def _bits(picture: Image.Image) -> int:
 
 
 def _check_range(picture: Image.Image) -> None:
-    """BadImage for 16-bit pixels that are all dark: 10 to 14 bits of a camera that nobody has scaled; how many is not known."""
+    """BadImage if all 16-bit pixels are dark: unscaled camera data of 10 to 14 bits, and the number is not recorded."""
     if picture.mode.startswith("I"):
-        top = int(np.asarray(picture.convert("I")).max())
+        peak = int(np.asarray(picture.convert("I")).max())
     else:
-        top = 256 * int(np.asarray(picture.convert("RGB")).max()) + 255
-    if top < _LEAST_TOP:
-        what = f"has no value above {top} of 65535, like 10- to 14-bit camera data that was not scaled, and would be nearly black"
-        raise BadImage(f"{what}: scale it to 16 bits, or save it with 8")
+        peak = 256 * int(np.asarray(picture.convert("RGB")).max()) + 255
+    if peak < _MIN_PEAK:
+        raise BadImage(
+            f"has no value above {peak} of 65535, like 10- to 14-bit camera data that was not scaled, and would be "
+            "nearly black: scale it to 16 bits, or save it with 8"
+        )
 
 
-def _reduced(picture: Image.Image) -> Image.Image:
-    """(SKETCH, SKETCH) pixels. Of a large picture a grid of its pixels is averaged, which takes a tenth of the time and changes little."""
-    share = max(picture.size) / _GRID
-    if share > 1:
-        picture = picture.resize([max(1, round(side / share)) for side in picture.size], Image.Resampling.NEAREST)
-    return picture.resize((SKETCH, SKETCH), Image.Resampling.BILINEAR, reducing_gap=1.5)
+def _shrink(picture: Image.Image) -> Image.Image:
+    """Resizes to a square of THUMBNAIL_SIDE, from a grid of pixels if the image is large, in a tenth of the time."""
+    step = max(picture.size) / _THUMBNAIL_GRID
+    if step > 1:
+        picture = picture.resize([max(1, round(side / step)) for side in picture.size], Image.Resampling.NEAREST)
+    return picture.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BILINEAR, reducing_gap=1.5)
 
 
 def _orientation(picture: Image.Image) -> int:
     try:
         value = picture.getexif().get(_ORIENTATION, 1)
     except _DECODER_ERRORS:
-        return 1  # damaged EXIF says nothing about the pixels
+        return 1  # the EXIF is damaged, the pixels need not be
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def _to_rgb(picture: Image.Image, source: Image.Image) -> Image.Image:
-    """A loaded picture in 8-bit sRGB. source: the file that it comes from, whose profile and transparent colour hold for it."""
+    """Converts a loaded image to 8-bit sRGB.  source: the file that it comes from, with the profile and tags."""
     if picture.mode.startswith("I"):
-        # 16 bits a pixel (Pillow calls it I or I;16): of those that are used the upper eight are kept.
-        bits = _bits(source)
-        wide = np.clip(np.asarray(picture.convert("I")), 0, 2**bits - 1)
-        return to_srgb(Image.fromarray((wide >> (bits - 8)).astype(np.uint8)), source)
+        # 16-bit grey (Pillow's modes I and I;16): the upper eight of the used bits are kept.
+        bits = _used_bits(source)
+        values = np.clip(np.asarray(picture.convert("I")), 0, 2**bits - 1)
+        return to_srgb(Image.fromarray((values >> (bits - 8)).astype(np.uint8)), source)
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
-        layer = picture.convert("RGBA")
-        colours = to_srgb(layer.convert("RGB"), source)
-        colours.putalpha(layer.getchannel("A"))
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), colours).convert("RGB")
+        rgba = picture.convert("RGBA")
+        colours = to_srgb(rgba.convert("RGB"), source)
+        colours.putalpha(rgba.getchannel("A"))
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), colours).convert("RGB")
     return to_srgb(picture, source)

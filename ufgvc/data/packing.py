@@ -1,4 +1,4 @@
-"""One task a part: photographs and boxes in, a part of images and one of regions out, and a small index of what they hold."""
+"""Packs images and boxes into shards, one Ray task a shard."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ import pyarrow as pa
 from ufgvc.core.errors import UnreadableFile
 from ufgvc.core.storage import Store
 from ufgvc.core.types import Box
-from ufgvc.data.dataset import INDEX_COLUMNS, SCHEMAS, SPLITS, Shard, ShardWriter, from_boxes, part_name
-from ufgvc.data.duplicates import Looks
-from ufgvc.data.images import BadImage, inspect_with_sketch, strip_metadata
+from ufgvc.data.dataset import INDEX_COLUMNS, SCHEMAS, SPLITS, Shard, ShardWriter, from_boxes, shard_name
+from ufgvc.data.duplicates import ImageSignatures
+from ufgvc.data.images import BadImage, inspect_with_thumbnail, strip_metadata
 from ufgvc.data.readers.box_classes import BoxOrientation, BoxRules, to_regions
 from ufgvc.data.readers.box_files import Annotation
 from ufgvc.data.readers.listing import Photo
 from ufgvc.data.readers.scan import Rejected
 
-_READERS = 8  # photographs in flight from storage within one task
+_READ_THREADS = 8  # a task waits for storage most of the time
 
 
 @dataclass(frozen=True)
-class Job:
-    """The photographs of one part, and their boxes as their files have them (None: not annotated)."""
+class ShardPlan:
+    """The photos of one shard, and their boxes as the files have them (None: not annotated)."""
 
     name: str
     split: str
@@ -36,52 +36,57 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Packed:
-    """What a task has written. images, regions: None if no photograph was left. index: the images' columns without the bytes.
+class PackedShard:
+    """What a task has written.
 
-    looks: what the photographs of the index look like, in its order; nothing of it is stored.
+    images, regions: None if every photo was rejected.  index: the written rows without the image bytes.
+    signatures: of the images in `index`, in its order; they are not stored.
     """
 
     images: Shard | None
     regions: Shard | None
     index: pa.Table
-    looks: Looks
+    signatures: ImageSignatures
     rejected: list[Rejected] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Packer:
-    """Reads, checks, strips and writes one part. Picklable: it is what the Ray tasks run."""
+    """Reads, checks, strips and writes the photos of one shard. Picklable, for use in Ray tasks.
+
+    source: where the photos are.  boxes_uri: where the boxes are, for messages.  rules, box_orientation: how box files
+    are read.  images, regions: the writers.
+    """
 
     source: Store
     boxes_uri: str | None
     rules: BoxRules
-    drawn_on: BoxOrientation
+    box_orientation: BoxOrientation
     images: ShardWriter
     regions: ShardWriter
 
-    def __call__(self, job: Job) -> Packed:
+    def __call__(self, plan: ShardPlan) -> PackedShard:
         rejected: list[Rejected] = []
         rows: list[dict[str, Any]] = []
         boxes: list[list[dict[str, Any]] | None] = []
-        sketches: list[np.ndarray] = []
-        with ThreadPoolExecutor(_READERS) as pool:
-            read = pool.map(self._read, (photo.path for photo in job.photos))
-            for photo, annotation, data in zip(job.photos, job.annotations, read, strict=True):
-                row = self._row(photo, data, rejected, sketches)
+        thumbnails: list[np.ndarray] = []
+        with ThreadPoolExecutor(_READ_THREADS) as pool:
+            contents = pool.map(self._read, (photo.path for photo in plan.photos))
+            for photo, annotation, content in zip(plan.photos, plan.annotations, contents, strict=True):
+                row = self._make_row(photo, content, rejected, thumbnails)
                 if row is not None:
                     rows.append(row)
-                    boxes.append(from_boxes(self._boxes(annotation, row, rejected)))
+                    boxes.append(from_boxes(self._make_boxes(annotation, row, rejected)))
         table = pa.Table.from_pylist(rows, schema=SCHEMAS["images"])
-        index, looks = table.select(INDEX_COLUMNS), Looks.of(sketches)
+        index, signatures = table.select(INDEX_COLUMNS), ImageSignatures.from_thumbnails(thumbnails)
         if not rows:
-            return Packed(None, None, index, looks, rejected)
+            return PackedShard(None, None, index, signatures, rejected)
         regions = pa.table(
             {"image_id": table["image_id"], "boxes": pa.array(boxes, SCHEMAS["regions"].field("boxes").type)}
         )
-        images_part = self.images.write(job.name, job.split, table)
-        regions_part = self.regions.write(job.name, job.split, regions)
-        return Packed(images_part, regions_part, index, looks, rejected)
+        images_shard = self.images.write(plan.name, plan.split, table)
+        regions_shard = self.regions.write(plan.name, plan.split, regions)
+        return PackedShard(images_shard, regions_shard, index, signatures, rejected)
 
     def _read(self, path: str) -> bytes | BadImage:
         try:
@@ -91,18 +96,19 @@ class Packer:
         except UnreadableFile as error:
             return BadImage(error.what)
 
-    def _row(
-        self, photo: Photo, data: bytes | BadImage, rejected: list[Rejected], sketches: list[np.ndarray]
+    def _make_row(
+        self, photo: Photo, content: bytes | BadImage, rejected: list[Rejected], thumbnails: list[np.ndarray]
     ) -> dict[str, Any] | None:
+        """The photo's row in the table of images; None if it is rejected."""
         try:
-            if isinstance(data, BadImage):
-                raise data
-            info, sketch = inspect_with_sketch(data)
-            stored = strip_metadata(data)
+            if isinstance(content, BadImage):
+                raise content
+            info, thumbnail = inspect_with_thumbnail(content)
+            stored = strip_metadata(content)
         except BadImage as error:
             rejected.append(Rejected(photo.path, error.reason))
             return None
-        sketches.append(sketch)
+        thumbnails.append(thumbnail)
         return {
             "image_id": photo.image_id,
             "image": stored,
@@ -113,43 +119,49 @@ class Packer:
             "cultivar": photo.cultivar,
             "split": photo.split,
             "group": photo.group,
-            "sha256": hashlib.sha256(data).hexdigest(),
+            "sha256": hashlib.sha256(content).hexdigest(),
         }
 
-    def _boxes(self, annotation: Annotation | None, row: dict[str, Any], rejected: list[Rejected]) -> list[Box] | None:
-        """The regions of a photograph; bad boxes are rejected as a whole, and the photograph counts as not annotated."""
+    def _make_boxes(
+        self, annotation: Annotation | None, row: dict[str, Any], rejected: list[Rejected]
+    ) -> list[Box] | None:
+        """The boxes of an image. If one is bad, all are rejected, and the image counts as not annotated."""
         if annotation is None:
             return None
         try:
-            return to_regions(annotation, row["width"], row["height"], self.rules, row["orientation"], self.drawn_on)
+            return to_regions(
+                annotation, row["width"], row["height"], self.rules, row["orientation"], self.box_orientation
+            )
         except ValueError as error:
             rejected.append(Rejected(f"{self.boxes_uri}/{annotation.file}", f"{error} (photograph {row['image_id']})"))
             return None
 
 
-def plan_parts(photos: Iterable[Photo], annotations: dict[str, Annotation], part_bytes: int) -> Iterator[Job]:
-    """Cuts every split into parts of at most `part_bytes` (or one photograph), in an order that mixes the cultivars.
+def plan_shards(photos: Iterable[Photo], annotations: dict[str, Annotation], shard_bytes: int) -> Iterator[ShardPlan]:
+    """Divides every split into shards of at most `shard_bytes` of image files (or one photo), in shuffled order.
 
-    The order depends on the image_ids only, so that whoever streams part after part does not meet one cultivar after the other.
+    annotations: {photo's path: boxes}. The order depends on the image_ids only. It mixes the cultivars, so that
+    consecutive shards do not hold one cultivar after the other.
     """
     photos = list(photos)
     for split in SPLITS:
-        ordered = sorted((photo for photo in photos if photo.split == split), key=lambda photo: _mixed(photo.image_id))
+        ordered = sorted((photo for photo in photos if photo.split == split), key=lambda photo: _hash(photo.image_id))
         chunk: list[Photo] = []
         size = number = 0
         for photo in ordered:
-            if chunk and size + photo.size > part_bytes:
-                yield _job(split, number, chunk, annotations)
+            if chunk and size + photo.size > shard_bytes:
+                yield _plan(split, number, chunk, annotations)
                 chunk, size, number = [], 0, number + 1
             chunk.append(photo)
             size += photo.size
         if chunk:
-            yield _job(split, number, chunk, annotations)
+            yield _plan(split, number, chunk, annotations)
 
 
-def _job(split: str, number: int, photos: list[Photo], annotations: dict[str, Annotation]) -> Job:
-    return Job(part_name(split, number), split, tuple(photos), tuple(annotations.get(photo.path) for photo in photos))
+def _plan(split: str, number: int, photos: list[Photo], annotations: dict[str, Annotation]) -> ShardPlan:
+    boxes = tuple(annotations.get(photo.path) for photo in photos)
+    return ShardPlan(shard_name(split, number), split, tuple(photos), boxes)
 
 
-def _mixed(image_id: str) -> bytes:
+def _hash(image_id: str) -> bytes:
     return hashlib.blake2b(image_id.encode(), digest_size=16).digest()

@@ -1,18 +1,29 @@
-"""Cutting photographs into train and test: stratified by cultivar, and a plant's photographs stay together."""
+"""Stratified splits that keep the images of a plant together: train/test, holdout and k-fold."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from ufgvc.data.readers.listing import Photo
+import numpy as np
+from numpy.typing import NDArray
+
+from ufgvc.core.errors import UserError
+
+if TYPE_CHECKING:
+    from ufgvc.data.readers.listing import Photo
+
+Ints = NDArray[np.int64]
 
 
-def split_photos(photos: list[Photo], test_share: float, seed: int) -> None:
-    """Sets `split` of every photograph that has none.
+def assign_splits(photos: list[Photo], test_share: float, seed: int) -> None:
+    """Sets `split` of every photo that has none to "train" or "test", stratified by label and grouped by plant.
 
-    test_share: share of each cultivar's photographs that become test, in (0, 1). The draw depends on the seed and the names only.
-    A cultivar of two plants (or photographs without a plant) or more gets at least one on each side.
+    test_share: share of each cultivar's photos that become test, in (0, 1). The result depends on the seed and the
+    names, not on the order of `photos`. A cultivar with at least two plants (or photos without a plant) gets at least
+    one of them on each side; a cultivar with a single one goes to train.
     """
     units: dict[tuple[str, str], list[Photo]] = defaultdict(list)
     for photo in photos:
@@ -22,23 +33,55 @@ def split_photos(photos: list[Photo], test_share: float, seed: int) -> None:
     for key, members in units.items():
         by_label[min(photo.label for photo in members)].append(key)
     for keys in by_label.values():
-        keys.sort(key=lambda key: _draw(seed, key))
+        keys.sort(key=lambda key: _order_key(seed, key))
         target, taken = test_share * sum(len(units[key]) for key in keys), 0
-        tested: set[tuple[str, str]] = set()
+        test: set[tuple[str, str]] = set()
         for key in keys:
             # A plant goes to test if that brings the count nearer to the target.
             if taken + len(units[key]) / 2 <= target:
-                tested.add(key)
+                test.add(key)
                 taken += len(units[key])
         smallest = min(keys, key=lambda key: len(units[key]))
-        if len(keys) > 1 and len(tested) in (0, len(keys)):
-            tested ^= {smallest}
+        if len(keys) > 1 and len(test) in (0, len(keys)):
+            test ^= {smallest}
         if len(keys) == 1:
-            tested.clear()  # what cannot be cut is for training
+            test.clear()
         for key in keys:
             for photo in units[key]:
-                photo.split = "test" if key in tested else "train"
+                photo.split = "test" if key in test else "train"
 
 
-def _draw(seed: int, key: tuple[str, str]) -> bytes:
+def _order_key(seed: int, key: tuple[str, str]) -> bytes:
     return hashlib.blake2b(f"{seed}\0{key[0]}\0{key[1]}".encode(), digest_size=16).digest()
+
+
+def kfold_indices(labels: Ints, groups: Sequence[str | None], folds: int, fold: int, seed: int) -> tuple[Ints, Ints]:
+    """(training, validation) indices of one of `folds` folds, stratified by label; a group (plant) is never divided.
+
+    labels: (N,).  groups: N names; None is a group of its own.  fold: 0 to folds - 1.
+    UserError if a label has a single group, because nothing of it could be held out.
+    """
+    rng = np.random.default_rng(np.random.SeedSequence([seed, folds]))
+    units = np.array([f"group {group}" if group is not None else f"leaf {index}" for index, group in enumerate(groups)])
+    fold_numbers = np.empty(len(labels), np.int64)
+    for label in np.unique(labels):
+        at = np.flatnonzero(labels == label)
+        names = rng.permutation(np.unique(units[at]))
+        if len(names) < 2:
+            raise UserError(
+                f"the cultivar with label {label} has one training leaf (or one group of leaves): "
+                "nothing of it can be held out",
+                where="train.validation",
+                fix="use `--train.validation last`",
+            )
+        number = {name: index % min(folds, len(names)) for index, name in enumerate(names)}
+        fold_numbers[at] = [number[unit] for unit in units[at]]
+    return np.flatnonzero(fold_numbers != fold), np.flatnonzero(fold_numbers == fold)
+
+
+def holdout_indices(labels: Ints, groups: Sequence[str | None], share: float, seed: int) -> tuple[Ints, Ints]:
+    """(training, validation) indices: about `share` (at most half) of each label's images are held out.
+
+    Arguments and errors as for `kfold_indices`.
+    """
+    return kfold_indices(labels, groups, max(2, round(1 / share)), 0, seed)

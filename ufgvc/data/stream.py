@@ -1,26 +1,54 @@
-"""Photographs and masks from storage, decoded to squares by Ray Data tasks."""
+"""Decodes images and masks from storage with Ray Data, and streams them as training batches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from ufgvc.core.storage import Store, read_parquet_rows
 from ufgvc.core.types import REGIONS
 from ufgvc.data.dataset import Dataset, read_manifest
 from ufgvc.data.images import decode, decode_mask
+from ufgvc.data.transfer import to_device
+from ufgvc.runtime.tasks import one_task_each
 
-ROWS_PER_TASK = 64  # one row group of a part
+Ints = NDArray[np.int64]
+Row = dict[str, Any]
+ROWS_PER_CHUNK = 64  # one row group of a shard
+
+
+@dataclass(frozen=True)
+class RawBatch:
+    """A batch of decoded images.
+
+    images: (B, R, R, 3) uint8.  packed_masks: {region: (B, R, ceil(R/8)) uint8}, bits as of `numpy.packbits`.
+    has_mask: {region: (B,) bool}.  labels: (B,) int64.  positions: (B,) int64 on the CPU, row numbers in the split.
+    """
+
+    images: Tensor
+    packed_masks: Mapping[str, Tensor]
+    has_mask: Mapping[str, Tensor]
+    labels: Tensor
+    positions: Ints
+
+
+class BatchSource(Protocol):
+    """Where a rank's training batches come from; each image of an epoch occurs exactly once over all ranks."""
+
+    def epoch(self, epoch: int) -> Iterator[RawBatch]:
+        """This rank's batches of one epoch: the same number on every rank, none of them empty."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A few consecutive rows of one part.  position: index of the first of them in its split."""
+    """Consecutive rows [start, stop) of one shard.  position: row number of the first one in its split."""
 
     images: str
     masks: str | None
@@ -32,50 +60,51 @@ class Chunk:
         return self.stop - self.start
 
 
-def chunks(dataset: Dataset, split: str, mask_kind: str | None) -> list[Chunk]:
-    """Every row of a split, in part order. mask_kind: None reads no masks."""
+def list_chunks(dataset: Dataset, split: str, mask_kind: str | None) -> list[Chunk]:
+    """Chunks that cover every row of a split, in shard order. mask_kind: None leaves the masks out."""
     mask_files: dict[str, str] = {}
     if mask_kind:
         folder = f"masks/{mask_kind}"
-        mask_files = {part.name: f"{folder}/{part.file}" for part in read_manifest(dataset, folder).parts}
-    found: list[Chunk] = []
+        mask_files = {shard.name: f"{folder}/{shard.file}" for shard in read_manifest(dataset, folder).shards}
+    chunks: list[Chunk] = []
     position = 0
-    for part in dataset.parts:
-        if part.split != split:
+    for shard in dataset.shards:
+        if shard.split != split:
             continue
-        for start in range(0, part.rows, ROWS_PER_TASK):
-            stop = min(start + ROWS_PER_TASK, part.rows)
-            found.append(Chunk(f"images/{part.file}", mask_files.get(part.name), start, stop, position + start))
-        position += part.rows
-    return found
+        for start in range(0, shard.rows, ROWS_PER_CHUNK):
+            stop = min(start + ROWS_PER_CHUNK, shard.rows)
+            chunks.append(Chunk(f"images/{shard.file}", mask_files.get(shard.name), start, stop, position + start))
+        position += shard.rows
+    return chunks
 
 
-def square(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """(H, W, 3) -> (side, side, 3), antialiased; the aspect ratio is not kept, as in the paper."""
+def resize_square(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 -> (side, side, 3) uint8, bilinear and antialiased. The aspect ratio changes, as in the paper."""
     if image.shape[:2] == (side, side):
         return image
     return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))
 
 
-def square_mask(mask: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
-    """(H, W) -> (side, side) by nearest neighbour: a mask stays binary."""
+def resize_mask_square(mask: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
+    """(H, W) bool -> (side, side) bool, by nearest neighbour."""
     if mask.shape == (side, side):
         return mask
     return np.asarray(Image.fromarray(mask).resize((side, side), Image.Resampling.NEAREST), dtype=bool)
 
 
 def decode_chunk(store: Store, chunk: Chunk, side: int) -> dict[str, NDArray[Any]]:
-    """position (N,) int64; image (N, side, side, 3) uint8; per region: bits (N, side, ceil(side/8)) uint8 packed, has (N,) bool.
+    """Reads and decodes the rows of a chunk.
 
-    RuntimeError if the masks are not those of these photographs.
+    Returns position (N,) int64 and image (N, side, side, 3) uint8; with masks, for each region also <region>_bits
+    (N, side, ceil(side/8)) uint8, packed, and has_<region> (N,) bool. RuntimeError if the masks belong to other images.
     """
     table = read_parquet_rows(store, chunk.images, chunk.start, chunk.stop, ["image_id", "image", "orientation"])
     rows: dict[str, NDArray[Any]] = {
         "position": np.arange(chunk.position, chunk.position + len(chunk), dtype=np.int64),
         "image": np.stack(
             [
-                square(decode(image, turn), side)
-                for image, turn in zip(table["image"].to_pylist(), table["orientation"].to_pylist(), strict=True)
+                resize_square(decode(image, orientation), side)
+                for image, orientation in zip(table["image"].to_pylist(), table["orientation"].to_pylist(), strict=True)
             ]
         ),
     }
@@ -86,31 +115,114 @@ def decode_chunk(store: Store, chunk: Chunk, side: int) -> dict[str, NDArray[Any
         raise RuntimeError(f"{store.uri}/{chunk.masks} does not hold the masks of {chunk.images}")
     for region in REGIONS:
         encoded = masks[region].to_pylist()
-        rows[f"{region}_bits"] = np.stack([_bits(mask, side) for mask in encoded])
+        rows[f"{region}_bits"] = np.stack([_pack_mask(mask, side) for mask in encoded])
         rows[f"has_{region}"] = np.array([mask is not None for mask in encoded])
     return rows
 
 
-def _bits(mask: bytes | None, side: int) -> NDArray[np.uint8]:
+def _pack_mask(mask: bytes | None, side: int) -> NDArray[np.uint8]:
     if mask is None:
         return np.zeros((side, (side + 7) // 8), np.uint8)
-    return np.packbits(square_mask(decode_mask(mask), side), axis=1)
+    return np.packbits(resize_mask_square(decode_mask(mask), side), axis=1)
 
 
-def decoded(store: Store, tasks: list[Chunk], side: int) -> Any:
-    """A Ray Dataset of the rows of `decode_chunk`, in the order of `tasks`, one task a chunk.
+def decode_chunks(store: Store, chunks: list[Chunk], side: int) -> Any:
+    """A Ray Dataset with the rows of `decode_chunk` for each chunk in turn, one task a chunk.
 
-    Memory is bounded whatever the number of rows.
+    Memory use does not grow with the number of rows. Needs a Ray session.
     """
-    import ray
-
-    from ufgvc.runtime.session import configure_ray_data
-
-    configure_ray_data()
 
     def work(batch: dict[str, Any]) -> Iterator[dict[str, NDArray[Any]]]:
-        for index in batch["task"]:
-            yield decode_chunk(store, tasks[int(index)], side)
+        for index in batch["chunk"]:
+            yield decode_chunk(store, chunks[int(index)], side)
 
-    items = [{"task": index} for index in range(len(tasks))]
-    return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(work, batch_size=1, num_cpus=0.5)
+    tasks = one_task_each([{"chunk": index} for index in range(len(chunks))])
+    return tasks.map_batches(work, batch_size=1, num_cpus=0.5)
+
+
+def num_batches(rows: int, batch_size: int) -> int:
+    """Batches of an epoch; the last one may be smaller."""
+    return -(-rows // batch_size)
+
+
+@dataclass(frozen=True)
+class StreamedSource:
+    """Reads and decodes the training split again every epoch: chunks in a seeded order, then a seeded shuffle buffer.
+
+    labels: (N,) of the whole split.  positions: rows of it that are trained on.  batch_size: over all ranks.
+    buffer: rows in the shuffle buffer.  RuntimeError if an epoch yields more or fewer rows than expected.
+    """
+
+    dataset: Dataset
+    mask_kind: str | None
+    side: int
+    labels: Ints
+    positions: Ints
+    batch_size: int
+    seed: int
+    rank: int
+    world: int
+    device: torch.device
+    buffer: int = 512
+
+    def epoch(self, epoch: int) -> Iterator[RawBatch]:
+        """See `BatchSource`."""
+        rng = np.random.default_rng(np.random.SeedSequence([self.seed, epoch]))
+        wanted = np.zeros(len(self.labels), bool)
+        wanted[self.positions] = True
+        chunks = list_chunks(self.dataset, "train", self.mask_kind)
+        mine, count = rank_chunks([chunks[i] for i in rng.permutation(len(chunks))], wanted, self.rank, self.world)
+        steps = num_batches(len(self.positions), self.batch_size)
+        sizes = [len(part) for part in np.array_split(np.arange(count), steps)]
+        decoded = decode_chunks(self.dataset.store, mine, self.side)
+        rows = _shuffle_rows(decoded, wanted, min(self.buffer, count), rng)
+        for size in sizes:
+            taken = [row for _, row in zip(range(size), rows, strict=False)]
+            if len(taken) != size:
+                raise RuntimeError(f"rank {self.rank}: the stream of epoch {epoch} has fewer rows than the index")
+            yield self._collate(taken)
+        if next(rows, None) is not None:
+            raise RuntimeError(f"rank {self.rank}: the stream of epoch {epoch} has more rows than the index")
+
+    def _collate(self, rows: list[Row]) -> RawBatch:
+        positions = np.array([int(row["position"]) for row in rows], np.int64)
+        stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0] if name != "position"}
+        columns = {name: to_device(torch.from_numpy(column), self.device) for name, column in stacked.items()}
+        bits = {name.removesuffix("_bits"): column for name, column in columns.items() if name.endswith("_bits")}
+        return RawBatch(
+            images=columns["image"],
+            packed_masks=bits,
+            has_mask={name.removeprefix("has_"): flag for name, flag in columns.items() if name.startswith("has_")},
+            labels=to_device(torch.from_numpy(self.labels[positions]), self.device),
+            positions=positions,
+        )
+
+
+def rank_chunks(chunks: list[Chunk], wanted: NDArray[np.bool_], rank: int, world: int) -> tuple[list[Chunk], int]:
+    """The chunks, cut at row bounds, with this rank's even share of the wanted rows; and the number of those rows."""
+    total = int(wanted.sum())
+    first, last = rank * total // world, (rank + 1) * total // world
+    mine: list[Chunk] = []
+    before = 0
+    for chunk in chunks:
+        rows = np.flatnonzero(wanted[chunk.position : chunk.position + len(chunk)])
+        low, high = max(first - before, 0), min(last - before, len(rows))
+        if low < high:
+            start, stop = int(rows[low]), int(rows[high - 1]) + 1
+            mine.append(
+                Chunk(chunk.images, chunk.masks, chunk.start + start, chunk.start + stop, chunk.position + start)
+            )
+        before += len(rows)
+    return mine, last - first
+
+
+def _shuffle_rows(dataset: Any, wanted: NDArray[np.bool_], buffer: int, rng: np.random.Generator) -> Iterator[Row]:
+    """The wanted rows in an order that depends on `rng` alone, holding `buffer` of them at a time."""
+    held: list[Row] = []
+    for batch in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
+        for index in np.flatnonzero(wanted[batch["position"]]):
+            held.append({name: np.array(column[index]) for name, column in batch.items()})
+            if len(held) > buffer:
+                yield held.pop(int(rng.integers(len(held))))
+    while held:
+        yield held.pop(int(rng.integers(len(held))))

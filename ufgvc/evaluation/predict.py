@@ -15,16 +15,17 @@ import pyarrow.parquet as pq
 
 from ufgvc.core.errors import UnreadableFile, UserError
 from ufgvc.core.storage import Store, join, open_store
+from ufgvc.data.file_types import HEAD_BYTES, READABLE_TYPES, detect_file_type, explain_unreadable
 from ufgvc.data.images import BadImage, decode, inspect
-from ufgvc.data.kinds import HEAD_BYTES, READABLE, kind_of, refusal
 from ufgvc.data.readers.places import split_place
 from ufgvc.data.readers.scan import Rejected, find_photographs, scan
 from ufgvc.evaluation.predict_settings import PredictResult, PredictSettings
-from ufgvc.models.calibration import probabilities
+from ufgvc.models.calibration import softmax
 from ufgvc.models.model import LoadedModel, load_model
-from ufgvc.models.onnx_net import runs_on_gpu
-from ufgvc.runtime.session import configure_ray_data, ray_session
-from ufgvc.runtime.tasks import raise_errors, table_or_error
+from ufgvc.models.onnx import has_gpu_provider
+from ufgvc.runtime.resources import actor_pool
+from ufgvc.runtime.session import ray_session
+from ufgvc.runtime.tasks import configure_ray_data, run_tasks
 from ufgvc.tracking.context import Context
 from ufgvc.training.memory import memory_for_scores
 
@@ -53,7 +54,7 @@ def predict(
             "the predictions would be written among the photographs", where="--out", fix="give another folder"
         )
     loaded = run_by(settings.runtime, load_model(model, context), model)
-    with ray_session(context.ray), Output(target, loaded, settings) as output:
+    with ray_session(context.ray, settings.gpus_to_wait_for), Output(target, loaded, settings) as output:
         for bad in left_out:
             output.reject(bad.path, bad.reason)
         for batch in _predicted(store, names, loaded, settings):
@@ -71,9 +72,9 @@ def run_by(runtime: str, model: LoadedModel, uri: str) -> LoadedModel:
         raise UserError("is an exported model, which torch cannot run", where=uri, fix=fix)
     if runtime != "onnx" or model.exported:
         return model
-    from ufgvc.models.export import exported_model
+    from ufgvc.models.model import export_to_onnx
 
-    exported, parity = exported_model(model)
+    exported, parity = export_to_onnx(model)
     log.info("exported to ONNX for this prediction: %s", parity.summary())
     return exported
 
@@ -89,8 +90,10 @@ def photographs(source: str, without: Store | None = None) -> tuple[Store, list[
         head = _head_of(store, file) if store.is_file(file) else b""
         if not store.is_file(file):
             raise UserError("there is no such file or folder", where=source, fix="check --source")
-        if kind_of(head) not in READABLE:
-            raise UserError(refusal(head), where=source, fix="give a photograph, or a folder or bucket of photographs")
+        if detect_file_type(head) not in READABLE_TYPES:
+            raise UserError(
+                explain_unreadable(head), where=source, fix="give a photograph, or a folder or bucket of photographs"
+            )
         return store, [file], []
     found = find_photographs(scan(store, without=without))
     others = [Rejected(path, "is not a photograph") for path in found.others]
@@ -119,9 +122,7 @@ class Predictor:
 
     def __call__(self, batch: dict[str, Any]) -> pa.Table:
         """{"path": (B,)} -> path, reason ("" if it was read), known, top classes and probabilities as lists (empty if it was not)."""
-        return table_or_error(lambda: self._name([str(path) for path in batch["path"]]))
-
-    def _name(self, paths: list[str]) -> pa.Table:
+        paths = [str(path) for path in batch["path"]]
         images: list[np.ndarray] = []
         reasons: list[str] = []
         for path in paths:
@@ -130,9 +131,9 @@ class Predictor:
             if image is not None:
                 images.append(image)
         with memory_for_scores(len(images), self.model.input, self.model.device):
-            logits, strangeness = self.model.scores(images, max(1, len(images)))
+            logits, ood_score = self.model.score(images, max(1, len(images)))
         order, chances = top_classes(logits, self.top, self.model.temperature)
-        read = zip(order.tolist(), chances.tolist(), self.model.known(strangeness).tolist(), strict=True)
+        read = zip(order.tolist(), chances.tolist(), self.model.is_known(ood_score).tolist(), strict=True)
         rows = [([], [], False) if reason else next(read) for reason in reasons]
         classes, values, known = zip(*rows, strict=True)
         columns = {"path": paths, "reason": reasons, "known": known, "classes": classes, "probabilities": values}
@@ -142,7 +143,7 @@ class Predictor:
     def _read(self, path: str) -> tuple[np.ndarray | None, str]:
         try:
             encoded = self.store.read_bytes(path)
-            return self.model.square(decode(encoded, inspect(encoded).orientation)), ""
+            return self.model.resize(decode(encoded, inspect(encoded).orientation)), ""
         except BadImage as error:
             return None, error.reason
         except FileNotFoundError:
@@ -153,7 +154,7 @@ class Predictor:
 
 def top_classes(logits: np.ndarray, top: int, temperature: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """Class indices and probabilities (B, top) from likely to unlikely; all of them if there are fewer."""
-    chances = probabilities(logits, temperature)
+    chances = softmax(logits, temperature)
     order = np.argsort(-chances, axis=1, kind="stable")[:, :top]
     return order, np.take_along_axis(chances, order, axis=1)
 
@@ -162,32 +163,24 @@ def _predicted(
     store: Store, names: list[str], model: LoadedModel, settings: PredictSettings
 ) -> Iterator[dict[str, Any]]:
     import ray
-    from ray.data import ActorPoolStrategy
 
     configure_ray_data()
-    resources = ray.cluster_resources()
-    gpus, cpus = resources.get("GPU", 0), resources.get("CPU", 1)
-    able = gpus if not model.exported or runs_on_gpu() else 0
-    use_gpu = settings.gpu == "yes" or (settings.gpu == "auto" and able >= 1)
-    if use_gpu and able < 1:
-        what = "onnxruntime has no GPU here" if gpus else "no GPU is to be had here"
-        raise UserError(what, where="--gpu yes", fix="use --gpu auto")
-    most = settings.max_actors or max(1, int(gpus if use_gpu else cpus // 2))
+    can_use_gpu = not model.exported or has_gpu_provider()
+    if settings.device == "gpu" and not can_use_gpu:
+        what = "the onnxruntime that is installed cannot use a GPU"
+        raise UserError(what, where="--device gpu", fix="use `--device auto`, or install onnxruntime-gpu")
     batches = -(-len(names) // settings.batch_size)
-    most = max(1, min(most, batches))
-    pool = ActorPoolStrategy(min_size=min(settings.min_actors, most), max_size=most)
-    rows = ray.data.from_arrow(pa.table({"path": names})).repartition(min(batches, 4 * most))
+    pool = actor_pool(settings, batches, can_use_gpu=can_use_gpu)
+    rows = ray.data.from_arrow(pa.table({"path": names})).repartition(min(batches, 4 * pool.max_actors))
     named = rows.map_batches(
         Predictor,
-        fn_constructor_args=(store, ray.put(model.to("cpu")), settings.top, "cuda" if use_gpu else "cpu"),
+        fn_constructor_args=(store, ray.put(model.to("cpu")), settings.top, pool.device),
         batch_size=settings.batch_size,
-        compute=pool,
-        num_cpus=None if use_gpu else 1,
-        num_gpus=1 if use_gpu else None,
+        **pool.options,
     )
     classes = model.classes
-    for batch in named.iter_batches(batch_size=None, batch_format="pyarrow"):
-        for row in raise_errors(cast(pa.Table, batch)).to_pylist():
+    for batch in run_tasks(named.iter_batches(batch_size=None, batch_format="pyarrow")):
+        for row in cast(pa.Table, batch).to_pylist():
             row["names"] = [classes[i] for i in row.pop("classes")]
             yield row
 
@@ -197,7 +190,7 @@ class Output:
 
     def __init__(self, store: Store, model: LoadedModel, settings: PredictSettings) -> None:
         self.store, self.limit, self.top = store, settings.rows_per_file, min(settings.top, len(model.classes))
-        self.calibrated, self.tells_unknown = model.calibration is not None, model.reference is not None
+        self.calibrated, self.tells_unknown = model.calibration is not None, model.subspace is not None
         self.tell_unknown, self.unknown, self.unknown_name = settings.unknown, 0, model.unknown_name
         self.rows: list[dict[str, Any]] = []
         self.parts: list[str] = []

@@ -7,10 +7,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from ufgvc.core.config import Settings
+from ufgvc.runtime.resources import ActorSettings
 
 
-class PredictSettings(Settings):
+class PredictSettings(ActorSettings):
     """Prediction for new photographs."""
 
     top: int = Field(5, ge=1)
@@ -21,12 +21,6 @@ class PredictSettings(Settings):
     """call a leaf `unknown` that is stranger than the model's threshold (`ufgvc calibrate` gives it one)"""
     batch_size: int = Field(32, ge=1)
     """photographs a forward pass"""
-    min_actors: int = Field(1, ge=1)
-    """model processes at the start"""
-    max_actors: int | None = Field(None, ge=1)
-    """model processes at most; default: one a GPU, or one for every two CPU slots"""
-    gpu: Literal["auto", "yes", "no"] = "auto"
-    """predict on GPUs"""
     rows_per_file: int = Field(100_000, ge=1)
     """photographs in one Parquet file"""
 

@@ -14,11 +14,12 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, read_parquet_rows
 from ufgvc.data.dataset import Dataset
 from ufgvc.data.images import decode
-from ufgvc.data.stream import Chunk, chunks
+from ufgvc.data.stream import Chunk, list_chunks
 from ufgvc.evaluation.settings import ScoreSettings
-from ufgvc.models.fit_calibration import check_finite
+from ufgvc.models.calibration import check_finite
 from ufgvc.models.model import LoadedModel
-from ufgvc.runtime.tasks import raise_errors, table_or_error
+from ufgvc.runtime.resources import actor_pool, choose_device
+from ufgvc.runtime.tasks import one_task_each, run_tasks
 from ufgvc.training.memory import memory_for_scores
 
 IN_PROCESS = 2000  # leaves up to which starting actors costs more than it saves
@@ -26,19 +27,19 @@ IN_PROCESS = 2000  # leaves up to which starting actors costs more than it saves
 
 @dataclass(frozen=True)
 class Scored:
-    """N leaves in part order: image_id (N,), label (N,) int64, logits {model: (N, K) float64}, strangeness {model: (N,)}."""
+    """N leaves in part order: image_id (N,), label (N,) int64, logits {model: (N, K) float64}, ood_score {model: (N,)}."""
 
     image_id: list[str]
     label: NDArray[np.int64]
     logits: dict[str, NDArray[np.float64]]
-    strangeness: dict[str, NDArray[np.float64]]
+    ood_score: dict[str, NDArray[np.float64]]
 
 
 def score_split(
     dataset: Dataset, models: Mapping[str, LoadedModel], settings: ScoreSettings, split: str = "test"
 ) -> Scored:
     """Logits of every model for every leaf of a split. RuntimeError unless each leaf comes back exactly once."""
-    tasks = chunks(dataset, split, None)
+    tasks = list_chunks(dataset, split, None)
     expected = dataset.counts.get(split, 0)
     if not expected:
         raise UserError(f"has no {split} leaves", where=dataset.store.uri, fix="ingest a source with a test split")
@@ -52,13 +53,13 @@ def score_split(
     columns = {name: np.stack(whole[f"logits:{name}"].to_numpy()).astype(np.float64) for name in models}
     for name, logits in columns.items():
         check_finite(logits, name)
-    strange = {name: whole[f"strangeness:{name}"].to_numpy() for name in models}
+    strange = {name: whole[f"ood_score:{name}"].to_numpy() for name in models}
     return Scored(whole["image_id"].to_pylist(), whole["label"].to_numpy().astype(np.int64), columns, strange)
 
 
 def runs_here(dataset: Dataset, settings: ScoreSettings, split: str = "test") -> bool:
     """Whether this process scores the leaves itself: few leaves are done before actors have started."""
-    return settings.workers == 0 or (settings.workers is None and dataset.counts.get(split, 0) <= IN_PROCESS)
+    return settings.max_actors == 0 or (settings.max_actors is None and dataset.counts.get(split, 0) <= IN_PROCESS)
 
 
 def check_complete(image_ids: list[str], expected: int) -> None:
@@ -93,32 +94,18 @@ class ChunkScorer:
             images = [decode(image, turn) for image, turn in zip(part["image"].to_pylist(), turns, strict=True)]
             for name, model in self.models.items():
                 with memory_for_scores(self.batch_size, model.input, model.device):
-                    logits, strangeness = model.scores(images, self.batch_size)
+                    logits, ood_score = model.score(images, self.batch_size)
                 found[name].append(logits)
-                strange[name].append(strangeness)
+                strange[name].append(ood_score)
         columns = {f"logits:{name}": pa.array(list(np.concatenate(value))) for name, value in found.items()}
-        columns |= {f"strangeness:{name}": pa.array(np.concatenate(value)) for name, value in strange.items()}
+        columns |= {f"ood_score:{name}": pa.array(np.concatenate(value)) for name, value in strange.items()}
         return pa.table({"image_id": rows["image_id"], "label": rows["label"], **columns})
-
-
-class ActorScorer(ChunkScorer):
-    """The same in an actor of Ray Data."""
-
-    def __call__(self, batch: Mapping[str, Any]) -> pa.Table:
-        return table_or_error(lambda: super(ActorScorer, self).__call__(batch))
 
 
 def _here(
     store: Store, tasks: list[Chunk], models: Mapping[str, LoadedModel], settings: ScoreSettings
 ) -> Iterator[pa.Table]:
-    import torch
-
-    has = torch.cuda.is_available()
-    if settings.gpu == "yes" and not has:
-        raise UserError("no GPU is to be had here", where="--gpu yes", fix="use --gpu auto")
-    scorer = ChunkScorer(
-        store, tasks, dict(models), settings.batch_size, "cuda" if has and settings.gpu != "no" else "cpu"
-    )
+    scorer = ChunkScorer(store, tasks, dict(models), settings.batch_size, choose_device(settings.device))
     return (scorer({"task": [index]}) for index in range(len(tasks)))
 
 
@@ -126,25 +113,12 @@ def _by_actors(
     store: Store, tasks: list[Chunk], models: Mapping[str, LoadedModel], settings: ScoreSettings
 ) -> Iterator[pa.Table]:
     import ray
-    from ray.data import ActorPoolStrategy
 
-    from ufgvc.runtime.session import configure_ray_data
-
-    configure_ray_data()
-    resources = ray.cluster_resources()
-    gpus, cpus = resources.get("GPU", 0), resources.get("CPU", 1)
-    use_gpu = settings.gpu == "yes" or (settings.gpu == "auto" and gpus >= 1)
-    if use_gpu and gpus < 1:
-        raise UserError("no GPU is to be had here", where="--gpu yes", fix="use --gpu auto")
-    most = min(len(tasks), settings.workers or max(1, int(gpus if use_gpu else cpus // 2)))
-    scored = ray.data.from_items(
-        [{"task": index} for index in range(len(tasks))], override_num_blocks=len(tasks)
-    ).map_batches(
-        ActorScorer,
-        fn_constructor_args=(store, tasks, ray.put(dict(models)), settings.batch_size, "cuda" if use_gpu else "cpu"),
+    pool = actor_pool(settings, len(tasks))
+    scored = one_task_each([{"task": index} for index in range(len(tasks))]).map_batches(
+        ChunkScorer,
+        fn_constructor_args=(store, tasks, ray.put(dict(models)), settings.batch_size, pool.device),
         batch_size=1,
-        compute=ActorPoolStrategy(min_size=1, max_size=most),
-        num_cpus=None if use_gpu else 1,
-        num_gpus=1 if use_gpu else None,
+        **pool.options,
     )
-    return map(raise_errors, scored.iter_batches(batch_size=None, batch_format="pyarrow"))
+    return run_tasks(scored.iter_batches(batch_size=None, batch_format="pyarrow"))

@@ -8,20 +8,18 @@ from typing import Annotated, Any, Literal
 import tyro
 from pydantic import Field
 
-from ufgvc.core.config import Settings
 from ufgvc.core.types import MaskKind
 from ufgvc.evaluation.metrics import Scores
+from ufgvc.runtime.resources import ActorSettings
 
 
-class ScoreSettings(Settings):
+class ScoreSettings(ActorSettings):
     """How leaves are put through a model."""
 
     batch_size: int = Field(32, ge=1)
     """leaves a forward pass"""
-    workers: int | None = Field(None, ge=0)
-    """model processes (Ray actors); 0: this process; default: this process for up to 2000 leaves, else as many as fit"""
-    gpu: Literal["auto", "yes", "no"] = "auto"
-    """score on a GPU"""
+    max_actors: int | None = Field(None, ge=0)
+    """actors at most; 0: score in this process; default: this process for up to 2000 leaves, else as many as fit"""
 
 
 class EvaluateSettings(ScoreSettings):

@@ -1,4 +1,4 @@
-"""The benchmark from data sets to tables: rates chosen on training leaves, every contestant trained with every seed, one report."""
+"""The benchmark: tunes learning rates on training leaves, trains every entry with every seed, and writes one report."""
 
 from __future__ import annotations
 
@@ -10,26 +10,28 @@ from dataclasses import dataclass
 from ufgvc.core.config import short_key, to_yaml
 from ufgvc.core.storage import Store, join, open_store
 from ufgvc.data.dataset import Dataset, open_dataset
-from ufgvc.experiments.benchmark_entries import (
+from ufgvc.evaluation.benchmark_record import BenchmarkRecord
+from ufgvc.evaluation.benchmark_summary import summarize
+from ufgvc.experiments.entries import (
     BenchmarkEntry,
-    check_draws,
-    check_masks,
-    decode,
-    final_jobs,
-    first_weights,
+    check_datasets,
+    check_entry_masks,
+    decode_images,
     make_entry,
-    rate_jobs,
+    make_final_jobs,
+    make_lr_jobs,
+    resolve_init,
 )
-from ufgvc.experiments.collect_results import gather
-from ufgvc.experiments.method_table import chosen
-from ufgvc.experiments.mlflow_trials import Recorder
-from ufgvc.experiments.settings import BenchmarkSettings
-from ufgvc.experiments.trial_runner import Finished, check_nodes, run_all
+from ufgvc.experiments.method_table import select_variants
+from ufgvc.experiments.mlflow_trials import JobRecorder
+from ufgvc.experiments.resources import check_shared_storage, trial_resources
+from ufgvc.experiments.results import collect_results, write_report
+from ufgvc.experiments.settings import BenchmarkSettings, gpus_to_wait_for
+from ufgvc.experiments.training_job import JobOutcome, TrainingJob, run_jobs
 from ufgvc.methods.weights import check_init
-from ufgvc.reports.benchmark_controls import controls_in_words
 from ufgvc.reports.benchmark_page import compose_benchmark
-from ufgvc.reports.benchmark_rows import measure
-from ufgvc.reports.benchmark_tables import benchmark_tables, reading, to_csv
+from ufgvc.reports.benchmark_tables import benchmark_tables, to_csv
+from ufgvc.reports.benchmark_text import summary_text
 from ufgvc.reports.page import footer
 from ufgvc.reports.tables import Table
 from ufgvc.runtime.session import ray_session
@@ -41,121 +43,109 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """folder: URI of report.html, table-*.md and benchmark.csv.  tables: what the terminal shows.  failed: cells without a figure."""
+    """What a benchmark returns.
+
+    folder: URI of report.html, table-*.md and benchmark.csv.  tables: for the terminal.  summary: the result in
+    sentences.  failed: number of trainings without a result.
+    """
 
     folder: str
     tables: tuple[Table, ...]
-    reading: str
+    summary: str
     failed: int
 
 
-def benchmark(
-    data: Sequence[str],
-    settings: BenchmarkSettings,
-    context: Context = Context(),
-) -> BenchmarkResult:
-    """Runs what is missing of the benchmark and writes its report; killed and called again, it goes on.
+def benchmark(data: Sequence[str], settings: BenchmarkSettings, context: Context = Context()) -> BenchmarkResult:
+    """Trains what the benchmark still lacks and writes its report. The same call resumes a benchmark that was stopped.
 
-    data: ingested data sets; several are draws of cultivars, and their test leaves count together.  UserError for what cannot work,
-    before anything is trained. A training that fails is a failed cell of the table.
+    data: ingested data sets, whose test leaves are counted together.  UserError, before anything is trained, for what
+    cannot work. A training that fails is a failed cell of the table.
     """
-    draws = [open_dataset(uri) for uri in data]
-    check_draws(draws, settings.fingerprints)
-    # A row whose own masks are the benchmark's is its method's row once more: two trials would write the same folder.
-    rows = [who for who in chosen(settings.methods) if who.mask != settings.mask_kind]
-    runners = [make_entry(who, len(draws[0].classes), settings) for who in rows]
-    check_masks(runners, draws)
-    if "{backbone}" not in settings.init:  # else one architecture without its weights is one failed cell
-        check_init(first_weights(settings.init, ""))
-    folder = benchmark_folder(draws, settings, context.runs)
+    datasets = [open_dataset(uri) for uri in data]
+    check_datasets(datasets, settings.fingerprints)
+    # A variant with the masks of the benchmark is the same as its method: two trials would write the same folder.
+    variants = [each for each in select_variants(settings.methods) if each.mask_kind != settings.mask_kind]
+    entries = [make_entry(variant, len(datasets[0].classes), settings) for variant in variants]
+    check_entry_masks(entries, datasets)
+    if "{backbone}" not in settings.init:  # with it, one architecture without weights is one failed cell
+        check_init(resolve_init(settings.init, ""))
+    folder = benchmark_folder(datasets, settings, context.runs)
     folder.write_text("config.yaml", to_yaml(settings.model_dump(mode="json")))
     run = start_run(
         context,
-        experiment=draws[0].name,
+        experiment=datasets[0].name,
         name=f"benchmark-{settings.budget}",
         params=settings.model_dump(mode="json"),
-        tags={"step": "benchmark", "folder": folder.uri, "data": ", ".join(draw.fingerprint for draw in draws)},
+        tags={"step": "benchmark", "folder": folder.uri, "data": ", ".join(each.fingerprint for each in datasets)},
         store=folder,
     )
     with finish_run_on_exit(run):
-        with ray_session(context.ray):
-            check_nodes([draw.store.uri for draw in draws], context.runs, settings)
-            record = Recorder(context, draws[0].name, run.id)
-            trying = rate_jobs(runners, draws, settings, context.runs)
-            decode(trying, draws)
-            rates = run_all(trying, settings, folder.child("tune"), record)
-            training = final_jobs(runners, draws, settings, context.runs, chosen_factors(rates, runners, settings))
-            decode(training, draws)
-            finals = run_all(training, settings, folder.child("tune"), record)
-        return _report(folder, draws, runners, settings, rates, finals, run)
+        gpus = gpus_to_wait_for(settings.device, settings.max_concurrent_trials, settings.gpu_per_trial)
+        with ray_session(context.ray, gpus):
+            check_shared_storage([each.store.uri for each in datasets], context.runs, settings.init)
+            recorder = JobRecorder(context, datasets[0].name, run.id)
+
+            def train(jobs: list[TrainingJob]) -> list[JobOutcome]:
+                decode_images(jobs, datasets)
+                resources = trial_resources(settings)
+                return run_jobs(jobs, resources, folder.child("tune"), settings.max_failures, recorder)
+
+            lr_outcomes = train(make_lr_jobs(entries, datasets, settings, context.runs))
+            lr_factors = choose_lr_factors(lr_outcomes, entries, settings)
+            final_outcomes = train(make_final_jobs(entries, datasets, settings, context.runs, lr_factors))
+        comparison = collect_results(datasets, entries, settings, lr_outcomes, final_outcomes)
+        return _report(comparison, folder, run)
 
 
-def benchmark_folder(draws: Sequence[Dataset], settings: BenchmarkSettings, runs: str) -> Store:
-    """<runs>/<data set>/benchmark/<key>; the key names what decides the figures, not how many trainings run at a time."""
-    # More rows or seeds are the same benchmark going on, under the same MLflow run.
-    silent = {
+def benchmark_folder(datasets: Sequence[Dataset], settings: BenchmarkSettings, runs: str) -> Store:
+    """<runs>/<data set>/benchmark/<key>. The key covers what determines the results, not where they are computed."""
+    # More rows or seeds continue the same benchmark, under the same run on MLflow.
+    excluded = {
         "methods",
         "seeds",
         "paper",
         "cam_leaves",
-        "trials",
+        "max_concurrent_trials",
         "cpus_per_trial",
         "gpu_per_trial",
-        "gpu",
+        "device",
         "checkpoint_seconds",
         "max_failures",
         "fingerprints",
     }
-    key = short_key([settings.model_dump(mode="json", exclude=silent), [draw.fingerprint for draw in draws]])
-    return open_store(runs).child(draws[0].name, "benchmark", f"{settings.budget}-{key}")
+    key = short_key([settings.model_dump(mode="json", exclude=excluded), [each.fingerprint for each in datasets]])
+    return open_store(runs).child(datasets[0].name, "benchmark", f"{settings.budget}-{key}")
 
 
-def chosen_factors(
-    rates: Sequence[Finished], runners: Sequence[BenchmarkEntry], settings: BenchmarkSettings
+def choose_lr_factors(
+    outcomes: Sequence[JobOutcome], entries: Sequence[BenchmarkEntry], settings: BenchmarkSettings
 ) -> dict[str, float]:
-    """For each contestant that chooses, the rate that named most held-out leaves over all data sets; of equals the nearest to 1.
+    """The factor of each tuned variant with most correct held-out leaves over all data sets; of equals nearest to 1.
 
-    A rate whose training failed anywhere is out; a contestant that is left without any has no entry.
+    A factor whose training failed on any data set is excluded; a variant without any factor left has no entry.
     """
     if settings.budget == "published":
-        return {runner.who.key: 1.0 for runner in runners}
-    if len(settings.rates) == 1:
-        return {runner.who.key: settings.rates[0] for runner in runners}
-    correct: dict[str, dict[float, float]] = defaultdict(dict)
-    out = {(end.job.contestant, end.job.factor) for end in rates if end.result is None}
-    for end in rates:
-        who, factor = end.job.contestant, end.job.factor
-        if end.result is not None and (who, factor) not in out:
-            correct[who][factor] = correct[who].get(factor, 0.0) + end.result["validation_correct"]
+        return {entry.variant.key: 1.0 for entry in entries}
+    if len(settings.lr_factors) == 1:
+        return {entry.variant.key: settings.lr_factors[0] for entry in entries}
+    failed = {(each.job.variant, each.job.lr_factor) for each in outcomes if each.result is None}
+    correct: dict[str, dict[float, float]] = defaultdict(lambda: defaultdict(float))
+    for outcome in outcomes:
+        variant, factor = outcome.job.variant, outcome.job.lr_factor
+        if outcome.result is not None and (variant, factor) not in failed:
+            correct[variant][factor] += outcome.result["validation_correct"]
     return {
-        who: max(found, key=lambda factor: (found[factor], -abs(factor - 1), factor)) for who, found in correct.items()
+        variant: max(found, key=lambda factor: (found[factor], -abs(factor - 1), factor))
+        for variant, found in correct.items()
     }
 
 
-def _report(
-    folder: Store,
-    draws: Sequence[Dataset],
-    runners: Sequence[BenchmarkEntry],
-    settings: BenchmarkSettings,
-    rates: Sequence[Finished],
-    finals: Sequence[Finished],
-    run: Run,
-) -> BenchmarkResult:
-    comparison = gather(draws, runners, settings, rates, finals)
-    rows = measure(comparison)
-    tables = benchmark_tables(comparison, rows)
-    page = compose_benchmark(comparison, rows, made=footer())
-    told = "\n".join(f"- {name}: {value}" for name, value in comparison.facts.items())
-    files: dict[str, bytes] = {
-        f"table-{name}.md": f"{table.to_markdown()}\n\n{table.note}\n\n{told}\n".encode()
-        for name, table in tables.items()
-    }
-    files |= {"benchmark.csv": to_csv(comparison, rows).encode(), "report.html": page.to_html().encode()}
-    files |= {f"{figure.name}.png": figure.to_png() for figure in page.figures}
-    for name, content in files.items():
-        folder.write_bytes(name, content)
-        run.log_artifact_bytes(f"report/{name}", content)
-    failed = sum(cell.right is None for entry in comparison.entries for cell in entry.cells)
+def _report(record: BenchmarkRecord, folder: Store, run: Run) -> BenchmarkResult:
+    summaries = summarize(record)
+    tables = benchmark_tables(record, summaries)
+    page = compose_benchmark(record, summaries, footer())
+    facts = "\n".join(f"- {name}: {value}" for name, value in record.facts.items())
+    write_report(folder, run, page, tables, {"benchmark.csv": to_csv(record, summaries)}, appendix=f"\n{facts}\n")
     log.info("report: %s", join(folder.uri, "report.html"))
-    spoken = "\n".join(part for part in (reading(comparison, rows), controls_in_words(comparison, rows)) if part)
-    return BenchmarkResult(folder.uri, tuple(tables.values()), spoken, failed)
+    failed = sum(one.right is None for method in record.methods for one in method.runs)
+    return BenchmarkResult(folder.uri, tuple(tables.values()), summary_text(record, summaries), failed)

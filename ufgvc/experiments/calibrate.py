@@ -1,11 +1,10 @@
-"""Calibrates a model that learnt from all training leaves: each is scored by a model of the same recipe that has not seen it."""
+"""Calibrates a trained model on leaves that it was not trained on: by cross-validation if none were held out."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,225 +16,230 @@ from ufgvc.core.config import Settings
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, join, open_store
 from ufgvc.data.dataset import Dataset, open_dataset, read_index, read_manifest
-from ufgvc.data.folds import fold_of
+from ufgvc.data.splits import kfold_indices
 from ufgvc.evaluation.provenance import run_store
-from ufgvc.experiments.benchmark_entries import decode
-from ufgvc.experiments.mlflow_trials import Recorder
-from ufgvc.experiments.settings import TrialSettings
-from ufgvc.experiments.training_job import Job, read_scored
-from ufgvc.experiments.trial_runner import check_nodes, run_all
+from ufgvc.experiments.entries import decode_images
+from ufgvc.experiments.mlflow_trials import JobRecorder
+from ufgvc.experiments.resources import check_shared_storage, trial_resources
+from ufgvc.experiments.settings import TrialSettings, gpus_to_wait_for
+from ufgvc.experiments.training_job import TrainingJob, check_outcomes, read_scores, run_jobs
 from ufgvc.methods import build
 from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
-from ufgvc.models.calibration import Calibration, FeatureSubspace
-from ufgvc.models.fit_calibration import KNOWN_SHARE, calibrate, calibration_error, log_loss
-from ufgvc.models.model import MODEL, load_model
-from ufgvc.models.recalibrate import keep_calibration
+from ufgvc.models.calibration import (
+    COVERAGE,
+    Calibration,
+    FeatureSubspace,
+    expected_calibration_error,
+    fit_calibration,
+    log_loss,
+)
+from ufgvc.models.format import MODEL, write_calibration
+from ufgvc.models.model import load_model
+from ufgvc.runtime.resources import Device, choose_device
 from ufgvc.runtime.session import ray_session
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.runs import finish_run_on_exit, start_run
-from ufgvc.training.held_out import make_reference, score_held_out
-from ufgvc.training.loader import WorkerConfig
-from ufgvc.training.run import make_plan
-from ufgvc.training.settings import TrainSettings
+from ufgvc.training.held_out import fit_subspace, score_held_out
+from ufgvc.training.run import make_worker_config
+from ufgvc.training.settings import TrainSettings, WorkerConfig
 
-log = logging.getLogger(__name__)
-# logits (N, K), labels (N,), strangeness (N,) of validation leaves, and what the model itself learnt from
-Evidence = tuple[NDArray[Any], NDArray[np.int64], NDArray[np.float64], FeatureSubspace]
+
+@dataclass(frozen=True)
+class ValidationScores:
+    """Scores of N validation leaves: logits (N, K), labels (N,), ood_score (N,).
+
+    subspace: of the features of the training leaves.
+    """
+
+    logits: NDArray[Any]
+    labels: NDArray[np.int64]
+    ood_score: NDArray[np.float64]
+    subspace: FeatureSubspace
 
 
 class CalibrateSettings(Settings):
     """Calibration of a trained model."""
 
     folds: int = Field(3, ge=2)
-    """parts of the training leaves, each scored by a model trained on the others; not needed by a model that held leaves out"""
-    known_share: float = Field(KNOWN_SHARE, gt=0, le=1)
+    """folds of the training leaves, each scored by a model trained on the others; unused with held-out leaves"""
+    coverage: float = Field(COVERAGE, gt=0, le=1)
     """share of the validation leaves that must not be called unknown"""
-    trials: int | None = Field(None, ge=1)
-    """folds trained at a time; default: as many as fit, on CPUs one a core"""
+    max_concurrent_trials: int | None = Field(None, ge=1)
+    """folds trained at a time; default: as many as fit, and without GPUs at most one per core"""
     cpus_per_trial: float = Field(1.0, gt=0)
-    """CPU slots of each"""
+    """CPU slots of each training"""
     gpu_per_trial: float = Field(1.0, gt=0, le=1)
-    """share of a GPU of each, where there are GPUs"""
-    gpu: Literal["auto", "no"] = "auto"
-    """train on GPUs where there are any"""
+    """fraction of a GPU of each training, if there are GPUs"""
+    device: Device = "auto"
+    """cpu, gpu, or auto: GPUs if there are any"""
     max_failures: int = Field(3, ge=-1)
-    """how often the lost process of a fold is replaced (-1: without end, for spot machines)"""
+    """how often the lost process of a training is replaced; -1: without limit, for spot machines"""
 
 
 @dataclass(frozen=True)
 class CalibrateResult:
-    """model: URI of its folder.  figures: negative log likelihood (nats) and calibration error of the validation leaves."""
+    """What a calibration returns.
+
+    model: URI of its folder.  metrics: negative log likelihood (nats) and calibration error in [0, 1] of the
+    validation leaves, before and after.
+    """
 
     model: str
     calibration: Calibration
-    figures: Mapping[str, float]
+    metrics: Mapping[str, float]
 
     def summary(self) -> str:
-        one, told = self.calibration, self.figures
+        """The lines for the terminal."""
+        fitted, metrics = self.calibration, self.metrics
+        before, after = (100 * metrics[f"calibration_error_{name}"] for name in ("before", "after"))
         return (
-            f"temperature {one.temperature:.3g} from {one.leaves} validation leaves ({one.source}): negative log likelihood "
-            f"{told['log_loss_before']:.3f} -> {told['log_loss_after']:.3f}, calibration error "
-            f"{100 * told['calibration_error_before']:.1f} -> {100 * told['calibration_error_after']:.1f} %\n"
-            f"unknown above a strangeness of {one.threshold:.3g}, so that {100 * one.known_share:g} % of these leaves are known\n"
-            f"written to {self.model}; `ufgvc evaluate` registers it as a new version, one that was registered before keeps its files"
+            f"temperature {fitted.temperature:.3g} from {fitted.num_images} validation leaves ({fitted.source}): "
+            f"negative log likelihood {metrics['log_loss_before']:.3f} -> {metrics['log_loss_after']:.3f}, "
+            f"calibration error {before:.1f} -> {after:.1f} %\n"
+            f"unknown above an out-of-distribution score of {fitted.threshold:.3g}, "
+            f"so that {100 * fitted.coverage:g} % of these leaves are known\n"
+            f"written to {self.model}; `ufgvc evaluate` registers it as a new version; earlier versions do not change"
         )
 
 
 def calibrate_model(
-    data: str,
-    model: str,
-    settings: CalibrateSettings,
-    context: Context = Context(),
+    data: str, model: str, settings: CalibrateSettings, context: Context = Context()
 ) -> CalibrateResult:
-    """Fits temperature and threshold on leaves that were not learnt from, never on test leaves, and writes them into the run's model.
+    """Fits temperature and threshold on leaves that the model was not trained on, and writes them to its run.
 
-    A model with leaves held out uses these. Else the recipe is trained anew on all parts but one, `folds` times; such a model has seen
-    fewer leaves than the one that is calibrated, so the temperature is near the right one, not it. Killed and called again, it goes on.
-    UserError for a model without a run folder, and for data, masks or first weights that are not those it was trained with.
+    A model with held-out leaves is scored on these. For any other model the same training is run on all folds but one,
+    `folds` times; such a model has seen fewer leaves than the calibrated one, so the temperature is an approximation.
+    Test leaves are never used. The same call resumes trainings that were stopped.
+    UserError for a model without a run folder, and for data, masks or initial weights that have changed.
     """
     dataset = open_dataset(data)
     run = find_run(model, context)
-    told = dict(yaml.safe_load(run.read_text("config.yaml")))
-    check_same(run, dataset, told)
-    if told["train"]["validation"] in ("holdout", "kfold"):
-        source = f"{told['train']['validation']}, the leaves that chose the epoch"
-        logits, labels, strangeness, reference = own_leaves(run, dataset, told, context.runs)
+    config = dict(yaml.safe_load(run.read_text("config.yaml")))
+    check_unchanged(run, dataset, config)
+    if config["train"]["validation"] in ("holdout", "kfold"):
+        source = f"{config['train']['validation']}, the leaves that chose the epoch"
+        scores = score_own_held_out(run, dataset, config, context.runs)
     else:
         source = f"{settings.folds}-fold"
-        with ray_session(context.ray):
-            logits, labels, strangeness, reference = out_of_fold(run, dataset, told, settings, context)
-    fitted = calibrate(logits, labels, strangeness, source, settings.known_share)
-    keep_calibration(run, fitted, reference, dataset.name, context)
-    figures = {}
+        gpus = gpus_to_wait_for(settings.device, settings.max_concurrent_trials, settings.gpu_per_trial)
+        with ray_session(context.ray, gpus):
+            scores = cross_validate(run, dataset, config, settings, context)
+    fitted = fit_calibration(scores.logits, scores.labels, scores.ood_score, source, settings.coverage)
+    write_calibration(run, fitted, scores.subspace, dataset.name, context)
+    metrics = {}
     for name, temperature in (("before", 1.0), ("after", fitted.temperature)):
-        figures[f"log_loss_{name}"] = log_loss(logits, labels, temperature)
-        figures[f"calibration_error_{name}"] = calibration_error(logits, labels, temperature)
-    return CalibrateResult(join(run.uri, "model"), fitted, figures)
+        metrics[f"log_loss_{name}"] = log_loss(scores.logits, scores.labels, temperature)
+        metrics[f"calibration_error_{name}"] = expected_calibration_error(scores.logits, scores.labels, temperature)
+    return CalibrateResult(join(run.uri, "model"), fitted, metrics)
 
 
 def find_run(model: str, context: Context) -> Store:
-    """The folder of the run that made a model. UserError if it is not there."""
+    """The folder of the run that trained a model. UserError if it is not there."""
     run = run_store(model)
     if run is None and model.startswith(("models:", "runs:")):
         info = load_model(model, context).info
-        place = open_store(context.runs).child(*(str(info.get(part, "none")) for part in ("dataset", "method", "key")))
-        run = place if place.exists("config.yaml") and place.exists(f"model/{MODEL}") else None
+        folder = open_store(context.runs).child(*(str(info.get(part, "none")) for part in ("dataset", "method", "key")))
+        run = folder if folder.exists("config.yaml") and folder.exists(f"model/{MODEL}") else None
     if run is None:
-        fix = "give <runs>/<data set>/<method>/<key>/model, where `ufgvc train` left it"
-        raise UserError("lies in no run folder, so nobody knows how it was trained", where=model, fix=fix)
+        fix = "give <runs>/<data set>/<method>/<key>/model, where `ufgvc train` wrote it"
+        raise UserError("is in no run folder, so its training is not known", where=model, fix=fix)
     return run
 
 
-def check_same(run: Store, dataset: Dataset, told: Mapping[str, Any]) -> None:
-    """UserError unless the data set is in the state that the model was trained on."""
-    if told["data"] != dataset.fingerprint:
-        what = f"has the fingerprint {dataset.fingerprint[:12]}, the model was trained on {str(told['data'])[:12]}"
-        raise UserError(
-            what, where=dataset.store.uri, fix="give the data set that it was trained on, or train on this one"
-        )
-    kind = told["train"]["mask_kind"]
-    if told["masks"] and read_manifest(dataset, f"masks/{kind}").fingerprint != told["masks"]:
+def check_unchanged(run: Store, dataset: Dataset, config: Mapping[str, Any]) -> None:
+    """UserError unless data set and masks are those that the model was trained on.  config: of its run."""
+    if config["data"] != dataset.fingerprint:
+        what = f"has the fingerprint {dataset.fingerprint[:12]}, the model was trained on {str(config['data'])[:12]}"
+        fix = "give the data set that it was trained on, or train on this one"
+        raise UserError(what, where=dataset.store.uri, fix=fix)
+    kind = config["train"]["mask_kind"]
+    if config["masks"] and read_manifest(dataset, f"masks/{kind}").fingerprint != config["masks"]:
         what = f"its {kind} masks are not those that {run.uri} was trained with"
-        raise UserError(
-            what, where=dataset.store.uri, fix="train the model again with the new masks, then calibrate that one"
-        )
+        fix = "train the model again with the new masks, then calibrate that one"
+        raise UserError(what, where=dataset.store.uri, fix=fix)
 
 
-def fold_jobs(run: Store, dataset: Dataset, told: Mapping[str, Any], folds: int, runs: str) -> list[Job]:
-    """A training for each fold, in one process each, below the run's folder."""
+def make_fold_jobs(run: Store, dataset: Dataset, config: Mapping[str, Any], folds: int, runs: str) -> list[TrainingJob]:
+    """A training for each fold, in one process each, in folders below the run's.  config: of the run."""
     jobs = []
-    method = build(told["method"], len(dataset.classes), init="none", **told["options"])
+    method = build(config["method"], len(dataset.classes), init="none", **config["options"])
     for fold in range(folds):
         changes = {"validation": "kfold", "folds": folds, "fold": fold, "workers": 1, "cache": "host"}
-        train = TrainSettings.model_validate(told["train"] | changes)
-        plan, identity = make_plan(dataset, method, train, told["seed"], told["masks"], runs)
-        if identity.get("init_sha256") != told.get("init_sha256"):
-            raise UserError(
-                "is not the file that the model started from", where=train.init, fix="put the old file of weights back"
-            )
-        place = join(run.uri, "calibration", f"fold-{fold}-{identity['key']}")
-        plan = replace(plan, run=place, recipe=told["recipe"])
-        jobs.append(Job(told["method"], 0, told["seed"], 1.0, "fold", plan, identity))
+        train = TrainSettings.model_validate(config["train"] | changes)
+        worker, identity = make_worker_config(dataset, method, train, config["seed"], config["masks"], runs)
+        if identity.get("init_sha256") != config.get("init_sha256"):
+            what = "is not the file of initial weights that the model was trained from"
+            raise UserError(what, where=train.init, fix="restore the earlier file")
+        folder = join(run.uri, "calibration", f"fold-{fold}-{identity['key']}")
+        worker = replace(worker, run=folder, recipe=config["recipe"])
+        jobs.append(TrainingJob(config["method"], 0, config["seed"], 1.0, "fold", worker, identity))
     return jobs
 
 
-def out_of_fold(
+def cross_validate(
+    run: Store, dataset: Dataset, config: Mapping[str, Any], settings: CalibrateSettings, context: Context
+) -> ValidationScores:
+    """Scores every training leaf once, with the model of the fold that held it out. Inside a Ray session.
+
+    config: of the run of the model that is calibrated.
+    """
+    index = read_index(dataset, "train")
+    labels = index["label"].to_numpy().astype(np.int64)
+    groups, image_ids = index["group"].to_pylist(), index["image_id"].to_pylist()
+    folds = range(settings.folds)
+    try:
+        held = [kfold_indices(labels, groups, settings.folds, fold, config["seed"])[1] for fold in folds]
+    except UserError as error:
+        fix = "ingest more photographs of it, or leave the model uncalibrated"
+        raise UserError(error.what, where=dataset.store.uri, fix=fix) from None
+    jobs = make_fold_jobs(run, dataset, config, settings.folds, context.runs)
+    _train_folds(run, dataset, config, jobs, settings, context)
+
+    def collect(column: str) -> NDArray[np.float64]:
+        held_ids = ([image_ids[place] for place in places] for places in held)
+        return np.concatenate([read_scores(job.store, ids, column) for job, ids in zip(jobs, held_ids, strict=True)])
+
+    method, worker = load_trained(run, dataset, config, context.runs)
+    everything = np.arange(len(labels))
+    subspace = fit_subspace(method, dataset, worker, everything, torch.device(choose_device("auto")))
+    return ValidationScores(collect("logits"), labels[np.concatenate(held)], collect("ood_score"), subspace)
+
+
+def _train_folds(
     run: Store,
     dataset: Dataset,
-    told: Mapping[str, Any],
+    config: Mapping[str, Any],
+    jobs: list[TrainingJob],
     settings: CalibrateSettings,
     context: Context,
-) -> Evidence:
-    """Every training leaf once, scored by the fold that did not learn from it. Inside of a Ray session."""
-    index = read_index(dataset, "train")
-    truth, groups, names = (
-        index["label"].to_numpy().astype(np.int64),
-        index["group"].to_pylist(),
-        index["image_id"].to_pylist(),
-    )
-    try:
-        held = [fold_of(truth, groups, settings.folds, fold, told["seed"])[1] for fold in range(settings.folds)]
-    except UserError as error:
-        raise UserError(
-            error.what, where=dataset.store.uri, fix="ingest more photographs of it, or leave the model uncalibrated"
-        ) from None
-    jobs = fold_jobs(run, dataset, told, settings.folds, context.runs)
-    trials = TrialSettings(
-        init=jobs[0].plan.init,
-        trials=settings.trials,
-        cpus_per_trial=settings.cpus_per_trial,
-        gpu_per_trial=settings.gpu_per_trial,
-        gpu=settings.gpu,
-        max_failures=settings.max_failures,
-    )
+) -> None:
+    """Runs the jobs of the folds and records them. UserError if one failed."""
     folder = run.child("calibration")
-    tags = {"step": "calibrate", "method": told["method"], "data": dataset.fingerprint, "folder": folder.uri}
-    parent = start_run(
-        context, dataset.name, f"calibrate-{told['method']}-{told['key']}", settings.model_dump(), tags, store=folder
-    )
+    shared = settings.model_dump(exclude={"folds", "coverage"})
+    trials = TrialSettings(init=jobs[0].config.train.init, **shared)
+    tags = {"step": "calibrate", "method": config["method"], "data": dataset.fingerprint, "folder": folder.uri}
+    name = f"calibrate-{config['method']}-{config['key']}"
+    parent = start_run(context, dataset.name, name, settings.model_dump(), tags, store=folder)
     with finish_run_on_exit(parent):
-        check_nodes([dataset.store.uri], context.runs, trials)
-        decode(jobs, [dataset])
-        ends = run_all(jobs, trials, folder.child("tune"), Recorder(context, dataset.name, parent.id))
-        failed = {end.job.name: str(end.error) for end in ends if end.result is None}
-        if failed:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
-            raise UserError(
-                f"{len(failed)} of {len(ends)} folds failed: {reasons}",
-                fix="mend it; the same command tries only these again",
-            )
-    logits, strangeness = (
-        np.concatenate(
-            [
-                read_scored(job.store, [names[place] for place in places], column)
-                for job, places in zip(jobs, held, strict=True)
-            ]
-        )
-        for column in ("logits", "strangeness")
-    )
-    method, plan = as_trained(run, dataset, told, context.runs)
-    return (
-        logits,
-        truth[np.concatenate(held)],
-        strangeness,
-        make_reference(method, dataset, plan, np.arange(len(truth)), own_device()),
-    )
+        check_shared_storage([dataset.store.uri], context.runs, trials.init)
+        decode_images(jobs, [dataset])
+        recorder = JobRecorder(context, dataset.name, parent.id)
+        resources = trial_resources(trials)
+        check_outcomes(run_jobs(jobs, resources, folder.child("tune"), trials.max_failures, recorder), "folds")
 
 
-def own_leaves(run: Store, dataset: Dataset, told: Mapping[str, Any], runs: str) -> Evidence:
-    """The leaves that the model's own training held out, scored by the model."""
-    method, plan = as_trained(run, dataset, told, runs)
-    held = score_held_out(method, dataset, plan, own_device())
-    return held.logits, held.labels, held.strangeness, held.reference
+def score_own_held_out(run: Store, dataset: Dataset, config: Mapping[str, Any], runs: str) -> ValidationScores:
+    """Scores the leaves that the training of the model held out, with the model."""
+    method, worker = load_trained(run, dataset, config, runs)
+    held = score_held_out(method, dataset, worker, torch.device(choose_device("auto")))
+    return ValidationScores(held.logits, held.labels, held.ood_score, held.subspace)
 
 
-def as_trained(run: Store, dataset: Dataset, told: Mapping[str, Any], runs: str) -> tuple[Method, WorkerConfig]:
-    """The run's model, and the plan that it was trained by."""
+def load_trained(run: Store, dataset: Dataset, config: Mapping[str, Any], runs: str) -> tuple[Method, WorkerConfig]:
+    """The model of a run, and the configuration of its training."""
     method = load_model(join(run.uri, "model")).method
-    plan, _ = make_plan(dataset, method, TrainSettings.model_validate(told["train"]), told["seed"], told["masks"], runs)
-    return replace(method, recipe=Recipe.model_validate(told["recipe"])), replace(plan, recipe=told["recipe"])
-
-
-def own_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    train = TrainSettings.model_validate(config["train"])
+    worker, _ = make_worker_config(dataset, method, train, config["seed"], config["masks"], runs)
+    recipe = Recipe.model_validate(config["recipe"])
+    return replace(method, recipe=recipe), replace(worker, recipe=config["recipe"])

@@ -1,61 +1,71 @@
-"""The end of a search: the best setting and the paper's, trained alike on all training leaves, and tested once."""
+"""The end of a search: trains the best setting and the paper's on all training leaves and scores the test leaves."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ufgvc.core.storage import open_store
 from ufgvc.data.dataset import open_dataset, read_index, read_manifest
-from ufgvc.evaluation.search_record import FinalRow, TrialResult
-from ufgvc.experiments.search_store import SearchStore
-from ufgvc.experiments.training_job import Job, read_scored
-from ufgvc.experiments.trial_runner import Finished
+from ufgvc.evaluation.search_record import FinalResult, TrialResult
+from ufgvc.experiments.entries import decode_images
+from ufgvc.experiments.mlflow_trials import JobRecorder
+from ufgvc.experiments.resources import TrialResources
+from ufgvc.experiments.settings import SearchSettings
+from ufgvc.experiments.store import SearchStore
+from ufgvc.experiments.training_job import JobOutcome, TrainingJob, read_scores, run_jobs
 from ufgvc.methods import build
-from ufgvc.training.run import make_plan
+from ufgvc.training.run import make_worker_config
 
 PAPER, BEST = "the paper's setting", "best setting"
 
 
-def best_of(rows: Sequence[TrialResult]) -> TrialResult | None:
-    """The complete trial that named most held-out leaves; of equal ones that with the lower cross-entropy. Repeats do not take part."""
-    complete = [row for row in rows if row.state == "complete" and not row.repeat]
-    return max(complete, key=lambda row: (row.curve[-1], -row.losses[-1], -row.number)) if complete else None
+def evaluate_finalists(
+    store: SearchStore, best: TrialResult, settings: SearchSettings, resources: TrialResources, recorder: JobRecorder
+) -> tuple[tuple[FinalResult, ...], int]:
+    """(scores of the paper's setting and of the best one, number of trainings that failed). Inside a Ray session."""
+    if settings.seeds == 0:
+        return (), 0
+    finalists: dict[str, Mapping[str, Any]] = {PAPER: store.load_config(0).values}
+    if best.number:
+        finalists[BEST] = best.values
+    jobs = make_final_jobs(store, finalists, settings.seeds)
+    decode_images(jobs, [open_dataset(store.data)])
+    scratch = open_store(store.folder).child("tune")
+    outcomes = run_jobs(jobs, resources, scratch, settings.max_failures, recorder)
+    return final_rows(store, finalists, outcomes), sum(outcome.result is None for outcome in outcomes)
 
 
-def final_jobs(study: SearchStore, settings: Mapping[str, Mapping[str, Any]], seeds: int) -> list[Job]:
-    """A job for each setting (by its label) and seed. They are the runs that `train` would make, so it finds them."""
-    dataset = open_dataset(study.data)
+def make_final_jobs(store: SearchStore, finalists: Mapping[str, Mapping[str, Any]], seeds: int) -> list[TrainingJob]:
+    """A job for each setting and seed. They have the run keys that `train` would use, so `train` finds them.
+
+    finalists: values by label.
+    """
+    dataset = open_dataset(store.data)
     jobs = []
-    for seed in range(study.seed, study.seed + seeds):
-        for label, values in settings.items():
-            options, train = study.configured(values)
-            method = build(study.method, len(dataset.classes), **options)
+    for seed in range(store.seed, store.seed + seeds):
+        for label, values in finalists.items():
+            options, train = store.configure(values)
+            method = build(store.method, len(dataset.classes), **options)
             masks = read_manifest(dataset, f"masks/{train.mask_kind}").fingerprint if method.regions else None
-            plan, identity = make_plan(dataset, method, train, seed, masks, study.runs)
-            plan = replace(plan, cache="none" if train.cache == "none" else "host")
-            jobs.append(Job(label, 0, seed, 1.0, "final", plan, identity, keep_model=True, train=train))
+            config, identity = make_worker_config(dataset, method, train, seed, masks, store.runs)
+            config = config.with_train(cache="none" if train.cache == "none" else "host")
+            jobs.append(TrainingJob(label, 0, seed, 1.0, "final", config, identity, save_model=True, train=train))
     return jobs
 
 
 def final_rows(
-    study: SearchStore, settings: Mapping[str, Mapping[str, Any]], ends: Sequence[Finished]
-) -> tuple[FinalRow, ...]:
-    """What was tested, by setting; one of which no training ended well is left out."""
-    index = read_index(open_dataset(study.data), "test")
+    store: SearchStore, finalists: Mapping[str, Mapping[str, Any]], outcomes: Sequence[JobOutcome]
+) -> tuple[FinalResult, ...]:
+    """The scores on the test leaves by setting; a setting of which no training succeeded is left out."""
+    index = read_index(open_dataset(store.data), "test")
     labels, image_ids = index["label"].to_numpy(), index["image_id"].to_pylist()
     rows = []
-    for label, values in settings.items():
-        stores = [
-            open_store(end.job.plan.run) for end in ends if end.job.contestant == label and end.result is not None
-        ]
-        if stores:
-            rows.append(
-                FinalRow(
-                    label, values, np.stack([read_scored(store, image_ids).argmax(1) == labels for store in stores])
-                )
-            )
+    for label, values in finalists.items():
+        scored = [each.job.store for each in outcomes if each.job.variant == label and each.result is not None]
+        if scored:
+            right = np.stack([read_scores(run, image_ids).argmax(1) == labels for run in scored])
+            rows.append(FinalResult(label, values, right))
     return tuple(rows)

@@ -1,4 +1,4 @@
-"""Who takes part in the benchmark: the rows of Tables II and III, the rows that the paper leaves open, and the controls."""
+"""The rows of the benchmark: the methods of Tables II and III, our own methods, and the controls."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from ufgvc.methods import names
 
 @dataclass(frozen=True)
 class MethodVariant:
-    """One row.  key: its name in --methods and in files.  label: what tables call it.  tables: of "II", "III" and "controls".
+    """A method with options: one row of the benchmark.
 
-    mask: another kind of masks than the benchmark's.  rate_of: the contestant whose chosen learning rate it takes (equal budget), so
-    that a control differs from what it controls in one thing only.
+    key: its name in --methods and in files.  label: its name in tables.
+    tables: those that show it, of "II", "III" and "controls".  mask_kind: kind of its masks, if not the benchmark's.
+    lr_from: key of the variant whose tuned learning rate it uses (equal budget), so that a control differs from its
+    method in one thing only.
     """
 
     key: str
@@ -23,8 +25,8 @@ class MethodVariant:
     method: str
     tables: frozenset[str]
     options: Mapping[str, Any] = field(default_factory=dict)
-    mask: str | None = None
-    rate_of: str | None = None
+    mask_kind: str | None = None
+    lr_from: str | None = None
 
 
 def _row(key: str, label: str, method: str, tables: str, **more: Any) -> MethodVariant:
@@ -33,11 +35,13 @@ def _row(key: str, label: str, method: str, tables: str, **more: Any) -> MethodV
 
 def _ablation(region: str, label: str) -> MethodVariant:
     options = {"regions": [region]}
-    return _row(f"mask_guided:{region}", label, "mask_guided", "III controls", options=options, rate_of="mask_guided")
+    return _row(f"mask_guided:{region}", label, "mask_guided", "III controls", options=options, lr_from="mask_guided")
 
 
-def _control(key: str, label: str, mask: str | None = None, of: str = "mask_guided", **options: Any) -> MethodVariant:
-    return _row(f"{of}:{key}", label, of, "controls", options=options, mask=mask, rate_of=of)
+def _control(
+    key: str, label: str, mask_kind: str | None = None, method: str = "mask_guided", **options: Any
+) -> MethodVariant:
+    return _row(f"{method}:{key}", label, method, "controls", options=options, mask_kind=mask_kind, lr_from=method)
 
 
 PAPER_ROWS = (
@@ -55,7 +59,7 @@ PAPER_ROWS = (
     _row("mask_guided", "Proposed (mask_guided)", "mask_guided", "II III controls"),
 )
 ABLATIONS = (
-    # The net of resnet50 under the recipe of mask_guided: the comparison that the paper leaves open, and the base of its Table III.
+    # The network of resnet50 with the recipe of mask_guided: the paper lacks it, and it is the base of its Table III.
     _row(
         "mask_guided:none", "ResNet-50, mask_guided's recipe", "mask_guided", "II III controls", options={"regions": []}
     ),
@@ -72,71 +76,68 @@ ORACLE = (
         "mask_guided, exact masks (oracle)",
         "mask_guided",
         "II controls",
-        mask="exact",
-        rate_of="mask_guided",
+        mask_kind="exact",
+        lr_from="mask_guided",
     ),
 )
 CONTROLS = (
-    _control("luminance", "masks: luminance", mask="luminance"),
-    _control("structure", "masks: structure", mask="structure"),
+    _control("luminance", "masks: luminance", mask_kind="luminance"),
+    _control("structure", "masks: structure", mask_kind="structure"),
     _control("softmax", "activation: softmax (Eq. 4)", activation="softmax"),
     _control("softmax_peak", "activation: softmax by its peak", activation="softmax_peak"),
-    _control("shared", "one map for both regions", maps="shared"),
-    _control("all", "attention sees all channels", statistics="all"),
-    _control("shuffled", "masks of other leaves", guide="shuffled"),
-    _control("centre", "a centre blob instead of masks", guide="centre"),
+    _control("shared", "one map for both regions", control={"maps": "shared"}),
+    _control("all", "attention sees all channels", control={"statistics": "all"}),
+    _control("shuffled", "masks of other leaves", control={"guide": "shuffled"}),
+    _control("centre", "a centre blob instead of masks", control={"guide": "centre"}),
     _control("no_fusion", "the loss without the fusion", fusion={"base": 1.0, "vein": 0.0, "contour": 0.0}),
     _control("no_loss", "the fusion without the loss", loss_weights={"vein": 0.0, "contour": 0.0}),
-    _control("gain", "no masks, features times 0.65", regions=[], gain=0.65),
-    _control("none", "leaf_traits without traits: a cosine head", of="leaf_traits", traits=[]),
-    _control("outline", "leaf_traits: outline alone", of="leaf_traits", traits=["outline"]),
-    _control("veins", "leaf_traits: veins alone", of="leaf_traits", traits=["veins"]),
-    _control("colour", "leaf_traits: colour alone", of="leaf_traits", traits=["colour"]),
-    _control("no_trunk", "leaf_traits without the trunk's word", of="leaf_traits", trunk=False),
-    _control("none", "region_tokens without regions", of="region_tokens", regions=[]),
-    _control("no_loss", "region_tokens without masks", of="region_tokens", mask_weight=0.0),
-    _control("shuffled", "region_tokens with masks of other leaves", of="region_tokens", guide="shuffled"),
-    _control("linear", "region_tokens with linear heads", of="region_tokens", head="linear"),
+    _control("gain", "no masks, features times 0.65", regions=[], control={"gain": 0.65}),
+    _control("none", "leaf_traits without traits: a cosine head", method="leaf_traits", traits=[]),
+    _control("outline", "leaf_traits: outline alone", method="leaf_traits", traits=["outline"]),
+    _control("veins", "leaf_traits: veins alone", method="leaf_traits", traits=["veins"]),
+    _control("colour", "leaf_traits: colour alone", method="leaf_traits", traits=["colour"]),
+    _control("no_trunk", "leaf_traits without the backbone", method="leaf_traits", control={"trunk": False}),
+    _control("none", "region_tokens without regions", method="region_tokens", regions=[]),
+    _control("no_loss", "region_tokens without masks", method="region_tokens", mask_weight=0.0),
+    _control(
+        "shuffled", "region_tokens with masks of other leaves", method="region_tokens", control={"guide": "shuffled"}
+    ),
+    _control("linear", "region_tokens with linear heads", method="region_tokens", head="linear"),
 )
-LISTED = {each.key: each for each in (*PAPER_ROWS, *ABLATIONS, *OURS, *ORACLE, *CONTROLS)}
+LISTED = {row.key: row for row in (*PAPER_ROWS, *ABLATIONS, *OURS, *ORACLE, *CONTROLS)}
 
 
-def everyone() -> dict[str, MethodVariant]:
+def list_variants() -> dict[str, MethodVariant]:
     """All rows by key: those above, and every other registered method by its name."""
     return LISTED | {name: _row(name, name, name, "II") for name in names() if name not in LISTED}
 
 
-def groups() -> dict[str, tuple[str, ...]]:
-    """Keys of the rows that one word stands for."""
-    rows = everyone()
-    own = [each.key for each in (*PAPER_ROWS, *ABLATIONS)]
+def list_groups() -> dict[str, tuple[str, ...]]:
+    """The keys of the rows of each group that --methods accepts."""
+    variants = list_variants()
+    paper = tuple(row.key for row in (*PAPER_ROWS, *ABLATIONS))
+    oracle = tuple(row.key for row in ORACLE)
+    others = (key for key, row in variants.items() if key not in (*paper, *oracle) and "II" in row.tables)
     return {
-        "all": (
-            *own,
-            *(
-                key
-                for key in rows
-                if key not in own and "II" in rows[key].tables and key not in {o.key for o in ORACLE}
-            ),
-        ),
-        "paper": tuple(own),
-        "oracle": tuple(each.key for each in ORACLE),
+        "all": (*paper, *others),
+        "paper": paper,
+        "oracle": oracle,
         # Not the oracle: most data sets have no exact masks.
-        "controls": tuple(key for key, row in rows.items() if "controls" in row.tables and row not in ORACLE),
+        "controls": tuple(key for key, row in variants.items() if "controls" in row.tables and key not in oracle),
     }
 
 
-def chosen(wanted: Sequence[str]) -> tuple[MethodVariant, ...]:
-    """The contestants of groups and keys, each once, in the order of the tables. UserError for an unknown name.
+def select_variants(wanted: Sequence[str]) -> tuple[MethodVariant, ...]:
+    """The rows of groups and keys, without duplicates, in the order of the tables. UserError for an unknown name.
 
-    Whoever takes the learning rate of another brings that one along.
+    A row that uses the learning rate of another row adds that one.
     """
-    rows, several = everyone(), groups()
+    variants, groups = list_variants(), list_groups()
     keys: set[str] = set()
     for name in wanted:
-        if name not in several and name not in rows:
-            known = f"groups {', '.join(several)}; rows {', '.join(rows)}"
-            raise UserError(f"{name!r} takes part in no table", where="--methods", fix=f"choose from: {known}")
-        keys |= set(several.get(name, (name,)))
-    keys |= {rate_of for key in keys if (rate_of := rows[key].rate_of)}
-    return tuple(row for key, row in rows.items() if key in keys)
+        if name not in groups and name not in variants:
+            known = f"groups {', '.join(groups)}; rows {', '.join(variants)}"
+            raise UserError(f"{name!r} is not a row of any table", where="--methods", fix=f"choose from: {known}")
+        keys |= set(groups.get(name, (name,)))
+    keys |= {lr_from for key in keys if (lr_from := variants[key].lr_from)}
+    return tuple(row for key, row in variants.items() if key in keys)

@@ -1,94 +1,100 @@
-"""The runs of trials on MLflow, nested under the run of the whole."""
+"""Records the trainings of a benchmark and the trials of a search on MLflow, as runs nested in the run of the whole."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ufgvc.core.storage import Store
 from ufgvc.evaluation.search_record import TrialResult
-from ufgvc.experiments.trial_runner import Finished
+from ufgvc.experiments.training_job import JobOutcome
 from ufgvc.methods.recipe import Recipe
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.journal import Journal
 from ufgvc.tracking.runs import start_run
 
-if TYPE_CHECKING:  # only a search needs Optuna, which a benchmark does without
-    from ufgvc.experiments.search_store import SearchStore, TrialConfig
+if TYPE_CHECKING:  # only a search needs Optuna
+    from ufgvc.experiments.store import SearchStore, TrialConfig
 
 
 @dataclass(frozen=True)
-class Recorder:
-    """Called with a job that ended. One process records them all: many trials at once would wait for MLflow's database.
+class JobRecorder:
+    """Records a job that ended. One process records all: concurrent trials would wait for MLflow's database.
 
-    The last figures become metrics; the epochs are attached as they are, because a metric for each would cost more than a small training.
+    The last figures become metrics. The epochs are attached as a file, because a metric for each would take longer than
+    a small training.
+
+    experiment: name on MLflow.  parent: id of the run of the whole.
     """
 
     context: Context
     experiment: str
     parent: str | None
 
-    def __call__(self, end: Finished) -> None:
-        job = end.job
-        known = Journal(job.store.child("journal")).identity()
-        if end.result is not None and known and known["status"] == "FINISHED":
+    def __call__(self, outcome: JobOutcome) -> None:
+        """Does nothing for a job whose finished run is recorded already."""
+        job, result = outcome.job, outcome.result
+        if result is not None and _status(job.store) == "FINISHED":
             return
-        tags = {"step": job.purpose, "contestant": job.contestant, "method": job.plan.method, "folder": job.store.uri}
-        child = start_run(
+        tags = {"step": job.purpose, "variant": job.variant, "method": job.config.method, "folder": job.store.uri}
+        run = start_run(
             self.context, self.experiment, job.name, job.identity, tags, parent=self.parent, store=job.store
         )
-        if end.result is None:
-            child.set_tags({"error": end.error})
-            child.finish("FAILED")
+        if result is None:
+            run.set_tags({"error": outcome.error})
+            run.finish("FAILED")
             return
-        numbers = {name: float(value) for name, value in end.result.items() if not isinstance(value, str)}
-        child.log_metrics(numbers, step=Recipe.model_validate(job.plan.recipe).epochs)
-        child.log_text(job.store.read_text("metrics.jsonl"), "metrics.jsonl")
-        child.finish("FINISHED")
+        metrics = {name: float(value) for name, value in result.items() if not isinstance(value, str)}
+        run.log_metrics(metrics, step=Recipe.model_validate(job.config.recipe).epochs)
+        run.log_text(job.store.read_text("metrics.jsonl"), "metrics.jsonl")
+        run.finish("FINISHED")
 
 
 @dataclass(frozen=True)
-class SearchRecorder:
-    """Called with a trial of a search that ended: a run for it, and one for each fold nested in that."""
+class TrialRecorder:
+    """Records a trial of a search that ended: a run of its own, and one for each fold nested in that.
+
+    experiment: name on MLflow.  parent: id of the run of the search.
+    """
 
     context: Context
-    study: SearchStore
+    store: SearchStore
     experiment: str
     parent: str | None
 
-    def __call__(self, setting: TrialConfig, row: TrialResult) -> None:
-        store = self.study.trial(setting.number)
-        status = "FAILED" if row.state == "failed" else "FINISHED"
-        known = Journal(store.child("journal")).identity()
-        if known and known["status"] == status:
+    def __call__(self, trial: TrialConfig, result: TrialResult) -> None:
+        """Does nothing for a trial that is recorded already."""
+        folder = self.store.trial(trial.number)
+        status = "FAILED" if result.state == "failed" else "FINISHED"
+        if _status(folder) == status:
             return
         tags = {
             "step": "trial",
-            "method": self.study.method,
-            "state": row.state,
-            "folder": store.uri,
-            "repeat": setting.repeat,
+            "method": self.store.method,
+            "state": result.state,
+            "folder": folder.uri,
+            "repeat": trial.repeat,
         }
-        name = f"trial-{setting.number}"
-        child = start_run(
-            self.context, self.experiment, name, dict(setting.values), tags, parent=self.parent, store=store
-        )
-        for fold, accuracy in enumerate(row.folds):
-            inner = store.child(f"fold-{fold}")
-            grandchild = start_run(
-                self.context,
-                self.experiment,
-                f"{name}-fold-{fold}",
-                {"fold": fold},
-                {"step": "fold", "folder": inner.uri},
-                parent=child.id,
-                store=inner,
-            )
-            grandchild.log_metrics({"validation_accuracy": accuracy}, step=len(row.curve))
-            grandchild.log_text(inner.read_text("metrics.jsonl"), "metrics.jsonl")
-            grandchild.finish("FINISHED")
-        if row.curve:
-            figures = {"validation_accuracy": row.curve[-1], "validation_loss": row.losses[-1], "seconds": row.seconds}
-            child.log_metrics(figures | {"epochs": len(row.curve)}, step=len(row.curve))
-        if row.error:
-            child.set_tags({"error": row.error})
-        child.finish(status)
+        name = f"trial-{trial.number}"
+        run = start_run(self.context, self.experiment, name, dict(trial.values), tags, parent=self.parent, store=folder)
+        for fold, accuracy in enumerate(result.folds):
+            inner = self.store.fold(trial.number, fold)
+            params, fold_tags = {"fold": fold}, {"step": "fold", "folder": inner.uri}
+            fold_name = f"{name}-fold-{fold}"
+            nested = start_run(self.context, self.experiment, fold_name, params, fold_tags, parent=run.id, store=inner)
+            nested.log_metrics({"validation_accuracy": accuracy}, step=len(result.curve))
+            nested.log_text(inner.read_text("metrics.jsonl"), "metrics.jsonl")
+            nested.finish("FINISHED")
+        if result.curve:
+            metrics = {"validation_accuracy": result.curve[-1], "validation_loss": result.losses[-1]}
+            metrics |= {"seconds": result.seconds, "epochs": len(result.curve)}
+            run.log_metrics(metrics, step=len(result.curve))
+        if result.error:
+            run.set_tags({"error": result.error})
+        run.finish(status)
+
+
+def _status(folder: Store) -> str | None:
+    """The status of the run that was recorded for a folder; None if there is none."""
+    known = Journal(folder.child("journal")).read_identity()
+    return known["status"] if known else None

@@ -1,4 +1,4 @@
-"""What is searched: read from the configuration, checked against the method's own settings, and turned into settings again."""
+"""The search space: parsed from the configuration, converted to Optuna's parameters and applied to the settings."""
 
 from __future__ import annotations
 
@@ -15,280 +15,278 @@ from ufgvc.core.config import describe_validation
 from ufgvc.core.errors import UserError
 from ufgvc.evaluation.search_record import Dimension
 from ufgvc.methods import build, options_class
-from ufgvc.training.overrides import apply_overrides
-from ufgvc.training.settings import TrainSettings
+from ufgvc.training.settings import TrainSettings, apply_overrides
 
 WHERE = "search.space"
-LOSS_RANGE = (0.01, 10.0)  # of a loss weight that nothing else is said about, with the cross-entropy at 1
-# What another value would make incomparable (epochs, what is held out) or cannot matter (where it runs).
-FIXED = {
-    "epochs",
-    "validation",
-    "holdout",
-    "folds",
-    "fold",
-    "workers",
-    "cpus_per_worker",
-    "gpu",
-    "cache",
-    "checkpoint_seconds",
-    "keep",
-}
-FIXED |= {"max_failures", "compile"}
+LOSS_RANGE = (0.01, 10.0)  # of loss weights in the default space; the weight of the cross-entropy is 1
+# The other fields of TrainSettings would make trials incomparable (epochs, the split), or do not affect results.
+SEARCHABLE = {"init", "mask", "batch_size", "learning_rate", "resize", "crop", "precision", "sync_batchnorm"}
 
 
 def read_space(
-    told: Mapping[str, Any], method: str, options: Mapping[str, Any], train: TrainSettings
+    space: Mapping[str, Any], method: str, options: Mapping[str, Any], train: TrainSettings
 ) -> tuple[Dimension, ...]:
-    """The axes of `search.space`; of an empty one the fusion weights and loss weights that the method has, else its learning rate.
+    """Parses `search.space`; an empty one becomes the fusion and loss weights of the method, or else its learning rate.
 
-    UserError for a field that there is not, and for bounds or choices that it does not take.
+    UserError for a setting that does not exist, and for bounds or choices that it does not accept.
     """
-    start = published(method, options, train)
-    axes = tuple(_axis(name, spec, start) for name, spec in (told or _usual(start)).items())
-    for axis in axes:
-        for value in _extremes(axis):
-            configured(method, options, train, {axis.name: value})
-    return axes
+    published = published_settings(method, options, train)
+    specs = space or _default_space(published)
+    dimensions = tuple(_parse_dimension(name, spec, published) for name, spec in specs.items())
+    for dimension in dimensions:
+        for value in _extremes(dimension):
+            apply_values(method, options, train, {dimension.name: value})
+    return dimensions
 
 
-def published(method: str, options: Mapping[str, Any], train: TrainSettings) -> dict[str, Any]:
-    """{"options": every option, "train": every setting} with the published value wherever the user has said nothing."""
-    made = build(method, 2, **options)
-    recipe = apply_overrides(made.recipe, train)
-    told = {
+def published_settings(method: str, options: Mapping[str, Any], train: TrainSettings) -> dict[str, Any]:
+    """{"options": ..., "train": ...}: every setting, with the method's published value where the user gave none."""
+    built = build(method, 2, **options)
+    recipe = apply_overrides(built.recipe, train)
+    from_recipe = {
         "learning_rate": recipe.stages[0].lr,
         "batch_size": recipe.batch_size,
         "resize": recipe.resize,
         "crop": recipe.crop,
+        "epochs": recipe.epochs,
     }
-    return {"options": made.options, "train": train.model_dump(mode="json") | told | {"epochs": recipe.epochs}}
+    return {"options": built.options, "train": train.model_dump(mode="json") | from_recipe}
 
 
 def paper_values(
-    axes: Sequence[Dimension], method: str, options: Mapping[str, Any], train: TrainSettings
+    dimensions: Sequence[Dimension], method: str, options: Mapping[str, Any], train: TrainSettings
 ) -> dict[str, Any]:
-    """The published value of every axis, whatever the user's own configuration says of it: trial 0."""
-    bare = {"options": _deep(options), "train": train.model_dump()}
+    """The published value of every dimension, whatever the user's configuration says about it: trial 0."""
+    bare = {"options": _plain(options), "train": train.model_dump()}
     defaults = TrainSettings().model_dump()
-    for axis in axes:
-        section, *path = axis.name.split(".")
+    for dimension in dimensions:
+        section, *path = dimension.name.split(".")
         if section == "train":
             bare["train"][path[0]] = defaults[path[0]]
         else:
-            _forget(bare["options"], path)
-    found = published(method, bare["options"], TrainSettings.model_validate(bare["train"]))
-    return {axis.name: _part_of(axis, _at(found, axis.name.split("."))) for axis in axes}
+            _remove(bare["options"], path)
+    published = published_settings(method, bare["options"], TrainSettings.model_validate(bare["train"]))
+    values = {}
+    for dimension in dimensions:
+        value = _get(published, dimension.name.split("."))
+        simplex = dimension.kind == "simplex"
+        values[dimension.name] = {part: value[part] for part in dimension.parts} if simplex else value
+    return values
 
 
-def configured(
+def apply_values(
     method: str, options: Mapping[str, Any], train: TrainSettings, values: Mapping[str, Any]
 ) -> tuple[dict[str, Any], TrainSettings]:
-    """(options, training settings) with the values of axes in them. UserError for a value that the setting does not take."""
-    whole = {"options": _deep(options), "train": train.model_dump()}
+    """(options, training settings) with these values, by dotted name. UserError for a value that a setting rejects."""
+    settings = {"options": _plain(options), "train": train.model_dump()}
     for name, value in values.items():
         *path, last = name.split(".")
-        place = whole
-        for step in path:
-            # The user's own weights of parts that are not searched stay.
-            place = place.setdefault(step, {})
+        place = settings
+        for key in path:
+            place = place.setdefault(key, {})  # weights of the user that are not searched stay
         place[last] = dict(value) if isinstance(value, Mapping) else value
     try:
-        chosen = options_class(method).model_validate(whole["options"]).model_dump(mode="json")
-        return chosen, TrainSettings.model_validate(whole["train"])
+        applied = options_class(method).model_validate(settings["options"]).model_dump(mode="json")
+        return applied, TrainSettings.model_validate(settings["train"])
     except ValidationError as error:
         raise describe_validation(error, f"{WHERE}, {', '.join(values)}") from None
 
 
-def distributions(axes: Sequence[Dimension]) -> dict[str, BaseDistribution]:
-    """Optuna's view. A simplex of k weights is k - 1 independent uniform numbers; see `decode`."""
+def optuna_distributions(dimensions: Sequence[Dimension]) -> dict[str, BaseDistribution]:
+    """Optuna's distribution of each parameter; a simplex of k weights has k - 1 uniform ones (see `decode_params`)."""
     found: dict[str, BaseDistribution] = {}
-    for axis in axes:
-        if axis.kind == "simplex":
-            found |= {f"{axis.name}/{part}": FloatDistribution(0.0, 1.0) for part in axis.parts[:-1]}
-        elif axis.kind == "choice":
-            # Optuna takes plain values only, so it chooses a place in the list.
-            found[axis.name] = CategoricalDistribution(tuple(range(len(axis.choices))))
+    for dimension in dimensions:
+        if dimension.kind == "simplex":
+            found |= {f"{dimension.name}/{part}": FloatDistribution(0.0, 1.0) for part in dimension.parts[:-1]}
+        elif dimension.kind == "choice":
+            # Optuna accepts plain values only, so the parameter is the index of the choice.
+            found[dimension.name] = CategoricalDistribution(tuple(range(len(dimension.choices))))
         else:
-            low, high = _bounds(axis)
+            low, high = _bounds(dimension)
             kind = IntDistribution if isinstance(low, int) else FloatDistribution
-            found[axis.name] = kind(low, high, log=axis.kind == "log")  # type: ignore[arg-type]
+            found[dimension.name] = kind(low, high, log=dimension.kind == "log")  # type: ignore[arg-type]
     return found
 
 
-def decode(axes: Sequence[Dimension], params: Mapping[str, Any]) -> dict[str, Any]:
-    """Optuna's numbers -> the values of the axes.
+def decode_params(dimensions: Sequence[Dimension], params: Mapping[str, Any]) -> dict[str, Any]:
+    """Converts Optuna's parameters to the values of the dimensions.
 
-    Of k weights each takes the share 1 - (1 - u)^(1 / weights after it) of what is left, which makes independent uniform u a uniform
-    point of the simplex (Devroye, Non-Uniform Random Variate Generation, V.2): no draw is rejected.
+    Each weight of a simplex takes the fraction 1 - (1 - u)^(1 / number of weights after it) of what is left.
+    Independent uniform u then give a uniform point of the simplex (Devroye, Non-Uniform Random Variate Generation,
+    V.2), without rejection.
     """
     values: dict[str, Any] = {}
-    for axis in axes:
-        if axis.kind == "simplex":
+    for dimension in dimensions:
+        if dimension.kind == "simplex":
             left, point = 1.0, {}
-            for after, part in zip(range(len(axis.parts) - 1, 0, -1), axis.parts, strict=False):
-                point[part] = left * (1 - (1 - params[f"{axis.name}/{part}"]) ** (1 / after))
+            for after, part in zip(range(len(dimension.parts) - 1, 0, -1), dimension.parts, strict=False):
+                point[part] = left * (1 - (1 - params[f"{dimension.name}/{part}"]) ** (1 / after))
                 left -= point[part]
-            values[axis.name] = point | {axis.parts[-1]: max(left, 0.0)}
-        elif axis.kind == "choice":
-            values[axis.name] = axis.choices[params[axis.name]]
+            values[dimension.name] = point | {dimension.parts[-1]: max(left, 0.0)}
+        elif dimension.kind == "choice":
+            values[dimension.name] = dimension.choices[params[dimension.name]]
         else:
-            values[axis.name] = params[axis.name]
+            values[dimension.name] = params[dimension.name]
     return values
 
 
-def encode(axes: Sequence[Dimension], values: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The inverse of `decode`; None for values outside the space, which Optuna cannot learn from."""
+def encode_values(dimensions: Sequence[Dimension], values: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The inverse of `decode_params`; None for values outside the space, from which Optuna cannot learn."""
     params: dict[str, Any] = {}
-    for axis in axes:
-        value = values[axis.name]
-        if axis.kind == "simplex":
-            left = sum(value[part] for part in axis.parts)
-            for after, part in zip(range(len(axis.parts) - 1, 0, -1), axis.parts, strict=False):
+    for dimension in dimensions:
+        value = values[dimension.name]
+        if dimension.kind == "simplex":
+            left = sum(value[part] for part in dimension.parts)
+            for after, part in zip(range(len(dimension.parts) - 1, 0, -1), dimension.parts, strict=False):
                 share = value[part] / left if left > 0 else 0.0
-                params[f"{axis.name}/{part}"] = min(max(1 - (1 - share) ** after, 0.0), 1.0)
+                params[f"{dimension.name}/{part}"] = min(max(1 - (1 - share) ** after, 0.0), 1.0)
                 left -= value[part]
-        elif axis.kind == "choice":
-            if value not in axis.choices:
+        elif dimension.kind == "choice":
+            if value not in dimension.choices:
                 return None
-            params[axis.name] = axis.choices.index(value)
+            params[dimension.name] = dimension.choices.index(value)
         else:
-            low, high = _bounds(axis)
+            low, high = _bounds(dimension)
             if not low <= value <= high:
                 return None
-            params[axis.name] = value
+            params[dimension.name] = value
     return params
 
 
-def grid(axes: Sequence[Dimension], points: int) -> list[dict[str, Any]]:
-    """Every combination of `points` values an axis (evenly spaced; a simplex: the lattice with steps of 1 / (points - 1))."""
-    return [
-        dict(zip((axis.name for axis in axes), each, strict=True))
-        for each in itertools.product(*(_ticks(a, points) for a in axes))
-    ]
+def make_grid(dimensions: Sequence[Dimension], points: int) -> list[dict[str, Any]]:
+    """Every combination of `points` values per dimension; of a simplex the lattice with steps of 1 / (points - 1)."""
+    names = [dimension.name for dimension in dimensions]
+    ticks = [_ticks(dimension, points) for dimension in dimensions]
+    return [dict(zip(names, combination, strict=True)) for combination in itertools.product(*ticks)]
 
 
-def _ticks(axis: Dimension, points: int) -> list[Any]:
-    if axis.kind == "choice":
-        return list(axis.choices)
-    if axis.kind == "simplex":
+def describe_dimension(dimension: Dimension) -> Any:
+    """The dimension as it is written in `search.space`."""
+    if dimension.kind == "simplex":
+        return "simplex"
+    if dimension.kind == "choice":
+        return list(dimension.choices)
+    return {"low": dimension.low, "high": dimension.high, "log": dimension.kind == "log"}
+
+
+def _ticks(dimension: Dimension, points: int) -> list[Any]:
+    if dimension.kind == "choice":
+        return list(dimension.choices)
+    if dimension.kind == "simplex":
         steps = points - 1
-        cuts = itertools.product(range(steps + 1), repeat=len(axis.parts))
-        return [{part: n / steps for part, n in zip(axis.parts, cut, strict=True)} for cut in cuts if sum(cut) == steps]
-    low, high = _bounds(axis)
-    spaced = np.geomspace if axis.kind == "log" else np.linspace
+        cuts = itertools.product(range(steps + 1), repeat=len(dimension.parts))
+        lattice = [cut for cut in cuts if sum(cut) == steps]
+        return [{part: n / steps for part, n in zip(dimension.parts, cut, strict=True)} for cut in lattice]
+    low, high = _bounds(dimension)
+    spaced = np.geomspace if dimension.kind == "log" else np.linspace
     found = [float(value) for value in spaced(low, high, points)]
     return list(dict.fromkeys(round(value) for value in found)) if isinstance(low, int) else found
 
 
-def _bounds(axis: Dimension) -> tuple[float, float]:
-    """Both whole numbers (of type int) for a setting that takes only those."""
-    assert axis.low is not None, "a simplex and a list of choices have no bounds"
-    assert axis.high is not None
-    return axis.low, axis.high
+def _bounds(dimension: Dimension) -> tuple[float, float]:
+    """Both are of type int for a setting that accepts only whole numbers."""
+    assert dimension.low is not None, "a simplex and a list of choices have no bounds"
+    assert dimension.high is not None
+    return dimension.low, dimension.high
 
 
-def _usual(start: Mapping[str, Any]) -> dict[str, Any]:
-    options = start["options"]
-    usual: dict[str, Any] = {}
-    if len(_weights(options.get("fusion"))) > 1:
-        usual["options.fusion"] = "simplex"
-    for part in _weights(options.get("loss_weights")):
+def _extremes(dimension: Dimension) -> list[Any]:
+    """The values at which a setting must accept the dimension."""
+    if dimension.kind == "simplex":
+        return [{part: float(part == one) for part in dimension.parts} for one in dimension.parts]
+    return list(dimension.choices) if dimension.kind == "choice" else [dimension.low, dimension.high]
+
+
+def _default_space(published: Mapping[str, Any]) -> dict[str, Any]:
+    options = published["options"]
+    space: dict[str, Any] = {}
+    if len(_used_weights(options.get("fusion"))) > 1:
+        space["options.fusion"] = "simplex"
+    for part in _used_weights(options.get("loss_weights")):
         if part != "classification":
-            usual[f"options.loss_weights.{part}"] = {"low": LOSS_RANGE[0], "high": LOSS_RANGE[1], "log": True}
-    rate = start["train"]["learning_rate"]
-    return usual or {"train.learning_rate": {"low": rate / 10, "high": rate * 10, "log": True}}
+            space[f"options.loss_weights.{part}"] = {"low": LOSS_RANGE[0], "high": LOSS_RANGE[1], "log": True}
+    rate = published["train"]["learning_rate"]
+    return space or {"train.learning_rate": {"low": rate / 10, "high": rate * 10, "log": True}}
 
 
-def _weights(value: Any) -> dict[str, float]:
-    """The parts of a set of weights that are in use."""
+def _used_weights(value: Any) -> dict[str, float]:
     return {part: weight for part, weight in value.items() if weight is not None} if isinstance(value, Mapping) else {}
 
 
-def _axis(name: str, spec: Any, start: Mapping[str, Any]) -> Dimension:
+def _parse_dimension(name: str, spec: Any, published: Mapping[str, Any]) -> Dimension:
     where = f"{WHERE}, {name}"
-    path = name.split(".")
-    if path[0] == "train" and len(path) == 2 and path[1] in FIXED:
-        raise UserError("is the same in every trial of a search", where=where, fix="set it under `train:`")
-    if path[0] not in start or len(path) < 2 or not _has(start, path):
-        known = [f"{key}.{field}" for key in start for field in start[key] if not (key == "train" and field in FIXED)]
-        raise UserError(
-            "there is no such setting",
-            where=where,
-            fix=f"one of {', '.join(known)}, or a part of one (options.fusion.base)",
-        )
+    value = _get(published, _setting_path(name, where, published))
     if spec == "simplex":
-        parts = tuple(_weights(_at(start, path)))
+        parts = tuple(_used_weights(value))
         if len(parts) < 2:
-            raise UserError(
-                "is no set of two or more weights in use", where=where, fix="give a range or a list of choices"
-            )
+            what = "is not a set of two or more weights in use"
+            raise UserError(what, where=where, fix="give a range or a list of choices")
         return Dimension(name, "simplex", parts=parts)
     if isinstance(spec, Sequence) and not isinstance(spec, str):
         if len(spec) < 2:
-            raise UserError(
-                "a list of choices needs two or more",
-                where=where,
-                fix="leave it out, or set it under `options:` or `train:`",
-            )
+            fix = "leave it out, or set it under `options:` or `train:`"
+            raise UserError("a list of choices needs two or more", where=where, fix=fix)
         return Dimension(name, "choice", choices=tuple(spec))
     if not isinstance(spec, Mapping) or not {"low", "high"} <= set(spec) <= {"low", "high", "log"}:
-        raise UserError(
-            f"{spec!r} is not a range",
-            where=where,
-            fix="write {low: 0.01, high: 10, log: true}, [a, b, ...] or simplex",
-        )
+        fix = "write {low: 0.01, high: 10, log: true}, [a, b, ...] or simplex"
+        raise UserError(f"{spec!r} is not a range", where=where, fix=fix)
+    return _parse_range(name, spec, where, whole=isinstance(value, int))
+
+
+def _setting_path(name: str, where: str, published: Mapping[str, Any]) -> list[str]:
+    """UserError for a setting that does not exist, or is the same in every trial."""
+    path = name.split(".")
+    if path[0] == "train" and len(path) == 2 and path[1] in set(TrainSettings.model_fields) - SEARCHABLE:
+        raise UserError("is the same in every trial of a search", where=where, fix="set it under `train:`")
+    if len(path) < 2 or not _has(published, path):
+        fields = [(section, field) for section in published for field in published[section]]
+        known = [f"{s}.{field}" for s, field in fields if s != "train" or field in SEARCHABLE]
+        fix = f"one of {', '.join(known)}, or a part of one (options.fusion.base)"
+        raise UserError("there is no such setting", where=where, fix=fix)
+    return path
+
+
+def _parse_range(name: str, spec: Mapping[str, Any], where: str, whole: bool) -> Dimension:
+    """whole: the setting accepts whole numbers only."""
     low, high, log = spec["low"], spec["high"], bool(spec.get("log", False))
-    if not all(
-        isinstance(bound, int | float) and not isinstance(bound, bool) and math.isfinite(bound) for bound in (low, high)
-    ):
-        raise UserError(
-            f"the bounds {low!r} and {high!r} are not both numbers", where=where, fix="write {low: 0.01, high: 10}"
-        )
+    for bound in (low, high):
+        if not isinstance(bound, int | float) or isinstance(bound, bool) or not math.isfinite(bound):
+            what = f"the bounds {low!r} and {high!r} are not both numbers"
+            raise UserError(what, where=where, fix="write {low: 0.01, high: 10}")
     if low >= high or (log and low <= 0):
         what = f"the range from {low} to {high} is empty" if low >= high else f"a log scale cannot start at {low}"
         raise UserError(what, where=where, fix="give a low bound below the high one" + (", and above 0" if log else ""))
-    if not isinstance(_at(start, path), int):
+    if not whole:
         low, high = float(low), float(high)
     elif not (isinstance(low, int) and isinstance(high, int)):
-        raise UserError(
-            "takes whole numbers only", where=where, fix=f"write {{low: {round(low)}, high: {round(high)}}}"
-        )
+        fix = f"write {{low: {round(low)}, high: {round(high)}}}"
+        raise UserError("takes whole numbers only", where=where, fix=fix)
     return Dimension(name, "log" if log else "linear", low, high)
 
 
-def _extremes(axis: Dimension) -> list[Any]:
-    if axis.kind == "simplex":
-        return [{part: float(part == one) for part in axis.parts} for one in axis.parts]
-    return list(axis.choices) if axis.kind == "choice" else [axis.low, axis.high]
-
-
-def _part_of(axis: Dimension, value: Any) -> Any:
-    return {part: value[part] for part in axis.parts} if axis.kind == "simplex" else value
-
-
-def _deep(value: Any) -> Any:
+def _plain(value: Any) -> Any:
+    """A copy in dictionaries that may be changed."""
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
-    return {key: _deep(inner) for key, inner in value.items()} if isinstance(value, Mapping) else value
+    return {key: _plain(inner) for key, inner in value.items()} if isinstance(value, Mapping) else value
 
 
-def _has(whole: Any, path: Sequence[str]) -> bool:
-    for step in path:
-        if not isinstance(whole, Mapping) or step not in whole:
+def _has(settings: Any, path: Sequence[str]) -> bool:
+    for key in path:
+        if not isinstance(settings, Mapping) or key not in settings:
             return False
-        whole = whole[step]
+        settings = settings[key]
     return True
 
 
-def _at(whole: Any, path: Sequence[str]) -> Any:
-    for step in path:
-        whole = whole[step]
-    return whole
+def _get(settings: Any, path: Sequence[str]) -> Any:
+    for key in path:
+        settings = settings[key]
+    return settings
 
 
-def _forget(options: dict[str, Any], path: Sequence[str]) -> None:
-    *before, last = path
-    for step in before:
-        options = options.get(step) or {}
+def _remove(options: dict[str, Any], path: Sequence[str]) -> None:
+    *parents, last = path
+    for key in parents:
+        options = options.get(key) or {}
     options.pop(last, None)

@@ -1,1 +1,1 @@
-"""The Ray session that a step runs in, and what runs inside it."""
+"""Ray: the session, its resources, and Ray Data tasks."""

@@ -1,4 +1,4 @@
-"""The Ray session that a step runs in: the cluster that is there, else one of its own that leaves nothing behind."""
+"""The Ray session that a step runs in: a running cluster, or a local session that is removed at the end."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import Field
@@ -18,24 +17,22 @@ from ufgvc.core.config import Settings
 from ufgvc.core.errors import UserError
 from ufgvc.core.process import cpu_count, restore_signal_handlers
 from ufgvc.core.startup import mark
-from ufgvc.runtime.gpus import wait_for_gpus
+from ufgvc.runtime.resources import wait_for_gpus
 
-log = logging.getLogger(__name__)
+_is_local = False  # whether this process has started the session that is open
 
 
 class RaySettings(Settings):
     """Where the tasks run."""
 
     address: str | None = None
-    """a running cluster ("auto" or host:port); default: RAY_ADDRESS, else a session of its own on this machine"""
+    """a running cluster ("auto" or host:port); default: RAY_ADDRESS, else a local session on this machine"""
     cpus: int | None = Field(None, ge=1)
-    """CPU slots of an own session; default: the cores of this machine, at least 4 (slots share cores)"""
+    """CPU slots of a local session; default: the cores of this machine, at least 4 (slots share cores)"""
     object_store_mb: int = Field(512, ge=100)
-    """memory of an own session's object store, in MiB"""
-    gpus: int = Field(0, ge=0)
-    """GPUs that must be there before the work starts; a cluster with an autoscaler brings their nodes up"""
-    patience: float = Field(900.0, gt=0)
-    """seconds that a running cluster gets to bring them up"""
+    """memory of a local session's object store, in MiB"""
+    gpu_timeout: float = Field(900.0, gt=0)
+    """seconds that a step with `device: gpu` waits for GPUs that a running cluster has yet to add"""
 
 
 def in_ray_job() -> bool:
@@ -44,33 +41,51 @@ def in_ray_job() -> bool:
 
 
 @contextlib.contextmanager
-def ray_session(settings: RaySettings | None = None) -> Iterator[None]:
-    """Joins a running cluster, or starts a session on loopback and removes it and its files at the end. Nested use joins the outer one."""
+def ray_session(settings: RaySettings | None = None, gpus: int = 0) -> Iterator[None]:
+    """Joins a running cluster, or starts a local session and removes it with its files at the end. Nested use joins the outer one.
+
+    gpus: a running cluster may still have to add nodes, so wait until it has that many GPUs. A local session has what it has.
+    UserError if the cluster does not answer, or has fewer GPUs after `gpu_timeout`.
+    """
     settings = settings or RaySettings()
     _prepare_environment()
     import ray
 
     mark("imports")
-    if ray.is_initialized():
-        wait_for_gpus(settings.gpus, settings.patience)
-        yield
-        return
     address = settings.address or os.environ.get("RAY_ADDRESS") or ("auto" if in_ray_job() else None)
-    if address:
-        try:
-            with restore_signal_handlers():
-                ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
-                mark("Ray")
-        except ConnectionError as error:
-            raise UserError(
-                f"no Ray cluster answers ({error})", where=address, fix="start one, or leave out --ray.address"
-            ) from None
-        try:
-            wait_for_gpus(settings.gpus, settings.patience)
-            yield
-        finally:
-            ray.shutdown()
-        return
+    if ray.is_initialized():
+        session: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    else:
+        session = _joined(address) if address else _started(settings)
+    with session:
+        if gpus and not _is_local:
+            wait_for_gpus(gpus, settings.gpu_timeout)
+        yield
+
+
+@contextlib.contextmanager
+def _joined(address: str) -> Iterator[None]:
+    import ray
+
+    try:
+        with restore_signal_handlers():
+            ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
+            mark("Ray")
+    except ConnectionError as error:
+        raise UserError(
+            f"no Ray cluster answers ({error})", where=address, fix="start one, or leave out --ray.address"
+        ) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _started(settings: RaySettings) -> Iterator[None]:
+    global _is_local
+    import ray
+
     # Socket paths are limited to 107 bytes, so the session folder must have a short name.
     temporary = _session_folder(Path("/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir()))
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
@@ -87,38 +102,17 @@ def ray_session(settings: RaySettings | None = None) -> Iterator[None]:
                 logging_level=logging.WARNING,
                 log_to_driver=False,
             )
+        _is_local = True
         mark("Ray")
-        wait_for_gpus(settings.gpus, seconds=0)  # one machine does not grow
         yield
     finally:
+        _is_local = False
         ray.shutdown()
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def alive_nodes() -> list[dict[str, float]]:
-    """What each node has that is there now (CPU, GPU, memory, ...). Inside of a Ray session.
-
-    Ray does not say what an autoscaler could still bring; who needs that has it brought first (`--ray.gpus`).
-    """
-    import ray
-
-    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
-
-
-def places(nodes: Sequence[Mapping[str, float]], each: Mapping[str, float]) -> int:
-    """How many processes that need `each` the nodes can hold at a time: none is spread over two nodes."""
-    needs = {name: need for name, need in each.items() if need > 0}
-    return sum(min((int(node.get(name, 0) / need + 1e-9) for name, need in needs.items()), default=0) for node in nodes)
-
-
-def node_kinds(nodes: Sequence[Mapping[str, float]], needs: Iterable[str]) -> str:
-    """What the nodes have of these resources, for a message: `2 x 4 CPU + 1 GPU, 1 x 8 CPU + 0 GPU`."""
-    kinds = Counter(" + ".join(f"{node.get(name, 0):g} {name}" for name in needs) for node in nodes)
-    return ", ".join(f"{many} x {kind}" for kind, many in sorted(kinds.items())) or "none"
-
-
 def _session_folder(parent: Path) -> Path:
-    """A new folder that names this process; those of processes that were killed are removed."""
+    """Makes a folder named after this process, and removes those of processes that were killed."""
     for left in parent.glob("ufgvc-ray-*"):
         pid = left.name.split("-")[2]
         if pid.isdecimal() and not Path("/proc", pid).exists():
@@ -127,7 +121,7 @@ def _session_folder(parent: Path) -> Path:
 
 
 def _prepare_environment() -> None:
-    """Ray reads these when it is imported or started."""
+    """Sets the variables that Ray reads when it is imported or started."""
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -135,16 +129,5 @@ def _prepare_environment() -> None:
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "240")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    for talkative in ("ray._private.authentication.authentication_token_setup", "ray.data"):
-        logging.getLogger(talkative).setLevel(logging.ERROR)
-
-
-def configure_ray_data() -> None:
-    """Ordered blocks and no progress bars: Ray copies this context when a dataset is built, so call it before."""
-    import ray.data
-
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.execution_options.preserve_order = True
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    for name in ("ray._private.authentication.authentication_token_setup", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)

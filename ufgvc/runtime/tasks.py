@@ -1,30 +1,48 @@
-"""A UserError in a task of Ray Data travels as a table: raised there, Ray tells that the task failed and prints its traceback, but
-not by what.
-"""
+"""Ray Data tasks and actors: one task for each item, and a UserError raised in one of them comes back as itself."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
-import pyarrow as pa
+from ufgvc.core.errors import user_error_in
 
-from ufgvc.core.errors import UserError
-
-_COLUMN = "mistake"
+Result = TypeVar("Result")
 
 
-def table_or_error(make: Callable[[], pa.Table]) -> pa.Table:
-    """What `make` gives, or a table that holds the UserError it raised."""
+def one_task_each(items: Sequence[dict[str, Any]]) -> Any:
+    """A Ray Dataset with a block, and so a task, for each item, in their order. Inside of a Ray session."""
+    import ray.data
+
+    configure_ray_data()
+    return ray.data.from_items(list(items), override_num_blocks=len(items))
+
+
+def run_tasks(results: Iterable[Result]) -> Iterator[Result]:
+    """Yields the results of a Ray Dataset (its `iter_rows` or `iter_batches`); a UserError of a task or actor is raised as itself."""
+    from ray.exceptions import RayError
+
     try:
-        return make()
-    except UserError as error:
-        return pa.table({_COLUMN: [json.dumps([error.what, error.where, error.fix])]})
+        yield from results
+    except RayError as error:
+        found = user_error_in(error)
+        if found is None:
+            raise
+        raise found from None
 
 
-def raise_errors(table: pa.Table) -> pa.Table:
-    """The same table; raises the UserError that it holds, if it does."""
-    for entry in table[_COLUMN].drop_null().to_pylist() if _COLUMN in table.column_names else ():
-        what, where, fix = json.loads(entry)
-        raise UserError(what, where=where, fix=fix)
-    return table
+def configure_ray_data() -> None:
+    """Sets what all our datasets share: ordered blocks, original exceptions, no progress bars.
+
+    Ray copies this context when a dataset is built, so call it before. Without `raise_original_map_exception` Ray Data raises a
+    UserCodeException, which has lost its cause on the way to the driver. Its own log line for each error would come before ours.
+    """
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    context.print_on_execution_start = False
+    context.raise_original_map_exception = True
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)

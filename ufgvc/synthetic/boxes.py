@@ -1,4 +1,4 @@
-"""Boxes as a person would draw them, with the geometry of the released sets (three a leaf; see the tests)."""
+"""Bounding boxes as an annotator would draw them, three a leaf, with the statistics of the released label files."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import numpy as np
 Box = tuple[int, float, float, float, float]
 
 
-def yolo_boxes(
+def make_boxes(
     outline: np.ndarray, primaries: list[np.ndarray], palmate: bool, upright: bool, size: int, rng: np.random.Generator
 ) -> list[Box]:
-    """[(class id, cx, cy, w, h)] in [0, 1], from pixel coordinates of the posed leaf.
+    """[(class id, cx, cy, w, h)] in [0, 1], in random order.
 
-    Palmate: the midrib and the two side lobes, all of class 0. Pinnate: class 0 the midrib, class 1 the two sides of the blade.
+    outline: (N, 2) pixels of the posed leaf.  primaries: (M, 2) pixels of the primary veins, the midrib first.
+    upright: of a pinnate leaf, whether its tip points up instead of right.  size: side of the image in pixels.
+    Palmate leaves: the midrib and the two side lobes, all of class 0. Pinnate: class 0 the midrib, class 1 the halves.
     """
     outline, primaries = outline / size, [path / size for path in primaries]
     drawn = _palmate(primaries, rng) if palmate else _pinnate(outline, primaries[0], upright, rng)
@@ -56,7 +58,7 @@ def _palmate(primaries: list[np.ndarray], rng: np.random.Generator) -> list[Box]
 
 
 def _pinnate(outline: np.ndarray, rib: np.ndarray, upright: bool, rng: np.random.Generator) -> list[Box]:
-    if upright:  # turned a quarter, so that the base lies left and the tip right
+    if upright:  # rotate by 90 degrees: base to the left, tip to the right
         outline, rib = (np.stack([1 - p[:, 1], p[:, 0]], 1) for p in (outline, rib))
     j = 0.008 * rng.standard_normal((3, 4))
     stalk = (0.030 if upright else 0.080) + 0.02 * rng.standard_normal()

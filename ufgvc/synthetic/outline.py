@@ -1,4 +1,4 @@
-"""The outline of a leaf in its own frame: origin where the petiole meets the blade, y towards the tip, image side = 1."""
+"""Outlines of leaves, in a frame with its origin at the base of the blade and y towards the tip; image side = 1."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ POINTS = 1600
 
 @dataclass(frozen=True)
 class Blade:
-    """A leaf before it is posed, in its own frame.
+    """The blade of a leaf before it is posed.
 
-    outline: (N, 2) closed polygon from the base round the blade and back. tips: (M, 2) ends of the primary veins, midrib first;
-    then left and right in turn. palmate: whether the primaries fan out from the base, or there is only the midrib.
+    outline: (N, 2) closed polygon from the base around the blade.  tips: (M, 2) ends of the primary veins: the midrib,
+    then left and right alternating.  palmate: whether primaries fan out from the base; else there is only the midrib.
     """
 
     outline: np.ndarray
@@ -24,7 +24,7 @@ class Blade:
 
 
 def palmate(t: np.ndarray, rng: np.random.Generator) -> Blade:
-    """A lobed leaf such as cotton's. t: (12,) traits of shape. rng: what is this leaf's own (asymmetry, uneven teeth)."""
+    """A lobed blade such as cotton's.  t: (12,) shape traits.  rng: for asymmetry and uneven teeth."""
     uneven = rng.standard_normal(6)
     side, basal = np.deg2rad(41.5 + 2.8 * t[0]), np.deg2rad(93 + 5.0 * t[2])
     lengths = {0: 0.62, 1: 0.574 + 0.022 * t[1], 2: 0.345 + 0.024 * t[3]}
@@ -33,12 +33,12 @@ def palmate(t: np.ndarray, rng: np.random.Generator) -> Blade:
         1 + 0.018 * np.append(0, uneven[1:5])
     )
     theta = np.linspace(-np.pi, np.pi, POINTS)
-    depth = 0.665 - 0.055 * t[4]  # how far the blade still reaches half way between two lobes
+    depth = 0.665 - 0.055 * t[4]  # relative radius half way between two lobes
     power = 1.30 + 0.07 * t[5]
     half = np.array([side, side, side, basal - side, basal - side]) / 2 * (1 + 0.07 * t[10])
     width = half / np.log(1 / np.clip(depth, 0.40, 0.85)) ** (1 / power)
     away = np.abs(theta[:, None] - angles[None])
-    acuminate = 0.045 * np.exp(-away / 0.10)  # draws out the tips
+    acuminate = 0.045 * np.exp(-away / 0.10)  # pointed tips
     lobes = reach * (0.955 * np.exp(-((away / width) ** power)) + acuminate)
     norm = 6.0
     radius = (lobes**norm).sum(1) ** (1 / norm)
@@ -60,7 +60,7 @@ def palmate(t: np.ndarray, rng: np.random.Generator) -> Blade:
 
 
 def pinnate(t: np.ndarray, rng: np.random.Generator) -> Blade:
-    """A simple leaf such as a soybean's leaflet. Arguments as for palmate."""
+    """An unlobed blade such as a soybean leaflet's. Arguments as of `palmate`."""
     uneven = rng.standard_normal(4)
     length, half = 0.675 * (1 + 0.02 * t[0]), 0.152 * np.exp(0.10 * t[1])
     widest = np.clip(0.40 + 0.035 * t[2], 0.25, 0.6)
@@ -72,7 +72,7 @@ def pinnate(t: np.ndarray, rng: np.random.Generator) -> Blade:
         peak = np.clip(widest + sign * 0.012 * uneven[1], 0.2, 0.65)
         rising = np.sin(np.pi / 2 * np.clip(s / peak, 0, 1)) ** base
         falling = np.cos(np.pi / 2 * np.clip((s - peak) / (1 - peak), 0, 1)) ** tip
-        drawn = 1 - (0.10 + 0.035 * t[9]) * np.exp(-(((1 - s) / 0.12) ** 2))  # the last part draws in to a point
+        drawn = 1 - (0.10 + 0.035 * t[9]) * np.exp(-(((1 - s) / 0.12) ** 2))  # pointed tip
         sides.append(np.stack([sign * broad * np.where(s < peak, rising, falling) * drawn, length * s], 1))
     points = np.concatenate([sides[0], sides[1][::-1]])
     corners = [0, len(s) - 1, len(points) - 1]
@@ -86,7 +86,7 @@ def pinnate(t: np.ndarray, rng: np.random.Generator) -> Blade:
 
 
 def midrib_bend(blade: Blade, y: np.ndarray) -> np.ndarray:
-    """x of the middle of a pinnate blade at heights y."""
+    """x of the midline of a pinnate blade at y: (N,) -> (N,)."""
     half = len(blade.outline) // 2
     left, right = blade.outline[:half], blade.outline[half:][::-1]
     ends = [
@@ -103,7 +103,10 @@ def _bow(s: np.ndarray) -> np.ndarray:
 def _teeth(
     points: np.ndarray, corners: list[int], rng: np.random.Generator, density: float, height: float, lean: float
 ) -> np.ndarray:
-    """Sets teeth on the margin. density: teeth per image side of margin. corners: base, tips and sinuses, where a row of teeth ends."""
+    """Adds teeth to the margin.  corners: indices of base, tips and sinuses, where a row of teeth ends.
+
+    density: teeth per image side of margin.  height: of a tooth, in image sides.  lean: towards the tip of the lobe.
+    """
     tangent = np.gradient(points, axis=0)
     normal = np.stack([tangent[:, 1], -tangent[:, 0]], 1)
     normal *= -np.sign(_area(points)) / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)
@@ -119,9 +122,7 @@ def _teeth(
         )
         tooth = np.minimum(phase.astype(int), count - 1)
         within = phase - tooth
-        crest = np.clip(
-            0.5 + (lean if number % 2 == 0 else -lean), 0.12, 0.88
-        )  # teeth lean towards the tip of their lobe
+        crest = np.clip(0.5 + (lean if number % 2 == 0 else -lean), 0.12, 0.88)
         rise = np.where(within < crest, within / crest, (1 - within) / (1 - crest))
         sizes = height * np.exp(0.28 * rng.standard_normal(count))
         ends = np.clip(np.minimum(np.arange(count) + 0.5, count - np.arange(count)) / 1.5, 0.3, 1)
@@ -131,7 +132,7 @@ def _teeth(
 
 
 def _ripple(points: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
-    """A slow unevenness of the margin; amount in image sides."""
+    """Adds low-frequency waves to the margin.  amount: in image sides."""
     u = np.linspace(0, 2 * np.pi, len(points))
     wave = sum(rng.standard_normal() / n**0.7 * np.sin(n * u + rng.uniform(0, 2 * np.pi)) for n in range(3, 13))
     far = np.linalg.norm(points, axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""From outline, veins and scene to pixels and masks."""
+"""Renders a leaf and its masks from outline, veins, texture and scene."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from ufgvc.synthetic.scene import Placing, Scene
+from ufgvc.synthetic.scene import Pose, Scene
 from ufgvc.synthetic.veins import Vein
 
 Rng = np.random.Generator
-_FINE = 4  # shapes are drawn this much larger, then averaged
+_SUPERSAMPLING = 4
 
 
 @dataclass(frozen=True)
 class Picture:
-    """image: (S, S, 3) uint8 RGB. vein, contour: (S, S) bool, what is visible of the veins and of the leaf's margin."""
+    """image: (S, S, 3) uint8 RGB.  vein, contour: (S, S) bool, the visible pixels of the veins and of the margin."""
 
     image: np.ndarray
     vein: np.ndarray
@@ -26,27 +26,31 @@ class Picture:
 
 
 def render(
-    outline: np.ndarray, veins: list[Vein], texture: np.ndarray, scene: Scene, place: Placing, rng: Rng, own: Rng
+    outline: np.ndarray, veins: list[Vein], texture: np.ndarray, scene: Scene, pose: Pose, rng: Rng, texture_rng: Rng
 ) -> Picture:
-    """outline: (N, 2) and veins in the leaf's frame. texture: (12,) traits. rng: circumstances; own: this leaf's texture."""
-    size = place.size
+    """Renders one photograph.
+
+    outline: (N, 2), in the leaf's frame, as the veins are.  texture: (12,) traits.  rng: for the scene.
+    texture_rng: for the texture of this leaf.
+    """
+    size = pose.size
     unit = size / 512
-    edge = place(outline)
-    blade = _polygon(edge, size)
+    edge = pose(outline)
+    blade = _draw_polygon(edge, size)
     whole = blade > 0.5
-    orders = [_lines([v for v in veins if v.order == order], place, size, unit) for order in (1, 2, 3)]
-    stalk, stalk_core = _petiole(place, scene, size, unit)
+    orders = [_draw_veins([v for v in veins if v.order == order], pose, size, unit) for order in (1, 2, 3)]
+    stalk, stalk_core = _draw_petiole(pose, scene, size, unit)
 
-    holes, rims, spots = _damage(scene, edge, size, unit, rng)
+    holes, rims, spots = _make_damage(scene, edge, size, unit, rng)
     cover = blade * (1 - holes)
-    leaf = _blade(texture, orders, whole, scene, size, unit, rng, own)
-    leaf = _distract(leaf, spots, rims * whole, scene, size, unit, rng)
+    leaf = _shade_blade(texture, orders, whole, scene, size, unit, rng, texture_rng)
+    leaf = _add_distractors(leaf, spots, rims * whole, scene, size, unit, rng)
 
-    paper = _paper(scene, size, rng)
+    paper = _make_paper(scene, size, rng)
     seen = np.maximum(cover, stalk)
     offset = 3.5 * unit * np.array([np.sin(scene.light), np.cos(scene.light)])
-    cast = _blur(ndimage.shift(_small(seen), -offset / 2, order=1), 2.2 * unit)
-    paper = paper * (1 - scene.shadow * np.clip(_large(cast, size), 0, 1))[..., None]
+    cast = _blur(ndimage.shift(_halve(seen), -offset / 2, order=1), 2.2 * unit)
+    paper = paper * (1 - scene.shadow * np.clip(_upsample(cast, size), 0, 1))[..., None]
 
     green, red = np.array([0.50, 0.58, 0.33]), np.array([0.52, 0.40, 0.32])
     stem = (green + (red - green) * 0.8 * scene.petiole_red) * (0.72 + 0.36 * stalk_core[..., None])
@@ -63,54 +67,57 @@ def render(
     intact = holes < 0.5
     vein = (np.maximum.reduce(orders) > 0.30) & whole & intact
     width = max(1.0, 2.2 * unit)
-    ring = _ring(edge, size, width)
+    ring = _draw_outline(edge, size, width)
     near_damage = ndimage.binary_dilation(~intact, iterations=max(1, round(width))) if not intact.all() else ~intact
     return Picture(image, vein, (ring > 0.5) & ~near_damage)
 
 
-def _polygon(points: np.ndarray, size: int) -> np.ndarray:
-    """(size, size) float32 in [0, 1]: how much of each pixel lies inside."""
-    image = Image.new("L", (size * _FINE, size * _FINE))
-    ImageDraw.Draw(image).polygon((points * _FINE).ravel().tolist(), fill=255)
-    return _reduced(image)
+def _draw_polygon(points: np.ndarray, size: int) -> np.ndarray:
+    """(size, size) float32 in [0, 1]: the share of each pixel inside the polygon."""
+    image = Image.new("L", (size * _SUPERSAMPLING, size * _SUPERSAMPLING))
+    ImageDraw.Draw(image).polygon((points * _SUPERSAMPLING).ravel().tolist(), fill=255)
+    return _downsample(image)
 
 
-def _ring(points: np.ndarray, size: int, width: float) -> np.ndarray:
-    image = Image.new("L", (size * _FINE, size * _FINE))
-    closed = np.concatenate([points, points[:1]]) * _FINE
-    ImageDraw.Draw(image).line(closed.ravel().tolist(), fill=255, width=round(width * _FINE), joint="curve")
-    return _reduced(image)
+def _draw_outline(points: np.ndarray, size: int, width: float) -> np.ndarray:
+    image = Image.new("L", (size * _SUPERSAMPLING, size * _SUPERSAMPLING))
+    closed = np.concatenate([points, points[:1]]) * _SUPERSAMPLING
+    ImageDraw.Draw(image).line(closed.ravel().tolist(), fill=255, width=round(width * _SUPERSAMPLING), joint="curve")
+    return _downsample(image)
 
 
-def _lines(veins: list[Vein], place: Placing, size: int, unit: float) -> np.ndarray:
-    image = Image.new("L", (size * _FINE, size * _FINE))
+def _draw_veins(veins: list[Vein], pose: Pose, size: int, unit: float) -> np.ndarray:
+    image = Image.new("L", (size * _SUPERSAMPLING, size * _SUPERSAMPLING))
     draw = ImageDraw.Draw(image)
     for vein in veins:
-        path = place(vein.path) * _FINE
+        path = pose(vein.path) * _SUPERSAMPLING
         pieces = {1: 12, 2: 4, 3: 1}[vein.order]
         cuts = np.linspace(0, len(path) - 1, pieces + 1).astype(int)
         for number, (a, b) in enumerate(itertools.pairwise(cuts)):
             width = vein.width[0] + (vein.width[1] - vein.width[0]) * (number + 0.5) / pieces
             draw.line(
-                path[a : b + 1].ravel().tolist(), fill=255, width=max(1, round(width * unit * _FINE)), joint="curve"
+                path[a : b + 1].ravel().tolist(),
+                fill=255,
+                width=max(1, round(width * unit * _SUPERSAMPLING)),
+                joint="curve",
             )
-    return _reduced(image)
+    return _downsample(image)
 
 
-def _reduced(image: Image.Image) -> np.ndarray:
-    return np.asarray(image.reduce(_FINE), dtype=np.float32) / 255
+def _downsample(image: Image.Image) -> np.ndarray:
+    return np.asarray(image.reduce(_SUPERSAMPLING), dtype=np.float32) / 255
 
 
-def _petiole(place: Placing, scene: Scene, size: int, unit: float) -> tuple[np.ndarray, np.ndarray]:
+def _draw_petiole(pose: Pose, scene: Scene, size: int, unit: float) -> tuple[np.ndarray, np.ndarray]:
     u = np.linspace(0, 1, 24)
-    long = 0.30 if place.palmate else 0.11
+    long = 0.30 if pose.palmate else 0.11
     path = np.stack([0.03 * scene.petiole_bend * u**2, -long * u + 0.004], 1)
-    wide, core = ([Vein(1, path, (thick, thick * 1.25))] for thick in ((6.2, 2.4) if place.palmate else (4.6, 1.8)))
-    return _lines(wide, place, size, unit), _lines(core, place, size, unit)
+    wide, core = ([Vein(1, path, (thick, thick * 1.25))] for thick in ((6.2, 2.4) if pose.palmate else (4.6, 1.8)))
+    return _draw_veins(wide, pose, size, unit), _draw_veins(core, pose, size, unit)
 
 
 def _noise(rng: np.random.Generator, size: int, cells: float) -> np.ndarray:
-    """Smooth noise of unit spread with about `cells` bumps a side."""
+    """(size, size) smooth noise with unit standard deviation and about `cells` bumps a side."""
     n = max(3, min(size, round(cells)))
     coarse = Image.fromarray(rng.standard_normal((n, n), dtype=np.float32))
     field = np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC))
@@ -121,29 +128,36 @@ def _blur(field: np.ndarray, sigma: float) -> np.ndarray:
     return ndimage.gaussian_filter(field, sigma, truncate=3.0) if sigma > 0.05 else field
 
 
-def _small(field: np.ndarray) -> np.ndarray:
+def _halve(field: np.ndarray) -> np.ndarray:
     return field[::2, ::2]
 
 
-def _large(field: np.ndarray, size: int) -> np.ndarray:
+def _upsample(field: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(Image.fromarray(field.astype(np.float32)).resize((size, size), Image.Resampling.BILINEAR))
 
 
-def _blade(
-    t: np.ndarray, orders: list[np.ndarray], whole: np.ndarray, scene: Scene, size: int, unit: float, rng: Rng, own: Rng
+def _shade_blade(
+    t: np.ndarray,
+    orders: list[np.ndarray],
+    whole: np.ndarray,
+    scene: Scene,
+    size: int,
+    unit: float,
+    rng: Rng,
+    texture_rng: Rng,
 ) -> np.ndarray:
-    """(S, S, 3) float: the colour of the blade everywhere, lit. Traits: see the names below."""
+    """(S, S, 3) float: the shaded colour of the blade.  t: (12,) texture traits, named below."""
     lightness, yellow, blue, mottle, mottle_size, bulge, grain, grain_size, pale, gloss, rim, vein_tint = t
     first, second, third = orders
     veined = np.clip(first + 0.9 * second + 0.6 * third, 0, 1)
-    far = _large(ndimage.distance_transform_edt(_small(veined) < 0.3).astype(np.float32), size) * 2 / unit
+    far = _upsample(ndimage.distance_transform_edt(_halve(veined) < 0.3).astype(np.float32), size) * 2 / unit
     pillow = np.sqrt(np.clip(far, 0, 14))
 
     height = 0.62 * np.exp(0.30 * bulge) * _blur(pillow, 1.1 * unit)
-    height += 2.8 * scene.waves * _noise(rng, size, 5) + 0.9 * _noise(own, size, 22)
-    height += 0.10 * np.exp(0.35 * grain) * _noise(own, size, 150 * np.exp(-0.22 * grain_size))
-    mesh = _areoles(own, size, 0.0125 * np.exp(0.16 * grain_size))
-    height += 0.05 * _noise(own, size, 400) - 0.55 * np.exp(0.35 * grain) * _blur(mesh, 0.6 * unit)
+    height += 2.8 * scene.waves * _noise(rng, size, 5) + 0.9 * _noise(texture_rng, size, 22)
+    height += 0.10 * np.exp(0.35 * grain) * _noise(texture_rng, size, 150 * np.exp(-0.22 * grain_size))
+    mesh = _areoles(texture_rng, size, 0.0125 * np.exp(0.16 * grain_size))
+    height += 0.05 * _noise(texture_rng, size, 400) - 0.55 * np.exp(0.35 * grain) * _blur(mesh, 0.6 * unit)
     relief = 1.5 * _blur(first, 1.4 * unit) + 0.9 * _blur(second, 1.0 * unit) + 0.35 * _blur(third, 0.7 * unit)
     height += 1.1 * relief
     slope_y, slope_x = np.gradient(height * unit)
@@ -154,13 +168,13 @@ def _blade(
 
     base = np.array([0.335, 0.420, 0.250]) * np.exp(0.075 * lightness)
     base = base + yellow * np.array([0.020, 0.012, -0.012]) + blue * np.array([-0.010, 0.002, 0.014])
-    patches = _noise(own, size, 9 * np.exp(0.25 * mottle_size)) + 0.6 * _noise(
-        own, size, 30 * np.exp(0.25 * mottle_size)
+    patches = _noise(texture_rng, size, 9 * np.exp(0.25 * mottle_size)) + 0.6 * _noise(
+        texture_rng, size, 30 * np.exp(0.25 * mottle_size)
     )
     tone = 1 + 0.020 * np.exp(0.35 * mottle) * patches + 0.012 * np.clip(7 - far, 0, 7) / 7 * (1 + 0.8 * pale)
     colour = base[None, None] * (tone + 0.05 * mesh)[..., None]
     brink = np.clip(
-        1 - _large(ndimage.distance_transform_edt(_small(whole)).astype(np.float32), size) * 2 / (9 * unit), 0, 1
+        1 - _upsample(ndimage.distance_transform_edt(_halve(whole)).astype(np.float32), size) * 2 / (9 * unit), 0, 1
     )
     colour = colour + brink[..., None] ** 2 * np.array([0.05, 0.045, 0.01]) * (0.5 + 0.35 * rim)
     ink = np.array([0.60, 0.66, 0.42]) + vein_tint * np.array([0.018, 0.006, -0.004])
@@ -171,10 +185,10 @@ def _blade(
 
 
 def _areoles(rng: Rng, size: int, cell: float) -> np.ndarray:
-    """The finest net, below the third order: borders of the cells of jittered points, in [0, 1]. cell: mesh width in image sides.
+    """(size, size) in [0, 1]: the finest vein network, as borders of the Voronoi cells of jittered grid points.
 
-    A quarter of the picture is drawn and repeated without a seam, which halves the time of a leaf; the blade's other
-    unevenness hides the repetition.
+    cell: mesh width in image sides. A quarter of the image is computed and tiled without a seam, which halves the
+    time of a leaf; other texture hides the repetition.
     """
     patch = (size + 1) // 2
     side = max(2, round(0.5 / cell))
@@ -195,22 +209,25 @@ def _areoles(rng: Rng, size: int, cell: float) -> np.ndarray:
     return np.tile(border, (2, 2))[:size, :size]
 
 
-def _damage(
+def _make_damage(
     scene: Scene, edge: np.ndarray, size: int, unit: float, rng: Rng
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What is eaten away, the brown rim of that, and brown spots; each (S, S) in [0, 1]."""
+    """Holes, their brown rims, and brown spots; each (S, S) in [0, 1]."""
     low, high = edge.min(0), edge.max(0)
 
     def blob(centre: np.ndarray, radius: float) -> list[float]:
         a = np.linspace(0, 2 * np.pi, 40, endpoint=False)
         uneven = 1 + sum(0.22 / n * rng.standard_normal() * np.sin(n * a + rng.uniform(0, 6.3)) for n in (1, 2, 3, 5))
         return (
-            (np.stack([centre[0] + radius * uneven * np.cos(a), centre[1] + radius * uneven * np.sin(a)], 1) * _FINE)
+            (
+                np.stack([centre[0] + radius * uneven * np.cos(a), centre[1] + radius * uneven * np.sin(a)], 1)
+                * _SUPERSAMPLING
+            )
             .ravel()
             .tolist()
         )
 
-    layers = [Image.new("L", (size * _FINE, size * _FINE)) for _ in range(2)]
+    layers = [Image.new("L", (size * _SUPERSAMPLING, size * _SUPERSAMPLING)) for _ in range(2)]
     gone, brown = (ImageDraw.Draw(layer) for layer in layers)
     for _ in range(scene.holes):
         gone.polygon(blob(rng.uniform(low, high), unit * rng.uniform(2.5, 8)), fill=255)
@@ -218,46 +235,46 @@ def _damage(
         gone.polygon(blob(edge[rng.integers(len(edge))], unit * rng.uniform(4, 11)), fill=255)
     for _ in range(scene.spots):
         brown.polygon(blob(rng.uniform(low, high), unit * (1 + 2.2 * rng.exponential())), fill=255)
-    holes = _reduced(layers[0]) if scene.holes + scene.bites else np.zeros((size, size), np.float32)
-    spots = _blur(_reduced(layers[1]), 0.8 * unit) if scene.spots else np.zeros((size, size), np.float32)
+    holes = _downsample(layers[0]) if scene.holes + scene.bites else np.zeros((size, size), np.float32)
+    spots = _blur(_downsample(layers[1]), 0.8 * unit) if scene.spots else np.zeros((size, size), np.float32)
     rims = np.clip(_blur(holes, 1.8 * unit) * 2.2, 0, 1) if holes.any() else holes
     return holes, rims, spots
 
 
-def _distract(
+def _add_distractors(
     leaf: np.ndarray, spots: np.ndarray, rims: np.ndarray, scene: Scene, size: int, unit: float, rng: Rng
 ) -> np.ndarray:
-    """Edges that tell nothing: brown spots, dust, scratches and folds, also where the boxes are."""
+    """Adds edges that are independent of the cultivar: brown spots, dust, scratches and folds."""
     brown = np.array([0.38, 0.29, 0.18])
     stained = np.clip(spots * 0.75 + rims * 0.7, 0, 0.9)[..., None]
     leaf = leaf + (brown * (0.6 + 0.4 * leaf[..., 1:2] / 0.45) - leaf) * stained
-    bright = Image.new("L", (size * _FINE, size * _FINE))
+    bright = Image.new("L", (size * _SUPERSAMPLING, size * _SUPERSAMPLING))
     draw = ImageDraw.Draw(bright)
     for _ in range(scene.specks):
-        x, y = rng.uniform(0.1, 0.9, 2) * size * _FINE
-        r = unit * _FINE * rng.uniform(0.4, 1.2)
+        x, y = rng.uniform(0.1, 0.9, 2) * size * _SUPERSAMPLING
+        r = unit * _SUPERSAMPLING * rng.uniform(0.4, 1.2)
         draw.ellipse((x - r, y - r, x + r, y + r), fill=int(rng.integers(60, 255)))
-    folded = Image.new("L", (size * _FINE, size * _FINE))
+    folded = Image.new("L", (size * _SUPERSAMPLING, size * _SUPERSAMPLING))
     fold = ImageDraw.Draw(folded)
     for kind, count in ((draw, scene.scratches), (fold, scene.folds)):
         for _ in range(count):
             start, heading = rng.uniform(0.2, 0.85, 2), rng.uniform(0, 2 * np.pi)
             u = np.linspace(0, rng.uniform(0.06, 0.30), 16)
             bow = heading + rng.normal(0, 1.2) * u
-            path = (start + np.stack([u * np.cos(bow), u * np.sin(bow)], 1)) * size * _FINE
+            path = (start + np.stack([u * np.cos(bow), u * np.sin(bow)], 1)) * size * _SUPERSAMPLING
             kind.line(
                 path.ravel().tolist(),
                 fill=int(rng.integers(70, 200)),
-                width=max(1, round(unit * _FINE * rng.uniform(0.7, 2.0))),
+                width=max(1, round(unit * _SUPERSAMPLING * rng.uniform(0.7, 2.0))),
             )
-    marks, lines = _reduced(bright), _blur(_reduced(folded), 1.3 * unit)
+    marks, lines = _downsample(bright), _blur(_downsample(folded), 1.3 * unit)
     across = np.array([np.cos(scene.light), np.sin(scene.light)])
     slope_y, slope_x = np.gradient(lines)
     leaf = leaf * (1 - 0.9 * (slope_x * across[0] + slope_y * across[1]) - 0.10 * lines)[..., None]
     return leaf + (np.array([0.66, 0.70, 0.55]) - leaf) * (0.45 * marks)[..., None]
 
 
-def _paper(scene: Scene, size: int, rng: np.random.Generator) -> np.ndarray:
+def _make_paper(scene: Scene, size: int, rng: np.random.Generator) -> np.ndarray:
     tint = np.array([0.010, 0.002, -0.014]) * scene.paper_tint
     rows, columns = np.mgrid[0:size, 0:size].astype(np.float32) / size - 0.5
     fall = -0.05 * (np.cos(scene.light) * columns + np.sin(scene.light) * rows)

@@ -1,4 +1,4 @@
-"""What has nothing to do with the cultivar: pose, light, camera, background, damage. Also puts a leaf into the picture."""
+"""Samples pose, light, camera, background and damage of a photograph, independently of the cultivar; poses leaves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Scene:
-    """One photograph's circumstances, drawn without a look at the cultivar. Angles in radians, lengths in image sides."""
+    """The conditions of one photograph.  Angles in radians, lengths in image sides, counts of damage."""
 
     upright: bool
     rotation: float
@@ -38,11 +38,12 @@ class Scene:
     folds: int
 
     def row(self) -> dict[str, float]:
+        """The fields as floats, for a table."""
         return {key: float(value) for key, value in asdict(self).items()}
 
 
-def draw_scene(rng: np.random.Generator, palmate: bool) -> Scene:
-    """Heavy tails in pose; counts of damage from Poisson laws."""
+def sample_scene(rng: np.random.Generator, palmate: bool) -> Scene:
+    """Samples a scene: heavy-tailed pose, Poisson counts of damage."""
     spin, size = (2.6, 0.075) if palmate else (0.75, 0.10)
     return Scene(
         upright=bool(palmate or rng.random() < 0.2),
@@ -73,8 +74,8 @@ def draw_scene(rng: np.random.Generator, palmate: bool) -> Scene:
     )
 
 
-class Placing:
-    """Maps points of the leaf's frame to pixels of a picture of `size`; y of the result points down."""
+class Pose:
+    """Maps points of the leaf's frame to pixels of an image of side `size`, y down, with waves, tilt and rotation."""
 
     def __init__(self, scene: Scene, palmate: bool, size: int, rng: np.random.Generator) -> None:
         self.scene, self.size, self.palmate = scene, size, palmate

@@ -1,4 +1,4 @@
-"""Veins of three orders, grown inside an outline: primaries to the tips, secondaries off them, tertiaries between these."""
+"""Grows veins of three orders in a blade: primaries to its tips, secondaries from them, tertiaries between these."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from PIL import Image, ImageDraw
 
 from ufgvc.synthetic.outline import Blade, midrib_bend
 
-_GRID = 384  # side of the raster that answers "is this point on the blade?"
-_EXTENT = 0.8  # the raster covers [-0.8, 0.8] both ways
-_STEP = 0.007
+_GRID = 384  # side of the raster that tests whether a point is on the blade
+_EXTENT = 0.8  # the raster covers [-0.8, 0.8] in x and y
+_STEP = 0.007  # of a growing secondary, in image sides
 
 
 @dataclass(frozen=True)
 class Vein:
-    """path: (N, 2) in the frame of the outline. width: at its beginning and end, in pixels of a photograph of 512."""
+    """order: 1 to 3.  path: (N, 2) in the outline's frame.  width: at start and end, in pixels of a 512 px image."""
 
     order: int
     path: np.ndarray
     width: tuple[float, float]
 
 
-def grow(blade: Blade, t: np.ndarray, rng: np.random.Generator) -> list[Vein]:
-    """All veins of a blade. t: (10,) traits of the veins. rng: what is this leaf's own."""
+def grow_veins(blade: Blade, t: np.ndarray, rng: np.random.Generator) -> list[Vein]:
+    """All veins of a blade.  t: (10,) vein traits.  rng: for the variation of this leaf."""
     inside = _raster(blade.outline)
     strong, branch = np.exp(0.13 * t[6]), np.exp(0.12 * t[7])
     primaries = _primaries(blade, t, rng)
@@ -61,7 +61,7 @@ def _primaries(blade: Blade, t: np.ndarray, rng: np.random.Generator) -> list[np
 def _secondaries(
     blade: Blade, primaries: list[np.ndarray], inside: np.ndarray, t: np.ndarray, rng: np.random.Generator
 ) -> list[list[np.ndarray]]:
-    """One list for each side of each primary, from its base to its tip."""
+    """The secondaries of each side of each primary, from base to tip, one list a side."""
     spacing = (0.078 if blade.palmate else 0.055) * np.exp(0.21 * t[0])
     angle = np.deg2rad((50 if blade.palmate else 54) + 6.5 * t[1])
     turn = (1.1 if blade.palmate else 2.4) * np.exp(0.32 * t[2])
@@ -100,7 +100,7 @@ def _walk(
     wavy: float,
     rng: np.random.Generator,
 ) -> list[np.ndarray]:
-    """Grows all secondaries at once until they leave the blade or come nearer to another primary than to their own."""
+    """Grows all secondaries, each until it leaves the blade or is nearer to another primary than to its own."""
     knots = np.concatenate(primaries)
     belongs = np.repeat(np.arange(len(primaries)), [len(path) for path in primaries])
     phase, pace = rng.uniform(0, 2 * np.pi, len(point)), rng.uniform(25, 60, len(point))
@@ -110,7 +110,7 @@ def _walk(
         bend = -sign * turn * (0.35 + step * _STEP * 4) + 3.0 * np.exp(0.2 * wavy) * np.sin(phase + pace * step * _STEP)
         heading = heading + bend * _STEP
         point = point + _STEP * np.stack([np.cos(heading), np.sin(heading)], 1)
-        alive &= _on(inside, point)
+        alive &= _is_on_blade(inside, point)
         if len(primaries) > 1 and step > 3:
             nearest = ((point[:, None] - knots[None]) ** 2).sum(2).argmin(1)
             alive &= belongs[nearest] == owner
@@ -123,7 +123,7 @@ def _walk(
 
 
 def _tertiaries(family: list[np.ndarray], t: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
-    """Rungs between neighbouring secondaries, and short forked ends."""
+    """Tertiaries between neighbouring secondaries."""
     gap, slant = 0.024 * np.exp(-0.24 * t[4]), 0.012 + 0.009 * t[5]
     rungs = []
     for lower, upper in itertools.pairwise(family):
@@ -137,7 +137,7 @@ def _tertiaries(family: list[np.ndarray], t: np.ndarray, rng: np.random.Generato
 
 
 def _fan(primaries: list[np.ndarray], t: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
-    """Arcs between neighbouring primaries near the base, where no secondary has left yet."""
+    """Tertiary arcs between neighbouring primaries near the base, below the first secondaries."""
     gap = 0.024 * np.exp(-0.24 * t[4])
     order = sorted(range(len(primaries)), key=lambda i: np.arctan2(primaries[i][-1, 0], primaries[i][-1, 1]))
     arcs = []
@@ -179,6 +179,6 @@ def _raster(outline: np.ndarray) -> np.ndarray:
     return np.array(image, dtype=bool)
 
 
-def _on(inside: np.ndarray, points: np.ndarray) -> np.ndarray:
+def _is_on_blade(inside: np.ndarray, points: np.ndarray) -> np.ndarray:
     column, row = np.clip(((points + _EXTENT) * (_GRID / 2 / _EXTENT)).astype(int), 0, _GRID - 1).T
     return inside[row, column]

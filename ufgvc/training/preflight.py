@@ -1,4 +1,4 @@
-"""Refuses, before anything starts, what could only hang or fail later."""
+"""Checks before a training starts: settings that would only fail or hang later."""
 
 from __future__ import annotations
 
@@ -7,25 +7,18 @@ from collections.abc import Mapping, Sequence
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
-from ufgvc.runtime.session import node_kinds, places
+from ufgvc.runtime.resources import TorchDevice, choose_device, count_slots, describe_nodes, describe_resources
 from ufgvc.training.settings import TrainSettings
 
 
-def choose_gpu(wish: str, gpus: float, workers: int) -> bool:
-    """Whether to train on GPUs. UserError if they were asked for and are not there."""
-    if wish == "no" or (wish == "auto" and gpus < 1):
-        return False
-    if gpus < workers:
-        raise UserError(
-            f"{workers} workers need a GPU each, the cluster has {gpus:g}",
-            where="train.workers",
-            fix=f"use `--train.workers {int(gpus)}`" if gpus >= 1 else "use `--train.gpu no`",
-        )
-    return True
+def choose_training_device(settings: TrainSettings, gpus: float) -> TorchDevice:
+    """The device of each worker on a cluster with `gpus` GPUs. UserError if GPUs are used and there are too few."""
+    fix = f"use `--train.workers {int(gpus)}`" if gpus >= 1 else "use `--train.device cpu`"
+    return choose_device(settings.device, gpus, settings.workers, where="--train.device", fix=fix)
 
 
 def check_cpus(settings: TrainSettings, cpus: float) -> None:
-    """Ray Data needs a CPU slot beside the workers, or reading would wait for ever."""
+    """UserError unless the workers leave a CPU slot for Ray Data, which would wait forever.  cpus: of the cluster."""
     wanted = settings.workers * settings.cpus_per_worker
     if wanted > cpus - 1:
         fits = math.floor(100 * (cpus - 1) / settings.workers) / 100  # rounded up, the advice would be refused again
@@ -37,33 +30,34 @@ def check_cpus(settings: TrainSettings, cpus: float) -> None:
         )
 
 
-def check_nodes_hold(settings: TrainSettings, use_gpu: bool, nodes: Sequence[Mapping[str, float]]) -> None:
-    """A worker lies on one node, so what several nodes have together does not help it: Ray would wait for ever."""
-    each = worker_resources(settings, use_gpu)
-    room = places(nodes, each)
+def check_nodes_hold(settings: TrainSettings, device: TorchDevice, nodes: Sequence[Mapping[str, float]]) -> None:
+    """UserError unless each worker fits on a single node; Ray would wait forever.  nodes: resources of each node."""
+    each = worker_resources(settings, device)
+    room = count_slots(nodes, each)
     if room < settings.workers:
         fix = (
             "use a smaller `--train.cpus-per-worker`"
             + (f", `--train.workers {room}`" if room else "")
             + ", or larger nodes"
         )
-        what = f"{settings.workers} workers of {' and '.join(f'{need:g} {name}' for name, need in each.items())} do not fit on the nodes"
+        what = f"{settings.workers} workers of {describe_resources(each)} do not fit on the nodes"
         raise UserError(
-            f"{what}, which have room for {room} (nodes: {node_kinds(nodes, each)})",
+            f"{what}, which have room for {room} (nodes: {describe_nodes(nodes, each)})",
             where="train.cpus_per_worker",
             fix=fix,
         )
 
 
-def worker_resources(settings: TrainSettings, use_gpu: bool) -> dict[str, float]:
-    """What Ray is asked for each worker of a training."""
-    return {"CPU": settings.cpus_per_worker} | ({"GPU": 1.0} if use_gpu else {})
+def worker_resources(settings: TrainSettings, device: TorchDevice) -> dict[str, float]:
+    """Ray resources of each training worker."""
+    return {"CPU": settings.cpus_per_worker} | ({"GPU": 1.0} if device == "cuda" else {})
 
 
 def check_batch(batch_size: int, workers: int, leaves: int) -> None:
-    """Every rank must get two images at every step, or BatchNorm has nothing to norm.
+    """UserError unless every rank gets at least two images in every step, which BatchNorm needs.
 
-    Batches are cut as even as possible, none smaller than half of `batch_size`, so four a worker are always enough.
+    The images are split evenly, no batch is smaller than half of `batch_size`, so four images a worker are always enough.
+    leaves: images of the training split.
     """
     if workers > 1 and batch_size < 4 * workers:
         what = f"a batch of {batch_size} is too small for {workers} workers"
@@ -76,14 +70,14 @@ def check_batch(batch_size: int, workers: int, leaves: int) -> None:
 
 
 def check_crop(method: str, crop: int, smallest: int) -> None:
-    """A smaller crop would end in a worker, as an error of some convolution."""
+    """UserError if the crop is smaller than the method's smallest, which would fail in a convolution. In pixels."""
     if crop < smallest:
         what = f"{method} does not take images of {crop} px"
         raise UserError(what, where="train.crop", fix=f"use `--train.crop {smallest}` or more")
 
 
 def check_places(places: dict[str, str], nodes: int) -> None:
-    """A folder of this machine is not there on the others."""
+    """UserError for local folders on a cluster of several nodes.  places: {flag: URI}.  nodes: how many."""
     if nodes < 2:
         return
     for name, uri in places.items():

@@ -30,9 +30,9 @@ from ufgvc.cli import parse
 from ufgvc.commands import COMMANDS
 from ufgvc.core.errors import UserError
 from ufgvc.core.places import check_absolute
+from ufgvc.experiments.resources import size_trials
 from ufgvc.experiments.settings import TrialSettings
-from ufgvc.experiments.trial_runner import share_of
-from ufgvc.training.preflight import check_batch, check_cpus, check_places, choose_gpu
+from ufgvc.training.preflight import check_batch, check_cpus, check_places, choose_training_device
 from ufgvc.training.settings import TrainSettings
 
 SPOT = {"cloud.google.com/gke-spot", "kubernetes.azure.com/scalesetpriority", "ufgvc/spot"}
@@ -79,22 +79,22 @@ def test_every_job_in_the_readme_parses(monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_job_fits_the_cluster_once_its_gpus_are_there(training: Any) -> None:
     train: TrainSettings = training.train
     gpu = containers()["gpu"]
-    cpus = GROUPS["cpu"]["minReplicas"] * asked(containers()["cpu"], "cpu") + training.ray.gpus * asked(gpu, "cpu")
-    gpus = training.ray.gpus * asked(gpu, "nvidia.com/gpu")
+    cpus = GROUPS["cpu"]["minReplicas"] * asked(containers()["cpu"], "cpu") + train.workers * asked(gpu, "cpu")
+    gpus = train.workers * asked(gpu, "nvidia.com/gpu")
     check_cpus(train, cpus)
-    assert choose_gpu(train.gpu, gpus, train.workers)
-    assert training.ray.gpus == train.workers <= GROUPS["gpu"]["maxReplicas"]
+    assert choose_training_device(train, gpus) == "cuda"
+    assert train.workers <= GROUPS["gpu"]["maxReplicas"]
     check_batch(train.batch_size or 16, train.workers, leaves=240)
     here = asked(gpu, "nvidia.com/gpu") * train.cpus_per_worker
     assert here <= asked(gpu, "cpu") - 1  # each node decodes beside its workers
     with pytest.raises(UserError):
-        choose_gpu(train.gpu, 0, train.workers)  # without --ray.gpus the job would be refused where no GPU is up
+        choose_training_device(train, 0)  # so the job waits for them: device gpu
 
 
 def test_trials_fit_one_gpu_node() -> None:
     gpu = containers()["gpu"]
-    share = share_of(TrialSettings(), asked(gpu, "cpu"), asked(gpu, "nvidia.com/gpu"), int(asked(gpu, "cpu")))
-    assert share.at_once == 4
+    node = {"CPU": asked(gpu, "cpu"), "GPU": asked(gpu, "nvidia.com/gpu")}
+    assert size_trials(TrialSettings(), [node], int(node["CPU"])).max_concurrent == 4
     assert "four on each by default" in README
 
 

@@ -11,18 +11,17 @@ import pytest
 import torch
 
 from tests.unit.cluster.manifests import GROUPS, RAY_CLUSTER, README, asked, containers, number
-from ufgvc.data.cache import decoded_bytes
+from ufgvc.data.cache import decoded_size
 from ufgvc.data.dataset import INDEX_COLUMNS, SCHEMAS
 from ufgvc.data.ingest import IngestSettings
-from ufgvc.data.sources import StreamedSource
-from ufgvc.data.stream import ROWS_PER_TASK
+from ufgvc.data.stream import ROWS_PER_CHUNK, StreamedSource
 from ufgvc.methods import build
 from ufgvc.training.loader import choose_cache
 from ufgvc.training.settings import TrainSettings
 
 SIZES = (10_000, 1_000_000, 100_000_000)
 SIDE = 512
-LEAF = decoded_bytes(1, SIDE, with_masks=True)
+LEAF = decoded_size(1, SIDE, with_masks=True)
 # Measured: shared/reference/speed.md, "Data", section 3 (Ray JPEG D1, Ray row PIL) and section 4 (I).
 JPEG, DECODED_A_SECOND, TRAINED_A_SECOND = 199_000, (56, 22), 0.68
 INDEX, LISTED = 200, 381  # bytes a leaf: the design's bound; measured with tracemalloc
@@ -41,7 +40,7 @@ def digits(figure: str) -> float:
 
 ROWS = {
     "photographs in the bucket": lambda n: [n * JPEG / 1e9],
-    "part files": lambda n: [math.ceil(n * JPEG / (IngestSettings().part_mb << 20))],
+    "part files": lambda n: [math.ceil(n * JPEG / (IngestSettings().shard_mb << 20))],
     "index in each worker": lambda n: [n * INDEX / 1e9],
     "list of photographs": lambda n: [n * LISTED / 1e9],
     "decoded set": lambda n: [n * LEAF / 1e9],
@@ -87,7 +86,7 @@ def test_a_leafs_place_in_the_index_is_within_the_bound() -> None:
         "sha256": ["0" * 64] * rows,
     }
     columns = [pa.array(values.get(name, [1] * rows), SCHEMAS["images"].field(name).type) for name in INDEX_COLUMNS]
-    table = pa.table(columns, names=INDEX_COLUMNS).append_column("part", pa.array(["train-00000"] * rows))
+    table = pa.table(columns, names=INDEX_COLUMNS).append_column("shard", pa.array(["train-00000"] * rows))
     table = table.append_column("row", pa.array(range(rows), pa.int32()))
     each = table.nbytes / rows
     assert f"({each:.0f} in Arrow" in README
@@ -96,7 +95,7 @@ def test_a_leafs_place_in_the_index_is_within_the_bound() -> None:
 
 def test_the_rules_of_the_cache_are_the_programs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    need = decoded_bytes(SIZES[0], SIDE, with_masks=True)
+    need = decoded_size(SIZES[0], SIDE, with_masks=True)
 
     def choice(device: torch.device, memory: float, disk: float) -> str:
         monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (memory, memory))
@@ -113,7 +112,7 @@ def test_checkpoints() -> None:
     weights = sum(tensor.nbytes for tensor in method.net.state_dict().values())
     momentum = sum(tensor.nbytes for tensor in method.net.parameters())
     whole = weights + momentum
-    kept, seconds = TrainSettings().keep + 1, TrainSettings().checkpoint_seconds
+    kept, seconds = TrainSettings().keep_checkpoints + 1, TrainSettings().checkpoint_seconds
     assert (
         f"weights {weights / 1e6:.1f} MB, momentum {momentum / 1e6:.1f} MB, {whole / 1e6:.0f} MB a checkpoint" in README
     )
@@ -124,7 +123,7 @@ def test_checkpoints() -> None:
 
 
 def test_the_object_store_holds_what_is_decoded_at_once() -> None:
-    block = decoded_bytes(ROWS_PER_TASK, SIDE, with_masks=True)
+    block = decoded_size(ROWS_PER_CHUNK, SIDE, with_masks=True)
     cpus = asked(containers()["cpu"], "cpu")
     at_once = cpus * 2 * 2 * block
     assert f"{cpus:.0f} x 2 x 2 x {block / 1e6:.1f} MB = {at_once / 1e9:.1f} GB" in README
@@ -134,7 +133,7 @@ def test_the_object_store_holds_what_is_decoded_at_once() -> None:
         assert f"The manifests give {store / 1e9:.1f} GB" in README
         memory = number(group["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"])
         assert 2 * at_once < store < memory / 2  # shared memory counts as the pod's
-    assert f"{decoded_bytes(StreamedSource.buffer, SIDE, with_masks=True) / 1e9:.2f} GB" in README
+    assert f"{decoded_size(StreamedSource.buffer, SIDE, with_masks=True) / 1e9:.2f} GB" in README
 
 
 def test_the_standing_cost_is_what_the_manifests_ask_for() -> None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, open_store
-from ufgvc.data.kinds import ending_of
+from ufgvc.data.file_types import file_extension
 from ufgvc.data.readers import folder, manifest, ufg
 from ufgvc.data.readers.listing import Listing, Source, add_unused
 from ufgvc.data.readers.places import split_place
@@ -23,7 +23,7 @@ def list_source(
     without: a place below the source whose files are not part of it.
     """
     folder_uri, table = split_place(source)
-    if table and ending_of(table) not in manifest.ENDINGS:
+    if table and file_extension(table) not in manifest.ENDINGS:
         fix = "give a folder, or a .csv or .parquet table; unpack an archive first"
         raise UserError("is one file, not a folder or table of photographs", where=source, fix=fix)
     files = scan(open_store(folder_uri), without=without)

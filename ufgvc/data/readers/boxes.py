@@ -15,7 +15,7 @@ from typing import Any
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, join, open_store
 from ufgvc.core.text import decode_text
-from ufgvc.data.kinds import ending_of
+from ufgvc.data.file_types import file_extension
 from ufgvc.data.readers.box_classes import ClassNames, is_names_file, read_name_files
 from ufgvc.data.readers.box_files import Annotation, RawBox, kind_of_json, load_json, parse_coco, parse_voc, parse_yolo
 from ufgvc.data.readers.listing import Listing
@@ -66,7 +66,7 @@ def read_boxes(uri: str, cultivars: Iterable[str] = ()) -> BoxFiles:
     UserError if there is nothing of the kind, or several kinds.
     """
     folder, file = split_place(uri)
-    if file and ending_of(file) != ".json":
+    if file and file_extension(file) != ".json":
         raise UserError(f"is one file, and no COCO .json ({file})", where=uri, fix=_FIX)
     store = open_store(folder)
     if file and not store.is_file(file):
@@ -75,19 +75,19 @@ def read_boxes(uri: str, cultivars: Iterable[str] = ()) -> BoxFiles:
     named = [name for name in files if is_names_file(name)]
     found = BoxFiles(uri, folder=store.uri)
     documents = _read_json(
-        store, [name for name in files if ending_of(name) == ".json" and name not in named], bool(file)
+        store, [name for name in files if file_extension(name) == ".json" and name not in named], bool(file)
     )
-    texts = [name for name in files if ending_of(name) in (".txt", ".xml") and name not in named]
+    texts = [name for name in files if file_extension(name) in (".txt", ".xml") and name not in named]
     names = read_name_files(store, named, cultivars, None if file else folder_above(store))
     with ThreadPoolExecutor(_READERS) as pool:
         read = dict(zip(texts, pool.map(store.read_bytes, texts), strict=True))
     found.files = [*named, *texts, *documents]
     for name in texts:
-        classes = names.names_for(name) if ending_of(name) == ".txt" else None
+        classes = names.names_for(name) if file_extension(name) == ".txt" else None
         try:
             annotation = (
                 _read_yolo(store, name, read[name], classes, found)
-                if ending_of(name) == ".txt"
+                if file_extension(name) == ".txt"
                 else parse_voc(read[name], name)
             )
             found.entries.append((posixpath.splitext(name)[0], annotation))
@@ -107,7 +107,7 @@ def read_boxes(uri: str, cultivars: Iterable[str] = ()) -> BoxFiles:
 
 def _check_formats(found: BoxFiles) -> None:
     """UserError if nothing could be read, or boxes of several formats."""
-    formats = sorted({ending_of(annotation.file) for _, annotation in found.entries})
+    formats = sorted({file_extension(annotation.file) for _, annotation in found.entries})
     if len(formats) > 1:
         several = ", ".join(_FORMATS[ending] for ending in formats)
         raise UserError(f"holds boxes of several formats ({several})", where=found.uri, fix=_FIX)
@@ -156,9 +156,11 @@ def folder_above(store: Store) -> Store | None:
 def boxes_beside(listing: Listing) -> str | None:
     """The place of boxes that lie among the photographs: files of the same names, or one COCO file; None if there are none."""
     stems = {posixpath.splitext(photo.path)[0] for photo in listing.photos}
-    if any(ending_of(path) in (".txt", ".xml") and posixpath.splitext(path)[0] in stems for path in listing.unused):
+    if any(
+        file_extension(path) in (".txt", ".xml") and posixpath.splitext(path)[0] in stems for path in listing.unused
+    ):
         return listing.store.uri
-    documents = [path for path in listing.unused if ending_of(path) == ".json"]
+    documents = [path for path in listing.unused if file_extension(path) == ".json"]
     coco = [path for path in documents[:_FEW] if kind_of_json(_any_json(listing.store, path)) == "coco"]
     return join(listing.store.uri, coco[0]) if len(coco) == len(documents) == 1 else None
 
@@ -207,7 +209,7 @@ def match_photos(found: BoxFiles, paths: Iterable[str]) -> Matched:
 
 
 def _entry(name: str, annotation: Annotation) -> str:
-    return f"{annotation.file}: {name}" if ending_of(annotation.file) == ".json" else annotation.file
+    return f"{annotation.file}: {name}" if file_extension(annotation.file) == ".json" else annotation.file
 
 
 def _why_lost(photos: list[str]) -> str:

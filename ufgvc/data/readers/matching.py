@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from urllib.parse import unquote
 
-from ufgvc.data.kinds import PHOTOGRAPHS, ending_of
+from ufgvc.data.file_types import IMAGE_EXTENSIONS, file_extension
 
 _SPLIT_WORDS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 _SPLIT_NAME = re.compile(r"(train|training|test|testing)(?:[ _-]?(?:set|data|images|photos|split))?")
@@ -29,7 +29,7 @@ def stem_of(path: str) -> str:
 
 def without_ending(name: str) -> str:
     """The path without a photograph's ending; any other dot belongs to the name."""
-    return posixpath.splitext(name)[0] if ending_of(name) in PHOTOGRAPHS else name
+    return posixpath.splitext(name)[0] if file_extension(name) in IMAGE_EXTENSIONS else name
 
 
 class PathMatcher:

@@ -17,7 +17,15 @@ import pyarrow.fs as pafs
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store
 from ufgvc.core.text import is_utf8
-from ufgvc.data.kinds import HEAD_BYTES, NO_PHOTOGRAPHS, OTHER_KINDS, PHOTOGRAPHS, READABLE, ending_of, kind_of
+from ufgvc.data.file_types import (
+    HEAD_BYTES,
+    IMAGE_EXTENSIONS,
+    NON_IMAGE_EXTENSIONS,
+    READABLE_TYPES,
+    UNSUPPORTED_EXTENSIONS,
+    detect_file_type,
+    file_extension,
+)
 
 # What operating systems, file servers and sharing tools leave behind. Compared in lower case.
 _SYSTEM_FOLDERS = frozenset(
@@ -144,12 +152,12 @@ def find_photographs(files: Scan) -> Photographs:
     unknown: list[str] = []
     other_kinds: dict[str, str] = {}
     for path, size in files.sizes.items():
-        ending = ending_of(path)
+        ending = file_extension(path)
         if path.lower().rstrip().endswith(_UNFINISHED):
             found.left_out.append(Rejected(path, "is a backup copy or an unfinished download by its name"))
-        elif ending in PHOTOGRAPHS:
+        elif ending in IMAGE_EXTENSIONS:
             found.sizes[path] = size
-        elif ending in OTHER_KINDS:
+        elif ending in UNSUPPORTED_EXTENSIONS:
             other_kinds[path] = ending
         elif ending in _NO_PICTURES:
             found.others.append(path)
@@ -157,7 +165,7 @@ def find_photographs(files: Scan) -> Photographs:
             unknown.append(path)
     with ThreadPoolExecutor(_READERS) as pool:
         for path, kind in zip(unknown, pool.map(lambda path: _sniff(files.store, path), unknown), strict=True):
-            if kind in READABLE:
+            if kind in READABLE_TYPES:
                 found.sizes[path] = files.sizes[path]
             elif kind:
                 other_kinds[path] = f".{kind}"
@@ -165,14 +173,14 @@ def find_photographs(files: Scan) -> Photographs:
                 found.others.append(path)
     used = {posixpath.splitext(path)[0] for path in found.sizes}
     for path, ending in other_kinds.items():
-        reason = OTHER_KINDS[ending]
+        reason = UNSUPPORTED_EXTENSIONS[ending]
         if posixpath.splitext(path)[0] in used:
             reason = f"{reason.partition(':')[0]}; the photograph of the same name is used"
             found.left_out.append(Rejected(path, reason))
         else:
-            (found.left_out if ending in NO_PHOTOGRAPHS else found.rejected).append(Rejected(path, reason))
+            (found.left_out if ending in NON_IMAGE_EXTENSIONS else found.rejected).append(Rejected(path, reason))
     for bad in files.unusable:
-        (found.rejected if ending_of(bad.path) in PHOTOGRAPHS else found.left_out).append(bad)
+        (found.rejected if file_extension(bad.path) in IMAGE_EXTENSIONS else found.left_out).append(bad)
     return Photographs(dict(sorted(found.sizes.items())), found.rejected, found.left_out, sorted(found.others))
 
 
@@ -187,7 +195,7 @@ def _is_system(path: str) -> bool:
 
 def _sniff(store: Store, path: str) -> str | None:
     with store.open_input(path) as file:
-        return kind_of(file.read(HEAD_BYTES))
+        return detect_file_type(file.read(HEAD_BYTES))
 
 
 def _walk_local(store: Store) -> Iterator[tuple[str, int, int, str]]:

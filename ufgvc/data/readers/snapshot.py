@@ -6,7 +6,7 @@ import hashlib
 from concurrent.futures import ThreadPoolExecutor
 
 from ufgvc.core.storage import Store, open_store
-from ufgvc.data.kinds import ending_of
+from ufgvc.data.file_types import file_extension
 from ufgvc.data.readers.box_classes import is_names_file
 from ufgvc.data.readers.boxes import folder_above
 from ufgvc.data.readers.places import split_place
@@ -27,7 +27,7 @@ def source_state(uri: str, without: Store | None = None) -> list[list[str | int]
     folder, file = split_place(uri)
     store = open_store(folder)
     files = scan(store, without=without)
-    texts = [path for path, size in files.sizes.items() if ending_of(path) in _TEXTS and size <= _SMALL]
+    texts = [path for path, size in files.sizes.items() if file_extension(path) in _TEXTS and size <= _SMALL]
     return _state(
         store, files.sizes, files.modified, texts if store.is_local or len(texts) <= _MANY else [file] if file else []
     )

@@ -1,0 +1,248 @@
+"""Collects the outcomes of a benchmark into a BenchmarkRecord, and writes the files of a report."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ufgvc.core.config import flatten
+from ufgvc.core.errors import UserError
+from ufgvc.core.process import git_commit, versions
+from ufgvc.core.storage import Store, join
+from ufgvc.core.types import REGIONS
+from ufgvc.data.dataset import Dataset, read_index, read_manifest
+from ufgvc.data.images import decode, decode_mask
+from ufgvc.evaluation.benchmark_record import BenchmarkDataset, BenchmarkRecord, MethodResult, RunResult
+from ufgvc.evaluation.cam import mean_energy
+from ufgvc.evaluation.metrics import ranking
+from ufgvc.evaluation.paper_results import paper_accuracy
+from ufgvc.experiments.entries import BenchmarkEntry
+from ufgvc.experiments.method_table import ABLATIONS, OURS, PAPER_ROWS
+from ufgvc.experiments.settings import BenchmarkSettings
+from ufgvc.experiments.training_job import JobOutcome, read_scores
+from ufgvc.models.model import LoadedModel, load_model
+from ufgvc.reports.page import Page
+from ufgvc.reports.photographs import energy_panels, read_test_rows, sample_leaves
+from ufgvc.reports.tables import Table
+from ufgvc.runtime.resources import choose_device
+from ufgvc.tracking.context import Context
+from ufgvc.tracking.runs import Run
+from ufgvc.tracking.settings import TrackingSettings
+
+FIG_4 = ("mask_guided:none", "mask_guided:vein", "mask_guided:contour", "mask_guided")  # the order of the paper
+MEASURED_LEAVES = 200  # test leaves whose activation maps are measured; the figure shows a few of them
+
+
+def collect_results(
+    datasets: Sequence[Dataset],
+    entries: Sequence[BenchmarkEntry],
+    settings: BenchmarkSettings,
+    lr_outcomes: Sequence[JobOutcome],
+    final_outcomes: Sequence[JobOutcome],
+) -> BenchmarkRecord:
+    """Everything that the tables and charts of the benchmark show.
+
+    lr_outcomes: of the jobs that try learning rates.  final_outcomes: of the trainings that are scored on the test
+    leaves.
+    """
+    kind = _mask_kind_of_maps(datasets[0], settings)
+    panels, energy = measure_maps(datasets[0], entries, settings, final_outcomes, kind) if kind else (None, {})
+    facts = _facts(datasets, entries, settings, final_outcomes)
+    controlled = [row.key for row in OURS if any(each.variant.key.startswith(f"{row.key}:") for each in entries)]
+    return BenchmarkRecord(
+        title=", ".join(dataset.name for dataset in datasets),
+        budget=settings.budget,
+        datasets=tuple(BenchmarkDataset(each.name, _test_labels(each), len(each.classes)) for each in datasets),
+        references=("resnet50", "mask_guided", *controlled),
+        methods=tuple(_method_result(entry, datasets, settings, lr_outcomes, final_outcomes) for entry in entries),
+        facts=facts | ({"Maps measured inside": f"{kind} masks"} if energy else {}),
+        warnings=_warnings(settings),
+        cam=panels,
+        energy=energy,
+    )
+
+
+def _test_labels(dataset: Dataset) -> np.ndarray:
+    return read_index(dataset, "test")["label"].to_numpy().astype(np.int64)
+
+
+def _method_result(
+    entry: BenchmarkEntry,
+    datasets: Sequence[Dataset],
+    settings: BenchmarkSettings,
+    lr_outcomes: Sequence[JobOutcome],
+    final_outcomes: Sequence[JobOutcome],
+) -> MethodResult:
+    variant = entry.variant
+    own = [outcome for outcome in final_outcomes if outcome.job.variant == variant.key]
+    runs = [_run_result(outcome, datasets) for outcome in own]
+    failed = [each for each in lr_outcomes if each.job.variant == variant.key and each.error]
+    excluded = {outcome.job.lr_factor: outcome.error for outcome in failed}
+    if not own:  # no learning rate worked, so nothing could be trained
+        failed = [o for o in lr_outcomes if o.job.variant == (variant.lr_from or variant.key) and o.error]
+        runs = [RunResult(datasets[o.job.dataset_index].name, o.job.seed, None, o.error) for o in failed[:1]]
+    published = variant in PAPER_ROWS or variant in ABLATIONS
+    show_options = "controls" in variant.tables and not published
+    options = ", ".join(f"{name} {value}" for name, value in flatten(variant.options).items())
+    note = "; ".join(f"learning rate x{factor:g} left out, its trial failed: {why}" for factor, why in excluded.items())
+    return MethodResult(
+        key=variant.key,
+        label=variant.label,
+        method=variant.method,
+        backbone=entry.backbone,
+        tables=variant.tables,  # type: ignore[arg-type]
+        regions=tuple(entry.method.regions),
+        options=options if show_options else "",
+        paper=paper_accuracy(settings.paper, variant.method, entry.method.options) if published else None,
+        parameters=entry.parameters,
+        gflops=entry.gflops,
+        note=note if own else "",
+        runs=tuple(runs),
+    )
+
+
+def _run_result(outcome: JobOutcome, datasets: Sequence[Dataset]) -> RunResult:
+    job, result = outcome.job, outcome.result
+    dataset = datasets[job.dataset_index]
+    if result is None:
+        return RunResult(dataset.name, job.seed, None, outcome.error)
+    index = read_index(dataset, "test")
+    logits = read_scores(job.store, index["image_id"].to_pylist())
+    return RunResult(
+        dataset.name,
+        job.seed,
+        ranking(logits)[:, 0] == index["label"].to_numpy(),
+        seconds=result["seconds"],
+        images_per_second=result["images_per_second"],
+        learning_rate=job.config.recipe["stages"][-1]["lr"],
+        train_accuracy=result["train_accuracy"],
+    )
+
+
+def _mask_kind_of_maps(dataset: Dataset, settings: BenchmarkSettings) -> str | None:
+    """The masks in which activation maps are measured: those of the benchmark, else exact ones, else None."""
+    for kind in (settings.mask_kind, "exact"):
+        with contextlib.suppress(UserError):  # missing, or made from other images
+            read_manifest(dataset, f"masks/{kind}")
+            return kind
+    return None
+
+
+def measure_maps(
+    dataset: Dataset,
+    entries: Sequence[BenchmarkEntry],
+    settings: BenchmarkSettings,
+    outcomes: Sequence[JobOutcome],
+    kind: str,
+) -> tuple:
+    """(panels, energy) of the class activation maps of the ablations on test leaves (Fig. 4).
+
+    (None, {}) if no model was saved.  kind: of the masks in which the maps are measured.
+    """
+    jobs = [outcome.job for outcome in outcomes if outcome.job.save_model and outcome.result is not None]
+    jobs.sort(key=lambda job: FIG_4.index(job.variant))
+    if not jobs or not settings.cam_leaves:
+        return None, {}
+    labels = {entry.variant.key: entry.variant.label for entry in entries}
+    device = choose_device("cpu" if settings.device == "cpu" else "auto")  # the driver may be on a node without a GPU
+    untracked = Context(tracking=TrackingSettings(uri="off"))
+    models: dict[str, LoadedModel] = {
+        labels[job.variant]: load_model(join(job.config.run, "model"), untracked).to(device) for job in jobs
+    }
+    truth = _test_labels(dataset)
+    rows = sample_leaves(truth, MEASURED_LEAVES, seed=0)
+    images, masks = read_leaves(dataset, kind, rows)
+    # The leaves of the figure are the first of those that are measured, because the same seed samples both.
+    shown = [rows.index(row) for row in sample_leaves(truth, settings.cam_leaves, seed=0)]
+    captions = [dataset.classes[truth[rows[place]]] for place in shown]
+    panels = energy_panels([images[i] for i in shown], [masks[i] for i in shown], models, captions)
+    return panels, mean_energy(images, masks, models)
+
+
+def read_leaves(dataset: Dataset, kind: str, rows: Sequence[int]) -> tuple[list, list]:
+    """(images, masks) of test leaves, upright: (H, W, 3) uint8, and (H, W) bool of vein and contour together."""
+    manifest = read_manifest(dataset, f"masks/{kind}")
+    images = [decode(row["image"], row["orientation"]) for row in read_test_rows(dataset, rows)]
+    masks = []
+    for image, row in zip(images, read_test_rows(dataset, rows, f"masks/{kind}", manifest), strict=True):
+        found = [decode_mask(row[region]) for region in REGIONS if row[region] is not None]
+        masks.append(np.logical_or.reduce(found) if found else np.zeros(image.shape[:2], bool))
+    return images, masks
+
+
+def _facts(
+    datasets: Sequence[Dataset],
+    entries: Sequence[BenchmarkEntry],
+    settings: BenchmarkSettings,
+    outcomes: Sequence[JobOutcome],
+) -> dict[str, str]:
+    """What determined the results, for the end of the page."""
+    machines = sorted({str(each.result["machine"]) for each in outcomes if each.result and "machine" in each.result})
+    concurrent = "" if settings.max_concurrent_trials == 1 else "; several trainings at a time"
+    smaller = f"; smaller architectures: {', '.join(settings.backbones)}" if settings.backbones else ""
+    init = {"none": "none (random)", "imagenet": "ImageNet (torchvision, V1)"}.get(settings.init, settings.init)
+    return {
+        "Data sets": "; ".join(
+            f"{d.name}: {len(d.classes)} cultivars, {d.counts['train']} train, {d.counts['test']} test"
+            for d in datasets
+        ),
+        "Fingerprints": ", ".join(f"{dataset.name} {dataset.fingerprint}" for dataset in datasets),
+        "Budget": _describe_budget(entries, settings) + smaller,
+        "Initial weights": init,
+        "Masks": f"{settings.mask_kind}, found by the detector" if settings.mask_kind != "exact" else "exact",
+        "Epoch chosen by": "last epoch; no selection",
+        "Seeds": f"{settings.seeds}, from 0",
+        "Trained on": f"{'; '.join(machines) or 'not recorded'}{concurrent}",
+        "Trained with": ", ".join(f"{name} {version}" for name, version in versions().items()),
+        "Code": git_commit() or "",
+    }
+
+
+def _describe_budget(entries: Sequence[BenchmarkEntry], settings: BenchmarkSettings) -> str:
+    if settings.budget == "published":
+        scaled = f", epochs times {settings.epoch_scale:g} and image sides times {settings.image_scale:g}"
+        return "each method's published recipe" + (scaled if _is_scaled(settings) else "")
+    forwarded = {each.variant.label: each.method.images_forwarded for each in entries}
+    several = ", ".join(f"{label} {count:g}" for label, count in forwarded.items() if count != 1)
+    divided = f", divided by the images that a method forwards for each leaf ({several})" if several else ""
+    factors = ", ".join(f"{factor:g}" for factor in settings.lr_factors)
+    return (
+        f"{settings.epochs} passes over the training leaves{divided}; photographs resized to {settings.resize} px, "
+        f"random crop and mirror at {settings.crop} px, batches of {settings.batch_size}, cosine schedule; tested at "
+        f"{settings.crop} px; learning rate the best of {len(settings.lr_factors)} multiples ({factors}) of the "
+        f"published one on {settings.holdout:.0%} of the training leaves"
+    )
+
+
+def _is_scaled(settings: BenchmarkSettings) -> bool:
+    return settings.budget == "published" and min(settings.epoch_scale, settings.image_scale) < 1
+
+
+def _warnings(settings: BenchmarkSettings) -> tuple[str, ...]:
+    found = []
+    if settings.seeds < 3:
+        found.append("Fewer than three seeds: the spread between trainings is not known.")
+    if _is_scaled(settings):
+        found.append("Published recipes, but with fewer epochs or smaller images: not the published methods' figures.")
+    return tuple(found)
+
+
+def write_report(
+    folder: Store, run: Run, page: Page, tables: Mapping[Any, Table], files: Mapping[str, str], appendix: str = ""
+) -> None:
+    """Writes report.html, its figures, table-*.md and other files, and attaches them to the run on MLflow.
+
+    tables: by the name in the file name.  files: other texts by file name.  appendix: text below each table.
+    """
+    contents = {
+        f"table-{name}.md": f"{table.to_markdown()}\n\n{table.note}\n{appendix}".encode()
+        for name, table in tables.items()
+    }
+    contents |= {name: text.encode() for name, text in files.items()} | {"report.html": page.to_html().encode()}
+    contents |= {f"{figure.name}.png": figure.to_png() for figure in page.figures}
+    for name, content in contents.items():
+        folder.write_bytes(name, content)
+        run.log_artifact_bytes(f"report/{name}", content)

@@ -1,0 +1,147 @@
+"""Runs the trainings of a benchmark and the trials of a search as trials of Ray Tune."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ufgvc.core.errors import user_error_in
+from ufgvc.core.process import trim_memory
+from ufgvc.core.storage import Store
+from ufgvc.experiments.resources import TrialResources
+
+if TYPE_CHECKING:  # Tune is imported after the environment that it reads is set; Optuna is needed by a search only
+    from ray.tune.schedulers import TrialScheduler
+
+    from ufgvc.experiments.searcher import ResumableSearcher
+
+log = logging.getLogger(__name__)
+FAILED = "failed.json"  # in the folder of an item: the reason and the traceback of its failure
+LOST = "its process was lost"
+
+
+def run(
+    items: Sequence[int],
+    execute: Callable[[int], None],
+    on_end: Callable[[int, str | None], str],
+    folder: Callable[[int], Store],
+    resources: TrialResources,
+    scratch: Store,
+    max_failures: int,
+    *,
+    searcher: ResumableSearcher | None = None,
+    scheduler: TrialScheduler | None = None,
+    reuse_actors: bool = True,
+) -> None:
+    """Runs a trial for each item, and returns when all have ended. Inside a Ray session.
+
+    An exception in a trial ends only that trial: its reason comes back to `on_end`, and <folder>/failed.json has the
+    traceback. Only a trial whose process was lost is started again.
+
+    items: numbers that identify the trials; with a searcher they are the `number` in the configurations it suggests.
+    execute: does the work of an item, in the process of its trial.
+    on_end: called in this process with an item that ended, and None or the reason of its failure; returns a line to
+    log. It delays all trials, so slow calls belong on a thread (`runtime.background`).
+    folder: of an item.  scratch: for Tune's own files; deleted at the end.
+    max_failures: how often the lost process of a trial is replaced; -1: without limit.
+    reuse_actors: run several trials in one process, because importing torch takes longer than a small training.
+    """
+    # Tune would handle these signals itself and continue for a while. The same command resumes, so it may stop at once.
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a failed trial returns its reason, and no score
+    from ray import tune
+
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it would print each traceback three times
+    count = searcher.remaining if searcher else len(items)
+    log.info("%d trials to run, %d at a time, %d threads each", count, resources.max_concurrent, resources.threads)
+    device = resources.device
+
+    def trial(config: dict[str, Any]) -> dict[str, str] | None:
+        return _guard(config["number"], execute, folder, device)
+
+    tune.Tuner(
+        tune.with_resources(trial, resources.per_trial),
+        param_space=None if searcher else {"number": tune.grid_search(list(items))},
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=scheduler,
+            num_samples=-1 if searcher else 1,  # -1: until the searcher says that it has finished
+            max_concurrent_trials=resources.max_concurrent,
+            reuse_actors=reuse_actors,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=scratch.path,
+            storage_filesystem=scratch.fs,
+            callbacks=[_progress_callback(on_end, count)],
+            failure_config=tune.FailureConfig(max_failures=max_failures),
+            verbose=0,
+        ),
+    ).fit()
+    scratch.delete_tree()
+
+
+def _guard(
+    item: int, execute: Callable[[int], None], folder: Callable[[int], Store], device: str
+) -> dict[str, str] | None:
+    """Executes one item in the process of its trial; {"error": reason} if that raised."""
+    failure: str | None = None
+    try:
+        folder(item).delete(FAILED)
+        execute(item)
+    except Exception as error:
+        # Tune restarts a trial that raises, which is meant for lost processes and nodes.
+        failure = describe_error(error)
+        with contextlib.suppress(Exception):  # the disk may be full
+            folder(item).write_json(FAILED, {"reason": failure, "traceback": traceback.format_exc()})
+    # Here the error and the tensors in its frames are gone. The process is used again, and others share the GPU.
+    trim_memory()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+    return None if failure is None else {"error": failure}
+
+
+def _progress_callback(on_end: Callable[[int, str | None], str], count: int) -> Any:
+    """A callback of Tune that passes ended trials to `on_end` and logs the time that is left."""
+    from ray import tune
+
+    started = time.monotonic()
+
+    class Progress(tune.Callback):
+        ended = 0
+
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            self._end(trial, (trial.last_result or {}).get("error"))
+
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            self._end(trial, LOST)
+
+        def _end(self, trial: Any, error: str | None) -> None:
+            self.ended += 1
+            line = on_end(trial.config["number"], error)
+            seconds = (time.monotonic() - started) / self.ended * (count - self.ended)
+            log.info("%d/%d  %s  about %s left", self.ended, count, line, format_seconds(seconds))
+
+    return Progress()
+
+
+def describe_error(error: BaseException) -> str:
+    """One line for a table: what a UserError says, else the last line of the exception."""
+    found = user_error_in(error)
+    if found is not None:
+        return found.what
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def format_seconds(seconds: float) -> str:
+    """`45 s`, or `12 min` from 90 s on."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

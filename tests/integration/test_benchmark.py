@@ -30,7 +30,7 @@ SETTINGS = {
     "methods": ["resnet50", "mask_guided", "mask_guided:none"],
     "seeds": 2,
     "init": "none",
-    "backbones": ["resnet50=resnet18"],
+    "backbones": ["resnet50=shufflenet_v2_x0_5"],
     "masks": "exact",
     "epochs": 2,
     "batch_size": 4,
@@ -94,11 +94,13 @@ def test_a_training_that_fails_is_one_failed_cell(small_draw: str, tmp_path: Pat
     pretrained.mkdir()
     made = pretrain(
         small_draw,
-        PretrainSettings(architectures=("resnet18",), epochs=1, batch_size=4, resize=40, crop=32, learning_rate=0.001),
+        PretrainSettings(
+            architectures=("shufflenet_v2_x0_5",), epochs=1, batch_size=4, resize=40, crop=32, learning_rate=0.001
+        ),
         Context(runs=str(tmp_path / "runs"), tracking=OFF),
     )
-    assert set(made.accuracies) == {"resnet18"}
-    shutil.copy(made.pattern.replace("{backbone}", "resnet18"), pretrained)
+    assert set(made.accuracies) == {"shufflenet_v2_x0_5"}
+    shutil.copy(made.pattern.replace("{backbone}", "shufflenet_v2_x0_5"), pretrained)
     (pretrained / "mobilenet_v2.safetensors").write_bytes(b"cut off on the way")
     settings = BenchmarkSettings.model_validate(
         SETTINGS

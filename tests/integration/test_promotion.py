@@ -24,7 +24,7 @@ from ufgvc.data.dataset import ShardWriter, open_dataset, shard_name, write_data
 from ufgvc.evaluation.evaluate import evaluate
 from ufgvc.evaluation.promote import promote
 from ufgvc.evaluation.settings import EvaluateSettings, PromoteSettings
-from ufgvc.models.model import save_model
+from ufgvc.models.format import save_model
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.registry import register
 from ufgvc.tracking.settings import TrackingSettings

@@ -107,7 +107,7 @@ def test_a_batch_too_large_is_told_by_the_actors_of_an_evaluation_and_a_predicti
 ) -> None:
     dataset = open_dataset(small_draw)
     method = replace(build("resnet50", num_classes=len(dataset.classes), backbone="shufflenet_v2_x0_5"), net=Full())
-    model = LoadedModel(method, dataset.classes, {"resize": 64, "size": 64, "view": "center_crop"}, {})
+    model = LoadedModel(method, dataset.classes, {"resize": 64, "size": 64}, {})
     with pytest.raises(Exception) as caught:
         score_split(dataset, {"model": model}, ScoreSettings(max_actors=1, batch_size=6))
     told = user_error_in(caught.value)

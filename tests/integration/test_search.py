@@ -31,7 +31,7 @@ from ufgvc.training.in_process import train_alone
 from ufgvc.training.progress import read_metrics
 from ufgvc.training.settings import TrainSettings
 
-OPTIONS = {"backbone": "resnet18"}
+OPTIONS = {"backbone": "shufflenet_v2_x0_5"}
 TRAIN = TrainSettings(
     init="none",
     mask="exact",

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_a_training_that_is_stopped(number: signal.Signals, tmp_path: Path) -> None:
     data, runs = tmp_path / "data", tmp_path / "runs"
     make_data(str(data))
-    command = ["train", "--data", str(data), "--runs", str(runs), "--method", "resnet50", "--options.backbone", "resnet18",
+    command = ["train", "--data", str(data), "--runs", str(runs), "--method", "resnet50", "--options.backbone", "shufflenet_v2_x0_5",
                "--train.init", "none", "--train.epochs", "200", "--train.batch-size", "4", "--train.resize", "40", "--train.crop", "32",
                "--train.checkpoint-seconds", "0"]  # fmt: skip
     with open(tmp_path / "log", "wb") as log:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ufgvc.evaluation import metrics
-from ufgvc.reports import figures, tables
+from ufgvc.reports import evaluation_figures, evaluation_page, figures
 from ufgvc.reports.page import Page, Section
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -45,16 +45,16 @@ def html() -> str:
     scores = {name: metrics.score(rng.normal(size=(24, 6)), truth) for name in ("this <model>", "other")}
     one = scores["this <model>"]
     tests = {"other": metrics.mcnemar(truth > 2, truth > 3)}
-    history = [{"epoch": e, "loss/classification": 1 / e, "train/accuracy": 1 - 1 / e} for e in (1, 2, 3)]
+    history = [{"epoch": e, "loss_classification": 1 / e, "train_accuracy": 1 - 1 / e} for e in (1, 2, 3)]
     picture = rng.integers(0, 255, (30, 20, 3), dtype=np.uint8)
     panels = figures.Panels(
         "cam", "Maps", "Maps of a leaf", ("original", "<b>"), ("A & B",), ((picture, picture),), (("", "C, wrong"),)
     )
     spans = {name: (s.accuracy.value, s.accuracy.low, s.accuracy.high) for name, s in scores.items()}
     blocks = [
-        figures.accuracy_chart(spans, 1 / 6), figures.training_chart(history), figures.recall_chart(one.recall),
-        figures.confusion_chart(one.confusion, classes), panels, tables.models_table(scores, tests, {"this <model>": 0.6208}),
-        tables.cultivar_table(classes, one), tables.confused_table(classes, one),
+        evaluation_figures.accuracy_chart(spans, 1 / 6), evaluation_figures.training_chart(history), evaluation_figures.recall_chart(one.recall),
+        evaluation_figures.confusion_chart(one.confusion, classes), panels, evaluation_page.models_table(scores, tests, {"this <model>": 0.6208}),
+        evaluation_page.cultivar_table(classes, one), evaluation_page.confused_table(classes, one),
     ]  # fmt: skip
     chapters = [Section("Figures & tables", "A <text>.", [b for b in blocks if b], collapsed="Show")]
     page = Page(
@@ -126,11 +126,11 @@ def test_it_serves_telephones_and_the_dark(html: str) -> None:
 
 
 def test_a_training_curve_needs_numbers() -> None:
-    assert figures.training_chart([]) is None
-    assert figures.training_chart([{"epoch": 1, "seconds": 3.0}]) is None
+    assert evaluation_figures.training_chart([]) is None
+    assert evaluation_figures.training_chart([{"epoch": 1, "seconds": 3.0}]) is None
 
 
 def test_png_files_are_png() -> None:
-    chart = figures.recall_chart(np.array([0, 0.5, 1, np.nan]))
+    chart = evaluation_figures.recall_chart(np.array([0, 0.5, 1, np.nan]))
     assert chart.to_png().startswith(b"\x89PNG")
     assert "3 cultivars" in chart.alt

@@ -27,7 +27,7 @@ def _benchmark(method: str) -> type[Settings]:
 def benchmark(told: Any) -> None:
     from ufgvc.experiments.benchmark import benchmark as run
     from ufgvc.experiments.settings import BenchmarkSettings
-    from ufgvc.reports.terminal import show_tables
+    from ufgvc.reports.tables import show_tables
 
     result = run(told.data, select_fields(BenchmarkSettings, told), context_of(told))
     # What a run costs stands in the page; a terminal has no room for sixteen columns.
@@ -79,7 +79,7 @@ def _search(method: str) -> type[Settings]:
 )
 def search(told: Any) -> None:
     from ufgvc.experiments.search import search as run
-    from ufgvc.reports.terminal import show_tables
+    from ufgvc.reports.tables import show_tables
 
     options = told.options.model_dump(mode="json")
     done = run(told.data, told.method, options, told.train, told.search, context_of(told))

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from ufgvc.core.config import short_key, to_yaml
 from ufgvc.core.storage import Store, join, open_store
 from ufgvc.data.dataset import Dataset, open_dataset
-from ufgvc.evaluation.comparison import Comparison
+from ufgvc.evaluation.benchmark_record import BenchmarkRecord
+from ufgvc.evaluation.benchmark_summary import summarize
 from ufgvc.experiments.entries import (
     BenchmarkEntry,
     check_datasets,
@@ -28,10 +29,9 @@ from ufgvc.experiments.results import collect_results, write_report
 from ufgvc.experiments.settings import BenchmarkSettings, gpus_to_wait_for
 from ufgvc.experiments.training_job import JobOutcome, TrainingJob, run_jobs
 from ufgvc.methods.weights import check_init
-from ufgvc.reports.benchmark_controls import controls_in_words
 from ufgvc.reports.benchmark_page import compose_benchmark
-from ufgvc.reports.benchmark_rows import measure
-from ufgvc.reports.benchmark_tables import benchmark_tables, reading, to_csv
+from ufgvc.reports.benchmark_tables import benchmark_tables, to_csv
+from ufgvc.reports.benchmark_text import summary_text
 from ufgvc.reports.page import footer
 from ufgvc.reports.tables import Table
 from ufgvc.runtime.session import ray_session
@@ -140,13 +140,12 @@ def choose_lr_factors(
     }
 
 
-def _report(comparison: Comparison, folder: Store, run: Run) -> BenchmarkResult:
-    rows = measure(comparison)
-    tables = benchmark_tables(comparison, rows)
-    page = compose_benchmark(comparison, rows, made=footer())
-    facts = "\n".join(f"- {name}: {value}" for name, value in comparison.facts.items())
-    write_report(folder, run, page, tables, {"benchmark.csv": to_csv(comparison, rows)}, appendix=f"\n{facts}\n")
+def _report(record: BenchmarkRecord, folder: Store, run: Run) -> BenchmarkResult:
+    summaries = summarize(record)
+    tables = benchmark_tables(record, summaries)
+    page = compose_benchmark(record, summaries, footer())
+    facts = "\n".join(f"- {name}: {value}" for name, value in record.facts.items())
+    write_report(folder, run, page, tables, {"benchmark.csv": to_csv(record, summaries)}, appendix=f"\n{facts}\n")
     log.info("report: %s", join(folder.uri, "report.html"))
-    summary = "\n".join(part for part in (reading(comparison, rows), controls_in_words(comparison, rows)) if part)
-    failed = sum(cell.right is None for entry in comparison.entries for cell in entry.cells)
-    return BenchmarkResult(folder.uri, tuple(tables.values()), summary, failed)
+    failed = sum(one.right is None for method in record.methods for one in method.runs)
+    return BenchmarkResult(folder.uri, tuple(tables.values()), summary_text(record, summaries), failed)

@@ -26,10 +26,16 @@ from ufgvc.experiments.training_job import TrainingJob, check_outcomes, read_sco
 from ufgvc.methods import build
 from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
-from ufgvc.models.calibration import Calibration, FeatureSubspace
-from ufgvc.models.fit_calibration import KNOWN_SHARE, calibrate, calibration_error, log_loss
-from ufgvc.models.model import MODEL, load_model
-from ufgvc.models.recalibrate import keep_calibration
+from ufgvc.models.calibration import (
+    COVERAGE,
+    Calibration,
+    FeatureSubspace,
+    expected_calibration_error,
+    fit_calibration,
+    log_loss,
+)
+from ufgvc.models.format import MODEL, write_calibration
+from ufgvc.models.model import load_model
 from ufgvc.runtime.resources import Device, choose_device
 from ufgvc.runtime.session import ray_session
 from ufgvc.tracking.context import Context
@@ -58,7 +64,7 @@ class CalibrateSettings(Settings):
 
     folds: int = Field(3, ge=2)
     """folds of the training leaves, each scored by a model trained on the others; unused with held-out leaves"""
-    known_share: float = Field(KNOWN_SHARE, gt=0, le=1)
+    coverage: float = Field(COVERAGE, gt=0, le=1)
     """share of the validation leaves that must not be called unknown"""
     max_concurrent_trials: int | None = Field(None, ge=1)
     """folds trained at a time; default: as many as fit, and without GPUs at most one per core"""
@@ -89,11 +95,11 @@ class CalibrateResult:
         fitted, metrics = self.calibration, self.metrics
         before, after = (100 * metrics[f"calibration_error_{name}"] for name in ("before", "after"))
         return (
-            f"temperature {fitted.temperature:.3g} from {fitted.leaves} validation leaves ({fitted.source}): "
+            f"temperature {fitted.temperature:.3g} from {fitted.num_images} validation leaves ({fitted.source}): "
             f"negative log likelihood {metrics['log_loss_before']:.3f} -> {metrics['log_loss_after']:.3f}, "
             f"calibration error {before:.1f} -> {after:.1f} %\n"
             f"unknown above an out-of-distribution score of {fitted.threshold:.3g}, "
-            f"so that {100 * fitted.known_share:g} % of these leaves are known\n"
+            f"so that {100 * fitted.coverage:g} % of these leaves are known\n"
             f"written to {self.model}; `ufgvc evaluate` registers it as a new version; earlier versions do not change"
         )
 
@@ -120,12 +126,12 @@ def calibrate_model(
         gpus = gpus_to_wait_for(settings.device, settings.max_concurrent_trials, settings.gpu_per_trial)
         with ray_session(context.ray, gpus):
             scores = cross_validate(run, dataset, config, settings, context)
-    fitted = calibrate(scores.logits, scores.labels, scores.ood_score, source, settings.known_share)
-    keep_calibration(run, fitted, scores.subspace, dataset.name, context)
+    fitted = fit_calibration(scores.logits, scores.labels, scores.ood_score, source, settings.coverage)
+    write_calibration(run, fitted, scores.subspace, dataset.name, context)
     metrics = {}
     for name, temperature in (("before", 1.0), ("after", fitted.temperature)):
         metrics[f"log_loss_{name}"] = log_loss(scores.logits, scores.labels, temperature)
-        metrics[f"calibration_error_{name}"] = calibration_error(scores.logits, scores.labels, temperature)
+        metrics[f"calibration_error_{name}"] = expected_calibration_error(scores.logits, scores.labels, temperature)
     return CalibrateResult(join(run.uri, "model"), fitted, metrics)
 
 
@@ -198,7 +204,7 @@ def cross_validate(
     method, worker = load_trained(run, dataset, config, context.runs)
     everything = np.arange(len(labels))
     subspace = make_reference(method, dataset, worker, everything, torch.device(choose_device("auto")))
-    return ValidationScores(collect("logits"), labels[np.concatenate(held)], collect("strangeness"), subspace)
+    return ValidationScores(collect("logits"), labels[np.concatenate(held)], collect("ood_score"), subspace)
 
 
 def _train_folds(
@@ -211,7 +217,7 @@ def _train_folds(
 ) -> None:
     """Runs the jobs of the folds and records them. UserError if one failed."""
     folder = run.child("calibration")
-    shared = settings.model_dump(exclude={"folds", "known_share"})
+    shared = settings.model_dump(exclude={"folds", "coverage"})
     trials = TrialSettings(init=jobs[0].config.init, **shared)
     tags = {"step": "calibrate", "method": config["method"], "data": dataset.fingerprint, "folder": folder.uri}
     name = f"calibrate-{config['method']}-{config['key']}"
@@ -228,7 +234,7 @@ def score_own_held_out(run: Store, dataset: Dataset, config: Mapping[str, Any], 
     """Scores the leaves that the training of the model held out, with the model."""
     method, worker = load_trained(run, dataset, config, runs)
     held = score_held_out(method, dataset, worker, torch.device(choose_device("auto")))
-    return ValidationScores(held.logits, held.labels, held.strangeness, held.reference)
+    return ValidationScores(held.logits, held.labels, held.ood_score, held.subspace)
 
 
 def load_trained(run: Store, dataset: Dataset, config: Mapping[str, Any], runs: str) -> tuple[Method, WorkerConfig]:

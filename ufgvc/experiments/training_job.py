@@ -207,7 +207,7 @@ def _score(job: TrainingJob, method: Method, dataset: Dataset, device: torch.dev
         logits, labels, image_ids = score_test(method, dataset, job.config, device)
     else:
         held = score_held_out(method, dataset, job.config, device)
-        logits, labels, image_ids, columns = held.logits, held.labels, held.image_ids, {"strangeness": held.strangeness}
+        logits, labels, image_ids, columns = held.logits, held.labels, held.image_ids, {"ood_score": held.ood_score}
     buffer = io.BytesIO()
     table = pa.table({"image_id": image_ids, "label": labels, "logits": pa.array(list(logits)), **columns})
     pq.write_table(table, buffer, compression="zstd")

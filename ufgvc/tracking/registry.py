@@ -88,7 +88,7 @@ def register_folder(
 
 
 @contextlib.contextmanager
-def fetched(uri: str, context: Context) -> Iterator[Path]:
+def download(uri: str, context: Context) -> Iterator[Path]:
     """A local copy of what models:/... or runs:/... names, for as long as the block runs. UserError if it is not there, with what is."""
     with tempfile.TemporaryDirectory(prefix="ufgvc-model-") as folder:
         with registry_client(context) as (client, place):

@@ -96,10 +96,10 @@ def table(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     head = ["data", "row", "correct, by seed", "of", "mean", "done", "images/s", "seconds"]
     text = [" | ".join(head), " | ".join("---" for _ in head)]
     for line in lines:
-        right = ", ".join(map(str, line["correct"])) or "-"
-        mean = f"{100 * statistics.mean(line['right']) / line['leaves']:.1f} %" if line["correct"] else "-"
+        correct = ", ".join(map(str, line["correct"])) or "-"
+        mean = f"{100 * statistics.mean(line['correct']) / line['leaves']:.1f} %" if line["correct"] else "-"
         speed = f"{line['images_per_second']:.0f}" if line["images_per_second"] else "-"
         done = f"{line['done']} of {line['started']}" + (f": {line['problem'][:60]}" if line["problem"] else "")
-        cells = [line["data"], line["row"], right, str(line["leaves"] or "-"), mean, done, speed]
+        cells = [line["data"], line["row"], correct, str(line["leaves"] or "-"), mean, done, speed]
         text.append(" | ".join([*cells, f"{line['seconds']:.0f}"]))
     return [f"| {each} |" for each in text]

@@ -1,4 +1,6 @@
-"""Starts the servers of a local stack, one after the other: in parallel each would delay the others, and Ray has deadlines."""
+"""Starts the servers of a local stack, one after the other: in parallel each would delay the others, and Ray has
+deadlines.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ class StackSettings(Settings):
 
 
 def launch(folder: Path, settings: StackSettings) -> Stack:
-    """Starts a stack and waits until all of it answers. UserError with the log to read if it does not; then nothing keeps running."""
+    """Starts a stack and waits until all of it answers. UserError with the log to read if it does not; then nothing
+    keeps running.
+    """
     if settings.s3 is None and find_spec("moto") is None:
         raise UserError(
             "moto, the S3 server, is not installed",
@@ -149,7 +153,8 @@ class Launcher:
         ports = zip(AGENT_PORTS, map(str, free_ports(len(AGENT_PORTS))), strict=True)
         command += ["--block", *(text for pair in ports for text in pair)]
         command += ["--node-ip-address", LOOPBACK, "--min-worker-port", "0", "--max-worker-port", "0"]
-        # Each node unpacks a job's code for itself: in a shared folder the second would remove it while the first one runs it.
+        # Each node unpacks a job's code for itself: in a shared folder the second would remove it while the first one
+        # runs it.
         command += ["--temp-dir", str(self.stack.session / str(number)), "--num-cpus", str(self.settings.cpus)]
         command += ["--object-store-memory", str(self.settings.object_store_mb << 20)]
         name, url = ("ray head", self.stack.dashboard) if number == 0 else (f"ray node {number}", None)
@@ -168,7 +173,9 @@ class Launcher:
         ready: Callable[[Server], bool],
         tries: int = 1,
     ) -> None:
-        """Runs Python with these arguments and waits until the server is ready. UserError if it ends at every try, or takes too long."""
+        """Runs Python with these arguments and waits until the server is ready. UserError if it ends at every try, or
+        takes too long.
+        """
         log = self.stack.folder / "logs" / f"{name.replace(' ', '-')}.log"
         for _ in range(tries):
             deadline = time.monotonic() + TIMEOUT
@@ -188,7 +195,8 @@ class Launcher:
 def free_ports(number: int) -> list[int]:
     """Different ports of loopback on which nothing listens now.
 
-    They lie between Ray's worker ports and those that the system hands out, so that neither takes one before its server does.
+    They lie between Ray's worker ports and those that the system hands out, so that neither takes one before its server
+    does.
     """
     with contextlib.ExitStack() as probes:
         ports: list[int] = []

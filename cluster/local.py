@@ -4,7 +4,8 @@
     python cluster/local.py status   prints what answers; exit code 1 if something does not
     python cluster/local.py down     ends what `up` started, and nothing else
 
-Exit codes: 0 done, 1 something is down, 2 an error in the settings or a server that did not start, 130 and 143 interrupted.
+Exit codes: 0 done, 1 something is down, 2 an error in the settings or a server that did not start, 130 and 143
+interrupted.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def up(
         object_store_mb: memory of each node's object store, MiB.
         s3: URL of a running S3 server, with your AWS_* credentials; default: moto, which loses everything at `down`.
         bucket: the bucket for data, runs and MLflow's artifacts; made if it does not exist.
-        mlflow_store: SQLAlchemy URI of MLflow's database, e.g. postgresql+psycopg2://... with psycopg2-binary installed;
+        mlflow_store: SQLAlchemy URI of MLflow's database, such as postgresql+psycopg2://... (needs psycopg2-binary);
             default: SQLite in the folder.
         quiet: print only the exports, for `eval "$(python cluster/local.py up --quiet)"`.
     """
@@ -100,7 +101,8 @@ def status(folder: Path = ROOT / ".stack") -> int:
 
 
 def down(folder: Path = ROOT / ".stack") -> int:
-    """End what `up` started, with the jobs that run on it. Logs and MLflow's database stay; what moto held in memory is lost.
+    """End what `up` started, with the jobs that run on it. Logs and MLflow's database stay; what moto held in memory is
+    lost.
 
     Args:
         folder: the folder that `up` was given.

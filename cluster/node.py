@@ -1,8 +1,8 @@
 """`python node.py start ...`: `ray start` for a worker node on loopback, which Ray refuses.
 
-Ray replaces 127.0.0.1 by the machine's address, and then listens on every interface. Where it believes that clusters are not supported
-(as on macOS) it does not; it then starts a head, but no further node. So only that check is passed here, and the rest of the process, and
-the processes that it starts, stay on loopback.
+Ray replaces 127.0.0.1 by the machine's address, and then listens on every interface. Where it believes that clusters
+are not supported (as on macOS) it does not; it then starts a head, but no further node. So only that check is passed
+here, and the rest of the process, and the processes that it starts, stay on loopback.
 """
 
 from __future__ import annotations

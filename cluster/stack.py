@@ -1,7 +1,8 @@
 """A running local stack: its servers, whether they answer, and how they end.
 
-Every process carries the stack's mark in its environment, so that `down` never ends another one. A process id would not do, because the
-system gives it to somebody else once the process has ended. Only the owner of a process can read its environment.
+Every process carries the stack's mark in its environment, so that `down` never ends another one. A process id would not
+do, because the system gives it to somebody else once the process has ended. Only the owner of a process can read its
+environment.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ MARK = "UFGVC_STACK"
 
 
 class Server(Settings):
-    """One server.  pid: None if somebody else runs it.  url: None for a worker node of Ray, which has no address for users."""
+    """One server.  pid: None if somebody else runs it.  url: None for a worker node of Ray, which has no address for
+    users.
+    """
 
     name: str
     pid: int | None
@@ -32,7 +35,8 @@ class Server(Settings):
 
 
 class Stack(Settings):
-    """What was started in `folder`.  mark: carried by its processes.  session: Ray's folder.  gcs: address of Ray's head (host:port).
+    """What was started in `folder`.  mark: carried by its processes.  session: Ray's folder.  gcs: address of Ray's
+    head (host:port).
 
     nodes: of Ray, with the head.  servers: in the order in which they were started.
     """
@@ -55,7 +59,9 @@ class Stack(Settings):
         return self.folder / "env.sh"
 
     def with_server(self, server: Server) -> Stack:
-        """A copy with this server, in place of one of the same name. Written at once, so that `down` finds it whatever happens next."""
+        """A copy with this server, in place of one of the same name. Written at once, so that `down` finds it whatever
+        happens next.
+        """
         others = (each for each in self.servers if each.name != server.name)
         stack = self.model_copy(update={"servers": (*others, server)})
         stack.write()
@@ -83,7 +89,9 @@ class Stack(Settings):
         return sum(node.get("raylet", {}).get("state") == "ALIVE" for node in summary)
 
     def request(self, url: str) -> bytes | None:
-        """The body of a server's answer, whatever its status; None if there is no answer. Ray's dashboard gets the token."""
+        """The body of a server's answer, whatever its status; None if there is no answer. Ray's dashboard gets the
+        token.
+        """
         token = {"Authorization": f"Bearer {self.token.read_text()}"} if url.startswith(self.dashboard) else {}
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
@@ -95,7 +103,9 @@ class Stack(Settings):
             return None
 
     def end(self, keep_logs: bool = False) -> None:
-        """Ends the processes and removes Ray's folder; MLflow's database stays.  keep_logs: copies Ray's logs to the others."""
+        """Ends the processes and removes Ray's folder; MLflow's database stays.  keep_logs: copies Ray's logs to the
+        others.
+        """
         end_processes(self.mark)
         for logs in self.session.glob("*/session_latest/logs") if keep_logs else ():
             shutil.copytree(logs, self.folder / "logs" / "ray" / logs.parts[-3], dirs_exist_ok=True)
@@ -144,7 +154,8 @@ def marked_processes(mark: str) -> dict[int, psutil.Process]:
 
 
 def end_processes(mark: str, timeout: float = 20.0) -> None:
-    """Terminates the topmost marked processes, and kills what is left of them and their children after `timeout` seconds.
+    """Terminates the topmost marked processes, and kills what is left of them and their children after `timeout`
+    seconds.
 
     psutil remembers when each process began, and refuses to signal another one with the same id.
     """

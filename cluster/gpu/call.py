@@ -43,7 +43,9 @@ print(json.dumps({"python": platform.python_version(), "torch": torch.__version_
 
 @dataclass(frozen=True)
 class Call:
-    """out: where results go.  env: of every command.  deadline: of the whole, in time.monotonic.  device: None without a GPU."""
+    """out: where results go.  env: of every command.  deadline: of the whole, in time.monotonic.  device: None without
+    a GPU.
+    """
 
     dry: bool
     out: Path
@@ -67,7 +69,9 @@ class Call:
 
 @contextlib.contextmanager
 def environment() -> Iterator[dict[str, str]]:
-    """The environment of every command. Home and caches are below .gpu; temporary files and processes are removed at the end."""
+    """The environment of every command. Home and caches are below .gpu; temporary files and processes are removed at
+    the end.
+    """
     adopt_orphans()
     before = descendants(os.getpid())
     compiled = set(bytecode())

@@ -1,4 +1,6 @@
-"""Runs commands as processes with one log; a command that reaches its time limit ends with all processes that it started."""
+"""Runs commands as processes with one log; a command that reaches its time limit ends with all processes that it
+started.
+"""
 
 from __future__ import annotations
 
@@ -148,7 +150,9 @@ def descendants(pid: int) -> list[int]:
 
 
 def kill_descendants(spare: Sequence[int] = (), seconds: float = 10.0) -> int:
-    """Kills the processes below this one, after the last command; how many there were.  spare: processes to leave alone."""
+    """Kills the processes below this one, after the last command; how many there were.  spare: processes to leave
+    alone.
+    """
     ended: set[int] = set()
     deadline = time.monotonic() + seconds
     while (left := [pid for pid in descendants(os.getpid()) if pid not in spare]) and time.monotonic() < deadline:

@@ -28,7 +28,8 @@ PYTEST = (
         "120",
     ],
 )
-# Most of their time goes into Ray, imports and references on the CPU. Tests of memory limit their own process and not the card.
+# Most of their time goes into Ray, imports and references on the CPU. Tests of memory limit their own process and not
+# the card.
 IN_PARALLEL = ("-n", "8", "--dist", "worksteal")
 THREADS = "2"  # of each process: more threads than cores would slow each other
 BENCH = ("-m", "jobs.bench")

@@ -29,7 +29,9 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replaces the file atomically: a call may be cut off at any moment, and what is in its folder then is what comes back."""
+    """Replaces the file atomically: a call may be cut off at any moment, and what is in its folder then is what comes
+    back.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.new")
     temporary.write_text(json.dumps(value, indent=1) + "\n")

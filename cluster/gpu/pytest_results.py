@@ -1,4 +1,5 @@
-"""A pytest plugin that writes the result of each test as a line of JSON when it ends, so that a run that is cut off leaves results.
+"""A pytest plugin that writes the result of each test as a line of JSON when it ends, so that a run that is cut off
+leaves results.
 
 `pytest -p cluster.gpu.pytest_results`, with the path of the file in UFGVC_GPU_RESULTS.
 """

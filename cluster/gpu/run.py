@@ -1,6 +1,8 @@
-"""`python3 -m cluster.gpu.run [--parts tests bench trainings] [--dry]`: runs the parts on this host and prints a summary last.
+"""`python3 -m cluster.gpu.run [--parts tests bench trainings] [--dry]`: runs the parts on this host and prints a
+summary last.
 
-Results go to $OUT, else to .gpu/out: tests.json, bench.json, bench.md, trainings.json, trainings.md, log.txt, summary.json, summary.txt.
+Results go to $OUT, else to .gpu/out: tests.json, bench.json, bench.md, trainings.json, trainings.md, log.txt,
+summary.json, summary.txt.
 Exit codes: 0 all parts succeeded, 1 one did not, 2 nothing could start.
 """
 
@@ -89,7 +91,9 @@ def run_parts(flags: argparse.Namespace, out: Path, env: dict[str, str]) -> int:
 
 
 def run_part(name: str, call: Call, limit: float) -> Part:
-    """Runs one part. An error of the runner itself is that part's failure, with its traceback; the other parts still run."""
+    """Runs one part. An error of the runner itself is that part's failure, with its traceback; the other parts still
+    run.
+    """
     if limit < 5:
         return Part(name, "left out", 0.0, ["no time was left"])
     print(f"{name}: at most {limit:.0f} s", flush=True)

@@ -128,7 +128,9 @@ def start(call: Call, benchmark: Benchmark, maker: Maker) -> Command:
 
 
 class Maker(threading.Thread):
-    """Makes the data sets that did not travel, one after the other, while the first trainings run.  failed: commands that failed."""
+    """Makes the data sets that did not travel, one after the other, while the first trainings run.  failed: commands
+    that failed.
+    """
 
     def __init__(self, call: Call, deadline: float, stages: Sequence[Sequence[Benchmark]]) -> None:
         super().__init__(daemon=True)
@@ -219,7 +221,9 @@ def write(call: Call, outcomes: Sequence[Outcome], stages: Sequence[Sequence[Ben
 
 
 def summarize(call: Call, outcomes: Sequence[Outcome], seconds: float) -> Part:
-    """The result of the part: its state is that of the worst benchmark. One without a data set is listed and is no failure."""
+    """The result of the part: its state is that of the worst benchmark. One without a data set is listed and is no
+    failure.
+    """
     lost = 0
     headline: list[str] = []
     rows: list[dict[str, Any]] = []

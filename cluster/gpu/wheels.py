@@ -86,7 +86,9 @@ def fill(folder: Path) -> bool:
 
 
 def download(what: list[str], folder: Path, host: bool = True) -> None:
-    """Downloads wheels without their dependencies. GpuCallError with pip's last line if that fails.  host: for the host's Python."""
+    """Downloads wheels without their dependencies. GpuCallError with pip's last line if that fails.  host: for the
+    host's Python.
+    """
     command = [
         sys.executable,
         *["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest"],

@@ -30,7 +30,9 @@ class UserError(Exception):
 
 
 class UnreadableFile(UserError):
-    """One file or object that cannot be read (no rights, archived) although the storage works: a reader of many files can skip it."""
+    """One file or object that cannot be read (no rights, archived) although the storage works: a reader of many files
+    can skip it.
+    """
 
 
 class DamagedFile(UserError):
@@ -76,7 +78,8 @@ _CLEAR_WITHOUT_PATH = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, err
 def disk_error(error: BaseException, where: str | None = None, reading: bool = False) -> UserError | None:
     """The UserError for an error of the disk, with its path and a fix; None if `error` is something else.
 
-    where: the path, if the error does not name it.  reading: a single file was read; UnreadableFile if others may be readable.
+    where: the path, if the error does not name it.  reading: a single file was read; UnreadableFile if others may be
+    readable.
     """
     number = _errno(error)
     if number not in _DISK_ERRORS:
@@ -94,7 +97,9 @@ def disk_error(error: BaseException, where: str | None = None, reading: bool = F
 
 
 def _errno(error: BaseException) -> int | None:
-    """The errno of an error, also of SQLite's errors and of those of libraries in Rust (safetensors), which only print it."""
+    """The errno of an error, also of SQLite's errors and of those of libraries in Rust (safetensors), which only print
+    it.
+    """
     if isinstance(error, OSError):
         return error.errno
     name = getattr(error, "sqlite_errorname", None)

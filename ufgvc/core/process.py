@@ -33,7 +33,9 @@ PACKAGES = (
 
 
 class Stopped(KeyboardInterrupt):
-    """SIGTERM asked the process to end (`ray job stop`, a scheduler). A KeyboardInterrupt, so that it is handled like Control-C."""
+    """SIGTERM asked the process to end (`ray job stop`, a scheduler). A KeyboardInterrupt, so that it is handled like
+    Control-C.
+    """
 
 
 @contextlib.contextmanager
@@ -103,8 +105,8 @@ def _has_no_reader(stream: TextIO) -> bool:
 def restore_signal_handlers() -> Iterator[None]:
     """Restores our signal handlers after a library replaced them and maps its SystemExit to KeyboardInterrupt.
 
-    Ray exits with SystemExit: its code is the signal's number for SIGTERM, and 0 for Control-C once the training workers have ended. If
-    Ray's core was waiting, the code is always 1, and the intended one is part of a message.
+    Ray exits with SystemExit: its code is the signal's number for SIGTERM, and 0 for Control-C once the training
+    workers have ended. If Ray's core was waiting, the code is always 1, and the intended one is part of a message.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -149,7 +151,8 @@ def disable_telemetry() -> None:
 def git_commit() -> str | None:
     """The commit of the running code, with "-dirty" for a changed tree: UFGVC_COMMIT, else that of git, else None.
 
-    The variable comes first because a host that gets the files without their history may have a repository at an older commit.
+    The variable comes first because a host that gets the files without their history may have a repository at an older
+    commit.
     """
     if known := os.environ.get("UFGVC_COMMIT"):
         return known

@@ -23,7 +23,9 @@ def marks() -> dict[str, float]:
 
 
 def phases(reached: Mapping[str, float]) -> dict[str, float]:
-    """Seconds that each phase took, in the order of their ends.  reached: of `marks`; of several processes of one machine together."""
+    """Seconds that each phase took, in the order of their ends.  reached: of `marks`; of several processes of one
+    machine together.
+    """
     ends = sorted(reached.items(), key=lambda pair: pair[1])
     return {name: end - before for (_, before), (name, end) in itertools.pairwise(ends)}
 

@@ -14,7 +14,8 @@ _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 def decode_text(data: bytes, where: str) -> str:
     """The text of a file: UTF-8 with or without a byte order mark, or UTF-16 with one, as editors on Windows save it.
 
-    where: the file, for the message.  UserError for any other encoding, because a guess could change names without notice.
+    where: the file, for the message.  UserError for any other encoding, because a guess could change names without
+    notice.
     """
     try:
         return data.decode("utf-16" if data.startswith(_UTF16) else "utf-8-sig")
@@ -24,7 +25,9 @@ def decode_text(data: bytes, where: str) -> str:
 
 
 def parse_json(data: bytes, where: str) -> Any:
-    """The value in a JSON file written by this program. DamagedFile if it is not JSON: the file is incomplete or was edited."""
+    """The value in a JSON file written by this program. DamagedFile if it is not JSON: the file is incomplete or was
+    edited.
+    """
     try:
         return json.loads(decode_text(data, where))
     except json.JSONDecodeError as error:

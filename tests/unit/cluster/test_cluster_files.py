@@ -1,4 +1,4 @@
-"""The manifests of cluster/ against the schemas of Kubernetes, KubeRay and Ray's cluster launcher, and the Dockerfile."""
+"""The manifests of cluster/ against the schemas of Kubernetes, KubeRay and Ray's launcher, and the Dockerfile."""
 
 from __future__ import annotations
 

@@ -18,11 +18,11 @@ def cells(runs: Path) -> list[dict[str, Any]]:
     """
     found: dict[Any, dict[str, Any]] = {}
     for path in sorted(runs.glob("*/*/*/job.json"), key=lambda path: path.stat().st_mtime):
-        who = read_json(path)
-        if not isinstance(who, dict):
+        job = read_json(path)
+        if not isinstance(job, dict):
             continue
-        row: dict[str, Any] = {"data": who["data"], "row": who["contestant"], "seed": who["seed"]}
-        result, failure = read_json(path.with_name("cell.json")), read_json(path.with_name("failed.json"))
+        row: dict[str, Any] = {"data": job["data"], "row": job["variant"], "seed": job["seed"]}
+        result, failure = read_json(path.with_name("result.json")), read_json(path.with_name("failed.json"))
         epochs = history(path.with_name("metrics.jsonl"))
         if result:
             row |= {"state": "done", **{key: result[key] for key in ("correct", "leaves") if key in result}}
@@ -42,7 +42,7 @@ def cells(runs: Path) -> list[dict[str, Any]]:
             row["train_accuracy"] = epochs[-1]["train_accuracy"]
         if epochs:
             row["data_wait"] = round(statistics.median(each.get("data_wait", 0.0) for each in epochs), 4)
-        found[who["data"], who["contestant"], who["seed"], who["purpose"], who["factor"]] = row
+        found[job["data"], job["variant"], job["seed"], job["purpose"], job["lr_factor"]] = row
     return sorted(found.values(), key=lambda row: (row["data"], row["row"], row["seed"]))
 
 

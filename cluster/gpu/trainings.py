@@ -51,7 +51,7 @@ DRY = (
     "64",
     "--batch-size",
     "8",
-    "--trials",
+    "--max-concurrent-trials",
     "2",
     "--ray.cpus",
     "4",

@@ -157,7 +157,7 @@ def test_a_cache_too_large_ends_in_one_message(leaves: str, tmp_path: Path, cuda
 def test_too_many_leaves_at_once_end_in_one_message(leaves: str, cuda: torch.device) -> None:
     dataset = open_dataset(leaves)
     method = small("resnet50", len(dataset.classes))
-    model = LoadedModel(method, dataset.classes, {"resize": 2048, "size": 2048, "view": "center_crop"}, {}).to(cuda)
+    model = LoadedModel(method, dataset.classes, {"resize": 2048, "size": 2048}, {}).to(cuda)
     with no_more_memory(cuda), pytest.raises(UserError) as caught:
         score_split(dataset, {"model": model}, ScoreSettings(max_actors=0, device="gpu", batch_size=6))
     assert "--batch-size 3" in str(caught.value), str(caught.value)

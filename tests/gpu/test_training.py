@@ -171,9 +171,9 @@ def test_calibration(trained: TrainResult, leaves: str, device: torch.device) ->
     done = calibrate_model(
         leaves, trained.model, settings, Context(runs=str(Path(trained.run).parents[2]), tracking=OFF)
     )
-    assert done.calibration.leaves == 12
+    assert done.calibration.num_images == 12
     assert 0.01 <= done.calibration.temperature <= 100
     assert all(math.isfinite(figure) for figure in done.figures.values()), done.figures
     # The temperature is the one that fits these leaves best, so it cannot do worse than none.
     assert done.figures["log_loss_after"] <= done.figures["log_loss_before"] + 1e-6, done.figures
-    assert load_model(trained.model).reference is not None
+    assert load_model(trained.model).subspace is not None

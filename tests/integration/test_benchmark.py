@@ -1,4 +1,4 @@
-"""The benchmark as a user runs it, on real Ray Tune: killed and started again, with a training that fails, without its test leaves."""
+"""The benchmark on Ray Tune: killed and resumed, with a training that fails, without its test leaves."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import yaml
 
 from ufgvc.data.dataset import open_dataset
 from ufgvc.experiments.benchmark import benchmark
-from ufgvc.experiments.benchmark_entries import decode, final_jobs, make_entry, rate_jobs
+from ufgvc.experiments.entries import decode_images, make_entry, make_final_jobs, make_lr_jobs
 from ufgvc.experiments.method_table import LISTED
 from ufgvc.experiments.pretrain import pretrain
 from ufgvc.experiments.settings import BenchmarkSettings, PretrainSettings
@@ -30,13 +30,13 @@ SETTINGS = {
     "methods": ["resnet50", "mask_guided", "mask_guided:none"],
     "seeds": 2,
     "init": "none",
-    "backbones": ["resnet50=resnet18"],
+    "backbones": ["resnet50=shufflenet_v2_x0_5"],
     "masks": "exact",
     "epochs": 2,
     "batch_size": 4,
     "resize": 40,
     "crop": 32,
-    "rates": [1.0, 3.0],
+    "lr_factors": [1.0, 3.0],
     "cam_leaves": 2,
     "checkpoint_seconds": 0,
 }
@@ -49,30 +49,28 @@ def command(folder: Path, small_draw: str) -> list[str]:
     return [sys.executable, "-m", "ufgvc.cli", "benchmark", *places]
 
 
-def test_killed_it_goes_on_and_leaves_its_tables(small_draw: str, tmp_path: Path) -> None:
+def test_a_killed_benchmark_resumes_and_writes_its_tables(small_draw: str, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with log.open("w") as output:
         process = subprocess.Popen(
             command(tmp_path, small_draw), stdout=output, stderr=output, cwd=tmp_path, start_new_session=True
         )
     deadline = time.monotonic() + 240
-    while not (scored := sorted((tmp_path / "runs").glob("draw/*/*/cell.json"))):
+    while not (scored := sorted((tmp_path / "runs").glob("draw/*/*/result.json"))):
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.wait(30)
     before = {path: path.stat().st_mtime_ns for path in scored}
-    assert not list((tmp_path / "runs").glob("draw/benchmark/*/report.html")), "it was killed too late to show anything"
+    assert not list((tmp_path / "runs").glob("draw/benchmark/*/report.html")), "it was killed too late"
 
     done = subprocess.run(command(tmp_path, small_draw), capture_output=True, text=True, timeout=280, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items()), (
-        "what was finished was trained again"
-    )
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items()), "finished jobs were trained again"
     assert "trainings were finished before" in done.stderr
-    # Two rates for each of two contestants (the third follows mask_guided's), then three contestants with two seeds.
-    assert len(list((tmp_path / "runs").glob("draw/*/*/cell.json"))) == 3 * 2 + 3 * 2
+    # Two learning rates for two variants (the third uses that of mask_guided), then three variants with two seeds.
+    assert len(list((tmp_path / "runs").glob("draw/*/*/result.json"))) == 3 * 2 + 3 * 2
     (folder,) = (tmp_path / "runs" / "draw" / "benchmark").iterdir()
     assert {"report.html", "benchmark.csv", "table-II.md", "table-III.md", "cam.png"} <= {
         path.name for path in folder.iterdir()
@@ -81,7 +79,7 @@ def test_killed_it_goes_on_and_leaves_its_tables(small_draw: str, tmp_path: Path
     rows = {row["key"]: row for row in csv.DictReader((folder / "benchmark.csv").open())}
     assert set(rows) == {"resnet50", "mask_guided", "mask_guided:none"}
     assert "of 12" in done.stdout
-    assert not list((tmp_path / "runs").glob("draw/*/*/checkpoints")), "weights of cells are not kept"
+    assert not list((tmp_path / "runs").glob("draw/*/*/checkpoints")), "the weights of jobs are deleted"
 
     runs = mlflow.MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db").search_runs(["1"], max_results=100)
     (parent,) = [run for run in runs if run.data.tags.get("step") == "benchmark"]
@@ -96,18 +94,20 @@ def test_a_training_that_fails_is_one_failed_cell(small_draw: str, tmp_path: Pat
     pretrained.mkdir()
     made = pretrain(
         small_draw,
-        PretrainSettings(architectures=("resnet18",), epochs=1, batch_size=4, resize=40, crop=32, learning_rate=0.001),
+        PretrainSettings(
+            architectures=("shufflenet_v2_x0_5",), epochs=1, batch_size=4, resize=40, crop=32, learning_rate=0.001
+        ),
         Context(runs=str(tmp_path / "runs"), tracking=OFF),
     )
-    assert set(made.trained) == {"resnet18"}
-    shutil.copy(made.pattern.replace("{backbone}", "resnet18"), pretrained)
+    assert set(made.accuracies) == {"shufflenet_v2_x0_5"}
+    shutil.copy(made.pattern.replace("{backbone}", "shufflenet_v2_x0_5"), pretrained)
     (pretrained / "mobilenet_v2.safetensors").write_bytes(b"cut off on the way")
     settings = BenchmarkSettings.model_validate(
         SETTINGS
         | {
             "methods": ["resnet50", "mobilenet_v2"],
             "seeds": 1,
-            "rates": [1.0],
+            "lr_factors": [1.0],
             "init": f"{pretrained}/{{backbone}}.safetensors",
         }
     )
@@ -119,22 +119,22 @@ def test_a_training_that_fails_is_one_failed_cell(small_draw: str, tmp_path: Pat
     assert "not a safetensors file" in text
 
 
-def test_rates_are_chosen_without_the_test_leaves(small_draw: str, tmp_path: Path) -> None:
-    """A data set whose test part is gone: trying a rate works all the same, and scoring cannot."""
+def test_learning_rates_are_chosen_without_the_test_leaves(small_draw: str, tmp_path: Path) -> None:
+    """Without the test images of the data set a learning rate can be tried, and the test leaves cannot be scored."""
     data = tmp_path / "data"
     shutil.copytree(small_draw, data)
-    draw = open_dataset(str(data))
+    dataset = open_dataset(str(data))
     settings = BenchmarkSettings.model_validate(SETTINGS)
-    runners = [make_entry(LISTED["mask_guided"], len(draw.classes), settings)]
-    (first, *_) = rate_jobs(runners, [draw], settings, str(tmp_path / "runs"))
-    (final, *_) = final_jobs(runners, [draw], settings, str(tmp_path / "runs"), {"mask_guided": 1.0})
-    decode([first], [draw])
+    entries = [make_entry(LISTED["mask_guided"], len(dataset.classes), settings)]
+    (first, *_) = make_lr_jobs(entries, [dataset], settings, str(tmp_path / "runs"))
+    (final, *_) = make_final_jobs(entries, [dataset], settings, str(tmp_path / "runs"), {"mask_guided": 1.0})
+    decode_images([first], [dataset])
     for part in (data / "images").glob("test-*"):
         part.unlink()
     result = run_job(first)
     assert result["validation_leaves"] == 3  # one of three training leaves of each cultivar
     with pytest.raises(FileNotFoundError):
-        decode([final], [draw])
+        decode_images([final], [dataset])
 
 
 def stopped_at(last: int, train_epoch):
@@ -146,27 +146,27 @@ def stopped_at(last: int, train_epoch):
     return stop
 
 
-def test_a_training_alone_that_was_cut_off_ends_with_the_same_weights(small_draw: str, tmp_path: Path) -> None:
-    """The trial's own loop, stopped after an epoch and started again, against one that ran through."""
+def test_a_stopped_training_ends_with_the_same_weights(small_draw: str, tmp_path: Path) -> None:
+    """The loop of a trial, stopped after an epoch and resumed, against one that was not stopped."""
     import torch
 
     from ufgvc.training.in_process import train_alone
     from ufgvc.training.worker import Worker
 
-    draw = open_dataset(small_draw)
+    dataset = open_dataset(small_draw)
     settings = BenchmarkSettings.model_validate(SETTINGS | {"epochs": 4})
-    runners = [make_entry(LISTED["mask_guided"], len(draw.classes), settings)]
+    entries = [make_entry(LISTED["mask_guided"], len(dataset.classes), settings)]
     ends = []
-    for name in ("through", "cut"):
-        (job, *_) = final_jobs(runners, [draw], settings, str(tmp_path / name), {"mask_guided": 1.0})
-        plan = replace(job.plan, cores=1)
-        decode([job], [draw])
-        if name == "cut":
+    for name in ("whole", "stopped"):
+        (job, *_) = make_final_jobs(entries, [dataset], settings, str(tmp_path / name), {"mask_guided": 1.0})
+        config = replace(job.config, cores=1)
+        decode_images([job], [dataset])
+        if name == "stopped":
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(Worker, "_train_epoch", stopped_at(2, Worker._train_epoch))
                 with pytest.raises(KeyboardInterrupt):
-                    train_alone(plan, torch.device("cpu"))
-        ends.append(train_alone(plan, torch.device("cpu")))
+                    train_alone(config, torch.device("cpu"))
+        ends.append(train_alone(config, torch.device("cpu")))
     assert ends[0]["epoch"] == ends[1]["epoch"] == 4
     for name, tensor in ends[0]["net"].items():
         assert torch.equal(tensor, ends[1]["net"][name]), name

@@ -23,7 +23,7 @@ EXACT = MaskSettings(kind="exact")
 TINY = {
     "name": "tiny",
     "method": "mask_guided",
-    "options": {"backbone": "resnet18"},
+    "options": {"backbone": "shufflenet_v2_x0_5"},
     "mask": {"kind": "exact"},
     "train": {
         "init": "none",

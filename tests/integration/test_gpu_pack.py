@@ -120,7 +120,7 @@ def cell(runs: Path, row: str, seed: int, **files: Any) -> None:
     folder = runs / "leaves" / "method" / f"{row}-{seed}".replace(":", "-")
     folder.mkdir(parents=True)
     (folder / "job.json").write_text(
-        json.dumps({"contestant": row, "data": "leaves", "seed": seed, "purpose": "final", "factor": 1.0})
+        json.dumps({"variant": row, "data": "leaves", "seed": seed, "purpose": "final", "lr_factor": 1.0})
     )
     for name, content in files.items():
         text = content if isinstance(content, str) else json.dumps(content)
@@ -133,11 +133,11 @@ def test_what_is_collected_of_trainings_in_every_state(tmp_path: Path) -> None:
         json.dumps(epoch | {"epoch": float(number), "images_per_second": 100.0 * number}) + "\n" for number in (1, 2, 3)
     )
     result = {"purpose": "final", "seconds": 6.0, "images_per_second": 200.0, "train_accuracy": 1.0, "machine": "a GPU"}
-    cell(tmp_path, "plain", 0, cell__json=result | {"correct": 8, "leaves": 10}, metrics__jsonl=lines)
-    cell(tmp_path, "plain", 1, cell__json=result | {"correct": 6, "leaves": 10}, metrics__jsonl=lines)
+    cell(tmp_path, "plain", 0, result__json=result | {"correct": 8, "leaves": 10}, metrics__jsonl=lines)
+    cell(tmp_path, "plain", 1, result__json=result | {"correct": 6, "leaves": 10}, metrics__jsonl=lines)
     cell(tmp_path, "guided", 0, failed__json={"reason": "out of memory", "traceback": "a\nb"})
     cell(tmp_path, "guided:none", 0, metrics__jsonl=lines + '{"epoch": 4.0, "tr')  # cut off while it wrote
-    cell(tmp_path, "late", 0, cell__json='{"purpose"', metrics__jsonl="")
+    cell(tmp_path, "late", 0, result__json='{"purpose"', metrics__jsonl="")
     found = {(each["row"], each["seed"]): each for each in collect.cells(tmp_path)}
     assert [found[key]["state"] for key in (("plain", 0), ("guided", 0), ("guided:none", 0), ("late", 0))] == [
         "done", "failed", "not finished", "not finished",

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from ufgvc.core.storage import open_store
-from ufgvc.experiments import distributed_trial as together
+from ufgvc.experiments.distributed_trial import train_distributed, train_folds_distributed
 from ufgvc.methods.recipe import Recipe, Stage
 from ufgvc.tracking.runs import NullRun
 from ufgvc.training import run as trainer
@@ -57,8 +57,8 @@ def test_the_workers_of_a_training_and_of_a_trial_talk_alike(monkeypatch: pytest
     with pytest.raises(RuntimeError, match="ended without a checkpoint"):
         trainer._fit(plan, settings, store, NullRun(), str(tmp_path))
     with pytest.raises(RuntimeError, match="ended without a checkpoint"):
-        together.train_together(plan, settings)
-    list(together.folds_together([plan], settings, store))
+        train_distributed(plan, settings)
+    list(train_folds_distributed([plan], settings, store))
     assert len(begun) == 3
     for each in begun:
         assert isinstance(each.backend_config, NodeNetworkConfig)

@@ -17,9 +17,8 @@ from ufgvc.evaluation.predict import _predicted, photographs
 from ufgvc.evaluation.predict_settings import PredictSettings
 from ufgvc.evaluation.score import score_split
 from ufgvc.evaluation.settings import ScoreSettings
-from ufgvc.experiments.settings import TrialSettings
-from ufgvc.experiments.training_job import Job
-from ufgvc.experiments.trial_runner import Share, run_all
+from ufgvc.experiments.resources import TrialResources
+from ufgvc.experiments.training_job import TrainingJob, run_jobs
 from ufgvc.methods import build
 from ufgvc.models.model import LoadedModel
 from ufgvc.training.in_process import train_alone
@@ -86,11 +85,14 @@ def test_a_trial_that_fails_is_one_line_of_the_table(small_draw: str, tmp_path: 
     dataset = open_dataset(small_draw)
     method = build("resnet50", num_classes=len(dataset.classes), backbone="shufflenet_v2_x0_5")
     plan, identity = make_plan(dataset, method, SMALL, 0, None, str(tmp_path))
-    job = Job("resnet50", 0, 0, 1.0, "final", replace(plan, options={"backbone": "no_such_net"}), identity)
-    share = Share({"CPU": 1}, at_once=1, threads=1)
-    ends = run_all([job], TrialSettings(init="none"), open_store(str(tmp_path / "tune")), lambda end: None, share)
-    assert ends[0].result is None
-    assert ends[0].error == "torchvision has no model 'no_such_net'"
+    job = TrainingJob("resnet50", 0, 0, 1.0, "final", replace(plan, options={"backbone": "no_such_net"}), identity)
+    resources = TrialResources({"CPU": 1}, max_concurrent=1, threads=1)
+    (outcome,) = run_jobs([job], resources, open_store(str(tmp_path / "tune")), 0, lambda outcome: None)
+    assert outcome.result is None
+    assert outcome.error == "torchvision has no model 'no_such_net'"
+    failure = job.store.read_json("failed.json")
+    assert failure["reason"] == outcome.error
+    assert "Traceback" in failure["traceback"]
 
 
 class Full(nn.Module):
@@ -105,7 +107,7 @@ def test_a_batch_too_large_is_told_by_the_actors_of_an_evaluation_and_a_predicti
 ) -> None:
     dataset = open_dataset(small_draw)
     method = replace(build("resnet50", num_classes=len(dataset.classes), backbone="shufflenet_v2_x0_5"), net=Full())
-    model = LoadedModel(method, dataset.classes, {"resize": 64, "size": 64, "view": "center_crop"}, {})
+    model = LoadedModel(method, dataset.classes, {"resize": 64, "size": 64}, {})
     with pytest.raises(Exception) as caught:
         score_split(dataset, {"model": model}, ScoreSettings(max_actors=1, batch_size=6))
     told = user_error_in(caught.value)

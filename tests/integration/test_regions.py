@@ -230,7 +230,9 @@ def test_a_detector_that_finds_nothing_guides_nothing(
     Path(data, "masks/box/manifest.json").write_text(json.dumps(manifest))
     settings = TrainSettings(init="none", epochs=1, batch_size=4, resize=40, crop=32)
     with pytest.raises(UserError, match="every region on 0 of 12 training leaves") as caught:
-        train(data, "mask_guided", {"backbone": "resnet18"}, settings, Context(runs=str(tmp_path), tracking=OFF))
+        train(
+            data, "mask_guided", {"backbone": "shufflenet_v2_x0_5"}, settings, Context(runs=str(tmp_path), tracking=OFF)
+        )
     assert "ufgvc mask --data" in str(caught.value)
     again = mask(data, MaskSettings(**strict, min_found=0), detected.model, context=Context(runs=runs))
     assert not again.found, "masks that were not accepted before are made again"

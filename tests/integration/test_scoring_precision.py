@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def trained(small_draw: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """(data set, method, plan) on a machine that trains in bf16, as a GPU does."""
-    for module in ("steps", "loop"):
+    for module in ("steps", "worker"):
         monkeypatch.setattr(f"ufgvc.training.{module}.choose_precision", lambda wanted, device: "bf16")
     dataset = open_dataset(small_draw)
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""The search as a user runs it, on real Ray Tune: killed and started again, without its test leaves, with several workers a trial."""
+"""The search on Ray Tune: killed and resumed, without its test leaves, with several workers per trial."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ import yaml
 from ufgvc.cli import main
 from ufgvc.data.dataset import open_dataset
 from ufgvc.experiments.distributed_trial import STOP
-from ufgvc.experiments.search import check, decode_folds, make_study, search
-from ufgvc.experiments.search_store import TrialConfig
+from ufgvc.experiments.search import decode_folds, make_store, search, validate
 from ufgvc.experiments.settings import SearchSettings
 from ufgvc.experiments.space import paper_values
+from ufgvc.experiments.store import TrialConfig
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training.folds import Folds
@@ -31,7 +31,7 @@ from ufgvc.training.in_process import train_alone
 from ufgvc.training.progress import read_metrics
 from ufgvc.training.settings import TrainSettings
 
-OPTIONS = {"backbone": "resnet18"}
+OPTIONS = {"backbone": "shufflenet_v2_x0_5"}
 TRAIN = TrainSettings(
     init="none",
     mask="exact",
@@ -47,16 +47,16 @@ OFF = TrackingSettings(uri="off")
 
 
 def command(folder: Path, data: str, **more: object) -> list[str]:
-    told = {"trials": 4, "repeats": 1, "seeds": 1, "grace_epochs": 1} | more
+    settings = {"num_trials": 4, "repeats": 1, "seeds": 1, "grace_epochs": 1} | more
     given = {name: value for name, value in TRAIN.model_dump(mode="json").items() if value is not None}
-    (folder / "search.yaml").write_text(yaml.safe_dump({"options": OPTIONS, "train": given, "search": told}))
+    (folder / "search.yaml").write_text(yaml.safe_dump({"options": OPTIONS, "train": given, "search": settings}))
     places = ["--config", str(folder / "search.yaml"), "--data", data, "--runs", str(folder / "runs")]
     return [sys.executable, "-m", "ufgvc.cli", "search", *places]
 
 
 def ended(folder: Path) -> dict[Path, int]:
     """Trials that ended, with the time of their record."""
-    return {path: path.stat().st_mtime_ns for path in (folder / "runs").glob("draw/search/*/trials/*/trial.json")}
+    return {path: path.stat().st_mtime_ns for path in (folder / "runs").glob("draw/search/*/trials/*/result.json")}
 
 
 def wait_for(what, process: subprocess.Popen, log: Path) -> None:
@@ -67,7 +67,7 @@ def wait_for(what, process: subprocess.Popen, log: Path) -> None:
         time.sleep(0.05)
 
 
-def test_killed_twice_it_goes_on_and_leaves_its_report(
+def test_a_search_killed_twice_resumes_and_writes_its_report(
     small_draw: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """First the process of a trial is killed, then the driver; the same command ends the search."""
@@ -82,7 +82,8 @@ def test_killed_twice_it_goes_on_and_leaves_its_report(
         found = []
         for child in psutil.Process(process.pid).children(recursive=True):
             try:
-                found += [child] if "ImplicitFunc" in "".join(child.cmdline()) else []
+                # The title that Ray gives to the process of an actor: here Tune's Trainable.train is running in it.
+                found += [child] if ".train" in "".join(child.cmdline()) else []
             except psutil.NoSuchProcess:
                 continue
         return found
@@ -96,19 +97,19 @@ def test_killed_twice_it_goes_on_and_leaves_its_report(
     process.wait(30)
     before = ended(tmp_path)
     (folder,) = (tmp_path / "runs" / "draw" / "search").iterdir()
-    assert not (folder / "report.html").exists(), "it was killed too late to show anything"
+    assert not (folder / "report.html").exists(), "it was killed too late"
 
     done = subprocess.run(command(tmp_path, small_draw), capture_output=True, text=True, timeout=400, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     after = ended(tmp_path)
-    assert all(after[path] == stamp for path, stamp in before.items()), "what was finished was run again"
+    assert all(after[path] == stamp for path, stamp in before.items()), "finished trials were run again"
     assert [path.parent.name for path in sorted(after)] == ["0000", "0001", "0002", "0003", "0004"]
     assert "trials were finished before" in done.stderr
-    assert not list(folder.glob("trials/*/fold-*/checkpoints")), "weights of trials are not kept"
+    assert not list(folder.glob("trials/*/fold-*/checkpoints")), "the weights of trials are deleted"
     assert {"report.html", "trials.csv", "best.yaml", "config.yaml"} <= {path.name for path in folder.iterdir()}
     assert not (folder / "tune").exists()
 
-    # One decoded copy of what all five trials and the tests at the end have read: training leaves with masks and squared, test leaves.
+    # One decoded copy for all trials and the final tests: training leaves with masks, resized training and test leaves.
     cache = [path.name for path in (tmp_path / "runs" / "_cache").iterdir() if path.is_dir()]
     assert len(cache) == 3
     _nested_runs(tmp_path)
@@ -139,17 +140,17 @@ def _nested_runs(folder: Path) -> None:
 
 
 def test_the_test_leaves_are_never_opened_before_the_end(small_draw: str, tmp_path: Path) -> None:
-    """A data set whose test part is gone: the search finds its best setting all the same, and only the test at the end cannot be made."""
+    """Without the test images of the data set the search finds its best setting, and only the final test fails."""
     data = tmp_path / "data"
     shutil.copytree(small_draw, data)
     for part in (data / "images").glob("test-*"):
         part.unlink()
-    settings = SearchSettings(trials=2, repeats=0, seeds=0)
+    settings = SearchSettings(num_trials=2, repeats=0, seeds=0)
     train = TRAIN.model_copy(update={"epochs": 1})
     done = search(
         str(data), "mask_guided", OPTIONS, train, settings, Context(runs=str(tmp_path / "runs"), tracking=OFF)
     )
-    assert len(list(Path(done.folder).glob("trials/*/trial.json"))) == 2
+    assert len(list(Path(done.folder).glob("trials/*/result.json"))) == 2
     assert (Path(done.folder) / "best.yaml").exists()
     with pytest.raises(FileNotFoundError):
         search(
@@ -163,20 +164,21 @@ def test_the_test_leaves_are_never_opened_before_the_end(small_draw: str, tmp_pa
 
 
 def test_folds_in_step_are_the_folds_alone(small_draw: str, tmp_path: Path) -> None:
-    """Interleaved in one process and cut off between two checkpoints, each fold ends with the numbers of one that ran by itself."""
+    """Interleaved in one process and killed between two checkpoints, each fold has the weights of one that ran alone."""
     dataset = open_dataset(small_draw)
-    study = make_study(dataset, "mask_guided", OPTIONS, TRAIN, SearchSettings(), str(tmp_path / "runs"), 0)
-    assert check(study, dataset) == 3
-    paper = paper_values(study.axes, study.method, study.options, study.train)
-    plans = [replace(plan, cores=1) for plan in study.plans(TrialConfig(0, paper))]
-    decode_folds(plans[0], dataset)
+    context = Context(runs=str(tmp_path / "runs"))
+    store = make_store(dataset, "mask_guided", OPTIONS, TRAIN, SearchSettings(), context)
+    assert validate(store, dataset) == 3
+    paper = paper_values(store.dimensions, store.method, store.options, store.train)
+    configs = [replace(config, cores=1) for config in store.worker_configs(TrialConfig(0, paper))]
+    decode_folds(store, dataset)
     cpu = torch.device("cpu")
-    alone = [train_alone(replace(plan, run=f"{plan.run}-alone"), cpu) for plan in plans]
+    alone = [train_alone(replace(config, run=f"{config.run}-alone"), cpu) for config in configs]
 
-    first = Folds.start(plans, 0, 1, 1, cpu)
+    first = Folds.start(configs, 0, 1, 1, cpu)
     first.step()
     first.workers[0].step()  # killed after one fold was saved and before the others
-    second = Folds.start(plans, 0, 1, 1, cpu)
+    second = Folds.start(configs, 0, 1, 1, cpu)
     assert [worker.epoch for worker in second.workers] == [2, 1, 1]
     while second.epochs < second.total:
         second.step()
@@ -189,21 +191,20 @@ def test_folds_in_step_are_the_folds_alone(small_draw: str, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_trials_of_several_workers_leave_no_group_behind(small_draw: str, tmp_path: Path) -> None:
-    """Trial 1 finds the word to stop after its first epoch, as if ASHA had said it."""
+    """Trial 1 finds its stop file after the first epoch, as if ASHA had written it."""
     import ray
 
-    settings = SearchSettings(trials=2, repeats=0, seeds=1, early_stopping=False)
+    settings = SearchSettings(num_trials=2, repeats=0, seeds=1, early_stopping=False)
     train = TRAIN.model_copy(update={"workers": 2, "batch_size": 8, "cpus_per_worker": 0.5})
     dataset = open_dataset(small_draw)
-    study = make_study(dataset, "mask_guided", OPTIONS, train, settings, str(tmp_path / "runs"), 0)
-    values = paper_values(study.axes, study.method, study.options, study.train)
-    study.begin(TrialConfig(0, values))
-    study.begin(TrialConfig(1, values | {"options.loss_weights.vein": 1.0}))
-    study.trial(1).write_json(STOP, {"by": "the test"})
-    done = search(
-        small_draw, "mask_guided", OPTIONS, train, settings, Context(runs=str(tmp_path / "runs"), tracking=OFF)
-    )
-    rows = [study.row(setting) for setting in study.settings()]
+    context = Context(runs=str(tmp_path / "runs"), tracking=OFF)
+    store = make_store(dataset, "mask_guided", OPTIONS, train, settings, context)
+    values = paper_values(store.dimensions, store.method, store.options, store.train)
+    store.save_config(TrialConfig(0, values))
+    store.save_config(TrialConfig(1, values | {"options.loss_weights.vein": 1.0}))
+    store.trial(1).write_json(STOP, {"by": "the test"})
+    done = search(small_draw, "mask_guided", OPTIONS, train, settings, context)
+    rows = [store.load_result(trial) for trial in store.load_configs()]
     assert [row.state for row in rows if row] == ["complete", "stopped"]
     assert rows[0] is not None
     assert rows[1] is not None
@@ -212,4 +213,4 @@ def test_trials_of_several_workers_leave_no_group_behind(small_draw: str, tmp_pa
     assert done.best == 0
     groups = ray.util.placement_group_table().values()
     assert [group["state"] for group in groups if group["state"] != "REMOVED"] == []
-    assert [len(read_metrics(study.trial(0).child(f"fold-{fold}"))) for fold in range(3)] == [3, 3, 3]
+    assert [len(read_metrics(store.fold(0, fold))) for fold in range(3)] == [3, 3, 3]

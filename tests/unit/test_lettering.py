@@ -18,7 +18,7 @@ from PIL import Image
 from ufgvc.core import fonts as lettering
 from ufgvc.core.types import Box
 from ufgvc.regions.detector_report import draw_detections
-from ufgvc.reports import figures
+from ufgvc.reports import evaluation_figures, figures
 
 ODD = (
     "$x^$",
@@ -42,7 +42,7 @@ def _fonts() -> None:
 
 
 def confusion(names: tuple[str, ...]) -> figures.Chart:
-    return figures.confusion_chart(np.eye(len(names), dtype=np.int64), names)
+    return evaluation_figures.confusion_chart(np.eye(len(names), dtype=np.int64), names)
 
 
 def panels(names: tuple[str, ...]) -> figures.Panels:
@@ -60,7 +60,7 @@ def test_names_are_no_mathematics_and_all_are_drawn(recwarn: pytest.WarningsReco
         assert name in svg
     assert chart.to_png().startswith(b"\x89PNG")
     assert panels(ODD).to_png().startswith(b"\x89PNG")
-    assert figures.accuracy_chart(dict.fromkeys(ODD, (0.5, 0.4, 0.6)), 0.1).to_png().startswith(b"\x89PNG")
+    assert evaluation_figures.accuracy_chart(dict.fromkeys(ODD, (0.5, 0.4, 0.6)), 0.1).to_png().startswith(b"\x89PNG")
     assert draw_detections(
         [(name, np.zeros((40, 40, 3), np.uint8), [Box("vein", 1, 1, 9, 9, 1.0)]) for name in ODD[:4]]
     )

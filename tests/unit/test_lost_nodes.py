@@ -1,4 +1,4 @@
-"""Which failures of a training's workers are those of a machine that was taken away. Losing one is tried in tests/integration."""
+"""Which failures of training workers are caused by a lost machine. Losing one is tested in tests/integration."""
 
 from __future__ import annotations
 

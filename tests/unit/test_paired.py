@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ufgvc.evaluation import stats as paired
-from ufgvc.evaluation.comparison import BenchmarkDataset, Cell, Entry
+from ufgvc.evaluation.benchmark_record import BenchmarkDataset, MethodResult, RunResult
 
 DRAW = BenchmarkDataset("a", np.array([0, 0, 1, 1, 2, 2]), 3)
 OTHER = BenchmarkDataset("b", np.array([0, 1]), 2)
 
 
-def entry(*cells: Cell) -> Entry:
-    return Entry(key="m", label="M", method="m", backbone="net", tables=frozenset({"II"}), cells=cells)
+def entry(*cells: RunResult) -> MethodResult:
+    return MethodResult(key="m", label="M", method="m", backbone="net", tables=frozenset({"II"}), runs=cells)
 
 
 def right(text: str) -> np.ndarray:
@@ -133,27 +133,30 @@ def test_only_the_same_leaves_make_pairs() -> None:
     with pytest.raises(ValueError, match="same leaves"):
         paired.accuracy_interval(np.zeros(3), np.zeros(4, int), 10)
     with pytest.raises(ValueError, match="6,"):
-        paired.seed_mean(entry(Cell("a", 0, right("11111"))), [DRAW])
+        paired.seed_mean(entry(RunResult("a", 0, right("11111"))), [DRAW])
 
 
 def test_seeds_are_averaged_and_draws_laid_end_to_end() -> None:
     runs = entry(
-        Cell("a", 0, right("110000")),
-        Cell("b", 0, right("01")),
-        Cell("a", 1, right("100001")),
-        Cell("a", 2, None, "out of memory"),
+        RunResult("a", 0, right("110000")),
+        RunResult("b", 0, right("01")),
+        RunResult("a", 1, right("100001")),
+        RunResult("a", 2, None, "out of memory"),
     )
     found = paired.seed_mean(runs, [DRAW, OTHER])
     assert found is not None
     assert found.tolist() == [1, 0.5, 0, 0, 0, 0.5, 0, 1]
     assert paired.pooled_cultivars([DRAW, OTHER]).tolist() == [0, 0, 1, 1, 2, 2, 3, 4]
-    assert paired.seed_mean(entry(Cell("a", 0, right("110000")), Cell("b", 0, None, "failed")), [DRAW, OTHER]) is None
+    assert (
+        paired.seed_mean(entry(RunResult("a", 0, right("110000")), RunResult("b", 0, None, "failed")), [DRAW, OTHER])
+        is None
+    )
     assert paired.seed_mean(runs, []) is None
 
 
 def test_more_seeds_are_not_more_leaves() -> None:
-    once = entry(Cell("a", 0, right("110100")))
-    often = entry(*(Cell("a", seed, right("110100")) for seed in range(9)))
+    once = entry(RunResult("a", 0, right("110100")))
+    often = entry(*(RunResult("a", seed, right("110100")) for seed in range(9)))
     intervals = [
         paired.accuracy_interval(mean, DRAW.labels, 500)
         for runs in (once, often)

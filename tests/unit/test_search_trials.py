@@ -86,7 +86,7 @@ def test_every_sampler_finishes(store: SearchStore, sampler: str) -> None:
 
 
 def test_nothing_is_lost_and_nothing_is_done_twice(store: SearchStore) -> None:
-    """Killed with trials 2 and 3 running: they come first, unchanged; finished trials are added to Optuna's study again."""
+    """Killed with trials 2 and 3 running: they come first, unchanged; finished trials are added to the study again."""
     first = make_searcher(store, num_trials=6, repeats=1)
     for place in range(4):
         first.suggest(str(place))
@@ -242,11 +242,11 @@ class TestResources:
             concurrent(*[2] * 6)
         assert "--cpus-per-trial" in str(caught.value.fix)
 
-    @pytest.mark.parametrize(("node", "concurrent"), [(4.0, 2), (3.0, 0)])
+    @pytest.mark.parametrize(("nodes", "concurrent"), [([4.0] * 5, 2), ([3.0] * 6, 0)])
     def test_trials_of_several_workers_fit_on_nodes_too(
-        self, node: float, concurrent: int, monkeypatch: pytest.MonkeyPatch
+        self, nodes: list[float], concurrent: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(sizing, "alive_nodes", lambda: [{"CPU": node}] * int(18 / node))
+        monkeypatch.setattr(sizing, "alive_nodes", lambda: [{"CPU": cpus} for cpus in nodes])
         train = TrainSettings(workers=2, cpus_per_worker=4)
         if concurrent:
             assert trial_resources(TrialSettings(), train).max_concurrent == concurrent

@@ -230,11 +230,11 @@ def row(epoch: int, **more: float) -> dict[str, float]:
 def test_the_line_of_an_epoch() -> None:
     assert epoch_line(row(3), 60, 130.7) == (
         "epoch 3/60  loss 1.5000 (classification 1.2500  vein 0.2500)  train accuracy 45.6 %"
-        "  12.3 images/s  3 % waiting for data  2:10 to go"
+        "  12.3 images/s  3 % waiting for data  2 min to go"
     )
     held = epoch_line(row(60, validation_accuracy=0.5, validation_correct=4.0, validation_leaves=8.0), 60, 0)
     assert "45.6 %  validation 4/8  12.3 images/s" in held
-    assert held.endswith("0:00 to go")
+    assert held.endswith("0 s to go")
 
 
 def write_rows(run: Store, rows: list[dict[str, float]], checkpointed: int) -> None:

@@ -20,7 +20,7 @@ def _bench(method: str) -> type[Settings]:
 def bench(settings: Any) -> None:
     from ufgvc.bench.run import bench as run
     from ufgvc.bench.settings import BenchSettings
-    from ufgvc.reports.terminal import show_tables
+    from ufgvc.reports.tables import show_tables
 
     report = run(select_fields(BenchSettings, settings), settings.ray)
     print(report.machine_line())

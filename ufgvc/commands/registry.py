@@ -25,7 +25,7 @@ def _promote(method: str) -> type[Settings]:
 def promote(told: Any) -> int | None:
     from ufgvc.evaluation.promote import promote as run
     from ufgvc.evaluation.settings import PromoteSettings
-    from ufgvc.reports.terminal import show_tables
+    from ufgvc.reports.tables import show_tables
 
     result = run(told.data, told.model, select_fields(PromoteSettings, told), context_of(told))
     decided = result.promotion

@@ -27,12 +27,12 @@ def _benchmark(method: str) -> type[Settings]:
 def benchmark(told: Any) -> None:
     from ufgvc.experiments.benchmark import benchmark as run
     from ufgvc.experiments.settings import BenchmarkSettings
-    from ufgvc.reports.terminal import show_tables
+    from ufgvc.reports.tables import show_tables
 
     result = run(told.data, select_fields(BenchmarkSettings, told), context_of(told))
     # What a run costs stands in the page; a terminal has no room for sixteen columns.
     show_tables(result.tables, without=("Backbone", "Parameters", "GFLOPs", "Training", "Minutes", "Learning"))
-    print(result.reading)
+    print(result.summary)
     if result.failed:
         print(f"{result.failed} trainings failed; the same command tries them again")
     print(f"everything else, failures too: {result.folder}/report.html")
@@ -79,12 +79,12 @@ def _search(method: str) -> type[Settings]:
 )
 def search(told: Any) -> None:
     from ufgvc.experiments.search import search as run
-    from ufgvc.reports.terminal import show_tables
+    from ufgvc.reports.tables import show_tables
 
     options = told.options.model_dump(mode="json")
     done = run(told.data, told.method, options, told.train, told.search, context_of(told))
     show_tables(done.tables)
-    print(done.reading)
+    print(done.summary)
     if done.failed:
         print(f"{done.failed} of the trainings at the end failed; the same command tries them again")
     print(

@@ -16,17 +16,17 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, join, open_store
 from ufgvc.data.dataset import Dataset, open_dataset
 from ufgvc.evaluation.metrics import McNemar, Proportion, Scores, mcnemar, ranking, score
+from ufgvc.evaluation.paper_results import paper_accuracy
 from ufgvc.evaluation.provenance import facts, history, run_config, run_store, warnings
 from ufgvc.evaluation.register import register_version
 from ufgvc.evaluation.reliability import reliability
 from ufgvc.evaluation.score import Scored, runs_here, score_split
 from ufgvc.evaluation.settings import EvaluateResult, EvaluateSettings
-from ufgvc.models.calibration import probabilities
+from ufgvc.models.calibration import softmax
 from ufgvc.models.model import LoadedModel, load_model
-from ufgvc.reports.evaluation_page import Evidence, compose
+from ufgvc.reports.evaluation_page import EvaluationRecord, compose_evaluation
 from ufgvc.reports.page import footer
-from ufgvc.reports.samples import cam_panels, region_panels
-from ufgvc.reports.tables import paper_accuracy
+from ufgvc.reports.photographs import cam_panels, region_panels
 from ufgvc.runtime.session import ray_session
 from ufgvc.tracking.context import Context
 
@@ -62,9 +62,9 @@ def evaluate(
     tests = compared(scored, next(iter(addresses)))
     folder = report_folder(dataset, model_uri, context.runs)
     evidence = gather(dataset, models, addresses, scored, scores, tests, settings)
-    page, figures = compose(evidence)
+    page = compose_evaluation(evidence)
     metrics = measured(dataset, scores, tests, addresses, evidence)
-    for figure in figures:
+    for figure in page.figures:
         folder.write_bytes(f"{figure.name}.png", figure.to_png())
     folder.write_bytes("predictions.parquet", predictions(scored, models))
     folder.write_json("metrics.json", metrics)
@@ -130,14 +130,14 @@ def gather(
     scores: Mapping[str, Scores],
     tests: Mapping[str, McNemar],
     settings: EvaluateSettings,
-) -> Evidence:
+) -> EvaluationRecord:
     """Figures, training history and provenance beside the scores."""
     runs = {name: run_store(uri) for name, uri in addresses.items()}
     configs = {name: run_config(run) for name, run in runs.items()}
     first, *others = models
     # The paper's order: the models compared with, then the one that is reported.
     shown = {name: models[name] for name in (*others, first)}
-    return Evidence(
+    return EvaluationRecord(
         dataset=dataset.name,
         method=models[first].method.name,
         classes=dataset.classes,
@@ -155,7 +155,7 @@ def gather(
         reliability={name: reliability(model, scored, name) for name, model in models.items()},
         facts=facts(dataset, models[first], addresses[first], configs[first]),
         warnings=warnings(dataset, models, configs),
-        made=footer(),
+        footer=footer(),
     )
 
 
@@ -164,7 +164,7 @@ def measured(
     scores: Mapping[str, Scores],
     tests: Mapping[str, McNemar],
     addresses: Mapping[str, str],
-    evidence: Evidence,
+    evidence: EvaluationRecord,
 ) -> dict[str, Any]:
     """metrics.json: rates in [0, 1], counts beside them."""
     models = {}
@@ -206,9 +206,9 @@ def predictions(scored: Scored, models: Mapping[str, LoadedModel]) -> bytes:
     for name, logits in scored.logits.items():
         named = ranking(logits)[:, 0]
         columns[f"{name}: predicted"] = [classes[i] for i in named]
-        columns[f"{name}: probability"] = probabilities(logits, models[name].temperature).max(axis=1)
+        columns[f"{name}: probability"] = softmax(logits, models[name].temperature).max(axis=1)
         columns[f"{name}: right"] = named == scored.label
-        columns[f"{name}: unknown"] = ~models[name].known(scored.strangeness[name])
+        columns[f"{name}: unknown"] = ~models[name].is_known(scored.ood_score[name])
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns), buffer, compression="zstd")
     return buffer.getvalue()

@@ -1,8 +1,8 @@
-"""How much of a search's gain is luck: what the best of as many equally good settings would have gained.
+"""Selection bias of a search (the winner's curse): the gain that the best of n equally good settings would show.
 
-A score moves when nothing but the seed does. Whoever takes the highest of n scores therefore takes a lucky one: of n equal settings
-with normal scores the best lies expected_maximum(n) standard deviations above them all. Two simplifications, which the page tells:
-n counts the complete trials only, though stopped ones were in the race for some epochs; and scores are k of n leaves, not normal.
+Scores vary with the seed, so the maximum of n scores is biased upwards. The bias is simulated for n settings that are
+all as good as the paper's, with normally distributed scores. Two approximations: n counts complete trials only, though
+stopped ones took part for some epochs; and a score is a count of correct leaves, which is not exactly normal.
 """
 
 from __future__ import annotations
@@ -10,129 +10,101 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
-from scipy.integrate import quad
-from scipy.optimize import brentq
-from scipy.special import ndtr, ndtri, roots_legendre
-from scipy.stats import chi, chi2, norm
+from scipy.special import ndtri
+from scipy.stats import chi2
 
-from ufgvc.evaluation.search_record import SearchRecord, TrialResult
+from ufgvc.evaluation.search_record import SearchRecord
 from ufgvc.evaluation.stats import Floats
+
+DRAWS = 20_000
 
 
 @dataclass(frozen=True)
 class SeedVariance:
-    """The scores of one setting, trained again and again, as shares in [0, 1].
+    """Scores in [0, 1] of one setting trained with different seeds: their mean and standard deviation.
 
-    trainings: how many scores the mean is of.  freedom: of the standard deviation; infinite where it is not measured but that of k
-    right of n leaves which err independently of each other.
+    trainings: the number of scores.  dof: degrees of freedom of `sd`; infinite where it was not measured and the
+    binomial standard deviation of a count of correct leaves is used instead.
     """
 
     mean: float
     sd: float
     trainings: int
-    freedom: float
+    dof: float
 
     @property
     def measured(self) -> bool:
-        return math.isfinite(self.freedom)
+        """Whether `sd` was estimated from repeated trainings."""
+        return math.isfinite(self.dof)
 
     def sd_interval(self) -> tuple[float, float] | None:
-        """95 % interval of the standard deviation (chi-square); None where it was not measured."""
+        """95 % interval of the standard deviation (chi-square); None if it was not measured."""
         if not self.measured:
             return None
-        low, high = chi2.ppf([0.975, 0.025], self.freedom)
-        return float(self.sd * math.sqrt(self.freedom / low)), float(self.sd * math.sqrt(self.freedom / high))
+        low, high = chi2.ppf([0.975, 0.025], self.dof)
+        return float(self.sd * math.sqrt(self.dof / low)), float(self.sd * math.sqrt(self.dof / high))
 
 
 @dataclass(frozen=True)
 class SelectionBias:
-    """settings: complete trials, the paper's among them.  gain: of the best over the paper's mean.  expected: what the best of as many
-    equal settings would gain.  p: the chance that the best of them gains as much as `gain`. Shares in [0, 1].
+    """All in units of accuracy.  settings: number of complete trials, the paper's included.
+
+    gain: score of the best trial minus the mean score of the paper's setting.  expected: the expected gain of the best
+    of as many equally good settings.  p: probability that the best of them gains at least `gain`.
     """
 
-    noise: SeedVariance
+    seeds: SeedVariance
     settings: int
     gain: float
     expected: float
     p: float
 
 
-def selection_bias(story: SearchRecord) -> SelectionBias | None:
-    """None if no trial completed, or none of the paper's setting."""
-    noise, entered = paper_noise(story), contenders(story)
-    if noise is None or not entered:
+def selection_bias(record: SearchRecord) -> SelectionBias | None:
+    """None if no trial completed, or none with the paper's setting."""
+    paper = [trial.score for trial in record.trials if (trial.repeat or trial.number == 0) and trial.score is not None]
+    candidates = record.candidates
+    if not paper or not candidates:
         return None
-    gain = max(trial.curve[-1] for trial in entered) - noise.mean
-    p = chance_of_best(gain / noise.sd, len(entered), noise.trainings, noise.freedom)
-    return SelectionBias(noise, len(entered), gain, noise.sd * expected_maximum(len(entered)), p)
+    seeds, n = seed_variance(paper, record.leaves), len(candidates)
+    gain = max(trial.curve[-1] for trial in candidates) - seeds.mean
+    reached = np.count_nonzero(best_gains(seeds, n) >= gain)
+    return SelectionBias(seeds, n, gain, seeds.sd * expected_maximum(n), (reached + 1) / (DRAWS + 1))
 
 
-def contenders(story: SearchRecord) -> list[TrialResult]:
-    """The trials that could win: all epochs, and no repeat of the paper's setting."""
-    return [trial for trial in story.trials if trial.score is not None and not trial.repeat]
+def seed_variance(scores: Sequence[float], leaves: int) -> SeedVariance:
+    """Sample mean and standard deviation of the scores (at least one), each a share of `leaves`.
 
-
-def paper_noise(story: SearchRecord) -> SeedVariance | None:
-    """From trial 0 and its repeats; None if none of them completed."""
-    scores = [trial.score for trial in story.trials if (trial.repeat or trial.number == 0) and trial.score is not None]
-    return noise_of(scores, story.leaves) if scores else None
-
-
-def noise_of(scores: Sequence[float], leaves: int) -> SeedVariance:
-    """Their own standard deviation; from one score, or from equal ones, the binomial's (with one leaf more right and one wrong, so that
-    it is never 0)."""
+    From one score, or equal ones: the binomial standard deviation, with one more correct and one more wrong leaf so
+    that it is never 0.
+    """
     mean, sd = float(np.mean(scores)), float(np.std(scores, ddof=1)) if len(scores) > 1 else 0.0
-    # Equal scores differ by rounding only.
-    if sd > 1e-9:
+    if sd > 1e-9:  # equal scores differ by rounding only
         return SeedVariance(mean, sd, len(scores), len(scores) - 1)
     share = (mean * leaves + 1) / (leaves + 2)
     return SeedVariance(mean, math.sqrt(share * (1 - share) / leaves), len(scores), math.inf)
 
 
-@lru_cache(maxsize=1024)
-def expected_maximum(n: int) -> float:
-    """Mean of the largest of n independent standard normal numbers: the integral of x times its density n phi(x) Phi(x)^(n-1)."""
-    return float(
-        quad(lambda x: x * n * _density(x) * ndtr(x) ** (n - 1), -12, 12, points=[0, norm.isf(1 / (n + 1))])[0]
-    )
+def best_gains(seeds: SeedVariance, n: int) -> Floats:
+    """(DRAWS,) simulated gains of the best of n equal settings over the mean of `seeds`.
 
-
-def chance_of_best(t: float, n: int, trainings: int, freedom: float) -> float:
-    """The chance that the best of n equal settings lies t or more standard deviations above the mean of the paper's trainings.
-
-    That mean and that deviation are estimates themselves, so the chance is averaged over where the true ones may lie, as in Dunnett's
-    comparison of many with one control: right for normal scores, however few the trainings.
+    That mean and the standard deviation are estimates, so both are drawn too: for p this is Dunnett's comparison of n
+    settings with one control, exact for normal scores however few the trainings.
     """
-    return min(1.0, max(0.0, 1 - _none_reaches(t, n, trainings, freedom)))
+    rng = np.random.default_rng(0)
+    gains = _maxima(rng, n) - rng.standard_normal(DRAWS) / math.sqrt(seeds.trainings)
+    if seeds.measured:
+        gains /= np.sqrt(rng.chisquare(seeds.dof, DRAWS) / seeds.dof)
+    return seeds.sd * gains
 
 
-def quantile_of_best(q: float, n: int, trainings: int, freedom: float) -> float:
-    """The t that the best of n equal settings stays below with probability q."""
-    return float(brentq(lambda t: _none_reaches(t, n, trainings, freedom) - q, -1e4, 1e4, xtol=1e-6))
+def expected_maximum(n: int) -> float:
+    """Mean of the largest of n independent standard normal numbers (simulated)."""
+    return float(_maxima(np.random.default_rng(0), n).mean())
 
 
-def _none_reaches(t: float, n: int, trainings: int, freedom: float) -> float:
-    """Both integrals run over the quantiles of the mean (rows) and of the deviation (columns), by Gauss and Legendre."""
-    nodes, weights = _quadrature()
-    mean = ndtri(nodes)[:, None] / math.sqrt(trainings)
-    return float(weights @ ndtr(mean + t * _deviations(freedom)) ** n @ weights)
-
-
-@lru_cache(maxsize=1)
-def _quadrature() -> tuple[Floats, Floats]:
-    nodes, weights = roots_legendre(64)
-    return (nodes + 1) / 2, weights / 2
-
-
-@lru_cache(maxsize=16)
-def _deviations(freedom: float) -> Floats:
-    """Quantiles of the measured standard deviation, as shares of the true one."""
-    nodes, _ = _quadrature()
-    return np.ones_like(nodes) if math.isinf(freedom) else chi.ppf(nodes, freedom) / math.sqrt(freedom)
-
-
-def _density(x: float) -> float:
-    return math.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+def _maxima(rng: np.random.Generator, n: int) -> Floats:
+    """(DRAWS,) the largest of n standard normal numbers, by the inverse of its distribution function Phi(x)^n."""
+    return ndtri(rng.random(DRAWS) ** (1 / n))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ufgvc.evaluation.comparison import BenchmarkDataset, Entry
+from ufgvc.evaluation.benchmark_record import BenchmarkDataset, MethodResult
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -39,9 +39,9 @@ class Difference:
     p: float
 
 
-def finished(entry: Entry, draw: BenchmarkDataset) -> dict[int, NDArray[np.bool_]]:
+def finished(entry: MethodResult, draw: BenchmarkDataset) -> dict[int, NDArray[np.bool_]]:
     """{seed: (N,) right or not} of the runs that finished on a draw. ValueError if a run speaks of other leaves than the draw's."""
-    found = {cell.seed: cell.right for cell in entry.cells if cell.draw == draw.name and cell.right is not None}
+    found = {run.seed: run.right for run in entry.runs if run.dataset == draw.name and run.right is not None}
     for seed, right in found.items():
         if right.shape != draw.labels.shape:
             raise ValueError(
@@ -50,7 +50,7 @@ def finished(entry: Entry, draw: BenchmarkDataset) -> dict[int, NDArray[np.bool_
     return found
 
 
-def seed_mean(entry: Entry, draws: Sequence[BenchmarkDataset]) -> Floats | None:
+def seed_mean(entry: MethodResult, draws: Sequence[BenchmarkDataset]) -> Floats | None:
     """(N of all draws,) share of the finished seeds that named each leaf rightly; None if no seed finished on one of the draws."""
     runs = [finished(entry, draw) for draw in draws]
     if not runs or not all(runs):

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from ufgvc.core.config import short_key, to_yaml
 from ufgvc.core.storage import Store, join, open_store
 from ufgvc.data.dataset import Dataset, open_dataset
-from ufgvc.evaluation.comparison import Comparison
+from ufgvc.evaluation.benchmark_record import BenchmarkRecord
+from ufgvc.evaluation.benchmark_summary import summarize
 from ufgvc.experiments.entries import (
     BenchmarkEntry,
     check_datasets,
@@ -28,11 +29,10 @@ from ufgvc.experiments.results import collect_results, write_report
 from ufgvc.experiments.settings import BenchmarkSettings, gpus_to_wait_for
 from ufgvc.experiments.training_job import JobOutcome, TrainingJob, run_jobs
 from ufgvc.methods.weights import check_init
-from ufgvc.reports.benchmark_controls import controls_in_words
 from ufgvc.reports.benchmark_page import compose_benchmark
-from ufgvc.reports.benchmark_rows import measure
-from ufgvc.reports.benchmark_tables import benchmark_tables, reading, to_csv
-from ufgvc.reports.page import made_now
+from ufgvc.reports.benchmark_tables import benchmark_tables, to_csv
+from ufgvc.reports.benchmark_text import summary_text
+from ufgvc.reports.page import footer
 from ufgvc.reports.tables import Table
 from ufgvc.runtime.session import ray_session
 from ufgvc.tracking.context import Context
@@ -43,9 +43,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """folder: URI of report.html, table-*.md and benchmark.csv.  tables: for the terminal.  summary: the result in sentences.
+    """What a benchmark returns.
 
-    failed: number of trainings without a result.
+    folder: URI of report.html, table-*.md and benchmark.csv.  tables: for the terminal.  summary: the result in
+    sentences.  failed: number of trainings without a result.
     """
 
     folder: str
@@ -57,8 +58,8 @@ class BenchmarkResult:
 def benchmark(data: Sequence[str], settings: BenchmarkSettings, context: Context = Context()) -> BenchmarkResult:
     """Trains what the benchmark still lacks and writes its report. The same call resumes a benchmark that was stopped.
 
-    data: ingested data sets, whose test leaves are counted together.  UserError, before anything is trained, for what cannot work.
-    A training that fails is a failed cell of the table.
+    data: ingested data sets, whose test leaves are counted together.  UserError, before anything is trained, for what
+    cannot work. A training that fails is a failed cell of the table.
     """
     datasets = [open_dataset(uri) for uri in data]
     check_datasets(datasets, settings.fingerprints)
@@ -97,7 +98,7 @@ def benchmark(data: Sequence[str], settings: BenchmarkSettings, context: Context
 
 
 def benchmark_folder(datasets: Sequence[Dataset], settings: BenchmarkSettings, runs: str) -> Store:
-    """<runs>/<data set>/benchmark/<key>; the key names what determines the results, not how many trainings run at a time."""
+    """<runs>/<data set>/benchmark/<key>. The key covers what determines the results, not where they are computed."""
     # More rows or seeds continue the same benchmark, under the same run on MLflow.
     excluded = {
         "methods",
@@ -119,7 +120,7 @@ def benchmark_folder(datasets: Sequence[Dataset], settings: BenchmarkSettings, r
 def choose_lr_factors(
     outcomes: Sequence[JobOutcome], entries: Sequence[BenchmarkEntry], settings: BenchmarkSettings
 ) -> dict[str, float]:
-    """For each tuned variant the factor with most correct held-out leaves over all data sets; of equals the nearest to 1.
+    """The factor of each tuned variant with most correct held-out leaves over all data sets; of equals nearest to 1.
 
     A factor whose training failed on any data set is excluded; a variant without any factor left has no entry.
     """
@@ -139,13 +140,12 @@ def choose_lr_factors(
     }
 
 
-def _report(comparison: Comparison, folder: Store, run: Run) -> BenchmarkResult:
-    rows = measure(comparison)
-    tables = benchmark_tables(comparison, rows)
-    page = compose_benchmark(comparison, rows, made=made_now())
-    facts = "\n".join(f"- {name}: {value}" for name, value in comparison.facts.items())
-    write_report(folder, run, page, tables, {"benchmark.csv": to_csv(comparison, rows)}, footer=f"\n{facts}\n")
+def _report(record: BenchmarkRecord, folder: Store, run: Run) -> BenchmarkResult:
+    summaries = summarize(record)
+    tables = benchmark_tables(record, summaries)
+    page = compose_benchmark(record, summaries, footer())
+    facts = "\n".join(f"- {name}: {value}" for name, value in record.facts.items())
+    write_report(folder, run, page, tables, {"benchmark.csv": to_csv(record, summaries)}, appendix=f"\n{facts}\n")
     log.info("report: %s", join(folder.uri, "report.html"))
-    summary = "\n".join(part for part in (reading(comparison, rows), controls_in_words(comparison, rows)) if part)
-    failed = sum(cell.right is None for entry in comparison.entries for cell in entry.cells)
-    return BenchmarkResult(folder.uri, tuple(tables.values()), summary, failed)
+    failed = sum(one.right is None for method in record.methods for one in method.runs)
+    return BenchmarkResult(folder.uri, tuple(tables.values()), summary_text(record, summaries), failed)

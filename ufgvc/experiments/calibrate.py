@@ -26,10 +26,16 @@ from ufgvc.experiments.training_job import TrainingJob, check_outcomes, read_sco
 from ufgvc.methods import build
 from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
-from ufgvc.models.calibration import Calibration, FeatureSubspace
-from ufgvc.models.fit_calibration import KNOWN_SHARE, calibrate, calibration_error, log_loss
-from ufgvc.models.model import MODEL, load_model
-from ufgvc.models.recalibrate import keep_calibration
+from ufgvc.models.calibration import (
+    COVERAGE,
+    Calibration,
+    FeatureSubspace,
+    expected_calibration_error,
+    fit_calibration,
+    log_loss,
+)
+from ufgvc.models.format import MODEL, write_calibration
+from ufgvc.models.model import load_model
 from ufgvc.runtime.resources import Device, choose_device
 from ufgvc.runtime.session import ray_session
 from ufgvc.tracking.context import Context
@@ -42,7 +48,10 @@ from ufgvc.training.settings import TrainSettings
 
 @dataclass(frozen=True)
 class ValidationScores:
-    """N validation leaves: logits (N, K), labels (N,), ood_score (N,).  subspace: of the features of the training leaves."""
+    """Scores of N validation leaves: logits (N, K), labels (N,), ood_score (N,).
+
+    subspace: of the features of the training leaves.
+    """
 
     logits: NDArray[Any]
     labels: NDArray[np.int64]
@@ -54,8 +63,8 @@ class CalibrateSettings(Settings):
     """Calibration of a trained model."""
 
     folds: int = Field(3, ge=2)
-    """parts of the training leaves, each scored by a model trained on the others; not used for a model that held leaves out"""
-    known_share: float = Field(KNOWN_SHARE, gt=0, le=1)
+    """folds of the training leaves, each scored by a model trained on the others; unused with held-out leaves"""
+    coverage: float = Field(COVERAGE, gt=0, le=1)
     """share of the validation leaves that must not be called unknown"""
     max_concurrent_trials: int | None = Field(None, ge=1)
     """folds trained at a time; default: as many as fit, and without GPUs at most one per core"""
@@ -71,7 +80,11 @@ class CalibrateSettings(Settings):
 
 @dataclass(frozen=True)
 class CalibrateResult:
-    """model: URI of its folder.  metrics: negative log likelihood (nats) and calibration error, before and after, of the validation leaves."""
+    """What a calibration returns.
+
+    model: URI of its folder.  metrics: negative log likelihood (nats) and calibration error in [0, 1] of the
+    validation leaves, before and after.
+    """
 
     model: str
     calibration: Calibration
@@ -80,24 +93,26 @@ class CalibrateResult:
     def summary(self) -> str:
         """The lines for the terminal."""
         fitted, metrics = self.calibration, self.metrics
+        before, after = (100 * metrics[f"calibration_error_{name}"] for name in ("before", "after"))
         return (
-            f"temperature {fitted.temperature:.3g} from {fitted.leaves} validation leaves ({fitted.source}): "
-            f"negative log likelihood {metrics['log_loss_before']:.3f} -> {metrics['log_loss_after']:.3f}, calibration error "
-            f"{100 * metrics['calibration_error_before']:.1f} -> {100 * metrics['calibration_error_after']:.1f} %\n"
+            f"temperature {fitted.temperature:.3g} from {fitted.num_images} validation leaves ({fitted.source}): "
+            f"negative log likelihood {metrics['log_loss_before']:.3f} -> {metrics['log_loss_after']:.3f}, "
+            f"calibration error {before:.1f} -> {after:.1f} %\n"
             f"unknown above an out-of-distribution score of {fitted.threshold:.3g}, "
-            f"so that {100 * fitted.known_share:g} % of these leaves are known\n"
-            f"written to {self.model}; `ufgvc evaluate` registers it as a new version, earlier versions keep their files"
+            f"so that {100 * fitted.coverage:g} % of these leaves are known\n"
+            f"written to {self.model}; `ufgvc evaluate` registers it as a new version; earlier versions do not change"
         )
 
 
 def calibrate_model(
     data: str, model: str, settings: CalibrateSettings, context: Context = Context()
 ) -> CalibrateResult:
-    """Fits temperature and threshold on leaves that the model was not trained on, never on test leaves, and writes them to its run.
+    """Fits temperature and threshold on leaves that the model was not trained on, and writes them to its run.
 
-    A model with held-out leaves is scored on these. For any other model the same training is run on all parts but one, `folds` times;
-    such a model has seen fewer leaves than the calibrated one, so the temperature is an approximation. The same call resumes trainings
-    that were stopped.  UserError for a model without a run folder, and for data, masks or initial weights that have changed.
+    A model with held-out leaves is scored on these. For any other model the same training is run on all folds but one,
+    `folds` times; such a model has seen fewer leaves than the calibrated one, so the temperature is an approximation.
+    Test leaves are never used. The same call resumes trainings that were stopped.
+    UserError for a model without a run folder, and for data, masks or initial weights that have changed.
     """
     dataset = open_dataset(data)
     run = find_run(model, context)
@@ -111,12 +126,12 @@ def calibrate_model(
         gpus = gpus_to_wait_for(settings.device, settings.max_concurrent_trials, settings.gpu_per_trial)
         with ray_session(context.ray, gpus):
             scores = cross_validate(run, dataset, config, settings, context)
-    fitted = calibrate(scores.logits, scores.labels, scores.ood_score, source, settings.known_share)
-    keep_calibration(run, fitted, scores.subspace, dataset.name, context)
+    fitted = fit_calibration(scores.logits, scores.labels, scores.ood_score, source, settings.coverage)
+    write_calibration(run, fitted, scores.subspace, dataset.name, context)
     metrics = {}
     for name, temperature in (("before", 1.0), ("after", fitted.temperature)):
         metrics[f"log_loss_{name}"] = log_loss(scores.logits, scores.labels, temperature)
-        metrics[f"calibration_error_{name}"] = calibration_error(scores.logits, scores.labels, temperature)
+        metrics[f"calibration_error_{name}"] = expected_calibration_error(scores.logits, scores.labels, temperature)
     return CalibrateResult(join(run.uri, "model"), fitted, metrics)
 
 
@@ -189,7 +204,7 @@ def cross_validate(
     method, worker = load_trained(run, dataset, config, context.runs)
     everything = np.arange(len(labels))
     subspace = make_reference(method, dataset, worker, everything, torch.device(choose_device("auto")))
-    return ValidationScores(collect("logits"), labels[np.concatenate(held)], collect("strangeness"), subspace)
+    return ValidationScores(collect("logits"), labels[np.concatenate(held)], collect("ood_score"), subspace)
 
 
 def _train_folds(
@@ -202,7 +217,7 @@ def _train_folds(
 ) -> None:
     """Runs the jobs of the folds and records them. UserError if one failed."""
     folder = run.child("calibration")
-    shared = settings.model_dump(exclude={"folds", "known_share"})
+    shared = settings.model_dump(exclude={"folds", "coverage"})
     trials = TrialSettings(init=jobs[0].config.init, **shared)
     tags = {"step": "calibrate", "method": config["method"], "data": dataset.fingerprint, "folder": folder.uri}
     name = f"calibrate-{config['method']}-{config['key']}"
@@ -219,7 +234,7 @@ def score_own_held_out(run: Store, dataset: Dataset, config: Mapping[str, Any], 
     """Scores the leaves that the training of the model held out, with the model."""
     method, worker = load_trained(run, dataset, config, runs)
     held = score_held_out(method, dataset, worker, torch.device(choose_device("auto")))
-    return ValidationScores(held.logits, held.labels, held.strangeness, held.reference)
+    return ValidationScores(held.logits, held.labels, held.ood_score, held.subspace)
 
 
 def load_trained(run: Store, dataset: Dataset, config: Mapping[str, Any], runs: str) -> tuple[Method, WorkerConfig]:

@@ -1,7 +1,8 @@
 """A trial of several workers: a TorchTrainer inside the trial, whose ranks train the folds in step.
 
-The worker groups of Ray Train are not among the resources of Tune, and a group outlives a trial that is killed. So a trial is never
-killed to stop it: rank 0 finds the stop file of the trial after an epoch, all ranks return, and the trainer removes its group itself.
+The worker groups of Ray Train are not among the resources of Tune, and a group outlives a trial that is killed. So a
+trial is never killed to stop it: rank 0 finds the stop file of the trial after an epoch, all ranks return, and the
+trainer removes its group itself.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ STOP = "stop.json"  # in the folder of a trial that is to end after the current 
 def train_folds_distributed(
     configs: Sequence[WorkerConfig], settings: TrainSettings, trial: Store
 ) -> Iterator[list[list[Row]]]:
-    """Yields the histories of all folds whenever all of them have finished another epoch. Waits for the ranks when it is closed early.
+    """Yields the histories of all folds whenever all of them have finished another epoch.
 
-    Raises Diverged as training in one process does, and whatever ends the ranks more often than `max_failures`.
+    Closed early, it waits until the ranks have ended. Raises Diverged as training in one process does, and whatever
+    ends the ranks more often than `max_failures`.
     """
     worker_args = {"configs": [asdict(config) for config in configs], "trial": trial.uri}
     with ThreadPoolExecutor(1) as thread:

@@ -33,7 +33,8 @@ from ufgvc.training.settings import TrainSettings
 class BenchmarkEntry:
     """A row of the benchmark with its method; the network is discarded after counting.
 
-    parameters: of the network.  gflops: 1e9 operations (2 per multiply-add) of one forward pass of an image at the test size.
+    parameters: of the network.  gflops: 1e9 operations (2 per multiply-add) of one forward pass of an image at the test
+    size.
     """
 
     variant: MethodVariant
@@ -77,7 +78,8 @@ def count_gflops(method: Method, side: int) -> float:
 def make_recipe(method: Method, settings: BenchmarkSettings, lr_factor: float = 1.0) -> Recipe:
     """The recipe of a method under the budget of the benchmark.
 
-    lr_factor: multiple of the published learning rate (equal budget only).  UserError for a crop that the network does not accept.
+    lr_factor: multiple of the published learning rate (equal budget only).  UserError for a crop that the network does
+    not accept.
     """
     equal = settings.budget == "equal"
     recipe = _equal_recipe(method, settings, lr_factor) if equal else _published_recipe(method.recipe, settings)
@@ -91,7 +93,8 @@ def make_recipe(method: Method, settings: BenchmarkSettings, lr_factor: float = 
 def _equal_recipe(method: Method, settings: BenchmarkSettings, lr_factor: float) -> Recipe:
     """The same sizes, augmentation, batch size, number of images forwarded and schedule for all methods.
 
-    Stages (what is frozen), the ratio of the learning rates of head and backbone, momentum and weight decay belong to the method.
+    Stages (what is frozen), the ratio of the learning rates of head and backbone, momentum and weight decay belong to
+    the method.
     """
     stages = method.recipe.stages
     epochs = max(len(stages), round(settings.epochs / method.images_forwarded))
@@ -115,7 +118,7 @@ def _published_recipe(recipe: Recipe, settings: BenchmarkSettings) -> Recipe:
 
 
 def check_entry_masks(entries: Sequence[BenchmarkEntry], datasets: Sequence[Dataset]) -> None:
-    """UserError for the first masks that are missing, cover too little or are of other photographs; it names the command."""
+    """UserError for the first masks that are missing, cover too little or were made from other photographs."""
     for kind in dict.fromkeys(entry.mask_kind for entry in entries if entry.method.regions):
         for dataset in datasets:
             check_masks(dataset, kind)
@@ -208,13 +211,20 @@ def _make_job(
     masks = read_manifest(dataset, f"masks/{entry.mask_kind}").fingerprint if method.regions else None
     config, identity = make_plan(dataset, method, train, seed, masks, runs)
     in_figure = "III" in entry.variant.tables and seed == 0 and dataset_index == 0 and not lr_search
-    purpose = "lr_search" if lr_search else "final"
-    key = entry.variant.key
-    return TrainingJob(key, dataset_index, seed, lr_factor, purpose, config, identity, save_model=in_figure)
+    return TrainingJob(
+        entry.variant.key,
+        dataset_index,
+        seed,
+        lr_factor,
+        "lr_search" if lr_search else "final",
+        config,
+        identity,
+        save_model=in_figure,
+    )
 
 
 def resolve_init(init: str, backbone: str) -> str:
-    """The initial weights of an architecture. A relative path becomes absolute: trials run in other working directories."""
+    """The initial weights of an architecture; paths become absolute, for trials have other working directories."""
     return init if init in ("imagenet", "none") else open_store(init.replace("{backbone}", backbone)).uri
 
 

@@ -1,4 +1,4 @@
-"""The end of a search: the best setting and the paper's are trained on all training leaves and scored once on the test leaves."""
+"""The end of a search: trains the best setting and the paper's on all training leaves and scores the test leaves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from ufgvc.core.storage import open_store
 from ufgvc.data.dataset import open_dataset, read_index, read_manifest
-from ufgvc.evaluation.search_record import FinalRow, TrialResult
+from ufgvc.evaluation.search_record import FinalResult, TrialResult
 from ufgvc.experiments.entries import decode_images
 from ufgvc.experiments.mlflow_trials import JobRecorder
 from ufgvc.experiments.resources import TrialResources
@@ -25,7 +25,7 @@ PAPER, BEST = "the paper's setting", "best setting"
 
 def evaluate_finalists(
     store: SearchStore, best: TrialResult, settings: SearchSettings, resources: TrialResources, recorder: JobRecorder
-) -> tuple[tuple[FinalRow, ...], int]:
+) -> tuple[tuple[FinalResult, ...], int]:
     """(scores of the paper's setting and of the best one, number of trainings that failed). Inside a Ray session."""
     if settings.seeds == 0:
         return (), 0
@@ -59,7 +59,7 @@ def make_final_jobs(store: SearchStore, finalists: Mapping[str, Mapping[str, Any
 
 def final_rows(
     store: SearchStore, finalists: Mapping[str, Mapping[str, Any]], outcomes: Sequence[JobOutcome]
-) -> tuple[FinalRow, ...]:
+) -> tuple[FinalResult, ...]:
     """The scores on the test leaves by setting; a setting of which no training succeeded is left out."""
     index = read_index(open_dataset(store.data), "test")
     labels, image_ids = index["label"].to_numpy(), index["image_id"].to_pylist()
@@ -68,5 +68,5 @@ def final_rows(
         scored = [each.job.store for each in outcomes if each.job.variant == label and each.result is not None]
         if scored:
             right = np.stack([read_scores(run, image_ids).argmax(1) == labels for run in scored])
-            rows.append(FinalRow(label, values, right))
+            rows.append(FinalResult(label, values, right))
     return tuple(rows)

@@ -14,9 +14,10 @@ from ufgvc.methods import names
 class MethodVariant:
     """A method with options: one row of the benchmark.
 
-    key: its name in --methods and in files.  label: its name in tables.  tables: those that show it, of "II", "III" and "controls".
-    mask_kind: kind of its masks, if not the benchmark's.  lr_from: key of the variant whose tuned learning rate it uses (equal budget),
-    so that a control differs from its method in one thing only.
+    key: its name in --methods and in files.  label: its name in tables.
+    tables: those that show it, of "II", "III" and "controls".  mask_kind: kind of its masks, if not the benchmark's.
+    lr_from: key of the variant whose tuned learning rate it uses (equal budget), so that a control differs from its
+    method in one thing only.
     """
 
     key: str
@@ -58,7 +59,7 @@ PAPER_ROWS = (
     _row("mask_guided", "Proposed (mask_guided)", "mask_guided", "II III controls"),
 )
 ABLATIONS = (
-    # The network of resnet50 with the recipe of mask_guided: the comparison that the paper lacks, and the base of its Table III.
+    # The network of resnet50 with the recipe of mask_guided: the paper lacks it, and it is the base of its Table III.
     _row(
         "mask_guided:none", "ResNet-50, mask_guided's recipe", "mask_guided", "II III controls", options={"regions": []}
     ),

@@ -21,7 +21,8 @@ if TYPE_CHECKING:  # only a search needs Optuna
 class JobRecorder:
     """Records a job that ended. One process records all: concurrent trials would wait for MLflow's database.
 
-    The last figures become metrics. The epochs are attached as a file, because a metric for each would take longer than a small training.
+    The last figures become metrics. The epochs are attached as a file, because a metric for each would take longer than
+    a small training.
 
     experiment: name on MLflow.  parent: id of the run of the whole.
     """
@@ -67,8 +68,13 @@ class TrialRecorder:
         status = "FAILED" if result.state == "failed" else "FINISHED"
         if _status(folder) == status:
             return
-        tags = {"step": "trial", "method": self.store.method, "state": result.state, "folder": folder.uri}
-        tags |= {"repeat": trial.repeat}
+        tags = {
+            "step": "trial",
+            "method": self.store.method,
+            "state": result.state,
+            "folder": folder.uri,
+            "repeat": trial.repeat,
+        }
         name = f"trial-{trial.number}"
         run = start_run(self.context, self.experiment, name, dict(trial.values), tags, parent=self.parent, store=folder)
         for fold, accuracy in enumerate(result.folds):
@@ -90,5 +96,5 @@ class TrialRecorder:
 
 def _status(folder: Store) -> str | None:
     """The status of the run that was recorded for a folder; None if there is none."""
-    known = Journal(folder.child("journal")).identity()
+    known = Journal(folder.child("journal")).read_identity()
     return known["status"] if known else None

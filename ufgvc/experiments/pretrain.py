@@ -1,4 +1,4 @@
-"""Trains initial weights where ImageNet's are not available: one backbone per architecture, on leaves of other plants, without masks."""
+"""Trains initial weights, where ImageNet's are not available: one backbone per architecture, without masks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ from ufgvc.training.settings import TrainSettings
 
 @dataclass(frozen=True)
 class PretrainResult:
-    """pattern: the value for `init`, with {backbone}.  accuracies: by architecture, on its own training crops, in [0, 1]."""
+    """What a pretraining returns.
+
+    pattern: the value for `init`, with {backbone}.  accuracies: by architecture, on its training crops, in [0, 1].
+    """
 
     pattern: str
     accuracies: dict[str, float]
@@ -41,7 +44,8 @@ class PretrainResult:
 def pretrain(data: str, settings: PretrainSettings, context: Context = Context()) -> PretrainResult:
     """Trains the plain method of every architecture and writes <runs>/pretrained/<data set>/<architecture>.safetensors.
 
-    Weights of the same settings and leaves are not trained again.  UserError, with the reasons, if an architecture failed.
+    Weights of the same settings and leaves are not trained again.  UserError, with the reasons, if an architecture
+    failed.
     """
     dataset = open_dataset(data)
     out = open_store(context.runs).child("pretrained", dataset.name)

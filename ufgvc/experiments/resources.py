@@ -24,7 +24,10 @@ DRIVER_CPUS = 0.01  # of a trial of several workers, which reserve resources of 
 
 @dataclass(frozen=True)
 class TrialResources:
-    """per_trial: what Ray reserves for each trial (CPU, GPU).  max_concurrent: trials at a time.  threads: of torch in each trial."""
+    """What each trial gets.
+
+    per_trial: what Ray reserves for it (CPU, GPU).  max_concurrent: trials at a time.  threads: of torch in each trial.
+    """
 
     per_trial: dict[str, float]
     max_concurrent: int
@@ -80,9 +83,9 @@ def size_trials(settings: TrialSettings, nodes: Sequence[Mapping[str, float]], c
 def size_distributed_trials(
     train: TrainSettings, max_concurrent: int | None, nodes: Sequence[Mapping[str, float]], cores: int
 ) -> TrialResources:
-    """The resources of a trial of several workers, each of which reserves its own. UserError if not a single trial fits.
+    """The resources of a trial of several workers, each of which reserves its own.
 
-    nodes: the resources of each node.  cores: CPU cores of the cluster.
+    UserError if not a single trial fits.  nodes: the resources of each node.  cores: CPU cores of the cluster.
     """
     cpus, gpus = total(nodes, "CPU"), total(nodes, "GPU")
     check_cpus(train, cpus)

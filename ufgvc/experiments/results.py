@@ -1,9 +1,10 @@
-"""Collects the outcomes of a benchmark into a Comparison, and writes the files of a report."""
+"""Collects the outcomes of a benchmark into a BenchmarkRecord, and writes the files of a report."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -14,18 +15,18 @@ from ufgvc.core.storage import Store, join
 from ufgvc.core.types import REGIONS
 from ufgvc.data.dataset import Dataset, read_index, read_manifest
 from ufgvc.data.images import decode, decode_mask
-from ufgvc.evaluation.cam_energy import energy_panels, mean_energy
-from ufgvc.evaluation.comparison import BenchmarkDataset, Cell, Comparison, Entry
+from ufgvc.evaluation.benchmark_record import BenchmarkDataset, BenchmarkRecord, MethodResult, RunResult
+from ufgvc.evaluation.cam import mean_energy
 from ufgvc.evaluation.metrics import ranking
+from ufgvc.evaluation.paper_results import paper_accuracy
 from ufgvc.experiments.entries import BenchmarkEntry
 from ufgvc.experiments.method_table import ABLATIONS, OURS, PAPER_ROWS
 from ufgvc.experiments.settings import BenchmarkSettings
 from ufgvc.experiments.training_job import JobOutcome, read_scores
 from ufgvc.models.model import LoadedModel, load_model
 from ufgvc.reports.page import Page
-from ufgvc.reports.samples import draw as sample_leaves
-from ufgvc.reports.samples import leaf_rows
-from ufgvc.reports.tables import Table, paper_accuracy
+from ufgvc.reports.photographs import energy_panels, read_test_rows, sample_leaves
+from ufgvc.reports.tables import Table
 from ufgvc.runtime.resources import choose_device
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.runs import Run
@@ -41,21 +42,22 @@ def collect_results(
     settings: BenchmarkSettings,
     lr_outcomes: Sequence[JobOutcome],
     final_outcomes: Sequence[JobOutcome],
-) -> Comparison:
+) -> BenchmarkRecord:
     """Everything that the tables and charts of the benchmark show.
 
-    lr_outcomes: of the jobs that try learning rates.  final_outcomes: of the trainings that are scored on the test leaves.
+    lr_outcomes: of the jobs that try learning rates.  final_outcomes: of the trainings that are scored on the test
+    leaves.
     """
     kind = _mask_kind_of_maps(datasets[0], settings)
     panels, energy = measure_maps(datasets[0], entries, settings, final_outcomes, kind) if kind else (None, {})
     facts = _facts(datasets, entries, settings, final_outcomes)
     controlled = [row.key for row in OURS if any(each.variant.key.startswith(f"{row.key}:") for each in entries)]
-    return Comparison(
+    return BenchmarkRecord(
         title=", ".join(dataset.name for dataset in datasets),
         budget=settings.budget,
-        draws=tuple(BenchmarkDataset(each.name, _test_labels(each), len(each.classes)) for each in datasets),
+        datasets=tuple(BenchmarkDataset(each.name, _test_labels(each), len(each.classes)) for each in datasets),
         references=("resnet50", "mask_guided", *controlled),
-        entries=tuple(_entry(entry, datasets, settings, lr_outcomes, final_outcomes) for entry in entries),
+        methods=tuple(_method_result(entry, datasets, settings, lr_outcomes, final_outcomes) for entry in entries),
         facts=facts | ({"Maps measured inside": f"{kind} masks"} if energy else {}),
         warnings=_warnings(settings),
         cam=panels,
@@ -67,26 +69,26 @@ def _test_labels(dataset: Dataset) -> np.ndarray:
     return read_index(dataset, "test")["label"].to_numpy().astype(np.int64)
 
 
-def _entry(
+def _method_result(
     entry: BenchmarkEntry,
     datasets: Sequence[Dataset],
     settings: BenchmarkSettings,
     lr_outcomes: Sequence[JobOutcome],
     final_outcomes: Sequence[JobOutcome],
-) -> Entry:
+) -> MethodResult:
     variant = entry.variant
     own = [outcome for outcome in final_outcomes if outcome.job.variant == variant.key]
-    cells = [_cell(outcome, datasets) for outcome in own]
+    runs = [_run_result(outcome, datasets) for outcome in own]
     failed = [each for each in lr_outcomes if each.job.variant == variant.key and each.error]
     excluded = {outcome.job.lr_factor: outcome.error for outcome in failed}
     if not own:  # no learning rate worked, so nothing could be trained
         failed = [o for o in lr_outcomes if o.job.variant == (variant.lr_from or variant.key) and o.error]
-        cells = [Cell(datasets[o.job.dataset_index].name, o.job.seed, None, o.error) for o in failed[:1]]
+        runs = [RunResult(datasets[o.job.dataset_index].name, o.job.seed, None, o.error) for o in failed[:1]]
     published = variant in PAPER_ROWS or variant in ABLATIONS
     show_options = "controls" in variant.tables and not published
     options = ", ".join(f"{name} {value}" for name, value in flatten(variant.options).items())
     note = "; ".join(f"learning rate x{factor:g} left out, its trial failed: {why}" for factor, why in excluded.items())
-    return Entry(
+    return MethodResult(
         key=variant.key,
         label=variant.label,
         method=variant.method,
@@ -98,18 +100,18 @@ def _entry(
         parameters=entry.parameters,
         gflops=entry.gflops,
         note=note if own else "",
-        cells=tuple(cells),
+        runs=tuple(runs),
     )
 
 
-def _cell(outcome: JobOutcome, datasets: Sequence[Dataset]) -> Cell:
+def _run_result(outcome: JobOutcome, datasets: Sequence[Dataset]) -> RunResult:
     job, result = outcome.job, outcome.result
     dataset = datasets[job.dataset_index]
     if result is None:
-        return Cell(dataset.name, job.seed, None, outcome.error)
+        return RunResult(dataset.name, job.seed, None, outcome.error)
     index = read_index(dataset, "test")
     logits = read_scores(job.store, index["image_id"].to_pylist())
-    return Cell(
+    return RunResult(
         dataset.name,
         job.seed,
         ranking(logits)[:, 0] == index["label"].to_numpy(),
@@ -121,7 +123,7 @@ def _cell(outcome: JobOutcome, datasets: Sequence[Dataset]) -> Cell:
 
 
 def _mask_kind_of_maps(dataset: Dataset, settings: BenchmarkSettings) -> str | None:
-    """The masks in which activation maps are measured: those of the benchmark, else exact ones; None if there are none."""
+    """The masks in which activation maps are measured: those of the benchmark, else exact ones, else None."""
     for kind in (settings.masks, "exact"):
         with contextlib.suppress(UserError):  # missing, or made from other images
             read_manifest(dataset, f"masks/{kind}")
@@ -136,9 +138,9 @@ def measure_maps(
     outcomes: Sequence[JobOutcome],
     kind: str,
 ) -> tuple:
-    """(panels, energy) of the class activation maps of the ablations on test leaves (Fig. 4); (None, {}) without any model.
+    """(panels, energy) of the class activation maps of the ablations on test leaves (Fig. 4).
 
-    kind: of the masks in which the maps are measured.
+    (None, {}) if no model was saved.  kind: of the masks in which the maps are measured.
     """
     jobs = [outcome.job for outcome in outcomes if outcome.job.save_model and outcome.result is not None]
     jobs.sort(key=lambda job: FIG_4.index(job.variant))
@@ -163,9 +165,9 @@ def measure_maps(
 def read_leaves(dataset: Dataset, kind: str, rows: Sequence[int]) -> tuple[list, list]:
     """(images, masks) of test leaves, upright: (H, W, 3) uint8, and (H, W) bool of vein and contour together."""
     manifest = read_manifest(dataset, f"masks/{kind}")
-    images = [decode(row["image"], row["orientation"]) for row in leaf_rows(dataset, rows)]
+    images = [decode(row["image"], row["orientation"]) for row in read_test_rows(dataset, rows)]
     masks = []
-    for image, row in zip(images, leaf_rows(dataset, rows, f"masks/{kind}", manifest), strict=True):
+    for image, row in zip(images, read_test_rows(dataset, rows, f"masks/{kind}", manifest), strict=True):
         found = [decode_mask(row[region]) for region in REGIONS if row[region] is not None]
         masks.append(np.logical_or.reduce(found) if found else np.zeros(image.shape[:2], bool))
     return images, masks
@@ -229,14 +231,14 @@ def _warnings(settings: BenchmarkSettings) -> tuple[str, ...]:
 
 
 def write_report(
-    folder: Store, run: Run, page: Page, tables: Mapping[str, Table], files: Mapping[str, str], footer: str = ""
+    folder: Store, run: Run, page: Page, tables: Mapping[Any, Table], files: Mapping[str, str], appendix: str = ""
 ) -> None:
-    """Writes report.html, its figures, table-*.md and other files into a folder, and attaches them to the run on MLflow.
+    """Writes report.html, its figures, table-*.md and other files, and attaches them to the run on MLflow.
 
-    tables: by the name in the file name.  files: other texts by file name.  footer: text below each table.
+    tables: by the name in the file name.  files: other texts by file name.  appendix: text below each table.
     """
     contents = {
-        f"table-{name}.md": f"{table.to_markdown()}\n\n{table.note}\n{footer}".encode()
+        f"table-{name}.md": f"{table.to_markdown()}\n\n{table.note}\n{appendix}".encode()
         for name, table in tables.items()
     }
     contents |= {name: text.encode() for name, text in files.items()} | {"report.html": page.to_html().encode()}

@@ -42,20 +42,16 @@ def run(
 ) -> None:
     """Runs a trial for each item, and returns when all have ended. Inside a Ray session.
 
-    An exception of a trial ends that trial only: its reason comes back to `on_end`, and <folder>/failed.json holds the traceback.
-    Only a trial whose process was lost is started again.
+    An exception in a trial ends only that trial: its reason comes back to `on_end`, and <folder>/failed.json has the
+    traceback. Only a trial whose process was lost is started again.
 
-    Args:
-        items: what identifies each trial; ignored if there is a searcher.
-        execute: does the work of an item, in the process of its trial.
-        on_end: called in this process with an item that ended, and None or the reason of its failure; returns the line to log. It
-            delays all trials, so slow calls belong into `experiments.background`.
-        folder: the folder of an item.
-        scratch: a folder for the files of Tune, deleted at the end.
-        max_failures: how often the lost process of a trial is replaced; -1: without limit.
-        searcher: suggests the items, as `number` in the configuration of a trial.
-        scheduler: of Tune.
-        reuse_actors: run several trials in one process, because loading torch takes longer than a small training.
+    items: numbers that identify the trials; with a searcher they are the `number` in the configurations it suggests.
+    execute: does the work of an item, in the process of its trial.
+    on_end: called in this process with an item that ended, and None or the reason of its failure; returns a line to
+    log. It delays all trials, so slow calls belong on a thread (`runtime.background`).
+    folder: of an item.  scratch: for Tune's own files; deleted at the end.
+    max_failures: how often the lost process of a trial is replaced; -1: without limit.
+    reuse_actors: run several trials in one process, because importing torch takes longer than a small training.
     """
     # Tune would handle these signals itself and continue for a while. The same command resumes, so it may stop at once.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
@@ -71,10 +67,9 @@ def run(
     def trial(config: dict[str, Any]) -> dict[str, str] | None:
         return _guard(config["number"], execute, folder, device)
 
-    space = None if searcher else {"number": tune.grid_search(list(items))}
     tune.Tuner(
         tune.with_resources(trial, resources.per_trial),
-        param_space=space,
+        param_space=None if searcher else {"number": tune.grid_search(list(items))},
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=scheduler,

@@ -1,4 +1,4 @@
-"""The search: tries settings by cross-validation on the training leaves, tests the best one and the paper's, and writes one report."""
+"""The search: cross-validates settings on the training leaves, tests the best one, and writes a report."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ufgvc.core.storage import join, open_store
 from ufgvc.data.cache import load_decoded_split
 from ufgvc.data.dataset import Dataset, open_dataset, read_index
 from ufgvc.data.splits import kfold_indices
-from ufgvc.evaluation.search_record import FinalRow, SearchRecord, TrialResult
-from ufgvc.evaluation.search_result import measure
+from ufgvc.evaluation.search_record import FinalResult, SearchRecord, TrialResult
+from ufgvc.evaluation.search_summary import summarize
 from ufgvc.experiments.entries import resolve_init
 from ufgvc.experiments.final_evaluation import evaluate_finalists
 from ufgvc.experiments.mlflow_trials import JobRecorder, TrialRecorder
@@ -30,10 +30,9 @@ from ufgvc.experiments.store import SearchStore, TrialConfig
 from ufgvc.methods.recipe import Recipe
 from ufgvc.methods.weights import check_init
 from ufgvc.regions.mask_results import check_masks
-from ufgvc.reports.page import made_now
-from ufgvc.reports.search_page import compose_search
+from ufgvc.reports.page import footer
+from ufgvc.reports.search_page import compose_search, summary_text
 from ufgvc.reports.search_tables import search_tables, to_csv
-from ufgvc.reports.search_text import reading
 from ufgvc.reports.tables import Table
 from ufgvc.runtime.session import ray_session
 from ufgvc.tracking.context import Context
@@ -46,8 +45,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SearchResult:
-    """folder: URI of report.html, trials.csv and best.yaml.  tables: for the terminal.  summary: the result in sentences.
+    """What a search returns.
 
+    folder: URI of report.html, trials.csv and best.yaml.  tables: for the terminal.  summary: the result in sentences.
     best: number of the best trial.  failed: number of final trainings without a result.
     """
 
@@ -68,8 +68,8 @@ def search(
 ) -> SearchResult:
     """Runs the trials that a search still lacks and writes its report. The same call resumes a search that was stopped.
 
-    The test leaves are read once, at the end, for the best setting and the paper's.  UserError, before anything is trained, for what
-    cannot work, and if no trial completed. A trial that fails is a failed trial of the report.
+    The test leaves are read once, at the end, for the best setting and the paper's.  UserError, before anything is
+    trained, for what cannot work, and if no trial completed. A trial that fails is a failed trial of the report.
     """
     dataset = open_dataset(data)
     store = make_store(dataset, method, options, train, settings, context)
@@ -219,14 +219,14 @@ def make_record(
     epochs: int,
     results: Sequence[TrialResult],
     best: TrialResult,
-    finals: tuple[FinalRow, ...],
+    finals: tuple[FinalResult, ...],
 ) -> SearchRecord:
     """Everything that the report of the search shows."""
     asha = f"ASHA, from epoch {settings.grace_epochs}, 1 of {settings.reduction:g}"
     return SearchRecord(
         dataset=dataset.name,
         method=store.method,
-        axes=store.dimensions,
+        dimensions=store.dimensions,
         trials=tuple(results),
         best=best.number,
         leaves=dataset.counts["train"],
@@ -247,10 +247,10 @@ def make_record(
 
 
 def _report(record: SearchRecord, store: SearchStore, run: Run, best: int, failed: int) -> SearchResult:
-    result = measure(record)
-    tables = search_tables(record, result)
+    summary = summarize(record)
+    tables = search_tables(record, summary)
     folder = open_store(store.folder)
-    write_report(folder, run, compose_search(record, made_now(), result), tables, {"trials.csv": to_csv(record)})
+    write_report(folder, run, compose_search(record, footer(), summary), tables, {"trials.csv": to_csv(record)})
     run.log_artifact_bytes("best.yaml", folder.read_bytes("best.yaml"))
     log.info("report: %s", join(folder.uri, "report.html"))
-    return SearchResult(folder.uri, tuple(tables.values()), reading(record, result), best, failed)
+    return SearchResult(folder.uri, tuple(tables.values()), summary_text(record, summary), best, failed)

@@ -24,7 +24,7 @@ from ufgvc.training.progress import Row, read_metrics
 
 log = logging.getLogger(__name__)
 
-# Called with the number of epochs that all folds have finished, and the accuracy after them; returns when ASHA has decided.
+# Called with the epochs that all folds have finished and the accuracy after them; returns when ASHA has decided.
 Report = Callable[[int, float], None]
 
 
@@ -37,8 +37,8 @@ def run_trials(
 ) -> list[TrialResult]:
     """Runs the trials that have not ended yet, and returns the results of all. Inside a Ray session.
 
-    epochs: of a complete trial.  on_result: called on a thread with every trial that ends, also with those of an earlier start: a start
-    may have been killed before its call.
+    epochs: of a complete trial.  on_result: called on a thread with every trial that ends, also with those of an
+    earlier start: a start may have been killed before its call.
     """
     store.clear_failures()
     trials = TrialLog.load(store)
@@ -196,7 +196,7 @@ def make_result(
 
 
 def best_trial(results: Sequence[TrialResult]) -> TrialResult | None:
-    """The complete trial with the highest accuracy; of equals the one with the lowest loss, then the first. Repeats are left out."""
+    """The complete trial with the highest accuracy, without repeats; of equals the lowest loss, then the first."""
     complete = [result for result in results if result.state == "complete" and not result.repeat]
     return max(complete, key=lambda each: (each.curve[-1], -each.losses[-1], -each.number)) if complete else None
 

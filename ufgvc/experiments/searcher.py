@@ -1,4 +1,4 @@
-"""Ray Tune's searcher and scheduler of a search that can be resumed: an Optuna study and ASHA, both rebuilt from earlier trials."""
+"""The searcher (Optuna) and the scheduler (ASHA) of a search on Ray Tune; both are rebuilt from earlier trials."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ EPOCH, SCORE = "epoch", "score"
 
 @dataclass(frozen=True)
 class TrialLog:
-    """The trials on storage when a search starts.  finished: with their results.  unfinished: started, without a result."""
+    """The trials on storage when a search starts.
+
+    finished: with their results.  unfinished: started, without a result.
+    """
 
     finished: tuple[tuple[TrialConfig, TrialResult], ...]
     unfinished: tuple[TrialConfig, ...]
@@ -153,9 +156,11 @@ def _make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
 class CooperativeASHA(ASHAScheduler):
     """ASHA with cooperative stopping: trials exit themselves so that workers are cleaned up.
 
-    stop: called with the number of a trial that is to stop.  epochs: of a complete trial.  grace: epochs before a trial can be stopped.
-    reduction: one of so many trials continues at each rung.
-    The paper's setting (trial 0) always runs to its end, and its repeats are left out: equal settings would fill the top of the rungs.
+    The paper's setting (trial 0) always runs to its end, and its repeats are left out: equal settings would fill the
+    top of the rungs.
+
+    stop: called with the number of a trial that is to stop.  epochs: of a complete trial.
+    grace: epochs before a trial can be stopped.  reduction: one of so many trials continues at each rung.
     """
 
     def __init__(self, stop: Callable[[int], None], epochs: int, grace: int, reduction: float) -> None:

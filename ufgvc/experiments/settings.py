@@ -22,7 +22,7 @@ class TrialSettings(Settings):
     """How many trainings run at a time, and on what."""
 
     init: str = "imagenet"
-    """initial weights of every method: imagenet, none, or the URI of a state dict; {backbone} in it is replaced by the architecture"""
+    """initial weights of every method: imagenet, none, or a state dict, with {backbone} for the architecture"""
     max_concurrent_trials: int | None = Field(None, ge=1)
     """trainings at a time; default: as many as fit, and without GPUs at most one per core"""
     cpus_per_trial: float = Field(1.0, gt=0)
@@ -32,7 +32,7 @@ class TrialSettings(Settings):
     device: Device = "auto"
     """cpu, gpu, or auto: GPUs if there are any"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """precision of training; auto: bf16 autocast on a GPU that supports it, else fp32. Leaves are always scored in fp32"""
+    """precision of training; auto: bf16 autocast on a GPU that supports it, else fp32. Scores are computed in fp32"""
     checkpoint_seconds: float = Field(60.0, ge=0)
     """seconds between checkpoints of a training"""
     max_failures: int = Field(3, ge=-1)
@@ -43,17 +43,17 @@ class BenchmarkSettings(TrialSettings):
     """The benchmark of all methods."""
 
     methods: tuple[str, ...] = ("all",)
-    """rows of the tables: all, paper (without ours), oracle (exact masks), controls, or single rows such as dcl or mask_guided:vein"""
+    """rows of the tables: all, paper (without ours), oracle (exact masks), controls, or rows such as dcl"""
     backbones: tuple[str, ...] = ()
-    """smaller architectures as large=small, e.g. resnet50=resnet18 vgg16=vgg11; each replaces the large one in every method"""
+    """smaller architectures as large=small, e.g. resnet50=resnet18 vgg16=vgg11; they replace the large ones"""
     seeds: int = Field(5, ge=1)
     """trainings of each row on each data set, with seeds from 0"""
     budget: Literal["equal", "published"] = "equal"
-    """equal: the same image size, initial weights, images forwarded and learning rates for all; published: each method's own recipe"""
+    """equal: the same image size, initial weights, images forwarded and learning rates ; published: each its recipe"""
     masks: Literal["box", "luminance", "structure", "exact"] = "box"
     """kind of the masks that guide the networks"""
     epochs: int = Field(100, ge=1)
-    """equal: epochs of a method that forwards each image once; DCL gets a half of them, MaskCOV a third, NTS-Net 40 %"""
+    """equal: epochs of a method that forwards each image once; DCL gets half of them, MaskCOV a third, NTS-Net 40 %"""
     batch_size: int = Field(16, ge=2)
     """equal: images per step"""
     resize: int = Field(512, ge=32)
@@ -119,10 +119,10 @@ class SearchSettings(Settings):
     """The search. What all trials share is set by `train` and `options`."""
 
     space: Annotated[Mapping[str, Any], tyro.conf.Suppress] = Field(default_factory=dict)
-    """in YAML: {options.fusion: simplex, options.loss_weights.vein: {low: 0.01, high: 10, log: true}, options.activation: [a, b]};
+    """in YAML: {options.fusion: simplex, train.learning_rate: {low: 0.001, high: 0.1, log: true}, options.x: [a, b]};
     default: the fusion weights and loss weights of the method, or its learning rate if it has none"""
     num_trials: int | None = Field(None, ge=1)
-    """settings to try, including the paper's; default: 40, or every point of a grid. A later run with more continues the same search"""
+    """settings to try, including the paper's; default: 40, or every point of a grid; more continue the same search"""
     sampler: Literal["tpe", "random", "grid"] = "tpe"
     """how settings are chosen: Optuna's tree-structured Parzen estimator, at random, or every point of a grid"""
     grid_points: int = Field(4, ge=2)
@@ -138,7 +138,7 @@ class SearchSettings(Settings):
     repeats: int = Field(4, ge=0)
     """trainings of the paper's setting with other seeds, to measure how much of a gain is chance"""
     seeds: int = Field(3, ge=0)
-    """final trainings of the best and of the paper's setting on all training leaves, scored on the test leaves; 0: no test"""
+    """final trainings of the best and of the paper's setting, scored on the test leaves; 0: no test"""
     max_concurrent_trials: int | None = Field(None, ge=1)
     """trials at a time; default: as many as fit, and without GPUs at most one per core"""
     gpu_per_trial: float = Field(0.25, gt=0, le=1)

@@ -20,24 +20,8 @@ from ufgvc.training.settings import TrainSettings
 
 WHERE = "search.space"
 LOSS_RANGE = (0.01, 10.0)  # of loss weights in the default space; the weight of the cross-entropy is 1
-# Fields of TrainSettings that would make trials incomparable (epochs, the split), or cannot matter (where they run).
-NOT_SEARCHED = frozenset(
-    [
-        "epochs",
-        "validation",
-        "holdout",
-        "folds",
-        "fold",
-        "workers",
-        "cpus_per_worker",
-        "device",
-        "cache",
-        "checkpoint_seconds",
-        "keep",
-        "max_failures",
-        "compile",
-    ]
-)
+# The other fields of TrainSettings would make trials incomparable (epochs, the split), or do not affect results.
+SEARCHABLE = {"init", "mask", "batch_size", "learning_rate", "resize", "crop", "precision", "sync_batchnorm"}
 
 
 def read_space(
@@ -110,7 +94,7 @@ def apply_values(
 
 
 def optuna_distributions(dimensions: Sequence[Dimension]) -> dict[str, BaseDistribution]:
-    """Optuna's distribution of each parameter. A simplex of k weights has k - 1 uniform parameters; see `decode_params`."""
+    """Optuna's distribution of each parameter; a simplex of k weights has k - 1 uniform ones (see `decode_params`)."""
     found: dict[str, BaseDistribution] = {}
     for dimension in dimensions:
         if dimension.kind == "simplex":
@@ -128,8 +112,9 @@ def optuna_distributions(dimensions: Sequence[Dimension]) -> dict[str, BaseDistr
 def decode_params(dimensions: Sequence[Dimension], params: Mapping[str, Any]) -> dict[str, Any]:
     """Converts Optuna's parameters to the values of the dimensions.
 
-    Each weight of a simplex takes the fraction 1 - (1 - u)^(1 / number of weights after it) of what is left. Independent uniform u
-    then give a uniform point of the simplex (Devroye, Non-Uniform Random Variate Generation, V.2), without rejection.
+    Each weight of a simplex takes the fraction 1 - (1 - u)^(1 / number of weights after it) of what is left.
+    Independent uniform u then give a uniform point of the simplex (Devroye, Non-Uniform Random Variate Generation,
+    V.2), without rejection.
     """
     values: dict[str, Any] = {}
     for dimension in dimensions:
@@ -252,11 +237,11 @@ def _parse_dimension(name: str, spec: Any, published: Mapping[str, Any]) -> Dime
 def _setting_path(name: str, where: str, published: Mapping[str, Any]) -> list[str]:
     """UserError for a setting that does not exist, or is the same in every trial."""
     path = name.split(".")
-    if path[0] == "train" and len(path) == 2 and path[1] in NOT_SEARCHED:
+    if path[0] == "train" and len(path) == 2 and path[1] in set(TrainSettings.model_fields) - SEARCHABLE:
         raise UserError("is the same in every trial of a search", where=where, fix="set it under `train:`")
     if len(path) < 2 or not _has(published, path):
         fields = [(section, field) for section in published for field in published[section]]
-        known = [f"{s}.{field}" for s, field in fields if not (s == "train" and field in NOT_SEARCHED)]
+        known = [f"{s}.{field}" for s, field in fields if s != "train" or field in SEARCHABLE]
         fix = f"one of {', '.join(known)}, or a part of one (options.fusion.base)"
         raise UserError("there is no such setting", where=where, fix=fix)
     return path

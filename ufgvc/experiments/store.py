@@ -1,7 +1,7 @@
 """A search on storage: its configuration, and a folder for each trial. It holds all that a restart needs.
 
 <runs>/<data set>/search/<key>/
-    trials/0007/config.json    written before the trial starts: its number, its values, whether it repeats the paper's setting
+    trials/0007/config.json    written before the trial starts: number, values, whether it repeats the paper's setting
     trials/0007/stop.json      written when ASHA stops the trial
     trials/0007/result.json    how it ended
     trials/0007/failed.json    reason and traceback of a failure
@@ -53,8 +53,8 @@ class TrialConfig:
 class SearchStore:
     """A search on storage.
 
-    data, runs, folder: URIs.  options, train: the configuration that all trials share.  dimensions: of the search space.
-    folds: number of parts of the training leaves.  seed: of the folds and of the trainings.
+    data, runs, folder: URIs.  options, train: the configuration that all trials share.
+    dimensions: of the search space.  folds: of the cross-validation.  seed: of the folds and of the trainings.
     """
 
     data: str

@@ -1,4 +1,4 @@
-"""One training of a benchmark, a pretraining, a calibration or the end of a search, and how many of them run on Ray Tune."""
+"""Training jobs: the single trainings of a benchmark, a pretraining, a calibration and the end of a search."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class TrainingJob:
 
     variant: what is trained: the key of a MethodVariant, an architecture, or the label of a setting.
     dataset_index: of its data set among those of the benchmark.  lr_factor: multiple of the published learning rate.
-    purpose: `lr_search` trains on a part of the training leaves and validates on the rest; `fold` scores the leaves of its fold with
-    the weights of the last epoch; `final` trains on all training leaves and scores the test leaves, which no other purpose reads;
-    `pretrain` only keeps its weights.
+    purpose: `lr_search` trains on a part of the training leaves and validates on the rest; `fold` scores the leaves of
+    its fold with the weights of the last epoch; `final` trains on all training leaves and scores the test leaves, which
+    no other purpose reads; `pretrain` only saves its weights.
     config, identity: of the training, as `training.run.make_plan` returns them.
     save_model: whether <run>/model is written.  train: for a training of several workers, their number and resources.
     """
@@ -107,8 +107,10 @@ def run_jobs(
 ) -> list[JobOutcome]:
     """Runs the jobs that have no result yet and returns the outcomes of all, in order. Inside a Ray session.
 
-    scratch: a folder for the files of Tune, deleted at the end.  max_failures: how often the lost process of a job is replaced.
-    on_outcome: called on a thread with every outcome, also those of an earlier start: a start may have been stopped before its call.
+    scratch: a folder for the files of Tune, deleted at the end.
+    max_failures: how often the lost process of a job is replaced.
+    on_outcome: called on a thread with every outcome, also those of an earlier start, which may have been stopped
+    before its call.
     """
     outcomes = {index: JobOutcome(job, found) for index, job in enumerate(jobs) if (found := load_result(job))}
     waiting = [index for index in range(len(jobs)) if index not in outcomes]
@@ -159,8 +161,9 @@ def load_result(job: TrainingJob) -> dict[str, Any] | None:
 def run_job(job: TrainingJob, on: str = "cpu") -> dict[str, Any]:
     """Trains, or resumes a training, scores what the purpose says, and writes and returns the result.
 
-    on: the device, "cpu" or "cuda".  Returns seconds, images_per_second (training images), train_accuracy in [0, 1], machine, and by
-    purpose validation_correct and validation_leaves, or correct and leaves.
+    on: the device, "cpu" or "cuda".
+    Returns seconds, images_per_second (training images), train_accuracy in [0, 1], machine, and by purpose
+    validation_correct and validation_leaves, or correct and leaves.
     """
     if (found := load_result(job)) is not None:
         return found
@@ -204,7 +207,7 @@ def _score(job: TrainingJob, method: Method, dataset: Dataset, device: torch.dev
         logits, labels, image_ids = score_test(method, dataset, job.config, device)
     else:
         held = score_held_out(method, dataset, job.config, device)
-        logits, labels, image_ids, columns = held.logits, held.labels, held.image_ids, {"strangeness": held.strangeness}
+        logits, labels, image_ids, columns = held.logits, held.labels, held.image_ids, {"ood_score": held.ood_score}
     buffer = io.BytesIO()
     table = pa.table({"image_id": image_ids, "label": labels, "logits": pa.array(list(logits)), **columns})
     pq.write_table(table, buffer, compression="zstd")
@@ -222,7 +225,10 @@ def score_test(
 
 
 def read_scores(store: Store, image_ids: list[str], column: str = "logits") -> NDArray[np.float64]:
-    """Logits (N, K), or another column (N,), that a job wrote, in the order of `image_ids`. RuntimeError unless of exactly these."""
+    """Logits (N, K), or another column (N,), that a job wrote, in the order of `image_ids`.
+
+    RuntimeError if it scored other images.
+    """
     table = pq.read_table(io.BytesIO(store.read_bytes(SCORES)))
     rows = {image_id: row for row, image_id in enumerate(table["image_id"].to_pylist())}
     if rows.keys() != set(image_ids):

@@ -1,171 +1,238 @@
-"""A search on one page: what the best setting gains on leaves that the search never saw, and how much of its score was luck."""
+"""The report page of a search: the gain of the best setting on the test leaves, and the selection bias of its score."""
 
 from __future__ import annotations
 
-from ufgvc.evaluation.search_importance import importance
+import textwrap
+from collections import Counter
+
+from ufgvc.core.text import format_duration
+from ufgvc.evaluation.search_parameters import MIN_TRIALS, Importance, importance
 from ufgvc.evaluation.search_record import SearchRecord
-from ufgvc.evaluation.search_result import SearchResult, measure
-from ufgvc.reports.benchmark_tables import points
-from ufgvc.reports.page import Page, Section
-from ufgvc.reports.search_figures import (
-    importance_chart,
-    importance_in_words,
-    parallel_chart,
-    parallel_in_words,
-    progress_chart,
-    progress_in_words,
+from ufgvc.evaluation.search_summary import SearchSummary, summarize
+from ufgvc.evaluation.selection_bias import SeedVariance, SelectionBias
+from ufgvc.reports.page import Block, Page, Section
+from ufgvc.reports.search_figures import importance_chart, parallel_chart, progress_chart, simplex_chart
+from ufgvc.reports.search_tables import correct, search_tables
+from ufgvc.reports.tables import interval, p_text, percent, points
+
+SIGNIFICANT = 0.05
+SIMPLEX_TEXT = (
+    "Each point is a complete trial. The nearer to a corner, the larger that weight; the darker, the higher the score."
 )
-from ufgvc.reports.search_simplex import simplex_chart, simplex_in_words
-from ufgvc.reports.search_tables import search_tables
-from ufgvc.reports.search_text import (
-    best_in_words,
-    duration,
-    gain_in_words,
-    lost_in_words,
-    luck_in_words,
-    ran_in_words,
-    states_in_words,
-)
-from ufgvc.reports.tables import Table, percent
 
 
-def compose_search(story: SearchRecord, made: str = "", result: SearchResult | None = None) -> Page:
-    """The whole page.  made: the footer.  result: of `measure`, if it is there already."""
-    result = measure(story) if result is None else result
-    tables = search_tables(story, result)
-    chapters = [
-        _of(
-            "The best setting beside the paper's",
-            best_in_words(story, result),
-            tables.get("scores"),
-            tables.get("settings"),
-        ),
-        _luck(story, result, tables.get("luck")),
-        *_weights(story),
-        _fields(story),
-        _importance(story),
-        _of("The trials", ran_in_words(story, result), tables.get("trials")),
-        _of("What early stopping saved", "", tables.get("saved")),
-    ]
-    figure, explanation = _head(story, result)
+def compose_search(record: SearchRecord, footer: str = "", summary: SearchSummary | None = None) -> Page:
+    """The whole page.  summary: of `summarize`, where it is already computed."""
+    summary = summarize(record) if summary is None else summary
+    tables = search_tables(record, summary)
+    weights = [simplex_chart(dimension, record) for dimension in record.dimensions]
+    searched = bool(record.dimensions and record.trials)
+    found = importance(record) if searched else None
+    sections = [
+        _section("The paper's setting and the best one", describe_best(record, summary), tables.get("scores"),
+                 tables.get("settings")),
+        _section("Selection bias", describe_bias(summary), progress_chart(record, summary), tables.get("bias")),
+        _section("The weights", SIMPLEX_TEXT, *weights),
+        _section("All parameters", "Each line is a complete trial; the darker, the higher the score.",
+                 parallel_chart(record)),
+        Section("Importance of the parameters", describe_importance(found, record),
+                [importance_chart(found)] if found else []) if searched else None,
+        _section("The trials", describe_trials(record, summary), tables.get("trials")),
+        _section("Early stopping", "", tables.get("savings")),
+    ]  # fmt: skip
+    headline, explanation = _headline(record, summary)
+    facts = {name[:1].upper() + name[1:]: text for name, text in record.facts.items()}
     return Page(
-        eyebrow=f"ufgvc search on {story.dataset}",
-        title=f"{story.method}: what a search of {_counted(story)} found",
-        headline=figure,
+        eyebrow=f"ufgvc search on {record.dataset}",
+        title=f"{record.method}: search over {_plural(len(record.trials), 'trial')}",
+        headline=headline,
         explanation=explanation,
-        stats=_tiles(story, result),
-        sections=[chapter for chapter in chapters if chapter],
-        facts={**_facts(story), **{name[:1].upper() + name[1:]: text for name, text in story.facts.items()}},
-        warnings=_warnings(story, result),
-        footer=made,
+        stats=_stats(record, summary),
+        sections=[section for section in sections if section],
+        facts={**_facts(record), **facts},
+        warnings=_warnings(record, summary),
+        footer=footer,
     )
 
 
-def _head(story: SearchRecord, result: SearchResult) -> tuple[str, str]:
-    """The one big number is that of the test leaves, never the score that the best was chosen by."""
-    if result.gain:
-        return f"{points(result.gain.value)} points", gain_in_words(result)
-    if result.best is None:
-        return "not measured", best_in_words(story, result)
-    told = f"{best_in_words(story, result)} {gain_in_words(result)}"
-    return ("no gain" if result.kept else "not tested"), told
+def _section(title: str, text: str, *blocks: Block | None) -> Section | None:
+    present = [block for block in blocks if block]
+    return Section(title, text, present) if present else None
 
 
-def _of(title: str, text: str, *tables: Table | None) -> Section | None:
-    blocks = [table for table in tables if table]
-    return Section(title, text, blocks) if blocks else None
+def _headline(record: SearchRecord, summary: SearchSummary) -> tuple[str, str]:
+    """(big number, explanation): the gain on the test leaves, never the score that the best was selected by."""
+    if summary.gain:
+        return f"{points(summary.gain.value)} points", describe_gain(summary)
+    if summary.best is None:
+        return "not measured", describe_best(record, summary)
+    text = f"{describe_best(record, summary)} {describe_gain(summary)}"
+    return ("no gain" if summary.paper_is_best else "not tested"), text
 
 
-def _luck(story: SearchRecord, result: SearchResult, table: Table | None) -> Section | None:
-    chart = progress_chart(story, result)
-    blocks = [block for block in (chart, table) if block]
-    text = f"{luck_in_words(result)} {progress_in_words(story, result)}".strip()
-    return Section("How much of it is luck", text, blocks) if blocks else None
-
-
-def _weights(story: SearchRecord) -> list[Section]:
-    charts = [(axis, simplex_chart(axis, story)) for axis in story.axes]
-    return [
-        Section(
-            f"The weights: {axis.name}", f"{WEIGHTS_TEXT[len(axis.parts)]} {simplex_in_words(axis, story)}", [chart]
-        )
-        for axis, chart in charts
-        if chart
+def summary_text(record: SearchRecord, summary: SearchSummary) -> str:
+    """A few lines for the terminal: the trials, the best one, its selection bias and its gain on the test leaves."""
+    lines = [
+        describe_trials(record, summary),
+        describe_best(record, summary),
+        describe_bias(summary),
+        describe_gain(summary),
     ]
+    return "\n".join(line for line in lines if line)
 
 
-WEIGHTS_TEXT = {
-    2: "Each point is a trial.",
-    3: "Each point is a trial: the nearer to a corner, the more weight on what the corner is named after; the fuller its colour, the "
-    "higher it scored.",
-}
+def describe_trials(record: SearchRecord, summary: SearchSummary) -> str:
+    """How many trials and epochs ran."""
+    repeats = sum(trial.repeat for trial in record.trials)
+    again = f"; {repeats} repeat the paper's setting with another seed" if repeats else ""
+    saved = summary.savings
+    epochs = f"; {saved.epochs:,} of {saved.all_epochs:,} epochs trained" if saved.epochs else ""
+    return f"{_plural(len(record.trials), 'trial')} ({_states(record)}{again}){epochs}."
 
 
-def _fields(story: SearchRecord) -> Section | None:
-    chart = parallel_chart(story)
-    text = "Each line is a trial, the stronger the higher it scored."
-    return Section("All settings together", f"{text} {parallel_in_words(story)}", [chart]) if chart else None
+def describe_best(record: SearchRecord, summary: SearchSummary) -> str:
+    """The highest score in cross-validation, and that its selection biased it."""
+    best, bias = summary.best, summary.selection_bias
+    if best is None or best.score is None:
+        return f"No trial completed{_first_error(record)}, so no setting was selected."
+    score = f"{correct(best, record)} training leaves correct ({percent(best.score)})"
+    if summary.paper_is_best:
+        return f"No setting scored higher in cross-validation than the paper's own: {score}."
+    gain = f", {points(bias.gain)} points over the paper's setting ({_paper_mean(bias.seeds)})" if bias else ""
+    text = f"Highest cross-validated accuracy: trial {best.number}, {score}{gain}."
+    count = bias.settings if bias else len(record.candidates)
+    return f"{text} It is the maximum of {count} scores, so it is biased upwards." if count > 1 else text
 
 
-def _importance(story: SearchRecord) -> Section | None:
-    if not story.axes or not story.trials:
-        return None
-    found = importance(story)
-    text = importance_in_words(found, story)
-    if found and _joint(story):
-        text += " Weights that sum to 1 move together, so their bars do not tell which of them it is."
-    if found:
-        text += " Where later trials were chosen by the scores of earlier ones, this is a rough test."
-    return Section("Which setting matters", text, [importance_chart(found)] if found else [])
+def describe_bias(summary: SearchSummary) -> str:
+    """The expected gain of the best of as many equal settings; "" without a best trial."""
+    bias = summary.selection_bias
+    if bias is None:
+        none = "The paper's setting did not complete, so the gain over it and its selection bias are unknown."
+        return none if summary.best else ""
+    if bias.settings < 2:
+        return "Only one setting completed, so there is no selection bias."
+    expected = (
+        f"the best of {bias.settings} equally good settings is expected to gain {points(bias.expected)} points"
+        f"{_expected_range(bias)} over the paper's setting by selection alone"
+    )
+    if summary.paper_is_best:
+        return f"Selection bias: {expected}."
+    verdict = "exceeds the selection bias" if bias.p < SIGNIFICANT else "can be explained by selection bias"
+    return (
+        f"Selection bias: {expected}. The observed gain of {points(bias.gain)} points (p {p_text(bias.p)}) {verdict}."
+    )
 
 
-def _joint(story: SearchRecord) -> bool:
-    return any(len(axis.parts) > 2 for axis in story.axes)
+def describe_gain(summary: SearchSummary) -> str:
+    """The paired difference on the test leaves, and whether it is significant."""
+    gap = summary.gain
+    if gap is None:
+        if summary.paper_is_best and summary.paper_test:
+            found = summary.paper_test.accuracy
+            return (
+                "The paper's setting, trained on all training leaves, has a test accuracy of "
+                f"{percent(found.value)} (95\u00a0% interval {interval(found)})."
+            )
+        return "The two settings were not both tested, so the gain on new leaves is unknown." if summary.best else ""
+    amount = round(100 * gap.value, 1)
+    than = f"{abs(amount):.1f} points {'more' if amount > 0 else 'less'} accurate than" if amount else "as accurate as"
+    sure = f"95\u00a0% interval {points(gap.low)} to {points(gap.high)}; p {p_text(gap.p)}"
+    verdict = "significant" if gap.p < SIGNIFICANT else "not significant"
+    return (
+        f"On the test leaves, which the search never used, the best setting is {than} the paper's ({sure}). "
+        f"The paired difference is {verdict}."
+    )
 
 
-def _counted(story: SearchRecord) -> str:
-    return f"{len(story.trials)} trial{'' if len(story.trials) == 1 else 's'}"
+def describe_importance(found: Importance | None, record: SearchRecord) -> str:
+    """Which parameters are significant, and the limits of that test."""
+    if found is None:
+        if len(record.candidates) < MIN_TRIALS:
+            return f"Too few trials: {len(record.candidates)} of at least {MIN_TRIALS} are complete."
+        return "All complete trials scored the same."
+    significant = ", ".join(found.significant)
+    text = (
+        f"Significant: {significant}."
+        if significant
+        else f"No parameter is significant, not even {next(iter(found.ratios))} with the longest bar."
+    )
+    text += (
+        f" Importance (PED-ANOVA): how much the best {found.top} trials differ from all trials in a parameter; the "
+        "threshold is the 95th percentile of the largest importance after permuting the scores."
+    )
+    if any(len(dimension.parts) > 2 for dimension in record.dimensions):
+        text += " Weights that sum to 1 depend on each other, so their importances cannot be separated."
+    return text + " The test is approximate where the sampler chose later trials by earlier scores."
 
 
-def _tiles(story: SearchRecord, result: SearchResult) -> list[tuple[str, str]]:
-    luck, saved = result.selection_bias, result.saved
-    tiles = [(_counted(story), states_in_words(story))]
-    if luck and luck.settings > 1:
-        tiles.append((f"{points(luck.gain)} points", f"in cross-validation, as the highest of {luck.settings}"))
-        tiles.append((f"{points(luck.expected)} points", "to be expected by luck alone"))
+def _states(record: SearchRecord) -> str:
+    names = {"complete": "complete", "stopped": "stopped early", "failed": "failed"}
+    counts: Counter[str] = Counter(trial.state for trial in record.trials)
+    return ", ".join(f"{counts[state]} {name}" for state, name in names.items() if counts[state]) or "none ran"
+
+
+def _first_error(record: SearchRecord, length: int = 120) -> str:
+    errors = [line for trial in record.trials for line in (trial.error or "").strip().splitlines()[:1]]
+    return f" (first error: {textwrap.shorten(errors[0].rstrip('.'), length, placeholder=' ...')})" if errors else ""
+
+
+def _expected_range(bias: SelectionBias) -> str:
+    span = bias.seeds.sd_interval()
+    if span is None:
+        return ""
+    low, high = (bias.expected * end / bias.seeds.sd for end in span)
+    return f" (95\u00a0% interval {points(low)} to {points(high)})"
+
+
+def _paper_mean(seeds: SeedVariance) -> str:
+    return f"{percent(seeds.mean)}{f', mean of {seeds.trainings} trainings' if seeds.trainings > 1 else ''}"
+
+
+def _plural(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _stats(record: SearchRecord, summary: SearchSummary) -> list[tuple[str, str]]:
+    bias, saved = summary.selection_bias, summary.savings
+    stats = [(_plural(len(record.trials), "trial"), _states(record))]
+    if bias and bias.settings > 1:
+        stats.append((f"{points(bias.gain)} points", f"in cross-validation, as the best of {bias.settings}"))
+        stats.append((f"{points(bias.expected)} points", "expected from selection bias alone"))
     if saved.epochs < saved.all_epochs:
-        tiles.append((percent(1 - saved.epochs / saved.all_epochs) or "", "of the epochs saved by stopping early"))
-    return [*tiles, (duration(story.wall), "from the first trial to the last")]
+        stats.append((percent(1 - saved.epochs / saved.all_epochs) or "", "of the epochs saved by early stopping"))
+    return [*stats, (format_duration(record.wall), "from the first trial to the last")]
 
 
-def _facts(story: SearchRecord) -> dict[str, str]:
+def _facts(record: SearchRecord) -> dict[str, str]:
     facts = {
-        "Score of a trial": f"{story.folds}-fold cross-validation over {story.leaves} training leaves, after {story.epochs} epochs",
-        "Searched": ", ".join(axis.name for axis in story.axes) or "nothing",
+        "Score of a trial": f"accuracy in {record.folds}-fold cross-validation over {record.leaves} training leaves, "
+        f"after {record.epochs} epochs",
+        "Searched": ", ".join(dimension.name for dimension in record.dimensions) or "nothing",
     }
-    if story.finals:
-        seeds = " and ".join(str(number) for number in sorted({len(final.right) for final in story.finals}))
+    if record.finals:
+        seeds = " and ".join(str(count) for count in sorted({len(final.right) for final in record.finals}))
+        cultivars = len(set(record.labels.tolist()))
         facts["Test"] = (
-            f"{len(story.labels)} leaves of {len(set(story.labels.tolist()))} cultivars, once, after the search; seeds: {seeds}"
+            f"{len(record.labels)} leaves of {cultivars} cultivars, used once, after the search; seeds: {seeds}"
         )
     return facts
 
 
-def _warnings(story: SearchRecord, result: SearchResult) -> list[str]:
-    """What a reader must know before believing any of it."""
-    found = []
-    if result.selection_bias and result.selection_bias.settings > 1 and not result.kept:
+def _warnings(record: SearchRecord, summary: SearchSummary) -> list[str]:
+    found, bias = [], summary.selection_bias
+    if bias and bias.settings > 1 and not summary.paper_is_best:
         found.append(
-            f"The cross-validated score of the best is the highest of {result.selection_bias.settings}, so too high. "
-            "Only the test leaves tell what it gains."
+            f"The cross-validated accuracy of the best setting is the maximum of {bias.settings}, so it is too high. "
+            "Only the test leaves show its gain."
         )
-    if result.selection_bias and result.selection_bias.settings > 1 and not result.selection_bias.noise.measured:
-        found.append("How far two trainings of the same setting differ was not measured; the luck rests on a guess.")
-    if result.best and not story.finals:
-        found.append("Nothing was tested.")
-    if story.finals and min(len(final.right) for final in story.finals) < 2:
-        found.append(
-            "One seed each on the test leaves: how far two trainings of the same setting differ there was not measured."
-        )
-    lost = lost_in_words(story)
-    return [*found, *([lost] if lost else [])]
+    if bias and bias.settings > 1 and not bias.seeds.measured:
+        found.append("The variance over seeds was not measured; the selection bias is a rough estimate.")
+    if summary.best and not record.finals:
+        found.append("No setting was evaluated on the test leaves.")
+    if record.finals and min(len(final.right) for final in record.finals) < 2:
+        found.append("One seed on the test leaves: the variance over seeds was not measured there.")
+    failed = [str(trial.number) for trial in record.trials if trial.state == "failed"]
+    if failed:
+        found.append(f"Failed trials: {', '.join(failed)}{_first_error(record)}.")
+    return found

@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ufgvc.data.augment import eval_view
 from ufgvc.data.cache import load_decoded_split
 from ufgvc.data.dataset import Dataset, read_index
 from ufgvc.methods.method import Method
-from ufgvc.models.calibration import FeatureSubspace
-from ufgvc.models.fit_calibration import check_finite, fit_subspace
+from ufgvc.models.calibration import FeatureSubspace, check_finite, fit_feature_subspace
+from ufgvc.models.score import score_images
 from ufgvc.training.loader import EVAL_BATCH, Ints, WorkerConfig, learnt_and_held
 
 REFERENCE_LEAVES = 2000  # more change the span of what the leaves look like little
@@ -22,13 +21,13 @@ REFERENCE_LEAVES = 2000  # more change the span of what the leaves look like lit
 
 @dataclass(frozen=True)
 class HeldOut:
-    """N leaves: logits (N, K), labels (N,), strangeness (N,), image ids.  reference: what they were compared with."""
+    """N leaves: logits (N, K), labels (N,), ood_score (N,), image ids.  subspace: what they were compared with."""
 
     logits: NDArray[np.float32]
     labels: Ints
-    strangeness: NDArray[np.float64]
+    ood_score: NDArray[np.float64]
     image_ids: list[str]
-    reference: FeatureSubspace
+    subspace: FeatureSubspace
 
 
 def score_held_out(method: Method, dataset: Dataset, plan: WorkerConfig, device: torch.device) -> HeldOut:
@@ -40,9 +39,9 @@ def score_held_out(method: Method, dataset: Dataset, plan: WorkerConfig, device:
     labels = index["label"].to_numpy().astype(np.int64)
     learn, hold = learnt_and_held(plan, labels, index["group"].to_pylist())
     logits, seen = look(method, dataset, "train", plan, hold, device)
-    reference = make_reference(method, dataset, plan, learn, device)
+    subspace = make_reference(method, dataset, plan, learn, device)
     names = index["image_id"].to_pylist()
-    return HeldOut(logits, labels[hold], reference.strangeness(seen), [names[place] for place in hold], reference)
+    return HeldOut(logits, labels[hold], subspace.ood_score(seen), [names[place] for place in hold], subspace)
 
 
 def make_reference(
@@ -50,7 +49,7 @@ def make_reference(
 ) -> FeatureSubspace:
     """From the leaves at these places of the training split, or from REFERENCE_LEAVES of them, evenly spaced."""
     few = learn[:: -(-len(learn) // REFERENCE_LEAVES)]
-    return fit_subspace(look(method, dataset, "train", plan, few, device)[1])
+    return fit_feature_subspace(look(method, dataset, "train", plan, few, device)[1])
 
 
 def look(
@@ -59,14 +58,8 @@ def look(
     """Logits (N, K) and views (N, C) of leaves at these places of a split, in fp32 as `evaluate` scores. UserError if the net diverged."""
     recipe = method.recipe
     images = load_decoded_split(dataset, split, recipe.test_resize, None, None, Path(plan.cache_folder)).images
-    net = method.net.to(device).to(memory_format=torch.channels_last).eval()
-    logits, views = [], []
-    with torch.inference_mode():
-        for start in range(0, len(places), EVAL_BATCH):
-            batch = torch.from_numpy(np.array(images[places[start : start + EVAL_BATCH]])).to(device)
-            scored, seen = method.look(eval_view(batch, recipe.crop), net)
-            logits.append(scored.cpu().numpy())
-            views.append(seen.cpu().numpy())
-    found = np.concatenate(logits)
-    check_finite(found)
-    return found, np.concatenate(views)
+    batches = (np.array(images[places[at : at + EVAL_BATCH]]) for at in range(0, len(places), EVAL_BATCH))
+    logits, features = score_images(method, batches, recipe.crop, device, with_features=True)
+    assert features is not None
+    check_finite(logits)
+    return logits, features

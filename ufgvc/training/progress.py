@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ufgvc.core.errors import UserError
 from ufgvc.core.startup import COMMAND, marks, startup_line
 from ufgvc.core.storage import Store
+from ufgvc.core.text import format_duration
 
 log = logging.getLogger(__name__)
 
@@ -24,15 +25,19 @@ Row = dict[str, float]
 
 
 def epoch_line(row: Row, epochs: int, rest_seconds: float) -> str:
-    """epoch 3/60  loss 1.234 = classification 1.20 + vein 0.31  train accuracy 45.0 %  120 images/s  3 % waiting  2:10 to go"""
+    """The line of an epoch in the log.
+
+    epoch 3/60  loss 1.234 (classification 1.20)  train accuracy 45.0 %  9.0 images/s  3 % waiting for data  2 min to go
+    """
     parts = "  ".join(
         f"{name.removeprefix('loss_')} {value:.4f}" for name, value in row.items() if name.startswith("loss_")
     )
-    text = f"epoch {int(row['epoch'])}/{epochs}  loss {row['loss']:.4f} ({parts})  train accuracy {100 * row['train_accuracy']:.1f} %"
+    text = f"epoch {int(row['epoch'])}/{epochs}  loss {row['loss']:.4f} ({parts})"
+    text += f"  train accuracy {100 * row['train_accuracy']:.1f} %"
     if "validation_accuracy" in row:
         text += f"  validation {int(row['validation_correct'])}/{int(row['validation_leaves'])}"
-    rest = f"{int(rest_seconds) // 60}:{int(rest_seconds) % 60:02d}"
-    return f"{text}  {row['images_per_second']:.1f} images/s  {100 * row['data_wait']:.0f} % waiting for data  {rest} to go"
+    text += f"  {row['images_per_second']:.1f} images/s  {100 * row['data_wait']:.0f} % waiting for data"
+    return f"{text}  {format_duration(rest_seconds)} to go"
 
 
 class Follower:

@@ -21,8 +21,8 @@ from ufgvc.methods import build
 from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
 from ufgvc.methods.weights import check_init, read_file
-from ufgvc.models.fit_calibration import calibration_of
-from ufgvc.models.model import save_model
+from ufgvc.models.calibration import calibration_of_checkpoint
+from ufgvc.models.format import save_model
 from ufgvc.regions.mask_results import check_masks, masks_found
 from ufgvc.runtime.resources import alive_nodes
 from ufgvc.runtime.session import ray_session
@@ -216,7 +216,7 @@ def save_trained(
     method.net.load_state_dict(best["net"] if chosen else state["net"])
     rows = state["history"]
     kept = dict(rows[best["epoch"] - 1] if chosen else rows[-1])
-    fitted = calibration_of(best, plan.validation) if chosen else None
+    fitted = calibration_of_checkpoint(best, plan.validation) if chosen else None
     found = masks_found(dataset, plan.mask_kind, plan.mask_fingerprint) if plan.mask_kind else None
     kept["selection"] = {"test": "selected on test", "last": "last epoch"}.get(
         plan.validation, f"best on {plan.validation}"

@@ -1,4 +1,4 @@
-"""Made-up searches, for the tests of their report."""
+"""Synthetic searches for the tests of the search report."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from ufgvc.evaluation.search_record import Dimension, FinalRow, SearchRecord, TrialResult
+from ufgvc.evaluation.search_record import Dimension, FinalResult, SearchRecord, TrialResult
 
 FUSION = Dimension("options.fusion", "simplex", parts=("base", "vein", "contour"))
 VEIN = Dimension("options.loss_weights.vein", "log", 0.001, 10.0)
 RATE = Dimension("optimizer.lr", "log", 1e-4, 1e-2)
 CROP = Dimension("recipe.crop", "linear", 0.5, 1.0)
 BACKBONE = Dimension("options.backbone", "choice", choices=("resnet50", "resnet18"))
-AXES = (FUSION, VEIN, RATE, CROP, BACKBONE)
+DIMENSIONS = (FUSION, VEIN, RATE, CROP, BACKBONE)
 PAPER = {
     FUSION.name: {"base": 0.3, "vein": 0.5, "contour": 0.2},
     VEIN.name: 0.1,
@@ -24,29 +24,38 @@ PAPER = {
 LEAVES, EPOCHS = 240, 20
 
 
-def made_up(
-    trials: int = 30, axes: tuple[Dimension, ...] = AXES, repeats: int = 3, effect: float = 0.3, seed: int = 0, **told
+def synthetic_search(
+    trials: int = 30,
+    dimensions: tuple[Dimension, ...] = DIMENSIONS,
+    repeats: int = 3,
+    effect: float = 0.3,
+    seed: int = 0,
+    **changes,
 ) -> SearchRecord:
-    """A search where only the vein's share matters: best at 0.6, worse by `effect` times the square of the way from it. Seeds move the
-    score by 1.5 points."""
+    """A search where only the weight of the vein matters: `effect` times its squared distance to 0.6 is lost.
+
+    Scores have a standard deviation of 1.5 points over seeds.
+    """
     random = np.random.default_rng(seed)
-    rows = [_trial(number, PAPER if number == 0 else _drawn(random), random, effect) for number in range(trials)]
+    rows = [
+        _trial(number, PAPER if number == 0 else _random_values(random), random, effect) for number in range(trials)
+    ]
     rows += [replace(_trial(trials + i, PAPER, random, effect), repeat=True) for i in range(repeats)]
-    rows = [replace(row, values={axis.name: row.values[axis.name] for axis in axes}) for row in rows]
-    entered = [row for row in rows if row.score is not None and not row.repeat]
-    best = max(entered, key=lambda row: row.curve[-1]).number if entered else None
+    rows = [replace(row, values={one.name: row.values[one.name] for one in dimensions}) for row in rows]
+    candidates = [row for row in rows if row.score is not None and not row.repeat]
+    best = max(candidates, key=lambda row: row.curve[-1]).number if candidates else None
     labels = np.repeat(np.arange(80), 3)
     paper = rows[0]
-    finals = [FinalRow("the paper's", paper.values, random.random((3, 240)) < 0.62)]
+    finals = [FinalResult("the paper's", paper.values, random.random((3, 240)) < 0.62)]
     if best:
-        finals.append(FinalRow("best", rows[best].values, finals[0].right ^ (random.random((3, 240)) < 0.1)))
-    story = SearchRecord(
-        "cotton80", "mask_guided", axes, tuple(rows), best, LEAVES, 3, EPOCHS, labels, tuple(finals), 5000.0
+        finals.append(FinalResult("best", rows[best].values, finals[0].right ^ (random.random((3, 240)) < 0.1)))
+    record = SearchRecord(
+        "cotton80", "mask_guided", dimensions, tuple(rows), best, LEAVES, 3, EPOCHS, labels, tuple(finals), 5000.0
     )
-    return replace(story, **told)
+    return replace(record, **changes)
 
 
-def _drawn(random: np.random.Generator) -> dict:
+def _random_values(random: np.random.Generator) -> dict:
     base, vein, contour = random.dirichlet([1, 1, 1])
     return {
         FUSION.name: {"base": float(base), "vein": float(vein), "contour": float(contour)},

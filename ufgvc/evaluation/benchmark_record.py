@@ -1,0 +1,98 @@
+"""The raw results of a benchmark: data sets, methods, and one result for each training run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ufgvc.reports.figures import Panels
+
+TableName = Literal["II", "III", "controls"]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One training run of a method, with one seed on one data set.
+
+    right: (N,) bool, whether each test leaf of the data set was classified correctly; None if the run failed or is
+    missing.  error: why it failed (its first line is shown).  seconds: wall time.  images_per_second: in training.
+    train_accuracy: on the augmented images of the last epoch, in [0, 1].
+    """
+
+    dataset: str
+    seed: int
+    right: NDArray[np.bool_] | None
+    error: str | None = None
+    seconds: float | None = None
+    images_per_second: float | None = None
+    learning_rate: float | None = None
+    train_accuracy: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodResult:
+    """A method with its settings, and its runs over data sets and seeds: one row of a table.
+
+    key: unique; the paper's own rows have the method's name as key.  label, backbone, options, note: texts to show.
+    regions: the masks that guide it.  tables: the tables that contain it.  paper: accuracy in the paper, in [0, 1].
+    gflops: 1e9 operations (2 per multiply-add) of the forward pass of one image at the test size.
+    None stands for what was not measured.
+    """
+
+    key: str
+    label: str
+    method: str
+    backbone: str
+    tables: frozenset[TableName]
+    regions: tuple[str, ...] = ()
+    options: str = ""
+    paper: float | None = None
+    parameters: int | None = None
+    gflops: float | None = None
+    note: str = ""
+    runs: tuple[RunResult, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class BenchmarkDataset:
+    """The test leaves of one data set; equal to itself only.  labels: (N,) int64 in [0, classes)."""
+
+    name: str
+    labels: NDArray[np.int64]
+    classes: int
+
+
+@dataclass(frozen=True)
+class BenchmarkRecord:
+    """A whole benchmark. ValueError if keys or data set names repeat, or a run names an unknown data set.
+
+    references: keys of the baseline and of the proposed methods; every method is compared with each of them.
+    energy: {label: (mean share of the class activation map inside the masks, mean share of the image that the masks
+    cover, number of leaves)}.
+    """
+
+    title: str
+    budget: Literal["equal", "published"]
+    datasets: tuple[BenchmarkDataset, ...]
+    methods: tuple[MethodResult, ...]
+    references: tuple[str, ...] = ("resnet50", "mask_guided")
+    facts: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    cam: Panels | None = None
+    energy: Mapping[str, tuple[float, float, int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        keys, names = [one.key for one in self.methods], [dataset.name for dataset in self.datasets]
+        if len(set(keys)) < len(keys) or len(set(names)) < len(names):
+            raise ValueError(f"two methods or two data sets share a name: {keys}, {names}")
+        unknown = {run.dataset for one in self.methods for run in one.runs} - set(names)
+        if unknown:
+            raise ValueError(f"runs on unknown data sets: {sorted(unknown)}")
+
+    def find(self, key: str) -> MethodResult | None:
+        """The method with that key; None if it is not part of the benchmark."""
+        return next((one for one in self.methods if one.key == key), None)

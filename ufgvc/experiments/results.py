@@ -17,13 +17,13 @@ from ufgvc.data.dataset import Dataset, read_index, read_manifest
 from ufgvc.data.images import decode, decode_mask
 from ufgvc.evaluation.benchmark_record import BenchmarkDataset, BenchmarkRecord, MethodResult, RunResult
 from ufgvc.evaluation.cam import mean_energy
-from ufgvc.evaluation.metrics import ranking
 from ufgvc.evaluation.paper_results import paper_accuracy
 from ufgvc.experiments.entries import BenchmarkEntry
 from ufgvc.experiments.method_table import ABLATIONS, OURS, PAPER_ROWS
 from ufgvc.experiments.settings import BenchmarkSettings
 from ufgvc.experiments.training_job import JobOutcome, read_scores
 from ufgvc.models.model import LoadedModel, load_model
+from ufgvc.models.score import rank_classes
 from ufgvc.reports.page import Page
 from ufgvc.reports.photographs import energy_panels, read_test_rows, sample_leaves
 from ufgvc.reports.tables import Table
@@ -114,7 +114,7 @@ def _run_result(outcome: JobOutcome, datasets: Sequence[Dataset]) -> RunResult:
     return RunResult(
         dataset.name,
         job.seed,
-        ranking(logits)[:, 0] == index["label"].to_numpy(),
+        rank_classes(logits, 1)[:, 0] == index["label"].to_numpy(),
         seconds=result["seconds"],
         images_per_second=result["images_per_second"],
         learning_rate=job.config.recipe["stages"][-1]["lr"],

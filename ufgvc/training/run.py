@@ -218,9 +218,6 @@ def save_trained(
     kept = dict(rows[best["epoch"] - 1] if chosen else rows[-1])
     fitted = calibration_of_checkpoint(best, plan.validation) if chosen else None
     found = masks_found(dataset, plan.mask_kind, plan.mask_fingerprint) if plan.mask_kind else None
-    kept["selection"] = {"test": "selected on test", "last": "last epoch"}.get(
-        plan.validation, f"best on {plan.validation}"
-    )
     with tempfile.TemporaryDirectory(prefix="ufgvc-model-") as temporary:
         folder = Path(temporary) / "model"
         save_model(
@@ -238,7 +235,7 @@ def save_trained(
                 "seed": plan.seed,
                 "key": identity["key"],
                 "run_id": run.id,
-                "selection": kept["selection"],
+                "validation": plan.validation,
                 "recipe": plan.recipe,
                 "calibration": fitted.model_dump() if fitted else None,
                 "versions": versions(),

@@ -10,7 +10,16 @@ import pytest
 from tests.integration.disks import on_small_disk, ufgvc
 
 FULL, READ_ONLY = r"no space is left on this disk", "the disk is read-only"
-TRAIN = ["--method", "resnet50", "--options.backbone", "resnet18", "--train.init", "none", "--train.epochs", "1"]
+TRAIN = [
+    "--method",
+    "resnet50",
+    "--options.backbone",
+    "shufflenet_v2_x0_5",
+    "--train.init",
+    "none",
+    "--train.epochs",
+    "1",
+]
 TRAIN += ["--train.resize", "40", "--train.crop", "32"]
 
 WRITERS = {
@@ -128,7 +137,7 @@ def model(tmp_path: Path) -> Path:
     from ufgvc.models.format import save_model
 
     torch.manual_seed(0)
-    made = methods.build("resnet50", 2, init="none", backbone="resnet18")
+    made = methods.build("resnet50", 2, init="none", backbone="shufflenet_v2_x0_5")
     made.net.eval()
     save_model(
         tmp_path / "model",

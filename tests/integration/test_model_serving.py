@@ -41,7 +41,7 @@ def photograph(seed: int, kind: str = "JPEG", orientation: int | None = None) ->
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    method = methods.build("mask_guided", len(CLASSES), backbone="resnet18")
+    method = methods.build("mask_guided", len(CLASSES), backbone="shufflenet_v2_x0_5")
     method.net.eval()
     save_model(path := tmp_path_factory.mktemp("model") / "model", method, CLASSES, INPUT)
     # A network that nobody trained names one cultivar for all: this last layer names photograph k cultivar k.

@@ -146,7 +146,7 @@ def test_one_unreadable_photograph_is_one_rejected_row(
     from ufgvc.evaluation.predict import predict
     from ufgvc.models.format import save_model
 
-    made = methods.build("resnet50", 2, init="none", backbone="resnet18")
+    made = methods.build("resnet50", 2, init="none", backbone="shufflenet_v2_x0_5")
     model = tmp_path / "model"
     save_model(model, made, ("ash", "birch"), {"resize": 40, "size": 32}, {"data": "none"}, {})
     source = store.child("src")

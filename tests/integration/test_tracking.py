@@ -187,7 +187,7 @@ def photograph() -> bytes:
 def test_a_model_is_filed_once_and_found_by_every_address(runs: str) -> None:
     run = begin(runs, "model")
     folder = Path(runs) / "tiny" / "resnet50" / "model" / "model"
-    made = methods.build("resnet50", 3, backbone="resnet18")
+    made = methods.build("resnet50", 3, backbone="shufflenet_v2_x0_5")
     made.net.eval()
     save_model(
         folder,

@@ -85,7 +85,8 @@ class EvaluateResult:
         one = self.scores.accuracy
         return (
             f"accuracy {one.k} of {one.n} = {100 * one.value:.1f} % "
-            f"(95 % interval {100 * one.low:.1f} to {100 * one.high:.1f}), balanced accuracy  {100 * self.scores.balanced_accuracy:.1f} %; report: {self.report}"
+            f"(95 % interval {100 * one.low:.1f} to {100 * one.high:.1f}), "
+            f"balanced accuracy {100 * self.scores.balanced_accuracy:.1f} %; report: {self.report}"
         )
 
 

@@ -20,7 +20,7 @@ from ufgvc.data.augment import eval_view
 from ufgvc.data.images import decode, inspect
 from ufgvc.data.stream import resize_square
 from ufgvc.methods import build
-from ufgvc.methods.method import SEEN, Method
+from ufgvc.methods.method import POOLED_FEATURES, Method
 from ufgvc.models.calibration import Calibration, FeatureSubspace, softmax
 from ufgvc.models.format import WEIGHTS, read_files, write_exported
 from ufgvc.models.onnx import IMAGES, LOGITS, ONNX, OnnxNet, Parity, export_method, with_onnx_net
@@ -237,6 +237,6 @@ def export_to_onnx(model: LoadedModel, opset: int = 18) -> tuple[LoadedModel, Pa
         fix = "copy its folder, or give the model that it was exported from"
         raise UserError("is an exported model already", where="--model", fix=fix)
     method, parity = export_method(model.method, int(model.input["size"]), opset)
-    onnx = {"file": ONNX, "opset": opset, "input": IMAGES, "outputs": [LOGITS, SEEN]}
+    onnx = {"file": ONNX, "opset": opset, "input": IMAGES, "outputs": [LOGITS, POOLED_FEATURES]}
     onnx |= {"difference": parity.difference, "images": parity.images}
     return replace(model, method=method, info=model.info | {"onnx": onnx}), parity

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ufgvc.core.errors import UserError
-from ufgvc.methods.method import SEEN, Method, Outputs
+from ufgvc.methods.method import POOLED_FEATURES, Method, Outputs
 
 ONNX = "model.onnx"
 IMAGES, LOGITS = "images", "logits"
@@ -37,7 +37,7 @@ class OnnxNet(nn.Module):
     def forward(self, images: Tensor) -> Outputs:
         # By position: the names of the outputs differ between versions of the format.
         logits, features = self.session.run(None, {IMAGES: images.detach().float().cpu().numpy()})
-        return {LOGITS: torch.from_numpy(logits), SEEN: torch.from_numpy(features)}
+        return {LOGITS: torch.from_numpy(logits), POOLED_FEATURES: torch.from_numpy(features)}
 
     @property
     def session(self) -> Any:
@@ -138,7 +138,7 @@ class _EvalNet(nn.Module):
         self.method, self.net = method, method.net
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        return self.method.look(images)
+        return self.method.predict_with_features(images)
 
 
 def to_onnx(method: Method, side: int, opset: int = 18) -> bytes:
@@ -165,7 +165,7 @@ def to_onnx(method: Method, side: int, opset: int = 18) -> bytes:
                 opset_version=opset,
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 input_names=[IMAGES],
-                output_names=[LOGITS, SEEN],
+                output_names=[LOGITS, POOLED_FEATURES],
                 custom_translation_table={torch.ops.aten.sort.stable: _stable_sort},
                 verbose=False,
             )
@@ -214,7 +214,7 @@ def compare(torch_method: Method, onnx_method: Method, side: int, seed: int = 0)
     with torch.inference_mode():
         for batch in example_images(side, seed):
             (expected, features), (found, found_features) = (
-                [tensor.numpy().astype(np.float64) for tensor in method.look(batch)]
+                [tensor.numpy().astype(np.float64) for tensor in method.predict_with_features(batch)]
                 for method in (torch_method, onnx_method)
             )
             difference = max(difference, float(np.abs(expected - found).max()))

@@ -40,7 +40,7 @@ def score_images(
         for batch in batches:
             images = eval_view(torch.from_numpy(np.ascontiguousarray(batch)).to(where), crop)
             if with_features:
-                scored, pooled = method.look(images, net)
+                scored, pooled = method.predict_with_features(images, net)
                 features.append(pooled.float().cpu().numpy())
             else:
                 scored = method.predict(images, net)

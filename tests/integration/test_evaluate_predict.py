@@ -17,10 +17,9 @@ from ufgvc import methods
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
 from ufgvc.data.dataset import ShardWriter, open_dataset, shard_name, write_dataset
-from ufgvc.evaluation.evaluate import evaluate
 from ufgvc.evaluation.predict import predict
-from ufgvc.evaluation.predict_settings import PredictSettings
-from ufgvc.evaluation.settings import EvaluateSettings
+from ufgvc.evaluation.settings import EvaluateSettings, PredictSettings
+from ufgvc.experiments.evaluate import evaluate
 from ufgvc.models.format import save_model
 from ufgvc.models.model import load_model
 from ufgvc.tracking.context import Context

@@ -21,9 +21,9 @@ from ufgvc.cli import main
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
 from ufgvc.data.dataset import ShardWriter, open_dataset, shard_name, write_dataset
-from ufgvc.evaluation.evaluate import evaluate
 from ufgvc.evaluation.promote import promote
 from ufgvc.evaluation.settings import EvaluateSettings, PromoteSettings
+from ufgvc.experiments.evaluate import evaluate
 from ufgvc.models.format import save_model
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.registry import register

@@ -18,7 +18,7 @@ from ufgvc.evaluation.stats import holm, paired_bootstrap, pooled_cultivars, see
 from ufgvc.reports import figures, tables
 from ufgvc.reports.benchmark_page import compose_benchmark, difference_chart
 from ufgvc.reports.benchmark_tables import METHODS, benchmark_table, benchmark_tables, to_csv
-from ufgvc.reports.benchmark_text import describe_controls, summary_text, describe_significance
+from ufgvc.reports.benchmark_text import describe_controls, describe_significance, summary_text
 
 CULTIVARS = 10
 DATASETS = (

@@ -121,7 +121,7 @@ def test_a_killed_worker_is_replaced(leaves: str, tmp_path: Path, device: torch.
         killer.join()
     assert killed, "no worker was killed, so the test shows nothing"
     assert [row["epoch"] for row in rows_of(done)] == list(range(1, 13))
-    assert load_model(done.model).info["selection"] == "last epoch"
+    assert load_model(done.model).info["validation"] == "last"
 
 
 @pytest.mark.usefixtures("exact_float32")

@@ -1,4 +1,4 @@
-"""From a trained run to calibrated probabilities, unknown leaves and an exported model: real Ray, real files, MLflow on SQLite."""
+"""From a trained run to calibrated probabilities, unknown leaves and an exported model, with Ray and MLflow."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from ufgvc.models.calibration import Calibration, fit_feature_subspace
 from ufgvc.models.format import write_calibration
 from ufgvc.models.model import export, load_model
 from ufgvc.tracking.context import Context
-from ufgvc.tracking.registry import register, versions_of
+from ufgvc.tracking.registry import list_versions, register
 from ufgvc.tracking.runs import finish_run_on_exit, start_run
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.tracking.versions import find_version, read_card
-from ufgvc.training.in_process import train_alone
-from ufgvc.training.run import make_plan, save_trained
+from ufgvc.training.run import make_worker_config, save_trained
 from ufgvc.training.settings import TrainSettings
+from ufgvc.training.worker import train_in_process
 
 OFF = TrackingSettings(uri="off")
 COLOURS = {"amber": (190, 110, 60), "birch": (90, 150, 80), "cedar": (90, 110, 160)}
@@ -65,19 +65,25 @@ def data(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> str:
 
 
 def trained(data: str, runs: Path, validation: str = "last", tracking: TrackingSettings = OFF) -> str:
-    """The URI of a run's model, as `train` leaves it; without Ray Train, which takes longer to start than this to train."""
+    """The URI of a run's model, as `train` writes it; without Ray Train, which takes longer to start than the training."""
     dataset = open_dataset(data)
     method = build("resnet50", len(dataset.classes), backbone="resnet18")
     settings = TrainSettings(
         init="none", epochs=6, batch_size=6, resize=40, crop=32, learning_rate=0.01, validation=validation, cache="host"
     )
-    plan, identity = make_plan(dataset, method, settings, 0, None, str(runs))
+    plan, identity = make_worker_config(dataset, method, settings, 0, None, str(runs))
     store = open_store(plan.run)
     store.write_text("config.yaml", to_yaml(identity))
     run = start_run(Context(runs=str(runs), tracking=tracking), dataset.name, "train", identity, {}, store=store)
     with finish_run_on_exit(run):
         save_trained(
-            store, dataset, method, plan, identity, train_alone(replace(plan, run_id=run.id), torch.device("cpu")), run
+            store,
+            dataset,
+            method,
+            plan,
+            identity,
+            train_in_process(replace(plan, run_id=run.id), torch.device("cpu")),
+            run,
         )
     return f"{plan.run}/model"
 
@@ -289,7 +295,7 @@ def test_a_card_that_fails_leaves_nothing_registered(
     monkeypatch.setattr("ufgvc.evaluation.model_card._figures", fail)
     with pytest.raises(TypeError, match="a figure is missing"):
         evaluate(data, model, {}, SMALL, Context(runs=str(tmp_path), tracking=tracking))
-    assert versions_of("ufgvc-colours", Context(tracking=tracking)) == []
+    assert list_versions("ufgvc-colours", Context(tracking=tracking)) == []
 
 
 def test_another_state_of_the_data_is_refused(calibrated: str, data: str, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from ufgvc.evaluation.model_card import SeedScore, decisions, model_card, with_d
 from ufgvc.evaluation.register import seed_scores, setting_key
 from ufgvc.models.calibration import Calibration
 from ufgvc.models.model import LoadedModel
-from ufgvc.tracking.versions import LONGEST, _fitted
+from ufgvc.tracking.versions import MAX_DESCRIPTION, truncate_card
 
 
 def info(**more: Any) -> dict[str, Any]:
@@ -114,9 +114,9 @@ def test_a_long_card_fits_the_registry_and_keeps_its_decisions() -> None:
         "m", "1", ["first champion"]
     )
     assert "and 488 more" in card
-    assert len(card) > LONGEST
-    short = _fitted(card)
-    assert len(short) <= LONGEST
+    assert len(card) > MAX_DESCRIPTION
+    short = truncate_card(card)
+    assert len(short) <= MAX_DESCRIPTION
     assert decisions(short) == ["first champion"]
     assert "model-card.md" in short.splitlines()[-1]
 

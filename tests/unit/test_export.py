@@ -52,7 +52,10 @@ def test_every_method_exports_and_says_what_torch_says(name: str) -> None:
     for count in (1, 3, 5):
         images = torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(count))
         with torch.inference_mode():
-            (wanted, seen), (found, seen_too) = model.method.look(images), exported.method.look(images)
+            (wanted, seen), (found, seen_too) = (
+                model.method.predict_with_features(images),
+                exported.method.predict_with_features(images),
+            )
         assert found.shape == (count, CLASSES)
         np.testing.assert_allclose(found, wanted, atol=1e-4 * max(1, float(wanted.abs().max())))
         np.testing.assert_allclose(seen_too, seen, atol=1e-4 * float(seen.abs().max()))

@@ -40,10 +40,9 @@ from ufgvc.runtime.resources import Device, choose_device
 from ufgvc.runtime.session import ray_session
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.runs import finish_run_on_exit, start_run
-from ufgvc.training.held_out import make_reference, score_held_out
-from ufgvc.training.loader import WorkerConfig
-from ufgvc.training.run import make_plan
-from ufgvc.training.settings import TrainSettings
+from ufgvc.training.held_out import fit_subspace, score_held_out
+from ufgvc.training.run import make_worker_config
+from ufgvc.training.settings import TrainSettings, WorkerConfig
 
 
 @dataclass(frozen=True)
@@ -168,7 +167,7 @@ def make_fold_jobs(run: Store, dataset: Dataset, config: Mapping[str, Any], fold
     for fold in range(folds):
         changes = {"validation": "kfold", "folds": folds, "fold": fold, "workers": 1, "cache": "host"}
         train = TrainSettings.model_validate(config["train"] | changes)
-        worker, identity = make_plan(dataset, method, train, config["seed"], config["masks"], runs)
+        worker, identity = make_worker_config(dataset, method, train, config["seed"], config["masks"], runs)
         if identity.get("init_sha256") != config.get("init_sha256"):
             what = "is not the file of initial weights that the model was trained from"
             raise UserError(what, where=train.init, fix="restore the earlier file")
@@ -203,7 +202,7 @@ def cross_validate(
 
     method, worker = load_trained(run, dataset, config, context.runs)
     everything = np.arange(len(labels))
-    subspace = make_reference(method, dataset, worker, everything, torch.device(choose_device("auto")))
+    subspace = fit_subspace(method, dataset, worker, everything, torch.device(choose_device("auto")))
     return ValidationScores(collect("logits"), labels[np.concatenate(held)], collect("ood_score"), subspace)
 
 
@@ -218,7 +217,7 @@ def _train_folds(
     """Runs the jobs of the folds and records them. UserError if one failed."""
     folder = run.child("calibration")
     shared = settings.model_dump(exclude={"folds", "coverage"})
-    trials = TrialSettings(init=jobs[0].config.init, **shared)
+    trials = TrialSettings(init=jobs[0].config.train.init, **shared)
     tags = {"step": "calibrate", "method": config["method"], "data": dataset.fingerprint, "folder": folder.uri}
     name = f"calibrate-{config['method']}-{config['key']}"
     parent = start_run(context, dataset.name, name, settings.model_dump(), tags, store=folder)
@@ -241,6 +240,6 @@ def load_trained(run: Store, dataset: Dataset, config: Mapping[str, Any], runs: 
     """The model of a run, and the configuration of its training."""
     method = load_model(join(run.uri, "model")).method
     train = TrainSettings.model_validate(config["train"])
-    worker, _ = make_plan(dataset, method, train, config["seed"], config["masks"], runs)
+    worker, _ = make_worker_config(dataset, method, train, config["seed"], config["masks"], runs)
     recipe = Recipe.model_validate(config["recipe"])
     return replace(method, recipe=recipe), replace(worker, recipe=config["recipe"])

@@ -1,7 +1,7 @@
 """Temperature scaling and out-of-distribution detection.
 
-N images, K classes, C features. Labels are class indices. Everything is computed in float64. Only fitting needs SciPy and scikit-learn: a
-served model does without them.
+N images, K classes, C features. Labels are class indices. Everything is computed in float64. Only fitting needs SciPy
+and scikit-learn: a served model does without them.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class FeatureSubspace:
     def ood_score(self, features: NDArray[Any]) -> Floats:
         """Out-of-distribution scores (N,) in [0, 2] of features (N, C): the norm of the residual outside the subspace.
 
-        The residual of ViM (Wang et al. 2022, arXiv 2203.10807, section 4), without its logit term: logits grow with any strong activation,
-        so they do not separate unknown images.
+        The residual of ViM (Wang et al. 2022, arXiv 2203.10807, section 4), without its logit term: logits grow with
+        any strong activation, so they do not separate unknown images.
         """
         centred = normalize_rows(features) - self.mean
         coordinates = centred @ self.basis.T.astype(np.float64)
@@ -91,7 +91,10 @@ def softmax(logits: NDArray[Any], temperature: float = 1.0) -> Floats:
 
 
 def check_finite(logits: NDArray[Any], model: str | None = None) -> None:
-    """UserError for logits (N, K) with NaN or infinity, whose argmax would be the first class.  model: what computed them."""
+    """UserError for logits (N, K) with NaN or infinity, whose argmax would be the first class.
+
+    model: what computed them.
+    """
     bad = int((~np.isfinite(logits)).any(axis=1).sum())
     if bad:
         fix = "train it again with a lower learning rate (`--train.learning-rate`)"
@@ -118,7 +121,9 @@ def fit_calibration(
 
 
 def fit_feature_subspace(features: NDArray[Any]) -> FeatureSubspace:
-    """The mean of features (N, C), scaled to unit length, and the fewest principal components with VARIANCE of their variance."""
+    """The mean of features (N, C), scaled to unit length, and the fewest principal components with VARIANCE of their
+    variance.
+    """
     from sklearn.decomposition import PCA
 
     rows = normalize_rows(features)
@@ -132,8 +137,8 @@ def fit_feature_subspace(features: NDArray[Any]) -> FeatureSubspace:
 def calibration_of_checkpoint(best: Mapping[str, Any], validation: str) -> Calibration | None:
     """The calibration on the held-out images that selected the epoch; None if no training images were held out.
 
-    It is slightly optimistic: the same images selected the epoch. It has no threshold: fitting one takes the features of the training
-    images, which `ufgvc calibrate` computes.
+    It is slightly optimistic: the same images selected the epoch. It has no threshold: fitting one takes the features
+    of the training images, which `ufgvc calibrate` computes.
 
     Args:
         best: entry of a checkpoint, with "held": a list of (logits (B, K), labels (B,)).
@@ -151,10 +156,11 @@ def calibration_of_checkpoint(best: Mapping[str, Any], validation: str) -> Calib
 
 
 def fit_temperature(logits: NDArray[Any], labels: Labels) -> float:
-    """The temperature T whose softmax(logits / T) maximises the likelihood of the labels (Guo et al. 2017, arXiv 1706.04599).
+    """The temperature T whose softmax(logits / T) maximises the likelihood of the labels (Guo et al. 2017, arXiv
+    1706.04599).
 
-    The negative log-likelihood is convex in 1/T, so its derivative has at most one root. It has none for logits that are always right, or
-    no better than chance: T is then the end of [0.01, 100] at which the likelihood is larger.
+    The negative log-likelihood is convex in 1/T, so its derivative has at most one root. It has none for logits that
+    are always right, or no better than chance: T is then the end of [0.01, 100] at which the likelihood is larger.
     ValueError for logits that are not finite, or for none.
     """
     from scipy.optimize import brentq

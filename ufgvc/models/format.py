@@ -1,6 +1,6 @@
 """The files of a saved model: writing them, reading them, and upgrading those of earlier versions.
 
-model.json                       method, options, class names in label order, input sizes, fingerprints, metrics, calibration, versions
+model.json                       method, options, class names, input sizes, fingerprints, metrics, calibration, versions
 weights.safetensors              the state dict of the network; an exported model has model.onnx instead
 feature_subspace.safetensors     what out-of-distribution scores are computed from, if the model was calibrated
 MLmodel, requirements.txt, conda.yaml, python_env.yaml, code/ufgvc/      what MLflow needs to load and serve the model
@@ -72,7 +72,10 @@ class Input(Settings):
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """The files of a model, read and checked.  info: model.json in the current format.  content: of the weights or the ONNX file."""
+    """The files of a model, read and checked.
+
+    info: model.json in the current format.  content: of the weights or the ONNX file.
+    """
 
     info: dict[str, Any]
     input: Input
@@ -238,16 +241,17 @@ def write_exported(store: Store, info: Mapping[str, Any], content: bytes, subspa
 def write_calibration(
     run: Store, calibration: Calibration, subspace: FeatureSubspace, experiment: str, context: Context
 ) -> None:
-    """Adds a calibration to the model of a run, and logs the calibrated model as a new artifact of the run's MLflow run.
+    """Adds a calibration to the model of a run, and logs the calibrated model as a new artifact of the run's MLflow
+    run.
 
-    Versions that were registered before keep their files; the next `register` registers the new artifact. A run that was not tracked is
-    not tracked now.
+    Versions that were registered before keep their files; the next `register` registers the new artifact. A run that
+    was not tracked is not tracked now.
     """
     artifact = f"model-{short_key(calibration)}"
     run.write_bytes(f"model/{SUBSPACE}", subspace.to_bytes())
     info = upgrade(run.read_json(f"model/{MODEL}")) | {"calibration": calibration.model_dump(), "artifact": artifact}
     run.write_json(f"model/{MODEL}", info)
-    if Journal(run.child("journal")).identity() is None:
+    if Journal(run.child("journal")).read_identity() is None:
         return
     mlflow_run = start_run(context, experiment, run.uri, {}, {}, store=run)
     with tempfile.TemporaryDirectory(prefix="ufgvc-model-") as folder:

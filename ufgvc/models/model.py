@@ -20,7 +20,7 @@ from ufgvc.data.augment import eval_view
 from ufgvc.data.images import decode, inspect
 from ufgvc.data.stream import resize_square
 from ufgvc.methods import build
-from ufgvc.methods.method import SEEN, Method
+from ufgvc.methods.method import POOLED_FEATURES, Method
 from ufgvc.models.calibration import Calibration, FeatureSubspace, softmax
 from ufgvc.models.format import WEIGHTS, read_files, write_exported
 from ufgvc.models.onnx import IMAGES, LOGITS, ONNX, OnnxNet, Parity, export_method, with_onnx_net
@@ -37,11 +37,12 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A trained model that is ready to predict. All scoring and prediction goes through it, so that images are always preprocessed alike.
+    """A trained model that is ready to predict. All scoring and prediction goes through it, so that images are always
+    preprocessed alike.
 
-    method: the network with its weights.  classes: names in label order.  input: {"resize", "size"} in pixels.  info: model.json.
-    calibration: None for a model without one: probabilities are then uncalibrated and no image is unknown.  subspace: of the training
-    images' features; None where the calibration has no threshold.
+    method: the network with its weights.  classes: names in label order.  input: {"resize", "size"} in pixels.  info:
+    model.json. calibration: None for a model without one: probabilities are then uncalibrated and no image is
+    unknown.  subspace: of the training images' features; None where the calibration has no threshold.
     """
 
     method: Method
@@ -63,7 +64,9 @@ class LoadedModel:
 
     @property
     def unknown_name(self) -> str:
-        """The name given to unknown images: `unknown`, in as many parentheses as it takes to differ from every class name."""
+        """The name given to unknown images: `unknown`, in as many parentheses as it takes to differ from every class
+        name.
+        """
         taken, name = {cultivar.strip().casefold() for cultivar in self.classes}, UNKNOWN
         while name in taken:
             name = f"({name})"
@@ -97,7 +100,9 @@ class LoadedModel:
         return resize_square(image, int(self.input["resize"]))
 
     def view(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
-        """Upright images (H, W, 3) uint8 of any size -> the network's input, (B, 3, size, size) float in [0, 1], on the device."""
+        """Upright images (H, W, 3) uint8 of any size -> the network's input, (B, 3, size, size) float in [0, 1], on
+        the device.
+        """
         stacked = torch.from_numpy(np.stack([self.resize(image) for image in images]))
         return eval_view(stacked.to(self.device), int(self.input["size"]))
 
@@ -125,9 +130,9 @@ class LoadedModel:
     ) -> pd.DataFrame:
         """Predicts image files: columns cultivar, probability, top5, known. BadImage if one cannot be read.
 
-        top5 is JSON: a list of `top` {cultivar, probability}, the likeliest first. An image whose out-of-distribution score exceeds the
-        threshold has known false and cultivar `unknown_name`; its probability and top5 are those of the classes all the same.
-        unknown: False to call no image unknown.
+        top5 is JSON: a list of `top` {cultivar, probability}, the likeliest first. An image whose out-of-distribution
+        score exceeds the threshold has known false and cultivar `unknown_name`; its probability and top5 are those of
+        the classes all the same. unknown: False to call no image unknown.
         """
         import pandas as pd
 
@@ -155,12 +160,13 @@ class LoadedModel:
 def load_model(uri: str, context: Context = Context()) -> LoadedModel:
     """Loads a model from models:/name@alias, models:/name/3, runs:/<id>/model, or a folder (local or s3://...).
 
-    context: names the MLflow that knows the model.  UserError if there is no such model; the message lists those that there are.
+    context: names the MLflow that knows the model.  UserError if there is no such model; the message lists those that
+    there are.
     """
     if uri.startswith(("models:", "runs:")):
-        from ufgvc.tracking.registry import download
+        from ufgvc.tracking.registry import download_model
 
-        with download(uri, context) as folder:
+        with download_model(uri, context) as folder:
             return read_model(open_store(folder), uri)
     return read_model(open_store(uri), uri)
 
@@ -202,9 +208,10 @@ class ExportSettings(Settings):
 def export(model: LoadedModel, out: str, settings: ExportSettings | None = None) -> Parity:
     """Writes <out>/model.onnx and <out>/model.json (and the feature subspace), which `predict --model <out>` takes.
 
-    The ONNX file takes `images` (B, 3, S, S) float32, RGB in [0, 1], for any B, with S as in model.json. It returns `logits` (B, K), with
-    mirrored views averaged where the method does so, and the pooled features (B, C), from which out-of-distribution scores are computed.
-    UserError if the folder holds a trained model, if the model cannot be exported, or if onnxruntime does not compute what torch does.
+    The ONNX file takes `images` (B, 3, S, S) float32, RGB in [0, 1], for any B, with S as in model.json. It returns
+    `logits` (B, K), with mirrored views averaged where the method does so, and the pooled features (B, C), from which
+    out-of-distribution scores are computed. UserError if the folder holds a trained model, if the model cannot be
+    exported, or if onnxruntime does not compute what torch does.
     """
     settings = settings or ExportSettings()
     store = open_store(out)
@@ -222,6 +229,6 @@ def export_to_onnx(model: LoadedModel, opset: int = 18) -> tuple[LoadedModel, Pa
         fix = "copy its folder, or give the model that it was exported from"
         raise UserError("is an exported model already", where="--model", fix=fix)
     method, parity = export_method(model.method, int(model.input["size"]), opset)
-    onnx = {"file": ONNX, "opset": opset, "input": IMAGES, "outputs": [LOGITS, SEEN]}
+    onnx = {"file": ONNX, "opset": opset, "input": IMAGES, "outputs": [LOGITS, POOLED_FEATURES]}
     onnx |= {"difference": parity.difference, "images": parity.images}
     return replace(model, method=method, info=model.info | {"onnx": onnx}), parity

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ufgvc.core.errors import UserError
-from ufgvc.methods.method import SEEN, Method, Outputs
+from ufgvc.methods.method import POOLED_FEATURES, Method, Outputs
 
 ONNX = "model.onnx"
 IMAGES, LOGITS = "images", "logits"
@@ -37,7 +37,7 @@ class OnnxNet(nn.Module):
     def forward(self, images: Tensor) -> Outputs:
         # By position: the names of the outputs differ between versions of the format.
         logits, features = self.session.run(None, {IMAGES: images.detach().float().cpu().numpy()})
-        return {LOGITS: torch.from_numpy(logits), SEEN: torch.from_numpy(features)}
+        return {LOGITS: torch.from_numpy(logits), POOLED_FEATURES: torch.from_numpy(features)}
 
     @property
     def session(self) -> Any:
@@ -68,8 +68,9 @@ class OnnxNet(nn.Module):
 class Parity:
     """How close onnxruntime is to torch on the same images.
 
-    difference: the largest absolute difference of a logit.  largest: the largest absolute logit.  feature_difference: the largest
-    difference of a pooled feature, relative to the largest feature.  images: compared.  same: of these, with the same top-1 class.
+    difference: the largest absolute difference of a logit.  largest: the largest absolute logit.  feature_difference:
+    the largest difference of a pooled feature, relative to the largest feature.  images: compared.  same: of these,
+    with the same top-1 class.
     """
 
     difference: float
@@ -108,7 +109,10 @@ def has_gpu_provider() -> bool:
 
 
 def with_onnx_net(method: Method, content: bytes) -> Method:
-    """The method with an exported network. The file averages mirrored views itself, so the recipe must not do it again."""
+    """The method with an exported network.
+
+    The file averages mirrored views itself, so the recipe must not do it again.
+    """
     recipe = method.recipe.model_copy(update={"mirror": False})
     return replace(method, net=OnnxNet(content).eval(), recipe=recipe)
 
@@ -134,7 +138,7 @@ class _EvalNet(nn.Module):
         self.method, self.net = method, method.net
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        return self.method.look(images)
+        return self.method.predict_with_features(images)
 
 
 def to_onnx(method: Method, side: int, opset: int = 18) -> bytes:
@@ -161,7 +165,7 @@ def to_onnx(method: Method, side: int, opset: int = 18) -> bytes:
                 opset_version=opset,
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 input_names=[IMAGES],
-                output_names=[LOGITS, SEEN],
+                output_names=[LOGITS, POOLED_FEATURES],
                 custom_translation_table={torch.ops.aten.sort.stable: _stable_sort},
                 verbose=False,
             )
@@ -186,7 +190,10 @@ def _quiet_exporter() -> Iterator[None]:
 
 
 def _stable_sort(values: Any, stable: Any = None, dim: int = -1, descending: bool = False) -> Any:
-    """torch.sort(stable=True), which the exporter lacks. ONNX's TopK puts the first of equal values first: TopK of all is stable."""
+    """torch.sort(stable=True), which the exporter lacks.
+
+    ONNX's TopK puts the first of equal values first: TopK of all is stable.
+    """
     from onnxscript import opset18 as op
 
     count = op.Gather(op.Shape(values), op.Constant(value_ints=[dim]))  # type: ignore[type-var]  # onnxscript's annotations
@@ -207,7 +214,7 @@ def compare(torch_method: Method, onnx_method: Method, side: int, seed: int = 0)
     with torch.inference_mode():
         for batch in example_images(side, seed):
             (expected, features), (found, found_features) = (
-                [tensor.numpy().astype(np.float64) for tensor in method.look(batch)]
+                [tensor.numpy().astype(np.float64) for tensor in method.predict_with_features(batch)]
                 for method in (torch_method, onnx_method)
             )
             difference = max(difference, float(np.abs(expected - found).max()))
@@ -220,7 +227,9 @@ def compare(torch_method: Method, onnx_method: Method, side: int, seed: int = 0)
 
 
 def example_images(side: int, seed: int = 0) -> Iterator[Tensor]:
-    """Batches (B, 3, side, side) in [0, 1] of one and of three images: noise, black, white, a gradient, one bright pixel."""
+    """Batches (B, 3, side, side) in [0, 1] of one and of three images: noise, black, white, a gradient, one bright
+    pixel.
+    """
     noise = torch.rand(4, 3, side, side, generator=torch.Generator().manual_seed(seed))
     black, white = torch.zeros(3, side, side), torch.ones(3, side, side)
     gradient = torch.linspace(0, 1, side).expand(3, side, side)

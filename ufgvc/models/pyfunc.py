@@ -1,6 +1,7 @@
 """The MLflow flavour of a saved model: what `mlflow.pyfunc.load_model` and `mlflow models serve` call.
 
-Input: a column `image` of image files (bytes; base64 text over HTTP). Output: cultivar, probability, top5 (JSON text), known.
+Input: a column `image` of image files (bytes; base64 text over HTTP). Output: cultivar, probability, top5 (JSON
+text), known.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ class PyfuncModel:
 def _decode_base64(value: Any) -> bytes:
     """The bytes of an image file, or of base64 text.
 
-    MLflow decodes base64 in requests with a table; with `inputs` and `instances` it passes the text on, as bytes. No image file consists
-    of base64 characters only, so the two cannot be confused.
+    MLflow decodes base64 in requests with a table; with `inputs` and `instances` it passes the text on, as bytes. No
+    image file consists of base64 characters only, so the two cannot be confused.
     """
     raw = value.encode() if isinstance(value, str) else bytes(value)
     try:

@@ -40,7 +40,7 @@ def score_images(
         for batch in batches:
             images = eval_view(torch.from_numpy(np.ascontiguousarray(batch)).to(where), crop)
             if with_features:
-                scored, pooled = method.look(images, net)
+                scored, pooled = method.predict_with_features(images, net)
                 features.append(pooled.float().cpu().numpy())
             else:
                 scored = method.predict(images, net)
@@ -56,5 +56,8 @@ def device_of(net: torch.nn.Module) -> torch.device:
 
 
 def rank_classes(scores: NDArray[Any], k: int | None = None) -> NDArray[np.int64]:
-    """Class indices (N, k) of logits or probabilities (N, K), the largest first; equal ones in class order. None: all K."""
+    """Class indices (N, k) of logits or probabilities (N, K), the largest first; equal ones in class order.
+
+    None: all K.
+    """
     return np.argsort(-scores, axis=1, kind="stable")[:, :k]

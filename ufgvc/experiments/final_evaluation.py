@@ -36,7 +36,7 @@ def evaluate_finalists(
     decode_images(jobs, [open_dataset(store.data)])
     scratch = open_store(store.folder).child("tune")
     outcomes = run_jobs(jobs, resources, scratch, settings.max_failures, recorder)
-    return final_rows(store, finalists, outcomes), sum(outcome.result is None for outcome in outcomes)
+    return final_results(store, finalists, outcomes), sum(outcome.result is None for outcome in outcomes)
 
 
 def make_final_jobs(store: SearchStore, finalists: Mapping[str, Mapping[str, Any]], seeds: int) -> list[TrainingJob]:
@@ -57,7 +57,7 @@ def make_final_jobs(store: SearchStore, finalists: Mapping[str, Mapping[str, Any
     return jobs
 
 
-def final_rows(
+def final_results(
     store: SearchStore, finalists: Mapping[str, Mapping[str, Any]], outcomes: Sequence[JobOutcome]
 ) -> tuple[FinalResult, ...]:
     """The scores on the test leaves by setting; a setting of which no training succeeded is left out."""

@@ -11,10 +11,9 @@ import torch
 
 from ufgvc.core.storage import open_store
 from ufgvc.evaluation.search_record import TrialResult
-from ufgvc.experiments.background import InBackground
 from ufgvc.experiments.distributed_trial import STOP, train_folds_distributed
 from ufgvc.experiments.resources import TrialResources
-from ufgvc.experiments.runner import run
+from ufgvc.experiments.runner import InBackground, run
 from ufgvc.experiments.searcher import EPOCH, SCORE, CooperativeASHA, ResumableSearcher, TrialLog
 from ufgvc.experiments.settings import SearchSettings
 from ufgvc.experiments.store import RESULT, SearchStore, TrialConfig

@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, open_store
 from ufgvc.data.dataset import Dataset, open_dataset, read_index
-from ufgvc.experiments.background import InBackground
 from ufgvc.experiments.distributed_trial import train_distributed
 from ufgvc.experiments.resources import TrialResources
-from ufgvc.experiments.runner import run
+from ufgvc.experiments.runner import InBackground, run
 from ufgvc.methods import build
 from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -13,6 +15,25 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.integration import ray_head
+
+_ANNOUNCED = pytest.StashKey[Path]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A folder through which the processes of this run share one Ray head; xdist's workers inherit its name."""
+    if not hasattr(config, "workerinput"):
+        config.stash[_ANNOUNCED] = Path(tempfile.mkdtemp(prefix="ufgvc-tests-"))
+        ray_head.announce(config.stash[_ANNOUNCED])
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    folder = config.stash.get(_ANNOUNCED, None)
+    if folder is not None:
+        ray_head.end(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -9,21 +9,34 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration import ray_head as ray_head_process
 from tests.integration.s3_servers import KEY, SECRET
 
 
 @pytest.fixture(scope="session")
-def ray_local() -> Iterator[None]:
-    """One Ray session for all integration tests that run in this process."""
-    from ufgvc.runtime.session import RaySettings, ray_session
+def ray_head() -> dict[str, str]:
+    """Environment variables with which a command joins the Ray head of this pytest run."""
+    address = ray_head_process.shared_address()
+    return {"RAY_ADDRESS": address, **ray_head_process.credentials()}
 
-    with (
-        pytest.MonkeyPatch.context() as environment
-    ):  # Ray's workers keep the environment that the session was started in
-        environment.setenv("AWS_ACCESS_KEY_ID", KEY)
-        environment.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-        with ray_session(RaySettings(cpus=6, object_store_mb=300)):
-            yield
+
+@pytest.fixture(scope="session")
+def ray_local(ray_head: dict[str, str]) -> Iterator[None]:
+    """This process joined to the Ray head; code that opens a session joins it too."""
+    import logging
+
+    from ufgvc.runtime import session
+
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in {**ray_head, "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}.items():
+            environment.setenv(name, value)
+        session._prepare_environment()
+        import ray
+
+        # What Ray's workers print would mix with the output that tests capture.
+        ray.init(address=ray_head["RAY_ADDRESS"], log_to_driver=False, logging_level=logging.WARNING)
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from tests.integration.s3_servers import new_bucket, use_server
 from tests.integration.test_evaluate_predict import make_data
 from ufgvc.cli import main
 
-TINY = ["train", "--method", "resnet50", "--options.backbone", "resnet18", "--train.init", "none", "--train.epochs", "1",
+TINY = ["train", "--method", "resnet50", "--options.backbone", "shufflenet_v2_x0_5", "--train.init", "none", "--train.epochs", "1",
         "--train.batch-size", "4", "--train.resize", "40", "--train.crop", "32"]  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("ray_local")

@@ -30,7 +30,7 @@ SETTINGS = {
     "methods": ["resnet50", "mask_guided", "mask_guided:none"],
     "seeds": 2,
     "init": "none",
-    "backbones": ["resnet50=resnet18"],
+    "backbones": ["resnet50=shufflenet_v2_x0_5"],
     "masks": "exact",
     "epochs": 2,
     "batch_size": 4,
@@ -94,11 +94,13 @@ def test_a_training_that_fails_is_one_failed_cell(small_dataset: str, tmp_path: 
     pretrained.mkdir()
     made = pretrain(
         small_dataset,
-        PretrainSettings(architectures=("resnet18",), epochs=1, batch_size=4, resize=40, crop=32, learning_rate=0.001),
+        PretrainSettings(
+            architectures=("shufflenet_v2_x0_5",), epochs=1, batch_size=4, resize=40, crop=32, learning_rate=0.001
+        ),
         Context(runs=str(tmp_path / "runs"), tracking=OFF),
     )
-    assert set(made.accuracies) == {"resnet18"}
-    shutil.copy(made.pattern.replace("{backbone}", "resnet18"), pretrained)
+    assert set(made.accuracies) == {"shufflenet_v2_x0_5"}
+    shutil.copy(made.pattern.replace("{backbone}", "shufflenet_v2_x0_5"), pretrained)
     (pretrained / "mobilenet_v2.safetensors").write_bytes(b"cut off on the way")
     settings = BenchmarkSettings.model_validate(
         SETTINGS
@@ -148,8 +150,7 @@ def test_a_stopped_training_ends_with_the_same_weights(small_dataset: str, tmp_p
     """The loop of a trial, stopped after an epoch and resumed, against one that was not stopped."""
     import torch
 
-    from ufgvc.training.in_process import train_alone
-    from ufgvc.training.worker import Worker
+    from ufgvc.training.worker import Worker, train_in_process
 
     dataset = open_dataset(small_dataset)
     settings = BenchmarkSettings.model_validate(SETTINGS | {"epochs": 4})
@@ -163,8 +164,8 @@ def test_a_stopped_training_ends_with_the_same_weights(small_dataset: str, tmp_p
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(Worker, "_train_epoch", stopped_at(2, Worker._train_epoch))
                 with pytest.raises(KeyboardInterrupt):
-                    train_alone(config, torch.device("cpu"))
-        ends.append(train_alone(config, torch.device("cpu")))
+                    train_in_process(config, torch.device("cpu"))
+        ends.append(train_in_process(config, torch.device("cpu")))
     assert ends[0]["epoch"] == ends[1]["epoch"] == 4
     for name, tensor in ends[0]["net"].items():
         assert torch.equal(tensor, ends[1]["net"][name]), name

@@ -29,7 +29,7 @@ from ufgvc.core.storage import open_store
 from ufgvc.synthetic import SynthSettings, synthesize
 
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
-TINY = ["--method", "resnet50", "--options.backbone", "resnet18", "--train.init", "none", "--train.epochs", "8", "--train.batch-size", "4",
+TINY = ["--method", "resnet50", "--options.backbone", "shufflenet_v2_x0_5", "--train.init", "none", "--train.epochs", "8", "--train.batch-size", "4",
         "--train.resize", "40", "--train.crop", "32", "--train.checkpoint-seconds", "0", "--train.cpus-per-worker", "0.5"]  # fmt: skip
 
 
@@ -320,10 +320,3 @@ def test_the_upload_is_small_and_whole(checkout: Path, tmp_path: Path) -> None:
         *checkout.glob("jobs/configs/*.yaml"),
     ):
         assert str(code.relative_to(checkout)) in names
-    # A model that is trained there takes the project along as a wheel.
-    make = "from pathlib import Path; from ufgvc.models.wheel import build_wheel; print(build_wheel(Path('made')))"
-    done = subprocess.run(
-        [sys.executable, "-c", make], cwd=tmp_path / "there", capture_output=True, text=True, check=True
-    )
-    with zipfile.ZipFile(tmp_path / "there" / done.stdout.strip()) as wheel:
-        assert {name for name in names if name.startswith("ufgvc/") and name.endswith(".py")} <= set(wheel.namelist())

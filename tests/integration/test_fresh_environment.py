@@ -18,7 +18,8 @@ import torch
 from tests.integration.test_model_serving import CLASSES, INPUT, photograph
 from ufgvc import methods
 from ufgvc.evaluation.model_card import model_card
-from ufgvc.models.model import load_model, save_model
+from ufgvc.models.format import save_model
+from ufgvc.models.model import load_model
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.registry import register
 from ufgvc.tracking.settings import TrackingSettings
@@ -47,7 +48,7 @@ def test_the_champion_answers_in_a_new_environment(
               "--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", str(tmp_path / "served")]  # fmt: skip
     serve(server, f"{url}/health", log=tmp_path / "server.log", within=300)
     torch.manual_seed(0)
-    made = methods.build("mask_guided", len(CLASSES), backbone="resnet18")
+    made = methods.build("mask_guided", len(CLASSES), backbone="shufflenet_v2_x0_5")
     made.net.eval()
     save_model(tmp_path / "ours", made, CLASSES, INPUT)
     wanted = load_model(str(tmp_path / "ours")).predict([photograph(1)])

@@ -10,7 +10,16 @@ import pytest
 from tests.integration.disks import on_small_disk, ufgvc
 
 FULL, READ_ONLY = r"no space is left on this disk", "the disk is read-only"
-TRAIN = ["--method", "resnet50", "--options.backbone", "resnet18", "--train.init", "none", "--train.epochs", "1"]
+TRAIN = [
+    "--method",
+    "resnet50",
+    "--options.backbone",
+    "shufflenet_v2_x0_5",
+    "--train.init",
+    "none",
+    "--train.epochs",
+    "1",
+]
 TRAIN += ["--train.resize", "40", "--train.crop", "32"]
 
 WRITERS = {
@@ -39,9 +48,9 @@ with disk_errors(disk):
     preallocate(pathlib.Path(disk + '/image.npy'))
 """,
     "MLflow's database": """
-from ufgvc.tracking.registry import asking
+from ufgvc.tracking.registry import registry_client
 from ufgvc.tracking.settings import TrackingSettings
-with asking(TrackingSettings(uri=f'sqlite:///{disk}/mlflow.db'), None) as (client, _):
+with registry_client(TrackingSettings(uri=f'sqlite:///{disk}/mlflow.db'), None) as (client, _):
     client.create_registered_model('leaves')
 """,
 }
@@ -125,16 +134,16 @@ def model(tmp_path: Path) -> Path:
     import torch
 
     from ufgvc import methods
-    from ufgvc.models.model import save_model
+    from ufgvc.models.format import save_model
 
     torch.manual_seed(0)
-    made = methods.build("resnet50", 2, init="none", backbone="resnet18")
+    made = methods.build("resnet50", 2, init="none", backbone="shufflenet_v2_x0_5")
     made.net.eval()
     save_model(
         tmp_path / "model",
         made,
         ("ash", "birch"),
-        {"resize": 40, "size": 32, "view": "center_crop"},
+        {"resize": 40, "size": 32},
         {"data": "none"},
         {},
     )

@@ -27,11 +27,11 @@ from ufgvc.experiments.store import TrialConfig
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training.folds import Folds
-from ufgvc.training.in_process import train_alone
 from ufgvc.training.progress import read_metrics
 from ufgvc.training.settings import TrainSettings
+from ufgvc.training.worker import train_in_process
 
-OPTIONS = {"backbone": "resnet18"}
+OPTIONS = {"backbone": "shufflenet_v2_x0_5"}
 TRAIN = TrainSettings(
     init="none",
     mask="exact",
@@ -177,7 +177,7 @@ def test_folds_in_step_are_the_folds_alone(small_dataset: str, tmp_path: Path) -
     configs = [replace(config, cores=1) for config in store.worker_configs(TrialConfig(0, paper))]
     decode_folds(store, dataset)
     cpu = torch.device("cpu")
-    alone = [train_alone(replace(config, run=f"{config.run}-alone"), cpu) for config in configs]
+    alone = [train_in_process(replace(config, run=f"{config.run}-alone"), cpu) for config in configs]
 
     first = Folds.start(configs, 0, 1, 1, cpu)
     first.step()

@@ -23,7 +23,7 @@ def test_a_training_that_is_stopped(number: signal.Signals, tmp_path: Path) -> N
     make_data(str(data))
     settings = "--train.init none --train.epochs 200 --train.batch-size 4 --train.resize 40 --train.crop 32"
     command = ["train", "--data", str(data), "--runs", str(runs), "--method", "resnet50"]
-    command += ["--options.backbone", "resnet18", *settings.split(), "--train.checkpoint-seconds", "0"]
+    command += ["--options.backbone", "shufflenet_v2_x0_5", *settings.split(), "--train.checkpoint-seconds", "0"]
     with open(tmp_path / "log", "wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "ufgvc.cli", *command],

@@ -1,29 +1,37 @@
-"""Training on real Ray Train workers: DDP, caches, checkpoints, a killed worker, resume."""
+"""Training with Ray Train workers: DDP, streamed and cached data, checkpoints, a killed worker, resuming."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
+import shutil
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
+import torch
 
+from tests.integration.ray_head import SLOTS
+from tests.processes import processes_reading
 from ufgvc.core.errors import UserError
+from ufgvc.core.storage import open_store
+from ufgvc.data.dataset import open_dataset, read_index, read_manifest
 from ufgvc.data.ingest import ingest
+from ufgvc.methods import build
+from ufgvc.methods.recipe import Recipe
 from ufgvc.models.model import load_model
 from ufgvc.regions.mask_dataset import mask
 from ufgvc.regions.settings import MaskSettings
 from ufgvc.synthetic import SynthSettings, synthesize
 from ufgvc.tracking.context import Context
+from ufgvc.tracking.runs import NullRun
 from ufgvc.tracking.settings import TrackingSettings
+from ufgvc.training.in_process import train_alone
+from ufgvc.training.loader import make_loader
 from ufgvc.training.progress import read_metrics
-from ufgvc.training.run import TrainResult, train
+from ufgvc.training.run import TrainResult, make_plan, save_trained, train
 from ufgvc.training.settings import TrainSettings
 
 OFF = TrackingSettings(uri="off")
@@ -62,7 +70,9 @@ def leaves(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> str:
 
 def run(data: str, runs: Path, **changes: Any) -> TrainResult:
     settings = TrainSettings(**(TINY | {"epochs": 2} | changes))
-    done = train(data, "mask_guided", {"backbone": "resnet18"}, settings, Context(runs=str(runs), tracking=OFF, seed=3))
+    done = train(
+        data, "mask_guided", {"backbone": "shufflenet_v2_x0_5"}, settings, Context(runs=str(runs), tracking=OFF, seed=3)
+    )
     assert isinstance(done, TrainResult)
     return done
 
@@ -73,99 +83,133 @@ def numbers(result: TrainResult) -> list[dict[str, float]]:
     return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
 
 
-def test_two_workers_then_found_then_fresh(leaves: str, tmp_path: Path) -> None:
-    first = run(leaves, tmp_path, workers=2)
-    rows = numbers(first)
+@pytest.fixture(scope="module")
+def trained(leaves: str, tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
+    """Two workers that read from Ray Data every epoch, with held-out leaves."""
+    return run(leaves, tmp_path_factory.mktemp("trained"), **HELD_OUT)
+
+
+HELD_OUT = {"workers": 2, "validation": "holdout", "cache": "none", "checkpoint_seconds": 0}
+
+
+def test_two_workers_stream_and_hold_leaves_out(trained: TrainResult) -> None:
+    rows = numbers(trained)
     assert [row["epoch"] for row in rows] == [1, 2]
     assert {"loss", "loss_classification", "loss_vein", "loss_contour", "train_accuracy"} <= set(rows[0])
-    model = load_model(first.model)
+    assert all(np.isfinite(row["loss"]) for row in rows)
+    assert rows[0]["validation_leaves"] == 5
+    model = load_model(trained.model)
     assert model.classes == ("Cotton-1", "Cotton-2", "Cotton-3")
-    assert model.info["selection"] == "last epoch"
-    again = run(leaves, tmp_path, workers=2)
+    assert model.info["validation"] == "holdout"
+    assert model.calibration is not None
+    assert model.calibration.num_images == 5  # of both ranks
+
+
+def test_the_same_settings_find_the_finished_run(leaves: str, trained: TrainResult) -> None:
+    again = run(leaves, runs_of(trained), **HELD_OUT)
     assert again.found
-    assert again.run == first.run
+    assert again.run == trained.run
 
 
-def kill_a_worker_after(epochs: int, metrics: Path, killed: list[int]) -> None:
-    """SIGKILL for one training worker as soon as so many epochs are written."""
+def test_a_run_without_its_model_resumes_from_the_last_checkpoint(
+    leaves: str, trained: TrainResult, tmp_path: Path
+) -> None:
+    """As left by a crash after the last checkpoint was written and before the model was."""
+    shutil.copytree(runs_of(trained), tmp_path, dirs_exist_ok=True)
+    relative = Path(trained.run).relative_to(runs_of(trained))
+    (tmp_path / relative / "model" / "model.json").unlink()
+    again = run(leaves, tmp_path, **HELD_OUT)
+    assert again.run == str(tmp_path / relative)
+    assert not again.found
+    assert numbers(again) == numbers(trained)
+    assert len(read_metrics(open_store(again.run))) == 2
+    first, second = (load_model(result.model).net.state_dict() for result in (trained, again))
+    assert all(np.array_equal(first[name].numpy(), second[name].numpy()) for name in first)
+
+
+def runs_of(result: TrainResult) -> Path:
+    """The folder of all runs: a run lies in <runs>/<data set>/<method>/<key>."""
+    return Path(result.run).parents[2]
+
+
+def kill_a_worker_after(epochs: int, runs: Path, metrics: Path, killed: list[int]) -> None:
+    """SIGKILL for one training worker of these runs as soon as so many epochs are written."""
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         rows = metrics.read_text().count("\n") if metrics.exists() else 0
-        workers = [child for child in psutil.Process().children(recursive=True) if is_worker(child)]
-        if rows >= epochs and workers:
-            os.kill(workers[-1].pid, signal.SIGKILL)
+        workers = processes_reading(runs / "_cache", "RayTrainWorker") if rows >= epochs else []
+        if workers:
+            workers[-1].kill()
             killed.append(workers[-1].pid)
             return
         time.sleep(0.05)
 
 
-def is_worker(process: psutil.Process) -> bool:
-    try:
-        return "RayTrainWorker" in " ".join(process.cmdline())
-    except psutil.NoSuchProcess:
-        return False
-
-
 def test_a_killed_worker_changes_no_number(leaves: str, tmp_path: Path) -> None:
     """Three ranks: from three on, the order in which DDP sums gradients could differ after a restart."""
-    settings = {"workers": 3, "epochs": 6, "checkpoint_seconds": 0, "batch_size": 12}
+    settings = {"workers": 3, "epochs": 6, "checkpoint_seconds": 0, "batch_size": 12, "cache": "host"}
     whole = run(leaves, tmp_path / "whole", **settings)
     relative = Path(whole.run).relative_to(tmp_path / "whole")
     killed: list[int] = []
     metrics = tmp_path / "killed" / relative / "metrics.jsonl"
-    killer = threading.Thread(target=kill_a_worker_after, args=(2, metrics, killed), daemon=True)
+    killer = threading.Thread(target=kill_a_worker_after, args=(2, tmp_path / "killed", metrics, killed), daemon=True)
     killer.start()
     broken = run(leaves, tmp_path / "killed", **settings)
     killer.join()
     assert killed, "no worker was killed, so the test shows nothing"
     assert numbers(broken) == numbers(whole)
+    assert load_model(whole.model).info["selection"] == "last epoch"
     first, second = (dict(load_model(result.model).net.state_dict()) for result in (whole, broken))
     assert all(np.array_equal(first[name].numpy(), second[name].numpy()) for name in first)
 
 
-def test_streaming_sees_every_leaf(leaves: str, tmp_path: Path) -> None:
-    rows = numbers(run(leaves, tmp_path, workers=2, cache="none"))
-    assert len(rows) == 2  # the loop itself refuses an epoch that saw another number of leaves than the index has
-    assert np.isfinite(rows[-1]["loss"])
+@pytest.mark.parametrize("batch_size", [4, 13])
+def test_every_leaf_is_seen_once_and_streamed_leaves_are_the_cached_ones(
+    leaves: str, tmp_path: Path, batch_size: int
+) -> None:
+    dataset = open_dataset(leaves)
+    method = build("mask_guided", num_classes=3, init="none", backbone="shufflenet_v2_x0_5")
+    found = {}
+    for cache in ("host", "none"):
+        settings = TrainSettings(**(TINY | {"batch_size": batch_size, "cache": cache}))
+        masks = read_manifest(dataset, f"masks/{settings.mask}").fingerprint
+        plan, _ = make_plan(dataset, method, settings, 3, masks, str(tmp_path))
+        recipe, index = Recipe.model_validate(plan.recipe), read_index(dataset, "train")
+        seen: dict[int, tuple[np.ndarray, ...]] = {}
+        for rank in (0, 1):
+            loader = make_loader(plan, recipe, dataset, index, rank, 2, torch.device("cpu"))
+            for raw in loader.source.epoch(0):
+                batch = loader.augment(raw, 0)
+                for row, position in enumerate(raw.positions.tolist()):
+                    assert position not in seen, "a leaf is seen twice in an epoch"
+                    tensors = (
+                        raw.labels,
+                        raw.images,
+                        batch.images,
+                        *(batch.masks[name] for name in sorted(batch.masks)),
+                    )
+                    seen[position] = tuple(tensor[row].numpy() for tensor in tensors)
+        assert sorted(seen) == list(range(13))
+        found[cache] = seen
+    for position, cached in found["host"].items():
+        for one, other in zip(cached, found["none"][position], strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
-def test_streamed_and_cached_epochs_hold_the_same_leaves(leaves: str, tmp_path: Path) -> None:
-    """With one batch an epoch the order within it does not matter, so both sources give the same sums."""
-    one = {"batch_size": 13, "epochs": 1}
-    cached, streamed = (numbers(run(leaves, tmp_path, cache=cache, **one))[0] for cache in ("host", "none"))
-    assert streamed["loss"] == pytest.approx(cached["loss"], rel=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("validation", "leaves_held", "says"), [("holdout", 5, "best on holdout"), ("test", 6, "selected on test")]
-)
-def test_selection_is_told(leaves: str, tmp_path: Path, validation: str, leaves_held: int, says: str) -> None:
-    done = run(leaves, tmp_path, validation=validation, epochs=1, workers=2)
-    assert numbers(done)[0]["validation_leaves"] == leaves_held
-    model = load_model(done.model)
-    assert model.info["selection"] == says
-    # Both ranks' leaves; test leaves never calibrate.
-    assert (model.calibration.leaves if model.calibration else None) == (5 if validation == "holdout" else None)
+def test_the_test_leaves_choose_the_epoch_and_never_calibrate(leaves: str, tmp_path: Path) -> None:
+    dataset = open_dataset(leaves)
+    method = build("resnet50", num_classes=3, init="none", backbone="shufflenet_v2_x0_5")
+    settings = TrainSettings(**(TINY | {"epochs": 1, "validation": "test", "cache": "host"}))
+    plan, identity = make_plan(dataset, method, settings, 3, None, str(tmp_path))
+    state = train_alone(plan, torch.device("cpu"))
+    assert state["history"][0]["validation_leaves"] == 6
+    save_trained(open_store(plan.run), dataset, method, plan, identity, state, NullRun())
+    model = load_model(f"{plan.run}/model")
+    assert model.info["validation"] == "test"
+    assert model.calibration is None
 
 
 def test_what_cannot_be_scheduled_is_refused(leaves: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="leave none of the 6 for Ray Data") as caught:
-        run(leaves, tmp_path, workers=6, batch_size=24, cpus_per_worker=1)
+    with pytest.raises(UserError, match=f"leave none of the {SLOTS} for Ray Data") as caught:
+        run(leaves, tmp_path, workers=SLOTS, batch_size=4 * SLOTS, cpus_per_worker=1)
     assert "--train.cpus-per-worker" in str(caught.value)
-
-
-def test_a_run_cut_off_goes_on(leaves: str, tmp_path: Path) -> None:
-    """The same command after the last checkpoint was kept and the model was not written yet."""
-    whole = run(leaves, tmp_path, checkpoint_seconds=0, epochs=3)
-    expected = numbers(whole)
-    (Path(whole.run) / "model" / "model.json").unlink()
-    again = run(leaves, tmp_path, checkpoint_seconds=0, epochs=3)
-    assert not again.found
-    assert numbers(again) == expected
-    assert len(read_metrics_of(again)) == 3
-
-
-def read_metrics_of(result: TrainResult) -> list[dict[str, float]]:
-    from ufgvc.core.storage import open_store
-
-    return read_metrics(open_store(result.run))

@@ -97,7 +97,7 @@ def test_the_same_command_goes_on_elsewhere_when_its_node_is_lost(leaves: Cluste
 def test_no_training_of_a_benchmark_is_lost_with_a_node(leaves: Cluster, second: Machine) -> None:
     """Two trainings at a time, one a node. What was finished stays as it is, and what ran on the lost node is trained on the other one."""
     settings = flags(SMALL | {"epochs": 1, "seeds": 2, "lr_factors": 1.0, "cpus_per_trial": SHARE, "cam_leaves": 0})
-    rows = ("--methods", "resnet50", "mobilenet_v2", "--backbones", "resnet50=resnet18")
+    rows = ("--methods", "resnet50", "mobilenet_v2", "--backbones", "resnet50=shufflenet_v2_x0_5")
     job = leaves.job("benchmark", *places(f"{RUNS}/benchmark"), *settings, *rows)
     while_running(
         job,
@@ -125,7 +125,14 @@ def flags(settings: dict[str, Any], section: str = "--") -> list[str]:
 
 
 def training(runs: str) -> list[str]:
-    return [*places(runs), "--method", "resnet50", "--options.backbone", "resnet18", *flags(TRAINING, "--train.")]
+    return [
+        *places(runs),
+        "--method",
+        "resnet50",
+        "--options.backbone",
+        "shufflenet_v2_x0_5",
+        *flags(TRAINING, "--train."),
+    ]
 
 
 def while_running(job: subprocess.Popen[Any] | None, condition: Callable[[], Any], what: str) -> Any:

@@ -77,7 +77,7 @@ class TestBudget:
         method = small(name)
         recipe = make_recipe(method, self.settings)
         assert abs(recipe.epochs * method.images_forwarded - 60) <= method.images_forwarded / 2
-        assert (recipe.resize, recipe.crop, recipe.batch_size, recipe.test_view, recipe.mirror) == (
+        assert (recipe.resize, recipe.crop, recipe.batch_size, recipe.eval_view, recipe.mirror) == (
             112,
             96,
             8,

@@ -138,7 +138,10 @@ def test_a_method_without_weights_searches_its_learning_rate() -> None:
 
 def test_whole_numbers_stay_whole_and_rates_do_not() -> None:
     axes = read_space(
-        {"train.batch_size": {"low": 4, "high": 16}, "options.gain": {"low": 1, "high": 2}}, "mask_guided", SMALL, TRAIN
+        {"train.batch_size": {"low": 4, "high": 16}, "options.control.gain": {"low": 1, "high": 2}},
+        "mask_guided",
+        SMALL,
+        TRAIN,
     )
     assert [type(axis.low) for axis in axes] == [int, float]
     assert [point["train.batch_size"] for point in make_grid(axes[:1], 4)] == [4, 8, 12, 16]

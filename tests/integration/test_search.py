@@ -19,11 +19,10 @@ import yaml
 
 from ufgvc.cli import main
 from ufgvc.data.dataset import open_dataset
-from ufgvc.experiments.distributed_trial import STOP
 from ufgvc.experiments.search import decode_folds, make_store, search, validate
 from ufgvc.experiments.settings import SearchSettings
 from ufgvc.experiments.space import paper_values
-from ufgvc.experiments.store import TrialConfig
+from ufgvc.experiments.store import STOP, TrialConfig
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training.folds import Folds

@@ -52,7 +52,7 @@ def make_final_jobs(store: SearchStore, finalists: Mapping[str, Mapping[str, Any
             masks = read_manifest(dataset, f"masks/{train.mask}").fingerprint if method.regions else None
             config, identity = make_worker_config(dataset, method, train, seed, masks, store.runs)
             config = config.with_train(cache="none" if train.cache == "none" else "host")
-            jobs.append(TrainingJob(label, 0, seed, 1.0, "final", config, identity, save_model=True, train=train))
+            jobs.append(TrainingJob(label, 0, seed, 1.0, "final", config, identity, save_model=True))
     return jobs
 
 

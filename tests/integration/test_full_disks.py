@@ -104,20 +104,20 @@ def refused(command: list[str], folder: Path, message: str, **disk: object) -> N
         assert bad not in said, said
 
 
-def test_synth_and_ingest(small_draw: str, tmp_path: Path) -> None:
-    source, disk = Path(small_draw).parent / "source", tmp_path / "disk"
+def test_synth_and_ingest(small_dataset: str, tmp_path: Path) -> None:
+    source, disk = Path(small_dataset).parent / "source", tmp_path / "disk"
     refused(ufgvc("synth", "--out", f"{disk}/new", "--size", "64"), tmp_path, FULL, size="100k")
     new = ufgvc("ingest", "--source", str(source), "--data", f"{disk}", "--name", "new", "--ray.cpus", "2")
     refused(new, tmp_path, FULL, size="16k")
     refused(new, tmp_path, READ_ONLY, read_only=True)
 
 
-def test_train(small_draw: str, tmp_path: Path) -> None:
+def test_train(small_dataset: str, tmp_path: Path) -> None:
     """The disk holds the run's small files, and not its checkpoint, which Ray Train copies in the background."""
     train = ufgvc(
         "train",
         "--data",
-        small_draw,
+        small_dataset,
         "--runs",
         f"{tmp_path / 'disk'}",
         *TRAIN,
@@ -150,8 +150,8 @@ def model(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def test_predict_and_export(model: Path, small_draw: str, tmp_path: Path) -> None:
-    source, disk = Path(small_draw).parent / "source" / "images", tmp_path / "disk"
+def test_predict_and_export(model: Path, small_dataset: str, tmp_path: Path) -> None:
+    source, disk = Path(small_dataset).parent / "source" / "images", tmp_path / "disk"
     predict = ufgvc(
         "predict", "--source", str(source), "--model", str(model), "--out", f"{disk}/out", "--ray.cpus", "2"
     )

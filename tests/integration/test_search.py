@@ -19,11 +19,10 @@ import yaml
 
 from ufgvc.cli import main
 from ufgvc.data.dataset import open_dataset
-from ufgvc.experiments.distributed_trial import STOP
 from ufgvc.experiments.search import decode_folds, make_store, search, validate
 from ufgvc.experiments.settings import SearchSettings
 from ufgvc.experiments.space import paper_values
-from ufgvc.experiments.store import TrialConfig
+from ufgvc.experiments.store import STOP, TrialConfig
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training.folds import Folds
@@ -56,7 +55,7 @@ def command(folder: Path, data: str, **more: object) -> list[str]:
 
 def ended(folder: Path) -> dict[Path, int]:
     """Trials that ended, with the time of their record."""
-    return {path: path.stat().st_mtime_ns for path in (folder / "runs").glob("draw/search/*/trials/*/result.json")}
+    return {path: path.stat().st_mtime_ns for path in (folder / "runs").glob("leaves/search/*/trials/*/result.json")}
 
 
 def wait_for(what, process: subprocess.Popen, log: Path) -> None:
@@ -68,14 +67,14 @@ def wait_for(what, process: subprocess.Popen, log: Path) -> None:
 
 
 def test_a_search_killed_twice_resumes_and_writes_its_report(
-    small_draw: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    small_dataset: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """First the process of a trial is killed, then the driver; the same command ends the search."""
     caplog.set_level("INFO")
     log = tmp_path / "log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            command(tmp_path, small_draw), stdout=output, stderr=output, cwd=tmp_path, start_new_session=True
+            command(tmp_path, small_dataset), stdout=output, stderr=output, cwd=tmp_path, start_new_session=True
         )
 
     def trials() -> list[psutil.Process]:
@@ -89,17 +88,19 @@ def test_a_search_killed_twice_resumes_and_writes_its_report(
         return found
 
     wait_for(
-        lambda: list((tmp_path / "runs").glob("draw/search/*/trials/*/fold-0/metrics.jsonl")) and trials(), process, log
+        lambda: list((tmp_path / "runs").glob("leaves/search/*/trials/*/fold-0/metrics.jsonl")) and trials(),
+        process,
+        log,
     )
     trials()[0].send_signal(signal.SIGKILL)
     wait_for(lambda: len(ended(tmp_path)) >= 2, process, log)
     os.kill(process.pid, signal.SIGKILL)
     process.wait(30)
     before = ended(tmp_path)
-    (folder,) = (tmp_path / "runs" / "draw" / "search").iterdir()
+    (folder,) = (tmp_path / "runs" / "leaves" / "search").iterdir()
     assert not (folder / "report.html").exists(), "it was killed too late"
 
-    done = subprocess.run(command(tmp_path, small_draw), capture_output=True, text=True, timeout=400, cwd=tmp_path)
+    done = subprocess.run(command(tmp_path, small_dataset), capture_output=True, text=True, timeout=400, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     after = ended(tmp_path)
     assert all(after[path] == stamp for path, stamp in before.items()), "finished trials were run again"
@@ -115,7 +116,9 @@ def test_a_search_killed_twice_resumes_and_writes_its_report(
     _nested_runs(tmp_path)
 
     assert (
-        main(["train", "--config", str(folder / "best.yaml"), "--data", small_draw, "--runs", str(tmp_path / "runs")])
+        main(
+            ["train", "--config", str(folder / "best.yaml"), "--data", small_dataset, "--runs", str(tmp_path / "runs")]
+        )
         == 0
     )
     assert "found the finished run" in caplog.text, "the best setting was trained by the search already"
@@ -139,10 +142,10 @@ def _nested_runs(folder: Path) -> None:
         assert all("validation_accuracy" in run.data.metrics for run in folds)
 
 
-def test_the_test_leaves_are_never_opened_before_the_end(small_draw: str, tmp_path: Path) -> None:
+def test_the_test_leaves_are_never_opened_before_the_end(small_dataset: str, tmp_path: Path) -> None:
     """Without the test images of the data set the search finds its best setting, and only the final test fails."""
     data = tmp_path / "data"
-    shutil.copytree(small_draw, data)
+    shutil.copytree(small_dataset, data)
     for part in (data / "images").glob("test-*"):
         part.unlink()
     settings = SearchSettings(num_trials=2, repeats=0, seeds=0)
@@ -163,9 +166,9 @@ def test_the_test_leaves_are_never_opened_before_the_end(small_draw: str, tmp_pa
         )
 
 
-def test_folds_in_step_are_the_folds_alone(small_draw: str, tmp_path: Path) -> None:
+def test_folds_in_step_are_the_folds_alone(small_dataset: str, tmp_path: Path) -> None:
     """Interleaved in one process and killed between two checkpoints, each fold has the weights of one that ran alone."""
-    dataset = open_dataset(small_draw)
+    dataset = open_dataset(small_dataset)
     context = Context(runs=str(tmp_path / "runs"))
     store = make_store(dataset, "mask_guided", OPTIONS, TRAIN, SearchSettings(), context)
     assert validate(store, dataset) == 3
@@ -190,20 +193,20 @@ def test_folds_in_step_are_the_folds_alone(small_draw: str, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_trials_of_several_workers_leave_no_group_behind(small_draw: str, tmp_path: Path) -> None:
+def test_trials_of_several_workers_leave_no_group_behind(small_dataset: str, tmp_path: Path) -> None:
     """Trial 1 finds its stop file after the first epoch, as if ASHA had written it."""
     import ray
 
     settings = SearchSettings(num_trials=2, repeats=0, seeds=1, early_stopping=False)
     train = TRAIN.model_copy(update={"workers": 2, "batch_size": 8, "cpus_per_worker": 0.5})
-    dataset = open_dataset(small_draw)
+    dataset = open_dataset(small_dataset)
     context = Context(runs=str(tmp_path / "runs"), tracking=OFF)
     store = make_store(dataset, "mask_guided", OPTIONS, train, settings, context)
     values = paper_values(store.dimensions, store.method, store.options, store.train)
     store.save_config(TrialConfig(0, values))
     store.save_config(TrialConfig(1, values | {"options.loss_weights.vein": 1.0}))
     store.trial(1).write_json(STOP, {"by": "the test"})
-    done = search(small_draw, "mask_guided", OPTIONS, train, settings, context)
+    done = search(small_dataset, "mask_guided", OPTIONS, train, settings, context)
     rows = [store.load_result(trial) for trial in store.load_configs()]
     assert [row.state for row in rows if row] == ["complete", "stopped"]
     assert rows[0] is not None

@@ -110,6 +110,7 @@ def test_only_who_has_the_token_may_submit(stack: Running) -> None:
     assert b"submission_id" in stack.ask("/api/jobs/", (stack.folder / "token").read_text(), body=job)
 
 
+@pytest.mark.slow
 def test_a_stopped_job_says_killed_and_the_same_command_goes_on(
     stack: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,6 +268,7 @@ def test_down_ends_what_up_started_and_nothing_else(stack: Running) -> None:
     assert stack.local("down").returncode == 0
 
 
+@pytest.mark.slow
 def test_an_up_that_is_stopped_leaves_nothing(checkout: Path, home: Path, tmp_path: Path) -> None:
     command = [sys.executable, "cluster/local.py", "up", "--folder", str(tmp_path)]
     process = subprocess.Popen(command, cwd=checkout, env=plain_environment(home), stderr=subprocess.PIPE, text=True)

@@ -47,7 +47,7 @@ def demo(folder: Path) -> int:
     detector = json.loads(newest_file(runs, "regions/*/metrics.json").read_text())
     scores = json.loads((model.parent / "report" / "metrics.json").read_text())["models"]["this model"]["accuracy"]
     print(f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes:")
-    complete = f"{detector['complete_k']} of {detector['complete_n']}"
+    complete = f"{detector['num_complete']} of {detector['num_evaluated']}"
     print(f"  regions    mAP@0.5 {detector['map50']:.3f}; every region found on {complete} unseen leaves")
     print(
         f"  cultivars  {scores['k']} of {scores['n']} unseen leaves named rightly = {100 * scores['value']:.1f} % (chance {100 / 8:.1f} %)"

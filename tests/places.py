@@ -58,7 +58,7 @@ BASE: dict[str, tuple[str, ...]] = {
         "64",
     ),
     "ingest": ("--source", "{}/photographs", "--data", "{}/out", "--split", "0.5"),
-    "detect": ("--data", "{}/data", "--runs", "{}/runs", "--init", "none", "--annotated", "4", *OFF),
+    "detect": ("--data", "{}/data", "--runs", "{}/runs", "--init", "none", "--num-annotated", "4", *OFF),
     "mask": ("--data", "{}/data", "--runs", "{}/runs", "--boxes", "annotated", *OFF),
     "train": ("--data", "{}/data", "--runs", "{}/runs", *QUICK, *SIZES, *OFF),
     "evaluate": (

@@ -34,10 +34,10 @@ from ufgvc.experiments.training_job import score_test
 from ufgvc.methods import build
 from ufgvc.methods.recipe import Recipe
 from ufgvc.runtime.session import RaySettings, ray_session
-from ufgvc.training.in_process import train_alone
 from ufgvc.training.progress import read_metrics
-from ufgvc.training.run import make_plan
+from ufgvc.training.run import make_worker_config
 from ufgvc.training.settings import TrainSettings
+from ufgvc.training.worker import train_in_process
 
 HERE = Path(__file__).parent
 LEAVES, GOLDEN = HERE / "leaves", HERE / "golden.json"
@@ -63,7 +63,7 @@ def machine() -> dict[str, str]:
 
 
 def train(name: str, runs: Path, cores: int = 1) -> dict[str, Any]:
-    """Every epoch's losses and scores, the test leaves' logits, length and SHA-256 of the last weights (as one vector)."""
+    """Metrics of every epoch, logits of the test images, norm and SHA-256 of the last weights (as one vector)."""
     dataset = open_dataset(str(LEAVES))
     method = build(name, len(dataset.classes), init="none", backbone=METHODS[name])
     settings = TrainSettings(
@@ -79,19 +79,18 @@ def train(name: str, runs: Path, cores: int = 1) -> dict[str, Any]:
         cache="host",
     )
     masks = read_manifest(dataset, "masks/exact").fingerprint if method.regions else None
-    plan, identity = make_plan(dataset, method, settings, seed=5, masks=masks, runs=str(runs))
-    plan = replace(plan, cores=cores)
+    config, _ = make_worker_config(dataset, method, settings, seed=5, masks=masks, runs=str(runs))
+    config = replace(config, cores=cores)
     threads = torch.get_num_threads()
     try:
-        state = train_alone(plan, torch.device("cpu"))
+        state = train_in_process(config, torch.device("cpu"))
         method.net.load_state_dict(state["net"])
-        scored = replace(method, recipe=Recipe.model_validate(plan.recipe))
-        logits, labels, image_ids = score_test(scored, dataset, plan, torch.device("cpu"))
+        scored = replace(method, recipe=Recipe.model_validate(config.recipe))
+        logits, labels, image_ids = score_test(scored, dataset, config, torch.device("cpu"))
     finally:
         torch.set_num_threads(threads)
-    rows = read_metrics(open_store(plan.run))
+    rows = read_metrics(open_store(config.run))
     return {
-        "key": identity["key"],
         "epochs": [{key: value for key, value in row.items() if key not in TIMES} for row in rows],
         "test": {"leaves": image_ids, "labels": labels.tolist(), "logits": logits.tolist()},
         "length": math.sqrt(sum(float(tensor.double().square().sum()) for tensor in state["net"].values())),

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from ufgvc.core.types import REGIONS
 from ufgvc.data.dataset import open_dataset, read_manifest
 from ufgvc.methods import Batch, Method, build, options_class
-from ufgvc.methods.layers.memory_format import memory_format
-from ufgvc.training.run import make_plan
+from ufgvc.methods.backbones import memory_format
+from ufgvc.training.run import make_worker_config
 from ufgvc.training.settings import TrainSettings
 from ufgvc.training.steps import autocast, total_loss
 from ufgvc.training.worker import Worker
@@ -49,8 +49,8 @@ def noise_batch(method: Method, count: int = 8, seed: int = 0) -> Batch:
     images = torch.rand(count, 3, side, side, generator=generator).contiguous(memory_format=torch.channels_last)
     masks = {region: torch.rand(count, 1, side, side, generator=generator).round() for region in REGIONS}
     has = {region: torch.arange(count) % 4 > 0 for region in REGIONS}
-    chance = torch.rand(count, method.chances, generator=generator, dtype=torch.float64)
-    return Batch(images, torch.arange(count) % CLASSES, masks, has, chance=chance)
+    uniforms = torch.rand(count, method.num_uniforms, generator=generator, dtype=torch.float64)
+    return Batch(images, torch.arange(count) % CLASSES, masks, has, uniforms=uniforms)
 
 
 def on(method: Method, device: torch.device) -> Method:
@@ -128,5 +128,5 @@ def make_worker(
         init="none", mask="exact", epochs=4, batch_size=5, resize=side + 8, crop=side, cache=cache, **changes
     )
     masks = read_manifest(dataset, f"masks/{settings.mask}").fingerprint if method.regions else None
-    plan, _ = make_plan(dataset, method, settings, 0, masks, str(runs))
+    plan, _ = make_worker_config(dataset, method, settings, 0, masks, str(runs))
     return Worker.start(plan, 0, 1, 1, device, None, lambda folder, epoch: None)

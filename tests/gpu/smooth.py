@@ -41,7 +41,7 @@ def averaged(
     ceil_mode: bool = False,
     **more: Any,
 ) -> Tensor:
-    """An average in place of `max_pool2d`, padded before it: torch's own has a wrong gradient on a GPU (methods/layers/memory_format.py)."""
+    """An average in place of `max_pool2d`, padded before it: torch's own has a wrong gradient on a GPU (methods/backbones.py)."""
     return functional.avg_pool2d(functional.pad(images, [padding] * 4), kernel_size, stride, ceil_mode=ceil_mode)
 
 

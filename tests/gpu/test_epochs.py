@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +18,7 @@ from ufgvc.evaluation.score import score_split
 from ufgvc.evaluation.settings import ScoreSettings
 from ufgvc.methods import names
 from ufgvc.models.model import LoadedModel
+from ufgvc.training.ddp import Ranks
 from ufgvc.training.loader import make_loader
 from ufgvc.training.optim import train_mode
 from ufgvc.training.steps import train_step
@@ -40,7 +40,7 @@ def test_both_caches_give_the_same_batches_to_the_bit(leaves: str, tmp_path: Pat
                 f"{place}: {(one.images != other.images).sum()} numbers differ"
             )
             assert torch.equal(one.labels, other.labels), place
-            assert torch.equal(one.chance, other.chance), place
+            assert torch.equal(one.uniforms, other.uniforms), place
             assert set(one.masks) == set(other.masks) == {"vein", "contour"}
             for region in one.masks:
                 assert torch.equal(one.masks[region], other.masks[region]), f"{place}, {region}"
@@ -78,7 +78,7 @@ def waiting(device: torch.device, mode: Literal["warn", "error"]) -> Iterator[No
 
 def num_batches(worker: Worker, epoch: int) -> None:
     """The steps of an epoch as `Worker` makes them, without what it tells at the end."""
-    for batch in worker.feed.training(epoch):
+    for batch in worker.loader.training(epoch):
         train_step(worker.method, worker.model, batch, worker.optimizer, worker.precision)
 
 
@@ -147,9 +147,9 @@ def test_a_batch_too_large_ends_in_one_message(leaves: str, tmp_path: Path, cuda
 
 def test_a_cache_too_large_ends_in_one_message(leaves: str, tmp_path: Path, cuda: torch.device) -> None:
     worker = make_worker(leaves, tmp_path, "mask_guided", cuda, "host", side=1024)
-    plan, index = replace(worker.plan, cache="device"), read_index(open_dataset(leaves), "train")
+    plan, index = worker.config.with_train(cache="device"), read_index(open_dataset(leaves), "train")
     with no_more_memory(cuda), pytest.raises(UserError) as caught:
-        make_loader(plan, worker.recipe, open_dataset(leaves), index, 0, 1, cuda)
+        make_loader(plan, worker.recipe, open_dataset(leaves), index, Ranks(0, 1, cuda))
     assert "train.cache: the cache of 0.0 GiB" in str(caught.value), str(caught.value)
     assert "--train.cache host" in str(caught.value), str(caught.value)
 
@@ -157,7 +157,7 @@ def test_a_cache_too_large_ends_in_one_message(leaves: str, tmp_path: Path, cuda
 def test_too_many_leaves_at_once_end_in_one_message(leaves: str, cuda: torch.device) -> None:
     dataset = open_dataset(leaves)
     method = small("resnet50", len(dataset.classes))
-    model = LoadedModel(method, dataset.classes, {"resize": 2048, "size": 2048, "view": "center_crop"}, {}).to(cuda)
+    model = LoadedModel(method, dataset.classes, {"resize": 2048, "size": 2048}, {}).to(cuda)
     with no_more_memory(cuda), pytest.raises(UserError) as caught:
         score_split(dataset, {"model": model}, ScoreSettings(max_actors=0, device="gpu", batch_size=6))
     assert "--batch-size 3" in str(caught.value), str(caught.value)

@@ -18,9 +18,9 @@ from ufgvc.evaluation.predict_settings import PredictSettings
 from ufgvc.evaluation.score import score_split
 from ufgvc.evaluation.settings import EvaluateSettings, ScoreSettings
 from ufgvc.methods import Stage, names
-from ufgvc.models.calibration import probabilities
-from ufgvc.models.export import exported_model
-from ufgvc.models.model import load_model, save_model
+from ufgvc.models.calibration import softmax
+from ufgvc.models.format import save_model
+from ufgvc.models.model import export_to_onnx, load_model
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training.optim import make_optimizer
@@ -63,7 +63,7 @@ def test_scores_of_an_evaluation(leaves: str, model: str, device: torch.device) 
     dataset, chances = open_dataset(leaves), []
     for wish in ("cpu", "gpu" if device.type == "cuda" else "cpu"):
         scored = score_split(dataset, {"model": load_model(model)}, ScoreSettings(max_actors=0, device=wish))
-        chances.append(probabilities(scored.logits["model"], 1.0))
+        chances.append(softmax(scored.logits["model"], 1.0))
     assert chances[0].shape == (6, 3)
     gap = float(np.abs(chances[1] - chances[0]).max())
     assert gap < NEAR, f"probabilities differ by up to {gap:.1e}"
@@ -105,10 +105,10 @@ def test_an_exported_model(model: str, device: torch.device) -> None:
     """Written on this machine, run by onnxruntime on its CPU, beside torch on the device."""
     pytest.importorskip("onnxscript")
     loaded = load_model(model)
-    exported, parity = exported_model(loaded)
+    exported, parity = export_to_onnx(loaded)
     assert parity.holds, parity.summary()
     random = np.random.default_rng(0)
     images = [random.integers(0, 255, (90, 70, 3), dtype=np.uint8) for _ in range(5)]
-    wanted, found = (probabilities(each.logits(images), 1.0) for each in (loaded.to(device), exported))
+    wanted, found = (softmax(each.logits(images), 1.0) for each in (loaded.to(device), exported))
     gap = float(np.abs(found - wanted).max())
     assert gap < NEAR, f"probabilities differ by up to {gap:.1e}"

@@ -121,7 +121,7 @@ def test_a_killed_worker_is_replaced(leaves: str, tmp_path: Path, device: torch.
         killer.join()
     assert killed, "no worker was killed, so the test shows nothing"
     assert [row["epoch"] for row in rows_of(done)] == list(range(1, 13))
-    assert load_model(done.model).info["selection"] == "last epoch"
+    assert load_model(done.model).info["validation"] == "last"
 
 
 @pytest.mark.usefixtures("exact_float32")
@@ -171,9 +171,9 @@ def test_calibration(trained: TrainResult, leaves: str, device: torch.device) ->
     done = calibrate_model(
         leaves, trained.model, settings, Context(runs=str(Path(trained.run).parents[2]), tracking=OFF)
     )
-    assert done.calibration.leaves == 12
+    assert done.calibration.num_images == 12
     assert 0.01 <= done.calibration.temperature <= 100
     assert all(math.isfinite(figure) for figure in done.figures.values()), done.figures
     # The temperature is the one that fits these leaves best, so it cannot do worse than none.
     assert done.figures["log_loss_after"] <= done.figures["log_loss_before"] + 1e-6, done.figures
-    assert load_model(trained.model).reference is not None
+    assert load_model(trained.model).subspace is not None

@@ -59,7 +59,7 @@ def test_a_benchmark_resumes_and_writes_its_tables(small_draw: str, tmp_path: Pa
     assert done.code == 0, done.text
     assert finished.stat().st_mtime_ns == before, "a finished job was trained again"
     assert "1 of 6 trainings were finished before" in done.err
-    # Two learning rates for each of two variants (the third uses that of mask_guided), then three variants with two seeds.
+    # Two learning rates for two variants (the third uses that of mask_guided), then three variants with two seeds.
     assert len(list((tmp_path / "runs").glob("draw/*/*/result.json"))) == 3 * 2 + 3 * 2
     (folder,) = (tmp_path / "runs" / "draw" / "benchmark").iterdir()
     assert {"report.html", "benchmark.csv", "table-II.md", "table-III.md", "cam.png"} <= {
@@ -69,7 +69,7 @@ def test_a_benchmark_resumes_and_writes_its_tables(small_draw: str, tmp_path: Pa
     rows = {row["key"]: row for row in csv.DictReader((folder / "benchmark.csv").open())}
     assert set(rows) == {"resnet50", "mask_guided", "mask_guided:none"}
     assert "of 12" in done.out
-    assert not list((tmp_path / "runs").glob("draw/*/*/checkpoints")), "weights of cells are not kept"
+    assert not list((tmp_path / "runs").glob("draw/*/*/checkpoints")), "the weights of jobs are deleted"
 
     runs = mlflow.MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db").search_runs(["1"], max_results=100)
     (parent,) = [run for run in runs if run.data.tags.get("step") == "benchmark"]
@@ -113,18 +113,18 @@ def test_learning_rates_are_chosen_without_the_test_leaves(small_draw: str, tmp_
     """Without the test images of the data set a learning rate can be tried, and the test leaves cannot be scored."""
     data = tmp_path / "data"
     shutil.copytree(small_draw, data)
-    draw = open_dataset(str(data))
+    dataset = open_dataset(str(data))
     settings = BenchmarkSettings.model_validate(SETTINGS)
-    entries = [make_entry(LISTED["mask_guided"], len(draw.classes), settings)]
-    (first, *_) = make_lr_jobs(entries, [draw], settings, str(tmp_path / "runs"))
-    (final, *_) = make_final_jobs(entries, [draw], settings, str(tmp_path / "runs"), {"mask_guided": 1.0})
-    decode_images([first], [draw])
+    entries = [make_entry(LISTED["mask_guided"], len(dataset.classes), settings)]
+    (first, *_) = make_lr_jobs(entries, [dataset], settings, str(tmp_path / "runs"))
+    (final, *_) = make_final_jobs(entries, [dataset], settings, str(tmp_path / "runs"), {"mask_guided": 1.0})
+    decode_images([first], [dataset])
     for part in (data / "images").glob("test-*"):
         part.unlink()
     result = run_job(first)
     assert result["validation_leaves"] == 3  # one of three training leaves of each cultivar
     with pytest.raises(FileNotFoundError):
-        decode_images([final], [draw])
+        decode_images([final], [dataset])
 
 
 def stopped_at(last: int, train_epoch):
@@ -140,23 +140,22 @@ def test_a_stopped_training_ends_with_the_same_weights(small_draw: str, tmp_path
     """The loop of a trial, stopped after an epoch and resumed, against one that was not stopped."""
     import torch
 
-    from ufgvc.training.in_process import train_alone
-    from ufgvc.training.worker import Worker
+    from ufgvc.training.worker import Worker, train_in_process
 
-    draw = open_dataset(small_draw)
+    dataset = open_dataset(small_draw)
     settings = BenchmarkSettings.model_validate(SETTINGS | {"epochs": 4})
-    entries = [make_entry(LISTED["mask_guided"], len(draw.classes), settings)]
+    entries = [make_entry(LISTED["mask_guided"], len(dataset.classes), settings)]
     ends = []
     for name in ("whole", "stopped"):
-        (job, *_) = make_final_jobs(entries, [draw], settings, str(tmp_path / name), {"mask_guided": 1.0})
+        (job, *_) = make_final_jobs(entries, [dataset], settings, str(tmp_path / name), {"mask_guided": 1.0})
         config = replace(job.config, cores=1)
-        decode_images([job], [draw])
+        decode_images([job], [dataset])
         if name == "stopped":
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(Worker, "_train_epoch", stopped_at(2, Worker._train_epoch))
                 with pytest.raises(KeyboardInterrupt):
-                    train_alone(config, torch.device("cpu"))
-        ends.append(train_alone(config, torch.device("cpu")))
+                    train_in_process(config, torch.device("cpu"))
+        ends.append(train_in_process(config, torch.device("cpu")))
     assert ends[0]["epoch"] == ends[1]["epoch"] == 4
     for name, tensor in ends[0]["net"].items():
         assert torch.equal(tensor, ends[1]["net"][name]), name

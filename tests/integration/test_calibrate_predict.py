@@ -1,4 +1,4 @@
-"""From a trained run to calibrated probabilities, unknown leaves and an exported model: real Ray, real files, MLflow on SQLite."""
+"""From a trained run to calibrated probabilities, unknown leaves and an exported model, with Ray and MLflow."""
 
 from __future__ import annotations
 
@@ -25,19 +25,17 @@ from ufgvc.evaluation.predict_settings import PredictSettings
 from ufgvc.evaluation.settings import EvaluateSettings
 from ufgvc.experiments.calibrate import CalibrateSettings, calibrate_model
 from ufgvc.methods import build
-from ufgvc.models.calibration import Calibration
-from ufgvc.models.export import export
-from ufgvc.models.fit_calibration import fit_subspace
-from ufgvc.models.model import load_model
-from ufgvc.models.recalibrate import keep_calibration
+from ufgvc.models.calibration import Calibration, fit_feature_subspace
+from ufgvc.models.format import write_calibration
+from ufgvc.models.model import export, load_model
 from ufgvc.tracking.context import Context
-from ufgvc.tracking.registry import register, versions_of
+from ufgvc.tracking.registry import list_versions, register
 from ufgvc.tracking.runs import finish_run_on_exit, start_run
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.tracking.versions import find_version, read_card
-from ufgvc.training.in_process import train_alone
-from ufgvc.training.run import make_plan, save_trained
+from ufgvc.training.run import make_worker_config, save_trained
 from ufgvc.training.settings import TrainSettings
+from ufgvc.training.worker import train_in_process
 
 OFF = TrackingSettings(uri="off")
 COLOURS = {"amber": (190, 110, 60), "birch": (90, 150, 80), "cedar": (90, 110, 160)}
@@ -67,19 +65,25 @@ def data(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> str:
 
 
 def trained(data: str, runs: Path, validation: str = "last", tracking: TrackingSettings = OFF) -> str:
-    """The URI of a run's model, as `train` leaves it; without Ray Train, which takes longer to start than this to train."""
+    """The URI of a run's model, as `train` writes it; without Ray Train, which takes longer to start than the training."""
     dataset = open_dataset(data)
     method = build("resnet50", len(dataset.classes), backbone="resnet18")
     settings = TrainSettings(
         init="none", epochs=6, batch_size=6, resize=40, crop=32, learning_rate=0.01, validation=validation, cache="host"
     )
-    plan, identity = make_plan(dataset, method, settings, 0, None, str(runs))
+    plan, identity = make_worker_config(dataset, method, settings, 0, None, str(runs))
     store = open_store(plan.run)
     store.write_text("config.yaml", to_yaml(identity))
     run = start_run(Context(runs=str(runs), tracking=tracking), dataset.name, "train", identity, {}, store=store)
     with finish_run_on_exit(run):
         save_trained(
-            store, dataset, method, plan, identity, train_alone(replace(plan, run_id=run.id), torch.device("cpu")), run
+            store,
+            dataset,
+            method,
+            plan,
+            identity,
+            train_in_process(replace(plan, run_id=run.id), torch.device("cpu")),
+            run,
         )
     return f"{plan.run}/model"
 
@@ -99,7 +103,7 @@ def calibrated(data: str, tmp_path_factory: pytest.TempPathFactory, ray_local: N
     model = trained(data, runs)
     hidden = [path for path in Path(data, "images").glob("test-*") if path.rename(path.with_suffix(".hidden"))]
     assert hidden
-    settings = CalibrateSettings(folds=2, max_concurrent_trials=2, known_share=0.9)
+    settings = CalibrateSettings(folds=2, max_concurrent_trials=2, coverage=0.9)
     result = calibrate_model(data, model, settings, Context(runs=str(runs), tracking=OFF))
     run = Path(model).parent
     cells = {path: path.stat().st_mtime_ns for path in run.glob("calibration/fold-*/result.json")}
@@ -111,7 +115,7 @@ def calibrated(data: str, tmp_path_factory: pytest.TempPathFactory, ray_local: N
         path.with_suffix(".hidden").rename(path)
     found = load_model(model).calibration
     assert found == result.calibration
-    assert (found.leaves, found.source, found.known_share) == (18, "2-fold", 0.9)
+    assert (found.num_images, found.source, found.coverage) == (18, "2-fold", 0.9)
     assert result.metrics["log_loss_after"] <= result.metrics["log_loss_before"]
     return model
 
@@ -170,8 +174,8 @@ def test_a_leaf_above_the_threshold_is_unknown_and_keeps_its_candidates(
     info = folder.read_json("model.json")
     plain = load_model(calibrated)
     images = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(Path(photographs).glob("*.png"))]
-    strangeness = np.sort(plain.scores(images)[1])
-    info["calibration"]["threshold"] = (strangeness[2] + strangeness[3]) / 2
+    ood_score = np.sort(plain.score(images)[1])
+    info["calibration"]["threshold"] = (ood_score[2] + ood_score[3]) / 2
     folder.write_json("model.json", info)
     result = predict(photographs, folder.uri, str(tmp_path / "out"), PredictSettings(), Context(tracking=OFF))
     rows = rows_of(result)
@@ -253,7 +257,7 @@ def test_a_model_with_held_out_leaves_is_calibrated_when_it_is_trained(
     model = trained(data, tmp_path, "holdout")
     found = load_model(model).calibration
     assert found is not None
-    assert (found.leaves, found.source, found.threshold) == (6, "holdout, the leaves that chose the epoch", None)
+    assert (found.num_images, found.source, found.threshold) == (6, "holdout, the leaves that chose the epoch", None)
     again = calibrate_model(data, model, CalibrateSettings(), Context(runs=str(tmp_path), tracking=OFF)).calibration
     assert not list(Path(model).parent.glob("calibration/*")), "its own leaves are enough"
     assert again.temperature == pytest.approx(found.temperature, rel=1e-3)
@@ -291,7 +295,7 @@ def test_a_card_that_fails_leaves_nothing_registered(
     monkeypatch.setattr("ufgvc.evaluation.model_card._figures", fail)
     with pytest.raises(TypeError, match="a figure is missing"):
         evaluate(data, model, {}, SMALL, Context(runs=str(tmp_path), tracking=tracking))
-    assert versions_of("ufgvc-colours", Context(tracking=tracking)) == []
+    assert list_versions("ufgvc-colours", Context(tracking=tracking)) == []
 
 
 def test_another_state_of_the_data_is_refused(calibrated: str, data: str, tmp_path: Path) -> None:
@@ -309,9 +313,9 @@ def test_a_registered_version_keeps_its_files_and_the_next_is_calibrated(data: s
     tracking = TrackingSettings(uri=f"sqlite:///{tmp_path}/mlflow.db")
     model = trained(data, runs, tracking=tracking)
     assert register(model, "ufgvc-colours", {}, Context(runs=str(runs), tracking=tracking)) == "1"
-    fitted = Calibration(temperature=1.5, threshold=0.3, known_share=0.95, leaves=18, source="a test")
-    reference = fit_subspace(np.random.default_rng(0).random((9, 512)))
-    keep_calibration(
+    fitted = Calibration(temperature=1.5, threshold=0.3, coverage=0.95, num_images=18, source="a test")
+    reference = fit_feature_subspace(np.random.default_rng(0).random((9, 512)))
+    write_calibration(
         open_store(str(Path(model).parent)), fitted, reference, "colours", Context(runs=str(runs), tracking=tracking)
     )
     assert register(model, "ufgvc-colours", {}, Context(runs=str(runs), tracking=tracking)) == "2"

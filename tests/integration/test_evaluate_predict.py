@@ -21,7 +21,8 @@ from ufgvc.evaluation.evaluate import evaluate
 from ufgvc.evaluation.predict import predict
 from ufgvc.evaluation.predict_settings import PredictSettings
 from ufgvc.evaluation.settings import EvaluateSettings
-from ufgvc.models.model import load_model, save_model
+from ufgvc.models.format import save_model
+from ufgvc.models.model import load_model
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.settings import TrackingSettings
 
@@ -77,7 +78,7 @@ def make_model(
     # A network that nobody trained names one cultivar for all; a large head makes the answers differ.
     torch.nn.init.normal_(made.net.classifier.weight, std=5.0)
     fingerprint = fingerprint or open_dataset(data).fingerprint
-    save_model(folder, made, classes, {"resize": 40, "size": 32, "view": "center_crop"}, {"data": fingerprint}, {})
+    save_model(folder, made, classes, {"resize": 40, "size": 32}, {"data": fingerprint}, {})
     return str(folder)
 
 

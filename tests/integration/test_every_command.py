@@ -174,7 +174,7 @@ class TestModels:
         return "models:/ufgvc-drawn@challenger"
 
     def test_detect_and_its_masks(self, data: Path, runs: Path) -> None:
-        quick = ("--init", "none", "--annotated", 4, "--image-size", 64, "--epochs", 1, "--tracking.uri", "off")
+        quick = ("--init", "none", "--num-annotated", 4, "--image-size", 64, "--epochs", 1, "--tracking.uri", "off")
         assert "mAP" in done("detect", "--data", data, "--runs", runs, *quick).out
         for kind in ("box", "luminance", "structure"):
             assert (

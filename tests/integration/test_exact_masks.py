@@ -1,4 +1,4 @@
-"""Exact masks from the command line: masks of kind exact, and a pipeline that trains with them and needs no detector."""
+"""Exact masks from the command line, and a pipeline that trains with them without a detector."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def source(tmp_path: Path) -> Path:
     )
 
 
-def test_masks_of_several_parts_are_found_again_until_a_file_changes(source: Path, tmp_path: Path) -> None:
+def test_masks_of_several_shards_are_reused_until_a_file_changes(source: Path, tmp_path: Path) -> None:
     data = str(tmp_path / "data")
     dataset = ingest(str(source), data, name="tiny")
     first = mask(data, EXACT, source=str(source))
@@ -70,16 +70,14 @@ def test_masks_of_several_parts_are_found_again_until_a_file_changes(source: Pat
     assert changed.fingerprint != first.fingerprint
 
 
-def test_what_a_task_finds_wrong_is_one_message(
-    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_error_in_a_task_is_one_message(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, bad = str(tmp_path / "data"), source / "masks/contour/2_2_test.png"
     ingest(str(source), data, name="tiny")
     bad.write_bytes(encode_mask(np.zeros((64, 60), bool)))
-    told = ["mask", "--data", data, "--kind", "exact", "--tracking.uri", "off"]
-    assert main([*told, "--source", str(source)]) == 2
+    arguments = ["mask", "--data", data, "--kind", "exact", "--tracking.uri", "off"]
+    assert main([*arguments, "--source", str(source)]) == 2
     assert f"{bad}: has 60 x 64 pixels, its photograph 64 x 64" in capsys.readouterr().err
-    assert main(told) == 2
+    assert main(arguments) == 2
     assert "--source" in capsys.readouterr().err
     with pytest.raises(UserError, match="does not exist"):
         read_manifest(open_dataset(data), "masks/exact")
@@ -90,7 +88,7 @@ def test_a_pipeline_with_exact_masks_trains_without_a_detector(
 ) -> None:
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     data, runs = tmp_path / "data", tmp_path / "runs"
-    told = [
+    arguments = [
         "pipeline",
         "--config",
         str(tmp_path / "tiny.yaml"),
@@ -101,7 +99,7 @@ def test_a_pipeline_with_exact_masks_trains_without_a_detector(
         "--runs",
         str(runs),
     ]
-    assert main(told) == 0
+    assert main(arguments) == 0
     out = capsys.readouterr().out
     assert "masks (exact) of 8 leaves, every region on 8" in out
     assert "== detect" not in out
@@ -110,5 +108,5 @@ def test_a_pipeline_with_exact_masks_trains_without_a_detector(
     row = json.loads(metrics.read_text())
     assert row["loss_vein"] > 0
     assert row["loss_contour"] > 0
-    assert main(["mask", *told[1:3], "--data", str(data), "--source", str(source)]) == 0
+    assert main(["mask", *arguments[1:3], "--data", str(data), "--source", str(source)]) == 0
     assert mask(str(data), EXACT, source=str(source)).found

@@ -18,7 +18,8 @@ import torch
 from tests.integration.test_model_serving import CLASSES, INPUT, photograph
 from ufgvc import methods
 from ufgvc.evaluation.model_card import model_card
-from ufgvc.models.model import load_model, save_model
+from ufgvc.models.format import save_model
+from ufgvc.models.model import load_model
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.registry import register
 from ufgvc.tracking.settings import TrackingSettings

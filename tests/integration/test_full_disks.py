@@ -147,7 +147,7 @@ def model(tmp_path: Path) -> Path:
     import torch
 
     from ufgvc import methods
-    from ufgvc.models.model import save_model
+    from ufgvc.models.format import save_model
 
     torch.manual_seed(0)
     made = methods.build("resnet50", 2, init="none", backbone="shufflenet_v2_x0_5")
@@ -156,7 +156,7 @@ def model(tmp_path: Path) -> Path:
         tmp_path / "model",
         made,
         ("ash", "birch"),
-        {"resize": 40, "size": 32, "view": "center_crop"},
+        {"resize": 40, "size": 32},
         {"data": "none"},
         {},
     )

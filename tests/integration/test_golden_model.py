@@ -14,12 +14,13 @@ import pandas as pd
 import pytest
 
 from tests.golden.trainings import HERE
+from ufgvc.models.format import upgrade, write_mlflow_files
 from ufgvc.models.model import load_model
 
 MODEL, PHOTOGRAPHS = HERE / "model", HERE / "photographs"
 CLASSES = ("Cotton-1", "Cotton-2", "Cotton-3")
 TEMPERATURE = 1.6538062842966208
-# photograph: what it is called, the probability of each class, strangeness
+# photograph: what it is called, the probability of each class, ood_score
 ANSWERS = {
     "leaf-1.png": ("Cotton-1", (0.5110145386, 0.0226201955, 0.4663652659), 0.25515742),
     "leaf-2.png": ("Cotton-2", (0.0014251426, 0.9659255819, 0.0326492755), 0.30796775),
@@ -46,9 +47,34 @@ def test_it_loads_and_answers_as_it_did(photographs: list[bytes]) -> None:
     assert model.classes == CLASSES
     assert model.info["method"] == "resnet50"
     check(model.predict(photographs))
-    strangeness = model.scores([model.read(photograph) for photograph in photographs])[1]
-    assert strangeness.tolist() == pytest.approx([strange for _, _, strange in ANSWERS.values()], rel=1e-4)
-    assert model.known(strangeness).tolist() == [True, True, False]
+    ood_score = model.score([model.read(photograph) for photograph in photographs])[1]
+    assert ood_score.tolist() == pytest.approx([strange for _, _, strange in ANSWERS.values()], rel=1e-4)
+    assert model.is_known(ood_score).tolist() == [True, True, False]
+
+
+def test_its_model_json_is_upgraded() -> None:
+    info = load_model(str(MODEL)).info
+    assert info["format"] == 2
+    assert info["input"] == {"resize": 64, "size": 64}
+    assert info["validation"] == "last"
+    assert info["recipe"]["eval_view"] == "resize"
+    assert "selection" not in info | info["metrics"]
+    assert info["calibration"]["coverage"] == 0.95
+    assert info["calibration"]["num_images"] == 18
+    assert upgrade(info) == info
+
+
+@pytest.mark.parametrize(
+    ("method", "old", "new"),
+    [
+        ("mask_guided", {"reading": "paper", "guide": "mask"}, {"variant": "paper", "control": {"guide": "mask"}}),
+        ("region_tokens", {"guide": "mask", "depth": 2}, {"control": {"guide": "mask"}, "depth": 2}),
+        ("leaf_traits", {"trunk": "whole"}, {"control": {"trunk": "whole"}}),
+        ("resnet50", {"guide": "mask"}, {"guide": "mask"}),
+    ],
+)
+def test_options_of_format_1_are_renamed(method: str, old: dict[str, object], new: dict[str, object]) -> None:
+    assert upgrade({"format": 1, "method": method, "options": old, "input": {}})["options"] == new
 
 
 def test_without_its_calibration_it_is_surer_and_knows_everything(photographs: list[bytes], tmp_path: Path) -> None:
@@ -64,9 +90,12 @@ def test_without_its_calibration_it_is_surer_and_knows_everything(photographs: l
     assert table.probability.tolist() == pytest.approx([max(row) / sum(row) for row in heated], rel=1e-4)
 
 
-def test_mlflow_loads_it(photographs: list[bytes]) -> None:
+def test_mlflow_loads_it_once_this_version_has_described_it(photographs: list[bytes], tmp_path: Path) -> None:
+    """MLflow loads a model with the code that the model brings along, which the fixture lacks."""
     import mlflow.pyfunc
 
-    model = mlflow.pyfunc.load_model(str(MODEL))
+    shutil.copytree(MODEL, tmp_path / "model")
+    write_mlflow_files(tmp_path / "model")
+    model = mlflow.pyfunc.load_model(str(tmp_path / "model"))
     assert [column["name"] for column in model.metadata.signature.inputs.to_dict()] == ["image"]
     check(model.predict(pd.DataFrame({"image": photographs})))

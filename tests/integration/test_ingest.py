@@ -1,4 +1,4 @@
-"""Ingest as Ray Data tasks: real labels, real leaves, object storage, and what a failing task leaves."""
+"""Ingest with Ray Data: real labels, real leaves, object storage, and failing tasks."""
 
 from __future__ import annotations
 

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,8 @@ from PIL import Image
 
 from ufgvc import methods
 from ufgvc.core.errors import UserError
-from ufgvc.models.model import LoadedModel, load_model, save_model
-from ufgvc.models.wheel import build_wheel
+from ufgvc.models.format import save_model
+from ufgvc.models.model import LoadedModel, load_model
 
 CLASSES = [f"cultivar {n}" for n in range(7)]
 INPUT = {"resize": 80, "size": 64}
@@ -84,28 +83,32 @@ def test_a_photograph_is_set_upright_as_its_file_says(model: LoadedModel) -> Non
 
 
 def test_predicting_needs_neither_ray_nor_the_detector(folder: Path) -> None:
-    heavy = ("ray", "ultralytics", "boto3", "skimage", "scipy", "matplotlib")
+    heavy = ("ray", "ultralytics", "boto3", "skimage", "sklearn", "scipy", "matplotlib")
     blocked = f"import sys\nfor name in {heavy}: sys.modules[name] = None\n"
     code = f"{blocked}from ufgvc.models.pyfunc import _load_pyfunc\n_load_pyfunc({str(folder)!r})\nprint('loaded', 'mlflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.strip() == "loaded False", done.stderr
 
 
-def test_the_project_travels_as_a_wheel_that_pip_installs(folder: Path, tmp_path: Path) -> None:
-    wheel = next((folder / "code").glob("*.whl"))
-    assert (folder / "requirements.txt").read_text().splitlines()[0] == f"code/{wheel.name}"
-    assert build_wheel(tmp_path / "one").read_bytes() == build_wheel(tmp_path / "two").read_bytes()
-    with zipfile.ZipFile(wheel) as archive:
-        assert not [name for name in archive.namelist() if "__pycache__" in name]
-        metadata = archive.read(next(name for name in archive.namelist() if name.endswith("/METADATA"))).decode()
-    assert "Requires-Dist" not in metadata
-    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", f"code/{wheel.name}"]
-    subprocess.run([*install, "--target", str(tmp_path / "there")], cwd=folder, check=True, timeout=120)
-    code = f"import sys; sys.path.insert(0, {str(tmp_path / 'there')!r}); import ufgvc.models.pyfunc as m; print(m.__file__)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True, cwd=tmp_path
-    )
-    assert done.stdout.startswith(str(tmp_path / "there"))
+def test_mlflow_loads_the_code_that_the_model_brings_along(folder: Path, model: LoadedModel, tmp_path: Path) -> None:
+    (tmp_path / "leaf.jpg").write_bytes(photograph(3))
+    code = """
+import sys, mlflow, pandas
+model = mlflow.pyfunc.load_model(sys.argv[1])
+row = model.predict(pandas.DataFrame({"image": [open("leaf.jpg", "rb").read()]})).iloc[0]
+import ufgvc
+print(ufgvc.__file__, row.cultivar, "ray" in sys.modules, sep="|")
+"""
+    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [sys.executable, "-c", code, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path, env=clean)
+    assert done.returncode == 0, done.stderr
+    file, cultivar, ray = done.stdout.strip().split("|")
+    assert Path(file).is_relative_to(folder / "code")
+    assert (cultivar, ray) == (CLASSES[3], "False")
+    requirements = (folder / "requirements.txt").read_text().split()
+    assert f"torch=={torch.__version__.split('+')[0]}" in requirements
+    assert not [line for line in requirements if line.startswith(("ray", "ultralytics", "ufgvc"))]
 
 
 def test_damaged_and_missing_models_are_told(folder: Path, tmp_path: Path) -> None:

@@ -13,10 +13,9 @@ from ufgvc.core.storage import open_store
 from ufgvc.experiments.distributed_trial import train_distributed, train_folds_distributed
 from ufgvc.methods.recipe import Recipe, Stage
 from ufgvc.tracking.runs import NullRun
-from ufgvc.training import run as trainer
-from ufgvc.training.loader import WorkerConfig
-from ufgvc.training.process_group import NodeNetworkConfig, interface_of, talk_where_ray_talks
-from ufgvc.training.settings import TrainSettings
+from ufgvc.training import run
+from ufgvc.training.distributed import NodeNetworkConfig, bind_gloo_to_ray_interface, interface_of
+from ufgvc.training.settings import TrainSettings, WorkerConfig
 
 RECIPE = Recipe(stages=(Stage(epochs=1, lr=0.1),), batch_size=8, resize=40, crop=32).model_dump(mode="json")
 
@@ -29,10 +28,10 @@ def test_the_interface_of_an_address() -> None:
 def test_what_the_user_chose_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "127.0.0.1")
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "ib0")
-    talk_where_ray_talks()
+    bind_gloo_to_ray_interface()
     assert os.environ["GLOO_SOCKET_IFNAME"] == "ib0"
     monkeypatch.delenv("GLOO_SOCKET_IFNAME")
-    talk_where_ray_talks()
+    bind_gloo_to_ray_interface()
     assert os.environ["GLOO_SOCKET_IFNAME"] == interface_of("127.0.0.1")
 
 
@@ -50,15 +49,16 @@ def test_the_workers_of_a_training_and_of_a_trial_talk_alike(monkeypatch: pytest
     monkeypatch.setattr(TorchTrainer, "fit", fit)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0})
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 8.0}}])
-    settings, store = TrainSettings(workers=2), open_store(str(tmp_path))
+    store = open_store(str(tmp_path))
     plan = WorkerConfig(
-        **{field.name: None for field in fields(WorkerConfig)} | {"run": store.uri, "data": store.uri, "recipe": RECIPE}
+        **{field.name: None for field in fields(WorkerConfig)}
+        | {"run": store.uri, "data": store.uri, "recipe": RECIPE, "train": TrainSettings(workers=2)}
     )
     with pytest.raises(RuntimeError, match="ended without a checkpoint"):
-        trainer._fit(plan, settings, store, NullRun(), str(tmp_path))
+        run._fit(plan, store, NullRun(), str(tmp_path))
     with pytest.raises(RuntimeError, match="ended without a checkpoint"):
-        train_distributed(plan, settings)
-    list(train_folds_distributed([plan], settings, store))
+        train_distributed(plan)
+    list(train_folds_distributed([plan], plan.train, store))
     assert len(begun) == 3
     for each in begun:
         assert isinstance(each.backend_config, NodeNetworkConfig)

@@ -15,7 +15,7 @@ import yaml
 SETTINGS = {
     "name": "tiny",
     "synth": {"preset": "cotton80", "cultivars": 3, "train_per_cultivar": 4, "test_per_cultivar": 2, "size": 96},
-    "detect": {"annotated": 6, "init": "none", "image_size": 64, "epochs": 1, "batch": 4},
+    "detect": {"num_annotated": 6, "init": "none", "image_size": 64, "epochs": 1, "batch_size": 4},
     "mask": {"boxes": "annotated_else_detected"},
     "method": "mask_guided",
     "options": {"backbone": "shufflenet_v2_x0_5"},

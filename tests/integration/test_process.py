@@ -19,7 +19,7 @@ PATCHES = """
 import torch
 from PIL import Image
 before = Image.open, torch.save
-from ufgvc.regions.detector import build_net
+from ufgvc.regions.yolo import build_net
 build_net("yolov5n", 2)
 assert (Image.open, torch.save) == before
 """

@@ -24,11 +24,11 @@ from ufgvc.data.dataset import ShardWriter, open_dataset, shard_name, write_data
 from ufgvc.evaluation.evaluate import evaluate
 from ufgvc.evaluation.promote import promote
 from ufgvc.evaluation.settings import EvaluateSettings, PromoteSettings
-from ufgvc.models.model import save_model
+from ufgvc.models.format import save_model
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.registry import register
 from ufgvc.tracking.settings import TrackingSettings
-from ufgvc.tracking.versions import champion_of
+from ufgvc.tracking.versions import get_champion
 
 CLASSES = ("amber", "birch", "cedar", "dogwood")
 LEAVES = 40  # of the test split; leaf i is of cultivar i % 4
@@ -126,7 +126,7 @@ class Field:
         return main(["promote", "--data", self.data, "--runs", self.runs, "--workers", "0", *more])
 
     def champion(self) -> str | None:
-        found = champion_of(self.model, Context(runs=self.runs, tracking=LOCAL))
+        found = get_champion(self.model, Context(runs=self.runs, tracking=LOCAL))
         return found.number if found else None
 
     def tags(self, version: str) -> dict[str, str]:

@@ -21,9 +21,9 @@ from ufgvc.experiments.resources import TrialResources
 from ufgvc.experiments.training_job import TrainingJob, run_jobs
 from ufgvc.methods import build
 from ufgvc.models.model import LoadedModel
-from ufgvc.training.in_process import train_alone
-from ufgvc.training.run import make_plan
+from ufgvc.training.run import make_worker_config
 from ufgvc.training.settings import TrainSettings
+from ufgvc.training.worker import train_in_process
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 SMALL = TrainSettings(init="none", epochs=1, batch_size=4, resize=40, crop=32)
@@ -43,7 +43,7 @@ def test_only_our_faults_are_tried_again(mistake: bool, starts: int, tmp_path: P
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from ufgvc.training.failures import EndAtMistakes
+    from ufgvc.training.distributed import StopOnUserError
 
     log = tmp_path / "log"
     trainer = TorchTrainer(
@@ -54,7 +54,7 @@ def test_only_our_faults_are_tried_again(mistake: bool, starts: int, tmp_path: P
             name="fails",
             storage_path=str(tmp_path),
             failure_config=FailureConfig(max_failures=1),
-            callbacks=[EndAtMistakes()],
+            callbacks=[StopOnUserError()],
         ),
     )
     with pytest.raises(Exception, match="too large" if mistake else "our fault") as caught:
@@ -70,21 +70,21 @@ def test_a_batch_too_large_is_told_by_a_training_in_one_process(
 ) -> None:
     dataset = open_dataset(small_draw)
     method = build("resnet50", num_classes=len(dataset.classes), backbone="shufflenet_v2_x0_5")
-    plan, _ = make_plan(dataset, method, SMALL, 0, None, str(tmp_path))
+    plan, _ = make_worker_config(dataset, method, SMALL, 0, None, str(tmp_path))
 
     def step(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
     monkeypatch.setattr("ufgvc.training.worker.train_step", step)
     with pytest.raises(UserError, match="a batch of 4 images of 32 px does not fit") as caught:
-        train_alone(plan, torch.device("cpu"))
+        train_in_process(plan, torch.device("cpu"))
     assert "--train.batch-size 2" in str(caught.value)
 
 
 def test_a_trial_that_fails_is_one_line_of_the_table(small_draw: str, tmp_path: Path) -> None:
     dataset = open_dataset(small_draw)
     method = build("resnet50", num_classes=len(dataset.classes), backbone="shufflenet_v2_x0_5")
-    plan, identity = make_plan(dataset, method, SMALL, 0, None, str(tmp_path))
+    plan, identity = make_worker_config(dataset, method, SMALL, 0, None, str(tmp_path))
     job = TrainingJob("resnet50", 0, 0, 1.0, "final", replace(plan, options={"backbone": "no_such_net"}), identity)
     resources = TrialResources({"CPU": 1}, max_concurrent=1, threads=1)
     (outcome,) = run_jobs([job], resources, open_store(str(tmp_path / "tune")), 0, lambda outcome: None)
@@ -107,7 +107,7 @@ def test_a_batch_too_large_is_told_by_the_actors_of_an_evaluation_and_a_predicti
 ) -> None:
     dataset = open_dataset(small_draw)
     method = replace(build("resnet50", num_classes=len(dataset.classes), backbone="shufflenet_v2_x0_5"), net=Full())
-    model = LoadedModel(method, dataset.classes, {"resize": 64, "size": 64, "view": "center_crop"}, {})
+    model = LoadedModel(method, dataset.classes, {"resize": 64, "size": 64}, {})
     with pytest.raises(Exception) as caught:
         score_split(dataset, {"model": model}, ScoreSettings(max_actors=1, batch_size=6))
     told = user_error_in(caught.value)

@@ -15,19 +15,20 @@ from ufgvc.core.types import Box
 from ufgvc.data.dataset import open_dataset, read_images, read_manifest, read_shard, to_boxes
 from ufgvc.data.images import decode_mask
 from ufgvc.data.ingest import IngestSettings, ingest
-from ufgvc.regions.detector import TrainingPlan, load_detector, train_detector
-from ufgvc.regions.letterbox import write_example
+from ufgvc.regions.annotated import write_example
+from ufgvc.regions.detector import Detector, load_detector
 from ufgvc.regions.mask_dataset import mask
 from ufgvc.regions.mask_results import Coverage, check_masks
 from ufgvc.regions.settings import DetectSettings, MaskSettings
 from ufgvc.regions.train_detector import detect
+from ufgvc.regions.yolo import YoloConfig, train_yolo
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training.run import train
 from ufgvc.training.settings import TrainSettings
 
 REGIONS = ("vein", "contour")
-TINY = DetectSettings(annotated=6, image_size=64, epochs=1, batch=4, init="none", confidence=0.001, device="cpu")
+TINY = DetectSettings(num_annotated=6, image_size=64, epochs=1, batch_size=4, init="none", confidence=0.001)
 OFF = TrackingSettings(uri="off")
 
 
@@ -83,25 +84,23 @@ def test_a_detector_learns_saves_and_loads_without_a_pickle(tmp_path: Path):
     for k in range(8):
         write_example(tmp_path / "yolo", f"{k}", *leaf(k), REGIONS, 64)
     losses = []
-    plan = TrainingPlan(image_size=64, epochs=6, batch=4, learning_rate=3e-3)
+    config = YoloConfig(image_size=64, epochs=6, batch_size=4, learning_rate=3e-3)
 
-    def told(epoch: int, shards: dict[str, float]) -> None:
-        losses.append(sum(shards.values()))
+    def on_epoch(epoch: int, parts: dict[str, float]) -> None:
+        losses.append(sum(parts.values()))
 
-    net = train_detector(tmp_path / "yolo", tmp_path / "work", REGIONS, plan, on_epoch=told)
+    net = train_yolo(tmp_path / "yolo", tmp_path / "work", REGIONS, config, on_epoch=on_epoch)
     assert len(losses) == 6
     assert losses[-1] < losses[0]
-    again = train_detector(tmp_path / "yolo", tmp_path / "work2", REGIONS, plan)
+    again = train_yolo(tmp_path / "yolo", tmp_path / "work2", REGIONS, config)
     assert all((a == b).all() for a, b in zip(net.state_dict().values(), again.state_dict().values(), strict=True))
-    from ufgvc.regions.detector import Detector
-
-    detector = Detector(net, "yolov5n", REGIONS, 64, {"vein": 1, "contour": 2}, {"note": "kept"})
+    detector = Detector(net, "yolov5n", REGIONS, 64, {"vein": 1, "contour": 2}, {"note": "x"})
     detector.save(tmp_path / "model")
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["model.json", "weights.safetensors"]
     loaded = load_detector(tmp_path / "model")
     images = [leaf(k)[0] for k in range(3)]
-    assert loaded.predict(images, 0.0001, most=5) == detector.predict(images, 0.0001, most=5)
-    assert loaded.info == {"note": "kept"}
+    assert loaded.predict(images, 0.0001, limit=5) == detector.predict(images, 0.0001, limit=5)
+    assert loaded.info == {"note": "x"}
     for box in loaded.predict([images[0]], 0.0001)[0]:
         assert 0 <= box.x0 < box.x1 <= 96
         assert 0 <= box.y0 < box.y1 <= 80
@@ -144,15 +143,15 @@ def detected(data: str, runs: str):
     return detect(data, TINY, Context(runs=runs, tracking=OFF, seed=1))
 
 
-def test_detect_leaves_a_whole_run_and_finds_it_again(data: str, runs: str, detected):
+def test_detect_writes_a_complete_run_and_finds_it_again(data: str, runs: str, detected):
     run = Path(detected.run)
     assert {path.name for path in run.iterdir()} >= {"config.yaml", "metrics.json", "model", "report"}
     assert not list(run.glob("work-*"))
     assert json.loads((run / "metrics.json").read_text()) == detected.metrics
-    assert detected.metrics["trained_on"] == 6
-    assert detected.metrics["complete_n"] == 4
-    assert "test" in detected.metrics["measured_on"]
-    assert load_detector(run / "model").most == {"vein": 1, "contour": 2}
+    assert detected.metrics["num_trained"] == 6
+    assert detected.metrics["num_evaluated"] == 4
+    assert "test" in detected.metrics["evaluated_on"]
+    assert load_detector(run / "model").max_boxes == {"vein": 1, "contour": 2}
     assert (run / "report" / "figure3.png").read_bytes().startswith(b"\x89PNG")
     assert "0.963" in (run / "report" / "table1.md").read_text()
     again = detect(data, TINY, Context(runs=runs, tracking=OFF, seed=1))
@@ -168,7 +167,7 @@ def test_coco_weights_that_are_not_there_are_refused_before_training(data: str, 
 
 
 def test_masks_of_detected_boxes(data: str, runs: str, detected, ray_local: None):
-    result = mask(data, MaskSettings(kind="box", batch=3), detected.model, context=Context(runs=runs))
+    result = mask(data, MaskSettings(kind="box", batch_size=3), detected.model, context=Context(runs=runs))
     assert result.n == 12
     assert not result.failed
     dataset, found = open_dataset(data), masks_of(data, "box")
@@ -180,12 +179,12 @@ def test_masks_of_detected_boxes(data: str, runs: str, detected, ray_local: None
                 expected = [b for b in boxes if b.region == region]
                 assert len(expected) <= {"vein": 1, "contour": 2}[region]
                 assert (found[row["image_id"]][region] is None) == (not expected)
-    again = mask(data, MaskSettings(kind="box", batch=3), detected.model, context=Context(runs=runs))
+    again = mask(data, MaskSettings(kind="box", batch_size=3), detected.model, context=Context(runs=runs))
     assert again.found
     assert again.fingerprint == result.fingerprint
 
 
-def test_other_kinds_take_the_boxes_that_were_found_before(data: str, runs: str, detected, ray_local: None):
+def test_other_kinds_use_the_existing_boxes(data: str, runs: str, detected, ray_local: None):
     mask(data, MaskSettings(kind="box"), detected.model, context=Context(runs=runs))
     before = read_manifest(open_dataset(data), "regions/detected")
     structure = mask(data, MaskSettings(kind="structure"), detected.model, context=Context(runs=runs))
@@ -214,12 +213,8 @@ def test_a_detector_that_finds_nothing_guides_nothing(
     assert "--min-found 0" in str(caught.value)
     assert "ufgvc detect" in str(caught.value)
     dataset = open_dataset(data)
-    assert read_manifest(dataset, "masks/box").fingerprint == before.fingerprint, (
-        "the masks that were there have been overwritten"
-    )
-    assert read_manifest(dataset, "regions/detected").extra["confidence"] == 0.9999, (
-        "what was found is not searched for again"
-    )
+    assert read_manifest(dataset, "masks/box").fingerprint == before.fingerprint, "the existing masks were overwritten"
+    assert read_manifest(dataset, "regions/detected").extra["confidence"] == 0.9999, "detected boxes are used again"
 
     poor = mask(data, MaskSettings(**strict, min_found=0), detected.model, context=Context(runs=runs))
     assert (poor.complete, poor.found) == (0, False)
@@ -229,7 +224,7 @@ def test_a_detector_that_finds_nothing_guides_nothing(
     assert check_masks(dataset, "box") == Coverage(0, 8, 0, 0.0)
     assert "the box masks show every region on 0 of 8 training leaves" in caplog.text
 
-    # as an earlier version left them: nobody was asked
+    # a manifest without min_found
     manifest = json.loads(Path(data, "masks/box/manifest.json").read_text())
     del manifest["extra"]["min_found"], manifest["extra"]["train_found"]
     Path(data, "masks/box/manifest.json").write_text(json.dumps(manifest))
@@ -240,7 +235,7 @@ def test_a_detector_that_finds_nothing_guides_nothing(
         )
     assert "ufgvc mask --data" in str(caught.value)
     again = mask(data, MaskSettings(**strict, min_found=0), detected.model, context=Context(runs=runs))
-    assert not again.found, "who accepts them now has them made again, which says so"
+    assert not again.found, "masks that were not accepted before are made again"
     assert check_masks(dataset, "box").min_found == 0
     mask(data, MaskSettings(kind="box"), detected.model, context=Context(runs=runs))
 

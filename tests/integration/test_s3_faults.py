@@ -144,11 +144,11 @@ def test_one_unreadable_photograph_is_one_rejected_row(
     from ufgvc import methods
     from ufgvc.data.ingest import IngestSettings, ingest
     from ufgvc.evaluation.predict import predict
-    from ufgvc.models.model import save_model
+    from ufgvc.models.format import save_model
 
     made = methods.build("resnet50", 2, init="none", backbone="shufflenet_v2_x0_5")
     model = tmp_path / "model"
-    save_model(model, made, ("ash", "birch"), {"resize": 40, "size": 32, "view": "center_crop"}, {"data": "none"}, {})
+    save_model(model, made, ("ash", "birch"), {"resize": 40, "size": 32}, {"data": "none"}, {})
     source = store.child("src")
     names = _drawn(tmp_path / "drawn", source)
     denied, archived = names[0], names[1]

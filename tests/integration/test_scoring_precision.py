@@ -16,8 +16,8 @@ from ufgvc.evaluation.settings import ScoreSettings
 from ufgvc.experiments.training_job import score_test
 from ufgvc.methods import build
 from ufgvc.models.model import LoadedModel
-from ufgvc.training.held_out import look
-from ufgvc.training.run import make_plan
+from ufgvc.training.held_out import score_split as score_by_config
+from ufgvc.training.run import make_worker_config
 from ufgvc.training.settings import TrainSettings
 from ufgvc.training.worker import Worker
 
@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def trained(small_draw: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """(data set, method, plan) on a machine that trains in bf16, as a GPU does."""
-    for module in ("steps", "loop"):
+    for module in ("steps", "worker"):
         monkeypatch.setattr(f"ufgvc.training.{module}.choose_precision", lambda wanted, device: "bf16")
     dataset = open_dataset(small_draw)
     torch.manual_seed(0)
@@ -38,19 +38,19 @@ def trained(small_draw: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             method.net.train()(torch.rand(12, 3, 32, 32))
     method.net.eval()
     settings = TrainSettings(init="none", epochs=1, batch_size=9, validation="test", cache="host", **SIZES)
-    plan, _ = make_plan(dataset, method, settings, 0, None, str(tmp_path))
+    plan, _ = make_worker_config(dataset, method, settings, 0, None, str(tmp_path))
     return dataset, replace(method, recipe=method.recipe.model_validate(plan.recipe)), plan
 
 
 def test_all_who_score_agree_where_training_is_in_bf16(trained, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset, method, plan = trained
-    model = LoadedModel(method, dataset.classes, {"resize": method.recipe.test_resize, "size": 32}, {})
+    model = LoadedModel(method, dataset.classes, {"resize": method.recipe.eval_resize, "size": 32}, {})
     scored = score_split(dataset, {"model": model}, ScoreSettings(max_actors=0))
     benchmarked, labels, names = score_test(method, dataset, plan, CPU)
     evaluated = scored.logits["model"][[scored.image_id.index(name) for name in names]]
     exact = {"rtol": 0, "atol": 1e-5 * np.abs(evaluated).max()}  # bf16 is off by a hundred times that
     np.testing.assert_allclose(benchmarked, evaluated, **exact)
-    calibrated, _ = look(method, dataset, "test", plan, np.arange(len(labels)), CPU)
+    calibrated, _ = score_by_config(method, dataset, "test", plan, np.arange(len(labels)), CPU)
     np.testing.assert_allclose(calibrated, evaluated, **exact)
 
     worker = Worker.start(plan, 0, 1, 1, CPU, None, lambda folder, epoch: None)
@@ -65,7 +65,7 @@ def test_a_model_that_diverged_is_refused_by_all_who_score(trained) -> None:
     dataset, method, plan = trained
     with torch.no_grad():
         method.net.classifier.weight.fill_(float("nan"))
-    model = LoadedModel(method, dataset.classes, {"resize": method.recipe.test_resize, "size": 32}, {})
+    model = LoadedModel(method, dataset.classes, {"resize": method.recipe.eval_resize, "size": 32}, {})
     with pytest.raises(UserError, match="diverged"):
         score_split(dataset, {"model": model}, ScoreSettings(max_actors=0))
     with pytest.raises(UserError, match="diverged"):

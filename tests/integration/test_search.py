@@ -29,9 +29,9 @@ from ufgvc.experiments.store import TrialConfig
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training.folds import Folds
-from ufgvc.training.in_process import train_alone
 from ufgvc.training.progress import read_metrics
 from ufgvc.training.settings import TrainSettings
+from ufgvc.training.worker import train_in_process
 
 OPTIONS = {"backbone": "shufflenet_v2_x0_5"}
 TRAIN = TrainSettings(
@@ -87,7 +87,8 @@ def test_a_search_killed_twice_resumes_and_writes_its_report(
         )
 
     def trials() -> list[psutil.Process]:
-        return processes_reading(tmp_path / "runs" / "_cache", "ray::")
+        # Ray gives the process of an actor the name of what it runs: Tune's Trainable.train.
+        return processes_reading(tmp_path / "runs" / "_cache", ".train")
 
     wait_for(
         lambda: list((tmp_path / "runs").glob("draw/search/*/trials/*/fold-0/metrics.jsonl")) and trials(), process, log
@@ -99,7 +100,7 @@ def test_a_search_killed_twice_resumes_and_writes_its_report(
     wait_until(lambda: not trials(), "the end of the processes whose driver was killed", within=60)
     before = ended(tmp_path)
     (folder,) = (tmp_path / "runs" / "draw" / "search").iterdir()
-    assert not (folder / "report.html").exists(), "it was killed too late to show anything"
+    assert not (folder / "report.html").exists(), "it was killed too late"
 
     done = ufgvc(*arguments(tmp_path, small_draw))
     assert done.code == 0, done.text
@@ -107,11 +108,11 @@ def test_a_search_killed_twice_resumes_and_writes_its_report(
     assert all(after[path] == stamp for path, stamp in before.items()), "finished trials were run again"
     assert [path.parent.name for path in sorted(after)] == ["0000", "0001", "0002", "0003", "0004"]
     assert "trials were finished before" in done.err
-    assert not list(folder.glob("trials/*/fold-*/checkpoints")), "weights of trials are not kept"
+    assert not list(folder.glob("trials/*/fold-*/checkpoints")), "the weights of trials are deleted"
     assert {"report.html", "trials.csv", "best.yaml", "config.yaml"} <= {path.name for path in folder.iterdir()}
     assert not (folder / "tune").exists()
 
-    # One decoded copy for all five trials and the final tests: training leaves with masks, training leaves resized, test leaves.
+    # One decoded copy for all trials and the final tests: training leaves with masks, resized training and test leaves.
     cache = [path.name for path in (tmp_path / "runs" / "_cache").iterdir() if path.is_dir()]
     assert len(cache) == 3
     _nested_runs(tmp_path)
@@ -166,7 +167,7 @@ def test_the_test_leaves_are_never_opened_before_the_end(small_draw: str, tmp_pa
 
 
 def test_folds_in_step_are_the_folds_alone(small_draw: str, tmp_path: Path) -> None:
-    """Interleaved in one process and killed between two checkpoints, each fold has the same weights as one that ran alone."""
+    """Interleaved in one process and killed between two checkpoints, each fold has the weights of one that ran alone."""
     dataset = open_dataset(small_draw)
     context = Context(runs=str(tmp_path / "runs"))
     store = make_store(dataset, "mask_guided", OPTIONS, TRAIN, SearchSettings(), context)
@@ -175,7 +176,7 @@ def test_folds_in_step_are_the_folds_alone(small_draw: str, tmp_path: Path) -> N
     configs = [replace(config, cores=1) for config in store.worker_configs(TrialConfig(0, paper))]
     decode_folds(store, dataset)
     cpu = torch.device("cpu")
-    alone = [train_alone(replace(config, run=f"{config.run}-alone"), cpu) for config in configs]
+    alone = [train_in_process(replace(config, run=f"{config.run}-alone"), cpu) for config in configs]
 
     first = Folds.start(configs, 0, 1, 1, cpu)
     first.step()

@@ -1,4 +1,4 @@
-"""Control-C while Ray Train trains: it answers the signal itself, ends its workers and leaves; the command still says what happened."""
+"""Control-C during Ray Train, which handles the signal itself and exits; the command still reports what happened."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_a_training_that_is_stopped(number: signal.Signals, tmp_path: Path) -> None:
     data, runs = tmp_path / "data", tmp_path / "runs"
     make_data(str(data))
-    command = ["train", "--data", str(data), "--runs", str(runs), "--method", "resnet50", "--options.backbone", "shufflenet_v2_x0_5",
-               "--train.init", "none", "--train.epochs", "200", "--train.batch-size", "4", "--train.resize", "40", "--train.crop", "32",
-               "--train.checkpoint-seconds", "0"]  # fmt: skip
+    settings = "--train.init none --train.epochs 200 --train.batch-size 4 --train.resize 40 --train.crop 32"
+    command = ["train", "--data", str(data), "--runs", str(runs), "--method", "resnet50"]
+    command += ["--options.backbone", "shufflenet_v2_x0_5", *settings.split(), "--train.checkpoint-seconds", "0"]
     with open(tmp_path / "log", "wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "ufgvc.cli", *command],

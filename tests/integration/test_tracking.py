@@ -20,9 +20,10 @@ from tests.conftest import stop
 from ufgvc import methods
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
-from ufgvc.models.model import load_model, save_model
+from ufgvc.models.format import save_model
+from ufgvc.models.model import load_model
 from ufgvc.tracking.context import Context
-from ufgvc.tracking.registry import register, register_folder, versions_of
+from ufgvc.tracking.registry import list_versions, register, register_folder
 from ufgvc.tracking.runs import MlflowRun, NullRun, Run, start_run
 from ufgvc.tracking.settings import TrackingSettings, resolve
 from ufgvc.tracking.sync import sync
@@ -141,7 +142,7 @@ def test_a_server_that_is_absent_then_killed_then_back(
 ) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    settings = TrackingSettings(uri=url, patience=2)
+    settings = TrackingSettings(uri=url, timeout=2)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
                "--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", str(tmp_path / "served")]  # fmt: skip
     runs = str(tmp_path / "runs")
@@ -154,7 +155,7 @@ def test_a_server_that_is_absent_then_killed_then_back(
         run.log_text("page", "report/page.html")
         assert time.monotonic() - started < 10, "training must not wait for an absent server"
     assert run.id is None
-    assert sum("MLflow is away" in record.message for record in caplog.records) == 1
+    assert sum("MLflow is unavailable" in record.message for record in caplog.records) == 1
     with pytest.raises(UserError, match="start the server"):
         sync(run_folder, Context(runs=runs, tracking=settings))
 
@@ -201,7 +202,7 @@ def test_a_model_is_filed_once_and_found_by_every_address(runs: str) -> None:
     run.finish()
     version = register(str(folder), "ufgvc-tiny", {"accuracy": "3/6"}, Context(runs=runs, tracking=LOCAL))
     assert register(f"runs:/{run.id}/model", "ufgvc-tiny", {"low": 0.2}, Context(runs=runs, tracking=LOCAL)) == version
-    (found,) = versions_of("ufgvc-tiny", Context(runs=runs, tracking=LOCAL))
+    (found,) = list_versions("ufgvc-tiny", Context(runs=runs, tracking=LOCAL))
     assert found.tags == {"accuracy": "3/6", "low": "0.2"}
     wanted = load_model(str(folder)).predict([photograph()])
     for uri in ("models:/ufgvc-tiny@challenger", f"models:/ufgvc-tiny/{version}", f"runs:/{run.id}/model"):
@@ -223,7 +224,7 @@ def test_any_folder_can_be_filed(runs: str, tmp_path: Path) -> None:
     version = register_folder(
         str(tmp_path / "detector"), "ufgvc-tiny-regions", {"map50": 0.9}, Context(runs=runs, tracking=LOCAL)
     )
-    (found,) = versions_of("ufgvc-tiny-regions", Context(runs=runs, tracking=LOCAL))
+    (found,) = list_versions("ufgvc-tiny-regions", Context(runs=runs, tracking=LOCAL))
     assert (str(found.version), found.tags) == (version, {"map50": "0.9"})
     assert [file.path for file in client_of(LOCAL, runs).list_artifacts(found.run_id, "model")] == ["model/weights.pt"]
 

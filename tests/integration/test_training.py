@@ -100,9 +100,9 @@ def test_two_workers_stream_and_hold_leaves_out(trained: TrainResult) -> None:
     assert rows[0]["validation_leaves"] == 5
     model = load_model(trained.model)
     assert model.classes == ("Cotton-1", "Cotton-2", "Cotton-3")
-    assert model.info["selection"] == "best on holdout"
+    assert model.info["validation"] == "holdout"
     assert model.calibration is not None
-    assert model.calibration.leaves == 5  # of both ranks
+    assert model.calibration.num_images == 5  # of both ranks
 
 
 def test_the_same_settings_find_the_finished_run(leaves: str, trained: TrainResult) -> None:
@@ -205,7 +205,7 @@ def test_the_test_leaves_choose_the_epoch_and_never_calibrate(leaves: str, tmp_p
     assert state["history"][0]["validation_leaves"] == 6
     save_trained(open_store(plan.run), dataset, method, plan, identity, state, NullRun())
     model = load_model(f"{plan.run}/model")
-    assert model.info["selection"] == "selected on test"
+    assert model.info["validation"] == "test"
     assert model.calibration is None
 
 

@@ -327,7 +327,7 @@ def test_many_bad_inputs_are_one_message(source: Path) -> None:
     assert message.count("is not a photograph of a type") == 5
 
 
-def test_mending_the_input_removes_the_list(source: Path) -> None:
+def test_fixing_the_input_removes_the_list(source: Path) -> None:
     put(source / "train" / "a" / "bad.jpg", b"bad")
     skipped(source)
     (source / "train" / "a" / "bad.jpg").unlink()

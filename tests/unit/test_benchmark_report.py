@@ -133,7 +133,7 @@ def test_the_order_has_every_method_of_the_paper() -> None:
 
 
 def test_a_row_by_hand(whole: BenchmarkRecord, rows: list[MethodSummary]) -> None:
-    """Seeds with 21 and 24 of 30 on both data sets: 45 of 60 leaves, whatever the number of seeds; sd of 0.7 and 0.8."""
+    """Two seeds with 21 and 24 of 30 on both data sets: 45 of 60 leaves, and the sd of 0.7 and 0.8."""
     found = cells_of(benchmark_table(whole, "II", rows), "mask_guided")
     assert (found["Paper"], found["Correct"], found["Accuracy"]) == ("62.08\u00a0%", "45 of 60", "75.0\u00a0%")
     assert found["Spread (seeds)"] == f"{100 * np.std([0.7, 0.8], ddof=1):.1f} (2)"

@@ -6,17 +6,19 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from scipy.special import softmax
+from scipy import special
 
 from ufgvc.core.errors import UserError
-from ufgvc.models.calibration import Calibration, FeatureSubspace, probabilities
-from ufgvc.models.fit_calibration import (
-    calibrate,
-    calibration_error,
-    calibration_of,
-    fit_subspace,
+from ufgvc.models.calibration import (
+    Calibration,
+    FeatureSubspace,
+    calibration_of_checkpoint,
+    expected_calibration_error,
+    fit_calibration,
+    fit_feature_subspace,
     fit_temperature,
     log_loss,
+    softmax,
 )
 from ufgvc.models.model import LoadedModel
 
@@ -27,7 +29,7 @@ def leaves(
     """Logits that are `heat` times too large for the labels, which are drawn from softmax(logits / heat)."""
     random = np.random.default_rng(seed)
     logits = random.normal(0, 1.5, (count, classes))
-    labels = np.array([random.choice(classes, p=row) for row in softmax(logits, axis=1)])
+    labels = np.array([random.choice(classes, p=row) for row in special.softmax(logits, axis=1)])
     return (heat * logits).astype(np.float32), labels
 
 
@@ -37,7 +39,8 @@ def test_the_temperature_is_the_one_that_a_grid_finds(heat: float) -> None:
     found = fit_temperature(logits, labels)
     grid = np.geomspace(0.05, 20, 4001)
     losses = [
-        -np.log(softmax(logits.astype(np.float64) / t, axis=1)[np.arange(len(labels)), labels]).mean() for t in grid
+        -np.log(special.softmax(logits.astype(np.float64) / t, axis=1)[np.arange(len(labels)), labels]).mean()
+        for t in grid
     ]
     best = grid[int(np.argmin(losses))]
     assert found == pytest.approx(best, rel=2e-3)
@@ -48,7 +51,7 @@ def test_the_temperature_is_the_one_that_a_grid_finds(heat: float) -> None:
 def test_the_slope_is_zero_at_the_temperature() -> None:
     logits, labels = leaves(heat=3, seed=4)
     exact = logits.astype(np.float64)
-    chances = softmax(exact / fit_temperature(logits, labels), axis=1)
+    chances = special.softmax(exact / fit_temperature(logits, labels), axis=1)
     expected = (chances * exact).sum(axis=1).mean()
     assert expected == pytest.approx(exact[np.arange(len(labels)), labels].mean(), abs=1e-8)
 
@@ -73,76 +76,76 @@ def test_the_calibration_error_is_what_its_definition_says() -> None:
     # Four leaves at probability 0.9, three of them right; two at 0.6, both right.
     chances = np.array([[0.9, 0.1]] * 4 + [[0.6, 0.4]] * 2)
     labels = np.array([0, 0, 0, 1, 0, 0])
-    assert calibration_error(np.log(chances), labels) == pytest.approx((4 * 0.15 + 2 * 0.4) / 6)
+    assert expected_calibration_error(np.log(chances), labels) == pytest.approx((4 * 0.15 + 2 * 0.4) / 6)
     logits, labels = leaves(4000, heat=3)
     temperature = fit_temperature(logits, labels)
-    assert calibration_error(logits, labels) > 0.15
-    assert calibration_error(logits, labels, temperature) < 0.03
+    assert expected_calibration_error(logits, labels) > 0.15
+    assert expected_calibration_error(logits, labels, temperature) < 0.03
     assert log_loss(logits, labels, temperature) < log_loss(logits, labels)
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9, 0.95, 1.0])
-def test_the_threshold_lets_the_known_share_pass_and_no_more_than_it_must(share: float) -> None:
+def test_the_threshold_lets_the_coverage_pass_and_no_more_than_it_must(share: float) -> None:
     logits, labels = leaves(137)
-    strangeness = np.random.default_rng(0).random(137)
-    found = calibrate(logits, labels, strangeness, "test", share)
+    ood_score = np.random.default_rng(0).random(137)
+    found = fit_calibration(logits, labels, ood_score, "test", share)
     assert found.threshold is not None
-    assert (strangeness <= found.threshold).sum() >= share * 137
-    assert (strangeness < found.threshold).sum() < share * 137
-    assert (found.leaves, found.source, found.known_share) == (137, "test", share)
+    assert (ood_score <= found.threshold).sum() >= share * 137
+    assert (ood_score < found.threshold).sum() < share * 137
+    assert (found.num_images, found.source, found.coverage) == (137, "test", share)
     assert Calibration.model_validate_json(found.model_dump_json()) == found  # what model.json keeps is the same number
 
 
 def test_a_checkpoint_without_held_out_leaves_gives_none() -> None:
     logits, labels = leaves(30)
-    assert calibration_of({"epoch": 1}, "holdout") is None
+    assert calibration_of_checkpoint({"epoch": 1}, "holdout") is None
     pairs = [(torch.from_numpy(logits[a:b]), torch.from_numpy(labels[a:b])) for a, b in ((0, 7), (7, 7), (7, 30))]
-    found = calibration_of({"held": pairs}, "holdout")
-    assert found == calibrate(logits, labels, None, "holdout, the leaves that chose the epoch")
+    found = calibration_of_checkpoint({"held": pairs}, "holdout")
+    assert found == fit_calibration(logits, labels, None, "holdout, the leaves that chose the epoch")
     assert found.threshold is None
     with pytest.raises(UserError, match="diverged: no numbers for 7 of 37 leaves"):
-        calibration_of({"held": [*pairs, (torch.full((7, 6), torch.nan), pairs[0][1])]}, "holdout")
+        calibration_of_checkpoint({"held": [*pairs, (torch.full((7, 6), torch.nan), pairs[0][1])]}, "holdout")
 
 
 def test_a_calibrated_model_names_the_unknown_and_keeps_its_candidates() -> None:
     logits = np.array([[4.0, 0.0, 0.0], [0.2, 0.1, 0.0]], np.float32)
     plain = LoadedModel(None, ("amber", "birch", "cedar"), {"resize": 32, "size": 32}, {})  # type: ignore[arg-type]
-    calibration = Calibration(temperature=2, threshold=0.5, known_share=0.95, leaves=9, source="test")
+    calibration = Calibration(temperature=2, threshold=0.5, coverage=0.95, num_images=9, source="test")
     model = LoadedModel(None, plain.classes, plain.input, {}, calibration=calibration)  # type: ignore[arg-type]
-    assert plain.known(np.array([0.1, 0.9])).tolist() == [True, True]
-    assert model.known(np.array([0.5, 0.51])).tolist() == [True, False]
-    (first, second), (raw, _) = model.ranked(logits), plain.ranked(logits)
+    assert plain.is_known(np.array([0.1, 0.9])).tolist() == [True, True]
+    assert model.is_known(np.array([0.5, 0.51])).tolist() == [True, False]
+    (first, second), (raw, _) = model.top_classes(logits), plain.top_classes(logits)
     assert first[0]["probability"] == pytest.approx(np.exp(2) / (np.exp(2) + 2))
     assert raw[0]["probability"] == pytest.approx(np.exp(4) / (np.exp(4) + 2))
     assert second[0]["cultivar"] == "amber"
 
 
 def test_probabilities_do_not_overflow() -> None:
-    np.testing.assert_allclose(probabilities(np.array([[1e4, 1e4, -1e4]])), [[0.5, 0.5, 0]])
+    np.testing.assert_allclose(softmax(np.array([[1e4, 1e4, -1e4]])), [[0.5, 0.5, 0]])
 
 
 def test_strange_is_what_lies_outside_of_the_span_of_the_learnt_leaves() -> None:
     random = np.random.default_rng(0)
     span = np.linalg.qr(random.normal(size=(20, 4)))[0].T
     learnt = 3 + random.normal(size=(50, 4)) @ span
-    reference = fit_subspace(learnt)
-    assert reference.basis.shape[0] < 20
-    np.testing.assert_allclose(reference.basis @ reference.basis.T, np.eye(len(reference.basis)), atol=1e-5)
+    subspace = fit_feature_subspace(learnt)
+    assert subspace.basis.shape[0] < 20
+    np.testing.assert_allclose(subspace.basis @ subspace.basis.T, np.eye(len(subspace.basis)), atol=1e-5)
     alike = 3 + random.normal(size=(30, 4)) @ span
     other = 3 + random.normal(size=(30, 20))
-    assert reference.strangeness(other).min() > reference.strangeness(alike).max()
+    assert subspace.ood_score(other).min() > subspace.ood_score(alike).max()
     # What the definition says, by hand.
-    for seen, found in zip(other, reference.strangeness(other), strict=True):
-        off = seen / np.linalg.norm(seen) - reference.mean
-        fitted = np.linalg.lstsq(reference.basis.T.astype(float), off, rcond=None)[0]
-        assert found == pytest.approx(np.linalg.norm(off - reference.basis.T @ fitted), abs=1e-6)
-    np.testing.assert_allclose(reference.strangeness(7 * other), reference.strangeness(other))
-    again = FeatureSubspace.from_bytes(reference.to_bytes())
-    np.testing.assert_array_equal(again.strangeness(other), reference.strangeness(other))
+    for seen, found in zip(other, subspace.ood_score(other), strict=True):
+        off = seen / np.linalg.norm(seen) - subspace.mean
+        fitted = np.linalg.lstsq(subspace.basis.T.astype(float), off, rcond=None)[0]
+        assert found == pytest.approx(np.linalg.norm(off - subspace.basis.T @ fitted), abs=1e-6)
+    np.testing.assert_allclose(subspace.ood_score(7 * other), subspace.ood_score(other))
+    again = FeatureSubspace.from_bytes(subspace.to_bytes())
+    np.testing.assert_array_equal(again.ood_score(other), subspace.ood_score(other))
 
 
 def test_a_reference_of_leaves_that_are_all_the_same_has_no_direction() -> None:
-    reference = fit_subspace(np.ones((3, 8)))
-    assert reference.basis.shape == (0, 8)
-    assert reference.strangeness(np.ones((1, 8)))[0] == pytest.approx(0, abs=1e-6)
-    assert np.isfinite(reference.strangeness(np.zeros((1, 8)))).all()
+    subspace = fit_feature_subspace(np.ones((3, 8)))
+    assert subspace.basis.shape == (0, 8)
+    assert subspace.ood_score(np.ones((1, 8)))[0] == pytest.approx(0, abs=1e-6)
+    assert np.isfinite(subspace.ood_score(np.zeros((1, 8)))).all()

@@ -12,7 +12,7 @@ from ufgvc.evaluation.model_card import SeedScore, decisions, model_card, with_d
 from ufgvc.evaluation.register import seed_scores, setting_key
 from ufgvc.models.calibration import Calibration
 from ufgvc.models.model import LoadedModel
-from ufgvc.tracking.versions import LONGEST, _fitted
+from ufgvc.tracking.versions import MAX_DESCRIPTION, truncate_card
 
 
 def info(**more: Any) -> dict[str, Any]:
@@ -58,8 +58,8 @@ def test_spread_calibration_and_warnings_where_they_are_known() -> None:
     told = {
         "temperature": 1.37,
         "threshold": 0.41,
-        "known_share": 0.95,
-        "leaves": 40,
+        "coverage": 0.95,
+        "num_images": 40,
         "source": "leaves held out of train",
     }
     found = metrics(reliability={"calibrated_error": 0.043, "unknown": 7})
@@ -69,7 +69,8 @@ def test_spread_calibration_and_warnings_where_they_are_known() -> None:
     assert "45 of 64 (seed 0), 49 of 64 (seed 1); standard deviation 4.4 points" in card
     assert "temperature 1.37, from 40 leaves held out of train; calibration error on the test leaves 4.3 %" in card
     assert (
-        "unknown above a strangeness of 0.41, so that 95 % of those leaves are known; of the test leaves 7 were" in card
+        "unknown above an out-of-distribution score of 0.41, so that 95 % of those leaves are known; of the test leaves 7 were"
+        in card
     )
     assert "- selected on test. The accuracy is too high." in card
     assert "not ours" not in card
@@ -79,16 +80,18 @@ def test_spread_calibration_and_warnings_where_they_are_known() -> None:
 @pytest.mark.parametrize("measured", [{}, {"reliability": {"calibrated_error": None, "unknown": None}}])
 def test_a_calibration_without_a_threshold(measured: dict[str, Any]) -> None:
     """What `train --train.validation holdout` and `kfold` leave."""
-    told = Calibration(temperature=1.37, leaves=40, source="holdout, the leaves that chose the epoch").model_dump()
+    told = Calibration(temperature=1.37, num_images=40, source="holdout, the leaves that chose the epoch").model_dump()
     card = model_card(info(calibration=told), metrics(**measured), FACTS).of("m", "1")
     assert "temperature 1.37, from 40 holdout" in card
     assert "No leaf is called unknown" in card
     assert "whatever it is shown" in card
 
 
-def test_a_leaf_is_unknown_above_the_strangeness_wherever_it_is_said() -> None:
-    model = LoadedModel(None, (), {}, {}, Calibration(temperature=1.0, threshold=0.41, leaves=40, source="held out"))  # type: ignore[arg-type]
-    assert model.known(np.array([0.40, 0.42])).tolist() == [True, False]
+def test_a_leaf_is_unknown_above_the_threshold_wherever_it_is_said() -> None:
+    model = LoadedModel(
+        None, (), {}, {}, Calibration(temperature=1.0, threshold=0.41, num_images=40, source="held out")
+    )  # type: ignore[arg-type]
+    assert model.is_known(np.array([0.40, 0.42])).tolist() == [True, False]
     assert "above which a leaf is unknown" in COMMANDS.get("calibrate").summary
 
 
@@ -111,9 +114,9 @@ def test_a_long_card_fits_the_registry_and_keeps_its_decisions() -> None:
         "m", "1", ["first champion"]
     )
     assert "and 488 more" in card
-    assert len(card) > LONGEST
-    short = _fitted(card)
-    assert len(short) <= LONGEST
+    assert len(card) > MAX_DESCRIPTION
+    short = truncate_card(card)
+    assert len(short) <= MAX_DESCRIPTION
     assert decisions(short) == ["first champion"]
     assert "model-card.md" in short.splitlines()[-1]
 

@@ -1,4 +1,4 @@
-"""Photographs in other colours than sRGB: what is decoded and what is stored."""
+"""Decoding and storing images in colour spaces other than sRGB."""
 
 from __future__ import annotations
 

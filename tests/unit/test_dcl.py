@@ -17,12 +17,12 @@ from ufgvc.methods import Batch, Method, build
 from ufgvc.methods.dcl import DCLNet, dcl_losses, dcl_views, location_targets
 from ufgvc.methods.layers.shuffle import (
     Shuffle,
-    cut,
     jitter_order,
     match_patches,
-    rearrange,
-    shuffle_chances,
+    num_shuffle_uniforms,
+    permute_patches,
     shuffle_order,
+    split_patches,
 )
 from ufgvc.training.optim import make_optimizer
 from ufgvc.training.steps import total_loss, train_step
@@ -30,7 +30,7 @@ from ufgvc.training.steps import total_loss, train_step
 SHUFFLES: tuple[Shuffle, ...] = ("jitter", "coded")
 
 
-def uniforms(rows: int, columns: int, seed: int = 0) -> Tensor:
+def random_uniforms(rows: int, columns: int, seed: int = 0) -> Tensor:
     return torch.rand(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
@@ -40,7 +40,11 @@ def views_batch(count: int = 3, side: int = 56, shuffle: Shuffle = "jitter", gri
     masks = {"vein": images[:, :1].round()}
     has = {"vein": torch.arange(count) % 2 == 0}
     return Batch(
-        images, torch.arange(count) % 5, masks, has, chance=uniforms(count, shuffle_chances(shuffle, grid), seed)
+        images,
+        torch.arange(count) % 5,
+        masks,
+        has,
+        uniforms=random_uniforms(count, num_shuffle_uniforms(shuffle, grid), seed),
     )
 
 
@@ -105,9 +109,9 @@ def test_matching_by_brightness_finds_the_origin_in_noise_only():
         for how in ("tracked", "matched")
     )
     assert not torch.equal(tracked, matched)
-    order = jitter_order(batch.chance, 7, 2.0)
-    patches = cut(leaf, 7)
-    shuffled = rearrange(patches, order)
+    order = jitter_order(batch.uniforms, 7, 2.0)
+    patches = split_patches(leaf, 7)
+    shuffled = permute_patches(patches, order)
     expected = [reference_match(a, b) for a, b in zip(patches.double().numpy(), shuffled.double().numpy(), strict=True)]
     assert match_patches(patches, shuffled).tolist() == expected
     assert torch.allclose(matched[3:], (torch.tensor(expected) - 24) / 49.0)
@@ -122,25 +126,27 @@ def test_views_are_the_originals_and_then_the_destroyed(shuffle: Shuffle):
     batch = replace(views_batch(3, 56, shuffle), extra={"kept": torch.arange(3)})
     state = torch.get_rng_state()
     seen = dcl_views(batch, 7, shuffle, 2.0, "tracked")
-    assert torch.equal(torch.get_rng_state(), state), "chance is drawn from the batch only"
+    assert torch.equal(torch.get_rng_state(), state), "random numbers come from the batch only"
     assert seen.images.shape == (6, 3, 56, 56)
     assert seen.images.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(seen.images[:3], batch.images)
     assert torch.equal(seen.images[3:].flatten(2).sort().values, batch.images.flatten(2).sort().values)
     assert all(not torch.equal(seen.images[i], seen.images[3 + i]) for i in range(3))
     assert seen.labels.tolist() == [0, 1, 2, 0, 1, 2]
-    assert seen.extra["destroyed"].tolist() == [False] * 3 + [True] * 3
+    assert seen.extra["shuffled"].tolist() == [False] * 3 + [True] * 3
     assert seen.extra["kept"].tolist() == [0, 1, 2, 0, 1, 2]
     assert torch.equal(seen.masks["vein"], torch.cat([batch.masks["vein"]] * 2))
     assert seen.has_mask["vein"].tolist() == [True, False, True] * 2
-    assert torch.equal(seen.chance, batch.chance)
+    assert torch.equal(seen.uniforms, batch.uniforms)
 
 
 @pytest.mark.parametrize("shuffle", SHUFFLES)
 def test_an_images_views_do_not_depend_on_its_company(shuffle: Shuffle):
     batch = views_batch(3, 56, shuffle)
     seen = dcl_views(batch, 7, shuffle, 2.0, "tracked")
-    alone = dcl_views(Batch(batch.images[1:2], batch.labels[1:2], chance=batch.chance[1:2]), 7, shuffle, 2.0, "tracked")
+    alone = dcl_views(
+        Batch(batch.images[1:2], batch.labels[1:2], uniforms=batch.uniforms[1:2]), 7, shuffle, 2.0, "tracked"
+    )
     assert torch.equal(alone.images, seen.images[[1, 4]])
     assert torch.equal(alone.extra["location"], seen.extra["location"][[1, 4]])
 
@@ -219,7 +225,7 @@ def test_losses(adversary: str, shuffle: Shuffle):
     batch = method.views(views_batch(3, 56, shuffle))
     with torch.no_grad():
         outputs = small_net(adversary).train()(batch.images)
-    moved = shuffle_order(shuffle, batch.chance, 7, 2.0).tolist()
+    moved = shuffle_order(shuffle, batch.uniforms, 7, 2.0).tolist()
     expected = reference_losses(outputs, batch.labels.tolist(), [list(range(49))] * 3 + moved, adversary)
     parts = method.losses(outputs, batch)
     assert set(parts) == set(expected)
@@ -252,7 +258,7 @@ def test_swapping_the_images_of_a_pair_changes_the_targets_of_the_new_heads_only
 
     swapped = replace(batch, labels=batch.labels.roll(3), extra=swap(dict(batch.extra)))
     assert torch.equal(swapped.labels, batch.labels)
-    assert torch.equal(swapped.extra["destroyed"], ~batch.extra["destroyed"])
+    assert torch.equal(swapped.extra["shuffled"], ~batch.extra["shuffled"])
 
     def loss(outputs: dict[str, Tensor], batch: Batch) -> dict[str, float]:
         return {name: total.item() for name, (total, _) in dcl_losses(outputs, batch, 5, adversary).items()}
@@ -285,7 +291,7 @@ def test_the_published_settings():
         0.0,
     )
     recipe = method.recipe
-    assert (recipe.batch_size, recipe.resize, recipe.crop, recipe.rotate, recipe.test_view) == (
+    assert (recipe.batch_size, recipe.resize, recipe.crop, recipe.rotate, recipe.eval_view) == (
         16,
         512,
         448,
@@ -294,8 +300,8 @@ def test_the_published_settings():
     )
     assert method.loss_weights == {"classification": 1.0, "adversarial": 1.0, "location": 1.0}
     assert method.options["adversary"] == "classes"
-    assert (method.images_forwarded, method.chances) == (2.0, 98)
-    assert build("dcl", 5, backbone="resnet18", shuffle="coded").chances == 48
+    assert (method.images_forwarded, method.num_uniforms) == (2.0, 98)
+    assert build("dcl", 5, backbone="resnet18", shuffle="coded").num_uniforms == 48
 
 
 def test_the_other_options_train_every_parameter():

@@ -35,7 +35,7 @@ def eight_leaves(method: Method) -> Batch:
 def part_of(batch: Batch, cut: slice) -> Batch:
     masks = {region: mask[cut] for region, mask in batch.masks.items()}
     has = {region: flags[cut] for region, flags in batch.has_mask.items()}
-    return Batch(batch.images[cut], batch.labels[cut], masks, has, chance=batch.chance[cut])
+    return Batch(batch.images[cut], batch.labels[cut], masks, has, uniforms=batch.uniforms[cut])
 
 
 def training(net: nn.Module) -> nn.Module:

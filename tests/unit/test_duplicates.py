@@ -1,4 +1,4 @@
-"""Pictures that occur twice are found, and different leaves are not taken for one."""
+"""Duplicate images are found, and different leaves are not taken for duplicates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exact masks without Ray: one shard is copied from the folder that the leaves came from, and what is wrong with a folder is told."""
+"""Exact masks without Ray: copying one shard, and errors for bad sources."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def source(made: Path, tmp_path: Path) -> Path:
-    """A copy that may be spoilt."""
+    """A copy that a test may damage."""
     return Path(shutil.copytree(made, tmp_path / "source"))
 
 
@@ -69,7 +69,7 @@ def copied(dataset: module.Dataset, source: Path) -> list[dict[str, bytes]]:
     return [row for shard in dataset.shards for row in read_shard(dataset, "masks/exact", shard).to_pylist()]
 
 
-def test_the_masks_are_the_drawn_ones_in_the_order_of_the_images(source: Path, tmp_path: Path) -> None:
+def test_the_masks_are_the_rendered_ones_in_the_order_of_the_images(source: Path, tmp_path: Path) -> None:
     rows = copied(stored(tmp_path / "data", source), source)
     assert [row["image_id"] for row in rows] == [*NAMES["train"], *NAMES["test"]]
     for row in rows:
@@ -117,25 +117,25 @@ def _empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-SPOILT = [
+DAMAGE = [
     (_smaller, "has 63 x 64 pixels, its photograph 64 x 64"),
     (_grey, "is not a 1-bit PNG"),
     (_jpeg, "is not a 1-bit PNG"),
 ]
-SPOILT += [(_cut, "truncated"), (_empty, "zero bytes")]
+DAMAGE += [(_cut, "truncated"), (_empty, "zero bytes")]
 
 
-@pytest.mark.parametrize(("spoil", "says"), SPOILT, ids=lambda value: getattr(value, "__name__", ""))
-def test_a_bad_mask_is_named(spoil, says: str, source: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("damage", "says"), DAMAGE, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_bad_mask_is_named(damage, says: str, source: Path, tmp_path: Path) -> None:
     dataset, file = stored(tmp_path / "data", source), source / "masks/contour/1_2_test.png"
-    spoil(file)
+    damage(file)
     with pytest.raises(UserError, match=says) as caught:
         copied(dataset, source)
     assert caught.value.where == str(file)
     assert caught.value.fix
 
 
-def test_the_masks_of_another_draw_are_refused_although_all_names_fit(source: Path, tmp_path: Path) -> None:
+def test_the_masks_of_another_seed_are_refused_although_all_names_fit(source: Path, tmp_path: Path) -> None:
     other = synthesize(tmp_path / "other", SETTINGS, seed=2)
     with pytest.raises(UserError, match="is not the photograph that the data set has") as caught:
         copied(stored(tmp_path / "data", source), other)
@@ -143,7 +143,7 @@ def test_the_masks_of_another_draw_are_refused_although_all_names_fit(source: Pa
 
 
 @pytest.mark.parametrize(
-    ("gone", "more"), [(["vein/2_3_train"], ""), (["contour/1_1_train", "vein/2_3_train"], ", and so are 1 more")]
+    ("gone", "more"), [(["vein/2_3_train"], ""), (["contour/1_1_train", "vein/2_3_train"], ", and 1 more")]
 )
 def test_a_missing_mask_is_named(gone: list[str], more: str, source: Path, tmp_path: Path) -> None:
     dataset = stored(tmp_path / "data", source)
@@ -155,7 +155,7 @@ def test_a_missing_mask_is_named(gone: list[str], more: str, source: Path, tmp_p
     assert caught.value.where == str(source / f"masks/{gone[0]}.png")
 
 
-def test_an_image_id_that_is_no_stem_of_the_source_is_told(source: Path, tmp_path: Path) -> None:
+def test_an_image_id_that_is_no_stem_of_the_source_is_an_error(source: Path, tmp_path: Path) -> None:
     dataset = stored(tmp_path / "data", source, {"train": ["1_1_train", "train/1/1_3_train"], "test": ["1_2_test"]})
     with pytest.raises(UserError, match="this mask is missing") as caught:
         exact_masks(dataset, str(source))
@@ -163,9 +163,9 @@ def test_an_image_id_that_is_no_stem_of_the_source_is_told(source: Path, tmp_pat
     assert "image id" in str(caught.value)
 
 
-def test_a_source_without_masks_is_told(source: Path, tmp_path: Path) -> None:
+def test_a_source_without_masks_is_an_error(source: Path, tmp_path: Path) -> None:
     dataset = stored(tmp_path / "data", source)
-    with pytest.raises(UserError, match="give the leaves that they lie beside as --source"):
+    with pytest.raises(UserError, match="give the folder with the photographs and their masks as --source"):
         mask(dataset.store.uri, MaskSettings(kind="exact"))
     with pytest.raises(UserError, match="is a file"):
         exact_masks(dataset, str(source / "classes.txt"))

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from tests.unit.test_methods import CLASSES, SIDE, small
 from ufgvc.core.errors import UserError
 from ufgvc.methods import names
-from ufgvc.models import export as export_file
-from ufgvc.models.export import ExportSettings, compare, export, exported_model, to_onnx
-from ufgvc.models.model import LoadedModel, load_model, run_by_onnx
+from ufgvc.models import onnx as onnx_file
+from ufgvc.models.model import ExportSettings, LoadedModel, export, export_to_onnx, load_model
+from ufgvc.models.onnx import compare, to_onnx, with_onnx_net
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
@@ -28,9 +28,7 @@ def loaded(name: str) -> LoadedModel:
     method = small(name)
     method.net.eval()
     side = max(SIDE, method.min_side)
-    return LoadedModel(
-        method, tuple("abcde"[:CLASSES]), {"resize": side, "size": side, "view": "center_crop"}, info_of(method, side)
-    )
+    return LoadedModel(method, tuple("abcde"[:CLASSES]), {"resize": side, "size": side}, info_of(method, side))
 
 
 def info_of(method, side: int) -> dict:
@@ -48,13 +46,16 @@ def info_of(method, side: int) -> dict:
 )
 def test_every_method_exports_and_says_what_torch_says(name: str) -> None:
     model = loaded(name)
-    exported, parity = exported_model(model)
+    exported, parity = export_to_onnx(model)
     assert parity.holds
     side = int(model.input["size"])
     for count in (1, 3, 5):
         images = torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(count))
         with torch.inference_mode():
-            (wanted, seen), (found, seen_too) = model.method.look(images), exported.method.look(images)
+            (wanted, seen), (found, seen_too) = (
+                model.method.predict_with_features(images),
+                exported.method.predict_with_features(images),
+            )
         assert found.shape == (count, CLASSES)
         np.testing.assert_allclose(found, wanted, atol=1e-4 * max(1, float(wanted.abs().max())))
         np.testing.assert_allclose(seen_too, seen, atol=1e-4 * float(seen.abs().max()))
@@ -95,7 +96,7 @@ def test_a_folder_with_the_exported_model_loads_and_travels(toy: LoadedModel, tm
     again = pickle.loads(pickle.dumps(found))
     np.testing.assert_array_equal(again.logits(images), found.logits(images))
     with pytest.raises(UserError, match="exported model already"):
-        exported_model(found)
+        export_to_onnx(found)
 
 
 def test_an_exported_net_that_is_wrong_is_refused(
@@ -104,10 +105,10 @@ def test_an_exported_net_that_is_wrong_is_refused(
     content = to_onnx(toy.method, SIDE)
     with torch.no_grad():
         toy.net.classifier.bias[0] += 0.01
-    parity = compare(toy.method, run_by_onnx(toy.method, content), SIDE)
+    parity = compare(toy.method, with_onnx_net(toy.method, content), SIDE)
     assert parity.difference == pytest.approx(0.01, rel=1e-2)
     assert not parity.holds
-    monkeypatch.setattr(export_file, "to_onnx", lambda *_: content)
+    monkeypatch.setattr(onnx_file, "to_onnx", lambda *_: content)
     with pytest.raises(UserError, match="does not compute what torch does"):
         export(toy, str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
@@ -130,11 +131,11 @@ def test_missing_packages_and_damaged_files_are_told(
 ) -> None:
     export(toy, str(tmp_path / "out"))
     (tmp_path / "weights.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match="would lose it"):
+    with pytest.raises(UserError, match="holds the weights of a trained model"):
         export(toy, str(tmp_path))
     images = [np.zeros((SIDE, SIDE, 3), np.uint8)]
     (tmp_path / "out" / "model.onnx").write_bytes(b"not a model")
-    with pytest.raises(UserError, match="onnxruntime does not take it"):
+    with pytest.raises(UserError, match="onnxruntime cannot load it"):
         load_model(str(tmp_path / "out")).logits(images)
     for package in ("onnx", "onnxruntime"):
         monkeypatch.setitem(sys.modules, package, None)

@@ -1,4 +1,4 @@
-"""Which kind of file it is, by its first bytes."""
+"""Detection of file types by the first bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kinds of photographs beyond JPEG, PNG, WebP and TIFF: HEIC, AVIF, BMP, GIF, MPO, and what is refused by name."""
+"""Image formats besides JPEG, PNG, WebP and TIFF: HEIC, AVIF, BMP, GIF, MPO, and those that are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decoding, orientation, and that nothing but pixels is stored."""
+"""Decoding, orientation and removal of metadata."""
 
 from __future__ import annotations
 

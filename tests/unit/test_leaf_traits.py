@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from ufgvc.methods import Batch, build
+from ufgvc.methods.layers.leaf_measures import ANGLES, TRAITS, colour, outline, polar, spectrum, veins
 from ufgvc.methods.layers.leaf_segmentation import erode_leaf, find_leaf, isodata_threshold, ridges
-from ufgvc.methods.layers.polar import ANGLES, polar, spectrum
-from ufgvc.methods.leaf_traits import MEASURES, colour, outline, veins
 
 SIDE = 96
 
@@ -92,7 +91,7 @@ def test_polar_reads_the_map_at_rings_about_the_centroid():
     generator = torch.Generator().manual_seed(3)
     maps, leaf = torch.rand(1, 2, 30, 40, generator=generator), torch.zeros(1, 1, 30, 40)
     leaf[:, :, 5:17, 10:28] = 1
-    got = polar(maps, leaf, rings=4, reach=2.0)
+    got = polar(maps, leaf, rings=4, max_radius=2.0)
     assert got.shape == (1, 2, 4, ANGLES)
     radius = math.sqrt(12 * 18 / math.pi)
     picture = np.pad(maps[0].double().numpy(), ((0, 0), (1, 1), (1, 1)))
@@ -156,7 +155,7 @@ def test_every_picture_gives_finite_traits():
     generator = torch.Generator().manual_seed(5)
     for image in (torch.zeros(2, 3, 32, 32), torch.ones(2, 3, 32, 48), torch.rand(2, 3, 48, 32, generator=generator)):
         leaf = find_leaf(image)
-        for size, measure in MEASURES.values():
+        for size, measure in TRAITS.values():
             told = measure(image, leaf, erode_leaf(leaf))
             assert told.shape == (2, size)
             assert bool(told.isfinite().all())
@@ -168,7 +167,7 @@ def test_the_prediction_is_the_mean_of_its_heads():
     outputs = build("leaf_traits", 4, backbone="resnet18").net.eval()(images)
     assert outputs["token_logits"].shape == (2, 2, 4)
     assert torch.allclose(outputs["logits"], outputs["token_logits"].mean(1))
-    quiet = build("leaf_traits", 4, backbone="resnet18", trunk=False).net.eval()(images)
+    quiet = build("leaf_traits", 4, backbone="resnet18", control={"trunk": False}).net.eval()(images)
     assert torch.allclose(quiet["logits"], quiet["token_logits"][:, 1:].mean(1))
     plain = build("leaf_traits", 4, backbone="resnet18", traits=[]).net.eval()(images)
     assert plain["token_logits"].shape == (2, 1, 4)
@@ -211,7 +210,7 @@ def test_traits_are_measured_in_float32_under_autocast():
 
 def test_its_head_learns_two_outlines_from_eight_leaves():
     torch.manual_seed(0)
-    method = build("leaf_traits", 2, backbone="resnet18", traits=["outline"], trunk=False)
+    method = build("leaf_traits", 2, backbone="resnet18", traits=["outline"], control={"trunk": False})
     images = torch.cat([drawn_leaf(lobes=3 + 4 * (k % 2), turn=0.3 * k) for k in range(8)])
     labels = torch.arange(8) % 2
     heads = torch.optim.SGD(method.net.heads.parameters(), lr=0.1)

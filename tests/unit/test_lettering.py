@@ -17,7 +17,7 @@ from PIL import Image
 
 from ufgvc.core import fonts as lettering
 from ufgvc.core.types import Box
-from ufgvc.regions.detector_figure import draw_detections
+from ufgvc.regions.detector_report import draw_detections
 from ufgvc.reports import evaluation_figures, figures
 
 ODD = (

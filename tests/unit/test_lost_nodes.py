@@ -1,4 +1,4 @@
-"""Which failures of a training's workers are those of a machine that was taken away. Losing one is tried in tests/integration."""
+"""Which failures of training workers are caused by a lost machine. Losing one is tested in tests/integration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ray.train import FailureConfig, PreemptionError
 
 from ufgvc.core.errors import UserError
 from ufgvc.experiments.settings import SearchSettings, TrialSettings
-from ufgvc.training.failures import IDLE, EndAtMistakes, lost_nodes
+from ufgvc.training.distributed import IDLE, StopOnUserError, lost_nodes
 from ufgvc.training.settings import TrainSettings
 
 BROKEN = {0: RuntimeError("Connection closed by peer")}
@@ -35,7 +35,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> list[list[dict[str, Any]]]:
 
 def test_a_failure_with_which_a_node_was_lost_is_not_counted_and_the_next_one_is(cluster: list[Any]) -> None:
     cluster += [[node("a"), node("b")]] * 3 + [[node("a"), node("b", False, 2)]]  # Ray needs a while to notice
-    watch = EndAtMistakes()
+    watch = StopOnUserError()
     with pytest.raises(PreemptionError) as caught:
         watch.after_exception(None, BROKEN)
     assert caught.value.preemption_info.preempted_node_ids == ["b"]
@@ -49,21 +49,21 @@ def test_what_is_no_loss(cluster: list[Any]) -> None:
     before = lost_nodes([node("a"), node("b", False, 2), node("c", False, IDLE)])
     assert before == {"b"}
     cluster += [[node("a"), node("b", False, 2), node("c", False, IDLE), node("d", False, IDLE)]]
-    EndAtMistakes(lost=before).after_exception(None, BROKEN)
+    StopOnUserError(lost=before).after_exception(None, BROKEN)
     assert IDLE == NodeDeathInfo.AUTOSCALER_DRAIN_IDLE
 
 
 def test_a_mistake_ends_the_training_whatever_was_lost(cluster: list[Any]) -> None:
     cluster += [[node("a"), node("b", False, 2)]]
     with pytest.raises(UserError, match="too large"):
-        EndAtMistakes().after_exception(None, {1: UserError("too large"), **BROKEN})
+        StopOnUserError().after_exception(None, {1: UserError("too large"), **BROKEN})
 
 
 def test_nobody_waits_for_the_news_longer_than_ray_needs(cluster: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     cluster += [[node("a"), node("b")]]
     ticks = iter(range(100))
     monkeypatch.setattr("time.monotonic", lambda: float(next(ticks)))
-    EndAtMistakes(noticed_seconds=5).after_exception(None, BROKEN)
+    StopOnUserError(noticed_seconds=5).after_exception(None, BROKEN)
     assert next(ticks) < 10
 
 

@@ -1,4 +1,4 @@
-"""On how many leaves a network is guided, and where that is said."""
+"""Coverage of masks, and where it is reported."""
 
 from __future__ import annotations
 
@@ -22,29 +22,27 @@ def shard(split: str, **found: int) -> dict[str, Any]:
     return {"masks": json.dumps({"split": split}), "found": json.dumps({names[name]: n for name, n in found.items()})}
 
 
-PARTS = [shard("train", both=3, vein=2), shard("train", vein=4, none=1), shard("test", both=6)]
+ROWS = [shard("train", both=3, vein=2), shard("train", vein=4, none=1), shard("test", both=6)]
 
 
 @pytest.mark.parametrize(
     ("rows", "regions", "train", "complete"),
     [
-        (PARTS, ("vein", "contour"), 3, 9),
-        (PARTS, ("vein",), 9, 15),  # the detector knows veins only, so a leaf with its vein lacks nothing
-        (PARTS, (), 3, 9),  # people drew both
-        ([shard("train", vein=9, none=1)], (), 9, 9),  # people drew veins only
+        (ROWS, ("vein", "contour"), 3, 9),
+        (ROWS, ("vein",), 9, 15),  # the detector knows veins only, so an image with its vein is complete
+        (ROWS, (), 3, 9),  # both are annotated
+        ([shard("train", vein=9, none=1)], (), 9, 9),  # veins only are annotated
         ([shard("train", none=10)], (), 0, 0),
     ],
 )
-def test_a_leaf_counts_that_has_every_region_that_there_can_be(
-    rows: Any, regions: Any, train: int, complete: int
-) -> None:
-    assert Coverage.counted(rows, regions, 0.5) == Coverage(train, 10, complete, 0.5)
+def test_an_image_with_every_possible_region_is_complete(rows: Any, regions: Any, train: int, complete: int) -> None:
+    assert Coverage.from_rows(rows, regions, 0.5) == Coverage(train, 10, complete, 0.5)
 
 
-def test_the_share_that_is_asked_for() -> None:
+def test_the_required_share() -> None:
     Coverage(5, 10, 5).check(0.5, "here", "do that")
     Coverage(0, 10, 0).check(0, "here", "do that")
-    with pytest.raises(UserError, match=r"every region on 4 of 10 training leaves \(40.0%\), less than the share 0.5"):
+    with pytest.raises(UserError, match=r"every region on 4 of 10 training leaves \(40.0%\), less than"):
         Coverage(4, 10, 4).check(0.5, "here", "do that")
 
 
@@ -56,17 +54,17 @@ class Described:
 
 
 @pytest.mark.parametrize(("leaves", "warned"), [(4, True), (9, False)])
-def test_the_report_and_the_card_tell_it(leaves: int, warned: bool) -> None:
+def test_the_report_and_the_card_show_it(leaves: int, warned: bool) -> None:
     method = build("mask_guided", 2, init="none", backbone="squeezenet1_1")
     about = {"mask_kind": "box", "masks_found": {"leaves": leaves, "of": 10}, "fingerprints": {"data": "f"}}
     model = LoadedModel(method, ("a", "b"), {"resize": 40, "size": 32}, about)
     dataset = Dataset(Described(), "vineyard", ("a", "b"), "f", (), {"train": 10, "test": 4})  # type: ignore[arg-type]
     found = facts(dataset, model, "model", {})
     assert found["Masks"] == f"box; every region on {leaves} of 10 training leaves"
-    told = warnings(dataset, {"this model": model}, {})
-    assert [text.startswith(f"this model: every region was found on {leaves} of 10") for text in told] == [
+    found_warnings = warnings(dataset, {"this model": model}, {})
+    assert [text.startswith(f"this model: every region was found on {leaves} of 10") for text in found_warnings] == [
         True
     ] * warned
-    card = model_card(info(), {**metrics(), "warnings": told}, {**FACTS, **found}).of("m", "1")
+    card = model_card(info(), {**metrics(), "warnings": found_warnings}, {**FACTS, **found}).of("m", "1")
     assert f"- Masks: box; every region on {leaves} of 10 training leaves" in card
     assert (f"- every region was found on {leaves} of 10" in card) == warned

@@ -126,7 +126,7 @@ def test_the_two_maps_differ_and_are_one_only_if_the_convolution_is_shared():
     batch = tiny_batch()
     maps = method.net.eval()(batch.images)["attention"]
     assert not torch.equal(maps["vein"], maps["contour"])
-    shared = tiny(maps="shared").net
+    shared = tiny(control={"maps": "shared"}).net
     assert list(shared.attention) == ["shared"]
     maps = shared.eval()(batch.images)["attention"]
     assert torch.equal(maps["vein"], maps["contour"])
@@ -153,11 +153,11 @@ def test_full_attention_gives_the_features_back():
         ({"regions": ["contour"]}, {"base": 0.6, "contour": 0.4}),
         ({"fusion": {"base": 1, "vein": 1, "contour": 2}}, {"base": 0.25, "vein": 0.25, "contour": 0.5}),
         ({"fusion": {"vein": 0}}, {"base": 0.6, "vein": 0.0, "contour": 0.4}),
-        ({"reading": "released_code"}, {"base": 0.2, "vein": 0.7, "contour": 0.1}),
-        ({"reading": "released_code", "regions": ["vein"]}, {"base": 0.65, "vein": 0.35}),
+        ({"variant": "released_code"}, {"base": 0.2, "vein": 0.7, "contour": 0.1}),
+        ({"variant": "released_code", "regions": ["vein"]}, {"base": 0.65, "vein": 0.35}),
     ],
 )
-def test_weights_of_the_ablations_and_readings(options: dict[str, object], fusion: dict[str, float]):
+def test_weights_of_the_ablations_and_variants(options: dict[str, object], fusion: dict[str, float]):
     method = tiny(**options)
     assert method.net.fusion == pytest.approx(fusion)
     assert set(method.net.attention) == set(fusion) - {"base"} == set(method.regions)
@@ -171,15 +171,15 @@ def test_without_regions_the_net_is_the_plain_one():
     assert set(method.losses(outputs, tiny_batch())) == {"classification"}
 
 
-def test_readings_differ_as_the_text_and_the_code_do():
-    paper, code = tiny(), tiny(reading="released_code")
+def test_variants_differ_as_the_text_and_the_code_do():
+    paper, code = tiny(), tiny(variant="released_code")
     first, second = paper.recipe.stages[0], code.recipe.stages[0]
     assert (first.lr, first.step_epochs, first.gamma, first.momentum) == (0.003, 100, 0.1, 0.938)
     assert (second.lr, second.step_epochs, second.gamma, second.momentum) == (0.0008, 60, 0.13, 0.938)
-    assert (paper.recipe.resize, paper.recipe.crop, paper.recipe.test_resize) == (512, 448, 448)
-    assert (code.recipe.resize, code.recipe.crop, code.recipe.test_resize) == (512, 448, 512)
+    assert (paper.recipe.resize, paper.recipe.crop, paper.recipe.eval_resize) == (512, 448, 448)
+    assert (code.recipe.resize, code.recipe.crop, code.recipe.eval_resize) == (512, 448, 512)
     assert paper.loss_weights == code.loss_weights == {"classification": 1.0, "vein": 0.1, "contour": 0.1}
-    assert tiny(reading="released_code", regions=["vein"]).loss_weights == {"classification": 1.0, "vein": 0.2}
+    assert tiny(variant="released_code", regions=["vein"]).loss_weights == {"classification": 1.0, "vein": 0.2}
     assert paper.is_head("attention.vein.conv.weight")
     assert not code.is_head("attention.vein.conv.weight")
 
@@ -242,7 +242,7 @@ def test_training_without_masks_tells_how_to_make_them():
 
 
 def test_attention_that_sees_every_channel():
-    net = tiny(statistics="all").net.eval()
+    net = tiny(control={"statistics": "all"}).net.eval()
     outputs = net(tiny_batch().images)
     kernel = net.attention["vein"].conv.weight
     assert kernel.shape == (1, outputs["features"].shape[1], 1, 1)
@@ -252,7 +252,7 @@ def test_attention_that_sees_every_channel():
 
 def test_a_constant_gain_multiplies_the_logits():
     images = tiny_batch().images
-    plain, smaller = (tiny(regions=[], gain=gain).net.eval()(images) for gain in (1.0, 0.65))
+    plain, smaller = (tiny(regions=[], control={"gain": gain}).net.eval()(images) for gain in (1.0, 0.65))
     assert torch.allclose(smaller["fused"], 0.65 * plain["features"], atol=1e-6)
     assert torch.allclose(smaller["logits"], 0.65 * plain["logits"], atol=1e-5)
 
@@ -261,8 +261,8 @@ def test_guides_that_tell_nothing_of_the_leaf():
     batch = tiny_batch()
     batch.has_mask["vein"][0] = False
     assert tiny().views(batch) is batch
-    shuffled = tiny(guide="shuffled").views(batch)
-    centre = tiny(guide="centre").views(batch)
+    shuffled = tiny(control={"guide": "shuffled"}).views(batch)
+    centre = tiny(control={"guide": "centre"}).views(batch)
     for seen in (shuffled, centre):
         assert seen.images is batch.images
         assert seen.labels is batch.labels

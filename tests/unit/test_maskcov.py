@@ -31,8 +31,8 @@ def plain_batch(count: int = 4, side: int = 64, grid: int = 2, seed: int = 0) ->
         memory_format=torch.channels_last
     )
     masks = {"vein": images[:, :1].round()}
-    chance = torch.rand(count, grid * grid, generator=generator, dtype=torch.float64)
-    return Batch(images, torch.arange(count) % 5, masks, {"vein": torch.arange(count) % 2 == 0}, chance=chance)
+    uniforms = torch.rand(count, grid * grid, generator=generator, dtype=torch.float64)
+    return Batch(images, torch.arange(count) % 5, masks, {"vein": torch.arange(count) % 2 == 0}, uniforms=uniforms)
 
 
 def patches_of(image: Tensor, grid: int) -> list[np.ndarray]:
@@ -116,7 +116,7 @@ def test_the_same_place_is_masked_in_the_second_and_third_view(grid: int, side: 
 
 def test_the_order_of_the_third_view_is_the_drawn_one():
     batch = plain_batch(16)
-    orders = swap_order(batch.chance[:, :3], 2).tolist()
+    orders = swap_order(batch.uniforms[:, :3], 2).tolist()
     seen = maskcov_views(batch, 2)
     for i, order in enumerate(orders):
         own, shown = patches_of(batch.images[i], 2), patches_of(seen.images[32 + i], 2)
@@ -128,7 +128,7 @@ def test_views_repeat_what_comes_with_the_images():
     batch = replace(plain_batch(3), extra={"kept": torch.arange(3)})
     state = torch.get_rng_state()
     seen = maskcov_views(batch, 2)
-    assert torch.equal(torch.get_rng_state(), state), "chance is drawn from the batch only"
+    assert torch.equal(torch.get_rng_state(), state), "random numbers come from the batch only"
     assert seen.images.shape == (9, 3, 64, 64)
     assert seen.images.is_contiguous(memory_format=torch.channels_last)
     assert seen.labels.tolist() == [0, 1, 2] * 3
@@ -136,18 +136,18 @@ def test_views_repeat_what_comes_with_the_images():
     assert seen.extra["kept"].tolist() == [0, 1, 2] * 3
     assert torch.equal(seen.masks["vein"], torch.cat([batch.masks["vein"]] * 3))
     assert seen.has_mask["vein"].tolist() == [True, False, True] * 3
-    assert torch.equal(seen.chance, batch.chance)
+    assert torch.equal(seen.uniforms, batch.uniforms)
 
 
 def test_an_images_views_do_not_depend_on_its_company():
     batch = plain_batch(3)
     seen = maskcov_views(batch, 2)
-    alone = maskcov_views(Batch(batch.images[1:2], batch.labels[1:2], chance=batch.chance[1:2]), 2)
+    alone = maskcov_views(Batch(batch.images[1:2], batch.labels[1:2], uniforms=batch.uniforms[1:2]), 2)
     assert torch.equal(alone.images, seen.images[[1, 4, 7]])
     assert torch.equal(alone.extra["covariance"], seen.extra["covariance"][[1, 4, 7]])
 
 
-# --- chance
+# --- uniform numbers
 
 
 def test_8_of_the_24_arrangements_are_drawn_evenly():
@@ -165,9 +165,9 @@ def test_8_of_the_24_arrangements_are_drawn_evenly():
 
 
 def test_every_patch_is_masked_equally_often():
-    chance = torch.rand(4000, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    uniforms = torch.rand(4000, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     seen = maskcov_views(
-        Batch(torch.rand(4000, 3, 4, 4) + 0.01, torch.zeros(4000, dtype=torch.int64), chance=chance), 2
+        Batch(torch.rand(4000, 3, 4, 4) + 0.01, torch.zeros(4000, dtype=torch.int64), uniforms=uniforms), 2
     )
     black = ~seen.images[4000:8000].unflatten(3, (2, 2)).unflatten(2, (2, 2)).sum(dim=(1, 3, 5)).bool()
     assert torch.equal(black.flatten(1).sum(dim=1), torch.ones(4000, dtype=torch.int64))
@@ -256,9 +256,9 @@ def test_the_published_settings():
     )
     recipe = method.recipe
     assert (recipe.batch_size, recipe.resize, recipe.crop, recipe.rotate) == (16, 440, 384, 15.0)
-    assert (recipe.test_view, recipe.test_resize) == ("resize", 384)
+    assert (recipe.eval_view, recipe.eval_resize) == ("resize", 384)
     assert method.loss_weights == {"classification": 1.0, "shuffled": 1.0, "covariance": 1.0}
-    assert (method.images_forwarded, method.chances) == (3.0, 4)
+    assert (method.images_forwarded, method.num_uniforms) == (3.0, 4)
 
 
 @pytest.mark.parametrize("options", [{"grid": 1}, {"grid": 17}, {"loss_weights": {"covariance": -1}}])

@@ -1,4 +1,4 @@
-"""Masks of drawn leaves whose outline, veins and boxes are known."""
+"""Masks of generated leaves with known outline, veins and boxes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import pytest
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.types import Box
-from ufgvc.regions.letterbox import letterbox, resize_longest
+from ufgvc.data.images import resize_longest
+from ufgvc.regions.detector import letterbox
 from ufgvc.regions.masks import MASK_KINDS, find_leaf, make_masks, rasterize_boxes
 
 BOXES = [Box("vein", 90, 30, 110, 170), Box("contour", 20, 20, 90, 180), Box("contour", 110, 20, 180, 180)]
 
 
-def draw(size: int = 200, background: int = 255, vein: int = 150) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def make_leaf(size: int = 200, background: int = 255, vein: int = 150) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A green disc with one bright vein on a plain ground: image (size, size, 3), leaf and vein (size, size) bool."""
     y, x = np.mgrid[:size, :size] * 200 / size
     leaf = (x - 100) ** 2 + (y - 100) ** 2 < 75**2
@@ -32,7 +33,7 @@ def scaled(boxes: list[Box], factor: float) -> list[Box]:
 @pytest.mark.parametrize("kind", MASK_KINDS.names())
 @pytest.mark.parametrize("size", [200, 1500])  # the second is larger than the masks' working size
 def test_every_kind_stays_inside_its_boxes_and_has_the_photographs_size(kind, size):
-    image, *_ = draw(size)
+    image, *_ = make_leaf(size)
     boxes = scaled(BOXES, size / 200)
     masks = make_masks(image, boxes, kind)
     for region in ("vein", "contour"):
@@ -44,7 +45,7 @@ def test_every_kind_stays_inside_its_boxes_and_has_the_photographs_size(kind, si
 
 
 def test_box_mask_is_one_exactly_inside_the_boxes():
-    masks = make_masks(draw()[0], BOXES, "box")
+    masks = make_masks(make_leaf()[0], BOXES, "box")
     assert masks["vein"].sum() == 20 * 140
     assert masks["vein"][30:170, 90:110].all()
     assert masks["contour"].sum() == 2 * 70 * 160
@@ -57,7 +58,7 @@ def test_boxes_with_fractions_and_over_the_edge():
 
 @pytest.mark.parametrize("kind", MASK_KINDS.names())
 def test_a_region_without_boxes_has_no_mask(kind):
-    image, *_ = draw()
+    image, *_ = make_leaf()
     assert make_masks(image, None, kind) == {"vein": None, "contour": None}
     assert make_masks(image, [], kind) == {"vein": None, "contour": None}
     masks = make_masks(image, BOXES[:1], kind)
@@ -67,14 +68,14 @@ def test_a_region_without_boxes_has_no_mask(kind):
 
 @pytest.mark.parametrize("background", [255, 0, 130])
 def test_the_leaf_is_found_on_any_plain_background(background):
-    image, leaf, _ = draw(background=background)
+    image, leaf, _ = make_leaf(background=background)
     noisy = np.clip(image + np.random.default_rng(0).normal(0, 3, image.shape), 0, 255).astype(np.uint8)
     found = find_leaf(noisy)
     assert (found & leaf).sum() / (found | leaf).sum() > 0.97
 
 
 def test_luminance_keeps_the_bright_vein_and_never_the_white_paper():
-    image, leaf, rib = draw()
+    image, leaf, rib = make_leaf()
     vein = make_masks(image, BOXES, "luminance")["vein"]
     assert (vein & rib).sum() / rib.sum() > 0.95
     assert not (vein & ~rib).any()
@@ -83,7 +84,7 @@ def test_luminance_keeps_the_bright_vein_and_never_the_white_paper():
 
 @pytest.mark.parametrize("brightness", [200, 8])  # veins lighter and darker than the blade
 def test_structure_finds_the_vein(brightness):
-    image, _, rib = draw(vein=brightness)
+    image, _, rib = make_leaf(vein=brightness)
     vein = make_masks(image, BOXES, "structure")["vein"]
     inside = rasterize_boxes(BOXES[:1], image.shape)
     wanted = rib & inside
@@ -92,7 +93,7 @@ def test_structure_finds_the_vein(brightness):
 
 
 def test_structure_finds_a_band_about_the_outline():
-    image, *_ = draw()
+    image, *_ = make_leaf()
     band = make_masks(image, BOXES, "structure")["contour"]
     y, x = np.nonzero(band)
     assert abs(np.hypot(x - 100, y - 100) - 75).max() < 5
@@ -107,12 +108,13 @@ def test_a_photograph_of_one_colour_is_no_fault(kind):
 
 def test_an_unknown_kind_lists_the_known_ones():
     with pytest.raises(UserError, match="box, luminance, structure"):
-        make_masks(draw()[0], BOXES, "fuzzy")
+        make_masks(make_leaf()[0], BOXES, "fuzzy")
 
 
-def test_fitting_into_a_square_can_be_undone():
+def test_letterbox_can_be_inverted():
     image = np.full((100, 301, 3), 200, np.uint8)
-    square, (sx, sy), left, top = letterbox(image, 64)
+    fitted = letterbox(image, 64)
+    square, (sx, sy), (left, top) = fitted.pixels, fitted.scale, fitted.offset
     assert square.shape == (64, 64, 3)
     assert (left, top) == (0, 21)
     assert (square[top : top + round(100 * sy)] == 200).all()

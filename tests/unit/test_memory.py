@@ -75,7 +75,7 @@ def test_scoring_tells_its_own_flag(monkeypatch: pytest.MonkeyPatch) -> None:
     from ufgvc.models.model import LoadedModel
 
     method = build("resnet50", num_classes=2, backbone="shufflenet_v2_x0_5")
-    model = LoadedModel(method, ("a", "b"), {"resize": 64, "size": 64, "view": "center_crop"}, {})
+    model = LoadedModel(method, ("a", "b"), {"resize": 64, "size": 64}, {})
 
     def fail(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
@@ -85,4 +85,4 @@ def test_scoring_tells_its_own_flag(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.raises(UserError, match="a batch of 1 images of 64 px"),
         memory_for_scores(1, model.input, model.device),
     ):
-        model.scores([np.zeros((64, 64, 3), np.uint8)])
+        model.score([np.zeros((64, 64, 3), np.uint8)])

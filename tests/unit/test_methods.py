@@ -44,8 +44,8 @@ def tiny_batch(method: Method, count: int = 4, seed: int = 0) -> Batch:
     images = torch.rand(count, 3, side, side, generator=generator).contiguous(memory_format=torch.channels_last)
     masks = {region: torch.rand(count, 1, side, side, generator=generator).round() for region in REGIONS}
     has = {region: torch.ones(count, dtype=torch.bool) for region in REGIONS}
-    chance = torch.rand(count, method.chances, generator=generator, dtype=torch.float64)
-    return Batch(images, torch.arange(count) % CLASSES, masks, has, chance=chance)
+    uniforms = torch.rand(count, method.num_uniforms, generator=generator, dtype=torch.float64)
+    return Batch(images, torch.arange(count) % CLASSES, masks, has, uniforms=uniforms)
 
 
 @pytest.mark.parametrize("name", names())
@@ -173,13 +173,6 @@ def test_recipe_refuses_a_crop_that_does_not_fit():
         Recipe(stages=(Stage(epochs=1, lr=0.1),), resize=200, crop=224)
 
 
-def test_recipe_finds_the_stage_of_an_epoch():
-    recipe = Recipe(stages=(Stage(epochs=2, lr=1.0), Stage(epochs=3, lr=0.1)))
-    assert [recipe.stage_at(epoch) for epoch in range(5)] == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]
-    with pytest.raises(IndexError):
-        recipe.stage_at(5)
-
-
 # --- backbones
 
 
@@ -223,7 +216,7 @@ def test_a_resnet_pooled_is_what_torchvision_feeds_its_classifier():
 
 def test_models_without_a_map_are_refused():
     for name in ("vit_b_32", "googlenet"):
-        with pytest.raises(UserError, match="no feature map"):
+        with pytest.raises(UserError, match="no final feature map"):
             build_backbone(name, "none")
 
 
@@ -261,9 +254,9 @@ def test_weights_that_do_not_fit_are_told(tmp_path: Path):
     torch.save(state, tmp_path / "grey.pth")
     with pytest.raises(UserError, match=r"conv1.weight has the shape \(64, 1, 7, 7\) instead of \(64, 3, 7, 7\)"):
         build_backbone("resnet18", str(tmp_path / "grey.pth"))
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="no such weight file"):
         build_backbone("resnet18", str(tmp_path / "away.pth"))
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="no such weight file"):
         build_backbone("resnet18", "imagenet1k")
     (tmp_path / "broken.safetensors").write_bytes(b"not weights")
     with pytest.raises(UserError, match="not a safetensors file"):
@@ -318,6 +311,6 @@ def test_no_network_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """With nothing fetched yet and no way out, the message says what else can be done."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    with pytest.raises(UserError, match="could not be fetched") as caught:
+    with pytest.raises(UserError, match="could not be downloaded") as caught:
         build_backbone("resnet18", "imagenet")
     assert "init: none" in str(caught.value)

@@ -26,7 +26,7 @@ from ufgvc.core.types import REGIONS
 from ufgvc.data.cache import CachedSource, DecodedSplit, copy_to_device
 from ufgvc.data.transfer import to_device
 from ufgvc.methods import Method, Stage, names
-from ufgvc.methods.layers.average_norm import AverageNorm
+from ufgvc.methods.leaf_traits import CumulativeBatchNorm
 from ufgvc.training.loader import BatchLoader
 from ufgvc.training.optim import make_optimizer
 from ufgvc.training.steps import train_step
@@ -34,7 +34,12 @@ from ufgvc.training.steps import train_step
 aten = torch.ops.aten
 GPU = torch.device("cuda", 0)
 READS = {aten._local_scalar_dense.default: 1, aten.equal.default: True}
-SHAPES = {aten.nonzero.default, aten.masked_select.default, aten._unique2.default, aten.repeat_interleave.Tensor}
+ANCHORS_PER_CELL = {
+    aten.nonzero.default,
+    aten.masked_select.default,
+    aten._unique2.default,
+    aten.repeat_interleave.Tensor,
+}
 SOURCES = Path(__file__).parents[2] / "ufgvc"
 
 
@@ -57,7 +62,7 @@ class Waits(TorchDispatchMode):
         if func in READS and there:
             self._note(f"reads a number ({func})")
             return READS[func]
-        if func in SHAPES and there:
+        if func in ANCHORS_PER_CELL and there:
             self._note(f"a shape that depends on numbers ({func})")
         if func is aten.index.Tensor and any(
             index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
@@ -118,7 +123,7 @@ def feed_of(method: Method, resident: bool, rotate: float, side: int) -> BatchLo
     source = CachedSource(data, labels, np.arange(8), 4, 0, 0, 1, GPU, held)
     plan: Any = type("Plan", (), {"seed": 0})
     keys = np.arange(8, dtype=np.uint64)
-    return BatchLoader(plan, recipe, source, keys, 8, 0, None, np.arange(0), labels, GPU, method.chances)
+    return BatchLoader(plan, recipe, source, keys, 8, 0, None, np.arange(0), labels, GPU, method.num_uniforms)
 
 
 def give_gradients(net: nn.Module) -> None:
@@ -168,8 +173,8 @@ def test_no_feed_waits_for_the_gpu(resident: bool, rotate: float, monkeypatch: p
     ("name", "options"),
     [
         ("dcl", {"shuffle": "coded", "adversary": "binary", "location_targets": "matched"}),
-        ("mask_guided", {"activation": "softmax_peak", "guide": "shuffled"}),
-        ("mask_guided", {"statistics": "all", "guide": "centre"}),
+        ("mask_guided", {"activation": "softmax_peak", "control": {"guide": "shuffled"}}),
+        ("mask_guided", {"control": {"statistics": "all", "guide": "centre"}}),
         ("region_tokens", {"head": "linear"}),
         ("leaf_traits", {"traits": ("colour",)}),
     ],
@@ -208,10 +213,10 @@ def test_the_watch_sees_what_waits() -> None:
 def test_the_average_norm_of_a_gpu_is_the_one_of_the_cpu() -> None:
     """Both ways on the CPU, over seven batches whose mean drifts."""
     torch.manual_seed(0)
-    ours, torchs = AverageNorm(6), AverageNorm(6)
+    ours, torchs = CumulativeBatchNorm(6), CumulativeBatchNorm(6)
     for step in range(7):
         values = torch.randn(5, 6) * 3 + step
-        assert torch.allclose(ours.normed_by_batch(values), torchs(values), atol=1e-5)
+        assert torch.allclose(ours.normalise_without_sync(values), torchs(values), atol=1e-5)
     assert ours.num_batches_tracked == torchs.num_batches_tracked == 7
     for name in ("running_mean", "running_var"):
         assert torch.allclose(getattr(ours, name), getattr(torchs, name), rtol=1e-5), name

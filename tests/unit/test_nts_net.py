@@ -12,7 +12,7 @@ from torchvision.ops import nms
 
 from ufgvc.core.errors import UserError
 from ufgvc.methods import Batch, Method, build
-from ufgvc.methods.layers.anchors import choose, cut_out, level_sides, make_anchors, overlaps, to_boxes
+from ufgvc.methods.layers.anchors import crop_and_resize, level_sides, make_anchors, select_proposals, to_boxes
 from ufgvc.methods.nts_net import Navigator, NtsNet, nts_losses, ranking_loss
 
 CLASSES, SIDE = 5, 64
@@ -160,7 +160,7 @@ def test_the_navigators_levels_are_convolutions_one_after_the_other():
 def test_choice_agrees_with_brute_force_and_torchvision(map_side: int, side: int):
     boxes = to_boxes(make_anchors(map_side, side))
     scores = torch.randn(4, len(boxes), generator=torch.Generator().manual_seed(1))
-    chosen = choose(scores, boxes, 6, 0.25)
+    chosen = select_proposals(scores, boxes, 6, 0.25)
     for image in range(4):
         picks = chosen[image].tolist()
         assert picks == reference_choice(scores[image].tolist(), boxes.tolist(), 6, 0.25)
@@ -174,28 +174,20 @@ def test_choice_agrees_with_brute_force_and_torchvision(map_side: int, side: int
         assert len(kept) == 6 or map_side < 14
 
 
-def test_overlaps():
-    boxes = torch.randint(-20, 20, (40, 2), generator=torch.Generator().manual_seed(2))
-    boxes = torch.cat([boxes, boxes + torch.randint(1, 30, (40, 2), generator=torch.Generator().manual_seed(3))], dim=1)
-    expected = [[reference_overlap(one, other) for other in boxes.tolist()] for one in boxes[:7].tolist()]
-    assert torch.allclose(overlaps(boxes[:7], boxes), torch.tensor(expected))
-    assert torch.equal(overlaps(boxes[:7], boxes)[torch.arange(7), torch.arange(7)], torch.ones(7))
-
-
 def test_an_overlap_at_the_limit_is_suppressed():
     boxes = torch.tensor(
         [[0, 0, 1, 5], [0, 3, 1, 8], [0, 5, 1, 10]]
     )  # the first two share 2 of 8 pixels, the last two 3 of 7
-    assert choose(torch.tensor([[3.0, 2.0, 1.0]]), boxes, 2, 0.25).tolist() == [[0, 2]]
-    assert choose(torch.tensor([[3.0, 2.0, 1.0]]), boxes, 2, 0.2501).tolist() == [[0, 1]]
+    assert select_proposals(torch.tensor([[3.0, 2.0, 1.0]]), boxes, 2, 0.25).tolist() == [[0, 2]]
+    assert select_proposals(torch.tensor([[3.0, 2.0, 1.0]]), boxes, 2, 0.2501).tolist() == [[0, 1]]
 
 
 def test_where_too_few_are_kept_the_next_best_follow():
     boxes = torch.tensor([[0, 0, 9, 9], [0, 0, 9, 8], [0, 0, 8, 9], [20, 20, 29, 29], [20, 20, 29, 28]])
     scores = torch.tensor([[1.0, 5.0, 4.0, 2.0, 3.0], [0.0, 0.0, 0.0, 0.0, 0.0]])
     # Kept: 1 and 4; the others by their scores. Equal scores: the first of each heap, then from the front.
-    assert choose(scores, boxes, 5, 0.25).tolist() == [[1, 4, 2, 3, 0], [0, 3, 1, 2, 4]]
-    assert choose(scores, boxes, 3, 0.25).tolist() == [[1, 4, 2], [0, 3, 1]]
+    assert select_proposals(scores, boxes, 5, 0.25).tolist() == [[1, 4, 2, 3, 0], [0, 3, 1, 2, 4]]
+    assert select_proposals(scores, boxes, 3, 0.25).tolist() == [[1, 4, 2], [0, 3, 1]]
 
 
 # --- parts
@@ -206,7 +198,7 @@ def test_cutting_is_slicing_and_resizing():
     inside = [[3, 5, 20, 33], [0, 0, 40, 40], [7, 7, 8, 9], [30, 2, 39, 12]]
     over = [[-9, -4, 15, 20], [30, 25, 52, 61], [-20, 5, 60, 30], [50, 50, 70, 70]]
     boxes = torch.tensor([inside, over, [*inside[:2], *over[:2]]])
-    cuts = cut_out(images, boxes, 24)
+    cuts = crop_and_resize(images, boxes, 24)
     assert cuts.shape == (12, 3, 24, 24)
     for index in range(12):
         expected = reference_cut(images[index // 4], boxes[index // 4, index % 4].tolist(), 24)
@@ -217,7 +209,7 @@ def test_cutting_is_slicing_and_resizing():
     )
     assert torch.allclose(cuts[0], sliced[0], atol=1e-10)
     assert not cuts[7].any()
-    whole = cut_out(images, torch.tensor([[[0, 0, 40, 40]]] * 3), 40)
+    whole = crop_and_resize(images, torch.tensor([[[0, 0, 40, 40]]] * 3), 40)
     assert torch.allclose(whole, images, atol=1e-10)
 
 
@@ -226,7 +218,7 @@ def test_cutting_in_float32_at_the_published_size():
         memory_format=torch.channels_last
     )
     boxes = to_boxes(make_anchors(14, 448))[[0, 195, 700, 1469, 1470, 1613]]
-    cuts = cut_out(images, boxes[None], 224)
+    cuts = crop_and_resize(images, boxes[None], 224)
     assert cuts.is_contiguous(memory_format=torch.channels_last)
     for cut, box in zip(cuts, boxes.tolist(), strict=True):
         assert torch.allclose(cut, reference_cut(images[0], box, 224), atol=1e-3)
@@ -363,7 +355,7 @@ def test_five_vectors_of_a_resnet50_are_10240_numbers():
         1e-4,
     )
     assert (stage.schedule, stage.milestones, stage.gamma) == ("milestones", (60, 100), 0.1)
-    assert (method.recipe.batch_size, method.recipe.resize, method.recipe.crop, method.recipe.test_view) == (
+    assert (method.recipe.batch_size, method.recipe.resize, method.recipe.crop, method.recipe.eval_view) == (
         16,
         600,
         448,
@@ -422,7 +414,7 @@ def test_other_numbers_of_parts():
 def test_settings_and_images_that_do_not_fit():
     with pytest.raises(UserError, match="4 parts cannot be the best of 3 proposals"):
         tiny(proposals=3)
-    with pytest.raises(UserError, match="an image of 64 px has 39 places to propose, fewer than 40"):
+    with pytest.raises(UserError, match="an image of 64 px has 39 anchors, fewer than 40 proposals"):
         tiny(proposals=40).net.eval()(tiny_images(1))
     with pytest.raises(ValueError, match="square images, not 96 x 64 px"):
         tiny().net.eval()(torch.rand(1, 3, 64, 96))

@@ -6,10 +6,9 @@ import torch
 from torch import nn
 
 from ufgvc.methods import build
-from ufgvc.methods.layers.memory_format import memory_format, pads_averages
-from ufgvc.methods.layers.normalise import Normalise
+from ufgvc.methods.backbones import Normalise, has_padded_average_pooling, memory_format
 from ufgvc.models.model import LoadedModel
-from ufgvc.training.ddp import searches_algorithms
+from ufgvc.training.steps import use_cudnn_benchmark
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -25,7 +24,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
     ],
 )
 def test_averages_of_padded_maps_are_found(layer: nn.Module, padded: bool) -> None:
-    assert pads_averages(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(layer))) == padded
+    assert has_padded_average_pooling(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(layer))) == padded
 
 
 def test_inception_alone_is_trained_in_the_ordinary_format_on_a_gpu() -> None:
@@ -48,9 +47,9 @@ def test_on_a_cpu_images_keep_their_format() -> None:
 
 def test_a_short_training_does_not_wait_for_a_search_of_algorithms() -> None:
     recipe = build("mask_guided", num_classes=2, init="none", backbone="resnet18").recipe  # 360 epochs, batches of 16
-    assert not searches_algorithms(recipe, rows=80, device=GPU)
-    assert searches_algorithms(recipe, rows=81, device=GPU)
-    assert not searches_algorithms(recipe, rows=10_000, device=CPU)
+    assert not use_cudnn_benchmark(recipe, images=80, device=GPU)
+    assert use_cudnn_benchmark(recipe, images=81, device=GPU)
+    assert not use_cudnn_benchmark(recipe, images=10_000, device=CPU)
 
 
 def test_a_model_knows_where_its_network_is_whoever_moved_it() -> None:

@@ -1,4 +1,4 @@
-"""The report is one file: nothing loaded from elsewhere, every tag closed, every picture described, every text escaped."""
+"""The page is one file without outside references; tags are closed, images described, texts escaped."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 
 from ufgvc.evaluation import metrics
-from ufgvc.reports import evaluation_figures, evaluation_page, figures
-from ufgvc.reports.page import Page, Section
+from ufgvc.evaluation.reliability import Reliability
+from ufgvc.reports import evaluation_figures, figures
+from ufgvc.reports.evaluation_page import EvaluationRecord, compose_evaluation
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
 
 class Reader(HTMLParser):
-    """Collects what a browser would complain about or fetch."""
+    """Collects tags with their attributes, and tags that are not closed."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
@@ -43,32 +44,28 @@ def html() -> str:
     truth = np.repeat(np.arange(6), 4)
     classes = ["A & B", "<script>alert(1)</script>", "C", "D", 'E "q"', "F"]
     scores = {name: metrics.score(rng.normal(size=(24, 6)), truth) for name in ("this <model>", "other")}
-    one = scores["this <model>"]
     tests = {"other": metrics.mcnemar(truth > 2, truth > 3)}
     history = [{"epoch": e, "loss_classification": 1 / e, "train_accuracy": 1 - 1 / e} for e in (1, 2, 3)]
     picture = rng.integers(0, 255, (30, 20, 3), dtype=np.uint8)
     panels = figures.Panels(
         "cam", "Maps", "Maps of a leaf", ("original", "<b>"), ("A & B",), ((picture, picture),), (("", "C, wrong"),)
     )
-    spans = {name: (s.accuracy.value, s.accuracy.low, s.accuracy.high) for name, s in scores.items()}
-    blocks = [
-        evaluation_figures.accuracy_chart(spans, 1 / 6), evaluation_figures.training_chart(history), evaluation_figures.recall_chart(one.recall),
-        evaluation_figures.confusion_chart(one.confusion, classes), panels, evaluation_page.models_table(scores, tests, {"this <model>": 0.6208}),
-        evaluation_page.cultivar_table(classes, one), evaluation_page.confused_table(classes, one),
-    ]  # fmt: skip
-    chapters = [Section("Figures & tables", "A <text>.", [b for b in blocks if b], collapsed="Show")]
-    page = Page(
-        "report",
-        "a <title>",
-        "62.1 %",
-        "149 of 240",
-        [("1", "two")],
-        chapters,
-        {"Data": "s3://b/<x>"},
-        ["care & caution"],
-        "made",
+    record = EvaluationRecord(
+        dataset="grapes",
+        method="a <method>",
+        classes=classes,
+        scores=scores,
+        tests=tests,
+        history=history,
+        cam=panels,
+        regions=None,
+        reliability={name: Reliability(24, 1.5, 0.1) for name in scores},
+        paper={"this <model>": 0.6208},
+        facts={"Data": "s3://b/<x>"},
+        warnings=["care & caution"],
+        footer="made",
     )
-    return page.to_html()
+    return compose_evaluation(record).to_html()
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +76,7 @@ def reader(html: str) -> Reader:
     return reader
 
 
-def test_nothing_comes_from_elsewhere(html: str, reader: Reader) -> None:
+def test_nothing_is_loaded_from_elsewhere(html: str, reader: Reader) -> None:
     assert not re.search(r"""(?:src|href|action|data|poster)\s*=\s*["'](?!data:|#)""", html)
     assert not re.search(r"url\((?!#|data:)|@import|https?://|\bxmlns", html)
     assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, _ in reader.tags}
@@ -92,7 +89,7 @@ def test_every_tag_is_closed_and_identifiers_are_unique(reader: Reader) -> None:
     assert len(identifiers) == len(set(identifiers)) > 10
 
 
-def test_references_inside_the_drawings_resolve(html: str, reader: Reader) -> None:
+def test_references_inside_the_charts_resolve(html: str, reader: Reader) -> None:
     identifiers = {attributes.get("id") for _, attributes in reader.tags}
     used = set(re.findall(r'href="#([^"]+)"', html)) | set(re.findall(r"url\(#([^)]+)\)", html))
     assert used
@@ -115,9 +112,11 @@ def test_texts_are_escaped(html: str) -> None:
     assert "&lt;script&gt;" in html
     assert "this &lt;model&gt;" in html
     assert "s3://b/&lt;x&gt;" in html
+    assert "62.08" in html
+    assert "Show all 6 cultivars" in html
 
 
-def test_it_serves_telephones_and_the_dark(html: str) -> None:
+def test_narrow_screens_and_dark_mode(html: str) -> None:
     assert "width=device-width" in html
     assert "prefers-color-scheme:dark" in html
     drawn = re.findall(r"(?:fill|stroke): (#[0-9a-f]{6})", html)
@@ -125,7 +124,7 @@ def test_it_serves_telephones_and_the_dark(html: str) -> None:
     assert not set(drawn) & set(figures.COLOURS)
 
 
-def test_a_training_curve_needs_numbers() -> None:
+def test_no_training_curve_without_metrics() -> None:
     assert evaluation_figures.training_chart([]) is None
     assert evaluation_figures.training_chart([{"epoch": 1, "seconds": 3.0}]) is None
 

@@ -16,10 +16,9 @@ from torchvision import models
 from tests.unit.test_methods import tiny_batch
 from ufgvc.core.errors import UserError
 from ufgvc.methods import Batch, Method, build
-from ufgvc.methods.backbones import build_backbone
+from ufgvc.methods.backbones import Normalise, build_backbone
 from ufgvc.methods.inception_v3 import MIDDLE_SIDE, enlarge
-from ufgvc.methods.layers.init import kaiming_init_
-from ufgvc.methods.layers.normalise import Normalise
+from ufgvc.methods.weights import kaiming_init_
 
 CLASSES = 5
 NARROW = {"alexnet": {"hidden": 8}, "vgg16": {"hidden": 8}}
@@ -161,7 +160,7 @@ def test_fully_connected_weights_that_are_missing_are_told(tmp_path: Path):
     """A file of a trunk alone would start 120 million weights at random, which nobody would notice."""
     alone = build("resnet50", CLASSES, backbone="alexnet").net
     save_file(alone.state_dict(), tmp_path / "trunk.safetensors")
-    message = r"4 of 4 tensors of the layers behind the backbone alexnet are missing, first classifier\.1\.weight"
+    message = r"4 of 4 tensors of the layers after the backbone alexnet are missing, first classifier\.1\.weight"
     with pytest.raises(UserError, match=message) as caught:
         build("alexnet", CLASSES, hidden=16, init=str(tmp_path / "trunk.safetensors"))
     assert "the method `resnet50`" in str(caught.value)

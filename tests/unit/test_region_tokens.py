@@ -10,8 +10,7 @@ import torch
 from ufgvc.core.errors import UserError
 from ufgvc.methods import Batch, build
 from ufgvc.methods.backbones import build_backbone
-from ufgvc.methods.layers.tokens import TokenHead
-from ufgvc.methods.region_tokens import dice_loss, pooled, two_maps
+from ufgvc.methods.region_tokens import TokenHead, dice_loss, two_maps, weighted_mean
 
 
 def dice_by_hand(attention: list[float], target: list[float]) -> float:
@@ -31,7 +30,7 @@ def test_dice_loss_is_the_formula():
 def test_a_token_is_the_mean_under_the_attention():
     generator = torch.Generator().manual_seed(1)
     features, weights = torch.randn(2, 3, 4, 4, generator=generator), torch.rand(2, 1, 4, 4, generator=generator)
-    token = pooled(features, weights)
+    token = weighted_mean(features, weights)
     for image in range(2):
         flat = weights[image, 0].flatten().tolist()
         for channel in range(3):
@@ -41,8 +40,8 @@ def test_a_token_is_the_mean_under_the_attention():
                 float(token[image, channel]),
                 abs_tol=1e-5,
             )
-    assert torch.equal(pooled(features, torch.zeros(2, 1, 4, 4)), torch.zeros(2, 3))
-    assert torch.allclose(pooled(features, torch.ones(2, 1, 4, 4)), features.mean((2, 3)), atol=1e-6)
+    assert torch.equal(weighted_mean(features, torch.zeros(2, 1, 4, 4)), torch.zeros(2, 3))
+    assert torch.allclose(weighted_mean(features, torch.ones(2, 1, 4, 4)), features.mean((2, 3)), atol=1e-6)
 
 
 def test_cosine_heads_see_the_direction_of_a_token_only():

@@ -260,7 +260,7 @@ def test_the_triangle_places_weights_by_their_shares(record: SearchRecord) -> No
 
 
 def test_importance_is_relative_to_permuted_scores() -> None:
-    """A parameter with a strong effect is significant and those without are not; in a search without any effect none is."""
+    """A parameter with a strong effect is significant, those without are not."""
     strong = importance(synthetic_search(60, effect=1.5), 40)
     assert strong
     assert "fusion vein" in strong.significant

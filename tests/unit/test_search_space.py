@@ -1,4 +1,4 @@
-"""The search space: the simplex is sampled uniformly, values and Optuna's parameters convert, mistakes have messages."""
+"""The search space: uniform sampling of the simplex, conversion to Optuna's parameters, messages for mistakes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ unit = st.floats(0, 1, allow_nan=False)
 
 @pytest.mark.parametrize("parts", [2, 3, 4])
 def test_uniform_numbers_are_uniform_points_of_the_simplex(parts: int) -> None:
-    """Against Dirichlet(1, ..., 1): each weight alone is Beta(1, k - 1), and so is the sum of two with Beta(2, k - 2)."""
+    """As Dirichlet(1, ..., 1): each weight alone is Beta(1, k - 1), and the sum of two is Beta(2, k - 2)."""
     axis = Dimension("w", "simplex", parts=tuple("abcd"[:parts]))
     draws = np.random.default_rng(0).random((4000, parts - 1))
     points = np.array(
@@ -55,7 +55,7 @@ def test_uniform_numbers_are_uniform_points_of_the_simplex(parts: int) -> None:
 
 
 def test_the_papers_weights_by_hand() -> None:
-    """base = 1 - sqrt(1 - u1), vein = (1 - base) u2: 0.3 needs u1 = 1 - 0.7^2, 0.5 of the 0.7 that are left u2 = 5/7."""
+    """base = 1 - sqrt(1 - u1), vein = (1 - base) u2: 0.3 needs u1 = 1 - 0.7^2, and 0.5 of the remaining 0.7 u2 = 5/7."""
     params = encode_values([FUSION], {"options.fusion": {"base": 0.3, "vein": 0.5, "contour": 0.2}})
     assert params == pytest.approx({"options.fusion/base": 0.51, "options.fusion/vein": 5 / 7})
 
@@ -138,7 +138,10 @@ def test_a_method_without_weights_searches_its_learning_rate() -> None:
 
 def test_whole_numbers_stay_whole_and_rates_do_not() -> None:
     axes = read_space(
-        {"train.batch_size": {"low": 4, "high": 16}, "options.gain": {"low": 1, "high": 2}}, "mask_guided", SMALL, TRAIN
+        {"train.batch_size": {"low": 4, "high": 16}, "options.control.gain": {"low": 1, "high": 2}},
+        "mask_guided",
+        SMALL,
+        TRAIN,
     )
     assert [type(axis.low) for axis in axes] == [int, float]
     assert [point["train.batch_size"] for point in make_grid(axes[:1], 4)] == [4, 8, 12, 16]

@@ -86,7 +86,7 @@ def test_every_sampler_finishes(store: SearchStore, sampler: str) -> None:
 
 
 def test_nothing_is_lost_and_nothing_is_done_twice(store: SearchStore) -> None:
-    """Killed with trials 2 and 3 running: they come first, unchanged; finished trials are added to Optuna's study again."""
+    """Killed with trials 2 and 3 running: they come first, unchanged; finished trials are added to the study again."""
     first = make_searcher(store, num_trials=6, repeats=1)
     for place in range(4):
         first.suggest(str(place))

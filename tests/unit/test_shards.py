@@ -1,4 +1,4 @@
-"""Parts, manifests and the fingerprint on storage."""
+"""Shards, manifests and fingerprints on storage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every training leaf is seen exactly once an epoch, whatever the number of ranks; held-out leaves are never learnt from."""
+"""Every training image occurs once an epoch for any number of ranks; held-out images are never trained on."""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ def test_schedules():
 def test_bf16_only_where_it_is_computed(monkeypatch: pytest.MonkeyPatch):
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert choose_precision("auto", cpu) == "fp32"
-    with pytest.raises(UserError, match="does not compute in bf16"):
+    with pytest.raises(UserError, match="does not support bf16"):
         choose_precision("bf16", cpu)
     for able, chosen in ((True, "bf16"), (False, "fp32")):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True, able=able: able)

@@ -1,4 +1,4 @@
-"""SIGTERM and Control-C: what a process does, and what its run on MLflow says afterwards."""
+"""SIGTERM and Control-C: how a process ends, and the status of its run on MLflow afterwards."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -23,23 +24,23 @@ def work(settings):
         print("working", flush=True)
         time.sleep(60)
     finally:
-        os.kill(os.getpid(), 15)  # some senders say it twice
+        os.kill(os.getpid(), 15)  # some senders send it twice
         time.sleep(0.2)
-        print("cleared up", flush=True)
+        print("cleaned up", flush=True)
 commands.COMMANDS._known["sync"] = commands.Command("waits", commands.COMMANDS.get("sync").settings, work)
 raise SystemExit(cli.main(["sync", "--runs", "/tmp/x"]))
 """
 
 
 @pytest.fixture(autouse=True)
-def handlers_as_before() -> Iterator[None]:
+def restore_handlers() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
-    for number, answer in before.items():
-        signal.signal(number, answer)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
-def test_a_command_that_is_told_to_end_clears_up_and_says_so() -> None:
+def test_a_terminated_command_cleans_up_and_says_so() -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -47,7 +48,7 @@ def test_a_command_that_is_told_to_end_clears_up_and_says_so() -> None:
     assert process.stdout.readline() == "working\n"
     process.terminate()
     out, err = process.communicate(timeout=30)
-    assert out == "cleared up\n"
+    assert out == "cleaned up\n"
     assert err == "stopped; the same command goes on from the last checkpoint\n"
     assert process.returncode == 143
 
@@ -57,7 +58,7 @@ def send(number: signal.Signals) -> None:
     time.sleep(5)
 
 
-def test_sigterm_is_ours_within_the_block_only() -> None:
+def test_sigterm_is_handled_within_the_block_only() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Stopped), sigterm_as_interrupt():
         send(signal.SIGTERM)
@@ -65,10 +66,10 @@ def test_sigterm_is_ours_within_the_block_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "means"), [(signal.SIGTERM, 15, Stopped), (signal.SIGINT, 0, KeyboardInterrupt)]
+    ("number", "code", "expected"), [(signal.SIGTERM, 15, Stopped), (signal.SIGINT, 0, KeyboardInterrupt)]
 )
-def test_a_library_that_answers_signals_by_leaving(
-    number: signal.Signals, code: int, means: type[BaseException]
+def test_a_library_that_handles_signals_by_exiting(
+    number: signal.Signals, code: int, expected: type[BaseException]
 ) -> None:
     """As ray.init does for SIGTERM and Ray Train for Control-C."""
     before = signal.getsignal(number)
@@ -77,34 +78,38 @@ def test_a_library_that_answers_signals_by_leaving(
         signal.signal(number, lambda *_: sys.exit(code))
         send(number)
 
-    with pytest.raises(means) as caught, restore_signal_handlers():
+    with pytest.raises(expected) as caught, restore_signal_handlers():
         library()
-    assert type(caught.value) is means
+    assert type(caught.value) is expected
     assert signal.getsignal(number) is before
 
 
-@pytest.mark.parametrize(("code", "means"), [("15", Stopped), ("0", KeyboardInterrupt)])
-def test_rays_core_tells_the_exit_in_words(code: str, means: type[BaseException]) -> None:
-    leaving = SystemExit(1)
-    leaving.ray_terminate_msg = f"SystemExit is raised (sys.exit is called). Exit code: {code}."  # type: ignore[attr-defined]
-    with pytest.raises(means) as caught, restore_signal_handlers():
+@pytest.mark.parametrize(("code", "expected"), [("15", Stopped), ("0", KeyboardInterrupt)])
+def test_the_exit_code_in_the_message_of_rays_core(code: str, expected: type[BaseException]) -> None:
+    leaving: Any = SystemExit(1)
+    leaving.ray_terminate_msg = f"SystemExit is raised (sys.exit is called). Exit code: {code}."
+    with pytest.raises(expected) as caught, restore_signal_handlers():
         raise leaving
-    assert type(caught.value) is means
+    assert type(caught.value) is expected
 
 
-def test_a_library_that_knows_control_c_only_hears_of_sigterm() -> None:
-    heard: list[int] = []
+def test_sigterm_reaches_a_library_that_handles_control_c_only() -> None:
+    received: list[int] = []
+
+    def handler(number: int, frame: Any) -> None:
+        received.append(number)
+        sys.exit(0)
 
     def library() -> None:
-        signal.signal(signal.SIGINT, lambda number, frame: sys.exit(heard.append(number) or 0))  # type: ignore[func-returns-value]
+        signal.signal(signal.SIGINT, handler)
         send(signal.SIGTERM)
 
     with pytest.raises(Stopped), sigterm_as_interrupt(), restore_signal_handlers():
         library()
-    assert heard == [signal.SIGINT]
+    assert received == [signal.SIGINT]
 
 
-def test_sigterm_that_rays_core_hands_on_as_control_c_is_known() -> None:
+def test_sigterm_that_rays_core_turns_into_control_c_is_recognised() -> None:
     def core() -> None:
         try:
             send(signal.SIGTERM)
@@ -115,13 +120,13 @@ def test_sigterm_that_rays_core_hands_on_as_control_c_is_known() -> None:
         core()
 
 
-def test_another_exit_stays_what_it_is() -> None:
+def test_other_exits_do_not_change() -> None:
     with pytest.raises(SystemExit) as caught, restore_signal_handlers():
         sys.exit(3)
     assert caught.value.code == 3
 
 
-def test_threads_have_no_signals_to_keep() -> None:
+def test_in_threads_signals_are_left_alone() -> None:
     done: list[str] = []
 
     def work() -> None:
@@ -134,28 +139,28 @@ def test_threads_have_no_signals_to_keep() -> None:
     assert done == ["worked"]
 
 
-class Remembering(NullRun):
+class RecordedRun(NullRun):
     def __init__(self) -> None:
-        self.ends: list[str] = []
+        self.statuses: list[str] = []
 
     def finish(self, status: str = "FINISHED") -> None:
-        self.ends.append(status)
+        self.statuses.append(status)
 
 
 @pytest.mark.parametrize(
     ("error", "status"),
     [(KeyboardInterrupt(), "KILLED"), (Stopped(), "KILLED"), (ValueError("ours"), "FAILED"), (SystemExit(1), "FAILED")],
 )
-def test_a_run_says_how_it_ended(error: BaseException, status: str) -> None:
-    run = Remembering()
+def test_the_status_of_a_run_after_an_error(error: BaseException, status: str) -> None:
+    run = RecordedRun()
     with pytest.raises(type(error)) as caught, finish_run_on_exit(run):
         raise error
     assert caught.value is error
-    assert run.ends == [status]
+    assert run.statuses == [status]
 
 
-def test_a_run_that_came_to_its_end_is_finished() -> None:
-    run = Remembering()
+def test_the_status_of_a_run_without_an_error() -> None:
+    run = RecordedRun()
     with finish_run_on_exit(run):
-        assert run.ends == []
-    assert run.ends == ["FINISHED"]
+        assert run.statuses == []
+    assert run.statuses == ["FINISHED"]

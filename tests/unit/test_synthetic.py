@@ -1,4 +1,4 @@
-"""Synthetic leaves: layout, geometry of the real sets, exact masks, and that only the leaf tells the cultivar."""
+"""Synthetic leaves: layout, geometry of the real sets, exact masks, and that only the leaf identifies the cultivar."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_presets_have_the_size_of_the_real_sets() -> None:
     assert SynthSettings(preset="soylocal200").number == 200
 
 
-def test_what_is_there_already_is_kept_and_nothing_else_overwritten(folder: Path, tmp_path: Path) -> None:
+def test_existing_leaves_are_not_written_again_and_other_files_not_overwritten(folder: Path, tmp_path: Path) -> None:
     before = {f: f.stat().st_mtime_ns for f in folder.rglob("*")}
     synthesize(folder, SynthSettings(cultivars=2, train_per_cultivar=1, test_per_cultivar=3, size=96), seed=3)
     assert {f: f.stat().st_mtime_ns for f in folder.rglob("*")} == before
@@ -96,7 +96,7 @@ def test_what_is_there_already_is_kept_and_nothing_else_overwritten(folder: Path
         synthesize(tmp_path / "x", SynthSettings(cultivars=2, size=96), seed=-1)
 
 
-# Means over the images of the released label files: `../shared/data/ufg-labels/STATS.md`, section "Structure". (cx, cy, w, h)
+# Means of (cx, cy, w, h) over the images of the released label files.
 COTTON = {
     "left": (0.274, 0.642, 0.324, 0.422),
     "middle": (0.497, 0.545, 0.148, 0.646),
@@ -203,7 +203,7 @@ def at_chance(right: int, asked: int, cultivars: int) -> bool:
 
 
 @pytest.mark.parametrize("variant", ["all", "vein_only", "shape_only", "texture_only"])
-def test_traits_tell_the_cultivar_only_in_the_spaces_that_differ(variant: Variant) -> None:
+def test_traits_identify_the_cultivar_only_in_the_spaces_that_differ(variant: Variant) -> None:
     for space in SPACES:
         right, asked = nearest_centroid(lambda c, k, s=space: getattr(sample_traits(0, c, k, variant), s), 30, 12)
         differs = variant == "all" or variant.startswith(space.rstrip("s"))
@@ -212,12 +212,12 @@ def test_traits_tell_the_cultivar_only_in_the_spaces_that_differ(variant: Varian
             assert right < 0.97 * asked, "too easy to be ultra-fine-grained"
 
 
-def as_before_difficulty(seed: int, cultivar: int, k: int, space: str, differs: bool) -> np.ndarray:
-    """The traits of one space as they were drawn when there was no difficulty."""
+def traits_without_difficulty(seed: int, cultivar: int, k: int, space: str, differs: bool) -> np.ndarray:
+    """The traits of one space without a difficulty."""
     plant, position = plant_and_position(k)
     number, size, unit = SPACES.index(space), DIMENSIONS[space], np.sqrt((FREEDOM - 2) / FREEDOM)
-    record = BETWEEN[space] if differs else 0.0
-    value = record * (rng_for(1, seed, number, cultivar).standard_t(FREEDOM, size) * unit)
+    between = BETWEEN[space] if differs else 0.0
+    value = between * (rng_for(1, seed, number, cultivar).standard_t(FREEDOM, size) * unit)
     value = value + PLANT[space] * rng_for(2, seed, number, cultivar, plant).standard_normal(size)
     value = value + POSITION[space] * rng_for(3, seed, number, POSITIONS.index(position)).standard_normal(size)
     value = value + LEAF[space] * (rng_for(4, seed, number, cultivar, k).standard_t(FREEDOM, size) * unit)
@@ -225,13 +225,14 @@ def as_before_difficulty(seed: int, cultivar: int, k: int, space: str, differs: 
 
 
 @pytest.mark.parametrize("variant", ["all", "vein_only", "shape_only", "texture_only"])
-def test_without_a_difficulty_leaves_and_folders_are_those_of_before(variant: Variant) -> None:
+def test_difficulty_one_does_not_change_the_traits(variant: Variant) -> None:
     plain = SynthSettings(variant=variant, size=64)
     for cultivar, k in ((1, 1), (7, 4)):
         leaf, plan = generate_leaf(plain, 5, cultivar, k), plan_leaf(plain, 5, cultivar, k)
         for space in SPACES:
             differs = variant == "all" or variant.startswith(space.rstrip("s"))
-            assert np.array_equal(getattr(plan.traits, space), as_before_difficulty(5, cultivar, k, space, differs))
+            expected = traits_without_difficulty(5, cultivar, k, space, differs)
+            assert np.array_equal(getattr(plan.traits, space), expected)
         harder = generate_leaf(plain.model_copy(update={"difficulty": 3.0}), 5, cultivar, k)
         assert not np.array_equal(harder.picture.image, leaf.picture.image)
         assert harder.metadata == leaf.metadata, "pose, light and plant stay those of the leaf"
@@ -265,7 +266,7 @@ def test_a_difficulty_that_is_none_is_refused(value: float) -> None:
 
 
 def spreads(difficulty: float, cultivars: int = 150) -> dict[str, tuple[float, float]]:
-    """Variances between cultivars and between a plant's leaves, by a nested analysis of variance; means over a space's traits.
+    """Variances between cultivars and between a plant's leaves, by a nested ANOVA; means over the traits of a space.
 
     Four plants of three leaves each; traits are taken before they are limited, so that what adds up there adds up here.
     """
@@ -305,7 +306,7 @@ def test_the_harder_the_fewer_are_recognised() -> None:
             assert at_chance(right(0.5, variant, other), 180, 30), (variant, other)
 
 
-def test_pose_and_light_tell_nothing() -> None:
+def test_pose_and_light_do_not_identify_the_cultivar() -> None:
     def scene(cultivar: int, k: int) -> np.ndarray:
         return np.array(list(plan_leaf(settings, 0, cultivar, k).scene.row().values()))
 
@@ -316,7 +317,7 @@ def test_pose_and_light_tell_nothing() -> None:
 
 @pytest.fixture(scope="module")
 def seen() -> dict[str, np.ndarray]:
-    """Statistics of pictures of 12 cultivars x 12 leaves: the background's, the file's size, and (as a control) the blade's."""
+    """Statistics of images of 12 cultivars x 12 leaves: background, file size, and (as a control) blade."""
     settings, found = SynthSettings(size=128), {"background": [], "bytes": [], "blade": []}
     for cultivar in range(1, 13):
         for k in range(1, 13):
@@ -335,13 +336,13 @@ def seen() -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("what", ["background", "bytes", "both"])
-def test_background_and_file_size_tell_nothing(seen: dict[str, np.ndarray], what: str) -> None:
+def test_background_and_file_size_do_not_identify_the_cultivar(seen: dict[str, np.ndarray], what: str) -> None:
     rows = np.concatenate([seen["background"], seen["bytes"]], 2) if what == "both" else seen[what]
     right, asked = nearest_centroid(lambda c, k: rows[c - 1, k - 1], 12, 12)
     assert at_chance(right, asked, 12), (right, asked)
 
 
-def test_the_blade_tells_something(seen: dict[str, np.ndarray]) -> None:
+def test_the_blade_identifies_the_cultivar(seen: dict[str, np.ndarray]) -> None:
     right, asked = nearest_centroid(lambda c, k: seen["blade"][c - 1, k - 1], 12, 12)
     assert not at_chance(right, asked, 12), (right, asked)
 

@@ -17,7 +17,6 @@ from ufgvc.core.storage import Store, open_store
 from ufgvc.methods.recipe import Recipe, Stage
 from ufgvc.runtime.resources import Device, TorchDevice, count_slots
 from ufgvc.training.checkpoint import FILE, read_checkpoint, remove_orphans, write_checkpoint
-from ufgvc.training.overrides import apply_overrides
 from ufgvc.training.preflight import (
     check_batch,
     check_cpus,
@@ -27,7 +26,7 @@ from ufgvc.training.preflight import (
     choose_training_device,
 )
 from ufgvc.training.progress import Follower, epoch_line, read_metrics
-from ufgvc.training.settings import TrainSettings
+from ufgvc.training.settings import TrainSettings, apply_overrides
 
 PUBLISHED = Recipe(stages=(Stage(epochs=300, lr=0.003, step_epochs=60, warmup_epochs=5),), resize=512, crop=448)
 STAGED = Recipe(
@@ -207,7 +206,7 @@ def test_crop_and_resize(told: dict[str, int], crop: int, resize: int) -> None:
 
 @pytest.mark.parametrize("told", [{"crop": 300, "resize": 256}, {"resize": 256}])
 def test_a_crop_that_does_not_fit(told: dict[str, int]) -> None:
-    with pytest.raises(UserError, match="does not fit into a photograph resized to 256 px") as caught:
+    with pytest.raises(UserError, match="does not fit into an image resized to 256 px") as caught:
         apply_overrides(PUBLISHED, TrainSettings(**told))  # type: ignore[arg-type]
     assert "`--train.crop 256` or less" in (caught.value.fix or "")
     apply_overrides(PUBLISHED, TrainSettings(crop=256, resize=256))
@@ -242,21 +241,22 @@ def write_rows(run: Store, rows: list[dict[str, float]], checkpointed: int) -> N
     run.write_json("progress.json", {"checkpointed": checkpointed})
 
 
-def test_rows_are_passed_on_once_and_only_when_safe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_are_passed_on_once_and_only_after_a_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = open_store(tmp_path)
     assert read_metrics(run) == []
     passed: list[float] = []
-    follower = Follower(run, 5, on_safe=lambda rows: passed.extend(each["epoch"] for each in rows))
-    follower._task = follower._bar.add_task("epochs", total=5)
-    follower._look()
+    follower = Follower(run, 5, on_checkpointed=lambda rows: passed.extend(each["epoch"] for each in rows))
+    follower.poll()
     write_rows(run, [row(1), row(2), row(3)], checkpointed=2)
-    follower._look()
-    follower._look()
+    follower.poll()
+    follower.poll()
     assert passed == [1, 2]
     write_rows(run, [row(1), row(2)], checkpointed=2)  # a worker was lost, and its last epoch with it
-    follower._look()
+    follower.poll()
     write_rows(run, [row(1), row(2), row(3), row(4)], checkpointed=4)
-    follower._look()
+    follower.poll()
     assert passed == [1, 2, 3, 4]
     shown = re.findall(r"epoch (\d)/5", capsys.readouterr().err)
     assert shown == ["1", "2", "3", "3", "4"]
@@ -276,7 +276,7 @@ def test_storage_that_fails_once_does_not_end_the_progress(tmp_path: Path, monke
         looked_again.set()
         return read_metrics(store)
 
-    follower = Follower(run, 1, on_safe=passed.extend)
+    follower = Follower(run, 1, on_checkpointed=passed.extend)
     write_rows(run, [row(1)], checkpointed=1)
     monkeypatch.setattr("ufgvc.training.progress.read_metrics", flaky)
     with follower:

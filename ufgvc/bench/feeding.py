@@ -24,9 +24,10 @@ from ufgvc.methods.mask_guided import attention_target
 from ufgvc.methods.method import Batch
 from ufgvc.methods.recipe import Recipe
 from ufgvc.training.checkpoint import FILE
-from ufgvc.training.loader import BatchLoader, WorkerConfig, make_loader
-from ufgvc.training.run import make_plan
-from ufgvc.training.settings import TrainSettings
+from ufgvc.training.ddp import Ranks
+from ufgvc.training.loader import BatchLoader, make_loader
+from ufgvc.training.run import make_worker_config
+from ufgvc.training.settings import TrainSettings, WorkerConfig
 from ufgvc.training.steps import train_step
 from ufgvc.training.worker import Worker
 
@@ -53,7 +54,7 @@ def training_plan(
         }
     )
     method = build(case.method, num_classes=len(data.dataset.classes), init="none", **case_options(case))
-    return make_plan(data.dataset, method, settings, seed, data.mask_fingerprint, runs)[0]
+    return make_worker_config(data.dataset, method, settings, seed, data.mask_fingerprint, runs)[0]
 
 
 def batches_from_cache(data: BenchData, runs: str, device: torch.device, rounds: int, seed: int) -> list[Measurement]:
@@ -71,7 +72,7 @@ def batches_from_cache(data: BenchData, runs: str, device: torch.device, rounds:
         for where in ("host", "device") if device.type == "cuda" else ("host",):
             plan = training_plan(data, case, runs, where, seed, resize=RESIZE)
             feed = _feed(plan, data, index, device)
-            at = np.resize(np.random.default_rng(seed).permutation(feed.learn), size).astype(np.int64)
+            at = np.resize(np.random.default_rng(seed).permutation(feed.num_train), size).astype(np.int64)
             calls[f"ufgvc, {where} cache, batch {size}"] = partial(_one_batch, feed, at)
         held = load_decoded_split(data.dataset, "train", RESIZE, MASKS, data.mask_fingerprint, Path(plan.cache_folder))
         calls[copy] = partial(_copy, held, at, device)
@@ -83,7 +84,7 @@ def batches_from_cache(data: BenchData, runs: str, device: torch.device, rounds:
 
 
 def _feed(plan: WorkerConfig, data: BenchData, index: Any, device: torch.device) -> BatchLoader:
-    return make_loader(plan, Recipe.model_validate(plan.recipe), data.dataset, index, 0, 1, device)
+    return make_loader(plan, Recipe.model_validate(plan.recipe), data.dataset, index, Ranks(0, 1, device))
 
 
 def _time(calls: dict[str, Callable[[], object]], rounds: int, device: torch.device, seed: int) -> Timed:
@@ -127,13 +128,13 @@ def fed_steps(
 
     worker = Worker.start(training_plan(data, case, runs, "auto", seed), 0, 1, 1, device, None, keep)
     worker.model.train()
-    resident = list(worker.feed.training(0))
+    resident = list(worker.loader.training(0))
     images = sum(len(batch.labels) for batch in resident)
     waits: list[float] = []
 
     def fed() -> None:
         started, waited = time.perf_counter(), 0.0
-        for batch, seconds in _with_wait(worker.feed.training(0)):
+        for batch, seconds in _with_wait(worker.loader.training(0)):
             waited += seconds
             _step(worker, batch)
         if device.type == "cuda":

@@ -20,7 +20,7 @@ from ufgvc.bench.timing import Measurement, Spread, time_in_turn
 from ufgvc.core.errors import UserError
 from ufgvc.core.types import REGIONS
 from ufgvc.methods import build, options_class
-from ufgvc.methods.layers.memory_format import memory_format
+from ufgvc.methods.backbones import memory_format
 from ufgvc.methods.method import METHODS, Batch, Method
 from ufgvc.training.memory import enough_memory
 from ufgvc.training.optim import make_optimizer
@@ -178,7 +178,7 @@ def random_batch(method: Method, size: int, side: int, device: torch.device, see
         labels=torch.randint(method.num_classes, (size,), generator=generator).to(device),
         masks=masks,
         has_mask={region: torch.ones(size, dtype=torch.bool, device=device) for region in REGIONS},
-        chance=torch.rand(size, method.chances, dtype=torch.float64, generator=generator),
+        uniforms=torch.rand(size, method.num_uniforms, dtype=torch.float64, generator=generator),
     )
 
 

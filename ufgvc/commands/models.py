@@ -85,7 +85,7 @@ def predict(told: Any) -> None:
 
 
 def _export(method: str) -> type[Settings]:
-    from ufgvc.models.export import ExportSettings
+    from ufgvc.models.model import ExportSettings
     from ufgvc.tracking.settings import TrackingSettings
 
     out = (str, Field(description="folder or URI to write: model.onnx and model.json"))
@@ -95,9 +95,8 @@ def _export(method: str) -> type[Settings]:
 
 @command("export", "write a model as an ONNX file, checked against torch; `predict --model` takes its folder", _export)
 def export(told: Any) -> None:
-    from ufgvc.models.export import ExportSettings
-    from ufgvc.models.export import export as run
-    from ufgvc.models.model import load_model
+    from ufgvc.models.model import ExportSettings, load_model
+    from ufgvc.models.model import export as run
 
     parity = run(load_model(told.model, context_of(told)), told.out, select_fields(ExportSettings, told))
     print(f"{told.out}: {parity.summary()}")
@@ -111,7 +110,7 @@ def _calibrate(method: str) -> type[Settings]:
 
 @command(
     "calibrate",
-    "make a model's probabilities honest, and give it a strangeness above which a leaf is unknown",
+    "make a model's probabilities honest, and give it an out-of-distribution score above which a leaf is unknown",
     _calibrate,
 )
 def calibrate(told: Any) -> None:

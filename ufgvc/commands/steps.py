@@ -121,18 +121,21 @@ def mask_step(told: Any, settings: Any, detector: str | None) -> Step:
 
 
 def train_step(told: Any) -> Step:
-    from ufgvc.training.run import train
+    from ufgvc.training.run import train, train_folds
 
     options = told.options.model_dump(mode="json")
-    done = train(told.data, told.method, options, told.train, context_of(told))
-    results = done if isinstance(done, list) else [done]
+    if told.train.validation == "kfold" and told.train.fold is None:
+        results = train_folds(told.data, told.method, options, told.train, context_of(told))
+    else:
+        results = [train(told.data, told.method, options, told.train, context_of(told))]
     lines = []
     for result in results:
         row = result.metrics
         text = f"train accuracy {100 * row['train_accuracy']:.1f} %"
         if "validation_accuracy" in row:
             share = f"{int(row['validation_correct'])} of {int(row['validation_leaves'])}"
-            text += f", {row['selection']}: {share} = {100 * row['validation_accuracy']:.1f} %"
+            selected = "selected on test" if result.validation == "test" else f"best on {result.validation}"
+            text += f", {selected}: {share} = {100 * row['validation_accuracy']:.1f} %"
         lines.append(f"{text}; model {result.model}")
     return Step("\n".join(lines), results[0], all(result.found for result in results))
 

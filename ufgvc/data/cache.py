@@ -153,6 +153,7 @@ class CachedSource:
     resident: Mapping[str, Tensor] | None = None
 
     def epoch(self, epoch: int) -> Iterator[RawBatch]:
+        """See `BatchSource`."""
         order = self.positions[epoch_permutation(len(self.positions), self.seed, epoch)]
         steps = num_batches(len(order), self.batch_size)
         # The whole order is copied to the device once, so that a step has to copy nothing to index the images.

@@ -8,12 +8,14 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from ufgvc.data.colour import needs_conversion, to_srgb
 from ufgvc.data.file_types import HEAD_BYTES, READABLE_TYPES, detect_file_type, explain_unreadable
 from ufgvc.data.strip_metadata import STRIPPERS, is_lossy_webp
 
+Pixels = NDArray[np.uint8]
 MIN_SIDE = 32
 THUMBNAIL_SIDE = 64  # pixels, of the thumbnails that duplicates are searched with
 _THUMBNAIL_GRID = 1024  # pixels along the longer side that a thumbnail is computed from
@@ -128,6 +130,16 @@ def strip_metadata(image: bytes) -> bytes:
     options: dict[str, int] = {"quality": QUALITY, "subsampling": 0} if lossy else {}
     Image.fromarray(decode(image)).save(buffer, "JPEG" if lossy else "PNG", **options)
     return buffer.getvalue()
+
+
+def resize_longest(image: Pixels, side: int) -> Pixels:
+    """Resizes (H, W, 3) uint8 so that the longest side is `side` pixels, bilinear and antialiased."""
+    height, width = image.shape[:2]
+    scale = side / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    if size == (width, height):
+        return image
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0))
 
 
 def encode_mask(mask: np.ndarray) -> bytes:

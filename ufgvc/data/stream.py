@@ -166,6 +166,7 @@ class StreamedSource:
     buffer: int = 512
 
     def epoch(self, epoch: int) -> Iterator[RawBatch]:
+        """See `BatchSource`."""
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, epoch]))
         wanted = np.zeros(len(self.labels), bool)
         wanted[self.positions] = True

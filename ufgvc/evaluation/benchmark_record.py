@@ -18,8 +18,8 @@ TableName = Literal["II", "III", "controls"]
 class RunResult:
     """One training run of a method, with one seed on one data set.
 
-    right: (N,) bool, whether each test leaf of the data set was classified correctly; None if the run failed or is missing.
-    error: why it failed (its first line is shown).  seconds: wall time of the training.  images_per_second: in training.
+    right: (N,) bool, whether each test leaf of the data set was classified correctly; None if the run failed or is
+    missing.  error: why it failed (its first line is shown).  seconds: wall time.  images_per_second: in training.
     train_accuracy: on the augmented images of the last epoch, in [0, 1].
     """
 

@@ -77,7 +77,7 @@ class MapBatch:
 
 
 def view_masks(model: LoadedModel, masks: Sequence[Mask]) -> Tensor:
-    """Masks (H, W) bool of any size as (B, size, size) bool on the model's device: resized and cropped like its images."""
+    """Masks (H, W) bool of any size as (B, size, size) bool on its device, resized and cropped as images are."""
     side, size = int(model.input["resize"]), int(model.input["size"])
     squares = np.stack([resize_mask_square(mask, side) for mask in masks])
     return eval_view(torch.from_numpy(squares).to(model.device)[..., None] * 255, size)[:, 0] > 0.5
@@ -103,9 +103,9 @@ def masked_maps(
 def mean_energy(
     images: Sequence[Image], masks: Sequence[Mask], models: Mapping[str, LoadedModel], batch_size: int = BATCH_SIZE
 ) -> dict[str, tuple[float, float, int]]:
-    """{label: (mean energy share, mean mask share, leaves)} over leaves whose mask and map are not empty; NaN without any.
+    """{label: (mean energy share, mean mask share, leaves)} over the leaves whose mask and map are not empty.
 
-    Arguments as in `masked_maps`. A model without a feature map is left out.
+    The means are NaN without such leaves. Arguments as in `masked_maps`. A model without a feature map is left out.
     """
     found = {}
     for label, model in models.items():

@@ -22,7 +22,7 @@ from ufgvc.evaluation.register import register_version
 from ufgvc.evaluation.reliability import reliability
 from ufgvc.evaluation.score import Scored, runs_here, score_split
 from ufgvc.evaluation.settings import EvaluateResult, EvaluateSettings
-from ufgvc.models.calibration import probabilities
+from ufgvc.models.calibration import softmax
 from ufgvc.models.model import LoadedModel, load_model
 from ufgvc.reports.evaluation_page import EvaluationRecord, compose_evaluation
 from ufgvc.reports.page import footer
@@ -206,9 +206,9 @@ def predictions(scored: Scored, models: Mapping[str, LoadedModel]) -> bytes:
     for name, logits in scored.logits.items():
         named = ranking(logits)[:, 0]
         columns[f"{name}: predicted"] = [classes[i] for i in named]
-        columns[f"{name}: probability"] = probabilities(logits, models[name].temperature).max(axis=1)
+        columns[f"{name}: probability"] = softmax(logits, models[name].temperature).max(axis=1)
         columns[f"{name}: right"] = named == scored.label
-        columns[f"{name}: unknown"] = ~models[name].known(scored.strangeness[name])
+        columns[f"{name}: unknown"] = ~models[name].is_known(scored.ood_score[name])
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns), buffer, compression="zstd")
     return buffer.getvalue()

@@ -124,13 +124,13 @@ def _calibrated(info: Mapping[str, Any], one: Mapping[str, Any]) -> list[str]:
     measured = one.get("reliability") or {}
     error = measured.get("calibrated_error")
     lines = [
-        f"Probabilities: temperature {told['temperature']:.3g}, from {told['leaves']} {told['source']}"
+        f"Probabilities: temperature {told['temperature']:.3g}, from {told['num_images']} {told['source']}"
         + (f"; calibration error on the test leaves {100 * error:.1f} %." if error is not None else ".")
     ]
     if told["threshold"] is None:
         return [*lines, "No leaf is called unknown: no threshold was fitted (`ufgvc calibrate` fits one)."]
     called = measured.get("unknown")
-    share = f"unknown above a strangeness of {told['threshold']:.3g}, so that {100 * told['known_share']:g} % of those leaves are known"
+    share = f"unknown above an out-of-distribution score of {told['threshold']:.3g}, so that {100 * told['coverage']:g} % of those leaves are known"
     lines.append(f"A leaf is called {share}" + (f"; of the test leaves {called} were." if called is not None else "."))
     return lines
 

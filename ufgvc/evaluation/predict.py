@@ -20,9 +20,9 @@ from ufgvc.data.images import BadImage, decode, inspect
 from ufgvc.data.readers.places import split_place
 from ufgvc.data.readers.scan import Rejected, find_photographs, scan
 from ufgvc.evaluation.predict_settings import PredictResult, PredictSettings
-from ufgvc.models.calibration import probabilities
+from ufgvc.models.calibration import softmax
 from ufgvc.models.model import LoadedModel, load_model
-from ufgvc.models.onnx_net import runs_on_gpu
+from ufgvc.models.onnx import has_gpu_provider
 from ufgvc.runtime.resources import actor_pool
 from ufgvc.runtime.session import ray_session
 from ufgvc.runtime.tasks import configure_ray_data, run_tasks
@@ -72,9 +72,9 @@ def run_by(runtime: str, model: LoadedModel, uri: str) -> LoadedModel:
         raise UserError("is an exported model, which torch cannot run", where=uri, fix=fix)
     if runtime != "onnx" or model.exported:
         return model
-    from ufgvc.models.export import exported_model
+    from ufgvc.models.model import export_to_onnx
 
-    exported, parity = exported_model(model)
+    exported, parity = export_to_onnx(model)
     log.info("exported to ONNX for this prediction: %s", parity.summary())
     return exported
 
@@ -131,9 +131,9 @@ class Predictor:
             if image is not None:
                 images.append(image)
         with memory_for_scores(len(images), self.model.input, self.model.device):
-            logits, strangeness = self.model.scores(images, max(1, len(images)))
+            logits, ood_score = self.model.score(images, max(1, len(images)))
         order, chances = top_classes(logits, self.top, self.model.temperature)
-        read = zip(order.tolist(), chances.tolist(), self.model.known(strangeness).tolist(), strict=True)
+        read = zip(order.tolist(), chances.tolist(), self.model.is_known(ood_score).tolist(), strict=True)
         rows = [([], [], False) if reason else next(read) for reason in reasons]
         classes, values, known = zip(*rows, strict=True)
         columns = {"path": paths, "reason": reasons, "known": known, "classes": classes, "probabilities": values}
@@ -143,7 +143,7 @@ class Predictor:
     def _read(self, path: str) -> tuple[np.ndarray | None, str]:
         try:
             encoded = self.store.read_bytes(path)
-            return self.model.square(decode(encoded, inspect(encoded).orientation)), ""
+            return self.model.resize(decode(encoded, inspect(encoded).orientation)), ""
         except BadImage as error:
             return None, error.reason
         except FileNotFoundError:
@@ -154,7 +154,7 @@ class Predictor:
 
 def top_classes(logits: np.ndarray, top: int, temperature: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """Class indices and probabilities (B, top) from likely to unlikely; all of them if there are fewer."""
-    chances = probabilities(logits, temperature)
+    chances = softmax(logits, temperature)
     order = np.argsort(-chances, axis=1, kind="stable")[:, :top]
     return order, np.take_along_axis(chances, order, axis=1)
 
@@ -165,7 +165,7 @@ def _predicted(
     import ray
 
     configure_ray_data()
-    can_use_gpu = not model.exported or runs_on_gpu()
+    can_use_gpu = not model.exported or has_gpu_provider()
     if settings.device == "gpu" and not can_use_gpu:
         what = "the onnxruntime that is installed cannot use a GPU"
         raise UserError(what, where="--device gpu", fix="use `--device auto`, or install onnxruntime-gpu")
@@ -190,7 +190,7 @@ class Output:
 
     def __init__(self, store: Store, model: LoadedModel, settings: PredictSettings) -> None:
         self.store, self.limit, self.top = store, settings.rows_per_file, min(settings.top, len(model.classes))
-        self.calibrated, self.tells_unknown = model.calibration is not None, model.reference is not None
+        self.calibrated, self.tells_unknown = model.calibration is not None, model.subspace is not None
         self.tell_unknown, self.unknown, self.unknown_name = settings.unknown, 0, model.unknown_name
         self.rows: list[dict[str, Any]] = []
         self.parts: list[str] = []

@@ -28,10 +28,10 @@ from ufgvc.evaluation.settings import PromoteSettings
 from ufgvc.models.model import LoadedModel, load_model
 from ufgvc.runtime.session import ray_session
 from ufgvc.tracking.context import Context
-from ufgvc.tracking.registry import CHALLENGER, model_name, versions_of
+from ufgvc.tracking.registry import CHALLENGER, list_versions, model_name
 from ufgvc.tracking.runs import finish_run_on_exit, start_run
 from ufgvc.tracking.settings import redact
-from ufgvc.tracking.versions import Version, champion_of, find_version, read_card, set_champion, write_on
+from ufgvc.tracking.versions import Version, find_version, get_champion, read_card, set_champion, write_version
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def promote(
     dataset = open_dataset(data)
     name = model_name(dataset.name)
     new = find_version(model_uri or f"models:/{name}@{CHALLENGER}", name, context)
-    old = champion_of(name, context)
+    old = get_champion(name, context)
     versions = {"challenger": new} | ({"champion": old} if old else {})
     decided = _decide(dataset, versions, settings, context)
     if decided.decision == "promoted":
@@ -107,7 +107,7 @@ def _decide(
         forced=bool(against) or reason == "forced",
         warnings=[
             *against,
-            *caveats(dataset, versions, models["challenger"], versions_of(new.name, context)),
+            *caveats(dataset, versions, models["challenger"], list_versions(new.name, context)),
         ],
         made=made,
     )
@@ -215,4 +215,4 @@ def _record(
 
 def _write(version: Version, tags: Mapping[str, str], decided: Promotion, context: Context) -> None:
     line = f"{decided.made['made'][:10]}: {decided.sentence()}"
-    write_on(version, tags, with_decision(read_card(version, context), line), context)
+    write_version(version, tags, with_decision(read_card(version, context), line), context)

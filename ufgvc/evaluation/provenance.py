@@ -49,9 +49,14 @@ def history(run: Store | None) -> list[dict[str, float]]:
 
 
 def selection_of(model: LoadedModel, config: Mapping[str, Any]) -> str | None:
-    """last, holdout, kfold or test; None if nobody wrote it down. Training writes it into the model as words."""
-    told = str((model.info.get("metrics") or {}).get("selection") or "")
-    known = {"selected on test": "test", "last epoch": "last"}.get(told) or told.removeprefix("best on ")
+    """How the epoch was selected: last, holdout, kfold or test; None if it is not recorded.
+
+    Models of format 1 have it as text in their metrics.
+    """
+    if validation := model.info.get("validation"):
+        return str(validation)
+    text = str((model.info.get("metrics") or {}).get("selection") or "")
+    known = {"selected on test": "test", "last epoch": "last"}.get(text) or text.removeprefix("best on ")
     return known or config.get("train.validation")
 
 

@@ -11,9 +11,9 @@ from ufgvc.evaluation.model_card import SeedScore, decisions, model_card
 from ufgvc.evaluation.provenance import run_store
 from ufgvc.models.model import LoadedModel
 from ufgvc.tracking.context import Context
-from ufgvc.tracking.registry import model_name, register, versions_of
+from ufgvc.tracking.registry import list_versions, model_name, register
 from ufgvc.tracking.settings import resolve
-from ufgvc.tracking.versions import find_version, read_card, write_on
+from ufgvc.tracking.versions import find_version, read_card, write_version
 
 
 def register_version(
@@ -43,12 +43,12 @@ def register_version(
         "setting": setting_key(model.info),
         "seed": str(model.info.get("seed", "")),
     }
-    card = model_card(model.info, metrics, facts, seed_scores(versions_of(name, context), tags))
+    card = model_card(model.info, metrics, facts, seed_scores(list_versions(name, context), tags))
     number = register(model_uri, name, tags, context)
     if number is None:
         return None
     version = find_version(f"models:/{name}/{number}", name, context)
-    write_on(version, {}, card.of(name, number, decisions(read_card(version, context))), context)
+    write_version(version, {}, card.of(name, number, decisions(read_card(version, context))), context)
     return number
 
 
@@ -57,7 +57,7 @@ def setting_key(info: Mapping[str, Any]) -> str:
     return short_key(
         [
             info.get(key)
-            for key in ("method", "options", "input", "recipe", "init", "mask_kind", "selection", "fingerprints")
+            for key in ("method", "options", "input", "recipe", "init", "mask_kind", "validation", "fingerprints")
         ]
     )
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ufgvc.evaluation.score import Scored
-from ufgvc.models.fit_calibration import calibration_error, log_loss
+from ufgvc.models.calibration import expected_calibration_error, log_loss
 from ufgvc.models.model import LoadedModel
 from ufgvc.reports.tables import Table, percent
 
@@ -37,7 +37,7 @@ class Reliability:
 def reliability(model: LoadedModel, scored: Scored, name: str) -> Reliability:
     """name: of the model among those that were scored."""
     logits, truth = scored.logits[name], scored.label
-    raw = Reliability(len(truth), log_loss(logits, truth), calibration_error(logits, truth))
+    raw = Reliability(len(truth), log_loss(logits, truth), expected_calibration_error(logits, truth))
     if model.calibration is None:
         return raw
     heat = model.temperature
@@ -45,12 +45,12 @@ def reliability(model: LoadedModel, scored: Scored, name: str) -> Reliability:
         raw,
         temperature=heat,
         calibrated_log_loss=log_loss(logits, truth, heat),
-        calibrated_error=calibration_error(logits, truth, heat),
+        calibrated_error=expected_calibration_error(logits, truth, heat),
         source=model.calibration.source,
     )
-    if model.reference is None:
+    if model.subspace is None:
         return found
-    unknown = ~model.known(scored.strangeness[name])
+    unknown = ~model.is_known(scored.ood_score[name])
     return replace(
         found, unknown=int(unknown.sum()), unknown_right=int((unknown & (logits.argmax(axis=1) == truth)).sum())
     )

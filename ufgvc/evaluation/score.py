@@ -16,7 +16,7 @@ from ufgvc.data.dataset import Dataset
 from ufgvc.data.images import decode
 from ufgvc.data.stream import Chunk, list_chunks
 from ufgvc.evaluation.settings import ScoreSettings
-from ufgvc.models.fit_calibration import check_finite
+from ufgvc.models.calibration import check_finite
 from ufgvc.models.model import LoadedModel
 from ufgvc.runtime.resources import actor_pool, choose_device
 from ufgvc.runtime.tasks import one_task_each, run_tasks
@@ -27,12 +27,12 @@ IN_PROCESS = 2000  # leaves up to which starting actors costs more than it saves
 
 @dataclass(frozen=True)
 class Scored:
-    """N leaves in part order: image_id (N,), label (N,) int64, logits {model: (N, K) float64}, strangeness {model: (N,)}."""
+    """N leaves in part order: image_id (N,), label (N,) int64, logits {model: (N, K) float64}, ood_score {model: (N,)}."""
 
     image_id: list[str]
     label: NDArray[np.int64]
     logits: dict[str, NDArray[np.float64]]
-    strangeness: dict[str, NDArray[np.float64]]
+    ood_score: dict[str, NDArray[np.float64]]
 
 
 def score_split(
@@ -53,7 +53,7 @@ def score_split(
     columns = {name: np.stack(whole[f"logits:{name}"].to_numpy()).astype(np.float64) for name in models}
     for name, logits in columns.items():
         check_finite(logits, name)
-    strange = {name: whole[f"strangeness:{name}"].to_numpy() for name in models}
+    strange = {name: whole[f"ood_score:{name}"].to_numpy() for name in models}
     return Scored(whole["image_id"].to_pylist(), whole["label"].to_numpy().astype(np.int64), columns, strange)
 
 
@@ -94,11 +94,11 @@ class ChunkScorer:
             images = [decode(image, turn) for image, turn in zip(part["image"].to_pylist(), turns, strict=True)]
             for name, model in self.models.items():
                 with memory_for_scores(self.batch_size, model.input, model.device):
-                    logits, strangeness = model.scores(images, self.batch_size)
+                    logits, ood_score = model.score(images, self.batch_size)
                 found[name].append(logits)
-                strange[name].append(strangeness)
+                strange[name].append(ood_score)
         columns = {f"logits:{name}": pa.array(list(np.concatenate(value))) for name, value in found.items()}
-        columns |= {f"strangeness:{name}": pa.array(np.concatenate(value)) for name, value in strange.items()}
+        columns |= {f"ood_score:{name}": pa.array(np.concatenate(value)) for name, value in strange.items()}
         return pa.table({"image_id": rows["image_id"], "label": rows["label"], **columns})
 
 

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +32,7 @@ class Parameter:
 
     dimension: Dimension
     part: str | None
-    label: str
+    label: str = ""
     low: float = 0.0
     high: float = 1.0
     choices: tuple[str, ...] = ()
@@ -72,12 +72,13 @@ class Parameter:
 
 def parameters(record: SearchRecord) -> list[Parameter]:
     """Every scalar parameter, in the order of the dimensions."""
-    found = []
-    for dimension in record.dimensions:
-        for part in dimension.parts if dimension.kind == "simplex" else (None,):
-            found.append((dimension, part, dimension.name if part is None else f"{dimension.name}.{part}"))
-    labels = short_labels([name for _, _, name in found])
-    return [_parameter(*pair[:2], label, record) for pair, label in zip(found, labels, strict=True)]
+    found = [
+        _parameter(dimension, part, record)
+        for dimension in record.dimensions
+        for part in (dimension.parts if dimension.kind == "simplex" else (None,))
+    ]
+    labels = short_labels([one.name for one in found])
+    return [replace(one, label=label) for one, label in zip(found, labels, strict=True)]
 
 
 def free_parameters(record: SearchRecord) -> list[Parameter]:
@@ -103,23 +104,23 @@ def value_text(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _parameter(dimension: Dimension, part: str | None, label: str, record: SearchRecord) -> Parameter:
+def _parameter(dimension: Dimension, part: str | None, record: SearchRecord) -> Parameter:
     if dimension.kind == "simplex":
-        return Parameter(dimension, part, label)
+        return Parameter(dimension, part)
     tried = [trial.values[dimension.name] for trial in record.trials]
     if dimension.kind == "choice":
         choices = tuple(dict.fromkeys(map(value_text, [*dimension.choices, *tried])))
-        return Parameter(dimension, part, label, choices=choices)
+        return Parameter(dimension, part, choices=choices)
     numbers = [number for number in (dimension.low, dimension.high, *tried) if number is not None]
     positive = [number for number in numbers if dimension.kind != "log" or number > 0]
-    return Parameter(dimension, part, label, min(positive), max(positive))
+    return Parameter(dimension, part, low=min(positive), high=max(positive))
 
 
 @dataclass(frozen=True)
 class Importance:
     """ratios: {label: importance divided by the threshold}, largest first.  top: number of trials counted as the best.
 
-    threshold: the largest importance among all parameters stays below it in 95 of 100 random permutations of the scores.
+    threshold: in 95 of 100 random permutations of the scores the largest importance of all parameters is below it.
     """
 
     ratios: dict[str, float]

@@ -26,18 +26,23 @@ from ufgvc.experiments.training_job import TrainingJob, check_outcomes, read_sco
 from ufgvc.methods import build
 from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
-from ufgvc.models.calibration import Calibration, FeatureSubspace
-from ufgvc.models.fit_calibration import KNOWN_SHARE, calibrate, calibration_error, log_loss
-from ufgvc.models.model import MODEL, load_model
-from ufgvc.models.recalibrate import keep_calibration
+from ufgvc.models.calibration import (
+    COVERAGE,
+    Calibration,
+    FeatureSubspace,
+    expected_calibration_error,
+    fit_calibration,
+    log_loss,
+)
+from ufgvc.models.format import MODEL, write_calibration
+from ufgvc.models.model import load_model
 from ufgvc.runtime.resources import Device, choose_device
 from ufgvc.runtime.session import ray_session
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.runs import finish_run_on_exit, start_run
-from ufgvc.training.held_out import make_reference, score_held_out
-from ufgvc.training.loader import WorkerConfig
-from ufgvc.training.run import make_plan
-from ufgvc.training.settings import TrainSettings
+from ufgvc.training.held_out import fit_subspace, score_held_out
+from ufgvc.training.run import make_worker_config
+from ufgvc.training.settings import TrainSettings, WorkerConfig
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class CalibrateSettings(Settings):
 
     folds: int = Field(3, ge=2)
     """folds of the training leaves, each scored by a model trained on the others; unused with held-out leaves"""
-    known_share: float = Field(KNOWN_SHARE, gt=0, le=1)
+    coverage: float = Field(COVERAGE, gt=0, le=1)
     """share of the validation leaves that must not be called unknown"""
     max_concurrent_trials: int | None = Field(None, ge=1)
     """folds trained at a time; default: as many as fit, and without GPUs at most one per core"""
@@ -89,11 +94,11 @@ class CalibrateResult:
         fitted, metrics = self.calibration, self.metrics
         before, after = (100 * metrics[f"calibration_error_{name}"] for name in ("before", "after"))
         return (
-            f"temperature {fitted.temperature:.3g} from {fitted.leaves} validation leaves ({fitted.source}): "
+            f"temperature {fitted.temperature:.3g} from {fitted.num_images} validation leaves ({fitted.source}): "
             f"negative log likelihood {metrics['log_loss_before']:.3f} -> {metrics['log_loss_after']:.3f}, "
             f"calibration error {before:.1f} -> {after:.1f} %\n"
             f"unknown above an out-of-distribution score of {fitted.threshold:.3g}, "
-            f"so that {100 * fitted.known_share:g} % of these leaves are known\n"
+            f"so that {100 * fitted.coverage:g} % of these leaves are known\n"
             f"written to {self.model}; `ufgvc evaluate` registers it as a new version; earlier versions do not change"
         )
 
@@ -120,12 +125,12 @@ def calibrate_model(
         gpus = gpus_to_wait_for(settings.device, settings.max_concurrent_trials, settings.gpu_per_trial)
         with ray_session(context.ray, gpus):
             scores = cross_validate(run, dataset, config, settings, context)
-    fitted = calibrate(scores.logits, scores.labels, scores.ood_score, source, settings.known_share)
-    keep_calibration(run, fitted, scores.subspace, dataset.name, context)
+    fitted = fit_calibration(scores.logits, scores.labels, scores.ood_score, source, settings.coverage)
+    write_calibration(run, fitted, scores.subspace, dataset.name, context)
     metrics = {}
     for name, temperature in (("before", 1.0), ("after", fitted.temperature)):
         metrics[f"log_loss_{name}"] = log_loss(scores.logits, scores.labels, temperature)
-        metrics[f"calibration_error_{name}"] = calibration_error(scores.logits, scores.labels, temperature)
+        metrics[f"calibration_error_{name}"] = expected_calibration_error(scores.logits, scores.labels, temperature)
     return CalibrateResult(join(run.uri, "model"), fitted, metrics)
 
 
@@ -162,7 +167,7 @@ def make_fold_jobs(run: Store, dataset: Dataset, config: Mapping[str, Any], fold
     for fold in range(folds):
         changes = {"validation": "kfold", "folds": folds, "fold": fold, "workers": 1, "cache": "host"}
         train = TrainSettings.model_validate(config["train"] | changes)
-        worker, identity = make_plan(dataset, method, train, config["seed"], config["masks"], runs)
+        worker, identity = make_worker_config(dataset, method, train, config["seed"], config["masks"], runs)
         if identity.get("init_sha256") != config.get("init_sha256"):
             what = "is not the file of initial weights that the model was trained from"
             raise UserError(what, where=train.init, fix="restore the earlier file")
@@ -197,8 +202,8 @@ def cross_validate(
 
     method, worker = load_trained(run, dataset, config, context.runs)
     everything = np.arange(len(labels))
-    subspace = make_reference(method, dataset, worker, everything, torch.device(choose_device("auto")))
-    return ValidationScores(collect("logits"), labels[np.concatenate(held)], collect("strangeness"), subspace)
+    subspace = fit_subspace(method, dataset, worker, everything, torch.device(choose_device("auto")))
+    return ValidationScores(collect("logits"), labels[np.concatenate(held)], collect("ood_score"), subspace)
 
 
 def _train_folds(
@@ -211,8 +216,8 @@ def _train_folds(
 ) -> None:
     """Runs the jobs of the folds and records them. UserError if one failed."""
     folder = run.child("calibration")
-    shared = settings.model_dump(exclude={"folds", "known_share"})
-    trials = TrialSettings(init=jobs[0].config.init, **shared)
+    shared = settings.model_dump(exclude={"folds", "coverage"})
+    trials = TrialSettings(init=jobs[0].config.train.init, **shared)
     tags = {"step": "calibrate", "method": config["method"], "data": dataset.fingerprint, "folder": folder.uri}
     name = f"calibrate-{config['method']}-{config['key']}"
     parent = start_run(context, dataset.name, name, settings.model_dump(), tags, store=folder)
@@ -228,13 +233,13 @@ def score_own_held_out(run: Store, dataset: Dataset, config: Mapping[str, Any], 
     """Scores the leaves that the training of the model held out, with the model."""
     method, worker = load_trained(run, dataset, config, runs)
     held = score_held_out(method, dataset, worker, torch.device(choose_device("auto")))
-    return ValidationScores(held.logits, held.labels, held.strangeness, held.reference)
+    return ValidationScores(held.logits, held.labels, held.ood_score, held.subspace)
 
 
 def load_trained(run: Store, dataset: Dataset, config: Mapping[str, Any], runs: str) -> tuple[Method, WorkerConfig]:
     """The model of a run, and the configuration of its training."""
     method = load_model(join(run.uri, "model")).method
     train = TrainSettings.model_validate(config["train"])
-    worker, _ = make_plan(dataset, method, train, config["seed"], config["masks"], runs)
+    worker, _ = make_worker_config(dataset, method, train, config["seed"], config["masks"], runs)
     recipe = Recipe.model_validate(config["recipe"])
     return replace(method, recipe=recipe), replace(worker, recipe=config["recipe"])

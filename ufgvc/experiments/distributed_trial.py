@@ -9,18 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from ufgvc.core.storage import Store, open_store
-from ufgvc.training.checkpoint import read_checkpoint
-from ufgvc.training.distributed import make_trainer
+from ufgvc.training.distributed import fit, make_trainer
 from ufgvc.training.folds import Diverged, Folds
-from ufgvc.training.loader import WorkerConfig
 from ufgvc.training.progress import POLL_SECONDS, Row, read_metrics
-from ufgvc.training.settings import TrainSettings
-from ufgvc.training.worker import train_worker
+from ufgvc.training.settings import TrainSettings, WorkerConfig
 
 STOP = "stop.json"  # in the folder of a trial that is to end after the current epoch
 
@@ -33,33 +28,28 @@ def train_folds_distributed(
     Closed early, it waits until the ranks have ended. Raises Diverged as training in one process does, and whatever
     ends the ranks more often than `max_failures`.
     """
-    worker_args = {"configs": [asdict(config) for config in configs], "trial": trial.uri}
+    worker_args = {"configs": list(configs), "trial": trial.uri}
     with ThreadPoolExecutor(1) as thread:
-        fit = thread.submit(make_trainer(fold_worker, worker_args, settings, trial, "trainer", keep=None).fit)
+        future = thread.submit(make_trainer(fold_worker, worker_args, settings, trial, "trainer", keep=None).fit)
         seen = 0
         while True:
-            ended = fit.done()  # read before the histories, so that the last epochs are seen
+            ended = future.done()  # read before the histories, so that the last epochs are seen
             histories = [read_metrics(open_store(config.run)) for config in configs]
             if min(map(len, histories)) > seen:
                 seen = min(map(len, histories))
                 yield histories
             if ended:
                 break
-            wait([fit], POLL_SECONDS)
+            wait([future], POLL_SECONDS)
     trial.child("trainer").delete_tree()
-    reason = (fit.result().return_value or {}).get("diverged")
+    reason = (future.result().return_value or {}).get("diverged")
     if reason is not None:
         raise Diverged(reason)
 
 
-def train_distributed(config: WorkerConfig, settings: TrainSettings) -> dict[str, Any]:
-    """Trains as `train_alone` does, on several ranks; returns the content of the last checkpoint."""
-    store = open_store(config.run)
-    result = make_trainer(train_worker, asdict(config), settings, store, "checkpoints", keep=None).fit()
-    if result.checkpoint is None:
-        raise RuntimeError(f"{store.uri}: training ended without a checkpoint")
-    with result.checkpoint.as_directory() as folder:
-        return read_checkpoint(Path(folder))
+def train_distributed(config: WorkerConfig) -> dict[str, Any]:
+    """Trains as `train_in_process` does, on several ranks; returns the content of the last checkpoint."""
+    return fit(config, open_store(config.run), keep=None)
 
 
 def fold_worker(worker_args: dict[str, Any]) -> dict[str, Any]:
@@ -69,13 +59,12 @@ def fold_worker(worker_args: dict[str, Any]) -> dict[str, Any]:
 
     context = ray.train.get_context()
     ranks = context.get_world_rank(), context.get_world_size(), context.get_local_world_size()
-    configs = [WorkerConfig(**config) for config in worker_args["configs"]]
-    folds = Folds.start(configs, *ranks, ray.train.torch.get_device())
+    folds = Folds.start(worker_args["configs"], *ranks, ray.train.torch.get_device())
     trial = open_store(worker_args["trial"])
     try:
         while folds.epochs < folds.total:
             folds.step()
-            if folds.workers[0].agree(trial.exists(STOP)):
+            if folds.workers[0].ranks.broadcast_flag(trial.exists(STOP)):
                 break
     except Diverged as error:
         return {"diverged": str(error)}

@@ -24,9 +24,8 @@ from ufgvc.methods import build, options_class
 from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe, Stage
 from ufgvc.regions.mask_results import check_masks
-from ufgvc.training.overrides import rescale_schedule
-from ufgvc.training.run import make_plan
-from ufgvc.training.settings import TrainSettings
+from ufgvc.training.run import make_worker_config
+from ufgvc.training.settings import TrainSettings, rescale_schedule
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ def _equal_recipe(method: Method, settings: BenchmarkSettings, lr_factor: float)
         batch_size=settings.batch_size,
         resize=settings.resize,
         crop=settings.crop,
-        test_view="resize",
+        eval_view="resize",
     )
 
 
@@ -209,7 +208,7 @@ def _make_job(
     )
     method = replace(entry.method, recipe=make_recipe(entry.method, settings, lr_factor))
     masks = read_manifest(dataset, f"masks/{entry.mask_kind}").fingerprint if method.regions else None
-    config, identity = make_plan(dataset, method, train, seed, masks, runs)
+    config, identity = make_worker_config(dataset, method, train, seed, masks, runs)
     in_figure = "III" in entry.variant.tables and seed == 0 and dataset_index == 0 and not lr_search
     return TrainingJob(
         entry.variant.key,
@@ -235,9 +234,9 @@ def decode_images(jobs: Sequence[TrainingJob], datasets: Sequence[Dataset]) -> N
         config, recipe = job.config, Recipe.model_validate(job.config.recipe)
         needed = [("train", recipe.resize, config.mask_kind, config.mask_fingerprint)]
         if job.purpose in ("lr_search", "fold"):
-            needed.append(("train", recipe.test_resize, None, None))
+            needed.append(("train", recipe.eval_resize, None, None))
         elif job.purpose == "final":
-            needed.append(("test", recipe.test_resize, None, None))
+            needed.append(("test", recipe.eval_resize, None, None))
         for split, side, kind, fingerprint in needed:
             if (job.dataset_index, split, side, kind) not in decoded:
                 decoded.add((job.dataset_index, split, side, kind))

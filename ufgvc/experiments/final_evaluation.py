@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from ufgvc.experiments.settings import SearchSettings
 from ufgvc.experiments.store import SearchStore
 from ufgvc.experiments.training_job import JobOutcome, TrainingJob, read_scores, run_jobs
 from ufgvc.methods import build
-from ufgvc.training.run import make_plan
+from ufgvc.training.run import make_worker_config
 
 PAPER, BEST = "the paper's setting", "best setting"
 
@@ -51,8 +50,8 @@ def make_final_jobs(store: SearchStore, finalists: Mapping[str, Mapping[str, Any
             options, train = store.configure(values)
             method = build(store.method, len(dataset.classes), **options)
             masks = read_manifest(dataset, f"masks/{train.mask}").fingerprint if method.regions else None
-            config, identity = make_plan(dataset, method, train, seed, masks, store.runs)
-            config = replace(config, cache="none" if train.cache == "none" else "host")
+            config, identity = make_worker_config(dataset, method, train, seed, masks, store.runs)
+            config = config.with_train(cache="none" if train.cache == "none" else "host")
             jobs.append(TrainingJob(label, 0, seed, 1.0, "final", config, identity, save_model=True, train=train))
     return jobs
 

@@ -96,5 +96,5 @@ class TrialRecorder:
 
 def _status(folder: Store) -> str | None:
     """The status of the run that was recorded for a folder; None if there is none."""
-    known = Journal(folder.child("journal")).identity()
+    known = Journal(folder.child("journal")).read_identity()
     return known["status"] if known else None

@@ -18,7 +18,7 @@ from ufgvc.methods.weights import check_init
 from ufgvc.runtime.session import ray_session
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.runs import finish_run_on_exit, start_run
-from ufgvc.training.run import make_plan
+from ufgvc.training.run import make_worker_config
 from ufgvc.training.settings import TrainSettings
 
 
@@ -104,7 +104,7 @@ def _make_job(architecture: str, dataset: Dataset, settings: PretrainSettings, r
         checkpoint_seconds=settings.checkpoint_seconds,
     )
     check_init(train.init)
-    config, identity = make_plan(dataset, replace(method, recipe=recipe), train, 0, None, runs)
+    config, identity = make_worker_config(dataset, replace(method, recipe=recipe), train, 0, None, runs)
     return TrainingJob(architecture, 0, 0, 1.0, "pretrain", config, identity, save_model=True)
 
 

@@ -37,8 +37,7 @@ from ufgvc.reports.tables import Table
 from ufgvc.runtime.session import ray_session
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.runs import Run, finish_run_on_exit, require_mlflow, start_run
-from ufgvc.training.loader import WorkerConfig
-from ufgvc.training.settings import TrainSettings
+from ufgvc.training.settings import TrainSettings, WorkerConfig
 
 log = logging.getLogger(__name__)
 
@@ -159,7 +158,7 @@ def validate(store: SearchStore, dataset: Dataset) -> int:
     config = paper_worker_config(store)
     if config.mask_kind:
         check_masks(dataset, config.mask_kind)
-    check_init(config.init)
+    check_init(config.train.init)
     return Recipe.model_validate(config.recipe).epochs
 
 
@@ -187,9 +186,9 @@ def decode_folds(store: SearchStore, dataset: Dataset) -> None:
     """Decodes the training leaves once on this node, before trials take its CPUs; they only map the files."""
     config = paper_worker_config(store)
     recipe, folder = Recipe.model_validate(config.recipe), Path(config.cache_folder)
-    if config.cache != "none":
+    if config.train.cache != "none":
         load_decoded_split(dataset, "train", recipe.resize, config.mask_kind, config.mask_fingerprint, folder)
-    load_decoded_split(dataset, "train", recipe.test_resize, None, None, folder)
+    load_decoded_split(dataset, "train", recipe.eval_resize, None, None, folder)
 
 
 def choose_best(store: SearchStore, results: Sequence[TrialResult]) -> TrialResult:

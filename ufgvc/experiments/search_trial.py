@@ -19,8 +19,8 @@ from ufgvc.experiments.searcher import EPOCH, SCORE, CooperativeASHA, ResumableS
 from ufgvc.experiments.settings import SearchSettings
 from ufgvc.experiments.store import RESULT, SearchStore, TrialConfig
 from ufgvc.training.folds import Diverged, Folds
-from ufgvc.training.loader import WorkerConfig
 from ufgvc.training.progress import Row, read_metrics
+from ufgvc.training.settings import WorkerConfig
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,7 @@ from ufgvc.core.config import describe_validation
 from ufgvc.core.errors import UserError
 from ufgvc.evaluation.search_record import Dimension
 from ufgvc.methods import build, options_class
-from ufgvc.training.overrides import apply_overrides
-from ufgvc.training.settings import TrainSettings
+from ufgvc.training.settings import TrainSettings, apply_overrides
 
 WHERE = "search.space"
 LOSS_RANGE = (0.01, 10.0)  # of loss weights in the default space; the weight of the cross-entropy is 1

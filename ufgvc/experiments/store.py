@@ -21,10 +21,9 @@ from ufgvc.evaluation.search_record import Dimension, TrialResult
 from ufgvc.experiments.entries import resolve_init
 from ufgvc.experiments.space import apply_values
 from ufgvc.methods import build
-from ufgvc.training.loader import WorkerConfig
 from ufgvc.training.preflight import check_batch, check_crop
-from ufgvc.training.run import make_plan
-from ufgvc.training.settings import TrainSettings
+from ufgvc.training.run import make_worker_config
+from ufgvc.training.settings import TrainSettings, WorkerConfig
 
 CONFIG, RESULT = "config.json", "result.json"
 
@@ -91,9 +90,9 @@ class SearchStore:
         configs = []
         for fold in range(self.folds):
             settings = train.model_copy(update={"validation": "kfold", "folds": self.folds, "fold": fold})
-            config, _ = make_plan(dataset, method, settings, self.seed + trial.repeat, masks, self.runs)
+            config, _ = make_worker_config(dataset, method, settings, self.seed + trial.repeat, masks, self.runs)
             run = join(self.trial(trial.number).uri, f"fold-{fold}")
-            configs.append(replace(config, run=run, split_seed=self.seed, cache=cache))
+            configs.append(replace(config.with_train(cache=cache), run=run, split_seed=self.seed))
         check_crop(method.name, configs[0].recipe["crop"], method.min_side)
         per_fold = dataset.counts["train"] * (self.folds - 1) // self.folds
         check_batch(configs[0].recipe["batch_size"], train.workers, per_fold)

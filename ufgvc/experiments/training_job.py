@@ -26,12 +26,11 @@ from ufgvc.methods import build
 from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
 from ufgvc.tracking.runs import NullRun
-from ufgvc.training.held_out import look, score_held_out
-from ufgvc.training.in_process import train_alone
-from ufgvc.training.loader import WorkerConfig
+from ufgvc.training.held_out import score_held_out, score_indices
 from ufgvc.training.progress import read_metrics
 from ufgvc.training.run import save_trained
-from ufgvc.training.settings import TrainSettings
+from ufgvc.training.settings import TrainSettings, WorkerConfig
+from ufgvc.training.worker import train_in_process
 
 log = logging.getLogger(__name__)
 JOB, RESULT, SCORES = "job.json", "result.json", "scores.parquet"
@@ -46,7 +45,7 @@ class TrainingJob:
     purpose: `lr_search` trains on a part of the training leaves and validates on the rest; `fold` scores the leaves of
     its fold with the weights of the last epoch; `final` trains on all training leaves and scores the test leaves, which
     no other purpose reads; `pretrain` only saves its weights.
-    config, identity: of the training, as `training.run.make_plan` returns them.
+    config, identity: of the training, as `training.run.make_worker_config` returns them.
     save_model: whether <run>/model is written.  train: for a training of several workers, their number and resources.
     """
 
@@ -69,7 +68,7 @@ class TrainingJob:
     def name(self) -> str:
         """The job in log lines and on MLflow."""
         if self.purpose == "fold":
-            return f"{self.variant}, fold {self.config.fold + 1} of {self.config.folds}"
+            return f"{self.variant}, fold {(self.config.train.fold or 0) + 1} of {self.config.train.folds}"
         dataset = self.config.run.split("/")[-3]
         factor = f" learning rate x{self.lr_factor:g}" if self.purpose == "lr_search" else ""
         return f"{self.variant} on {dataset}, seed {self.seed}{factor}"
@@ -172,9 +171,9 @@ def run_job(job: TrainingJob, on: str = "cpu") -> dict[str, Any]:
     description = {"variant": job.variant, "data": dataset.name, "seed": job.seed, "purpose": job.purpose}
     store.write_json(JOB, description | {"lr_factor": job.lr_factor})  # the key in the path does not say it
     if job.train is not None and job.train.workers > 1:
-        state = train_distributed(job.config, job.train)
+        state = train_distributed(job.config)
     else:
-        state = train_alone(job.config, device)
+        state = train_in_process(job.config, device)
     method = build(job.config.method, num_classes=len(dataset.classes), init="none", **job.config.options)
     method = replace(method, recipe=Recipe.model_validate(job.config.recipe))
     rows = read_metrics(store)
@@ -207,7 +206,7 @@ def _score(job: TrainingJob, method: Method, dataset: Dataset, device: torch.dev
         logits, labels, image_ids = score_test(method, dataset, job.config, device)
     else:
         held = score_held_out(method, dataset, job.config, device)
-        logits, labels, image_ids, columns = held.logits, held.labels, held.image_ids, {"strangeness": held.strangeness}
+        logits, labels, image_ids, columns = held.logits, held.labels, held.image_ids, {"ood_score": held.ood_score}
     buffer = io.BytesIO()
     table = pa.table({"image_id": image_ids, "label": labels, "logits": pa.array(list(logits)), **columns})
     pq.write_table(table, buffer, compression="zstd")
@@ -220,7 +219,7 @@ def score_test(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], list[str]]:
     """(logits (N, K), labels (N,), image ids) of every test leaf, in the order of the index."""
     index = read_index(dataset, "test")
-    logits, _ = look(method, dataset, "test", config, np.arange(index.num_rows), device)
+    logits, _ = score_indices(method, dataset, "test", config, np.arange(index.num_rows), device)
     return logits, index["label"].to_numpy().astype(np.int64), index["image_id"].to_pylist()
 
 

@@ -1,4 +1,4 @@
-"""Ways to tell cultivars apart. `build` makes one by its name; CONTRIBUTING.md tells how to add one."""
+"""Registry of the classification methods. `build` creates one by name; CONTRIBUTING.md describes how to add one."""
 
 from __future__ import annotations
 
@@ -55,21 +55,21 @@ __all__ = [
 
 
 def names() -> tuple[str, ...]:
-    """The names that `build` knows."""
+    """Names that `build` accepts, sorted."""
     return METHODS.names()
 
 
 def options_class(name: str) -> type[Settings]:
-    """The settings that a method takes, with their published defaults. UserError for an unknown name."""
+    """The options class of a method; its defaults are the published values. UserError for an unknown name."""
     return METHODS.get(name).options
 
 
 def build(name: str, num_classes: int, init: str = "none", **options: Any) -> Method:
-    """A method ready to train, or to take a saved state dict.
+    """Builds a method, ready for training or for `net.load_state_dict`.
 
-    init: the backbone's first weights: `imagenet` (fetched once by torchvision or timm), `none` (random), or the URI of a
-    state dict (.safetensors, or anything that torch.load reads with weights_only=True).
-    UserError for an unknown name or option, for fewer than two classes, and for weights that cannot be had or do not fit.
+    init: initial weights of the backbone: `imagenet` (downloaded once by torchvision or timm), `none` (random), or the
+    URI of a state dict (.safetensors, or any file that torch.load reads with weights_only=True).
+    UserError for an unknown name or option, fewer than two classes, and weights that are missing or do not fit.
     """
     entry = METHODS.get(name)
     if num_classes < 2:

@@ -1,30 +1,28 @@
-"""Backbones by name, from torchvision or timm, and their first weights."""
+"""Backbones of torchvision or timm by name, their initial weights, and the memory format that they run in."""
 
 from __future__ import annotations
 
 import difflib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.models import inception
 
 from ufgvc.core.errors import UserError
-from ufgvc.methods.layers.init import kaiming_init_
-from ufgvc.methods.layers.memory_format import pads_averages
-from ufgvc.methods.layers.normalise import IMAGENET_MEAN, IMAGENET_STD, Normalise
-from ufgvc.methods.weights import load_weights, read_state_dict
+from ufgvc.methods.weights import kaiming_init_, load_weights, read_state_dict
 
-# Parts of torchvision's classifiers, in the order in which an image passes them, that end with the last feature map.
-# A model is cut by the first row of which it has every part; the parts keep their names, so published state dicts fit.
+# Modules of torchvision's classifiers, in forward order, that end with the last feature map. A model is cut by the
+# first row of which it has every module; the modules keep their names, so that published state dicts can be loaded.
 TRUNKS = (
     ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"),  # ResNet, ResNeXt, Wide ResNet
     ("conv1", "maxpool", "stage2", "stage3", "stage4", "conv5"),  # ShuffleNet
     ("stem", "trunk_output"),  # RegNet
-    ("features", "norm", "permute"),  # Swin: the map has its channels last until `permute`
+    ("features", "norm", "permute"),  # Swin: channels come last until `permute`
     ("features",),  # AlexNet, VGG, DenseNet, SqueezeNet, MobileNet, EfficientNet, ConvNeXt
     ("layers",),  # MNASNet
     (
@@ -32,13 +30,16 @@ TRUNKS = (
         *(f"Mixed_{block}" for block in ("5b", "5c", "5d", "6a", "6b", "6c", "6d", "6e", "7a", "7b", "7c")),
     ),  # Inception v3
 )
-# Torchvision's weights of Inception v3 were trained on images in [-1, 1].
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+# torchvision's weights of Inception v3 were trained on images in [-1, 1].
 INCEPTION_MEAN = INCEPTION_STD = (0.5, 0.5, 0.5)
-# Torchvision's own first weights of these take seconds: a truncated normal in Inception, fully connected layers that are cut off
-# in AlexNet and VGG. They are built without any, and `start` gives their trunks some.
-SLOW_START = ("alexnet", "vgg", "inception_v3")
-SMALL_SIDE = 80  # pixels; every trunk takes it, Inception none under 75
-# What lets timm's transformers take images of any size, by the module that defines them.
+# torchvision's random initialisation of these takes seconds (a truncated normal in Inception; fully connected layers,
+# which are cut off here, in AlexNet and VGG). They are built on the meta device, and `kaiming_init_` initialises their
+# trunks.
+SLOW_INIT = ("alexnet", "vgg", "inception_v3")
+PROBE_SIDE = 80  # pixels; every trunk takes this size (Inception needs at least 75)
+# Arguments with which timm's transformers accept images of any size, by the module that defines them.
 ANY_SIZE: dict[str, dict[str, Any]] = {
     "vision_transformer": {"dynamic_img_size": True},
     "deit": {"dynamic_img_size": True},
@@ -47,16 +48,37 @@ ANY_SIZE: dict[str, dict[str, Any]] = {
     "swin_transformer_v2": {"strict_img_size": False},
     "swin_transformer_v2_cr": {"strict_img_size": False},
 }
-WHOLE = (
-    "give the weights of the whole classifier; those of a trunk alone start the method `resnet50` with this `backbone`"
+WHOLE_CLASSIFIER_FIX = (
+    "give the weights of the whole classifier; weights of a trunk alone fit the method `resnet50` with this `backbone`"
 )
-OFFLINE_FIX = (
-    "start from `init: none` or from a file of weights (`init: <URI>`), or fetch them on a machine with a network"
-)
+OFFLINE_FIX = "use `init: none` or a weight file (`init: <URI>`), or download the weights on a machine with a network"
+
+
+class Normalise(nn.Module):
+    """(images - mean) / std per channel: (B, 3, H, W) in [0, 1] -> the same shape.
+
+    contiguous: on a GPU, return the default (contiguous) memory format whatever the input's is; see `memory_format`.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD, contiguous: bool = False
+    ) -> None:
+        super().__init__()
+        self.contiguous = contiguous
+        # Not in the state dict: the values follow from the backbone's name, and DDP need not broadcast them.
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        normalised = (images - self.mean) / self.std
+        return normalised.contiguous() if self.contiguous and images.is_cuda else normalised
 
 
 class Backbone(nn.Module):
-    """Plain RGB (B, 3, H, W) in [0, 1] -> the last feature map (B, channels, h, w)."""
+    """RGB images (B, 3, H, W) in [0, 1] -> the last feature map (B, channels, h, w); normalises the images itself."""
 
     def __init__(
         self,
@@ -66,7 +88,7 @@ class Backbone(nn.Module):
         std: tuple[float, ...] = IMAGENET_STD,
     ) -> None:
         super().__init__()
-        self.normalise = Normalise(mean, std, contiguous=pads_averages(trunk))
+        self.normalise = Normalise(mean, std, contiguous=has_padded_average_pooling(trunk))
         self.trunk = trunk
         self.channels = channels
 
@@ -74,36 +96,37 @@ class Backbone(nn.Module):
         return self.trunk_map(self.normalise(images))
 
     def trunk_map(self, normalised: Tensor) -> Tensor:
-        """The last feature map (B, channels, h, w) of images (B, 3, H, W) that are normalised already."""
+        """The last feature map (B, channels, h, w) of images (B, 3, H, W) that are already normalised."""
         features = self.trunk(normalised)
         return features[-1] if isinstance(features, list | tuple) else features
 
 
-class ReluAfter(nn.Sequential):
-    """DenseNet applies its last ReLU outside of its modules."""
+class SequentialThenRelu(nn.Sequential):
+    """The trunk of a DenseNet, whose last ReLU is not a module."""
 
     def forward(self, images: Tensor) -> Tensor:
         return functional.relu(super().forward(images))
 
 
 class TokenGrid(nn.Module):
-    """A transformer of timm whose last, normalised tokens lie on their grid: (B, 3, H, W) -> (B, C, H/stride, W/stride).
+    """A transformer of timm that returns its last, normalised tokens as a map: (B, 3, H, W) -> (B, C, H/stride,
+    W/stride).
 
-    UserError for sides that are no multiple of the patch.
+    UserError for sides that are not multiples of the patch size.
     """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        model.prune_intermediate_layers(1)  # cuts off the head and what pools for it, which no gradient would reach
+        model.prune_intermediate_layers(1)  # removes the head and its pooling, which would get no gradient
         self.model = model
         self.patch = int(model.patch_embed.patch_size[0])
 
     def forward(self, images: Tensor) -> Tensor:
         if images.shape[2] % self.patch or images.shape[3] % self.patch:
             sides = f"{images.shape[3]} x {images.shape[2]} px"
-            fix = f"take a multiple of {self.patch} px"
+            fix = f"use a multiple of {self.patch} px"
             raise UserError(
-                f"the backbone cuts images into patches of {self.patch} px, and {sides} are no multiple",
+                f"the backbone splits images into patches of {self.patch} px, and {sides} are not multiples of it",
                 where="crop",
                 fix=fix,
             )
@@ -112,12 +135,12 @@ class TokenGrid(nn.Module):
 
 
 def build_backbone(name: str, init: str, neck: nn.Module | None = None) -> Backbone:
-    """The backbone of a classifier without its head.
+    """The backbone of a classifier, without its head.
 
     name: a classifier of torchvision, or `timm:<name>`.  init: `imagenet`, `none` or the URI of a state dict.
-    neck: more layers of the same classifier of torchvision, with the names that they have there; their weights are filled in too.
-    UserError for an unknown name, for a net without a feature map, and for weights that cannot be had or do not fit, those of
-    the neck included: a file that holds the trunk alone is refused, for millions of random weights would go unnoticed.
+    neck: further layers of the same torchvision classifier, with torchvision's parameter names; their weights are
+    loaded too. A file without them is refused, because millions of random weights would go unnoticed.
+    UserError for an unknown name, a net without a feature map, and weights that are missing or do not fit.
     """
     if name.startswith("timm:"):
         backbone = _from_timm(name.removeprefix("timm:"), imagenet=init == "imagenet")
@@ -130,13 +153,13 @@ def build_backbone(name: str, init: str, neck: nn.Module | None = None) -> Backb
         found = read_state_dict(init)
         load_weights(backbone.trunk, found, init)
     if neck is not None and init != "none":
-        load_weights(neck, found, init, f"layers behind the backbone {name}", WHOLE)
+        load_weights(neck, found, init, f"layers after the backbone {name}", WHOLE_CLASSIFIER_FIX)
     return backbone
 
 
 def _unknown(name: str, known: list[str], library: str) -> UserError:
     near = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
-    hint = f"did you mean {', '.join(near)}?" if near else f"see the list of models in the documentation of {library}"
+    hint = f"did you mean {', '.join(near)}?" if near else f"see the list of models in {library}'s documentation"
     return UserError(f"{library} has no model {name!r}", where="backbone", fix=hint)
 
 
@@ -146,15 +169,15 @@ def _torchvision_model(name: str, imagenet: bool) -> nn.Module:
     known = models.list_models(module=models)
     if name not in known:
         raise _unknown(name, known, "torchvision")
-    if not imagenet and name.startswith(SLOW_START):
+    if not imagenet and name.startswith(SLOW_INIT):
         with torch.device("meta"):
             return models.get_model(name, weights=None, **({"init_weights": False} if name == "inception_v3" else {}))
     try:
-        # V1 everywhere: the published methods started from these, and the newer weights fine-tune differently.
+        # V1 everywhere: the published methods used these, and the newer weights fine-tune differently.
         return models.get_model(name, weights="IMAGENET1K_V1" if imagenet else None)
     except (URLError, TimeoutError, ConnectionError) as error:
         raise UserError(
-            f"the ImageNet weights of {name} could not be fetched: {error}", where="init", fix=OFFLINE_FIX
+            f"the ImageNet weights of {name} could not be downloaded: {error}", where="init", fix=OFFLINE_FIX
         ) from None
 
 
@@ -164,11 +187,11 @@ def _trunk_of(name: str, model: nn.Module) -> Backbone:
     )
     if parts is None:
         raise UserError(
-            f"{name} ends in no feature map that this program can use",
+            f"{name} has no final feature map that this program can use",
             where="backbone",
             fix="use a convolutional net such as resnet50",
         )
-    kind = ReluAfter if name.startswith("densenet") else nn.Sequential
+    kind = SequentialThenRelu if name.startswith("densenet") else nn.Sequential
     trunk: nn.Module = kind(OrderedDict((part, getattr(model, part)) for part in parts))
     if any(parameter.is_meta for parameter in trunk.parameters()):
         trunk = kaiming_init_(trunk.to_empty(device="cpu"))
@@ -181,7 +204,7 @@ def _count_channels(trunk: nn.Module) -> int:
     was_training = trunk.training
     trunk.eval()
     with torch.no_grad():
-        channels = int(trunk(torch.zeros(1, 3, SMALL_SIDE, SMALL_SIDE)).shape[1])
+        channels = int(trunk(torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE)).shape[1])
     trunk.train(was_training)
     return channels
 
@@ -206,14 +229,38 @@ def _from_timm(name: str, imagenet: bool) -> Backbone:
             channels = trunk.feature_info.channels()[-1]
     except (OSError, URLError) as error:
         raise UserError(
-            f"the ImageNet weights of timm:{name} could not be fetched: {error}", where="init", fix=OFFLINE_FIX
+            f"the ImageNet weights of timm:{name} could not be downloaded: {error}", where="init", fix=OFFLINE_FIX
         ) from None
     except (RuntimeError, AttributeError) as error:
         raise UserError(
-            f"timm:{name} shows no feature maps: {error}",
+            f"timm:{name} gives no feature maps: {error}",
             where="backbone",
             fix="use a convolutional net such as resnet50",
         ) from None
-    published = timm.get_pretrained_cfg(name)
-    given: Mapping[str, Any] = published.to_dict() if published else {}
-    return Backbone(trunk, channels, given.get("mean", IMAGENET_MEAN), given.get("std", IMAGENET_STD))
+    pretrained_cfg = timm.get_pretrained_cfg(name)
+    values: Mapping[str, Any] = pretrained_cfg.to_dict() if pretrained_cfg else {}
+    return Backbone(trunk, channels, values.get("mean", IMAGENET_MEAN), values.get("std", IMAGENET_STD))
+
+
+def has_padded_average_pooling(net: nn.Module) -> bool:
+    """Whether some layer of a net is an average pooling with padding.
+
+    torchvision's Inception blocks call it in their `forward`, so they are recognised by their class.
+    """
+    blocks = (inception.InceptionA, inception.InceptionC, inception.InceptionE)
+    return any(
+        isinstance(module, blocks) or (isinstance(module, nn.AvgPool2d) and module.padding not in (0, (0, 0)))
+        for module in net.modules()
+    )
+
+
+def memory_format(net: nn.Module, device: torch.device) -> torch.memory_format:
+    """The memory format to train a net in: channels_last, which is faster, except where its gradients would be wrong.
+
+    On a GPU the gradient of a padded average pooling is shifted by the padding if its input is channels_last (seen with
+    torch 2.11 on an H200; pytorch issue 188344, fixed in July 2026). Nets that have one use the contiguous format
+    there.
+    """
+    if device.type == "cuda" and has_padded_average_pooling(net):
+        return torch.contiguous_format
+    return torch.channels_last

@@ -1,4 +1,4 @@
-"""B-CNN (Lin et al. 2015, arXiv 1504.07889): products of all pairs of channels, averaged over the positions, and a linear layer."""
+"""B-CNN (Lin et al. 2015, arXiv 1504.07889): bilinear pooling of the last feature map, and a linear layer."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from ufgvc.methods.method import Method, Outputs, method
 from ufgvc.methods.recipe import Recipe, Stage
 from ufgvc.methods.resnet50 import classification_loss
 
-# Both stages, the batch and the sizes are those of HaoMood/bilinear-cnn (methods.md 7). A rate of 1 fits inputs of length 1 that
-# are spread over 262,144 numbers. There the short side becomes 448 and a square is cut out; here photographs become square (so
-# the random crop is gone: only the mirror is left of it). The signed root with eps 1e-8 is fast-MPN-COV's, for both nets:
-# HaoMood's sqrt(x + 1e-5) can not take the negative entries behind a matrix root. There the rate falls by the accuracy on the
-# test set, and the second stage starts from the epoch that was best on it; here by the score that `plateau` names, and from the
-# last epoch.
+# Stages, batch size and image sizes of HaoMood/bilinear-cnn. A learning rate of 1 fits inputs of length 1 with 262,144
+# entries. Differences from that code:
+# - It resizes the short side to 448 and crops a square; here images are resized to a square, so of its random crop and
+#   flip only the flip is left.
+# - The signed square root with eps 1e-8 is fast-MPN-COV's, for both nets: sqrt(x + 1e-5) of HaoMood is undefined for
+# the   negative entries that a matrix square root has.
+# - It lowers the rate by the accuracy on the test set and starts the second stage from the epoch that was best on it;
+#   here the score of `schedule: plateau` lowers the rate, and the second stage starts from the last epoch.
 RECIPE = Recipe(
     stages=(
         Stage(epochs=55, lr=1.0, weight_decay=1e-8, schedule="plateau", gamma=0.1, patience=3, frozen=("backbone",)),
@@ -36,22 +38,24 @@ class BilinearOptions(Settings):
 
     backbone: str = Field(
         "vgg16",
-        description="a torchvision model by its name, without its last max-pooling, or `timm:<name>` where timm is installed; with C "
-        "channels in the last map the classifier sees C x C numbers",
+        description="name of a torchvision model, without its last max-pooling, or `timm:<name>`; C channels in the "
+        "last map give an embedding of C x C numbers",
     )
 
 
 class BilinearNet(nn.Module):
-    """Images (B, 3, H, W) in [0, 1] -> "features" (B, C, h, w), "embedding" (B, C C) float32 of length 1, "logits" (B, K) float32.
+    """Images (B, 3, H, W) in [0, 1] -> Outputs.
 
-    iterations: Newton-Schulz steps towards the square root of the pooled matrix (improved B-CNN); None: no root.
+    "features" (B, C, h, w), "embedding" (B, C * C) float32 of L2 norm 1, "logits" (B, K) float32: bilinear pooling,
+    signed square root, L2 normalisation and a linear layer.
+    iterations: Newton-Schulz steps for the square root of the pooled matrix (improved B-CNN); None: no matrix root.
     """
 
     def __init__(self, backbone: nn.Module, channels: int, num_classes: int, iterations: int | None = None) -> None:
         super().__init__()
         self.backbone = backbone
         self.iterations = iterations
-        # With bias: only the codes around DCL leave it out (methods.md 1), the published B-CNNs have it.
+        # With bias, as in the published B-CNNs.
         self.classifier = nn.Linear(channels * channels, num_classes)
 
     def forward(self, images: Tensor) -> Outputs:
@@ -66,7 +70,7 @@ class BilinearNet(nn.Module):
 
 
 def build_fine_backbone(name: str, init: str) -> Backbone:
-    """The backbone up to its last ReLU where a max-pooling follows it (VGG, AlexNet), else whole; tensors keep their names."""
+    """`build_backbone` without the last max-pooling of VGG and AlexNet; parameters keep their names."""
     backbone = build_backbone(name, init)
     layers = getattr(backbone.trunk, "features", None)
     if isinstance(layers, nn.Sequential) and isinstance(layers[-1], nn.MaxPool2d):
@@ -76,6 +80,7 @@ def build_fine_backbone(name: str, init: str) -> Backbone:
 
 @method("bcnn", BilinearOptions)
 def build_bcnn(num_classes: int, init: str, options: BilinearOptions) -> Method:
+    """`Method` of B-CNN; see `ufgvc.methods.build`."""
     backbone = build_fine_backbone(options.backbone, init)
     return Method(
         name="bcnn",

@@ -1,4 +1,4 @@
-"""Improved B-CNN (Lin and Maji 2017, arXiv 1707.06772): B-CNN on the square root of the pooled matrix."""
+"""Improved B-CNN (Lin and Maji 2017, arXiv 1707.06772): B-CNN with the matrix square root of the pooled matrix."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from ufgvc.methods.resnet50 import classification_loss
 class ImprovedOptions(BilinearOptions):
     """Options of improved B-CNN."""
 
-    # In float32 the rounding error in directions without variance grows by half each step, so there is an end to it.
-    iterations: int = Field(
-        10, ge=1, le=20, description="Newton-Schulz steps towards the square root of the pooled matrix"
-    )
+    # Bounded, because in float32 the rounding error in directions without variance grows by half in every step.
+    iterations: int = Field(10, ge=1, le=20, description="Newton-Schulz steps for the square root of the pooled matrix")
 
 
 @method("improved_bcnn", ImprovedOptions)
 def build_improved_bcnn(num_classes: int, init: str, options: ImprovedOptions) -> Method:
+    """`Method` of improved B-CNN; see `ufgvc.methods.build`."""
     backbone = build_fine_backbone(options.backbone, init)
     return Method(
         name="improved_bcnn",

@@ -1,7 +1,4 @@
-"""InceptionV3: average pooling, dropout and a new linear layer, with an auxiliary classifier that learns beside it.
-
-Szegedy et al. 2016 (arXiv 1512.00567), as torchvision builds it.
-"""
+"""InceptionV3 with its auxiliary classifier (Szegedy et al. 2016, arXiv 1512.00567), as torchvision builds it."""
 
 from __future__ import annotations
 
@@ -14,28 +11,28 @@ from torchvision.models.inception import InceptionAux
 
 from ufgvc.core.config import Settings
 from ufgvc.methods.backbones import Backbone, build_backbone
-from ufgvc.methods.layers.init import kaiming_init_
 from ufgvc.methods.method import Batch, LossParts, Method, Outputs, method
 from ufgvc.methods.resnet50 import GlobalAverage, classification_loss, cross_entropy, plain_method
+from ufgvc.methods.weights import kaiming_init_
 
+# The map that the auxiliary classifier takes: the block that it follows, and the number of its channels.
 MIDDLE, MIDDLE_CHANNELS = "Mixed_6e", 768
-MIDDLE_SIDE = 17  # cells of that map at 299 px, and the fewest that the auxiliary convolutions take
+MIDDLE_SIDE = 17  # side of that map in cells at 299 px; the auxiliary convolutions need at least so many
 
 
 class InceptionOptions(Settings):
     """Options of InceptionV3."""
 
-    dropout: float = Field(
-        0.5, ge=0, lt=1, description="share of the pooled values that are zeroed before the classifier"
-    )
+    dropout: float = Field(0.5, ge=0, lt=1, description="dropout probability before the classifier")
     auxiliary_weight: float = Field(0.4, gt=0, description="weight of the auxiliary classifier's cross-entropy")
 
 
 class InceptionNet(nn.Module):
-    """Images (B, 3, H, W) in [0, 1], sides of 75 px or more -> "features" (B, 2048, h, w), "embedding" (B, 2048),
-    "logits" and "auxiliary" (B, K).
+    """Images (B, 3, H, W) in [0, 1] with sides of at least 75 px -> Outputs.
 
-    The auxiliary classifier has torchvision's name, so that its pretrained convolutions fit; only its last layer is new.
+    "features" (B, 2048, h, w), "embedding" (B, 2048), "logits" (B, K) and "auxiliary" (B, K).
+    The auxiliary classifier keeps torchvision's name, so that its pretrained convolutions can be loaded; only its last
+    layer is new.
     """
 
     def __init__(self, backbone: Backbone, auxiliary: InceptionAux, num_classes: int, dropout: float) -> None:
@@ -56,7 +53,7 @@ class InceptionNet(nn.Module):
         }
 
     def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(last map (B, 2048, h, w), the map that the auxiliary classifier sees (B, 768, h', w'))."""
+        """(last map (B, 2048, h, w), input of the auxiliary classifier (B, 768, h', w'))."""
         features = middle = self.backbone.normalise(images)
         for name, part in self.backbone.trunk.named_children():
             features = part(features)
@@ -66,20 +63,21 @@ class InceptionNet(nn.Module):
 
 
 def enlarge(middle: Tensor) -> Tensor:
-    """The map itself from 299 px on; the cells of a smaller one are repeated, so that small crops can be trained as well."""
+    """Enlarges a map (B, C, h, w) to at least MIDDLE_SIDE cells a side by repeating cells, for crops under 299 px."""
     height, width = max(middle.shape[2], MIDDLE_SIDE), max(middle.shape[3], MIDDLE_SIDE)
     return middle if middle.shape[2:] == (height, width) else functional.adaptive_avg_pool2d(middle, (height, width))
 
 
 def inception_losses(outputs: Outputs, batch: Batch) -> LossParts:
-    """The cross-entropy of either classifier."""
+    """Cross-entropy of both classifiers: "classification" and "auxiliary"."""
     return classification_loss(outputs, batch) | {"auxiliary": cross_entropy(outputs["auxiliary"], batch.labels)}
 
 
-# The recipe is that of all plain nets, whose crop of 384 px is above the 299 px of ImageNet. Dropout is torchvision's, the
-# auxiliary weight that of its training script; no source states either for these leaves.
+# The recipe of all plain nets, whose crop of 384 px is above the 299 px of ImageNet. Dropout is torchvision's and the
+# auxiliary weight is that of its training script; no source states either for these leaves.
 @method("inception_v3", InceptionOptions)
 def build_inception_v3(num_classes: int, init: str, options: InceptionOptions) -> Method:
+    """`Method` of InceptionV3; see `ufgvc.methods.build`."""
     auxiliary = InceptionAux(MIDDLE_CHANNELS, num_classes)
     convolutions = nn.ModuleDict({"AuxLogits": nn.ModuleDict({"conv0": auxiliary.conv0, "conv1": auxiliary.conv1})})
     kaiming_init_(convolutions)

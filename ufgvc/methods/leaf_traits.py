@@ -1,91 +1,93 @@
-"""Ours: what a botanist would measure of a leaf, beside what a trunk sees of it; both with a cosine head of their own.
+"""Our method with leaf traits: the mean logits of a network and of hand-made features, each with its own cosine head.
 
-The outline and the veins in polar coordinates about the leaf's middle, and its colour. They are found as the masks of kind `structure`
-are (what differs from the background, bright lines within it) but without boxes, so neither masks nor a detector are needed.
+The features are outline and veins in polar coordinates around the leaf's centroid, and colour. They are found like the
+masks of kind `structure`, but without boxes, so neither masks nor a detector are needed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Literal
 
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ufgvc.core.config import Settings, unique
 from ufgvc.methods.backbones import build_backbone
-from ufgvc.methods.layers.average_norm import AverageNorm
-from ufgvc.methods.layers.leaf_segmentation import erode_leaf, find_leaf, mean_inside, ridges
-from ufgvc.methods.layers.polar import polar, spectrum
-from ufgvc.methods.layers.tokens import HeadKind, TokenHead, token_losses
+from ufgvc.methods.layers.leaf_measures import TRAITS, Trait
+from ufgvc.methods.layers.leaf_segmentation import erode_leaf, find_leaf
 from ufgvc.methods.method import Batch, LossParts, Method, Outputs, method
-from ufgvc.methods.region_tokens import RECIPE
+from ufgvc.methods.region_tokens import RECIPE, HeadKind, TokenHead, token_losses
 
-Trait = Literal["outline", "veins", "colour"]
-HARMONICS = 12
-SOFT = 1e-3  # of a harmonic's size; without it the root would turn the rounding of what is 0 into a trait
+
+class LeafTraitsControl(Settings):
+    """Control experiments of the classifier with leaf traits."""
+
+    trunk: bool = Field(
+        True, description="false: the prediction uses the traits only, the network is trained all the same"
+    )
 
 
 class LeafTraitsOptions(Settings):
     """Options of the classifier with leaf traits."""
 
-    backbone: str = Field(
-        "resnet50", description="a torchvision model by its name, or `timm:<name>` where timm is installed"
-    )
+    backbone: str = Field("resnet50", description="name of a torchvision model, or `timm:<name>` if timm is installed")
     traits: tuple[Trait, ...] = Field(
-        ("outline", "veins", "colour"), description="what is measured; none: the trunk alone"
+        ("outline", "veins", "colour"), description="traits that are measured; none: the network only"
     )
-    head: HeadKind = Field("cosine", description="of trunk and traits; linear is a control")
-    scale: float = Field(16.0, gt=0, description="cosine heads: logits are this times the cosine")
+    head: HeadKind = Field("cosine", description="head of network and traits; linear is a control")
+    scale: float = Field(16.0, gt=0, description="cosine heads: logits are this factor times the cosine")
     token_weight: float = Field(1.0, ge=0, description="weight of the mean cross-entropy of the two heads")
-    trunk: bool = Field(True, description="control: false leaves the trunk's head out of the prediction")
+    control: LeafTraitsControl = Field(LeafTraitsControl(), description="control experiments")
 
     _each_once = field_validator("traits")(unique)
 
 
-def outline(images: Tensor, leaf: Tensor, inside: Tensor) -> Tensor:
-    """How the leaf (B, 1, H, W) fills 12 rings out to 2.2 radii: (B, 144), softened root of the size of each ring's harmonics."""
-    rings = polar(leaf, leaf, rings=24, reach=2.2).unflatten(2, (12, 2)).mean(dim=3)
-    return (spectrum(rings, HARMONICS).flatten(1) + SOFT).sqrt()
+class CumulativeBatchNorm(nn.BatchNorm1d):
+    """Batch normalisation (B, C) -> (B, C) without affine parameters.
 
+    In training with the batch's statistics, in evaluation with the averages of mean and variance over all training
+    batches (torch's `momentum=None`).
+    """
 
-def veins(images: Tensor, leaf: Tensor, inside: Tensor) -> Tensor:
-    """How bright lines fill 5 rings out to 1.4 radii: (B, 60), softened root of the size of each ring's harmonics."""
-    rings = polar(ridges(images, inside), leaf, rings=15, reach=1.4).unflatten(2, (5, 3)).mean(dim=3)
-    return (spectrum(rings, HARMONICS).flatten(1) + SOFT).sqrt()
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, momentum=None, affine=False)
 
+    def forward(self, values: Tensor) -> Tensor:
+        if not self.training or values.device.type == "cpu":
+            return super().forward(values)
+        return self.normalise_without_sync(values)
 
-def colour(images: Tensor, leaf: Tensor, inside: Tensor) -> Tensor:
-    """Means over the leaf without its rim: the shares of red and green, and the brightness; (B, 3) in [0, 1]."""
-    shares = images / images.sum(dim=1, keepdim=True).clamp(min=1e-6)
-    seen = torch.cat([shares[:, :2], images.mean(dim=1, keepdim=True)], dim=1)
-    return mean_inside(seen, inside).flatten(1)
-
-
-# How many numbers a trait has, and what measures it: (images (B, 3, H, W), leaf (B, 1, H, W), the leaf without its rim) -> (B, numbers).
-MEASURES: dict[Trait, tuple[int, Callable[[Tensor, Tensor, Tensor], Tensor]]] = {
-    "outline": (12 * HARMONICS, outline),
-    "veins": (5 * HARMONICS, veins),
-    "colour": (3, colour),
-}
+    def normalise_without_sync(self, values: Tensor) -> Tensor:
+        """torch's own forward in training mode, but without reading the number of batches back to the host."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        mean, variance = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)
+        normed = functional.batch_norm(values, mean, variance, training=True, momentum=1.0, eps=self.eps)
+        self.num_batches_tracked.add_(1)
+        share = self.num_batches_tracked.to(mean.dtype).reciprocal()
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(variance, share)
+        return normed
 
 
 class LeafTraitsNet(nn.Module):
-    """Images (B, 3, H, W) in [0, 1] -> "features", "embedding" (the trunk's token), "token_logits" (B, 2, K) of trunk and traits (one
-    token without traits), "logits" (B, K), their mean.
+    """Images (B, 3, H, W) in [0, 1] -> Outputs.
+
+    "features" (B, C, h, w), "embedding" (B, C), "token_logits" (B, 2, K) of network and traits (B, 1, K without
+    traits), "logits" (B, K), their mean.
     """
 
     def __init__(self, backbone: nn.Module, channels: int, num_classes: int, options: LeafTraitsOptions) -> None:
         super().__init__()
         self.backbone, self.traits = backbone, options.traits
-        self.heard = slice(1 if options.traits and not options.trunk else 0, None)
+        self.predicting = slice(1 if options.traits and not options.control.trunk else 0, None)
         self.classifier = TokenHead(channels, num_classes, options.head, options.scale)
-        # A trait's numbers have units of their own: each is told in standard deviations, averaged over the whole training, because a
-        # batch has few leaves. Whether a trait is told in 3 numbers or in 144, it weighs the same.
-        sizes = {trait: MEASURES[trait][0] for trait in options.traits}
-        self.standardise = nn.ModuleDict({trait: AverageNorm(size) for trait, size in sizes.items()})
+        # Features are standardised with statistics of the whole training, because a batch has few images.
+        sizes = {trait: TRAITS[trait][0] for trait in options.traits}
+        self.standardise = nn.ModuleDict({trait: CumulativeBatchNorm(size) for trait, size in sizes.items()})
         self.heads = nn.ModuleDict(
             {"traits": TokenHead(sum(sizes.values()), num_classes, options.head, options.scale)}
             if options.traits
@@ -103,30 +105,32 @@ class LeafTraitsNet(nn.Module):
             "features": features,
             "embedding": embedding,
             "token_logits": token_logits,
-            "logits": token_logits[:, self.heard].mean(dim=1),
+            "logits": token_logits[:, self.predicting].mean(dim=1),
         }
 
     def token(self, images: Tensor) -> Tensor:
-        """All traits in use as one vector, float32."""
-        told = {trait: self.standardise[trait](values) for trait, values in self.measure(images).items()}
-        return torch.cat([values / math.sqrt(values.shape[1]) for values in told.values()], dim=1)
+        """All traits in use as one vector (B, sum of their dims) float32; each trait is scaled by 1 / sqrt(dim)."""
+        traits = {trait: self.standardise[trait](values) for trait, values in self.measure(images).items()}
+        return torch.cat([values / math.sqrt(values.shape[1]) for values in traits.values()], dim=1)
 
     @torch.no_grad()
     def measure(self, images: Tensor) -> dict[str, Tensor]:
-        """{trait: (B, its numbers)} float32 of the traits in use; nothing here learns."""
+        """{trait: (B, dim)} float32 of the traits in use; without parameters."""
         with torch.autocast(images.device.type, enabled=False):
             images = images.float()
             leaf = find_leaf(images)
-            inside = erode_leaf(leaf)
-            return {trait: MEASURES[trait][1](images, leaf, inside) for trait in self.traits}
+            interior = erode_leaf(leaf)
+            return {trait: TRAITS[trait][1](images, leaf, interior) for trait in self.traits}
 
 
 def leaf_traits_losses(outputs: Outputs, batch: Batch) -> LossParts:
+    """`token_losses` of network and traits."""
     return token_losses(outputs, batch.labels)
 
 
 @method("leaf_traits", LeafTraitsOptions)
 def build_leaf_traits(num_classes: int, init: str, options: LeafTraitsOptions) -> Method:
+    """`Method` of the classifier with leaf traits; see `ufgvc.methods.build`."""
     backbone = build_backbone(options.backbone, init)
     return Method(
         name="leaf_traits",

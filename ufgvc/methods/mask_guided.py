@@ -1,4 +1,4 @@
-"""The paper's method: masks of veins and contour teach the net where to look (paper III-B and III-C)."""
+"""The paper's method: attention maps that are trained on vein and contour masks (paper sections III-B and III-C)."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.types import Region
 from ufgvc.methods.backbones import build_backbone
 from ufgvc.methods.layers.attention import Activation, MaskAttention, Statistics, fuse
-from ufgvc.methods.layers.mask_controls import Guide, guided_by
+from ufgvc.methods.layers.mask_controls import MaskControl, mask_views
 from ufgvc.methods.method import Batch, LossParts, Method, Outputs, method
 from ufgvc.methods.recipe import Recipe, Stage
 from ufgvc.methods.resnet50 import cross_entropy
 
-Reading = Literal["paper", "released_code"]
+Variant = Literal["paper", "released_code"]
 
-RECIPES: dict[Reading, Recipe] = {
-    # Rate, momentum, schedule and transforms are the text's. It gives the rest as "almost the same" as DCL, whose code has
-    # new layers at 10 times the rate, batches of 16, 360 epochs and no weight decay.
+RECIPES: dict[Variant, Recipe] = {
+    # Learning rate, momentum, schedule and transforms as in the text. It says that the rest is "almost the same" as in
+    # DCL, whose code has new layers at 10 times the rate, batches of 16, 360 epochs and no weight decay.
     "paper": Recipe(
         stages=(
             Stage(
@@ -35,33 +35,33 @@ RECIPES: dict[Reading, Recipe] = {
         batch_size=16,
         resize=512,
         crop=448,
-        test_view="resize",
+        eval_view="resize",
     ),
     "released_code": Recipe(
         stages=(Stage(epochs=300, lr=8e-4, momentum=0.938, schedule="step", step_epochs=60, gamma=0.13),),
         batch_size=16,
         resize=512,
         crop=448,
-        test_view="center_crop",
+        eval_view="center_crop",
     ),
 }
 
 
 class Fusion(Settings):
-    """Weights of the fused map F' = base F + vein A_vein F + contour A_contour F. An empty one is taken from the reading.
+    """Weights of the fused map F' = base F + vein A_vein F + contour A_contour F (Eq. 5); None: the variant's value.
 
-    They are rescaled to sum to 1 over the base and the regions in use.
+    They are rescaled to sum to 1 over the base and the regions in use (Eq. 6).
     """
 
     base: float | None = Field(None, ge=0, description="weight of the plain features (paper: 0.3)")
-    vein: float | None = Field(None, ge=0, description="weight of the features under the vein attention (paper: 0.5)")
+    vein: float | None = Field(None, ge=0, description="weight of the features times the vein attention (paper: 0.5)")
     contour: float | None = Field(
-        None, ge=0, description="weight of the features under the contour attention (paper: 0.2)"
+        None, ge=0, description="weight of the features times the contour attention (paper: 0.2)"
     )
 
 
 class LossWeights(Settings):
-    """Weights of the parts of the loss. An empty one is taken from the reading."""
+    """Weights of the losses (Eq. 8); None: the variant's value."""
 
     classification: float | None = Field(None, ge=0, description="weight of the cross-entropy (paper: 1)")
     vein: float | None = Field(None, ge=0, description="weight of the vein attention's squared error (paper: 0.1)")
@@ -70,43 +70,45 @@ class LossWeights(Settings):
     )
 
 
+class MaskGuidedControl(MaskControl):
+    """Control experiments of the mask-guided classifier."""
+
+    maps: Literal["separate", "shared"] = Field(
+        "separate",
+        description="shared: one convolution for all regions, as in the released code, so their maps are equal",
+    )
+    statistics: Statistics = Field(
+        "mean_max", description="all: the attention is computed from all channels instead of their mean and maximum"
+    )
+    gain: float = Field(1.0, gt=0, description="the fused map is multiplied by this constant")
+
+
 class MaskGuidedOptions(Settings):
     """Options of the mask-guided classifier."""
 
-    backbone: str = Field(
-        "resnet50", description="a torchvision model by its name, or `timm:<name>` where timm is installed"
-    )
+    backbone: str = Field("resnet50", description="name of a torchvision model, or `timm:<name>` if timm is installed")
     regions: tuple[Region, ...] = Field(
-        ("vein", "contour"), description="the regions whose masks guide the net; none: plain features"
+        ("vein", "contour"), description="regions with an attention map; none: plain features"
     )
     activation: Activation = Field(
         "sigmoid",
-        description="of the attention: softmax is the paper's Eq. 4, which hardly learns; softmax_peak divides it by its maximum",
+        description="of the attention: softmax is the paper's Eq. 4, which hardly learns; softmax_peak divides "
+        "it by its maximum",
     )
-    reading: Reading = Field(
+    variant: Variant = Field(
         "paper",
-        description="learning rate, schedule, test view and weights as the paper's text or as its released code has them",
+        description="learning rate, schedule, evaluation view and weights of the paper's text or of its released code",
     )
     fusion: Fusion = Field(Fusion(), description="weights of the fused map")
     loss_weights: LossWeights = Field(LossWeights(), description="weights of the losses")
-    maps: Literal["separate", "shared"] = Field(
-        "separate",
-        description="control: shared has one convolution for all regions, as the released code, whose maps are then the same",
-    )
-    statistics: Statistics = Field(
-        "mean_max", description="control: all lets the attention see every channel instead of mean and maximum"
-    )
-    guide: Guide = Field(
-        "mask", description="control: what guides the attention; shuffled: another leaf's masks; centre: a round blob"
-    )
-    gain: float = Field(1.0, gt=0, description="control: the fused map is multiplied by this constant")
+    control: MaskGuidedControl = Field(MaskGuidedControl(), description="control experiments")
 
     _each_once = field_validator("regions")(unique)
 
 
-def published_weights(reading: Reading, regions: tuple[str, ...]) -> tuple[dict[str, float], dict[str, float]]:
-    """(fusion weights, loss weights) as the text or the released code has them for these regions."""
-    if reading == "paper":
+def published_weights(variant: Variant, regions: tuple[str, ...]) -> tuple[dict[str, float], dict[str, float]]:
+    """(fusion weights, loss weights) of the paper's text or of its released code for these regions."""
+    if variant == "paper":
         return {"base": 0.3, "vein": 0.5, "contour": 0.2}, {"classification": 1.0, "vein": 0.1, "contour": 0.1}
     if len(regions) == 1:
         return {"base": 0.65, "vein": 0.35, "contour": 0.35}, {"classification": 1.0, "vein": 0.2, "contour": 0.2}
@@ -114,34 +116,37 @@ def published_weights(reading: Reading, regions: tuple[str, ...]) -> tuple[dict[
 
 
 def chosen_weights(options: MaskGuidedOptions) -> tuple[dict[str, float], dict[str, float]]:
-    """(fusion weights that sum to 1, loss weights) of the base or classification and of the regions in use."""
-    fusion, losses = published_weights(options.reading, options.regions)
+    """(fusion weights that sum to 1, loss weights) for the regions in use. UserError if all fusion weights are 0."""
+    fusion, losses = published_weights(options.variant, options.regions)
     fusion |= options.fusion.model_dump(exclude_none=True)
     losses |= options.loss_weights.model_dump(exclude_none=True)
     fusion = {name: fusion[name] for name in ("base", *options.regions)}
     total = sum(fusion.values())
     if total <= 0:
-        raise UserError("the fusion weights in use are all 0", where="fusion", fix="give one of them a weight above 0")
+        raise UserError("the fusion weights in use are all 0", where="fusion", fix="set one of them above 0")
     return {name: weight / total for name, weight in fusion.items()}, {
         name: losses[name] for name in ("classification", *options.regions)
     }
 
 
 def attention_target(mask: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """What an attention map should look like: the mask's mean over each cell, divided by its own maximum.
+    """Target of an attention map (M_gt of Eq. 7): the mask's mean over each cell, divided by its maximum.
 
     mask: (B, 1, H, W) float in [0, 1].  size: (h, w) of the attention map.
-    Returns the target (B, 1, h, w) in [0, 1] with maximum 1, and (B,) bool: False where nothing of the mask is left, with a
-    target of zeros.
+    Returns the target (B, 1, h, w) in [0, 1] with maximum 1, and (B,) bool: False for empty masks, whose target is 0.
     """
     target = functional.adaptive_avg_pool2d(mask, size)
     peak = target.amax(dim=(1, 2, 3), keepdim=True)
-    left = peak > 0
-    return torch.where(left, target / peak.clamp(min=torch.finfo(target.dtype).tiny), 0.0), left.flatten()
+    nonempty = peak > 0
+    return torch.where(nonempty, target / peak.clamp(min=torch.finfo(target.dtype).tiny), 0.0), nonempty.flatten()
 
 
 class MaskGuidedNet(nn.Module):
-    """Images (B, 3, H, W) in [0, 1] -> "features" F, "attention" {region: A_r (B, 1, h, w)}, "fused" F', "embedding", "logits"."""
+    """Images (B, 3, H, W) in [0, 1] -> Outputs.
+
+    "features" F (B, C, h, w), "attention" {region: A_r (B, 1, h, w)}, "fused" F' (B, C, h, w), "embedding" (B, C),
+    "logits" (B, K).
+    """
 
     def __init__(
         self,
@@ -153,13 +158,13 @@ class MaskGuidedNet(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.fusion, self.gain = dict(fusion), options.gain
+        self.fusion, self.gain = dict(fusion), options.control.gain
         regions = [region for region in fusion if region != "base"]
-        # A convolution for each region: the released code shares one, so that both of its maps are the same.
-        self.layer_of = {region: "shared" if options.maps == "shared" else region for region in regions}
+        # One convolution for each region; the released code shares one, so its two maps are equal.
+        self.layer_of = {region: "shared" if options.control.maps == "shared" else region for region in regions}
         self.attention = nn.ModuleDict(
             {
-                name: MaskAttention(options.activation, options.statistics, channels)
+                name: MaskAttention(options.activation, options.control.statistics, channels)
                 for name in dict.fromkeys(self.layer_of.values())
             }
         )
@@ -177,20 +182,24 @@ class MaskGuidedNet(nn.Module):
 
 
 def region_target(batch: Batch, region: str, attention: Tensor) -> tuple[Tensor, Tensor]:
-    """`attention_target` of a batch's masks for an attention map (B, 1, h, w), and (B,) bool: the images that have that mask.
+    """`attention_target` of a batch's masks for an attention map (B, 1, h, w), and (B,) bool: images that have the
+    mask.
 
-    UserError if the batch has no masks of that region.
+    UserError if the batch has no masks of the region.
     """
     if region not in batch.masks:
         raise UserError(
-            f"training needs the {region} masks", fix=f"make them with `ufgvc mask`, or leave {region} out of `regions`"
+            f"training needs the {region} masks", fix=f"make them with `ufgvc mask`, or remove {region} from `regions`"
         )
     target, has = attention_target(batch.masks[region].to(attention.dtype), (attention.shape[2], attention.shape[3]))
     return target, has & batch.has_mask[region] if region in batch.has_mask else has
 
 
 def mask_guided_losses(outputs: Outputs, batch: Batch, regions: tuple[str, ...]) -> LossParts:
-    """Cross-entropy, and for each region the squared error of its attention to the target (Eq. 7), over the images that have that mask."""
+    """Cross-entropy "classification", and for each region the mean squared error of its attention map (Eq. 7).
+
+    Images without a mask of the region do not count for its loss.
+    """
     parts = {"classification": cross_entropy(outputs["logits"], batch.labels)}
     for region in regions:
         attention = outputs["attention"][region]
@@ -203,12 +212,14 @@ def mask_guided_losses(outputs: Outputs, batch: Batch, regions: tuple[str, ...])
 
 @method("mask_guided", MaskGuidedOptions)
 def build_mask_guided(num_classes: int, init: str, options: MaskGuidedOptions) -> Method:
+    """`Method` of the mask-guided classifier; see `ufgvc.methods.build`."""
     fusion, loss_weights = chosen_weights(options)
-    # The model tells the weights that it was trained with, not that they were left to the reading.
+    # A saved model records the weights that it was trained with, not that they were the variant's defaults.
     options = options.model_copy(update={"fusion": Fusion(**fusion), "loss_weights": LossWeights(**loss_weights)})
     backbone = build_backbone(options.backbone, init)
-    # In the released code the attention learns at the backbone's rate; the text's "as DCL" raises that of every new layer.
-    head = ("classifier", "attention") if options.reading == "paper" else ("classifier",)
+    # The released code trains the attention at the backbone's rate; by the text ("as DCL") all new layers have a higher
+    # one.
+    head = ("classifier", "attention") if options.variant == "paper" else ("classifier",)
     return Method(
         name="mask_guided",
         num_classes=num_classes,
@@ -216,9 +227,9 @@ def build_mask_guided(num_classes: int, init: str, options: MaskGuidedOptions) -
         net=MaskGuidedNet(backbone, backbone.channels, num_classes, fusion, options),
         losses=partial(mask_guided_losses, regions=options.regions),
         loss_weights=loss_weights,
-        recipe=RECIPES[options.reading],
+        recipe=RECIPES[options.variant],
         head=head,
         regions=options.regions,
-        views=guided_by(options.guide),
+        views=mask_views(options.control.guide),
         last_map="fused",
     )

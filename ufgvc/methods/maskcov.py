@@ -1,4 +1,4 @@
-"""MaskCOV (Yu et al., Pattern Recognition 2021): masked and shuffled views, and a net that predicts the patches' covariances."""
+"""MaskCOV (Yu et al., Pattern Recognition 2021): masked and shuffled views, predicted patch covariances."""
 
 from __future__ import annotations
 
@@ -12,48 +12,47 @@ from ufgvc.core.config import Settings
 from ufgvc.data.transfer import to_device
 from ufgvc.methods.backbones import build_backbone
 from ufgvc.methods.dcl import absolute_error, stack_views
-from ufgvc.methods.layers.shuffle import cut, paste, rearrange, shuffle_chances, swap_order
+from ufgvc.methods.layers.shuffle import num_shuffle_uniforms, paste_patches, permute_patches, split_patches, swap_order
 from ufgvc.methods.method import Batch, LossParts, Method, Outputs, method
 from ufgvc.methods.recipe import Recipe, Stage
 from ufgvc.methods.resnet50 import cross_entropy
 
-# All of it from the released code and its script. Its README gives batches of 8 for Cotton80.
+# The values of the released code and its script. Its README gives batches of 8 for Cotton80.
 RECIPE = Recipe(
     stages=(Stage(epochs=160, lr=1e-3, head_lr_factor=10.0, momentum=0.9, schedule="step", step_epochs=60, gamma=0.1),),
     batch_size=16,
     resize=440,
     crop=384,
     rotate=15.0,
-    test_view="resize",
+    eval_view="resize",
 )
 
 
 class MaskCOVWeights(Settings):
-    """Weights of the parts of MaskCOV's loss."""
+    """Weights of MaskCOV's losses."""
 
     classification: float = Field(
-        1.0, ge=0, description="weight of the cross-entropy of the classes, of all three views"
+        1.0, ge=0, description="weight of the cross-entropy of the classes, over all three views"
     )
-    shuffled: float = Field(1.0, ge=0, description="weight of the cross-entropy of in order against shuffled")
+    shuffled: float = Field(1.0, ge=0, description="weight of the cross-entropy of unshuffled against shuffled")
     covariance: float = Field(
-        1.0, ge=0, description="weight of the error of the covariances, gamma in the released code (0.01 for cars)"
+        1.0, ge=0, description="weight of the L1 error of the covariances; gamma in the released code (0.01 for cars)"
     )
 
 
 class MaskCOVOptions(Settings):
     """Options of MaskCOV."""
 
-    backbone: str = Field(
-        "resnet50", description="a torchvision model by its name, or `timm:<name>` where timm is installed"
-    )
-    grid: int = Field(2, ge=2, le=16, description="images are cut into grid x grid patches, one of which is masked")
+    backbone: str = Field("resnet50", description="name of a torchvision model, or `timm:<name>` if timm is installed")
+    grid: int = Field(2, ge=2, le=16, description="images are split into grid x grid patches, one of which is masked")
     loss_weights: MaskCOVWeights = Field(MaskCOVWeights(), description="weights of the losses")
 
 
 class MaskCOVNet(nn.Module):
-    """Images (B, 3, H, W) in [0, 1] -> "features" (B, C, h, w), "embedding" (B, C), "logits" (B, K), "shuffled", "covariance".
+    """Images (B, 3, H, W) in [0, 1] -> Outputs.
 
-    "shuffled": (B, 2), 1 for in order.  "covariance": (B, grid * grid * 9), patch by patch.  Tests use the logits only.
+    "features" (B, C, h, w), "embedding" (B, C), "logits" (B, K), "shuffled" (B, 2) with index 1 for unshuffled images,
+    "covariance" (B, grid * grid * 9) patch by patch. Evaluation uses the logits only.
     """
 
     def __init__(self, backbone: nn.Module, channels: int, num_classes: int, grid: int) -> None:
@@ -76,40 +75,42 @@ class MaskCOVNet(nn.Module):
 
 
 def colour_covariance(patches: Tensor) -> Tensor:
-    """Covariance of the colours over the pixels of each patch, divided by their number less 1.
+    """Unbiased covariance of the colour channels over the pixels of each patch.
 
     patches: (B, n, 3, h, w) of at least two pixels.  Returns (B, n, 3, 3) float32.
     """
-    # In float64: a GPU may round the factors of a float32 product to 10 bits.
+    # In float64, because a GPU may use TF32 (10 bits) for float32 products.
     pixels = patches.flatten(3).double()
     pixels = pixels - pixels.mean(dim=3, keepdim=True)
     return (pixels @ pixels.mT / (pixels.shape[3] - 1)).float()
 
 
 def maskcov_views(batch: Batch, grid: int) -> Batch:
-    """The images, the images with a patch blackened, the shuffled images with the patch now in that place blackened.
+    """Three views: the images, the images with one patch black, and the shuffled images with the same position black.
 
-    extra: "in_order" (3B,) bool and "covariance" (3B, grid * grid * 9), of the pixels in [0, 1], row by row of each patch's
-    3 x 3, patch by patch in reading order, zeros where the patch is blackened.
+    Adds to `extra`: "in_order" (3B,) bool and "covariance" (3B, grid * grid * 9) of the pixels in [0, 1]: the 3 x 3
+    matrices row by row, patch by patch in reading order, zeros for the black patch.
     """
     device, count = batch.images.device, len(batch.labels)
-    order = to_device(swap_order(batch.chance[:, :-1], grid), device)
-    masked = to_device((batch.chance[:, -1:] * (grid * grid)).long(), device)
-    kept = (torch.arange(grid * grid, device=device) != masked).view(count, -1, 1, 1)
+    order = to_device(swap_order(batch.uniforms[:, :-1], grid), device)
+    masked = to_device((batch.uniforms[:, -1:] * (grid * grid)).long(), device)
+    visible = (torch.arange(grid * grid, device=device) != masked).view(count, -1, 1, 1)
 
-    patches = cut(batch.images, grid)
+    patches = split_patches(batch.images, grid)
     covariance = colour_covariance(patches)
-    some, some_shuffled = kept[..., None] * patches, kept[..., None] * rearrange(patches, order)
-    targets = [covariance, kept * covariance, kept * rearrange(covariance, order)]
+    some, some_shuffled = visible[..., None] * patches, visible[..., None] * permute_patches(patches, order)
+    targets = [covariance, visible * covariance, visible * permute_patches(covariance, order)]
     extra = {
         "in_order": (torch.arange(3, device=device) < 2).repeat_interleave(count),
         "covariance": torch.cat(targets).flatten(1),
     }
-    return stack_views(batch, [batch.images, paste(some, batch.images), paste(some_shuffled, batch.images)], extra)
+    return stack_views(
+        batch, [batch.images, paste_patches(some, batch.images), paste_patches(some_shuffled, batch.images)], extra
+    )
 
 
 def maskcov_losses(outputs: Outputs, batch: Batch) -> LossParts:
-    """Cross-entropy of the class and of in order against shuffled, and the error of the covariances, each over the three views."""
+    """Cross-entropies "classification" and "shuffled", and L1 error "covariance", each over the three views."""
     return {
         "classification": cross_entropy(outputs["logits"], batch.labels),
         "shuffled": cross_entropy(outputs["shuffled"], batch.extra["in_order"].long()),
@@ -119,6 +120,7 @@ def maskcov_losses(outputs: Outputs, batch: Batch) -> LossParts:
 
 @method("maskcov", MaskCOVOptions)
 def build_maskcov(num_classes: int, init: str, options: MaskCOVOptions) -> Method:
+    """`Method` of MaskCOV; see `ufgvc.methods.build`."""
     backbone = build_backbone(options.backbone, init)
     return Method(
         name="maskcov",
@@ -130,8 +132,8 @@ def build_maskcov(num_classes: int, init: str, options: MaskCOVOptions) -> Metho
         recipe=RECIPE,
         head=("classifier", "shuffled", "covariance"),
         views=partial(maskcov_views, grid=options.grid),
-        # One more for the patch that is masked.
-        chances=shuffle_chances("coded", options.grid) + 1,
+        # One more for the index of the masked patch.
+        num_uniforms=num_shuffle_uniforms("coded", options.grid) + 1,
         images_forwarded=3.0,
         min_side=max(32, 2 * options.grid),
     )

@@ -1,4 +1,4 @@
-"""The contract of a method: what a net takes and gives, and what the trainer may ask of it."""
+"""The `Method` interface: inputs and outputs of a net, its losses, and what the training loop may use."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from ufgvc.core.config import Settings
 from ufgvc.core.registry import Registry
 from ufgvc.methods.recipe import Recipe
 
-# "logits" (B, K), "embedding" (B, D) and what the losses and pictures need; "attention" is a dict of tensors.
+# "logits" (B, K), "embedding" (B, D), the last map and what the losses need; "attention" is a dict of tensors.
 Outputs = dict[str, Any]
-SEEN = "seen"
-# Unweighted: the sum over what was counted, and the count. Their quotient over all ranks is the loss.
+POOLED_FEATURES = "pooled_features"  # what exported nets return in place of the last map
+# {name: (sum, count)}, unweighted. The loss is the quotient of both, each summed over all ranks.
 LossParts = dict[str, tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one training step sees. B images; regions are "vein" and "contour".
+    """A training batch of B images; regions are "vein" and "contour".
 
     images: (B, 3, H, W) float in [0, 1], RGB.  labels: (B,) int64.  masks: {region: (B, 1, H, W) float in [0, 1]}.
-    has_mask: {region: (B,) bool}, False where the image has no mask of that region (its mask is then ignored).
-    extra: {name: tensor}, what a method's views add for its losses.
-    chance: (B, Method.chances) float64 uniform in [0, 1), on the CPU; a method's views draw from it, so that an image's views
-    depend on seed, epoch and image only, not on the batch or the rank.
+    has_mask: {region: (B,) bool}, False for images without a mask of that region (their mask is ignored).
+    extra: {name: tensor}, targets that a method's views add for its losses.
+    uniforms: (B, Method.num_uniforms) float64 uniform in [0, 1), on the CPU: the random numbers of a method's views, so
+    that an image's views depend on seed, epoch and image only, not on the batch or the rank.
     """
 
     images: Tensor
@@ -36,34 +36,27 @@ class Batch:
     masks: Mapping[str, Tensor] = field(default_factory=dict)
     has_mask: Mapping[str, Tensor] = field(default_factory=dict)
     extra: Mapping[str, Tensor] = field(default_factory=dict)
-    chance: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.float64))
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        def move(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            return {name: tensor.to(device, non_blocking=non_blocking) for name, tensor in tensors.items()}
-
-        images = self.images.to(device, non_blocking=non_blocking)
-        labels = self.labels.to(device, non_blocking=non_blocking)
-        return Batch(images, labels, move(self.masks), move(self.has_mask), move(self.extra), self.chance)
+    uniforms: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.float64))
 
 
 def no_views(batch: Batch) -> Batch:
+    """The batch itself, for methods that train on plain images."""
     return batch
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to tell cultivars apart, as a value.
+    """A classification method as a value: its net, losses, views and recipe.
 
-    net: images (B, 3, H, W) in [0, 1] -> Outputs. Everything learnable is inside (DDP wraps it), and so is the
-    normalisation: a saved net takes plain RGB. Its last linear layer is `net.classifier`.
-    losses: (outputs, batch) -> LossParts, unweighted and without parameters of its own; the total is the sum of
-    loss_weights[name] * sum / count.  views: training only, makes the batch that the net sees from the plain one.
-    head: prefixes of the parameter names in `net` that are new, not pretrained; they form the optimizer's group "head".
-    chances: how many uniform numbers an image's views draw.  images_forwarded: what one training image costs, in passes of a
-    whole image (a view or part of half the side counts a quarter).  min_side: the smallest crop in pixels that the net takes.
-    regions: the masks that training needs.  last_map: the output (B, C, h, w) before pooling, for class activation maps.
-    options: every option as JSON values; build(name, num_classes, **options) and the state dict make the method again.
+    net: images (B, 3, H, W) in [0, 1] -> Outputs. It holds all parameters (DDP wraps it) and normalises the images, so
+    a saved net takes plain RGB. Its last linear layer is `net.classifier`.
+    losses: (outputs, batch) -> LossParts, unweighted and without parameters; the total loss is the sum of
+    loss_weights[name] * sum / count.  views: training only; turns a plain batch into the batch that the net gets.
+    head: prefixes of the parameter names in `net` that are not pretrained; they form the optimizer's group "head".
+    num_uniforms: random numbers that the views of an image need.  images_forwarded: cost of a training image in forward
+    passes of a whole image (a view of half the side counts a quarter).  min_side: smallest crop in pixels.
+    regions: masks that training needs.  last_map: name of the output (B, C, h, w) before pooling.
+    options: all options as JSON values; build(name, num_classes, **options) and the state dict restore the method.
     """
 
     name: str
@@ -76,31 +69,31 @@ class Method:
     head: tuple[str, ...] = ("classifier",)
     regions: tuple[str, ...] = ()
     views: Callable[[Batch], Batch] = no_views
-    chances: int = 0
+    num_uniforms: int = 0
     images_forwarded: float = 1.0
     min_side: int = 32
     last_map: str = "features"
 
     def is_head(self, parameter: str) -> bool:
-        """Whether a parameter of the net, by its name, belongs to the new layers."""
+        """Whether a parameter of the net, given by name, belongs to the new layers."""
         return any(parameter == prefix or parameter.startswith(f"{prefix}.") for prefix in self.head)
 
     def predict(self, images: Tensor, model: nn.Module | None = None) -> Tensor:
-        """Logits (B, K) float32 as the method is tested; the average with the mirror image where its recipe says so.
+        """Logits (B, K) float32 in evaluation; averaged with the flipped image if the recipe has `mirror`.
 
-        images: (B, 3, H, W) float in [0, 1].  model: what wraps the net (DDP, compiled); the net itself if None.
-        The caller sets eval mode and turns gradients off.
+        images: (B, 3, H, W) float in [0, 1].  model: the net wrapped by DDP or torch.compile; None: the net itself.
+        The caller sets eval mode and disables gradients.
         """
-        return self._tested(images, self.net if model is None else model)[0]
+        return self._forward_eval(images, self.net if model is None else model)[0]
 
-    def look(self, images: Tensor, model: nn.Module | None = None) -> tuple[Tensor, Tensor]:
-        """The logits of `predict`, and what the net saw: the mean over the cells of its last map, (B, C) float32, unmirrored."""
-        logits, outputs = self._tested(images, self.net if model is None else model)
-        # An exported net gives the mean, not the map.
-        seen = outputs[SEEN] if SEEN in outputs else outputs[self.last_map].float().mean(dim=(2, 3))
-        return logits, seen
+    def predict_with_features(self, images: Tensor, model: nn.Module | None = None) -> tuple[Tensor, Tensor]:
+        """Logits as of `predict`, and the mean of the last map over its cells, (B, C) float32, without flip."""
+        logits, outputs = self._forward_eval(images, self.net if model is None else model)
+        if POOLED_FEATURES in outputs:  # of an exported net
+            return logits, outputs[POOLED_FEATURES]
+        return logits, outputs[self.last_map].float().mean(dim=(2, 3))
 
-    def _tested(self, images: Tensor, model: nn.Module) -> tuple[Tensor, Outputs]:
+    def _forward_eval(self, images: Tensor, model: nn.Module) -> tuple[Tensor, Outputs]:
         outputs: Outputs = model(images)
         logits = outputs["logits"].float()
         if self.recipe.mirror:
@@ -114,7 +107,7 @@ Builder = Callable[[int, str, Any], Method]
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered method: the class of its options (the defaults are the published ones) and what builds it."""
+    """A registered method: its options class, whose defaults are the published values, and its builder."""
 
     options: type[Settings]
     build: Builder
@@ -124,10 +117,10 @@ METHODS: Registry[Entry] = Registry("method")
 
 
 def method(name: str, options: type[Settings]) -> Callable[[Builder], Builder]:
-    """Decorator that files a builder under a name that configurations use."""
+    """Decorator that registers a builder under the name that configurations use."""
 
-    def keep(builder: Builder) -> Builder:
+    def register(builder: Builder) -> Builder:
         METHODS.register(name)(Entry(options, builder))
         return builder
 
-    return keep
+    return register

@@ -1,4 +1,4 @@
-"""fast-MPN-COV, also iSQRT-COV (Li et al. 2018, arXiv 1712.01034): the square root of the channels' covariance, and a linear layer."""
+"""fast-MPN-COV, also called iSQRT-COV (Li et al. 2018, arXiv 1712.01034): square root of the channel covariance."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ufgvc.methods.method import Method, Outputs, method
 from ufgvc.methods.recipe import Recipe, Stage
 from ufgvc.methods.resnet50 import classification_loss
 
-# The released code's fine-tuning (methods.md 9). It starts from a net that was trained on ImageNet with the covariance head, and
-# raises the rate of the classifier only; here the 1x1 convolution and its BatchNorm are new too and learn as fast.
-# There the short side becomes 448 and the middle is cut out; here photographs become square.
+# Fine-tuning of the released code. It starts from a net that was trained on ImageNet with the covariance head and
+# raises the rate of the classifier only; here the 1x1 convolution and its BatchNorm are new too and get the same rate.
+# It resizes the short side to 448 and crops the centre; here images are resized to a square.
 RECIPE = Recipe(
     stages=(Stage(epochs=100, lr=1.2e-3, head_lr_factor=5.0, weight_decay=1e-4, schedule="constant"),),
     batch_size=10,
@@ -31,21 +31,23 @@ RECIPE = Recipe(
 class CovarianceOptions(Settings):
     """Options of fast-MPN-COV."""
 
-    backbone: str = Field(
-        "resnet50", description="a torchvision model by its name, or `timm:<name>` where timm is installed"
-    )
+    backbone: str = Field("resnet50", description="name of a torchvision model, or `timm:<name>` if timm is installed")
     last_stride: Literal[1, 2] = Field(
         1,
-        description="stride of a ResNet's last stage: 1 doubles the sides of its map; 2, the usual one, suits any backbone",
+        description="stride of a ResNet's last stage: 1 doubles the sides of its map; 2 works with any backbone",
     )
     dimension: int = Field(
-        256, ge=2, le=1024, description="channels whose covariance is taken; the classifier sees d (d + 1) / 2 numbers"
+        256, ge=2, le=1024, description="channels d after the 1x1 convolution; the embedding has d (d + 1) / 2 numbers"
     )
-    iterations: int = Field(5, ge=1, le=20, description="Newton-Schulz steps towards the square root of the covariance")
+    iterations: int = Field(5, ge=1, le=20, description="Newton-Schulz steps for the square root of the covariance")
 
 
 class CovarianceNet(nn.Module):
-    """Images (B, 3, H, W) in [0, 1] -> "features" (B, C, h, w), "embedding" (B, d (d + 1) / 2) float32, "logits" (B, K) float32."""
+    """Images (B, 3, H, W) in [0, 1] -> Outputs.
+
+    "features" (B, C, h, w), "embedding" (B, d (d + 1) / 2) float32, the upper triangle of the square root of the
+    covariance, "logits" (B, K) float32.
+    """
 
     def __init__(self, backbone: nn.Module, channels: int, num_classes: int, dimension: int, iterations: int) -> None:
         super().__init__()
@@ -66,16 +68,16 @@ class CovarianceNet(nn.Module):
 
 
 def keep_resolution(backbone: Backbone, name: str) -> None:
-    """Sets every stride of a ResNet's last stage to 1. The weights stay as they are. UserError if there is no such stage."""
+    """Sets every stride of a ResNet's last stage to 1; weights are unchanged. UserError if there is no such stage."""
     last = getattr(backbone.trunk, "layer4", nn.Identity())
     layers = [layer for layer in last.modules() if isinstance(layer, nn.Conv2d | nn.AvgPool2d | nn.MaxPool2d)]
     strided = [layer for layer in layers if layer.stride in (2, (2, 2))]
-    # Some ResNets of timm pool beside their convolutions; with stride 1 such a pooling yields another size than these.
+    # Some ResNets of timm also use pooling layers, which with stride 1 have another output size than the convolutions.
     if not strided or not all(isinstance(layer, nn.Conv2d) for layer in strided):
         raise UserError(
-            f"{name} has no last stage whose convolutions alone halve the map",
+            f"{name} has no last stage in which only convolutions have a stride of 2",
             where="last_stride",
-            fix="use a ResNet of torchvision, or 2",
+            fix="use a ResNet of torchvision, or `last_stride: 2`",
         )
     for layer in strided:
         layer.stride = (1, 1)
@@ -83,6 +85,7 @@ def keep_resolution(backbone: Backbone, name: str) -> None:
 
 @method("mpn_cov", CovarianceOptions)
 def build_mpn_cov(num_classes: int, init: str, options: CovarianceOptions) -> Method:
+    """`Method` of fast-MPN-COV; see `ufgvc.methods.build`."""
     backbone = build_backbone(options.backbone, init)
     if options.last_stride == 1:
         keep_resolution(backbone, options.backbone)

@@ -1,4 +1,4 @@
-"""NTS-Net: a navigator finds telling parts, a teacher grades them, a scrutinizer decides (Yang et al., ECCV 2018)."""
+"""NTS-Net (Yang et al., ECCV 2018): a navigator proposes parts, a teacher scores them, a scrutinizer classifies."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ufgvc.core.config import Settings
 from ufgvc.core.errors import UserError
 from ufgvc.data.transfer import to_device
 from ufgvc.methods.backbones import Backbone, build_backbone
-from ufgvc.methods.layers.anchors import SHAPES, choose, cut_out, make_anchors, to_boxes
+from ufgvc.methods.layers.anchors import ANCHORS_PER_CELL, crop_and_resize, make_anchors, select_proposals, to_boxes
 from ufgvc.methods.method import Batch, LossParts, Method, Outputs, method
 from ufgvc.methods.recipe import Recipe, Stage
 from ufgvc.methods.resnet50 import cross_entropy
 
-# The released code's, for birds (methods.md 8). No source states one for leaves; with few images in an epoch the milestones
-# come after few steps.
+# The released code's values for birds. No source states any for leaves; with few images an epoch the milestones come
+# after few steps.
 RECIPE = Recipe(
     stages=(
         Stage(
@@ -27,9 +27,9 @@ RECIPE = Recipe(
     batch_size=16,
     resize=600,
     crop=448,
-    test_view="center_crop",
+    eval_view="center_crop",
 )
-OVERLAP = 0.25
+IOU_THRESHOLD = 0.25  # of non-maximum suppression
 DROPOUT = 0.5
 NAVIGATOR_WIDTH = 128
 
@@ -37,11 +37,9 @@ NAVIGATOR_WIDTH = 128
 class NtsNetOptions(Settings):
     """Options of NTS-Net."""
 
-    backbone: str = Field(
-        "resnet50", description="a torchvision model by its name, or `timm:<name>` where timm is installed"
-    )
-    proposals: int = Field(6, gt=0, description="parts of each image that are looked at and graded")
-    parts: int = Field(4, gt=0, description="the best of them, which decide together with the whole image")
+    backbone: str = Field("resnet50", description="name of a torchvision model, or `timm:<name>` if timm is installed")
+    proposals: int = Field(6, gt=0, description="parts of each image that are cropped and classified")
+    parts: int = Field(4, gt=0, description="best proposals that are classified together with the whole image")
 
     @model_validator(mode="after")
     def _parts_are_proposals(self) -> NtsNetOptions:
@@ -51,7 +49,7 @@ class NtsNetOptions(Settings):
 
 
 class Navigator(nn.Module):
-    """A feature map (B, C, h, h) -> one score (B, N) for each anchor, in the order of `make_anchors`."""
+    """Feature map (B, C, h, h) -> scores (B, N) of all anchors, in the order of `make_anchors`."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -60,7 +58,7 @@ class Navigator(nn.Module):
             nn.Conv2d(width, NAVIGATOR_WIDTH, kernel_size=3, stride=1 if level == 0 else 2, padding=1)
             for level, width in enumerate(inputs)
         )
-        self.scores = nn.ModuleList(nn.Conv2d(NAVIGATOR_WIDTH, shapes, kernel_size=1) for shapes in SHAPES)
+        self.scores = nn.ModuleList(nn.Conv2d(NAVIGATOR_WIDTH, shapes, kernel_size=1) for shapes in ANCHORS_PER_CELL)
 
     def forward(self, features: Tensor) -> Tensor:
         scores = []
@@ -71,11 +69,12 @@ class Navigator(nn.Module):
 
 
 class NtsNet(nn.Module):
-    """Square images (B, 3, S, S) in [0, 1] -> the decision over the whole image and its best parts. M proposals, P parts, C channels.
+    """Square images (B, 3, S, S) in [0, 1] -> Outputs. M proposals, P parts, C channels.
 
-    "features" (B, C, h, h); "boxes" (B, M, 4) int64 (top, left, bottom, right), best first; "scores" (B, M), the navigator's, of these;
-    "raw_logits" (B, K) of the image alone; "part_logits" (B, M, K) of each proposal alone; "embedding" (B, (P + 1) C): the
-    first P proposals, then the image; "logits" (B, K), its linear layer, which alone is asked in tests.
+    "features" (B, C, h, h), "boxes" (B, M, 4) int64 (top, left, bottom, right), best first, "scores" (B, M) of these
+    boxes by the navigator, "raw_logits" (B, K) of the whole image, "part_logits" (B, M, K) of each proposal,
+    "embedding" (B, (P + 1) * C): the first P proposals, then the image, "logits" (B, K) of the embedding. Evaluation
+    uses "logits" only.
     ValueError for images that are not square, UserError for images with fewer anchors than proposals.
     """
 
@@ -84,7 +83,7 @@ class NtsNet(nn.Module):
         self.proposals, self.parts = proposals, parts
         self.backbone = backbone
         self.navigator = Navigator(backbone.channels)
-        # The released code makes this module anew in each pass, so that it drops in tests, too, and its accuracy is random.
+        # The released code creates this module in each forward pass, so its dropout stays active in evaluation.
         self.dropout = nn.Dropout(DROPOUT)
         self.raw_classifier = nn.Linear(backbone.channels, num_classes)
         self.part_classifier = nn.Linear(backbone.channels, num_classes)
@@ -93,14 +92,14 @@ class NtsNet(nn.Module):
     def forward(self, images: Tensor) -> Outputs:
         if images.shape[2] != images.shape[3]:
             raise ValueError(f"NTS-Net takes square images, not {images.shape[3]} x {images.shape[2]} px")
-        # Zero is now the mean colour: what a part shows beyond the image's edge.
+        # Parts are padded with zeros, so they are cropped after normalisation, where zero is the mean colour.
         normalised = self.backbone.normalise(images)
         features = self.backbone.trunk_map(normalised)
         whole = self._pool(features)
         boxes, scores = self._propose(features, images.shape[3])
-        # A pass of its own: BatchNorm counts the parts apart from the images, as the released code does.
-        cuts = cut_out(normalised.detach(), boxes, images.shape[3] // 2)
-        proposals = self._pool(self.backbone.trunk_map(cuts)).unflatten(0, (-1, self.proposals))
+        # A separate pass, so that BatchNorm normalises parts and images separately, as the released code does.
+        crops = crop_and_resize(normalised.detach(), boxes, images.shape[3] // 2)
+        proposals = self._pool(self.backbone.trunk_map(crops)).unflatten(0, (-1, self.proposals))
         embedding = torch.cat([proposals[:, : self.parts].flatten(1), whole], dim=1)
         return {
             "features": features,
@@ -117,47 +116,49 @@ class NtsNet(nn.Module):
         return pooled
 
     def _propose(self, features: Tensor, side: int) -> tuple[Tensor, Tensor]:
-        """(boxes (B, M, 4), their scores (B, M) float32), best first."""
-        # Detached: the ranking loss sums many terms and would drive the backbone.  In float32: bfloat16 scores tie.
+        """(boxes (B, M, 4) int64, scores (B, M) float32), best first."""
+        # Detached, because the ranking loss sums many terms and would dominate the backbone's gradient.
+        # In float32, because bfloat16 scores tie.
         with torch.autocast(features.device.type, enabled=False):
             scores = self.navigator(features.detach().float())
         if scores.shape[1] < self.proposals:
-            what = f"an image of {side} px has {scores.shape[1]} places to propose, fewer than {self.proposals}"
-            raise UserError(what, where="proposals", fix="ask for fewer proposals, or train on a larger crop")
+            what = f"an image of {side} px has {scores.shape[1]} anchors, fewer than {self.proposals} proposals"
+            raise UserError(what, where="proposals", fix="use fewer proposals, or train on a larger crop")
         boxes = to_device(to_boxes(make_anchors(features.shape[3], side)), features.device)
-        chosen = choose(scores.detach(), boxes, self.proposals, OVERLAP)
+        chosen = select_proposals(scores.detach(), boxes, self.proposals, IOU_THRESHOLD)
         return boxes[chosen], scores.gather(1, chosen)
 
 
-def ranking_loss(scores: Tensor, grades: Tensor) -> Tensor:
-    """(B,) the sum over the pairs (i, j) with grades_i < grades_j of max(0, 1 - scores_i + scores_j).
+def ranking_loss(scores: Tensor, losses: Tensor) -> Tensor:
+    """Pairwise hinge loss (B,): sum over pairs (i, j) with losses_i < losses_j of max(0, 1 - scores_i + scores_j).
 
-    scores: (B, M), the navigator's.  grades: (B, M), each part's own cross-entropy, only compared: a part that knows the label
-    better than another should score higher by at least 1.
+    scores: (B, M) of the navigator.  losses: (B, M), each part's cross-entropy; only their order matters. This is the
+    navigator's loss of the paper, with the hinge function as in its text.
     """
-    better = grades[:, :, None] < grades[:, None, :]
-    missing = (1 - scores[:, :, None] + scores[:, None, :]).clamp(min=0)
-    return torch.where(better, missing, 0.0).sum(dim=(1, 2))
+    better = losses[:, :, None] < losses[:, None, :]
+    hinge = (1 - scores[:, :, None] + scores[:, None, :]).clamp(min=0)
+    return torch.where(better, hinge, 0.0).sum(dim=(1, 2))
 
 
 def nts_losses(outputs: Outputs, batch: Batch) -> LossParts:
-    """Cross-entropy of the decision, of the image alone and of each proposal alone; the navigator's ranking loss per image."""
+    """Cross-entropies "classification", "raw" (whole image) and "parts" (each proposal), and "rank", `ranking_loss`."""
     part_logits = outputs["part_logits"].float()
     count, proposals, _ = part_logits.shape
-    grades = functional.cross_entropy(
+    part_losses = functional.cross_entropy(
         part_logits.flatten(0, 1), batch.labels.repeat_interleave(proposals), reduction="none"
     )
-    ranking = ranking_loss(outputs["scores"], grades.view(count, proposals))
+    ranking = ranking_loss(outputs["scores"], part_losses.view(count, proposals))
     return {
         "classification": cross_entropy(outputs["logits"], batch.labels),
         "raw": cross_entropy(outputs["raw_logits"], batch.labels),
-        "parts": (grades.sum(), grades.new_full((), float(grades.numel()))),
+        "parts": (part_losses.sum(), part_losses.new_full((), float(part_losses.numel()))),
         "rank": (ranking.sum(), ranking.new_full((), float(count))),
     }
 
 
 @method("nts_net", NtsNetOptions)
 def build_nts_net(num_classes: int, init: str, options: NtsNetOptions) -> Method:
+    """`Method` of NTS-Net; see `ufgvc.methods.build`."""
     backbone = build_backbone(options.backbone, init)
     return Method(
         name="nts_net",
@@ -169,6 +170,6 @@ def build_nts_net(num_classes: int, init: str, options: NtsNetOptions) -> Method
         recipe=RECIPE,
         head=("classifier", "navigator", "raw_classifier", "part_classifier"),
         images_forwarded=1 + options.proposals / 4,
-        # A part has half the side, and a backbone needs 32 px.
+        # A part has half the side of the image, and a backbone needs 32 px.
         min_side=64,
     )

@@ -1,4 +1,4 @@
-"""How a method was trained where it was published: plain values that the trainer reads and the user may override."""
+"""The published training recipe of a method as plain values; `TrainSettings` override some of them."""
 
 from __future__ import annotations
 
@@ -10,71 +10,63 @@ from ufgvc.core.config import Settings
 
 
 class Stage(Settings):
-    """One stretch of training with its own learning rate and, perhaps, frozen parts (stochastic gradient descent)."""
+    """A training stage: epochs of SGD with one learning rate schedule and, optionally, frozen modules."""
 
     epochs: int = Field(gt=0, description="epochs in this stage")
     lr: float = Field(gt=0, description="learning rate of the backbone at the start of the stage")
     head_lr_factor: float = Field(
-        1.0, gt=0, description="the new layers learn this many times faster than the backbone"
+        1.0, gt=0, description="learning rate of the new layers, as a multiple of the backbone's"
     )
-    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of the gradient descent")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
     weight_decay: float = Field(0.0, ge=0, description="L2 penalty on the weights")
     schedule: Literal["constant", "step", "milestones", "cosine", "plateau"] = Field(
-        "step", description="how the learning rate falls"
+        "step", description="learning rate schedule"
     )
-    step_epochs: int = Field(60, gt=0, description="`step`: the rate is multiplied by gamma after every so many epochs")
+    step_epochs: int = Field(
+        60, gt=0, description="`step`: epochs after which the rate is multiplied by gamma, again and again"
+    )
     milestones: tuple[int, ...] = Field(
-        (), description="`milestones`: the rate is multiplied by gamma when these epochs begin"
+        (), description="`milestones`: epochs at whose start the rate is multiplied by gamma"
     )
     gamma: float = Field(0.1, gt=0, le=1, description="factor of `step`, `milestones` and `plateau`")
     patience: int = Field(
         3,
         ge=0,
-        description="`plateau`: epochs without a better score before the rate falls; the score is the accuracy on held-out "
-        "training leaves, or on the training crops where none are held out, never the test leaves",
+        description="`plateau`: epochs without improvement before the rate is multiplied by gamma; the score is the "
+        "accuracy on held-out training leaves, or on training crops if none are held out, never on test leaves",
     )
-    warmup_epochs: int = Field(0, ge=0, description="the rate rises in a straight line over these first epochs")
-    frozen: tuple[str, ...] = Field(
-        (), description="modules of the net that do not learn in this stage, e.g. `backbone`"
-    )
+    warmup_epochs: int = Field(0, ge=0, description="epochs of linear warm-up")
+    frozen: tuple[str, ...] = Field((), description="modules of the net that are frozen in this stage, e.g. `backbone`")
 
 
 class Recipe(Settings):
-    """Everything about training that is not the net: stages, image sizes, transforms, batch size."""
+    """Stages, image sizes, augmentation and batch size of a training."""
 
     stages: tuple[Stage, ...] = Field(min_length=1)
-    batch_size: int = Field(16, gt=0, description="images in one step, over all workers together")
-    resize: int = Field(512, gt=0, description="side in pixels to which training photographs are resized (square)")
-    crop: int = Field(448, gt=0, description="side in pixels of the random crop, and of what the net sees in tests")
+    batch_size: int = Field(16, gt=0, description="images a step, summed over all workers")
+    resize: int = Field(512, gt=0, description="side in pixels to which training images are resized (square)")
+    crop: int = Field(448, gt=0, description="side in pixels of the random crop, and of the images in evaluation")
     rotate: float = Field(
-        0.0, ge=0, le=180, description="training photographs turn by up to so many degrees, either way"
+        0.0, ge=0, le=180, description="training images are rotated by up to this many degrees in both directions"
     )
-    test_view: Literal["resize", "center_crop"] = Field(
+    eval_view: Literal["resize", "center_crop"] = Field(
         "resize",
-        description="tests see the photograph resized to `crop`, or resized to `resize` and cropped in the middle",
+        description="in evaluation, images are resized to `crop`, or resized to `resize` and centre-cropped",
     )
-    mirror: bool = Field(False, description="tests average the logits of the photograph and of its mirror image")
+    mirror: bool = Field(False, description="in evaluation, logits are averaged over the image and its horizontal flip")
 
     @model_validator(mode="after")
     def _crop_fits(self) -> Recipe:
         if self.crop > self.resize:
-            raise ValueError(f"a crop of {self.crop} px does not fit into a photograph resized to {self.resize} px")
+            raise ValueError(f"a crop of {self.crop} px does not fit into an image resized to {self.resize} px")
         return self
 
     @property
     def epochs(self) -> int:
-        """Epochs of all stages together."""
+        """Sum of the epochs of all stages."""
         return sum(stage.epochs for stage in self.stages)
 
     @property
-    def test_resize(self) -> int:
-        """Side in pixels to which a test photograph is decoded, before `transforms.test_view` cuts `crop` out of it."""
-        return self.crop if self.test_view == "resize" else self.resize
-
-    def stage_at(self, epoch: int) -> tuple[int, int]:
-        """(index of the stage, epoch within that stage) of an epoch counted from 0 over all stages."""
-        for index, stage in enumerate(self.stages):
-            if epoch < stage.epochs:
-                return index, epoch
-            epoch -= stage.epochs
-        raise IndexError("epoch lies behind the last stage")
+    def eval_resize(self) -> int:
+        """Side in pixels to which images are resized in evaluation, before the centre crop."""
+        return self.crop if self.eval_view == "resize" else self.resize

@@ -1,61 +1,94 @@
-"""Ours: one token for the whole leaf and one for each region, each with a cosine head of its own.
+"""Our method with region tokens: one token for the whole leaf and one for each region, each with its own cosine head.
 
-An attention that sees every channel finds each region on the finer map (stride 16 in a ResNet); the features under it, averaged with
-weights that sum to 1, are the region's token. Unlike a gain on the feature map (`mask_guided`), a token can not fade: its length is
-normalised away. Masks are needed in training only.
+An attention map over all channels locates each region on the finer map (stride 16 in a ResNet); the attention-weighted
+mean of the features is the region's token. Unlike a gain on the feature map (`mask_guided`), a token cannot fade,
+because the cosine normalises its length. Masks are needed in training only.
 """
 
 from __future__ import annotations
 
 from functools import partial
+from typing import Literal
 
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ufgvc.core.config import Settings, unique
 from ufgvc.core.types import Region
 from ufgvc.methods.backbones import Backbone, build_backbone
-from ufgvc.methods.layers.mask_controls import Guide, guided_by
-from ufgvc.methods.layers.tokens import HeadKind, TokenHead, token_losses
+from ufgvc.methods.layers.mask_controls import MaskControl, mask_views
 from ufgvc.methods.mask_guided import region_target
 from ufgvc.methods.method import Batch, LossParts, Method, Outputs, method
 from ufgvc.methods.recipe import Recipe, Stage
+from ufgvc.methods.resnet50 import cross_entropy
 
-# Of both methods of ours, so there is nothing published to follow: mask_guided's sizes and transforms, the usual momentum and a cosine.
+# Of both our methods, so nothing is published: sizes and transforms of mask_guided, the usual momentum, a cosine
+# schedule.
 RECIPE = Recipe(
     stages=(Stage(epochs=360, lr=3e-3, head_lr_factor=10.0, momentum=0.9, weight_decay=5e-4, schedule="cosine"),),
     batch_size=16,
     resize=512,
     crop=448,
-    test_view="resize",
+    eval_view="resize",
 )
+
+
+HeadKind = Literal["cosine", "linear"]
 
 
 class RegionTokensOptions(Settings):
     """Options of the classifier with region tokens."""
 
-    backbone: str = Field(
-        "resnet50", description="a torchvision model by its name, or `timm:<name>` where timm is installed"
-    )
+    backbone: str = Field("resnet50", description="name of a torchvision model, or `timm:<name>` if timm is installed")
     regions: tuple[Region, ...] = Field(
-        ("vein", "contour"), description="the regions that get a token beside the whole leaf's"
+        ("vein", "contour"), description="regions with a token, in addition to the whole leaf's"
     )
-    head: HeadKind = Field("cosine", description="of each token; linear is a control")
-    scale: float = Field(16.0, gt=0, description="cosine heads: logits are this times the cosine")
+    head: HeadKind = Field("cosine", description="head of each token; linear is a control")
+    scale: float = Field(16.0, gt=0, description="cosine heads: logits are this factor times the cosine")
     mask_weight: float = Field(
-        0.2, ge=0, description="weight of each region's Dice loss; 0 leaves the attention to itself"
+        0.2, ge=0, description="weight of each region's Dice loss; 0: the attention is not trained on masks"
     )
     token_weight: float = Field(1.0, ge=0, description="weight of the mean cross-entropy of the single heads")
-    guide: Guide = Field(
-        "mask", description="control: what guides the attention; shuffled: another leaf's masks; centre: a round blob"
-    )
+    control: MaskControl = Field(MaskControl(), description="control experiments")
 
     _each_once = field_validator("regions")(unique)
 
 
+class TokenHead(nn.Linear):
+    """Logits of one token: (B, D) -> (B, K).
+
+    cosine: scale times the cosine of the token and each class's weights, in [-scale, scale].  linear: without bias.
+    """
+
+    def __init__(self, channels: int, num_classes: int, kind: HeadKind, scale: float) -> None:
+        super().__init__(channels, num_classes, bias=False)
+        self.kind, self.scale = kind, scale
+
+    def forward(self, token: Tensor) -> Tensor:
+        # Without autocast: multiplied by the scale, bfloat16 would be off by several hundredths.
+        with torch.autocast(token.device.type, enabled=False):
+            token, weight = token.float(), self.weight
+            if self.kind == "linear":
+                return functional.linear(token, weight)
+            return self.scale * functional.linear(
+                functional.normalize(token, dim=1), functional.normalize(weight, dim=1)
+            )
+
+
+def token_losses(outputs: Outputs, labels: Tensor) -> LossParts:
+    """Cross-entropies "classification" of "logits" (B, K) and "tokens" of the heads' "token_logits" (B, T, K)."""
+    token_logits = outputs["token_logits"]
+    repeated = labels.repeat_interleave(token_logits.shape[1])
+    return {
+        "classification": cross_entropy(outputs["logits"], labels),
+        "tokens": cross_entropy(token_logits.flatten(0, 1), repeated),
+    }
+
+
 def two_maps(backbone: Backbone, images: Tensor) -> tuple[Tensor, Tensor]:
-    """(finer map, last map): a ResNet's layers 3 and 4; any other backbone gives its last map twice."""
+    """(finer map, last map) of images (B, 3, H, W): layers 3 and 4 of a ResNet; else the last map twice."""
     if not hasattr(backbone.trunk, "layer4"):
         last = backbone(images)
         return last, last
@@ -68,8 +101,10 @@ def two_maps(backbone: Backbone, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class RegionTokensNet(nn.Module):
-    """Images (B, 3, H, W) in [0, 1] -> "features" (the last map), "attention" {region: (B, 1, h, w) in (0, 1)}, "token_logits"
-    (B, 1 + regions, K), "embedding" (the whole leaf's token), "logits" (B, K), the mean of the heads'.
+    """Images (B, 3, H, W) in [0, 1] -> Outputs.
+
+    "features" (B, C, h, w), "attention" {region: (B, 1, h, w) in (0, 1)}, "token_logits" (B, 1 + regions, K),
+    "embedding" (B, C), the whole leaf's token, "logits" (B, K), the mean of the token logits.
     """
 
     def __init__(self, backbone: Backbone, finer_channels: int, num_classes: int, options: RegionTokensOptions) -> None:
@@ -83,10 +118,10 @@ class RegionTokensNet(nn.Module):
 
     def forward(self, images: Tensor) -> Outputs:
         finer, last = two_maps(self.backbone, images)
-        attention = {region: convolve(finer).float().sigmoid() for region, convolve in self.find.items()}
+        attention = {region: conv(finer).float().sigmoid() for region, conv in self.find.items()}
         embedding = last.float().mean(dim=(2, 3))
         logits = [self.classifier(embedding)]
-        logits += [self.heads[region](pooled(finer.float(), where)) for region, where in attention.items()]
+        logits += [self.heads[region](weighted_mean(finer.float(), weights)) for region, weights in attention.items()]
         token_logits = torch.stack(logits, dim=1)
         return {
             "features": last,
@@ -97,20 +132,25 @@ class RegionTokensNet(nn.Module):
         }
 
 
-def pooled(features: Tensor, weights: Tensor) -> Tensor:
-    """Mean of features (B, C, h, w) under weights (B, 1, h, w) >= 0: (B, C). Weights that are 0 everywhere give zeros."""
+def weighted_mean(features: Tensor, weights: Tensor) -> Tensor:
+    """Mean (B, C) of features (B, C, h, w) with weights (B, 1, h, w) >= 0; zeros if all weights are 0."""
     total = weights.sum(dim=(2, 3)).clamp(min=torch.finfo(weights.dtype).eps)
     return (features * weights).sum(dim=(2, 3)) / total
 
 
 def dice_loss(attention: Tensor, target: Tensor) -> Tensor:
-    """1 - 2 |A T| / (|A|^2 + |T|^2) for each image (B,), in [0, 1], of maps (B, 1, h, w) in [0, 1] (Milletari et al. 2016)."""
-    both = (attention * target).sum(dim=(1, 2, 3))
-    return 1 - 2 * both / (attention.square().sum(dim=(1, 2, 3)) + target.square().sum(dim=(1, 2, 3))).clamp(min=1e-6)
+    """1 - 2 sum(A T) / (sum(A^2) + sum(T^2)) for each image, (B,) in [0, 1] (V-Net, Milletari et al. 2016).
+
+    attention, target: (B, 1, h, w) in [0, 1].
+    """
+    overlap = (attention * target).sum(dim=(1, 2, 3))
+    return 1 - 2 * overlap / (attention.square().sum(dim=(1, 2, 3)) + target.square().sum(dim=(1, 2, 3))).clamp(
+        min=1e-6
+    )
 
 
 def region_tokens_losses(outputs: Outputs, batch: Batch, regions: tuple[str, ...]) -> LossParts:
-    """Cross-entropy of the mean logits, mean cross-entropy of the single heads, Dice loss of each region's attention."""
+    """`token_losses`, and for each region the Dice loss of its attention over the images that have its mask."""
     parts = token_losses(outputs, batch.labels)
     for region in regions:
         attention = outputs["attention"][region]
@@ -121,6 +161,7 @@ def region_tokens_losses(outputs: Outputs, batch: Batch, regions: tuple[str, ...
 
 @method("region_tokens", RegionTokensOptions)
 def build_region_tokens(num_classes: int, init: str, options: RegionTokensOptions) -> Method:
+    """`Method` of the classifier with region tokens; see `ufgvc.methods.build`."""
     backbone = build_backbone(options.backbone, init)
     return Method(
         name="region_tokens",
@@ -133,14 +174,14 @@ def build_region_tokens(num_classes: int, init: str, options: RegionTokensOption
         recipe=RECIPE,
         head=("classifier", "heads", "find"),
         regions=options.regions,
-        views=guided_by(options.guide),
+        views=mask_views(options.control.guide),
     )
 
 
 def finer_channels(backbone: Backbone) -> int:
-    """Channels of the finer map of `two_maps`."""
+    """Number of channels of the finer map of `two_maps`."""
     if not hasattr(backbone.trunk, "layer4"):
-        return backbone.channels  # not every such backbone takes a small image
+        return backbone.channels  # not all such backbones take images of 64 px
     was_training = backbone.training
     backbone.eval()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The plain baselines: `resnet50` (any backbone, average pooling, a linear layer), and what the other plain nets share with it."""
+"""The plain baseline `resnet50`: any backbone, average pooling and a linear layer. The other plain nets build on it."""
 
 from __future__ import annotations
 
@@ -12,25 +12,22 @@ from ufgvc.methods.backbones import build_backbone
 from ufgvc.methods.method import Batch, LossParts, Method, Outputs, method
 from ufgvc.methods.recipe import Recipe, Stage
 
-# The paper copies the rows of its five plain nets from MaskCOV, whose released code runs a plain backbone so: these sizes,
-# rotation, rate for all layers, schedule, batch and epochs (its README says batches of 8 for cotton: set --train.batch-size). No
-# source states the recipe of the rows themselves.
+# The paper copies the rows of its five plain nets from MaskCOV. No source states the recipe of these rows; this is how
+# MaskCOV's released code trains a plain backbone (its README gives batches of 8 for cotton: set --train.batch-size).
 RECIPE = Recipe(
     stages=(Stage(epochs=160, lr=1e-3, momentum=0.9, schedule="step", step_epochs=60, gamma=0.1),),
     batch_size=16,
     resize=440,
     crop=384,
     rotate=15.0,
-    test_view="resize",
+    eval_view="resize",
 )
 
 
 class PlainOptions(Settings):
     """Options of the plain classifier."""
 
-    backbone: str = Field(
-        "resnet50", description="a torchvision model by its name, or `timm:<name>` where timm is installed"
-    )
+    backbone: str = Field("resnet50", description="name of a torchvision model, or `timm:<name>` if timm is installed")
 
 
 class GlobalAverage(nn.Module):
@@ -43,8 +40,8 @@ class GlobalAverage(nn.Module):
 class PlainNet(nn.Module):
     """Images (B, 3, H, W) in [0, 1] -> "features" (B, C, h, w), "embedding" (B, D), "logits" (B, K).
 
-    neck: features -> embedding; the mean over the map if None, with D = C.  width: D.  bias: of the classifier; torchvision's nets
-    have one.
+    neck: maps features to the embedding; None: the mean over the map, with D = C.  width: D.
+    bias: whether the classifier has a bias, as torchvision's nets do.
     """
 
     def __init__(
@@ -68,11 +65,12 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def classification_loss(outputs: Outputs, batch: Batch) -> LossParts:
+    """Cross-entropy of "logits" as the loss "classification"."""
     return {"classification": cross_entropy(outputs["logits"], batch.labels)}
 
 
 def plain_method(name: str, num_classes: int, options: Settings, net: nn.Module, min_side: int = 32) -> Method:
-    """A net trained by cross-entropy alone, with the recipe that all plain nets have in common."""
+    """The `Method` of a net that is trained by cross-entropy only, with the recipe of all plain nets."""
     return Method(
         name=name,
         num_classes=num_classes,
@@ -87,8 +85,9 @@ def plain_method(name: str, num_classes: int, options: Settings, net: nn.Module,
 
 @method("resnet50", PlainOptions)
 def build_resnet50(num_classes: int, init: str, options: PlainOptions) -> Method:
+    """`Method` of the plain classifier; see `ufgvc.methods.build`."""
     backbone = build_backbone(options.backbone, init)
-    # Without bias, as in the family of released codes around DCL (methods.md 1).
+    # Without bias, as in DCL's released code and those derived from it.
     return plain_method(
         "resnet50", num_classes, options, PlainNet(backbone, backbone.channels, num_classes, bias=False)
     )

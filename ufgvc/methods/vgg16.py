@@ -1,4 +1,4 @@
-"""VGG-16: thirteen convolutions and two fully connected layers, all pretrained, and a new last one."""
+"""VGG (Simonyan and Zisserman 2015, arXiv 1409.1556): pretrained convolutions, fc6 and fc7, and a new classifier."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import nn
 
 from ufgvc.core.config import Settings
 from ufgvc.methods.backbones import build_backbone
-from ufgvc.methods.layers.init import kaiming_init_
 from ufgvc.methods.method import Method, method
 from ufgvc.methods.resnet50 import PlainNet, plain_method
+from ufgvc.methods.weights import kaiming_init_
 
 Vgg = Literal["vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"]
 
@@ -20,13 +20,13 @@ Vgg = Literal["vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16
 class VggOptions(Settings):
     """Options of VGG."""
 
-    backbone: Vgg = Field("vgg16", description="which VGG of torchvision")
+    backbone: Vgg = Field("vgg16", description="a VGG of torchvision")
     hidden: int = Field(4096, gt=0, description="units of fc6 and fc7; ImageNet weights exist for 4096 only")
-    dropout: float = Field(0.5, ge=0, lt=1, description="share of the values that are zeroed behind fc6 and behind fc7")
+    dropout: float = Field(0.5, ge=0, lt=1, description="dropout probability after fc6 and after fc7")
 
 
 def pretrained_neck(hidden: int, dropout: float) -> nn.Module:
-    """(B, 512, h, w) -> (B, hidden): fc6 and fc7 under torchvision's names, so that its weights fit."""
+    """fc6 and fc7, (B, 512, h, w) -> (B, hidden), with torchvision's parameter names."""
     layers = (
         *(nn.Linear(512 * 7 * 7, hidden), nn.ReLU(), nn.Dropout(dropout)),
         *(nn.Linear(hidden, hidden), nn.ReLU(), nn.Dropout(dropout)),
@@ -35,10 +35,11 @@ def pretrained_neck(hidden: int, dropout: float) -> nn.Module:
     return kaiming_init_(nn.Sequential(parts))
 
 
-# The recipe is that of all plain nets; its rate of 1e-3 for every layer suits a net without batch normalisation (a ten times
-# faster head may diverge). Dropout is torchvision's, and the original's.
+# The recipe of all plain nets. Its learning rate of 1e-3 for every layer suits a net without batch normalisation (with
+# a ten times higher rate the head may diverge). Dropout: torchvision's value, which is also the original's.
 @method("vgg16", VggOptions)
 def build_vgg16(num_classes: int, init: str, options: VggOptions) -> Method:
+    """`Method` of VGG; see `ufgvc.methods.build`."""
     neck = pretrained_neck(options.hidden, options.dropout)
     net = PlainNet(build_backbone(options.backbone, init, neck), options.hidden, num_classes, neck)
     return plain_method("vgg16", num_classes, options, net)

@@ -1,4 +1,4 @@
-"""Files of weights: reading them safely, and loading them into parts of a net whatever they were wrapped in."""
+"""Initial weights: random ones, and reading weight files safely and loading them into parts of a net."""
 
 from __future__ import annotations
 
@@ -8,37 +8,54 @@ from pathlib import PurePosixPath
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
 
-# What our nets, DDP, torch.compile and the wrapper of timm's transformers put before the published names, outermost first.
+# Prefixes that DDP, torch.compile, our nets and `TokenGrid` put before the published parameter names, outermost first.
 PREFIXES = ("module.", "_orig_mod.", "net.", "backbone.", "neck.", "trunk.", "model.")
-SAME = "give the weights of the same backbone"
+SAME_BACKBONE_FIX = "give the weights of the same backbone"
+
+
+def kaiming_init_(module: nn.Module) -> nn.Module:
+    """Initialises all layers of a module in place and returns it.
+
+    Convolutions and linear layers get normal weights that keep the variance through ReLUs (He et al. 2015, arXiv
+    1502.01852) and zero biases; batch normalisation gets its default state.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, _BatchNorm):
+            layer.reset_parameters()
+    return module
 
 
 def read_file(uri: str) -> bytes:
-    """The bytes of a file of weights. UserError if it is not there."""
+    """The content of a weight file. UserError if it cannot be read."""
     folder, _, name = uri.rpartition("/")
     try:
         return open_store(folder or ("/" if uri.startswith("/") else ".")).read_bytes(name)
     except OSError as error:
         what = (
-            "there is no such file of weights"
+            "there is no such weight file"
             if isinstance(error, FileNotFoundError)
-            else f"cannot be read as a file of weights ({error})"
+            else f"cannot be read as a weight file ({error})"
         )
-        raise UserError(what, where=uri, fix="give `imagenet`, `none` or the URI of a file of weights") from None
+        raise UserError(what, where=uri, fix="give `imagenet`, `none` or the URI of a weight file") from None
 
 
 def check_init(init: str) -> None:
-    """UserError if `init` is a file of weights that cannot be read; `imagenet` and `none` are none."""
+    """UserError if `init` is a weight file that cannot be read. `imagenet` and `none` are always accepted."""
     if init not in ("imagenet", "none"):
         read_state_dict(init)
 
 
 def read_state_dict(uri: str) -> dict[str, Tensor]:
-    """The tensors in a file of weights, by name; nothing in the file is executed. UserError if it cannot be read."""
+    """The tensors of a weight file by name; no code in the file is executed. UserError if it cannot be read."""
     content = read_file(uri)
     if PurePosixPath(uri).suffix == ".safetensors":
         from safetensors import SafetensorError
@@ -58,35 +75,39 @@ def read_state_dict(uri: str) -> dict[str, Tensor]:
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise UserError("holds something other than a state dict", where=uri, fix="save `net.state_dict()`")
+        raise UserError("contains something other than a state dict", where=uri, fix="save `net.state_dict()`")
     return loaded
 
 
 def load_weights(
-    part: nn.Module, found: Mapping[str, Tensor], where: str, what: str = "backbone", fix: str = SAME
+    part: nn.Module, found: Mapping[str, Tensor], where: str, what: str = "backbone", fix: str = SAME_BACKBONE_FIX
 ) -> None:
-    """Loads into a part of a net the state dict of the same backbone, bare, with any head, or inside of one of our nets or DDP.
+    """Loads a state dict into a part of a net.
 
-    what: how messages call the part.  fix: the advice that they give.
-    UserError that names what is missing or has another shape. Tensors that the part has no place for (heads) are left out.
+    found: the state dict, of the bare backbone, of a classifier with any head, or of one of our nets, with or without
+    DDP. Tensors that the part does not have (heads) are ignored.
+    what, fix: name of the part and the advice in error messages.
+    UserError that names the first tensor that is missing or has another shape.
     """
     wanted = part.state_dict()
     # timm writes `stages_0` where it cuts a net at its stages and `stages.0` elsewhere.
-    available = {_plain(name): tensor for name, tensor in found.items()}
-    chosen = {name: available.get(_plain(name)) for name in wanted}
-    # Counters of BatchNorm are missing from old files and change nothing.
+    available = {_canonical_name(name): tensor for name, tensor in found.items()}
+    chosen = {name: available.get(_canonical_name(name)) for name in wanted}
+    # Old files lack BatchNorm's counters, which have no effect.
     missing = [name for name, tensor in chosen.items() if tensor is None and not name.endswith("num_batches_tracked")]
     if missing:
         text = f"{len(missing)} of {len(wanted)} tensors of the {what} are missing, first {missing[0]}"
         raise UserError(text, where=where, fix=fix)
-    ill = [name for name, tensor in chosen.items() if tensor is not None and tensor.shape != wanted[name].shape]
-    if ill:
-        shapes = f"{tuple(available[_plain(ill[0])].shape)} instead of {tuple(wanted[ill[0]].shape)}"
-        raise UserError(f"{ill[0]} has the shape {shapes}", where=where, fix=fix)
+    misshapen = [name for name, tensor in chosen.items() if tensor is not None and tensor.shape != wanted[name].shape]
+    if misshapen:
+        first = misshapen[0]
+        shapes = f"{tuple(available[_canonical_name(first)].shape)} instead of {tuple(wanted[first].shape)}"
+        raise UserError(f"{first} has the shape {shapes}", where=where, fix=fix)
     part.load_state_dict({name: wanted[name] if tensor is None else tensor for name, tensor in chosen.items()})
 
 
-def _plain(name: str) -> str:
+def _canonical_name(name: str) -> str:
+    """A parameter name without wrappers' prefixes, with `_` for `.`."""
     for prefix in PREFIXES:
         name = name.removeprefix(prefix)
     return name.replace(".", "_")

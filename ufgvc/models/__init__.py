@@ -1,1 +1,1 @@
-"""A trained model on storage: its format, its calibration, its exports."""
+"""Trained models: scoring, calibration, the files of a saved model, ONNX export and the MLflow flavour."""

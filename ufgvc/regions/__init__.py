@@ -1,1 +1,1 @@
-"""From a few drawn boxes to a mask for every leaf: the detector, its training and measuring, and the masks."""
+"""Region detection and masks: trains and evaluates the detector of veins and contours, and makes masks of its boxes."""

@@ -1,25 +1,26 @@
-"""The annotated leaves of a data set: which train a detector, which measure it, and their photographs."""
+"""Annotated images: listing them, splitting them for a detector, and writing them as a YOLO data set."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.types import Box
 from ufgvc.data.dataset import Dataset, Manifest, read_images, read_shard, to_boxes
-from ufgvc.data.images import decode
-from ufgvc.regions.letterbox import Pixels
+from ufgvc.data.images import Pixels, decode, resize_longest
 
 ANNOTATED = "regions/annotated"
-METRICS = "metrics.json"  # of a detector's run; written last, so a run that has it is whole
-FEWEST = 4  # fewer leaves teach nothing and leave none to measure
+MIN_ANNOTATED = 4  # training images; with fewer there are none to evaluate on
 
 
 @dataclass(frozen=True)
-class Leaf:
-    """An annotated photograph. row: where it stands in its shard."""
+class AnnotatedImage:
+    """An image with boxes.  shard, row: where its bytes are."""
 
     image_id: str
     split: str
@@ -30,63 +31,85 @@ class Leaf:
 
 @dataclass(frozen=True)
 class DetectorSplit:
-    """train: what the detector sees. unseen: what measures it. measured_on: where those come from, for people."""
+    """The images that a detector is trained and evaluated on.  evaluated_on: describes the latter to the user."""
 
-    train: tuple[Leaf, ...]
-    unseen: tuple[Leaf, ...]
-    measured_on: str
+    train: tuple[AnnotatedImage, ...]
+    evaluation: tuple[AnnotatedImage, ...]
+    evaluated_on: str
 
 
-def list_annotated(dataset: Dataset, manifest: Manifest) -> list[Leaf]:
-    """Every photograph that somebody drew boxes on, in shard order."""
-    leaves = []
+def list_annotated(dataset: Dataset, manifest: Manifest) -> list[AnnotatedImage]:
+    """Every image with at least one annotated box, in shard order.  manifest: of ANNOTATED."""
+    images = []
     for shard in manifest.shards:
         table = read_shard(dataset, ANNOTATED, shard)
-        for row, (image_id, value) in enumerate(
-            zip(table["image_id"].to_pylist(), table["boxes"].to_pylist(), strict=True)
-        ):
-            boxes = to_boxes(value)
-            if boxes:
-                leaves.append(Leaf(image_id, shard.split, shard.name, row, tuple(boxes)))
-    return leaves
+        pairs = zip(table["image_id"].to_pylist(), table["boxes"].to_pylist(), strict=True)
+        for row, (image_id, value) in enumerate(pairs):
+            if boxes := to_boxes(value):
+                images.append(AnnotatedImage(image_id, shard.split, shard.name, row, tuple(boxes)))
+    return images
 
 
-def split_annotated(leaves: Sequence[Leaf], count: int, seed: int, where: str) -> DetectorSplit:
-    """Draws `count` of the annotated training leaves (all, if there are fewer) and names those that measure the detector.
+def split_annotated(images: Sequence[AnnotatedImage], count: int, seed: int, where: str) -> DetectorSplit:
+    """Samples up to `count` annotated training images to train on, and chooses the images to evaluate on.
 
-    Those are the annotated test leaves; without any, the training leaves that were not drawn; without those either, a fifth of the
-    drawn ones is held back. The draw depends on the seed and the image_ids only. UserError with fewer than four annotated training leaves.
+    The detector is evaluated on the annotated test images; if there are none, on the training images that were not
+    sampled; if there are none either, on a fifth of the sampled ones, which is then not trained on. The result depends
+    on the seed and the image_ids only. UserError, at `where`, with fewer than MIN_ANNOTATED annotated training images.
     """
-    train = sorted((leaf for leaf in leaves if leaf.split == "train"), key=lambda leaf: leaf.image_id)
-    test = tuple(leaf for leaf in leaves if leaf.split == "test")
-    if len(train) < FEWEST:
+    train = sorted((image for image in images if image.split == "train"), key=lambda image: image.image_id)
+    test = tuple(image for image in images if image.split == "test")
+    if len(train) < MIN_ANNOTATED:
         raise UserError(
-            f"only {len(train)} training photographs have boxes; the detector needs at least {FEWEST}, better 30",
+            f"only {len(train)} training photographs have boxes; the detector needs {MIN_ANNOTATED} or more, better 30",
             where=where,
-            fix="draw boxes on more training leaves and run `ufgvc ingest --boxes <folder>` again",
+            fix="annotate more training leaves and run `ufgvc ingest --boxes <folder>` again",
         )
     random.Random(f"annotated leaves {seed}").shuffle(train)
-    drawn, rest = train[:count], train[count:]
+    sampled, rest = train[:count], train[count:]
     if test:
-        return DetectorSplit(tuple(drawn), test, "annotated test leaves")
+        return DetectorSplit(tuple(sampled), test, "annotated test leaves")
     if rest:
-        return DetectorSplit(tuple(drawn), tuple(rest), "annotated training leaves that were not drawn")
-    held = max(1, len(drawn) // 5)
+        return DetectorSplit(tuple(sampled), tuple(rest), "annotated training leaves that were not sampled")
+    held = max(1, len(sampled) // 5)
     return DetectorSplit(
-        tuple(drawn[held:]), tuple(drawn[:held]), "a fifth of the annotated training leaves, held back"
+        tuple(sampled[held:]), tuple(sampled[:held]), "a fifth of the annotated training leaves, held out"
     )
 
 
-def photographs(dataset: Dataset, leaves: Sequence[Leaf]) -> Iterator[tuple[Leaf, Pixels]]:
-    """(leaf, (H, W, 3) uint8) of each leaf, shard by shard: one shard is in memory at a time."""
-    for name in sorted({leaf.shard for leaf in leaves}):
+def read_pixels(dataset: Dataset, images: Sequence[AnnotatedImage]) -> Iterator[tuple[AnnotatedImage, Pixels]]:
+    """(image, (H, W, 3) uint8) of each image, shard by shard; one shard is in memory at a time.
+
+    UserError if a row holds another image, because the annotations are of another version of the data set.
+    """
+    for name in sorted({image.shard for image in images}):
         table = read_images(dataset, name)
-        for leaf in (leaf for leaf in leaves if leaf.shard == name):
-            row = table.slice(leaf.row, 1).to_pylist()[0]
-            if row["image_id"] != leaf.image_id:
+        for image in (image for image in images if image.shard == name):
+            row = table.slice(image.row, 1).to_pylist()[0]
+            if row["image_id"] != image.image_id:
                 raise UserError(
-                    f"row {leaf.row} of {name} is {row['image_id']}, its boxes are those of {leaf.image_id}",
+                    f"row {image.row} of {name} is {row['image_id']}, its boxes are those of {image.image_id}",
                     where=dataset.store.uri,
                     fix="run `ufgvc ingest` again",
                 )
-            yield leaf, decode(row["image"], row["orientation"])
+            yield image, decode(row["image"], row["orientation"])
+
+
+def write_example(
+    folder: Path, stem: str, image: Pixels, boxes: Sequence[Box], regions: Sequence[str], side: int
+) -> None:
+    """Adds an annotated image to a YOLO data set (`images`, `labels`), its longest side resized to `side` pixels.
+
+    regions: names in the order of their class ids; boxes of others are left out.
+    """
+    for name in ("images", "labels"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    height, width = image.shape[:2]
+    Image.fromarray(resize_longest(image, side)).save(folder / "images" / f"{stem}.png", compress_level=1)
+    lines = [
+        f"{regions.index(b.region)} {(b.x0 + b.x1) / 2 / width:.6f} {(b.y0 + b.y1) / 2 / height:.6f} "
+        f"{b.width / width:.6f} {b.height / height:.6f}"
+        for b in boxes
+        if b.region in regions
+    ]
+    (folder / "labels" / f"{stem}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

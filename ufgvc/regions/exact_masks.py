@@ -1,4 +1,4 @@
-"""Masks of kind exact: those that lie beside the photographs of a source, as `ufgvc synth` writes them. Nothing is estimated."""
+"""Copies masks of kind exact from a source folder with masks/vein and masks/contour, as `ufgvc synth` writes it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ufgvc.data.dataset import SCHEMAS, Dataset, Shard, ShardWriter, read_index
 from ufgvc.data.images import BadImage, decode_mask, encode_mask
 from ufgvc.data.readers.listing import image_ids
 from ufgvc.data.readers.scan import find_photographs, scan
-from ufgvc.regions.mask_results import MaskResult, existing, finish, result_of, shard_tasks
+from ufgvc.regions.mask_results import MaskResult, find_existing, run_on_shards
 from ufgvc.runtime.session import ray_session
 from ufgvc.tracking.context import Context
 
@@ -28,14 +28,14 @@ log = logging.getLogger(__name__)
 EXACT = "exact"
 _FOLDER = f"masks/{EXACT}"
 _PHOTOGRAPHS, _MASKS = "images/", "masks/"
-_READERS = 8  # files that a task reads at once: they are small, and an object store answers late
+_READ_THREADS = 8  # a task waits for storage most of the time
 
 
 @dataclass(frozen=True)
 class MaskFolder:
-    """A source's masks. photographs: path of every image id whose photograph lies there too. key: changes with its files' names or sizes.
+    """The masks of a source: masks/<region>/<image id>.png, 1-bit PNGs of the size of the upright photographs.
 
-    The mask of an image id and a region is masks/<region>/<image id>.png, a 1-bit PNG of the upright photograph's size.
+    photographs: {image id: path} of the photographs in the source.  key: hash of the names and sizes of all files.
     """
 
     store: Store
@@ -44,28 +44,31 @@ class MaskFolder:
     key: str
 
     def where(self, name: str) -> str:
+        """URI of a file, for error messages."""
         return f"{self.store.uri}/{name}"
 
 
 def exact_masks(dataset: Dataset, source: str | None, context: Context = Context()) -> MaskResult:
-    """Writes <data>/masks/exact for every photograph, from a source in the released layout with masks/vein and masks/contour.
+    """Writes <data>/masks/exact for every image.
 
-    Nothing is done if they are there from the same images and files, unless `context.fresh`. UserError with the file's name for a mask that is
-    missing, damaged, no 1-bit PNG or not of the photograph's size, and for a source with another photograph of that name.
+    source: folder or URI in the released layout with masks/vein and masks/contour. Nothing is done if the masks exist,
+    made from the same images and files, unless `context.fresh`. UserError names a mask that is missing, damaged, no
+    1-bit PNG or of another size than its image, and a photograph of the source that differs from the image of that
+    name.
     """
     started = time.monotonic()
     if source is None:
         raise UserError(
-            "exact masks are not found but given",
+            "exact masks need a source",
             where="--kind exact",
-            fix="give the leaves that they lie beside as --source",
+            fix="give the folder with the photographs and their masks as --source",
         )
     folder = open_masks(source)
     key = short_key({"kind": EXACT, "source": folder.store.uri, "listing": folder.key})
-    if not context.fresh and (there := existing(dataset, _FOLDER, key)):
-        log.info("mask: %s is there from the same images and files", _FOLDER)
-        return result_of(dataset, EXACT, there, started, found=True)
-    _need_all(folder, read_index(dataset)["image_id"].to_pylist())
+    if not context.fresh and (manifest := find_existing(dataset, _FOLDER, key)):
+        log.info("mask: %s exists, made from the same images and files", _FOLDER)
+        return MaskResult.from_manifest(dataset, EXACT, manifest, started, found=True)
+    _check_complete(folder, read_index(dataset)["image_id"].to_pylist())
     writer = ShardWriter(dataset.store, _FOLDER, dataset.fingerprint, "masks")
 
     def copy(row: dict[str, Any]) -> dict[str, Any]:
@@ -73,16 +76,16 @@ def exact_masks(dataset: Dataset, source: str | None, context: Context = Context
         return {"masks": json.dumps(asdict(shard))}
 
     with ray_session(context.ray):
-        rows = finish(shard_tasks(dataset).map(copy, num_cpus=1), len(dataset.shards))
+        rows = run_on_shards(dataset, lambda shards: shards.map(copy, num_cpus=1))
     shards = [Shard(**json.loads(row["masks"])) for row in rows]
     origin = {"source": folder.store.uri, "listing": folder.key}
     complete = sum(shard.rows for shard in shards)
     manifest = writer.commit(shards, key=key, kind=EXACT, complete=complete, failed=[], origin=origin)
-    return result_of(dataset, EXACT, manifest, started)
+    return MaskResult.from_manifest(dataset, EXACT, manifest, started)
 
 
 def open_masks(source: str) -> MaskFolder:
-    """Lists a source's photographs and masks. UserError if it has no masks."""
+    """Lists the photographs and masks of a source. UserError if it has no masks."""
     store = open_store(source)
     found = scan(store)
     files = {path: size for path, size in found.sizes.items() if path.startswith((_PHOTOGRAPHS, _MASKS))}
@@ -98,19 +101,19 @@ def open_masks(source: str) -> MaskFolder:
 
 
 def copy_shard(dataset: Dataset, folder: MaskFolder, writer: ShardWriter, shard: Shard) -> Shard:
-    """Writes the masks of one shard of the images, in its order."""
+    """Writes the masks of one shard of the images. UserError names a bad file."""
     rows = read_index(replace(dataset, shards=(shard,))).to_pylist()
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(_READ_THREADS) as pool:
         masks = list(pool.map(lambda row: _masks_of(folder, row), rows))
     return writer.write(shard.name, shard.split, pa.Table.from_pylist(masks, SCHEMAS["masks"]))
 
 
 def _masks_of(folder: MaskFolder, row: dict[str, Any]) -> dict[str, Any]:
-    """row: one of the index."""
+    """The row of the table of masks for a row of the index."""
     photograph = folder.photographs.get(row["image_id"])
-    # Every synthetic set has the same names: only the bytes tell whether these masks belong to these photographs.
+    # All synthetic sets have the same file names, so the photographs are compared by their bytes.
     if photograph and hashlib.sha256(folder.store.read_bytes(photograph)).hexdigest() != row["sha256"]:
-        what = "is not the photograph that the data set has under this name, so its masks may be those of another leaf"
+        what = "is not the photograph that the data set has under this name, so the masks may be of another leaf"
         raise UserError(
             what, where=folder.where(photograph), fix="give the folder that was ingested, or run `ufgvc ingest` again"
         )
@@ -121,7 +124,7 @@ def _masks_of(folder: MaskFolder, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _mask(folder: MaskFolder, name: str, size: tuple[int, int]) -> bytes:
-    """The mask as it is stored: encoded anew, so that the same mask gives the same bytes whoever wrote it."""
+    """Reads and checks a mask, and encodes it again, so that equal masks give equal bytes."""
     try:
         mask = decode_mask(folder.store.read_bytes(name))
     except BadImage as error:
@@ -136,11 +139,12 @@ def _mask(folder: MaskFolder, name: str, size: tuple[int, int]) -> bytes:
     return encode_mask(mask)
 
 
-def _need_all(folder: MaskFolder, ids: list[str]) -> None:
+def _check_complete(folder: MaskFolder, ids: list[str]) -> None:
+    """UserError if an image has no mask of a region."""
     missing = [name for image_id in ids for region in REGIONS if (name := _name(image_id, region)) not in folder.masks]
     if missing:
-        more = f", and so are {len(missing) - 1} more" if len(missing) > 1 else ""
-        fix = "a mask has the name of its photograph's image id; give the folder that was ingested"
+        more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
+        fix = "give the folder that was ingested; a mask is named after the image id of its photograph"
         raise UserError(f"this mask is missing{more}", where=folder.where(missing[0]), fix=fix)
 
 

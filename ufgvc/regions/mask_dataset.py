@@ -1,4 +1,4 @@
-"""The step `mask`: every leaf through the detector, and what its boxes leave of it as masks. Ray Data, one shard at a time."""
+"""Makes the masks of a data set: the command `mask`. Ray Data runs the detector, one task a shard."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import hashlib
 import json
 import logging
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from ufgvc.core.config import short_key
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
 from ufgvc.data.dataset import Dataset, Manifest, Shard, ShardWriter, open_dataset, read_manifest
-from ufgvc.regions.annotated import ANNOTATED, METRICS
+from ufgvc.regions.annotated import ANNOTATED
 from ufgvc.regions.exact_masks import EXACT, exact_masks
-from ufgvc.regions.mask_results import Coverage, MaskResult, existing, finish, result_of, shard_tasks
+from ufgvc.regions.mask_results import Coverage, MaskResult, find_existing, run_on_shards
 from ufgvc.regions.mask_worker import DETECTED, ShardMasker
 from ufgvc.regions.settings import MaskSettings
+from ufgvc.regions.train_detector import METRICS
 from ufgvc.runtime.resources import actor_pool
 from ufgvc.runtime.session import ray_session
 from ufgvc.tracking.context import Context
@@ -31,12 +33,13 @@ def mask(
     source: str | None = None,
     context: Context = Context(),
 ) -> MaskResult:
-    """Writes <data>/masks/<kind> (and <data>/regions/detected, if the detector's boxes are used) for every photograph.
+    """Writes <data>/masks/<kind>, and <data>/regions/detected if boxes are detected, for every image of the data set.
 
-    detector: folder or URI that `detect` left (DetectResult.model); default: the newest of this data set below `context.runs`.
-    source: folder or URI that holds the masks of kind exact; no other kind looks at it.
-    Nothing is done if the masks are there from the same images, boxes and settings, unless `context.fresh`; boxes that the same detector found
-    before are not searched for again. UserError where too few training leaves show every region (`min_found`).
+    detector: folder or URI of a detector (DetectResult.model); default: the newest of this data set in `context.runs`.
+    source: folder or URI with the masks of kind exact; not used for other kinds.
+    Nothing is done if the masks exist, made from the same images, boxes and settings, unless `context.fresh`; existing
+    boxes of the same detector are used again. UserError if every region is found on too few training images
+    (`min_found`), or if no image can be read.
     """
     settings = settings or MaskSettings()
     started = time.monotonic()
@@ -46,67 +49,111 @@ def mask(
     folder = f"masks/{settings.kind}"
     if detector is None and settings.boxes != "annotated":
         detector = newest_detector(dataset, context.runs)
-    confidence, regions, origin = _origin(dataset, detector, settings)
-    key = short_key({"kind": settings.kind, "origin": origin})
-    if not context.fresh and (there := existing(dataset, folder, key)) and _serves(dataset, there, settings):
-        log.info("mask: %s is there from the same images, boxes and settings", folder)
-        return result_of(dataset, settings.kind, there, started, found=True)
-    detected_key = short_key({"detector": origin.get("detector"), "confidence": confidence})
-    known = existing(dataset, DETECTED, detected_key) if not context.fresh and settings.boxes == "detected" else None
+    boxes = _describe_boxes(dataset, detector, settings)
+    key = short_key({"kind": settings.kind, "origin": boxes.origin})
+    if (
+        not context.fresh
+        and (manifest := find_existing(dataset, folder, key))
+        and _can_reuse(dataset, manifest, settings)
+    ):
+        log.info("mask: %s exists, made from the same images, boxes and settings", folder)
+        return MaskResult.from_manifest(dataset, settings.kind, manifest, started, found=True)
+    reuse_boxes = (
+        not context.fresh
+        and settings.boxes == "detected"
+        and find_existing(dataset, DETECTED, boxes.detected_key) is not None
+    )
     writers = {
         "detected": ShardWriter(dataset.store, DETECTED, dataset.fingerprint, "regions"),
         "masks": ShardWriter(dataset.store, folder, dataset.fingerprint, "masks"),
     }
-    masker = {
+    arguments = {
         "dataset": dataset,
         "writers": writers,
-        "detector": None if known or settings.boxes == "annotated" else open_store(str(detector)),
-        "source": "known" if known else settings.boxes,
+        "detector": None if reuse_boxes or settings.boxes == "annotated" else open_store(str(detector)),
+        "source": "existing" if reuse_boxes else settings.boxes,
         "kind": settings.kind,
-        "confidence": confidence,
-        "batch": settings.batch,
+        "confidence": boxes.confidence,
+        "batch_size": settings.batch_size,
         "threads": settings.cpus_per_actor,
     }
-    rows = _run(dataset, masker, settings, context)
+    rows = _run(dataset, arguments, settings, context)
+    manifest = _commit(dataset, rows, writers, settings, boxes, key)
+    return MaskResult.from_manifest(dataset, settings.kind, manifest, started)
+
+
+@dataclass(frozen=True)
+class BoxOrigin:
+    """Where the boxes of the masks come from.
+
+    confidence: lowest score.  regions: of the detector; none without one.  origin: everything that determines the boxes.
+    """
+
+    confidence: float
+    regions: tuple[str, ...]
+    origin: dict[str, Any]
+
+    @property
+    def detected_key(self) -> str:
+        """The key of regions/detected."""
+        return short_key({"detector": self.origin.get("detector"), "confidence": self.confidence})
+
+
+def _commit(
+    dataset: Dataset,
+    rows: list[dict[str, Any]],
+    writers: dict[str, ShardWriter],
+    settings: MaskSettings,
+    boxes: BoxOrigin,
+    key: str,
+) -> Manifest:
+    """Writes the manifests of detected boxes (if there are new ones) and masks.  rows: of `ShardMasker`.
+
+    UserError if no image could be read, or if the masks cover too few training images; the boxes are kept then.
+    """
     failed = [pair for row in rows for pair in json.loads(row["failed"])]
     if len(failed) == sum(shard.rows for shard in dataset.shards):
         raise UserError(
-            f"not one photograph gave a mask; the first: {failed[0][0]}: {failed[0][1]}", fix="run `ufgvc ingest` again"
+            f"no photograph could be read; the first: {failed[0][0]}: {failed[0][1]}", fix="run `ufgvc ingest` again"
         )
-    coverage = Coverage.counted(rows, regions, settings.min_found)
+    coverage = Coverage.from_rows(rows, boxes.regions, settings.min_found)
     extra: dict[str, Any] = {
         "complete": coverage.complete,
         "failed": failed,
-        "confidence": confidence,
-        "origin": origin,
+        "confidence": boxes.confidence,
+        "origin": boxes.origin,
     }
-    if masker["detector"] is not None:
-        writers["detected"].commit([Shard(**json.loads(row["detected"])) for row in rows], key=detected_key, **extra)
+    detected = [Shard(**json.loads(row["detected"])) for row in rows if row["detected"]]
+    if detected:
+        writers["detected"].commit(detected, key=boxes.detected_key, **extra)
     _check_coverage(dataset, coverage, settings)
-    extra |= {"train_found": [coverage.train, coverage.train_of], "min_found": settings.min_found}
-    manifest = writers["masks"].commit(
-        [Shard(**json.loads(row["masks"])) for row in rows], key=key, kind=settings.kind, **extra
-    )
-    return result_of(dataset, settings.kind, manifest, started)
+    extra |= {"train_found": [coverage.train, coverage.num_train], "min_found": settings.min_found}
+    masks = [Shard(**json.loads(row["masks"])) for row in rows]
+    return writers["masks"].commit(masks, key=key, kind=settings.kind, **extra)
 
 
-def _serves(dataset: Dataset, manifest: Manifest, settings: MaskSettings) -> bool:
-    """Whether masks that are there can stay; not where they show less than what was asked of them and is asked no more."""
-    coverage = Coverage.of(manifest)
+def _can_reuse(dataset: Dataset, manifest: Manifest, settings: MaskSettings) -> bool:
+    """Whether existing masks can be used: not if they cover less than their own `min_found` required.
+
+    UserError if they cover less than `settings.min_found`.
+    """
+    coverage = Coverage.from_manifest(manifest)
     _check_coverage(dataset, coverage, settings)
     return coverage.share >= coverage.min_found
 
 
 def _check_coverage(dataset: Dataset, coverage: Coverage, settings: MaskSettings) -> None:
-    better = "train a better detector (`ufgvc detect` with more `--annotated` leaves, drawn in an annotation tool, or more `--epochs`)"
+    remedy = (
+        "train a better detector (`ufgvc detect` with more annotated leaves, `--num-annotated`, or more `--epochs`)"
+    )
     if settings.boxes == "annotated":
-        better = "draw boxes on more leaves, or let a detector find them (`--boxes annotated_else_detected`)"
-    fix = f"{better}, or go on all the same with `--min-found 0`"
+        remedy = "annotate more leaves, or let a detector find the boxes (`--boxes annotated_else_detected`)"
+    fix = f"{remedy}, or accept the masks with `--min-found 0`"
     coverage.check(settings.min_found, f"{dataset.store.uri}, masks of kind {settings.kind}", fix)
 
 
 def newest_detector(dataset: Dataset, runs: str) -> str:
-    """URI of the detector that `detect` finished last for this data set. UserError with the command to run if there is none."""
+    """URI of the newest detector of this data set. UserError with the command to run if there is none."""
     store = open_store(runs).child(dataset.name, "regions")
     found = [name for name in store.list() if name.count("/") == 1 and name.endswith(f"/{METRICS}")]
     if not found:
@@ -116,34 +163,34 @@ def newest_detector(dataset: Dataset, runs: str) -> str:
     return f"{store.uri}/{newest.rpartition('/')[0]}/model"
 
 
-def _origin(
-    dataset: Dataset, detector: str | None, settings: MaskSettings
-) -> tuple[float, tuple[str, ...], dict[str, Any]]:
-    """The least score, the regions that the detector knows (none without one), and everything that decides which boxes there are."""
+def _describe_boxes(dataset: Dataset, detector: str | None, settings: MaskSettings) -> BoxOrigin:
+    """UserError if a detector is needed and `detector` holds none, or if there are no annotated boxes."""
     regions: tuple[str, ...] = ()
     origin: dict[str, Any] = {"boxes": settings.boxes}
     confidence = settings.confidence or 0.25
     if settings.boxes != "detected":
         origin["annotated"] = read_manifest(dataset, ANNOTATED).fingerprint
     if settings.boxes != "annotated":
-        remedy = f"run `ufgvc detect --data {dataset.store.uri}` first"
         try:
             store = open_store(str(detector))
-            about = store.read_json("model.json")
+            description = store.read_json("model.json")
             origin["detector"] = hashlib.sha256(store.read_bytes("weights.safetensors")).hexdigest()
         except FileNotFoundError:
-            raise UserError("holds no detector", where=detector, fix=remedy) from None
-        regions = tuple(about["regions"])
-        confidence = settings.confidence or about["info"].get("confidence", confidence)
-        origin |= {"confidence": confidence, "most": about["most"]}
-    return confidence, regions, origin
+            fix = f"run `ufgvc detect --data {dataset.store.uri}` first"
+            raise UserError("holds no detector", where=detector, fix=fix) from None
+        regions = tuple(description["regions"])
+        confidence = settings.confidence or description["info"].get("confidence", confidence)
+        origin |= {"confidence": confidence, "max_boxes": description["max_boxes"]}
+    return BoxOrigin(confidence, regions, origin)
 
 
-def _run(dataset: Dataset, masker: dict[str, Any], settings: MaskSettings, context: Context) -> list[dict[str, Any]]:
-    uses_detector = masker["detector"] is not None
+def _run(dataset: Dataset, arguments: dict[str, Any], settings: MaskSettings, context: Context) -> list[dict[str, Any]]:
+    """The results of `ShardMasker(**arguments)` for all shards."""
+    uses_detector = arguments["detector"] is not None
     with ray_session(context.ray, settings.gpus_to_wait_for if uses_detector else 0):
         pool = actor_pool(settings, len(dataset.shards), can_use_gpu=uses_detector)
-        arguments = masker | {"device": pool.device}
-        tasks = shard_tasks(dataset).map(ShardMasker, fn_constructor_kwargs=arguments, **pool.options)
         log.info("mask: %d shards, up to %d actors on %s", len(dataset.shards), pool.max_actors, pool.device)
-        return finish(tasks, len(dataset.shards))
+        arguments = arguments | {"device": pool.device}
+        return run_on_shards(
+            dataset, lambda shards: shards.map(ShardMasker, fn_constructor_kwargs=arguments, **pool.options)
+        )

@@ -1,11 +1,11 @@
-"""What all makers of masks share: one shard of the images at a time through Ray Data, and the result."""
+"""Results of making masks: their coverage, checks before they are used, and running the tasks."""
 
 from __future__ import annotations
 
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,7 +21,10 @@ MIN_FOUND = MaskSettings().min_found
 
 @dataclass(frozen=True)
 class MaskResult:
-    """folder: masks' URI. fingerprint: of the masks. complete: leaves with a mask of every region, of n. failed: (image_id, reason)."""
+    """folder: URI of the masks.  fingerprint: of the masks.  complete: images with a mask of every region, of n.
+
+    failed: (image_id, reason) of images that could not be read.  seconds: elapsed.  found: they existed before.
+    """
 
     folder: str
     kind: str
@@ -33,113 +36,122 @@ class MaskResult:
     found: bool = False
 
     def summary(self) -> str:
-        text = f"masks ({self.kind}) of {self.n} leaves, every region on {self.complete} ({self.complete / max(1, self.n):.1%})"
+        """One line for the user."""
+        share = self.complete / max(1, self.n)
+        text = f"masks ({self.kind}) of {self.n} leaves, every region on {self.complete} ({share:.1%})"
         return f"{text}; {len(self.failed)} could not be read" if self.failed else text
+
+    @classmethod
+    def from_manifest(
+        cls, dataset: Dataset, kind: str, manifest: Manifest, started: float, found: bool = False
+    ) -> MaskResult:
+        """started: value of `time.monotonic()` at the start."""
+        return cls(
+            f"{dataset.store.uri}/masks/{kind}",
+            kind,
+            manifest.fingerprint,
+            manifest.extra["complete"],
+            sum(shard.rows for shard in manifest.shards),
+            tuple((image_id, reason) for image_id, reason in manifest.extra["failed"]),
+            round(time.monotonic() - started, 1),
+            found,
+        )
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """On how many leaves every region was found: of the training split `train` of `train_of`, of all splits `complete`.
+    """How many images have a mask of every region.
 
-    min_found: the least share of the training leaves that whoever made the masks asked for.
+    train: training images, of num_train.  complete: images of all splits.  min_found: the share of the training images
+    that was required when the masks were made.
     """
 
     train: int
-    train_of: int
+    num_train: int
     complete: int
     min_found: float = MIN_FOUND
 
     @property
     def share(self) -> float:
-        return self.train / max(1, self.train_of)
+        """Share of the training images, in [0, 1]."""
+        return self.train / max(1, self.num_train)
 
-    def text(self) -> str:
-        return f"every region on {self.train} of {self.train_of} training leaves ({self.share:.1%})"
+    def describe(self) -> str:
+        """For a message."""
+        return f"every region on {self.train} of {self.num_train} training leaves ({self.share:.1%})"
 
-    def check(self, least: float, where: str, fix: str) -> None:
-        """UserError where fewer training leaves than the share `least` have every region: a network would learn without guidance."""
-        if self.share < least:
+    def check(self, min_share: float, where: str, fix: str) -> None:
+        """UserError if the share of the training images is less than `min_share`: training would lack guidance."""
+        if self.share < min_share:
             raise UserError(
-                f"the masks show {self.text()}, less than the share {least:g} that is asked for", where=where, fix=fix
+                f"the masks show {self.describe()}, less than the required share of {min_share:g}",
+                where=where,
+                fix=fix,
             )
 
     @classmethod
-    def counted(cls, rows: Sequence[Mapping[str, Any]], regions: Sequence[str], min_found: float) -> Coverage:
-        """From what the maskers said of each shard.  regions: those that the boxes can show; none: those that occur."""
+    def from_rows(cls, rows: Sequence[Mapping[str, Any]], regions: Sequence[str], min_found: float) -> Coverage:
+        """From the results of `ShardMasker`.  regions: those that there can be; none: those that occur in the rows."""
         counts = [
-            (json.loads(row["masks"])["split"], set(sets.split("+")), n)
+            (json.loads(row["masks"])["split"], set(combination.split("+")), n)
             for row in rows
-            for sets, n in json.loads(row["found"]).items()
+            for combination, n in json.loads(row["found"]).items()
         ]
-        wanted = set(
-            regions or [region for region in REGIONS if any(region in sets for _, sets, _ in counts)] or REGIONS
-        )
-        train = [(sets, n) for split, sets, n in counts if split == "train"]
-        complete = sum(n for _, sets, n in counts if wanted <= sets)
-        return cls(sum(n for sets, n in train if wanted <= sets), sum(n for _, n in train), complete, min_found)
+        occurring = [region for region in REGIONS if any(region in found for _, found, _ in counts)]
+        wanted = set(regions or occurring or REGIONS)
+        train = [(found, n) for split, found, n in counts if split == "train"]
+        complete = sum(n for _, found, n in counts if wanted <= found)
+        return cls(sum(n for found, n in train if wanted <= found), sum(n for _, n in train), complete, min_found)
 
     @classmethod
-    def of(cls, manifest: Manifest) -> Coverage:
-        """Of masks that are there. Those of earlier versions tell it of all splits together."""
-        extra, leaves = manifest.extra, sum(shard.rows for shard in manifest.shards)
-        train, of = extra.get("train_found", (extra["complete"], leaves))
-        return cls(train, of, extra["complete"], extra.get("min_found", MIN_FOUND))
+    def from_manifest(cls, manifest: Manifest) -> Coverage:
+        """Of existing masks. If the manifest has no counts of the training images, those of all splits are taken."""
+        extra, total = manifest.extra, sum(shard.rows for shard in manifest.shards)
+        train, num_train = extra.get("train_found", (extra["complete"], total))
+        return cls(train, num_train, extra["complete"], extra.get("min_found", MIN_FOUND))
 
 
 def check_masks(dataset: Dataset, kind: str) -> Coverage:
-    """How much the masks of a kind show. UserError if they are not there, or show less than `mask` was asked to (--min-found)."""
-    found = Coverage.of(read_manifest(dataset, f"masks/{kind}"))
-    again = f"run `ufgvc mask --data {dataset.store.uri} --kind {kind}` again, which says what helps"
-    found.check(found.min_found, f"{dataset.store.uri}/masks/{kind}", again)
-    if found.share < MIN_FOUND:
+    """The coverage of masks before a training. UserError if they do not exist, or cover less than their `min_found`."""
+    coverage = Coverage.from_manifest(read_manifest(dataset, f"masks/{kind}"))
+    fix = f"run `ufgvc mask --data {dataset.store.uri} --kind {kind}` again and follow its message"
+    coverage.check(coverage.min_found, f"{dataset.store.uri}/masks/{kind}", fix)
+    if coverage.share < MIN_FOUND:
         log.warning(
-            "the %s masks show %s; on the others the network learns with less guidance, or without", kind, found.text()
+            "the %s masks show %s; on the others the network is trained with less guidance or none",
+            kind,
+            coverage.describe(),
         )
-    return found
+    return coverage
 
 
 def masks_found(dataset: Dataset, kind: str, fingerprint: str | None) -> dict[str, int] | None:
-    """What model.json says of the masks that a network learnt with; None if these are not there any more."""
+    """The coverage for model.json; None if the masks are not those of the fingerprint any more."""
     manifest = read_manifest(dataset, f"masks/{kind}")
     if manifest.fingerprint != fingerprint:
         return None
-    found = Coverage.of(manifest)
-    return {"leaves": found.train, "of": found.train_of}
+    coverage = Coverage.from_manifest(manifest)
+    return {"leaves": coverage.train, "of": coverage.num_train}
 
 
-def result_of(dataset: Dataset, kind: str, manifest: Manifest, started: float, found: bool = False) -> MaskResult:
-    """started: what time.monotonic() said."""
-    return MaskResult(
-        f"{dataset.store.uri}/masks/{kind}",
-        kind,
-        manifest.fingerprint,
-        manifest.extra["complete"],
-        sum(shard.rows for shard in manifest.shards),
-        tuple((image_id, reason) for image_id, reason in manifest.extra["failed"]),
-        round(time.monotonic() - started, 1),
-        found,
-    )
-
-
-def existing(dataset: Dataset, folder: str, key: str) -> Manifest | None:
-    """The folder's manifest if it was made from these images with this key."""
+def find_existing(dataset: Dataset, folder: str, key: str) -> Manifest | None:
+    """The folder's manifest if it was made from the same images with the same key."""
     try:
         manifest = read_manifest(dataset, folder)
-    except UserError:  # missing, or made from other images: both are made anew
+    except UserError:  # it does not exist, or was made from other images
         return None
     same_shards = [shard.name for shard in manifest.shards] == [shard.name for shard in dataset.shards]
     return manifest if manifest.extra.get("key") == key and same_shards else None
 
 
-def shard_tasks(dataset: Dataset) -> Any:
-    """A Ray Dataset of {"shard": JSON of a Part of the images}. Needs a Ray session."""
-    return one_task_each([{"shard": json.dumps(asdict(shard))} for shard in dataset.shards])
+def run_on_shards(dataset: Dataset, make: Callable[[Any], Any]) -> list[dict[str, Any]]:
+    """The results for all shards, and logs the progress. Needs a Ray session; a UserError of a task is raised.
 
-
-def finish(tasks: Any, total: int) -> list[dict[str, Any]]:
-    """All rows of a Ray Dataset; a UserError of a task is raised as itself."""
+    make: a Ray Dataset with the rows {"shard": JSON of a `Shard` of the images} -> the Ray Dataset of results.
+    """
+    shards = one_task_each([{"shard": json.dumps(asdict(shard))} for shard in dataset.shards])
     rows: list[dict[str, Any]] = []
-    for row in run_tasks(tasks.iter_rows()):
+    for row in run_tasks(make(shards).iter_rows()):
         rows.append(row)
-        log.info("mask: %d of %d shards", len(rows), total)
+        log.info("mask: %d of %d shards", len(rows), len(dataset.shards))
     return rows

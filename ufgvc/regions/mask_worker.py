@@ -1,4 +1,4 @@
-"""What a mask actor does: holds the detector, takes one shard of the images, writes the shards of boxes and masks of the same name."""
+"""The actor that makes masks: finds boxes in one shard of images and writes the shards of boxes and masks."""
 
 from __future__ import annotations
 
@@ -12,33 +12,35 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import torch
 
 from ufgvc.core.storage import Store
 from ufgvc.core.types import REGIONS, Box
 from ufgvc.data.dataset import SCHEMAS, Dataset, Shard, ShardWriter, from_boxes, read_images, read_shard, to_boxes
-from ufgvc.data.images import BadImage, decode, encode_mask
+from ufgvc.data.images import BadImage, Pixels, decode, encode_mask
 from ufgvc.regions.annotated import ANNOTATED
 from ufgvc.regions.boxes import select_boxes
 from ufgvc.regions.detector import Detector, load_detector
-from ufgvc.regions.letterbox import Pixels
 from ufgvc.regions.masks import make_masks
 from ufgvc.runtime.resources import TorchDevice
 
 log = logging.getLogger(__name__)
 DETECTED = "regions/detected"
-OVERLAP = 0.5  # IoU above which two boxes of a region are one
-Boxes = list[Box] | None
+IOU_THRESHOLD = 0.5  # of non-maximum suppression
+Boxes = list[Box] | None  # None: the image could not be read, or is not annotated
 
 
 class ShardMasker:
-    """Callable for Ray Data's `map`: {"shard": JSON of a Part of the images} -> what was written, as JSON, and how many leaves
-    have which regions ({"vein+contour": 7, "": 1}).
+    """Callable for `map` of a Ray Dataset.
 
-    detector: store of a detector's folder, None if boxes are only read. source: as in MaskSettings.boxes, or "known" for boxes that
-    regions/detected holds already. threads: decoding ones; the network itself computes on one CPU thread an actor.
+    Takes {"shard": JSON of a `Shard` of the images}. Returns, as JSON, the written shards "masks" and "detected" (""
+    without a detector), "found": {combination of regions, such as "vein+contour": images with it}, and "failed":
+    [(image_id, reason)] of the images that could not be read.
+
+    writers: of "masks" and "detected".  detector: store of the detector's folder; None if boxes are only read.
+    source: as `MaskSettings.boxes`, or "existing" for the boxes in regions/detected.  threads: that decode; the network
+    computes on one CPU thread.  device: of the network.
     """
 
     def __init__(
@@ -49,12 +51,12 @@ class ShardMasker:
         source: str,
         kind: str,
         confidence: float,
-        batch: int,
+        batch_size: int,
         threads: int,
         device: TorchDevice,
     ) -> None:
         self.dataset, self.writers, self.source, self.kind = dataset, writers, source, kind
-        self.confidence, self.batch, self.threads = confidence, batch, threads
+        self.confidence, self.batch_size, self.threads = confidence, batch_size, threads
         self.detector: Detector | None = None
         torch.set_num_threads(1)
         if detector is not None:
@@ -66,89 +68,88 @@ class ShardMasker:
         shard = Shard(**json.loads(row["shard"]))
         images = read_images(self.dataset, shard)
         ids = images["image_id"].to_pylist()
-        given = self._given(shard, ids)
+        stored = self._read_boxes(shard, ids)
         detected: list[Boxes] = []
         masks: list[dict[str, Any]] = []
         failed: list[tuple[str, str]] = []
-        for first in range(0, len(ids), self.batch):
-            rows = images.slice(first, self.batch).to_pylist()
+        for start in range(0, len(ids), self.batch_size):
+            rows = images.slice(start, self.batch_size).to_pylist()
             pixels = self._decode(rows, failed)
-            found = self._find(rows, pixels, failed)
+            found = self._detect(rows, pixels, failed)
             detected += found
-            for offset, (photo, leaf, boxes) in enumerate(zip(rows, pixels, found, strict=True)):
-                used = self._choose(given[first + offset] if given else None, boxes)
-                masks.append({"image_id": photo["image_id"], **self._masks(leaf, used)})
-        answer = {
-            "masks": json.dumps(asdict(self._write("masks", shard, pa.Table.from_pylist(masks, SCHEMAS["masks"])))),
+            for offset, (image, decoded, boxes) in enumerate(zip(rows, pixels, found, strict=True)):
+                used = self._choose(stored[start + offset] if stored else None, boxes)
+                masks.append({"image_id": image["image_id"], **self._encode_masks(decoded, used)})
+        combinations = Counter("+".join(region for region in REGIONS if mask[region] is not None) for mask in masks)
+        result = {
+            "masks": self._write("masks", shard, pa.Table.from_pylist(masks, SCHEMAS["masks"])),
             "detected": "",
-            "found": json.dumps(
-                Counter("+".join(region for region in REGIONS if mask[region] is not None) for mask in masks)
-            ),
+            "found": json.dumps(combinations),
             "failed": json.dumps(failed),
         }
         if self.detector is not None:
             table = pa.table({"image_id": ids, "boxes": [from_boxes(boxes) for boxes in detected]}, SCHEMAS["regions"])
-            answer["detected"] = json.dumps(asdict(self._write("detected", shard, table)))
-        return answer
+            result["detected"] = self._write("detected", shard, table)
+        return result
 
-    def _given(self, shard: Shard, ids: list[str]) -> list[Boxes] | None:
-        """Boxes that stand in the data set already, row by row."""
+    def _read_boxes(self, shard: Shard, ids: list[str]) -> list[Boxes] | None:
+        """The boxes of the shard in the data set; None if all are detected now. ValueError if the order differs."""
         if self.source == "detected":
             return None
-        table = read_shard(self.dataset, DETECTED if self.source == "known" else ANNOTATED, shard)
+        table = read_shard(self.dataset, DETECTED if self.source == "existing" else ANNOTATED, shard)
         if table["image_id"].to_pylist() != ids:
-            raise ValueError(f"{shard.name}: boxes and images stand in different orders")
+            raise ValueError(f"{shard.name}: boxes and images are in different orders")
         return [to_boxes(value) for value in table["boxes"].to_pylist()]
 
     def _decode(self, rows: Sequence[dict[str, Any]], failed: list[tuple[str, str]]) -> list[Pixels | None]:
-        def one(row: dict[str, Any]) -> Pixels | BadImage:
+        def decode_row(row: dict[str, Any]) -> Pixels | BadImage:
             try:
                 return decode(row["image"], row["orientation"])
             except BadImage as error:
                 return error
 
         with ThreadPoolExecutor(self.threads) as pool:
-            decoded = list(pool.map(one, rows))
+            decoded = list(pool.map(decode_row, rows))
         failed += [
             (row["image_id"], got.reason) for row, got in zip(rows, decoded, strict=True) if isinstance(got, BadImage)
         ]
         return [None if isinstance(got, BadImage) else got for got in decoded]
 
-    def _find(
+    def _detect(
         self, rows: Sequence[dict[str, Any]], pixels: list[Pixels | None], failed: list[tuple[str, str]]
     ) -> list[Boxes]:
+        """The selected boxes of each image. Sets the pixels of images on which the detector fails to None."""
         found: list[Boxes] = [None] * len(rows)
         if self.detector is None:
             return found
-        there = [k for k, image in enumerate(pixels) if image is not None]
+        present = [k for k, image in enumerate(pixels) if image is not None]
         images: list[Pixels] = [image for image in pixels if image is not None]
         try:
-            answers = self.detector.predict(images, self.confidence, OVERLAP)
-        except (RuntimeError, MemoryError):  # what one photograph does must not cost the others: each on its own
-            answers = []
-            for k, image in zip(list(there), images, strict=True):
+            predictions = self.detector.predict(images, self.confidence, IOU_THRESHOLD)
+        except (RuntimeError, MemoryError):  # one image may be the cause: try each alone
+            predictions = []
+            for k, image in zip(list(present), images, strict=True):
                 try:
-                    answers += self.detector.predict([image], self.confidence, OVERLAP)
+                    predictions += self.detector.predict([image], self.confidence, IOU_THRESHOLD)
                 except (RuntimeError, MemoryError) as error:
-                    failed.append(
-                        (rows[k]["image_id"], f"the detector failed on it ({str(error).splitlines()[0][:200]})")
-                    )
-                    there.remove(k)
+                    reason = f"the detector failed on it ({str(error).splitlines()[0][:200]})"
+                    failed.append((rows[k]["image_id"], reason))
+                    present.remove(k)
                     pixels[k] = None
-        for k, boxes in zip(there, answers, strict=True):
-            found[k] = select_boxes(boxes, self.confidence, self.detector.most)
+        for k, boxes in zip(present, predictions, strict=True):
+            found[k] = select_boxes(boxes, self.confidence, self.detector.max_boxes)
         return found
 
-    def _choose(self, given: Boxes, detected: Boxes) -> Boxes:
-        return (
-            detected if self.source == "detected" or (self.source == "annotated_else_detected" and not given) else given
-        )
+    def _choose(self, stored: Boxes, detected: Boxes) -> Boxes:
+        use_detected = self.source == "detected" or (self.source == "annotated_else_detected" and not stored)
+        return detected if use_detected else stored
 
-    def _masks(self, leaf: Pixels | None, boxes: Boxes) -> dict[str, bytes | None]:
-        if leaf is None:
+    def _encode_masks(self, image: Pixels | None, boxes: Boxes) -> dict[str, bytes | None]:
+        if image is None:
             return dict.fromkeys(REGIONS)
-        made = make_masks(leaf, boxes, self.kind)
-        return {region: None if mask is None else encode_mask(np.asarray(mask)) for region, mask in made.items()}
+        masks = make_masks(image, boxes, self.kind)
+        return {region: None if mask is None else encode_mask(mask) for region, mask in masks.items()}
 
-    def _write(self, name: str, shard: Shard, table: pa.Table) -> Shard:
-        return self.writers[name].write(shard.name, shard.split, table)
+    def _write(self, name: str, shard: Shard, table: pa.Table) -> str:
+        """Writes a shard and returns its description as JSON."""
+        return json.dumps(asdict(self.writers[name].write(shard.name, shard.split, table)))

@@ -1,4 +1,4 @@
-"""What the boxes leave of a leaf, as one channel a region. Three kinds, by name: box, luminance, structure (design 4)."""
+"""Makes the masks of an image from its boxes, one for each region. Kinds: box, luminance, structure."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ from skimage.filters import sato, threshold_otsu
 
 from ufgvc.core.registry import Registry
 from ufgvc.core.types import REGIONS, Box
-from ufgvc.regions.letterbox import Pixels, resize_longest
+from ufgvc.data.images import Pixels, resize_longest
 
 Mask = NDArray[np.bool_]
-# (image (H, W, 3) uint8, inside (H, W) bool: the region's boxes, region) -> (H, W) bool
-Kind = Callable[[Pixels, Mask, str], Mask]
-MASK_KINDS: Registry[Kind] = Registry("kind of mask")
-_WORKING_SIDE = (
-    1024  # pixels; a leaf's outline and its larger veins are all there, and a 20-megapixel photograph costs no more
-)
-_VEIN_WIDTHS = (1 / 512, 2 / 512, 3 / 512)  # sigmas of the ridge filter as shares of the longest side
-_BAND = 1 / 80  # half the width of the outline's band as a share of the longest side
+# (image (H, W, 3) uint8, inside (H, W) bool: in the region's boxes, region) -> (H, W) bool
+MaskFunction = Callable[[Pixels, Mask, str], Mask]
+MASK_KINDS: Registry[MaskFunction] = Registry("kind of mask")
+_WORKING_SIDE = 1024  # pixels; enough for the outline and the larger veins, and bounds the cost of large photographs
+_VEIN_WIDTHS = (1 / 512, 2 / 512, 3 / 512)  # sigmas of the ridge filter, as shares of the longest side
+_BAND = 1 / 80  # half width of the band along the outline, as a share of the longest side
+_MIN_CONTRAST = 16  # of 255; less is noise
 
 
 def make_masks(image: Pixels, boxes: Sequence[Box] | None, kind: str) -> dict[str, Mask | None]:
-    """{region: (H, W) bool} of an upright (H, W, 3) uint8 photograph; None for a region without a box."""
+    """{region: (H, W) bool} of an upright image (H, W, 3) uint8; None for a region without a box.
+
+    kind: a key of MASK_KINDS; UserError for another.
+    """
     make = MASK_KINDS.get(kind)
     masks: dict[str, Mask | None] = dict.fromkeys(REGIONS)
     for region in REGIONS:
@@ -40,7 +42,7 @@ def make_masks(image: Pixels, boxes: Sequence[Box] | None, kind: str) -> dict[st
 
 
 def rasterize_boxes(boxes: Sequence[Box], shape: tuple[int, ...]) -> Mask:
-    """(H, W) bool, True in every pixel that a box touches."""
+    """(H, W) bool, True in every pixel that overlaps a box.  shape: (H, W, ...)."""
     mask = np.zeros(shape[:2], bool)
     for box in boxes:
         rows = slice(max(0, int(np.floor(box.y0))), max(0, int(np.ceil(box.y1))))
@@ -50,16 +52,17 @@ def rasterize_boxes(boxes: Sequence[Box], shape: tuple[int, ...]) -> Mask:
 
 
 def find_leaf(image: Pixels, holes: bool = False) -> Mask:
-    """(H, W) bool: the leaf on a plain background; with `holes`, gaps through which the background shines are not leaf.
+    """(H, W) bool: segments a leaf on a plain background.  holes: whether holes are background; else they are filled.
 
-    The background is the median colour of the frame's outermost pixels; what differs from it by more than Otsu's threshold of those
-    differences is leaf: its largest piece. Where nothing stands out from the frame, everything is leaf.
+    The background colour is the median of the outermost pixels. The leaf is the largest connected component of the
+    pixels that differ from it by more than the Otsu threshold of the differences. All is leaf if nothing differs.
+    `methods/layers/leaf_segmentation.py` does the same for batches of tensors at training size, with soft masks.
     """
     edge = max(1, min(image.shape[:2]) // 100)
     frame = [image[:edge], image[-edge:], image[:, :edge], image[:, -edge:]]
     background = np.median(np.concatenate([side.reshape(-1, 3) for side in frame]), axis=0)
     difference = np.abs(image.astype(np.int16) - background.astype(np.int16)).max(axis=2)
-    if difference.max() < 16:  # of 255: no more than noise
+    if difference.max() < _MIN_CONTRAST:
         return np.ones(image.shape[:2], bool)
     pieces, count = ndimage.label(difference > _threshold(difference))
     if count == 0:
@@ -69,12 +72,16 @@ def find_leaf(image: Pixels, holes: bool = False) -> Mask:
     return leaf if holes else ndimage.binary_fill_holes(leaf)
 
 
+def _ridges(light: NDArray[Any], widths: list[float], dark: bool) -> NDArray[Any]:
+    return np.asarray(sato(light, sigmas=widths, black_ridges=dark))  # type: ignore[no-untyped-call]
+
+
 def _threshold(values: NDArray[Any]) -> float:
     return float(threshold_otsu(values))  # type: ignore[no-untyped-call]
 
 
 def luminance(image: Pixels) -> NDArray[np.uint8]:
-    """(H, W) uint8, ITU-R 601 as image programs have it."""
+    """(H, W) uint8, ITU-R BT.601 luma."""
     return np.rint(image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)).astype(np.uint8)
 
 
@@ -86,27 +93,30 @@ def box_mask(image: Pixels, inside: Mask, region: str) -> Mask:
 
 @MASK_KINDS.register("luminance")
 def luminance_mask(image: Pixels, inside: Mask, region: str) -> Mask:
-    """The paper's "converted to binary": the leaf inside the boxes is 1 where it is brighter than its own Otsu threshold.
+    """The paper's "converted to binary": leaf pixels in the boxes that are brighter than their Otsu threshold.
 
-    The plain background is 0, although it is often the brightest part of the photograph.
+    The background is 0, although it is often the brightest part of the photograph.
     """
     return _at_working_size(image, inside, _bright)
 
 
 @MASK_KINDS.register("structure")
 def structure_mask(image: Pixels, inside: Mask, region: str) -> Mask:
-    """Ours: in vein boxes the pixels of the veins (ridge filter of Sato et al. 1998), in contour boxes a band about the outline."""
+    """Vein pixels in vein boxes (ridge filter of Sato et al. 1998), a band along the outline in others.
+
+    Not in the paper.
+    """
     return _at_working_size(image, inside, _veins if region == "vein" else _outline)
 
 
 def _bright(image: Pixels, inside: Mask) -> Mask:
-    # One pixel less all round: on the rim leaf and background are mixed, and on white paper the rim would pass for bright leaf.
-    shown = inside & ndimage.binary_erosion(find_leaf(image, holes=True), border_value=1)
+    # Without the outermost pixels of the leaf, which are mixed with the background and would be bright on white paper.
+    usable = inside & ndimage.binary_erosion(find_leaf(image, holes=True), border_value=1)
     light = luminance(image)
-    values = light[shown]
+    values = light[usable]
     if values.size == 0 or values.min() == values.max():
-        return np.zeros_like(shown)
-    bright: Mask = shown & (light > _threshold(values))
+        return np.zeros_like(usable)
+    bright: Mask = usable & (light > _threshold(values))
     return bright
 
 
@@ -114,19 +124,19 @@ def _veins(image: Pixels, inside: Mask) -> Mask:
     side = max(image.shape[:2])
     widths = [max(1.0, share * side) for share in _VEIN_WIDTHS]
     leaf = find_leaf(image)
-    # The outline is a ridge too, and it is not a vein. A leaf that fills the picture has no outline at the picture's edge.
+    # Excludes the outline, which is a ridge too. A leaf that fills the image has no outline at the image's edge.
     margin = ndimage.distance_transform_edt(np.pad(leaf, 1, mode="edge"))[1:-1, 1:-1]
-    shown = inside & (margin > 2 * widths[-1])
-    if not shown.any():
-        return np.zeros_like(shown)
-    rows, columns = _around(inside, round(4 * widths[-1]))
+    usable = inside & (margin > 2 * widths[-1])
+    if not usable.any():
+        return np.zeros_like(usable)
+    rows, columns = _bounding_slices(inside, round(4 * widths[-1]))
     light = luminance(image)[rows, columns].astype(np.float32) / 255
-    # Most veins are lighter than the blade, some are darker: the polarity that stands out more is taken.
-    responses = [sato(light, sigmas=widths, black_ridges=dark) for dark in (False, True)]  # type: ignore[no-untyped-call]
-    within = shown[rows, columns]
+    # Most veins are lighter than the blade, some are darker: take the polarity with the stronger response.
+    responses = [_ridges(light, widths, dark) for dark in (False, True)]
+    within = usable[rows, columns]
     response = max(responses, key=lambda r: float(np.quantile(r[within], 0.98)))
     values = response[within]
-    mask: Mask = np.zeros_like(shown)
+    mask: Mask = np.zeros_like(usable)
     if values.max() > 1e-4:
         mask[rows, columns] = within & (response > _threshold(values))
     return mask
@@ -137,14 +147,14 @@ def _outline(image: Pixels, inside: Mask) -> Mask:
     if leaf.all():
         return np.zeros_like(leaf)
     reach = max(1.0, _BAND * max(leaf.shape))
-    padded = np.pad(leaf, 1, mode="edge")  # where the leaf leaves the picture there is no outline to see
+    padded = np.pad(leaf, 1, mode="edge")  # no outline where the leaf reaches the image's edge
     distance = ndimage.distance_transform_edt(padded) + ndimage.distance_transform_edt(~padded)
     band: Mask = distance[1:-1, 1:-1] <= reach
     return band & inside
 
 
-def _around(inside: Mask, margin: int) -> tuple[slice, slice]:
-    """The smallest rectangle about the True pixels, with a margin."""
+def _bounding_slices(inside: Mask, margin: int) -> tuple[slice, slice]:
+    """(rows, columns) of the bounding rectangle of the True pixels, with a margin."""
     spans = []
     for axis in (1, 0):
         found = np.flatnonzero(inside.any(axis=axis))
@@ -153,7 +163,7 @@ def _around(inside: Mask, margin: int) -> tuple[slice, slice]:
 
 
 def _at_working_size(image: Pixels, inside: Mask, make: Callable[[Pixels, Mask], Mask]) -> Mask:
-    """Runs `make` on a photograph that is no larger than need be, and brings its mask back to the photograph's size."""
+    """Runs `make` on the image, reduced to _WORKING_SIDE if it is larger, and resizes the mask back."""
     height, width = inside.shape
     if max(height, width) <= _WORKING_SIDE:
         return make(image, inside)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from ufgvc.evaluation.benchmark_record import BenchmarkRecord, TableName
+from ufgvc.evaluation.benchmark_record import BenchmarkRecord
 from ufgvc.evaluation.benchmark_summary import MethodSummary
 from ufgvc.reports.benchmark_tables import benchmark_tables, row_notes, rows_of
 from ufgvc.reports.benchmark_text import describe_controls, describe_gain, describe_paper
@@ -23,10 +23,10 @@ CAM_TEXT = (
     "A uniform map has the share of the image that the masks cover."
 )
 DIFFERENCES_TEXT = (
-    "Paired difference in accuracy on the same test leaves, in points, with its 95\u00a0% interval. The intervals are not "
-    "corrected for the number of methods; p in the tables is."
+    "Paired difference in accuracy on the same test leaves, in points, with its 95\u00a0% interval. The intervals are "
+    "not corrected for the number of methods; p in the tables is."
 )
-SECTIONS: dict[TableName, tuple[str, str]] = {
+SECTIONS: dict[str, tuple[str, str]] = {
     "II": ("The methods", "The paper's methods in its order, then others."),
     "III": ("The effect of the masks", "The same network trained with no, one or both masks."),
     "controls": ("Controls", "Variants with one thing changed, to find what explains a gain."),
@@ -62,7 +62,7 @@ def compose_benchmark(record: BenchmarkRecord, summaries: Sequence[MethodSummary
 
 def _table_sections(record: BenchmarkRecord, summaries: Sequence[MethodSummary]) -> list[Section]:
     """One section for each table; the note on the columns stands below the first only."""
-    tables: Mapping[TableName, Table] = benchmark_tables(record, summaries)
+    tables = benchmark_tables(record, summaries)
     sections = []
     for place, (which, table) in enumerate(tables.items()):
         title, text = SECTIONS[which]

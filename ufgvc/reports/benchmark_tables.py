@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from ufgvc.evaluation.benchmark_record import BenchmarkRecord, TableName
+from ufgvc.evaluation.benchmark_record import BenchmarkRecord
 from ufgvc.evaluation.benchmark_summary import MethodSummary
 from ufgvc.reports.tables import (
     Cells,
@@ -21,10 +21,10 @@ from ufgvc.reports.tables import (
 )
 
 # The order of the paper; methods that it does not have follow in the order of the benchmark.
-METHODS = ("alexnet", "vgg16", "resnet50", "inception_v3", "mobilenet_v2", "bcnn", "improved_bcnn", "nts_net", "mpn_cov",
-           "dcl", "maskcov", "mask_guided")  # fmt: skip
+METHODS = ("alexnet", "vgg16", "resnet50", "inception_v3", "mobilenet_v2", "bcnn", "improved_bcnn", "nts_net",
+           "mpn_cov", "dcl", "maskcov", "mask_guided")  # fmt: skip
 REGIONS = ((), ("vein",), ("contour",), ("vein", "contour"))
-TITLES: dict[TableName, str] = {
+TITLES: dict[str, str] = {
     "II": "Table II: the methods",
     "III": "Table III: the masks that guide the network",
     "controls": "Controls",
@@ -35,8 +35,8 @@ DCL_NOTE = (
 )
 
 
-def rows_of(summaries: Sequence[MethodSummary], which: TableName) -> list[MethodSummary]:
-    """The methods of a table, in its order."""
+def rows_of(summaries: Sequence[MethodSummary], which: str) -> list[MethodSummary]:
+    """The methods of a table (a TableName), in its order."""
     chosen = [one for one in summaries if which in one.result.tables]
     if which == "II":
         return sorted(chosen, key=lambda one: _rank(one.result.key, METHODS))
@@ -47,13 +47,13 @@ def _rank(value: object, order: Sequence[object]) -> int:
     return order.index(value) if value in order else len(order)
 
 
-def benchmark_tables(record: BenchmarkRecord, summaries: Sequence[MethodSummary]) -> dict[TableName, Table]:
-    """The tables that have rows, by name."""
+def benchmark_tables(record: BenchmarkRecord, summaries: Sequence[MethodSummary]) -> dict[str, Table]:
+    """{TableName: table} of the tables that have rows."""
     made = {which: benchmark_table(record, which, summaries) for which in TITLES}
     return {which: table for which, table in made.items() if table}
 
 
-def benchmark_table(record: BenchmarkRecord, which: TableName, summaries: Sequence[MethodSummary]) -> Table | None:
+def benchmark_table(record: BenchmarkRecord, which: str, summaries: Sequence[MethodSummary]) -> Table | None:
     """One of the three tables; None without rows."""
     rows = rows_of(summaries, which)
     if not rows:
@@ -77,7 +77,7 @@ def benchmark_table(record: BenchmarkRecord, which: TableName, summaries: Sequen
     return Table(TITLES[which], tuple(columns), cells, frozenset({0, 1}), note)
 
 
-def _label(one: MethodSummary, which: TableName) -> str:
+def _label(one: MethodSummary, which: str) -> str:
     """Table III names its rows as the paper does: the backbone, then the masks that guide it."""
     in_table_3 = which == "III" and one.result.regions
     return " + ".join((one.result.backbone, *one.result.regions)) if in_table_3 else one.result.label
@@ -110,7 +110,7 @@ def _column_note(rows: Sequence[MethodSummary]) -> str:
     return " ".join([*notes, "Images/s and minutes depend on how many trainings shared the machine."])
 
 
-def row_notes(which: TableName, rows: Sequence[MethodSummary]) -> str:
+def row_notes(which: str, rows: Sequence[MethodSummary]) -> str:
     """The notes on single rows: options, coverage and failed runs."""
     notes = [f"{_label(one, which)}: {'; '.join(one.notes)}." for one in rows if one.notes]
     return " ".join([*([DCL_NOTE] if which == "III" else []), *notes])

@@ -113,8 +113,8 @@ def models_table(
     note = "Interval: Wilson. Balanced: mean recall of the cultivars."
     if tests:
         note += (
-            " Gains: leaves that only this model classifies correctly; losses: leaves that only the model of the report "
-            "does; p: exact McNemar test; one seed each."
+            " Gains: leaves that only this model classifies correctly; losses: leaves that only the model of the "
+            "report does; p: exact McNemar test; one seed each."
         )
     return Table("Accuracy on the test leaves", tuple(columns), rows, note=note)
 

@@ -26,7 +26,7 @@ SMALL_LEGEND = STYLE | {"legend.fontsize": 9.5}
 
 
 def progress_chart(record: SearchRecord, summary: SearchSummary) -> Chart | None:
-    """The best score so far, with what the best of as many equal settings would score; None without complete trials."""
+    """The best score so far, and the best score of as many equal settings; None without complete trials."""
     trials = sorted(record.candidates, key=lambda trial: trial.number)
     if not trials:
         return None
@@ -41,8 +41,9 @@ def progress_chart(record: SearchRecord, summary: SearchSummary) -> Chart | None
         ax.plot(numbers, scores, "o", color=SOFT, markersize=4.5, alpha=0.75, label="complete trial")
         repeats = [trial for trial in record.trials if trial.repeat and trial.score is not None]
         if repeats:
-            ax.plot([trial.number for trial in repeats], [100 * trial.curve[-1] for trial in repeats], "D",
-                    color="none", markeredgecolor=SECOND, markersize=6, label="paper's setting, other seed")  # fmt: skip
+            x, y = zip(*((trial.number, 100 * trial.curve[-1]) for trial in repeats), strict=True)
+            label = "paper's setting, other seed"
+            ax.plot(x, y, "D", color="none", markeredgecolor=SECOND, markersize=6, label=label)
         ax.step(ends, [*best, best[-1]], where="post", color=ACCENT, label="best so far")
         ax.set(xlabel="trial", ylabel="cross-validated accuracy, %", xlim=(-0.6, last + 0.6))
         # With few repeats the band can reach far beyond any score.
@@ -114,7 +115,7 @@ def _ternary(weights: Any) -> np.ndarray:
 
 
 def _opacities(record: SearchRecord) -> list[float]:
-    """One for each candidate from the lowest score to the highest, by rank, so that an outlier does not hide the rest."""
+    """One for each candidate, from the lowest score to the highest; by rank, so that outliers do not hide the rest."""
     scores = sorted(trial.curve[-1] for trial in record.candidates)
     ranks = rankdata(scores, method="max") - 1
     return [0.12 + 0.88 * (rank / max(1, len(scores) - 1)) ** 2 for rank in ranks]

@@ -223,7 +223,7 @@ def _warnings(record: SearchRecord, summary: SearchSummary) -> list[str]:
     found, bias = [], summary.selection_bias
     if bias and bias.settings > 1 and not summary.paper_is_best:
         found.append(
-            f"The cross-validated accuracy of the best setting is the maximum of {bias.settings} and therefore too high. "
+            f"The cross-validated accuracy of the best setting is the maximum of {bias.settings}, so it is too high. "
             "Only the test leaves show its gain."
         )
     if bias and bias.settings > 1 and not bias.seeds.measured:

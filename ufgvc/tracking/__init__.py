@@ -1,1 +1,1 @@
-"""Runs and the model registry on MLflow; training goes on when its server is away."""
+"""MLflow: recording runs and the model registry. A run goes on while MLflow's server is unreachable."""

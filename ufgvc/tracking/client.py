@@ -1,4 +1,4 @@
-"""The connection to MLflow: opened explicitly, never through MLflow's global state, and quick to say that nobody is there."""
+"""The connection to MLflow: opened explicitly, without MLflow's global state, and with short timeouts."""
 
 from __future__ import annotations
 
@@ -15,11 +15,9 @@ from ufgvc.core.errors import disk_error
 from ufgvc.core.s3_client import certificates
 from ufgvc.tracking.settings import MlflowLocation, is_remote, redact
 
-log = logging.getLogger(__name__)
-
 
 class MlflowUnavailable(Exception):
-    """MLflow cannot be reached or refused for now; trying again later may help.  fix: what to do, where that is known."""
+    """MLflow cannot be reached, or refused; trying again later may help.  fix: what to do, where that is known."""
 
     def __init__(self, what: str, fix: str | None = None) -> None:
         super().__init__(what)
@@ -27,71 +25,64 @@ class MlflowUnavailable(Exception):
 
 
 class MlflowNotFound(Exception):
-    """MLflow answers, and does not know what was asked for."""
+    """MLflow answered that it does not have what was requested."""
 
 
-def prepare(place: MlflowLocation) -> None:
-    """MLflow's own patience is minutes a request; ours is seconds, unless the user has set it. No usage reports, no progress bars."""
+def connect(location: MlflowLocation) -> Any:
+    """An MlflowClient for tracking and registry. MlflowUnavailable if it cannot be reached."""
+    set_environment(location)
+    check_reachable(location)
+    with map_errors():
+        from mlflow import MlflowClient
+
+        return MlflowClient(tracking_uri=location.uri, registry_uri=location.uri)
+
+
+def set_environment(location: MlflowLocation) -> None:
+    """Sets MLflow's environment variables that the user has not set: retries of seconds, no telemetry, no progress
+    bars, the S3 endpoint.
+    """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    logging.getLogger("mlflow.store.db.utils").setLevel(
-        logging.CRITICAL
-    )  # its traceback; what it raises is explained here
-    if place.artifacts and place.artifacts.startswith("s3://"):
+    # It logs a traceback and then raises, which `map_errors` explains.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    if location.artifacts and location.artifacts.startswith("s3://"):
         if endpoint := os.environ.get("AWS_ENDPOINT_URL"):
             os.environ.setdefault("MLFLOW_S3_ENDPOINT_URL", endpoint)
         if trusted := certificates():  # MLflow's own client knows AWS_CA_BUNDLE only
             os.environ.setdefault("AWS_CA_BUNDLE", trusted)
 
 
-def check_reachable(place: MlflowLocation) -> None:
-    """Away if a server is named and nobody listens there, or no database can be made: MLflow itself would try for a long time."""
-    database = Path(place.uri.removeprefix("sqlite:///").partition("?")[0])
-    folder = database.parent
-    if (
-        place.uri.startswith("sqlite:///")
-        and not database.exists()
-        and folder.exists()
-        and not os.access(folder, os.W_OK)
-    ):
-        raise MlflowUnavailable(
-            f"no database can be made in {folder}", "change its rights, or name another with --tracking.uri"
-        )
-    if not is_remote(place.uri):
+def check_reachable(location: MlflowLocation) -> None:
+    """MlflowUnavailable if nothing listens at the server's address, or if no database can be created there.
+
+    MLflow itself would retry for minutes.
+    """
+    if not is_remote(location.uri):
+        _check_database(location.uri)
         return
-    parts = urlsplit(place.uri)
+    parts = urlsplit(location.uri)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
-        socket.create_connection((parts.hostname or "", port), timeout=place.patience).close()
+        socket.create_connection((parts.hostname or "", port), timeout=location.timeout).close()
     except OSError as error:
-        raise MlflowUnavailable(f"nobody listens at {redact(place.uri)} ({error})") from error
+        raise MlflowUnavailable(f"nothing listens at {redact(location.uri)} ({error})") from error
 
 
-def connect(place: MlflowLocation) -> Any:
-    """An MlflowClient for tracking and registry alike. Away if it cannot be reached."""
-    prepare(place)
-    check_reachable(place)
-    with map_errors():
-        from mlflow import MlflowClient
-
-        return MlflowClient(tracking_uri=place.uri, registry_uri=place.uri)
-
-
-def _raise_for_disk(error: BaseException) -> None:
-    """Away with the remedy if a full or read-only disk, MLflow's own database there included, is what began it."""
-    current: BaseException | None = error
-    while current is not None:
-        refused = disk_error(current, "its database or files")
-        if refused is not None:
-            raise MlflowUnavailable(f"{refused.what} ({refused.where})", refused.fix) from error
-        current = current.__cause__ or current.__context__
+def _check_database(uri: str) -> None:
+    database = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    folder = database.parent
+    missing = uri.startswith("sqlite:///") and not database.exists()
+    if missing and folder.exists() and not os.access(folder, os.W_OK):
+        fix = "change its rights, or name another with --tracking.uri"
+        raise MlflowUnavailable(f"no database can be made in {folder}", fix)
 
 
 @contextmanager
 def map_errors() -> Iterator[None]:
-    """Turns what MLflow and its transports raise into Away or Gone."""
+    """Turns the errors of MLflow and its transports into MlflowUnavailable or MlflowNotFound."""
     import requests
     import sqlalchemy.exc
     from mlflow.exceptions import MlflowException
@@ -107,3 +98,15 @@ def map_errors() -> Iterator[None]:
     except (requests.exceptions.RequestException, sqlalchemy.exc.OperationalError, OSError) as error:
         _raise_for_disk(error)
         raise MlflowUnavailable(redact(str(error)).splitlines()[0]) from error
+
+
+def _raise_for_disk(error: BaseException) -> None:
+    """MlflowUnavailable with the fix if the root cause is a full or read-only disk, on which MLflow's database may
+    be.
+    """
+    current: BaseException | None = error
+    while current is not None:
+        refused = disk_error(current, "its database or files")
+        if refused is not None:
+            raise MlflowUnavailable(f"{refused.what} ({refused.where})", refused.fix) from error
+        current = current.__cause__ or current.__context__

@@ -1,13 +1,14 @@
-"""What a run has to tell MLflow, kept with the run: written before it is sent, so that nothing is lost while the server is away.
+"""The journal of a run: everything for MLflow is written to the run folder first, and sent when the server is
+reachable.
 
-journal/run.json              who the run is: name, experiment, parameters, tags, its start, MLflow's id once it has one
-journal/steps/<step>.json     the metrics of one step (an object each: object stores cannot append)
-journal/sent/<step>           empty: MLflow has this step
-journal/artifacts/...         files that could not be sent
+journal/run.json           name, experiment, parameters, tags and start of the run, MLflow's id, number of lines sent
+journal/metrics.jsonl      one line for each time that metrics were logged: {"step": ..., "metrics": {name: value}}
+journal/artifacts/...      files that could not be sent yet
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,93 +18,85 @@ from typing import Any
 from ufgvc.core.errors import DamagedFile
 from ufgvc.core.storage import Store
 
+METRICS = "metrics.jsonl"
+IDENTITY = "run.json"
+
+
+@dataclass(frozen=True)
+class Line:
+    """Metrics that were logged for a step."""
+
+    step: int
+    metrics: dict[str, float]
+
 
 @dataclass(frozen=True)
 class Journal:
-    """The journal of one run. It has one writer: rank 0."""
+    """The journal of one run. Only one process writes it: rank 0, or the driver."""
 
     store: Store
 
-    def identity(self) -> dict[str, Any] | None:
-        """What run.json says; None if this journal was never begun."""
+    def read_identity(self) -> dict[str, Any] | None:
+        """The content of run.json; None if the journal does not exist yet. DamagedFile if it cannot be parsed."""
         try:
-            return dict(self.store.read_json("run.json"))
+            return dict(self.store.read_json(IDENTITY))
         except FileNotFoundError:
             return None
         except DamagedFile as error:
-            raise DamagedFile(
-                error.what, where=error.where, fix="delete the journal folder, or start with --fresh"
-            ) from None
+            fix = "delete the journal folder, or start with --fresh"
+            raise DamagedFile(error.what, where=error.where, fix=fix) from None
 
-    def keep_identity(self, identity: Mapping[str, Any]) -> None:
-        self.store.write_json("run.json", dict(identity))
+    def write_identity(self, identity: Mapping[str, Any]) -> None:
+        """Replaces run.json."""
+        self.store.write_json(IDENTITY, dict(identity))
+
+    def read_lines(self) -> list[Line]:
+        """All logged metrics, in the order of logging."""
+        try:
+            text = self.store.read_text(METRICS)
+        except FileNotFoundError:
+            return []
+        rows = map(json.loads, text.splitlines())
+        return [Line(row["step"], {name: float(value) for name, value in row["metrics"].items()}) for row in rows]
 
     def append(self, step: int, metrics: Mapping[str, float]) -> bool:
-        """Adds the metrics of a step; whether there is anything new to send.
+        """Adds a line with the metrics that the step does not have yet; False if it has all of them.
 
-        A value that is there already stays: what a retry finds again (its speed, say) must not become a second row of the same step.
+        The first value stays: a retry may measure another (images per second), which must not become a second row of
+        the same step.
         """
-        known = self.read(step)
-        fresh = {name: float(value) for name, value in metrics.items() if name not in known}
-        if not fresh:
+        lines = self.read_lines()
+        known = {name for line in lines if line.step == step for name in line.metrics}
+        new = {name: float(value) for name, value in metrics.items() if name not in known}
+        if not new:
             return False
-        merged = {name: _plain(value) for name, value in {**known, **fresh}.items()}
-        self.store.write_json(_step(step), {"step": step, "metrics": merged})
-        if self.store.exists(_mark(step)):
-            self.store.delete(_mark(step))
+        lines.append(Line(step, new))
+        # Object stores cannot append. JSON has no infinity and no NaN: they are written as text, which float() reads.
+        rows = [{"step": line.step, "metrics": _to_json(line.metrics)} for line in lines]
+        text = "".join(f"{json.dumps(row)}\n" for row in rows)
+        self.store.write_text(METRICS, text)
         return True
 
-    def read(self, step: int) -> dict[str, float]:
-        """The metrics of a step; {} if it has none."""
-        try:
-            return {name: float(value) for name, value in self.store.read_json(_step(step))["metrics"].items()}
-        except FileNotFoundError:
-            return {}
-
-    def steps(self) -> list[int]:
-        return sorted(_number(name) for name in self.store.list("steps"))
-
-    def pending(self) -> list[int]:
-        """Steps that MLflow does not have yet, in order."""
-        sent = {_number(name) for name in self.store.list("sent")}
-        return [step for step in self.steps() if step not in sent]
-
-    def mark_sent(self, step: int) -> None:
-        self.store.write_bytes(_mark(step), b"")
-
-    def forget_sent(self) -> None:
-        """Every step counts as not sent: MLflow has lost the run."""
-        self.store.delete_tree("sent")
-
-    def keep_bytes(self, name: str, data: bytes) -> None:
+    def write_artifact(self, name: str, data: bytes) -> None:
+        """Keeps a file until it is sent."""
         self.store.write_bytes(f"artifacts/{name}", data)
 
-    def keep_folder(self, folder: Path, name: str) -> None:
+    def write_artifacts(self, folder: Path, name: str) -> None:
+        """Keeps the files of a local folder, below `name`, until they are sent."""
         self.store.upload(folder, f"artifacts/{name}")
 
-    def artifacts(self) -> list[str]:
-        """Names of the files that wait to be sent."""
+    def list_artifacts(self) -> list[str]:
+        """Names of the files that were not sent yet."""
         return [name.removeprefix("artifacts/") for name in self.store.list("artifacts")]
 
-    def artifact(self, name: str) -> bytes:
+    def read_artifact(self, name: str) -> bytes:
+        """The content of a file that was not sent yet."""
         return self.store.read_bytes(f"artifacts/{name}")
 
-    def drop_artifact(self, name: str) -> None:
+    def delete_artifact(self, name: str) -> None:
+        """Forgets a file that was sent."""
         self.store.delete(f"artifacts/{name}")
 
 
-def _plain(value: float) -> float | str:
-    """JSON has no infinities and no NaN: they are kept as text that float() reads."""
-    return value if math.isfinite(value) else str(value)
-
-
-def _step(step: int) -> str:
-    return f"steps/{step:010d}.json"
-
-
-def _mark(step: int) -> str:
-    return f"sent/{step:010d}"
-
-
-def _number(name: str) -> int:
-    return int(name.rsplit("/", 1)[-1].removesuffix(".json"))
+def _to_json(metrics: Mapping[str, float]) -> dict[str, float | str]:
+    return {name: value if math.isfinite(value) else str(value) for name, value in metrics.items()}

@@ -1,4 +1,4 @@
-"""MLflow's model registry: filing a model, finding one by its name, and saying what is there when it is not."""
+"""MLflow's model registry: registering models, and finding and downloading them by their address."""
 
 from __future__ import annotations
 
@@ -34,9 +34,11 @@ def register(
     context: Context = Context(),
     alias: str | None = CHALLENGER,
 ) -> str | None:
-    """Files a model as a version of `name` and returns the version; None if tracking is off. The same model twice stays one version.
+    """Registers a model as a version of `name` and returns the version; None if tracking is off. The same model twice
+    is one version.
 
-    model_uri: <run>/model (or any folder with a model.json), runs:/<id>/model, or models:/...  UserError if MLflow is away.
+    model_uri: <run>/model (or any folder with a model.json), runs:/<id>/model, or models:/...  UserError if MLflow is
+    unavailable.
     """
     if not model_uri.startswith(("runs:", "models:")):
         store = open_store(model_uri)
@@ -47,8 +49,8 @@ def register(
         info = store.read_json("model.json")
         return register_folder(model_uri, name, tags, context, alias, info.get("run_id"), info.get("artifact", "model"))
     with registry_client(context) as (client, _):
-        source, run_id = source_of(client, model_uri)
-        return _file(client, name, source, run_id, tags, alias)
+        source, run_id = resolve_source(client, model_uri)
+        return _register(client, name, source, run_id, tags, alias)
 
 
 def register_folder(
@@ -60,74 +62,82 @@ def register_folder(
     run_id: str | None = None,
     artifact: str = "model",
 ) -> str | None:
-    """Files any folder (local or s3://) as a version of `name`. Its files are sent to the run unless the run has them under `artifact`.
+    """Registers any folder (local or s3://) as a version of `name`. Its files are sent to the run unless it has them
+    as `artifact`.
 
-    run_id: the run that made it; without one, a run is made to hold it.  The version, or None if tracking is off.
+    run_id: the run that made it; None: a run is created for it.  Returns the version, or None if tracking is off.
     """
-    place = resolve(context.tracking, context.runs)
-    if place is None:
+    location = resolve(context.tracking, context.runs)
+    if location is None:
         return None
     with registry_client(context) as (client, _):
         if run_id is None or not has_run(client, run_id):
             run = start_run(context, name, f"register {name}", {"folder": folder}, {"kind": "register"})
             if run.id is None:
-                raise MlflowUnavailable("the run that should hold the model could not be made")
+                raise MlflowUnavailable("the run for the model could not be created")
             run.finish()
             run_id = run.id
         if not client.list_artifacts(run_id, artifact):
-            with _local(open_store(folder)) as local:
+            with _local_copy(open_store(folder)) as local:
                 client.log_artifacts(run_id, str(local), artifact)
         if not client.list_artifacts(run_id, artifact):
             raise UserError(
-                "MLflow took the model's files and does not have them",
-                where=redact(place.uri),
+                "MLflow received the model's files and does not have them",
+                where=redact(location.uri),
                 fix="check its artifact store",
             )
         source = f"{client.get_run(run_id).info.artifact_uri}/{artifact}"
-        return _file(client, name, source, run_id, tags, alias)
+        return _register(client, name, source, run_id, tags, alias)
 
 
 @contextlib.contextmanager
-def fetched(uri: str, context: Context) -> Iterator[Path]:
-    """A local copy of what models:/... or runs:/... names, for as long as the block runs. UserError if it is not there, with what is."""
+def download_model(uri: str, context: Context) -> Iterator[Path]:
+    """A local copy of the model at models:/... or runs:/..., within the block.
+
+    UserError, listing the models, if there is none.
+    """
     with tempfile.TemporaryDirectory(prefix="ufgvc-model-") as folder:
-        with registry_client(context) as (client, place):
+        with registry_client(context) as (client, location):
             from mlflow.artifacts import download_artifacts
 
-            source, _ = source_of(client, uri)
+            source, _ = resolve_source(client, uri)
             try:
                 found = download_artifacts(
-                    artifact_uri=source, dst_path=folder, tracking_uri=place.uri, registry_uri=place.uri
+                    artifact_uri=source, dst_path=folder, tracking_uri=location.uri, registry_uri=location.uri
                 )
             except FileNotFoundError:
                 found = None
         if found is None:
             raise UserError(
-                "MLflow knows the model, but its files are gone", where=uri, fix="train or register the model again"
+                "MLflow has the model, but its files are missing", where=uri, fix="train or register the model again"
             )
         yield Path(found)
 
 
-def versions_of(name: str, context: Context = Context()) -> list[Any]:
+def list_versions(name: str, context: Context = Context()) -> list[Any]:
     """All versions of a registered model, newest first; [] if there is none of that name."""
     with registry_client(context) as (client, _):
         return sorted(client.search_model_versions(f"name = '{name}'"), key=lambda version: -int(version.version))
 
 
-def _file(client: Any, name: str, source: str, run_id: str | None, tags: Mapping[str, Any], alias: str | None) -> str:
+def _register(
+    client: Any, name: str, source: str, run_id: str | None, tags: Mapping[str, Any], alias: str | None
+) -> str:
     with contextlib.suppress(MlflowNotFound):
         with map_errors():
             client.get_registered_model(name)
         known = client.search_model_versions(f"name = '{name}'")
         same = [version for version in known if version.run_id == (run_id or "") and version.source == source]
         if same:
-            return _label(client, name, str(same[0].version), tags, alias)
-        return _label(client, name, str(client.create_model_version(name, source, run_id=run_id).version), tags, alias)
+            return _set_tags(client, name, str(same[0].version), tags, alias)
+        return _set_tags(
+            client, name, str(client.create_model_version(name, source, run_id=run_id).version), tags, alias
+        )
     client.create_registered_model(name)
-    return _label(client, name, str(client.create_model_version(name, source, run_id=run_id).version), tags, alias)
+    return _set_tags(client, name, str(client.create_model_version(name, source, run_id=run_id).version), tags, alias)
 
 
-def _label(client: Any, name: str, version: str, tags: Mapping[str, Any], alias: str | None) -> str:
+def _set_tags(client: Any, name: str, version: str, tags: Mapping[str, Any], alias: str | None) -> str:
     for key, value in tags.items():
         client.set_model_version_tag(name, version, key, redact(str(value)))
     if alias:
@@ -135,18 +145,18 @@ def _label(client: Any, name: str, version: str, tags: Mapping[str, Any], alias:
     return version
 
 
-def source_of(client: Any, uri: str) -> tuple[str, str | None]:
-    """Where the files of models:/... or runs:/... are, and the run that made them."""
+def resolve_source(client: Any, uri: str) -> tuple[str, str | None]:
+    """The URI of the files of models:/... or runs:/..., and the id of the run that made them."""
     if match := _RUN.match(uri):
-        with _known_there(client, uri):
+        with _explain_missing(client, uri):
             return f"{client.get_run(match['run']).info.artifact_uri}/{match['path']}", match["run"]
-    version = version_at(client, uri)
+    version = get_version(client, uri)
     return client.get_model_version_download_uri(version.name, version.version), version.run_id
 
 
-def version_at(client: Any, uri: str) -> Any:
-    """MLflow's record of the version that models:/... names. UserError if there is none, with what is."""
-    with _known_there(client, uri):
+def get_version(client: Any, uri: str) -> Any:
+    """MLflow's ModelVersion of models:/... UserError, listing the models, if there is none."""
+    with _explain_missing(client, uri):
         if match := _ALIAS.match(uri):
             return client.get_model_version_by_alias(match["name"], match["alias"])
         if match := _VERSION.match(uri):
@@ -156,17 +166,17 @@ def version_at(client: Any, uri: str) -> Any:
 
 
 @contextlib.contextmanager
-def _known_there(client: Any, uri: str) -> Iterator[None]:
+def _explain_missing(client: Any, uri: str) -> Iterator[None]:
     try:
         with map_errors():
             yield
     except (MlflowNotFound, MlflowUnavailable) as error:
         if isinstance(error, MlflowUnavailable) and "not found" not in str(error):
             raise
-        raise UserError("MLflow knows no such model", where=uri, fix=_known(client, uri)) from None
+        raise UserError("MLflow knows no such model", where=uri, fix=_list_models(client, uri)) from None
 
 
-def _known(client: Any, uri: str) -> str:
+def _list_models(client: Any, uri: str) -> str:
     if uri.startswith("runs:"):
         return "check the run's id in MLflow, or give <runs>/<dataset>/<method>/<key>/model"
     found = []
@@ -178,6 +188,7 @@ def _known(client: Any, uri: str) -> str:
 
 
 def has_run(client: Any, run_id: str) -> bool:
+    """Whether MLflow has the run, and it is not deleted."""
     try:
         with map_errors():
             return bool(client.get_run(run_id).info.lifecycle_stage == "active")
@@ -187,25 +198,25 @@ def has_run(client: Any, run_id: str) -> bool:
 
 @contextlib.contextmanager
 def registry_client(context: Context) -> Iterator[tuple[Any, MlflowLocation]]:
-    """A client for work that needs MLflow now. UserError if tracking is off or MLflow is away."""
-    place = resolve(context.tracking, context.runs)
-    if place is None:
+    """A client for work that needs MLflow now. UserError if tracking is off or MLflow is unavailable."""
+    location = resolve(context.tracking, context.runs)
+    if location is None:
         raise UserError(
-            "tracking is off, so no registry can be asked",
+            "tracking is off, so there is no registry",
             where="--tracking.uri",
             fix="name a server, or give the model's folder",
         )
     try:
-        client = connect(place)
+        client = connect(location)
         with map_errors():
-            yield client, place
+            yield client, location
     except (MlflowUnavailable, MlflowNotFound) as error:
         fix = getattr(error, "fix", None) or "check that the server runs, and --tracking.uri"
-        raise UserError(f"MLflow failed: {error}", where=redact(place.uri), fix=fix) from error
+        raise UserError(f"MLflow failed: {error}", where=redact(location.uri), fix=fix) from error
 
 
 @contextlib.contextmanager
-def _local(store: Store) -> Iterator[Path]:
+def _local_copy(store: Store) -> Iterator[Path]:
     if store.is_local:
         yield store.local_path
         return

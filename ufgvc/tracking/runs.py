@@ -1,4 +1,4 @@
-"""A run on MLflow. It never stops a job: what MLflow cannot take now waits in the journal."""
+"""Runs on MLflow. Recording never stops a job: what MLflow cannot receive now stays in the run's journal."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ufgvc.core.process import git_commit, versions
 from ufgvc.core.storage import Store
 from ufgvc.tracking.client import MlflowNotFound, MlflowUnavailable, connect, map_errors
 from ufgvc.tracking.context import Context
-from ufgvc.tracking.journal import Journal
+from ufgvc.tracking.journal import Journal, Line
 from ufgvc.tracking.settings import MlflowLocation, redact, redact_values, resolve
-from ufgvc.tracking.sync import deliver, deliver_artifacts, open_run
+from ufgvc.tracking.sync import open_run, send_files, send_metrics
 
 log = logging.getLogger(__name__)
-RETRY_AFTER = 30.0  # seconds that a server which was away is left alone
+RETRY_AFTER = 30.0  # seconds without another attempt after one that failed
 
 
 class Run(Protocol):
-    """A recorded piece of work.  id: MLflow's id of it; None while MLflow does not know it."""
+    """A run that is recorded.  id: MLflow's id; None until MLflow has created it."""
 
     @property
     def id(self) -> str | None: ...
@@ -39,30 +39,30 @@ class Run(Protocol):
 
 
 class NullRun:
-    """Tracking is off: everything is accepted and nothing is kept."""
+    """The run while tracking is off: every method does nothing."""
 
     id: str | None = None
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Keeps nothing."""
+        """Does nothing."""
 
     def log_artifact_bytes(self, name: str, data: bytes) -> None:
-        """Keeps nothing."""
+        """Does nothing."""
 
     def log_text(self, text: str, name: str) -> None:
-        """Keeps nothing."""
+        """Does nothing."""
 
     def log_json(self, value: Any, name: str) -> None:
-        """Keeps nothing."""
+        """Does nothing."""
 
     def log_folder(self, folder: Path, name: str) -> None:
-        """Keeps nothing."""
+        """Does nothing."""
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
-        """Keeps nothing."""
+        """Does nothing."""
 
     def finish(self, status: str = "FINISHED") -> None:
-        """Keeps nothing."""
+        """Does nothing."""
 
 
 def start_run(
@@ -75,18 +75,26 @@ def start_run(
     run_id: str | None = None,
     store: Store | None = None,
 ) -> Run:
-    """Begins a run, or goes on with one: with `run_id`, or with the run that the journal remembers.
+    """Starts a run, or resumes the one of `run_id` or of the journal. Does not fail while MLflow is unavailable.
 
-    experiment: MLflow's experiment unless `context.tracking` names another (the data set's name).  params: settings of any depth; written
-    flat, and whole as config.yaml.  parent: id of the run that this one is nested in.  store: the run folder, under which `journal/`
-    is kept; None: nothing is kept for later (short-lived runs).  Does not fail when MLflow is away; UserError if no MLflow is named
-    and none can be made.
+    Args:
+        context: names the MLflow to use.
+        experiment: MLflow's experiment unless `context.tracking` names one; usually the name of the data set.
+        name: of the run.
+        params: nested settings; logged as flat parameters, and as config.yaml.
+        tags: of the run; the versions and the commit are added.
+        parent: id of the run in which this one is nested.
+        run_id: of an existing run to resume.
+        store: the run folder, in which `journal/` is written; None: what cannot be sent is lost (short runs).
+
+    Raises:
+        UserError: no MLflow is named, and none can be created in the runs folder.
     """
-    place = resolve(context.tracking, context.runs)
-    if place is None:
+    location = resolve(context.tracking, context.runs)
+    if location is None:
         return NullRun()
-    kept = Journal(store.child("journal")) if store is not None else None
-    known = kept.identity() if kept else None
+    journal = Journal(store.child("journal")) if store is not None else None
+    known = journal.read_identity() if journal else None
     if known and run_id and known["id"] not in (None, run_id):
         known = None
     identity: dict[str, Any] = known or {
@@ -100,29 +108,36 @@ def start_run(
         "tags": {},
         "status": None,
         "described": False,
+        "sent": 0,
     }
     identity |= {"id": run_id or identity["id"], "status": None, "described": False}
-    identity["tags"] |= {**_origin(), **{key: redact(str(value)) for key, value in tags.items()}}
-    return MlflowRun(place, kept, identity)
+    identity["tags"] |= {**_version_tags(), **{key: redact(str(value)) for key, value in tags.items()}}
+    return MlflowRun(location, journal, identity)
 
 
 def require_mlflow(context: Context) -> None:
-    """UserError if an MLflow server is named and nobody answers there: for a long job that has not begun, a wrong address is a mistake."""
-    place = resolve(context.tracking, context.runs)
-    if place is None:
+    """UserError if the named MLflow server cannot be reached: checked before a long job, when it is most likely a
+    wrong address.
+    """
+    location = resolve(context.tracking, context.runs)
+    if location is None:
         return
     try:
-        connect(place)
+        connect(location)
     except MlflowUnavailable as error:
         fix = (
             "start the server, check MLFLOW_TRACKING_URI or --tracking.uri, or record nothing with `--tracking.uri off`"
         )
-        raise UserError(f"MLflow can not be reached: {error}", where=redact(place.uri), fix=error.fix or fix) from None
+        raise UserError(
+            f"MLflow cannot be reached: {error}", where=redact(location.uri), fix=error.fix or fix
+        ) from None
 
 
 @contextlib.contextmanager
 def finish_run_on_exit(run: Run) -> Iterator[Run]:
-    """The run ends with the block: FINISHED, KILLED if it was stopped (Control-C, `ray job stop`), FAILED for any other error."""
+    """Finishes the run with the block: FINISHED, KILLED after KeyboardInterrupt (Control-C, `ray job stop`), FAILED
+    after other errors.
+    """
     try:
         yield run
     except KeyboardInterrupt:
@@ -134,23 +149,23 @@ def finish_run_on_exit(run: Run) -> Iterator[Run]:
     run.finish()
 
 
-def _origin() -> dict[str, str]:
-    """Where the numbers come from: the commit and the versions."""
+def _version_tags() -> dict[str, str]:
+    """Tags with the git commit and the package versions."""
     found = {f"version.{package}": version for package, version in versions().items()}
     commit = git_commit()
     return found | ({"git.commit": commit} if commit else {})
 
 
 class MlflowRun:
-    """A run that MLflow records, sooner or later."""
+    """A run that is recorded by MLflow: at once, or by `ufgvc sync` from its journal."""
 
-    def __init__(self, place: MlflowLocation, journal: Journal | None, identity: dict[str, Any]) -> None:
-        self._place, self._journal, self._identity = place, journal, identity
+    def __init__(self, location: MlflowLocation, journal: Journal | None, identity: dict[str, Any]) -> None:
+        self._location, self._journal, self._identity = location, journal, identity
         self._client: Any = None
-        self._away_since: float | None = None
+        self._failed_at: float | None = None
         self._warned = False
-        self._behind = bool(journal and journal.pending())
-        self._keep()
+        self._unsent = bool(journal and self._pending())
+        self._save_identity()
         self._try(lambda: None)
 
     @property
@@ -159,64 +174,74 @@ class MlflowRun:
         return found
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Records metrics of a step (an epoch). First into the journal; a value that the step has already is not recorded twice."""
+        """Logs metrics of a step (an epoch), to the journal first.
+
+        A value that the step has already is not logged again.
+        """
         if self._journal is None:
-            self._try(lambda: deliver(self._client, self._identity, step, metrics))
+            self._try(lambda: send_metrics(self._client, self._identity, Line(step, dict(metrics))))
             return
         if self._journal.append(step, metrics):
-            self._behind = True
-        if self._behind:
+            self._unsent = True
+        if self._unsent:
             self._try(self._send_steps)
 
     def log_artifact_bytes(self, name: str, data: bytes) -> None:
-        """Records a small file under its name ("report/page.html")."""
+        """Logs a small file by its content and its name ("report/page.html")."""
         if self._journal is None:
-            self._try(lambda: deliver_artifacts(self._client, self._identity, {name: data}))
+            self._try(lambda: send_files(self._client, self._identity, {name: data}))
             return
-        self._journal.keep_bytes(name, data)
+        self._journal.write_artifact(name, data)
         self._try(self._send_artifacts)
 
     def log_text(self, text: str, name: str) -> None:
+        """Logs a text file."""
         self.log_artifact_bytes(name, text.encode("utf-8"))
 
     def log_json(self, value: Any, name: str) -> None:
+        """Logs a value as a JSON file."""
         self.log_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", name)
 
     def log_folder(self, folder: Path, name: str) -> None:
-        """Records a local folder's files below `name`."""
+        """Logs the files of a local folder below `name`."""
 
         def send() -> None:
             with map_errors():
                 self._client.log_artifacts(self.id, str(folder), name)
 
         if not self._try(send) and self._journal is not None:
-            self._journal.keep_folder(folder, name)
+            self._journal.write_artifacts(folder, name)
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
+        """Adds or replaces tags of the run."""
         self._identity["tags"] |= {key: redact(str(value)) for key, value in tags.items()}
         self._identity["described"] = False
-        self._keep()
+        self._save_identity()
         self._try(lambda: None)
 
     def finish(self, status: str = "FINISHED") -> None:
-        """Ends the run: FINISHED, FAILED or KILLED. What is still unsent stays for `ufgvc sync`."""
+        """Ends the run: FINISHED, FAILED or KILLED. What could not be sent stays in the journal for `ufgvc sync`."""
         self._identity |= {"status": status, "described": False}
-        self._keep()
-        self._away_since = None  # the last chance: ask once more, however recently the server was away
+        self._save_identity()
+        self._failed_at = None  # the last attempt is made however recently one failed
         self._try(self._send_rest)
 
     def _send_steps(self) -> None:
         assert self._journal is not None
-        for step in self._journal.pending():
-            deliver(self._client, self._identity, step, self._journal.read(step))
-            self._journal.mark_sent(step)
-        self._behind = False
+        for line in self._pending():
+            send_metrics(self._client, self._identity, line)
+            self._identity["sent"] += 1
+            self._save_identity()
+        self._unsent = False
+
+    def _pending(self) -> list[Line]:
+        return self._journal.read_lines()[self._identity["sent"] :] if self._journal else []
 
     def _send_artifacts(self) -> None:
         assert self._journal is not None
-        for name in self._journal.artifacts():
-            deliver_artifacts(self._client, self._identity, {name: self._journal.artifact(name)})
-            self._journal.drop_artifact(name)
+        for name in self._journal.list_artifacts():
+            send_files(self._client, self._identity, {name: self._journal.read_artifact(name)})
+            self._journal.delete_artifact(name)
 
     def _send_rest(self) -> None:
         if self._journal is not None:
@@ -224,35 +249,35 @@ class MlflowRun:
             self._send_artifacts()
 
     def _try(self, send: Any) -> bool:
-        """Does `send` when MLflow is there and knows the run as it now is. One warning when it is not."""
-        if self._away_since is not None and time.monotonic() - self._away_since < RETRY_AFTER:
+        """Calls `send` with the run created and described on MLflow.
+
+        False, and one warning for each run, if MLflow is unavailable.
+        """
+        if self._failed_at is not None and time.monotonic() - self._failed_at < RETRY_AFTER:
             return False
         try:
             if self._client is None or not self._identity["described"]:
-                before = self.id
-                self._client, moved = open_run(self._place, self._identity)
-                if moved and self._journal is not None:
-                    self._journal.forget_sent()
-                    self._behind = True
-                if before != self.id or moved:
-                    self._keep()
+                self._client, recreated = open_run(self._location, self._identity)
+                if recreated:
+                    self._identity["sent"] = 0
+                    self._unsent = self._journal is not None
                 self._identity["described"] = True
-                self._keep()
+                self._save_identity()
             send()
         except (MlflowUnavailable, MlflowNotFound) as error:
-            self._client, self._away_since = None, time.monotonic()
+            self._client, self._failed_at = None, time.monotonic()
             if not self._warned:
                 self._warned = True
                 later = (
-                    "what it misses is kept with the run; `ufgvc sync` sends it"
+                    "the journal of the run keeps what was not sent; `ufgvc sync` sends it"
                     if self._journal is not None
                     else "this run is not recorded"
                 )
-                log.warning("MLflow is away (%s). Work goes on: %s.", error, later)
+                log.warning("MLflow is unavailable (%s). The job continues: %s.", error, later)
             return False
-        self._away_since = None
+        self._failed_at = None
         return True
 
-    def _keep(self) -> None:
+    def _save_identity(self) -> None:
         if self._journal is not None:
-            self._journal.keep_identity(self._identity)
+            self._journal.write_identity(self._identity)

@@ -1,4 +1,4 @@
-"""Where runs are recorded, and what must never be recorded with them."""
+"""Settings of MLflow: where it is, and removing secrets from what it records."""
 
 from __future__ import annotations
 
@@ -26,28 +26,34 @@ class TrackingSettings(Settings):
     """Where runs are recorded."""
 
     uri: str | None = None
-    """MLflow's address or database; default: MLFLOW_TRACKING_URI, else SQLite in the runs folder; `off` records nothing"""
+    """MLflow's server or database; default: MLFLOW_TRACKING_URI, else SQLite in the runs folder; `off`: record
+    nothing
+    """
     experiment: str | None = None
     """MLflow experiment; default: the name of the data set"""
     artifacts: str | None = None
-    """where artifacts go when MLflow is a database; default: `mlartifacts` in the runs folder (a server decides for itself)"""
-    patience: float = Field(5.0, gt=0)
+    """where artifacts go when MLflow is a database; default: `mlartifacts` in the runs folder (a server has its own)"""
+    timeout: float = Field(5.0, gt=0)
     """seconds to wait for a server that does not answer"""
 
 
 @dataclass(frozen=True)
 class MlflowLocation:
-    """MLflow as it was found.  artifacts: where a new experiment puts its files; None: the server decides."""
+    """The MLflow to use.
+
+    artifacts: where a new experiment puts its files; None: the server decides.  timeout: seconds, for connecting.
+    """
 
     uri: str
     artifacts: str | None
-    patience: float = 5.0
+    timeout: float = 5.0
 
 
 def resolve(settings: TrackingSettings, runs: str | None) -> MlflowLocation | None:
-    """Which MLflow is meant; None if tracking is off. UserError if runs are on object storage and no MLflow is named.
+    """The MLflow that the settings, the environment or the runs folder name; None if tracking is off.
 
-    runs: the folder of all runs; None where only a server or database that is named will do.
+    runs: the folder of all runs, in which the SQLite database is by default; None: only a named server or database
+    will do. UserError if runs are on object storage and no MLflow is named.
     """
     uri = settings.uri or os.environ.get("MLFLOW_TRACKING_URI") or None
     if uri == OFF:
@@ -61,7 +67,8 @@ def resolve(settings: TrackingSettings, runs: str | None) -> MlflowLocation | No
                 fix="set MLFLOW_TRACKING_URI to your MLflow server, or --tracking.uri off",
             )
         uri = f"sqlite:///{store.local_path / 'mlflow.db'}"
-        # SQLAlchemy reads %41 as a letter and what stands behind a ? as options, while MLflow makes the folder as it is written.
+        # SQLAlchemy reads %41 as a letter and what stands behind a ? as options, while MLflow makes the folder as it
+        # is written.
         if re.search(r"[%?]", uri):
             fix = "choose a folder without % and ?, or name a server or database with --tracking.uri"
             raise UserError(
@@ -72,11 +79,11 @@ def resolve(settings: TrackingSettings, runs: str | None) -> MlflowLocation | No
         artifacts = join(store.uri, "mlartifacts")
     if artifacts is not None and open_store(artifacts).is_local:
         artifacts = open_store(artifacts).local_path.as_uri()
-    return MlflowLocation(uri, artifacts, settings.patience)
+    return MlflowLocation(uri, artifacts, settings.timeout)
 
 
 def is_remote(uri: str) -> bool:
-    """True for a server over HTTP, False for a database that this process opens itself."""
+    """True for a server over HTTP, False for a database that this process opens."""
     return uri.startswith(("http://", "https://"))
 
 
@@ -86,7 +93,7 @@ def redact(text: str) -> str:
 
 
 def redact_values(value: Any, name: str = "") -> Any:
-    """The same for settings of any depth; a value whose name says that it is a secret is replaced whole."""
+    """`redact` for nested settings; a value whose name is that of a secret (password, token, ...) becomes ***."""
     if isinstance(value, Mapping):
         return {key: redact_values(inner, str(key)) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Telling MLflow what a journal holds: used by a run while it works, and by `ufgvc sync` afterwards."""
+"""Sends runs to MLflow: while they are running, and from their journals with `ufgvc sync`."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
 from ufgvc.tracking.client import MlflowNotFound, MlflowUnavailable, connect, map_errors
 from ufgvc.tracking.context import Context
-from ufgvc.tracking.journal import Journal
+from ufgvc.tracking.journal import Journal, Line
 from ufgvc.tracking.settings import MlflowLocation, redact, resolve
 
 _KEY_TAG = "ufgvc.key"
-_PARAMS_AT_ONCE = 100  # the limits of one log-batch request
-_METRICS_AT_ONCE = 1000
-_LONGEST_PARAM = 6000
+_MAX_PARAMS = 100  # limits of one log-batch request
+_MAX_METRICS = 1000
+_MAX_PARAM_LENGTH = 6000
 
 
 def sync(folder: str, context: Context) -> int:
-    """Sends what MLflow has missed of one run, or of every run below a folder; the number of steps and files sent.
+    """Sends what MLflow lacks of one run, or of every run below a folder; returns how many lines and files were sent.
 
-    folder: a run's folder, or the folder of all runs.  UserError if there is no
-    journal, tracking is off, or MLflow is still away.
+    folder: a run's folder, or the folder of all runs.  UserError if there is no journal, tracking is off, or MLflow
+    is unavailable.
     """
     store = open_store(folder)
-    place = resolve(context.tracking, context.runs)
-    if place is None:
+    location = resolve(context.tracking, context.runs)
+    if location is None:
         raise UserError(
-            "tracking is off, so there is nowhere to send the journal to",
+            "tracking is off, so the journal cannot be sent",
             where=folder,
             fix="leave out --tracking.uri off",
         )
@@ -44,67 +44,73 @@ def sync(folder: str, context: Context) -> int:
             fix="give a run's folder (<runs>/<dataset>/<method>/<key>) or the runs folder",
         )
     try:
-        return sum(_send(Journal(store.child(name)), place) for name in journals)
+        return sum(_send(Journal(store.child(name)), location) for name in journals)
     except (MlflowUnavailable, MlflowNotFound) as error:
         raise UserError(
-            f"MLflow could not be told: {error}",
-            where=redact(place.uri),
+            f"MLflow could not receive it: {error}",
+            where=redact(location.uri),
             fix="start the server and run `ufgvc sync` again",
         ) from error
 
 
-def _send(journal: Journal, place: MlflowLocation) -> int:
-    identity = journal.identity()
-    if identity is None or (identity["described"] and not journal.pending() and not journal.artifacts()):
+def _send(journal: Journal, location: MlflowLocation) -> int:
+    identity = journal.read_identity()
+    if identity is None:
         return 0
-    client, moved = open_run(place, identity)
-    if moved:
-        journal.forget_sent()
-    journal.keep_identity(identity)
-    sent = 0
-    for step in journal.pending():
-        deliver(client, identity, step, journal.read(step))
-        journal.mark_sent(step)
-        sent += 1
-    for name in journal.artifacts():
-        deliver_artifacts(client, identity, {name: journal.artifact(name)})
-        journal.drop_artifact(name)
-        sent += 1
-    journal.keep_identity(identity | {"described": True})
-    return sent
+    lines, files = journal.read_lines(), journal.list_artifacts()
+    if identity["described"] and identity["sent"] == len(lines) and not files:
+        return 0
+    client, recreated = open_run(location, identity)
+    if recreated:
+        identity["sent"] = 0
+    journal.write_identity(identity)
+    pending = lines[identity["sent"] :]
+    for line in pending:
+        send_metrics(client, identity, line)
+        identity["sent"] += 1
+        journal.write_identity(identity)
+    for name in files:
+        send_files(client, identity, {name: journal.read_artifact(name)})
+        journal.delete_artifact(name)
+    journal.write_identity(identity | {"described": True})
+    return len(pending) + len(files)
 
 
-def open_run(place: MlflowLocation, identity: dict[str, Any]) -> tuple[Any, bool]:
-    """A client, and the run made or found, with its parameters, configuration, tags and status as `identity` has them.
+def open_run(location: MlflowLocation, identity: dict[str, Any]) -> tuple[Any, bool]:
+    """A client, and whether the run had to be created again because MLflow no longer knows its id.
 
-    `identity` gets MLflow's id and start. The second value: MLflow did not know the id, so this is a new run that needs everything again.
+    Creates or finds the run on MLflow, sets its parameters, tags and status as in `identity`, and writes MLflow's id
+    and the start of the run into `identity`. A run that was created again needs all lines and files again.
     """
-    client = connect(place)
-    moved = False
+    client = connect(location)
+    recreated = False
     with map_errors():
         run = _find(client, identity)
         if run is None:
-            moved = identity["id"] is not None
-            run = _create(client, place, identity)
+            recreated = identity["id"] is not None
+            run = _create(client, location, identity)
             identity["id"] = run.info.run_id
         identity["started_ms"] = run.info.start_time
         _describe(client, identity, run)
-    return client, moved
+    return client, recreated
 
 
-def deliver(client: Any, identity: Mapping[str, Any], step: int, metrics: Mapping[str, float]) -> None:
-    """Sends one step. Its time is the run's start plus the step (ms), so that sending it again adds no row."""
+def send_metrics(client: Any, identity: Mapping[str, Any], line: Line) -> None:
+    """Sends the metrics of a step.
+
+    Their time is the run's start plus `step` ms, so that sending them again adds no row.
+    """
     from mlflow.entities import Metric
 
-    at = int(identity["started_ms"]) + step
-    rows = [Metric(name, float(value), at, step) for name, value in metrics.items()]
+    at = int(identity["started_ms"]) + line.step
+    rows = [Metric(name, float(value), at, line.step) for name, value in line.metrics.items()]
     with map_errors():
-        for start in range(0, len(rows), _METRICS_AT_ONCE):
-            client.log_batch(identity["id"], metrics=rows[start : start + _METRICS_AT_ONCE])
+        for start in range(0, len(rows), _MAX_METRICS):
+            client.log_batch(identity["id"], metrics=rows[start : start + _MAX_METRICS])
 
 
-def deliver_artifacts(client: Any, identity: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
-    """Sends files; names are relative paths with "/"."""
+def send_files(client: Any, identity: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+    """Sends files as artifacts; names are relative paths with "/"."""
     with map_errors(), tempfile.TemporaryDirectory(prefix="ufgvc-artifact-") as folder:
         for name, data in files.items():
             path = Path(folder) / posixpath.basename(name)
@@ -113,7 +119,7 @@ def deliver_artifacts(client: Any, identity: Mapping[str, Any], files: Mapping[s
 
 
 def _find(client: Any, identity: Mapping[str, Any]) -> Any:
-    """The run by its id, or by the key it was made with: a process may have died between making it and noting its id."""
+    """The run by its id, or by its key: a process may have died after creating the run and before writing its id."""
     try:
         if identity["id"] is not None:
             with map_errors():
@@ -128,23 +134,23 @@ def _find(client: Any, identity: Mapping[str, Any]) -> Any:
     return found[0] if found else None
 
 
-def _create(client: Any, place: MlflowLocation, identity: Mapping[str, Any]) -> Any:
+def _create(client: Any, location: MlflowLocation, identity: Mapping[str, Any]) -> Any:
     tags = {_KEY_TAG: identity["key"]}
     if identity["parent"]:
         tags["mlflow.parentRunId"] = identity["parent"]
-    experiment = _experiment(client, place, identity["experiment"])
+    experiment = _experiment(client, location, identity["experiment"])
     return client.create_run(experiment, start_time=identity["started_ms"], run_name=identity["name"], tags=tags)
 
 
-def _experiment(client: Any, place: MlflowLocation, name: str) -> str:
+def _experiment(client: Any, location: MlflowLocation, name: str) -> str:
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return str(client.create_experiment(name, artifact_location=place.artifacts))
+            return str(client.create_experiment(name, artifact_location=location.artifacts))
         except MlflowException:
-            found = client.get_experiment_by_name(name)  # another job may have made it in between
+            found = client.get_experiment_by_name(name)  # another job may have created it meanwhile
             if found is None:
                 raise
     if found.lifecycle_stage != "active":
@@ -153,23 +159,23 @@ def _experiment(client: Any, place: MlflowLocation, name: str) -> str:
 
 
 def _describe(client: Any, identity: Mapping[str, Any], run: Any) -> None:
-    """Parameters that MLflow does not have yet (it refuses changed ones), tags, configuration, status."""
+    """Sets the parameters that MLflow does not have yet (it refuses changed ones), tags, config.yaml and status."""
     from mlflow.entities import Param, RunTag
 
-    flat = {name[:250]: str(value)[:_LONGEST_PARAM] for name, value in flatten(identity["config"]).items()}
+    flat = {name[:250]: str(value)[:_MAX_PARAM_LENGTH] for name, value in flatten(identity["config"]).items()}
     known = run.data.params
     params = [Param(name, value) for name, value in flat.items() if name not in known]
-    for start in range(0, len(params), _PARAMS_AT_ONCE):
-        client.log_batch(run.info.run_id, params=params[start : start + _PARAMS_AT_ONCE])
+    for start in range(0, len(params), _MAX_PARAMS):
+        client.log_batch(run.info.run_id, params=params[start : start + _MAX_PARAMS])
     tags = [
         RunTag(key, str(value)[:5000])
         for key, value in identity["tags"].items()
         if run.data.tags.get(key) != str(value)
     ]
-    for start in range(0, len(tags), _PARAMS_AT_ONCE):
-        client.log_batch(run.info.run_id, tags=tags[start : start + _PARAMS_AT_ONCE])
+    for start in range(0, len(tags), _MAX_PARAMS):
+        client.log_batch(run.info.run_id, tags=tags[start : start + _MAX_PARAMS])
     if params:
-        deliver_artifacts(client, {"id": run.info.run_id}, {"config.yaml": to_yaml(identity["config"]).encode()})
+        send_files(client, {"id": run.info.run_id}, {"config.yaml": to_yaml(identity["config"]).encode()})
     status = identity["status"] or "RUNNING"
     if run.info.status != status:
         if status == "RUNNING":

@@ -1,4 +1,4 @@
-"""Versions of a registered model: which is champion, what is written on them, and handing the title on."""
+"""Versions of a registered model: the champion, tags and model cards."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
 from ufgvc.tracking.client import MlflowNotFound, map_errors
 from ufgvc.tracking.context import Context
-from ufgvc.tracking.registry import CHAMPION, has_run, registry_client, source_of, version_at
+from ufgvc.tracking.registry import CHAMPION, get_version, has_run, registry_client, resolve_source
 from ufgvc.tracking.settings import redact
 
 PREVIOUS = "previous"
 CARD = "model-card.md"
-LONGEST = 5000  # characters of a description that MLflow's databases take
+MAX_DESCRIPTION = 5000  # characters that MLflow's databases take
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,19 @@ class Version:
 
 
 def find_version(uri: str, name: str, context: Context = Context()) -> Version:
-    """The version of `name` that MODEL (models:/..., runs:/<id>/model or a run's model folder) is. UserError if it is none."""
+    """The version of `name` at models:/..., runs:/<id>/model or a run's model folder.
+
+    UserError if it is not registered.
+    """
     with registry_client(context) as (client, _):
         if uri.startswith("models:"):
-            version = version_at(client, uri)
+            version = get_version(client, uri)
             if version.name != name:
                 raise UserError(
                     f"is not a version of {name}", where=uri, fix=f"give models:/{name}/<version> or another --data"
                 )
             return _version(version)
-        run_id = source_of(client, uri)[1] if uri.startswith("runs:") else _made_by(uri)
+        run_id = resolve_source(client, uri)[1] if uri.startswith("runs:") else _run_id_of(uri)
         of_run = [
             version
             for version in client.search_model_versions(f"name = '{name}'")
@@ -55,24 +58,27 @@ def find_version(uri: str, name: str, context: Context = Context()) -> Version:
             fix = (
                 f"run `ufgvc evaluate --data <data> --model {uri}` first, or name the version: models:/{name}/<version>"
             )
-            raise UserError(f"is not known as a version of {name}", where=uri, fix=fix)
+            raise UserError(f"is not registered as a version of {name}", where=uri, fix=fix)
         return _version(max(of_run, key=lambda version: int(version.version)))
 
 
-def champion_of(name: str, context: Context = Context()) -> Version | None:
-    """The version that bears the alias `champion`; None before the first."""
+def get_champion(name: str, context: Context = Context()) -> Version | None:
+    """The version with the alias `champion`; None if there is none."""
     with registry_client(context) as (client, _):
-        return _bearer(client, name)
+        return _get_champion(client, name)
 
 
 def set_champion(new: Version, old: Version | None, context: Context = Context()) -> None:
-    """`new` becomes champion and `old`, if there was one, `previous`. UserError if another job has changed the champion meanwhile."""
+    """Sets the alias `champion` to `new`, and `previous` to `old` if given.
+
+    UserError if the champion is no longer `old`.
+    """
     with registry_client(context) as (client, _):
-        now = _bearer(client, new.name)
+        now = _get_champion(client, new.name)
         if (now and now.number) != (old and old.number):
-            changed = f"version {now.number} became champion" if now else "the champion was taken away"
+            changed = f"version {now.number} became champion" if now else "the alias was deleted"
             raise UserError(
-                f"{changed} while this was decided",
+                f"{changed} meanwhile",
                 where=f"models:/{new.name}@{CHAMPION}",
                 fix="run `ufgvc promote` again",
             )
@@ -82,7 +88,7 @@ def set_champion(new: Version, old: Version | None, context: Context = Context()
 
 
 def read_card(version: Version, context: Context = Context()) -> str:
-    """The whole card of a version; its description, which may be cut short, where its run has none."""
+    """The model card of a version; its description, which may be truncated, where its run has no card."""
     with registry_client(context) as (client, _), tempfile.TemporaryDirectory(prefix="ufgvc-card-") as folder:
         if (
             version.run_id
@@ -93,26 +99,27 @@ def read_card(version: Version, context: Context = Context()) -> str:
     return version.description
 
 
-def write_on(version: Version, tags: Mapping[str, Any], card: str | None, context: Context = Context()) -> None:
-    """Tags of a version, and its card: as its description and as `model-card.md` beside its files in its run."""
+def write_version(version: Version, tags: Mapping[str, Any], card: str | None, context: Context = Context()) -> None:
+    """Sets tags of a version, and its model card: as its description, and as the artifact `model-card.md` of its run."""
     with registry_client(context) as (client, _):
         for key, value in tags.items():
             client.set_model_version_tag(version.name, version.number, key, redact(str(value)))
         if card is not None:
             card = redact(card)
-            client.update_model_version(version.name, version.number, _fitted(card))
+            client.update_model_version(version.name, version.number, truncate_card(card))
             if version.run_id and has_run(client, version.run_id):
                 client.log_text(version.run_id, card, CARD)
 
 
-def _fitted(card: str) -> str:
-    if len(card) <= LONGEST:
+def truncate_card(card: str) -> str:
+    """The card, cut at a line end to MAX_DESCRIPTION characters with a note where the rest is."""
+    if len(card) <= MAX_DESCRIPTION:
         return card
     end = f"\n\n(The rest: {CARD} among the artifacts of the version's run.)\n"
-    return card[: card.rindex("\n", 0, LONGEST - len(end))] + end
+    return card[: card.rindex("\n", 0, MAX_DESCRIPTION - len(end))] + end
 
 
-def _bearer(client: Any, name: str) -> Version | None:
+def _get_champion(client: Any, name: str) -> Version | None:
     try:
         with map_errors():
             aliases = client.get_registered_model(name).aliases
@@ -125,7 +132,7 @@ def _version(found: Any) -> Version:
     return Version(found.name, str(found.version), found.run_id or None, found.description or "", dict(found.tags))
 
 
-def _made_by(folder: str) -> str | None:
+def _run_id_of(folder: str) -> str | None:
     store = open_store(folder)
     if not store.exists("model.json"):
         raise UserError(

@@ -1,1 +1,1 @@
-"""Training one model: optimizer and steps, the worker, the run, checkpoints."""
+"""Training one model: settings, data loader, training loop, checkpoints and the run."""

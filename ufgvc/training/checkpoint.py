@@ -1,7 +1,11 @@
-"""What a checkpoint holds, and how it is written and read. No pickled objects: tensors and plain values only."""
+"""Writing and reading checkpoints. They hold tensors and plain values only, no pickled objects."""
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from ufgvc.core.errors import disk_errors
+from ufgvc.core.storage import Store, open_store
 
 FILE = "state.pt"
+# Stores a checkpoint: (local folder on rank 0, None on other ranks; number of finished epochs). Called on every rank.
+CheckpointSink = Callable[[Path | None, int], None]
 
 
 def write_checkpoint(
@@ -25,9 +32,10 @@ def write_checkpoint(
     random: list[Tensor],
     run_id: str | None,
 ) -> None:
-    """epoch: how many are done.  random: the state of every rank's generator.
+    """Writes <folder>/state.pt. UserError if the disk is full or cannot be written to.
 
-    best: epoch, accuracy and weights of the best epoch so far, and its (logits, labels) of leaves held out of the training split.
+    epoch: number of finished epochs.  history: one row of metrics an epoch.  random: state of each rank's generator.
+    best: epoch, accuracy and weights ("net") of the best epoch so far, and (logits, labels) of its held-out training images.
     """
     state = {
         "net": net.state_dict(),
@@ -42,16 +50,43 @@ def write_checkpoint(
     with disk_errors(folder / FILE), (folder / FILE).open("wb") as file:
         try:
             torch.save(state, file)
-        except RuntimeError as error:  # torch's own, at a file that it could not finish
+        except RuntimeError as error:  # torch's own error for a file that could not be completed
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def read_checkpoint(folder: Path) -> dict[str, Any]:
+    """The state that `write_checkpoint` wrote, on the CPU."""
     return dict(torch.load(folder / FILE, map_location="cpu", weights_only=True))
 
 
-def remove_orphans(store: Any) -> list[str]:
-    """Deletes checkpoint folders that Ray Train's snapshot does not know: what a crash left half written. Returns their names.
+@dataclass(frozen=True)
+class RunCheckpoint:
+    """The checkpoint of a training without Ray Train, <run>/checkpoints/alone; each one replaces the previous one."""
+
+    store: Store
+
+    @classmethod
+    def of(cls, run: str) -> RunCheckpoint:
+        """The checkpoint of the run with this URI."""
+        return cls(open_store(run).child("checkpoints", "alone"))
+
+    def write(self, folder: Path | None, epoch: int) -> None:
+        """Moves rank 0's checkpoint into the run. A `CheckpointSink`."""
+        if folder is not None:
+            self.store.write_bytes(FILE, (folder / FILE).read_bytes())
+            shutil.rmtree(folder)
+
+    def read(self) -> dict[str, Any] | None:
+        """The state of the checkpoint; None if there is none."""
+        if not self.store.exists(FILE):
+            return None
+        with tempfile.TemporaryDirectory(prefix="ufgvc-checkpoint-") as folder:
+            (Path(folder) / FILE).write_bytes(self.store.read_bytes(FILE))
+            return read_checkpoint(Path(folder))
+
+
+def remove_orphans(store: Store) -> list[str]:
+    """Deletes checkpoint folders that Ray Train's snapshot does not list, which a crash left incomplete. Returns their names.
 
     store: the folder that holds Ray Train's `checkpoint_manager_snapshot.json`.
     """

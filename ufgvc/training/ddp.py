@@ -1,38 +1,64 @@
-"""How a rank runs its network: behind DDP, compiled, and by which of cuDNN's algorithms."""
+"""Data-parallel training with torch.distributed: the wrapped network, and collective operations that one process skips."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from ufgvc.data.stream import num_batches
-from ufgvc.methods.recipe import Recipe
-from ufgvc.training.loader import WorkerConfig
-
-# Steps of a training from which cuDNN's search for the fastest algorithms is worth its time. It searches anew for every batch size: on
-# an H200 twelve trainings of 300 to 400 steps side by side waited for it some 50 s a size, longer than for all of their steps.
-SEARCHED_STEPS = 2000
+from ufgvc.training.settings import TrainSettings
 
 
-def searches_algorithms(recipe: Recipe, rows: int, device: torch.device) -> bool:
-    """Whether cuDNN is to try which algorithms are fastest, for a training on `rows` leaves."""
-    return device.type == "cuda" and recipe.epochs * num_batches(rows, recipe.batch_size) >= SEARCHED_STEPS
+@dataclass(frozen=True)
+class Ranks:
+    """This process among the training workers.  rank: 0 to world_size - 1.  device: of this rank."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum of a tensor over all ranks, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(value)
+        return value
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, on every rank."""
+        gathered = [value] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(gathered, value)
+        return gathered
+
+    def broadcast_flag(self, flag: bool) -> bool:
+        """Rank 0's flag, on every rank."""
+        if self.world_size == 1:
+            return flag
+        tensor = torch.tensor([float(flag)], device=self.device)
+        dist.broadcast(tensor, 0)
+        return bool(tensor.item())
 
 
-def wrap_ddp(net: nn.Module, plan: WorkerConfig, world: int, device: torch.device) -> nn.Module:
-    """The network behind DDP, where there are several ranks, and compiled, where the plan says so."""
-    if plan.sync_batchnorm and world > 1 and device.type == "cuda":
+def wrap_ddp(net: nn.Module, settings: TrainSettings, ranks: Ranks) -> nn.Module:
+    """The network with SyncBatchNorm, DDP (for several ranks) and torch.compile, as the settings say."""
+    several, cuda = ranks.world_size > 1, ranks.device.type == "cuda"
+    if settings.sync_batchnorm and several and cuda:
         net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
     model: nn.Module = net
-    if world > 1:
-        model = nn.parallel.DistributedDataParallel(net, device_ids=[device] if device.type == "cuda" else None)
-    return torch.compile(model) if plan.compile else model  # type: ignore[return-value]
+    if several:
+        model = nn.parallel.DistributedDataParallel(net, device_ids=[ranks.device] if cuda else None)
+    return torch.compile(model) if settings.compile else model  # type: ignore[return-value]
 
 
 def warm_up_ddp_buckets(model: nn.Module, net: nn.Module, side: int, device: torch.device) -> None:
-    """DDP orders its buckets anew after its first backward pass, and from three ranks on another order sums in another order.
+    """Runs two backward passes without effect, after which DDP's gradient buckets keep their order.
 
-    One pass whose effect is undone puts a fresh start and a resumed one in the same state, so that both give the same numbers.
+    DDP reorders its buckets after its first backward pass, and with three ranks or more another order gives other sums.
+    After this, a new and a resumed training give the same numbers.
+    side: of the images in pixels.  Buffers (BatchNorm statistics) are restored, gradients deleted.
     """
     buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
     model.train()

@@ -1,4 +1,4 @@
-"""The folds of one setting trained in step: after every epoch each has learnt as long as the others."""
+"""Trains all folds of a trial epoch by epoch, so that the trial can be stopped after any epoch."""
 
 from __future__ import annotations
 
@@ -9,45 +9,56 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ufgvc.training.in_process import RunCheckpoint
-from ufgvc.training.loader import WorkerConfig
+from ufgvc.training.checkpoint import RunCheckpoint
+from ufgvc.training.settings import WorkerConfig
 from ufgvc.training.worker import Worker
 
 
 class Diverged(Exception):
-    """A loss became infinite or no number."""
+    """A loss is infinite or NaN."""
 
 
 @dataclass
 class Folds:
-    """One rank of all folds.  workers: a net each.  random: (folds) states of torch's generator, which the folds of a process share."""
+    """One rank of all folds.  workers: one for each fold, with its own net.
+
+    random: state of torch's generator for each fold, because the folds share a process.
+    """
 
     workers: list[Worker]
     random: list[Tensor]
 
     @classmethod
     def start(
-        cls, plans: Sequence[WorkerConfig], rank: int, world: int, local_world: int, device: torch.device
+        cls, configs: Sequence[WorkerConfig], rank: int, world_size: int, local_world_size: int, device: torch.device
     ) -> Folds:
-        """Every fold from its own last checkpoint; with the same numbers as if it were trained alone."""
+        """Starts every fold from its last checkpoint. Each gives the same numbers as if it were trained alone.
+
+        configs: one for each fold.  rank, world_size, local_world_size, device: see `Worker.start`.
+        """
         workers, random = [], []
-        for plan in plans:
-            kept = RunCheckpoint.of(plan)
-            workers.append(Worker.start(plan, rank, world, local_world, device, kept.read(), kept.write))
+        for config in configs:
+            checkpoint = RunCheckpoint.of(config.run)
+            state, sink = checkpoint.read(), checkpoint.write
+            workers.append(Worker.start(config, rank, world_size, local_world_size, device, state, sink))
             random.append(torch.get_rng_state())
         return cls(workers, random)
 
     @property
     def epochs(self) -> int:
-        """Epochs that every fold has done."""
+        """Epochs that all folds have finished."""
         return min(worker.epoch for worker in self.workers)
 
     @property
     def total(self) -> int:
+        """Epochs of the recipe."""
         return self.workers[0].recipe.epochs
 
     def step(self) -> None:
-        """One epoch of every fold that is not ahead (a kill may have come between two checkpoints). Diverged, with fold and epoch."""
+        """One epoch of every fold, except of those that are ahead because a kill came between two checkpoints.
+
+        Diverged, with fold and epoch, if a loss is not finite.
+        """
         done = self.epochs
         for fold, worker in enumerate(self.workers):
             if worker.epoch > done:

@@ -1,4 +1,4 @@
-"""The training leaves that a training did not learn from, scored by what it has become."""
+"""Scores the training images that a training held out."""
 
 from __future__ import annotations
 
@@ -9,64 +9,66 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ufgvc.data.augment import eval_view
 from ufgvc.data.cache import load_decoded_split
 from ufgvc.data.dataset import Dataset, read_index
 from ufgvc.methods.method import Method
-from ufgvc.models.calibration import FeatureSubspace
-from ufgvc.models.fit_calibration import check_finite, fit_subspace
-from ufgvc.training.loader import EVAL_BATCH, Ints, WorkerConfig, learnt_and_held
+from ufgvc.models.calibration import FeatureSubspace, check_finite, fit_feature_subspace
+from ufgvc.models.score import score_images
+from ufgvc.training.loader import EVAL_BATCH, Ints, split_indices
+from ufgvc.training.settings import WorkerConfig
 
-REFERENCE_LEAVES = 2000  # more change the span of what the leaves look like little
+SUBSPACE_IMAGES = 2000  # with more images the subspace hardly changes
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """N leaves: logits (N, K), labels (N,), strangeness (N,), image ids.  reference: what they were compared with."""
+class HeldOutScores:
+    """Scores of N held-out images: logits (N, K), labels (N,), ood_score (N,), N image ids.
+
+    subspace: of the features of the other training images, from which the out-of-distribution scores are computed.
+    """
 
     logits: NDArray[np.float32]
     labels: Ints
-    strangeness: NDArray[np.float64]
+    ood_score: NDArray[np.float64]
     image_ids: list[str]
-    reference: FeatureSubspace
+    subspace: FeatureSubspace
 
 
-def score_held_out(method: Method, dataset: Dataset, plan: WorkerConfig, device: torch.device) -> HeldOut:
-    """Each leaf that the plan holds out of the training split, once; strange is what the leaves it learns from do not look like.
+def score_held_out(method: Method, dataset: Dataset, config: WorkerConfig, device: torch.device) -> HeldOutScores:
+    """Scores each image that the configuration holds out of the training split once.
 
-    method: with the recipe of the plan, and the weights to score.
+    method: with the configuration's recipe and the weights to score.  UserError if the net diverged.
     """
     index = read_index(dataset, "train")
     labels = index["label"].to_numpy().astype(np.int64)
-    learn, hold = learnt_and_held(plan, labels, index["group"].to_pylist())
-    logits, seen = look(method, dataset, "train", plan, hold, device)
-    reference = make_reference(method, dataset, plan, learn, device)
-    names = index["image_id"].to_pylist()
-    return HeldOut(logits, labels[hold], reference.strangeness(seen), [names[place] for place in hold], reference)
+    train, held = split_indices(config, labels, index["group"].to_pylist())
+    logits, features = score_indices(method, dataset, "train", config, held, device)
+    subspace = fit_subspace(method, dataset, config, train, device)
+    image_ids = index["image_id"].to_pylist()
+    return HeldOutScores(
+        logits, labels[held], subspace.ood_score(features), [image_ids[place] for place in held], subspace
+    )
 
 
-def make_reference(
-    method: Method, dataset: Dataset, plan: WorkerConfig, learn: Ints, device: torch.device
+def fit_subspace(
+    method: Method, dataset: Dataset, config: WorkerConfig, train: Ints, device: torch.device
 ) -> FeatureSubspace:
-    """From the leaves at these places of the training split, or from REFERENCE_LEAVES of them, evenly spaced."""
-    few = learn[:: -(-len(learn) // REFERENCE_LEAVES)]
-    return fit_subspace(look(method, dataset, "train", plan, few, device)[1])
+    """The subspace of the features of training images, of at most SUBSPACE_IMAGES evenly spaced ones.
+
+    train: indices into the training split.
+    """
+    few = train[:: -(-len(train) // SUBSPACE_IMAGES)]
+    return fit_feature_subspace(score_indices(method, dataset, "train", config, few, device)[1])
 
 
-def look(
-    method: Method, dataset: Dataset, split: str, plan: WorkerConfig, places: Ints, device: torch.device
+def score_indices(
+    method: Method, dataset: Dataset, split: str, config: WorkerConfig, indices: Ints, device: torch.device
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Logits (N, K) and views (N, C) of leaves at these places of a split, in fp32 as `evaluate` scores. UserError if the net diverged."""
+    """Logits (N, K) and pooled features (N, C) of some images of a split, in fp32. UserError if the net diverged."""
     recipe = method.recipe
-    images = load_decoded_split(dataset, split, recipe.test_resize, None, None, Path(plan.cache_folder)).images
-    net = method.net.to(device).to(memory_format=torch.channels_last).eval()
-    logits, views = [], []
-    with torch.inference_mode():
-        for start in range(0, len(places), EVAL_BATCH):
-            batch = torch.from_numpy(np.array(images[places[start : start + EVAL_BATCH]])).to(device)
-            scored, seen = method.look(eval_view(batch, recipe.crop), net)
-            logits.append(scored.cpu().numpy())
-            views.append(seen.cpu().numpy())
-    found = np.concatenate(logits)
-    check_finite(found)
-    return found, np.concatenate(views)
+    images = load_decoded_split(dataset, split, recipe.eval_resize, None, None, Path(config.cache_folder)).images
+    batches = (np.array(images[indices[at : at + EVAL_BATCH]]) for at in range(0, len(indices), EVAL_BATCH))
+    logits, features = score_images(method, batches, recipe.crop, device, with_features=True)
+    assert features is not None
+    check_finite(logits)
+    return logits, features

@@ -1,12 +1,11 @@
-"""From decoded rows to the batches that a step takes: which leaves, from where, cropped and flipped on the device."""
+"""A rank's batches: which images of the split it gets, where they are cached, and their augmentation on the device."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -22,168 +21,144 @@ from ufgvc.data.stream import BatchSource, RawBatch, StreamedSource
 from ufgvc.data.transfer import to_device
 from ufgvc.methods.method import Batch
 from ufgvc.methods.recipe import Recipe
+from ufgvc.training.ddp import Ranks
 from ufgvc.training.memory import enough_memory
+from ufgvc.training.settings import WorkerConfig
 
 Ints = NDArray[np.int64]
 EVAL_BATCH = 64
-OWN_CHANCES = 4  # crop, mirror and rotation
-
-
-@dataclass(frozen=True)
-class WorkerConfig:
-    """Everything a worker needs, in plain values.  recipe: a Recipe as JSON, with the user's changes in it.
-
-    split_seed: of what is held out, if not `seed`.  marks: Unix times of the command's start (core/startup.py); none: not recorded.
-    """
-
-    data: str
-    run: str
-    method: str
-    options: Mapping[str, Any]
-    init: str
-    seed: int
-    recipe: Mapping[str, Any]
-    mask_kind: str | None
-    mask_fingerprint: str | None
-    validation: str
-    holdout: float
-    folds: int
-    fold: int
-    precision: Literal["auto", "fp32", "bf16"]
-    compile: bool
-    sync_batchnorm: bool
-    cache: str
-    cache_folder: str
-    checkpoint_seconds: float
-    cores: int
-    run_id: str | None = None
-    split_seed: int | None = None
-    marks: Mapping[str, float] = field(default_factory=dict)
+AUGMENT_UNIFORMS = 4  # random numbers of an image for crop (2), flip and rotation
 
 
 @dataclass(frozen=True)
 class BatchLoader:
-    """One rank's data.  learn, hold: leaves learnt from and leaves that choose the epoch, over all ranks."""
+    """The training and validation batches of one rank.
 
-    plan: WorkerConfig
+    keys: hashes of the training images' ids, which seed their random numbers.  num_train, num_val: images over all ranks.
+    val_images: the decoded split with the validation images; None without validation.  val_indices: this rank's images in
+    it.  val_labels: labels of that whole split.  num_uniforms: see `Method`.
+    """
+
+    config: WorkerConfig
     recipe: Recipe
     source: BatchSource
     keys: NDArray[np.uint64]
-    learn: int
-    hold: int
-    held: DecodedSplit | None
-    held_at: Ints
-    held_labels: Ints
+    num_train: int
+    num_val: int
+    val_images: DecodedSplit | None
+    val_indices: Ints
+    val_labels: Ints
     device: torch.device
-    chances: int = 0
+    num_uniforms: int = 0
 
     @property
     def resident(self) -> bool:
-        """Whether the decoded set lies in the device's memory."""
+        """Whether the decoded images are in the device's memory."""
         return isinstance(self.source, CachedSource) and self.source.resident is not None
 
     def training(self, epoch: int) -> Iterator[Batch]:
+        """This rank's augmented batches of an epoch; the same number on every rank."""
         for raw in self.source.epoch(epoch):
             yield self.augment(raw, epoch)
 
     def augment(self, raw: RawBatch, epoch: int) -> Batch:
-        """The batch that a step takes: crop, flip and rotation drawn for (seed, epoch, image)."""
-        chance = per_image_uniforms(self.keys[raw.positions], self.plan.seed, epoch, OWN_CHANCES + self.chances)
+        """The training batch of decoded images: crop, flip and rotation depend on (seed, epoch, image) only."""
+        count = AUGMENT_UNIFORMS + self.num_uniforms
+        uniforms = per_image_uniforms(self.keys[raw.positions], self.config.seed, epoch, count)
         masks = {region: unpack(bits, self.recipe.resize) for region, bits in raw.packed_masks.items()}
-        images, cropped = augment(
-            raw.images, masks, torch.from_numpy(chance[:, :OWN_CHANCES]), self.recipe.crop, self.recipe.rotate
-        )
-        rest = torch.from_numpy(chance[:, OWN_CHANCES:])
-        return Batch(images=images, labels=raw.labels, masks=cropped, has_mask=dict(raw.has_mask), chance=rest)
+        own = torch.from_numpy(uniforms[:, :AUGMENT_UNIFORMS])
+        images, cropped = augment(raw.images, masks, own, self.recipe.crop, self.recipe.rotate)
+        rest = torch.from_numpy(uniforms[:, AUGMENT_UNIFORMS:])
+        return Batch(images=images, labels=raw.labels, masks=cropped, has_mask=dict(raw.has_mask), uniforms=rest)
 
     def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """This rank's slice of the held-out leaves, as (images in [0, 1], labels)."""
-        assert self.held is not None
-        for start in range(0, len(self.held_at), EVAL_BATCH):
-            at = self.held_at[start : start + EVAL_BATCH]
-            images = to_device(torch.from_numpy(self.held.images[at]), self.device)
-            yield eval_view(images, self.recipe.crop), to_device(torch.from_numpy(self.held_labels[at]), self.device)
+        """This rank's validation images (B, 3, crop, crop) in [0, 1] and labels (B,), B <= EVAL_BATCH."""
+        assert self.val_images is not None
+        for start in range(0, len(self.val_indices), EVAL_BATCH):
+            at = self.val_indices[start : start + EVAL_BATCH]
+            images = to_device(torch.from_numpy(self.val_images.images[at]), self.device)
+            yield eval_view(images, self.recipe.crop), to_device(torch.from_numpy(self.val_labels[at]), self.device)
 
 
 def unpack(bits: Tensor, side: int) -> Tensor:
-    """(B, R, ceil(R/8)) packed uint8, most significant bit first -> (B, R, R) uint8 of 0 and 1."""
+    """Packed bits (B, side, ceil(side / 8)) uint8, most significant first -> (B, side, side) uint8 of 0 and 1."""
     shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=bits.device)
     return ((bits.unsqueeze(-1) >> shifts) & 1).flatten(2)[..., :side]
 
 
-def learnt_and_held(plan: WorkerConfig, labels: Ints, groups: Sequence[str | None]) -> tuple[Ints, Ints]:
-    """Places in the training split that are learnt from, and those that are held out (none, unless the plan says so)."""
-    seed = plan.seed if plan.split_seed is None else plan.split_seed
-    if plan.validation == "holdout":
-        return holdout_indices(labels, groups, plan.holdout, seed)
-    if plan.validation == "kfold":
-        return kfold_indices(labels, groups, plan.folds, plan.fold, seed)
+def split_indices(config: WorkerConfig, labels: Ints, groups: Sequence[str | None]) -> tuple[Ints, Ints]:
+    """Indices into the training split: images to train on, and images held out (none for `last` and `test`).
+
+    labels: (N,).  groups: N names; images with the same name are never separated; None: no group.
+    """
+    train, seed = config.train, config.seed if config.split_seed is None else config.split_seed
+    if train.validation == "holdout":
+        return holdout_indices(labels, groups, train.holdout, seed)
+    if train.validation == "kfold":
+        return kfold_indices(labels, groups, train.folds, train.fold or 0, seed)
     everything = np.arange(len(labels))
     return everything, everything[:0]
 
 
 def make_loader(
-    plan: WorkerConfig,
-    recipe: Recipe,
-    dataset: Dataset,
-    index: pa.Table,
-    rank: int,
-    world: int,
-    device: torch.device,
-    chances: int = 0,
+    config: WorkerConfig, recipe: Recipe, dataset: Dataset, index: pa.Table, ranks: Ranks, num_uniforms: int = 0
 ) -> BatchLoader:
+    """The loader of one rank.  index: of the training split.  UserError if the cache does not fit into GPU memory."""
     labels = index["label"].to_numpy().astype(np.int64)
-    groups = index["group"].to_pylist()
-    learn, hold = learnt_and_held(plan, labels, groups)
-    split = "train"
-    held_labels = labels
-    if plan.validation == "test":
+    train, val = split_indices(config, labels, index["group"].to_pylist())
+    split, val_labels = "train", labels
+    if config.train.validation == "test":
         split = "test"
-        held_labels = read_index(dataset, "test")["label"].to_numpy().astype(np.int64)
-        hold = np.arange(len(held_labels))
-    held = None
-    if len(hold):
-        held = load_decoded_split(dataset, split, recipe.test_resize, None, None, Path(plan.cache_folder))
-    source = _source(plan, recipe, dataset, labels, learn, rank, world, device)
+        val_labels = read_index(dataset, "test")["label"].to_numpy().astype(np.int64)
+        val = np.arange(len(val_labels))
+    val_images = None
+    if len(val):
+        val_images = load_decoded_split(dataset, split, recipe.eval_resize, None, None, Path(config.cache_folder))
+    source = _source(config, recipe, dataset, labels, train, ranks)
     keys = np.array([image_key(name) for name in index["image_id"].to_pylist()], np.uint64)
-    mine = hold[rank * len(hold) // world : (rank + 1) * len(hold) // world]
-    return BatchLoader(plan, recipe, source, keys, len(learn), len(hold), held, mine, held_labels, device, chances)
+    own = val[ranks.rank * len(val) // ranks.world_size : (ranks.rank + 1) * len(val) // ranks.world_size]
+    return BatchLoader(
+        config,
+        recipe,
+        source,
+        keys,
+        num_train=len(train),
+        num_val=len(val),
+        val_images=val_images,
+        val_indices=own,
+        val_labels=val_labels,
+        device=ranks.device,
+        num_uniforms=num_uniforms,
+    )
 
 
 def _source(
-    plan: WorkerConfig,
-    recipe: Recipe,
-    dataset: Dataset,
-    labels: Ints,
-    learn: Ints,
-    rank: int,
-    world: int,
-    device: torch.device,
+    config: WorkerConfig, recipe: Recipe, dataset: Dataset, labels: Ints, train: Ints, ranks: Ranks
 ) -> BatchSource:
-    where = choose_cache(
-        plan.cache, len(labels), recipe.resize, plan.mask_kind is not None, device, Path(plan.cache_folder)
-    )
+    """Where the training images come from: Ray Data, or a cache of decoded images on the host or the device."""
+    with_masks, device, folder = config.mask_kind is not None, ranks.device, Path(config.cache_folder)
+    common = (labels, train, recipe.batch_size, config.seed, ranks.rank, ranks.world_size, device)
+    where = choose_cache(config.train.cache, len(labels), recipe.resize, with_masks, device, folder)
     if where == "none":
-        return StreamedSource(
-            dataset, plan.mask_kind, recipe.resize, labels, learn, recipe.batch_size, plan.seed, rank, world, device
-        )
-    data = load_decoded_split(
-        dataset, "train", recipe.resize, plan.mask_kind, plan.mask_fingerprint, Path(plan.cache_folder)
-    )
+        return StreamedSource(dataset, config.mask_kind, recipe.resize, *common)
+    data = load_decoded_split(dataset, "train", recipe.resize, config.mask_kind, config.mask_fingerprint, folder)
     resident = None
     if where == "device":
-        gib = decoded_size(len(labels), recipe.resize, plan.mask_kind is not None) / 2**30
+        gib = decoded_size(len(labels), recipe.resize, with_masks) / 2**30
         with enough_memory(f"the cache of {gib:.1f} GiB", "train.cache", "use `--train.cache host`", device):
             resident = copy_to_device(data, labels, device)
-    return CachedSource(data, labels, learn, recipe.batch_size, plan.seed, rank, world, device, resident)
+    return CachedSource(data, *common, resident)
 
 
-def choose_cache(wish: str, rows: int, side: int, with_masks: bool, device: torch.device, folder: Path) -> str:
-    """`auto` is "device" where a third of the free GPU memory holds the set, "host" where half of the free disk does, else "none"."""
-    if wish != "auto":
-        return wish
-    need = decoded_size(rows, side, with_masks)
-    if device.type == "cuda" and need < torch.cuda.mem_get_info(device)[0] / 3:
+def choose_cache(cache: str, rows: int, side: int, with_masks: bool, device: torch.device, folder: Path) -> str:
+    """Resolves `auto`: "device" if a third of the free GPU memory is enough, "host" if half of the free disk is, else "none".
+
+    rows, side: number and side in pixels of the decoded images.  folder: of the cache on disk.
+    """
+    if cache != "auto":
+        return cache
+    size = decoded_size(rows, side, with_masks)
+    if device.type == "cuda" and size < torch.cuda.mem_get_info(device)[0] / 3:
         return "device"
     folder.mkdir(parents=True, exist_ok=True)
-    return "host" if need < shutil.disk_usage(folder).free / 2 else "none"
+    return "host" if size < shutil.disk_usage(folder).free / 2 else "none"

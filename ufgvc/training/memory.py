@@ -1,4 +1,4 @@
-"""Memory of the device that does not suffice is for the user to mend: one message with the remedy."""
+"""Turns out-of-memory errors of torch into a UserError that says which setting to change."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import torch
 from ufgvc.core.errors import UserError
 from ufgvc.methods.recipe import Recipe
 
-# What else torch says where memory is out: that of the host, of cuBLAS, cuDNN and the driver; the last is what is left of cuDNN's
-# search for the fastest algorithm where each that it tried found no memory to work in.
-SIGNS = (
+# Messages of torch's other out-of-memory errors: of the host, the driver, cuBLAS and cuDNN; the last one is raised by cuDNN's
+# benchmark mode if no algorithm had enough workspace memory.
+MESSAGES = (
     *("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
     "FIND was unable to find an engine",
 )
@@ -23,16 +23,16 @@ SIGNS = (
 
 @contextlib.contextmanager
 def enough_memory(what: str, where: str, fix: str, device: torch.device) -> Iterator[None]:
-    """Within the block, torch's out of memory becomes a UserError: `what` does not fit into the device's memory.
+    """Context manager: an out-of-memory error becomes a UserError "<what> does not fit into <the device's memory>".
 
-    what: e.g. "a batch of 16 images of 448 px".  where: the setting that decides it.  fix: what to do.
+    what: e.g. "a batch of 16 images of 448 px".  where: the setting to change.  fix: the advice.
     """
     try:
         yield
     except RuntimeError as error:
-        if not (isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in SIGNS)):
+        if not (isinstance(error, torch.OutOfMemoryError) or any(message in str(error) for message in MESSAGES)):
             raise
-        # The frames of what failed hold tensors, and this process may go on with something smaller.
+        # The frames of the traceback hold tensors; free them, because this process may continue with a smaller size.
         traceback.clear_frames(error.__traceback__)
         raise UserError(f"{what} does not fit into {memory_of(device)}", where=where, fix=fix) from None
 
@@ -40,16 +40,16 @@ def enough_memory(what: str, where: str, fix: str, device: torch.device) -> Iter
 def memory_for_batches(
     recipe: Recipe, world: int, resident: bool, device: torch.device
 ) -> AbstractContextManager[None]:
-    """`enough_memory` for the batches of a training.  resident: whether the photographs lie in the device's memory too."""
+    """`enough_memory` for training batches.  world: number of workers.  resident: whether images are cached on the device."""
     size, side = recipe.batch_size, recipe.crop
     shared = f" ({-(-size // world)} of them on each of {world} workers)" if world > 1 else ""
     fix = f"use a smaller batch (`--train.batch-size {max(2, size // 2)}`) or a smaller crop (`--train.crop`)"
-    fix += ", or keep the photographs off the device (`--train.cache host`)" if resident else ""
+    fix += ", or cache the images on the host (`--train.cache host`)" if resident else ""
     return enough_memory(f"a batch of {size} images of {side} px{shared}", "train.batch_size", fix, device)
 
 
 def memory_for_scores(batch_size: int, input: Mapping[str, Any], device: torch.device) -> AbstractContextManager[None]:
-    """`enough_memory` for forward passes of a trained model.  input: of its model.json."""
+    """`enough_memory` for the forward passes of a trained model.  input: "input" of its model.json."""
     fix = f"use a smaller batch (`--batch-size {max(1, batch_size // 2)}`)" + (
         ", or `--device cpu`" if device.type == "cuda" else ""
     )
@@ -57,11 +57,12 @@ def memory_for_scores(batch_size: int, input: Mapping[str, Any], device: torch.d
 
 
 def memory_of(device: torch.device) -> str:
-    """In words for a message: which memory, and how large it is."""
+    """Describes a device's memory and its size for an error message."""
     if device.type != "cuda":
         return "this machine's memory"
-    # Other processes may hold some of it; what torch keeps itself counts as free.
-    free, whole = torch.cuda.mem_get_info(device)
+    # Other processes may use some of it; memory that torch has reserved counts as free.
+    free, total = torch.cuda.mem_get_info(device)
     free += torch.cuda.memory_reserved(device)
     name = torch.cuda.get_device_name(device)
-    return f"the memory of {device} ({name}, {whole / 2**30:.1f} GiB, {min(free, whole) / 2**30:.1f} GiB of it free for this process)"
+    size, available = total / 2**30, min(free, total) / 2**30
+    return f"the memory of {device} ({name}, {size:.1f} GiB, {available:.1f} GiB of it free for this process)"

@@ -1,4 +1,4 @@
-"""One optimizer for all methods: two groups (backbone, head), a rate for each stage and epoch. Torch only."""
+"""SGD with two parameter groups (backbone, head) and the learning rate schedules of a recipe."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ from ufgvc.methods.recipe import Stage
 
 
 def freeze(method: Method, stage: Stage) -> None:
-    """Lets exactly the parameters outside of the stage's frozen modules learn. Before DDP: it looks at this once, when it wraps."""
+    """Sets `requires_grad` of all parameters: False in the stage's frozen modules, else True.
+
+    Call it before DDP wraps the net, because DDP reads `requires_grad` only then.
+    """
     frozen = frozen_modules(method, stage)
-    still = {id(parameter) for module in frozen for parameter in module.parameters()}
+    fixed = {id(parameter) for module in frozen for parameter in module.parameters()}
     for parameter in method.net.parameters():
-        parameter.requires_grad_(id(parameter) not in still)
+        parameter.requires_grad_(id(parameter) not in fixed)
 
 
 def frozen_modules(method: Method, stage: Stage) -> list[nn.Module]:
+    """The modules of the net that `stage.frozen` names. UserError for names that the net does not have."""
     modules = dict(method.net.named_modules())
     unknown = [name for name in stage.frozen if name not in modules]
     if unknown:
@@ -37,9 +41,9 @@ def frozen_modules(method: Method, stage: Stage) -> list[nn.Module]:
 
 
 def train_mode(method: Method, model: nn.Module, stage: Stage) -> None:
-    """Training mode for everything but the frozen modules, whose BatchNorm statistics and dropout must rest too.
+    """Training mode for all modules except frozen ones, which keep their BatchNorm statistics and use no dropout.
 
-    model: what wraps the net (DDP, compiled), or the net itself.
+    model: the method's net, plain or wrapped (DDP, compiled).
     """
     model.train()
     for module in frozen_modules(method, stage):
@@ -47,7 +51,10 @@ def train_mode(method: Method, model: nn.Module, stage: Stage) -> None:
 
 
 def parameter_groups(method: Method, stage: Stage) -> list[dict[str, Any]]:
-    """The parameters that learn, each in exactly one of the groups "backbone" and "head"; a group without any is left out."""
+    """Trainable parameters in the groups "backbone" and "head", for torch.optim; empty groups are omitted.
+
+    Each group's "initial_lr" is its learning rate before the schedule.
+    """
     groups: dict[str, list[nn.Parameter]] = {"backbone": [], "head": []}
     for name, parameter in method.net.named_parameters():
         if parameter.requires_grad:
@@ -67,15 +74,16 @@ def parameter_groups(method: Method, stage: Stage) -> list[dict[str, Any]]:
 
 
 def make_optimizer(method: Method, stage: Stage) -> torch.optim.SGD:
-    """Freezes what the stage freezes, and descends on the rest. Each group's "initial_lr" is its rate before the schedule."""
+    """Freezes the stage's frozen modules and returns SGD over the other parameters."""
     freeze(method, stage)
     return torch.optim.SGD(parameter_groups(method, stage), lr=stage.lr, momentum=stage.momentum)
 
 
 def lr_factor(stage: Stage, epoch: int, history: Sequence[Mapping[str, float]] = ()) -> float:
-    """What every learning rate of the stage is multiplied by in an epoch, counted from 0 within the stage.
+    """Factor of the learning rates in an epoch, counted from 0 within the stage.
 
-    history: the rows of the stage's epochs so far; only `plateau` looks at them.
+    A pure function of the epoch (and, for `plateau`, of the history), so that a resumed training has the same rates.
+    history: metrics of the stage's previous epochs, used by `plateau` only.
     """
     if epoch < stage.warmup_epochs:
         return (epoch + 1) / (stage.warmup_epochs + 1)
@@ -92,40 +100,41 @@ def lr_factor(stage: Stage, epoch: int, history: Sequence[Mapping[str, float]] =
 
 
 def count_plateau_drops(history: Sequence[Mapping[str, float]], patience: int) -> int:
-    """How often the score stood still for more than `patience` epochs in a row, counted anew after each time.
+    """How often the score did not improve for more than `patience` epochs in a row; the count restarts after each time.
 
-    The score is the accuracy on held-out leaves where the rows have one, else that on the training crops. Any gain is a gain.
+    The score is the validation accuracy if the history has one, else the training accuracy. Any increase counts.
     """
     name = "validation_accuracy" if history and "validation_accuracy" in history[0] else "train_accuracy"
-    best, still, fallen = -math.inf, 0, 0
+    best, bad_epochs, drops = -math.inf, 0, 0
     for row in history:
         if row[name] > best:
-            best, still = row[name], 0
+            best, bad_epochs = row[name], 0
         else:
-            still += 1
-        if still > patience:
-            fallen, still = fallen + 1, 0
-    return fallen
+            bad_epochs += 1
+        if bad_epochs > patience:
+            drops, bad_epochs = drops + 1, 0
+    return drops
 
 
 def stage_at(stages: Sequence[Stage], epoch: int) -> int:
-    """The stage that an epoch, counted from 0 over all stages, lies in; the last one for any epoch behind it."""
+    """Index of the stage of an epoch counted from 0 over all stages; the last stage for epochs after the end."""
     return _locate(stages, epoch)[0]
 
 
 def lr_at(stages: Sequence[Stage], epoch: int, history: Sequence[Mapping[str, float]] = ()) -> float:
-    """`lr_factor` of an epoch counted from 0 over all stages; history: the rows of all epochs before it."""
+    """`lr_factor` of an epoch counted from 0 over all stages.  history: metrics of all previous epochs."""
     index, within = _locate(stages, epoch)
     return lr_factor(stages[index], within, history[epoch - within : epoch])
 
 
 def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Gives every group its initial rate times the factor."""
+    """Sets each group's learning rate to its initial rate times the factor."""
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor
 
 
 def _locate(stages: Sequence[Stage], epoch: int) -> tuple[int, int]:
+    """(index of the stage, epoch within it)."""
     for index, stage in enumerate(stages):
         if epoch < stage.epochs or index == len(stages) - 1:
             return index, epoch

@@ -1,4 +1,4 @@
-"""Refuses, before anything starts, what could only hang or fail later."""
+"""Checks before a training starts: settings that would only fail or hang later."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ufgvc.training.settings import TrainSettings
 
 
 def choose_training_device(settings: TrainSettings, gpus: float) -> TorchDevice:
-    """The device of each worker, where the cluster has `gpus` GPUs. UserError if there are some, or they were asked for, but too few."""
+    """The device of each worker on a cluster with `gpus` GPUs. UserError if GPUs are used and there are too few."""
     fix = f"use `--train.workers {int(gpus)}`" if gpus >= 1 else "use `--train.device cpu`"
     return choose_device(settings.device, gpus, settings.workers, where="--train.device", fix=fix)
 
 
 def check_cpus(settings: TrainSettings, cpus: float) -> None:
-    """Ray Data needs a CPU slot beside the workers, or reading would wait for ever."""
+    """UserError unless the workers leave a CPU slot for Ray Data, which would wait forever.  cpus: of the cluster."""
     wanted = settings.workers * settings.cpus_per_worker
     if wanted > cpus - 1:
         fits = math.floor(100 * (cpus - 1) / settings.workers) / 100  # rounded up, the advice would be refused again
@@ -31,7 +31,7 @@ def check_cpus(settings: TrainSettings, cpus: float) -> None:
 
 
 def check_nodes_hold(settings: TrainSettings, device: TorchDevice, nodes: Sequence[Mapping[str, float]]) -> None:
-    """A worker lies on one node, so what several nodes have together does not help it: Ray would wait for ever."""
+    """UserError unless each worker fits on a single node; Ray would wait forever.  nodes: resources of each node."""
     each = worker_resources(settings, device)
     room = count_slots(nodes, each)
     if room < settings.workers:
@@ -49,14 +49,15 @@ def check_nodes_hold(settings: TrainSettings, device: TorchDevice, nodes: Sequen
 
 
 def worker_resources(settings: TrainSettings, device: TorchDevice) -> dict[str, float]:
-    """What Ray is asked for each worker of a training."""
+    """Ray resources of each training worker."""
     return {"CPU": settings.cpus_per_worker} | ({"GPU": 1.0} if device == "cuda" else {})
 
 
 def check_batch(batch_size: int, workers: int, leaves: int) -> None:
-    """Every rank must get two images at every step, or BatchNorm has nothing to norm.
+    """UserError unless every rank gets at least two images in every step, which BatchNorm needs.
 
-    Batches are cut as even as possible, none smaller than half of `batch_size`, so four a worker are always enough.
+    The images are split evenly, no batch is smaller than half of `batch_size`, so four images a worker are always enough.
+    leaves: images of the training split.
     """
     if workers > 1 and batch_size < 4 * workers:
         what = f"a batch of {batch_size} is too small for {workers} workers"
@@ -69,14 +70,14 @@ def check_batch(batch_size: int, workers: int, leaves: int) -> None:
 
 
 def check_crop(method: str, crop: int, smallest: int) -> None:
-    """A smaller crop would end in a worker, as an error of some convolution."""
+    """UserError if the crop is smaller than the method's smallest, which would fail in a convolution. In pixels."""
     if crop < smallest:
         what = f"{method} does not take images of {crop} px"
         raise UserError(what, where="train.crop", fix=f"use `--train.crop {smallest}` or more")
 
 
 def check_places(places: dict[str, str], nodes: int) -> None:
-    """A folder of this machine is not there on the others."""
+    """UserError for local folders on a cluster of several nodes.  places: {flag: URI}.  nodes: how many."""
     if nodes < 2:
         return
     for name, uri in places.items():

@@ -1,4 +1,4 @@
-"""What a person sees while training runs: one line an epoch, and a bar on a terminal."""
+"""Shows the progress of a training: one line an epoch, and a progress bar on a terminal."""
 
 from __future__ import annotations
 
@@ -20,30 +20,47 @@ from ufgvc.core.text import format_duration
 
 log = logging.getLogger(__name__)
 
-POLL_SECONDS = 0.5
+POLL_SECONDS = 0.5  # between reads of a local run folder
+REMOTE_POLL_SECONDS = (2.0, 30.0)  # the same for object stores, at least and at most
 Row = dict[str, float]
 
 
+def poll_seconds(run: Store, rows: list[Row]) -> float:
+    """Seconds to wait before the run folder is read again; on an object store a tenth of an epoch, within limits."""
+    if run.is_local:
+        return POLL_SECONDS
+    shortest, longest = REMOTE_POLL_SECONDS
+    return min(longest, max(shortest, rows[-1]["seconds"] / 10)) if rows else shortest
+
+
 def epoch_line(row: Row, epochs: int, rest_seconds: float) -> str:
-    """epoch 3/60  loss 1.234 = classification 1.20 + vein 0.31  train accuracy 45.0 %  120 images/s  3 % waiting  2 min to go"""
+    """The line of an epoch in the log.
+
+    epoch 3/60  loss 1.234 (classification 1.20)  train accuracy 45.0 %  9.0 images/s  3 % waiting for data  2 min to go
+    """
     parts = "  ".join(
         f"{name.removeprefix('loss_')} {value:.4f}" for name, value in row.items() if name.startswith("loss_")
     )
-    text = f"epoch {int(row['epoch'])}/{epochs}  loss {row['loss']:.4f} ({parts})  train accuracy {100 * row['train_accuracy']:.1f} %"
+    text = f"epoch {int(row['epoch'])}/{epochs}  loss {row['loss']:.4f} ({parts})"
+    text += f"  train accuracy {100 * row['train_accuracy']:.1f} %"
     if "validation_accuracy" in row:
         text += f"  validation {int(row['validation_correct'])}/{int(row['validation_leaves'])}"
-    return f"{text}  {row['images_per_second']:.1f} images/s  {100 * row['data_wait']:.0f} % waiting for data  {format_duration(rest_seconds)} to go"
+    text += f"  {row['images_per_second']:.1f} images/s  {100 * row['data_wait']:.0f} % waiting for data"
+    return f"{text}  {format_duration(rest_seconds)} to go"
 
 
 class Follower:
-    """Reads a run's metrics.jsonl as the worker writes it, on a thread, and shows and passes on what is new.
+    """Context manager: a thread that follows a run's metrics.jsonl and shows new epochs.
 
-    on_safe: called with rows whose checkpoint is on storage; what a crash may repeat is never passed on twice.
+    epochs: of the whole training.
+    on_checkpointed: called with the rows of epochs that a checkpoint covers, each row once. Epochs after it may be repeated
+    after a crash and are passed on later.
     """
 
-    def __init__(self, run: Store, epochs: int, on_safe: Callable[[list[Row]], None]) -> None:
-        self.run, self.epochs, self.on_safe = run, epochs, on_safe
-        self.shown = len(self._rows())
+    def __init__(self, run: Store, epochs: int, on_checkpointed: Callable[[list[Row]], None]) -> None:
+        self.run, self.epochs, self.on_checkpointed = run, epochs, on_checkpointed
+        self.rows = read_metrics(run)
+        self.shown = len(self.rows)
         self.sent = 0
         self._started = False
         self._end = threading.Event()
@@ -57,10 +74,10 @@ class Follower:
             console=self._console,
             disable=not sys.stderr.isatty(),
         )
+        self._task = self._bar.add_task("epochs", total=epochs, completed=self.shown)
 
     def __enter__(self) -> Follower:
         self._bar.start()
-        self._task = self._bar.add_task("epochs", total=self.epochs, completed=self.shown)
         self._thread.start()
         return self
 
@@ -72,20 +89,21 @@ class Follower:
         self._bar.stop()
 
     def _follow(self) -> None:
-        while not self._end.wait(POLL_SECONDS):
-            self._try_to_look()
-        self._try_to_look()
+        while not self._end.wait(poll_seconds(self.run, self.rows)):
+            self._try_to_poll()
+        self._try_to_poll()
 
-    def _try_to_look(self) -> None:
-        """Storage that fails once must not end this thread, or nothing later would be shown or sent."""
+    def _try_to_poll(self) -> None:
+        """`poll`, where a failure of the storage is a warning, because the next poll may succeed."""
         try:
-            self._look()
+            self.poll()
         except UserError as error:
             log.warning("progress could not be read: %s", error.what)
 
-    def _look(self) -> None:
-        rows = self._rows()
-        if len(rows) < self.shown:  # a lost worker: training went back to the last checkpoint
+    def poll(self) -> None:
+        """Reads the run folder once, shows new epochs and passes on those that a checkpoint covers."""
+        rows = self.rows = read_metrics(self.run)
+        if len(rows) < self.shown:  # a worker was lost and training went back to the last checkpoint
             self.shown = len(rows)
         if len(rows) > self.shown and not self._started:
             self._show_start()
@@ -94,21 +112,18 @@ class Follower:
             self._console.print(epoch_line(row, self.epochs, rest), soft_wrap=True)
         self.shown = len(rows)
         self._bar.update(self._task, completed=self.shown)
-        safe = self._checkpointed()
-        if safe > self.sent:
-            self.on_safe(rows[self.sent : safe])
-            self.sent = min(safe, len(rows))
+        if len(rows) > self.sent and (checkpointed := self._checkpointed()) > self.sent:
+            self.on_checkpointed(rows[self.sent : checkpointed])
+            self.sent = min(checkpointed, len(rows))
 
     def _show_start(self) -> None:
         self._started = True
         start = self.run.read_json("startup.json") if self.run.exists("startup.json") else {}
-        if start.get("command") == marks()[COMMAND]:  # not that of a run that was cut off before
+        if start.get("command") == marks()[COMMAND]:  # not of an earlier command that was interrupted
             self._console.print(startup_line(start["seconds"]), soft_wrap=True)
 
-    def _rows(self) -> list[Row]:
-        return read_metrics(self.run)
-
     def _checkpointed(self) -> int:
+        """Number of epochs that the last checkpoint covers."""
         try:
             found: dict[str, Any] = self.run.read_json("progress.json")
         except FileNotFoundError:
@@ -117,7 +132,7 @@ class Follower:
 
 
 def read_metrics(run: Store) -> list[Row]:
-    """The epochs of a run, oldest first; [] if it has none yet."""
+    """The metrics of a run's finished epochs, oldest first; [] if there are none."""
     try:
         text = run.read_text("metrics.jsonl")
     except FileNotFoundError:

@@ -1,62 +1,149 @@
-"""What a training run can be told."""
+"""Settings of a training, the published recipe with these settings applied, and what a worker gets of both."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from ufgvc.core.config import Settings
+from ufgvc.core.config import Settings, describe_validation
+from ufgvc.core.errors import UserError
+from ufgvc.methods.recipe import Recipe, Stage
 from ufgvc.runtime.resources import Device
+
+Validation = Literal["last", "holdout", "kfold", "test"]
 
 
 class TrainSettings(Settings):
-    """Training. What is left empty comes from the method's published recipe."""
+    """Training. Empty settings take the value of the method's published recipe."""
 
     init: str = "imagenet"
     """initial weights: imagenet (torchvision's), none, or the URI of a state dict (safetensors, or torch.save of tensors)"""
     mask: str = "box"
-    """kind of the masks that guide the network: box, luminance, structure or exact"""
+    """kind of the masks for methods that need masks: box, luminance, structure or exact"""
     epochs: int | None = Field(None, ge=1)
     """passes over the training leaves"""
     batch_size: int | None = Field(None, ge=2)
-    """images a step, over all workers"""
+    """images a step, summed over all workers"""
     learning_rate: float | None = Field(None, gt=0)
     """learning rate of the backbone"""
     resize: int | None = Field(None, ge=32)
-    """side in pixels that a photograph is resized to before the random crop"""
+    """side in pixels to which photographs are resized before the random crop"""
     crop: int | None = Field(None, ge=32)
-    """side in pixels of the random crop, and of the test image"""
-    validation: Literal["last", "holdout", "kfold", "test"] = "last"
-    """which epoch is kept: the last; the best on leaves held out of train (holdout, kfold); the best on test (marked so)"""
+    """side in pixels of the random crop, and of the images in evaluation"""
+    validation: Validation = "last"
+    """epoch that is saved: the last; the best on leaves held out of the training split (holdout, kfold); the best on test"""
     holdout: float = Field(0.34, gt=0, le=0.5)
-    """share of each cultivar's training leaves that `holdout` keeps for validation"""
+    """`holdout`: share of each cultivar's training leaves that is held out"""
     folds: int = Field(3, ge=2)
-    """folds of `kfold`"""
+    """`kfold`: number of folds"""
     fold: int | None = Field(None, ge=0)
-    """only this fold of `kfold`; default: all, one after another"""
+    """`kfold`: train only this fold; empty: all, one after another"""
     workers: int = Field(1, ge=1)
-    """processes of data-parallel training (DDP): one a GPU, or CPU processes"""
+    """processes of data-parallel training (DDP), with one GPU each or on CPUs"""
     cpus_per_worker: float = Field(1.0, gt=0)
-    """CPU slots a worker takes; leave some for Ray Data"""
+    """CPU slots of a worker; leave some for Ray Data"""
     device: Device = "auto"
     """cpu, gpu (one for each worker), or auto: GPUs if there are any"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """of training; auto: bf16 autocast on a GPU that has it, else fp32. Leaves are scored in fp32"""
+    """precision of training; auto: bf16 autocast on GPUs that support it, else fp32. Evaluation is always in fp32"""
     compile: bool = False
     """torch.compile the network"""
     sync_batchnorm: bool = False
-    """share BatchNorm statistics over the workers"""
+    """share BatchNorm statistics between the workers"""
     cache: Literal["auto", "device", "host", "none"] = "auto"
-    """where the decoded photographs stay: on the device, in a file of each node, or nowhere (streamed every epoch)"""
+    """where decoded images are kept: in GPU memory, in a file on each node, or nowhere (streamed in every epoch)"""
     checkpoint_seconds: float = Field(60.0, ge=0)
     """seconds between checkpoints; there is always one at the end"""
-    keep: int = Field(2, ge=1)
-    """checkpoints kept"""
+    keep_checkpoints: int = Field(2, ge=1)
+    """number of checkpoints that are kept"""
     max_failures: int = Field(3, ge=-1)
-    """how often failed workers are started again (-1: without end); those lost with their node, as spot machines are, do not count"""
+    """restarts of failed workers (-1: no limit); workers lost with their node, e.g. a spot machine, do not count"""
 
     def result_affecting(self) -> dict[str, Any]:
-        """The settings that can change the numbers: they name the run."""
-        silent = {"cpus_per_worker", "checkpoint_seconds", "keep", "max_failures"}
-        return self.model_dump(mode="json", exclude=silent)
+        """The settings that can change the result, as JSON values; they are part of the run's key."""
+        excluded = {"cpus_per_worker", "checkpoint_seconds", "keep_checkpoints", "max_failures"}
+        return self.model_dump(mode="json", exclude=excluded)
+
+
+@dataclass(frozen=True)
+class WorkerConfig:
+    """Everything that a training worker needs, as plain values.
+
+    data, run: URIs of the data set and of the run's folder.  method, options: see `ufgvc.methods.build`.
+    recipe: a `Recipe` as JSON values, with the settings applied.  mask_kind: None for methods without masks.
+    cache_folder: local folder for decoded images.  cores: CPU threads of this machine.  run_id: of MLflow.
+    split_seed: seed of the held-out split; None: `seed`.
+    marks: Unix times of the phases since the command's start (core/startup.py); empty: start-up is not recorded.
+    """
+
+    data: str
+    run: str
+    method: str
+    options: Mapping[str, Any]
+    seed: int
+    recipe: Mapping[str, Any]
+    train: TrainSettings
+    mask_kind: str | None
+    mask_fingerprint: str | None
+    cache_folder: str
+    cores: int
+    run_id: str | None = None
+    split_seed: int | None = None
+    marks: Mapping[str, float] = field(default_factory=dict)
+
+    def with_train(self, **changes: Any) -> WorkerConfig:
+        """The same configuration with other values of some `TrainSettings`."""
+        return replace(self, train=self.train.model_copy(update=changes))
+
+
+def apply_overrides(recipe: Recipe, settings: TrainSettings) -> Recipe:
+    """The recipe with the user's settings. UserError for values that do not fit together.
+
+    Other epochs scale stages, steps and milestones of the schedule in proportion. Another learning rate scales the rates of
+    all stages by the same factor, so that the first stage has it. A crop without a resize keeps their ratio.
+    """
+    stages = recipe.stages
+    if settings.epochs is not None:
+        stages = rescale_schedule(stages, settings.epochs)
+    if settings.learning_rate is not None:
+        factor = settings.learning_rate / stages[0].lr
+        stages = tuple(stage.model_copy(update={"lr": stage.lr * factor}) for stage in stages)
+    crop = settings.crop or recipe.crop
+    resize = settings.resize or (recipe.resize if crop == recipe.crop else round(crop * recipe.resize / recipe.crop))
+    if crop > resize:
+        what = f"a crop of {crop} px does not fit into an image resized to {resize} px"
+        fix = f"use `--train.resize {crop}` or more, or `--train.crop {resize}` or less"
+        raise UserError(what, where="train.crop", fix=fix)
+    changes = {"stages": stages, "crop": crop, "resize": resize, "batch_size": settings.batch_size or recipe.batch_size}
+    try:
+        return Recipe.model_validate(recipe.model_dump() | changes)
+    except ValidationError as error:
+        raise describe_validation(error, "train") from None
+
+
+def rescale_schedule(stages: tuple[Stage, ...], epochs: int) -> tuple[Stage, ...]:
+    """The stages scaled to `epochs` in total, with steps, milestones and warm-up in proportion.
+
+    Each stage keeps at least one epoch. UserError for fewer epochs than stages.
+    """
+    factor = epochs / sum(stage.epochs for stage in stages)
+    if epochs < len(stages):
+        what = f"{epochs} epochs are too few for the {len(stages)} stages of the recipe"
+        raise UserError(what, where="train.epochs", fix=f"use `--train.epochs {len(stages)}` or more")
+    ends: list[int] = []
+    for index in range(len(stages)):
+        end = round(factor * sum(stage.epochs for stage in stages[: index + 1]))
+        ends.append(min(max(end, index + 1, ends[-1] + 1 if ends else 1), epochs - (len(stages) - 1 - index)))
+    scaled = []
+    for stage, start, end in zip(stages, [0, *ends[:-1]], ends, strict=True):
+        changes = {
+            "epochs": end - start,
+            "step_epochs": max(1, round(stage.step_epochs * factor)),
+            "milestones": tuple(max(1, round(at * factor)) for at in stage.milestones),
+            "warmup_epochs": round(stage.warmup_epochs * factor),
+        }
+        scaled.append(stage.model_copy(update=changes))
+    return tuple(scaled)

@@ -1,4 +1,4 @@
-"""One step of training and one of evaluation. Torch only: the loop brings the ranks, the tests run it plain."""
+"""One step of training and one of evaluation, in plain torch: the caller provides the reduction over ranks."""
 
 from __future__ import annotations
 
@@ -11,33 +11,46 @@ import torch
 from torch import Tensor, nn
 
 from ufgvc.core.errors import UserError
+from ufgvc.data.stream import num_batches
 from ufgvc.methods.method import Batch, LossParts, Method
+from ufgvc.methods.recipe import Recipe
 
 Precision = Literal["fp32", "bf16"]
+# Steps of a training from which cuDNN's benchmark mode pays off. It searches for the fastest algorithms again for every
+# batch size: on an H200, twelve concurrent trainings of 300 to 400 steps waited some 50 s for each size, longer than for
+# all of their steps.
+BENCHMARK_STEPS = 2000
+
+
+def use_cudnn_benchmark(recipe: Recipe, images: int, device: torch.device) -> bool:
+    """Whether to set `torch.backends.cudnn.benchmark` for a training on this number of images."""
+    return device.type == "cuda" and recipe.epochs * num_batches(images, recipe.batch_size) >= BENCHMARK_STEPS
 
 
 def identity(value: Tensor) -> Tensor:
+    """The reduction over a single rank."""
     return value
 
 
 def choose_precision(wanted: Literal["auto", "fp32", "bf16"], device: torch.device) -> Precision:
-    """auto: bf16 on a GPU that computes in it, else fp32. UserError if bf16 is asked for where it is emulated or slow."""
-    able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    if wanted == "bf16" and not able:
-        raise UserError(f"{device} does not compute in bf16", where="precision", fix="use `auto` or `fp32`")
-    return "bf16" if able and wanted != "fp32" else "fp32"
+    """auto: bf16 on a GPU with native bf16, else fp32. UserError if bf16 is requested on a device without it."""
+    supported = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if wanted == "bf16" and not supported:
+        raise UserError(f"{device} does not support bf16", where="precision", fix="use `auto` or `fp32`")
+    return "bf16" if supported and wanted != "fp32" else "fp32"
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[None]:
+    """`torch.autocast` to bfloat16 for "bf16"; disabled for "fp32"."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one rank saw in one step; tensors without gradient, on the device, so that nobody waits for it.
+    """Results of one step on one rank: tensors without gradient that stay on the device, so that the step does not wait.
 
-    losses: {name: (sum, count)}, unweighted.  correct: () how many of the `count` rows have their label as the largest logit.
-    count: rows of the batch after the method's views.  images: before them.
+    losses: {name: (sum, count)}, unweighted.  correct: () number of rows whose largest logit is that of their label.
+    count: rows of the batch after the method's views.  images: rows before the views.
     """
 
     losses: LossParts
@@ -49,11 +62,11 @@ class StepResult:
 def total_loss(
     method: Method, parts: LossParts, reduce: Callable[[Tensor], Tensor] = identity, world: int = 1
 ) -> Tensor:
-    """What a rank differentiates: the sum over the parts of weight * (own sum / count of all ranks) * world.
+    """The loss that a rank differentiates: sum over the parts of weight * (own sum / count over all ranks) * world.
 
-    reduce: sums a tensor over the ranks; it is called once.  DDP averages gradients over the ranks; times world they add up,
-    to the gradient that one process would have over all images, however unevenly these are spread. A part that nobody
-    counted (no image has that mask) adds 0.
+    reduce: sums a tensor over the ranks; called once.  world: number of ranks. DDP averages gradients over the ranks, so
+    the factor makes them the gradient of one process over all images, however unevenly these are distributed. A part with
+    a count of 0 (no image has that mask) is 0.
     """
     counts = reduce(torch.stack([count.detach() for _, count in parts.values()])).clamp(min=1)
     terms = [
@@ -72,30 +85,29 @@ def train_step(
     reduce: Callable[[Tensor], Tensor] = identity,
     world: int = 1,
 ) -> StepResult:
-    """Views, forward, losses, backward, one step of the optimizer.
+    """Views, forward, losses, backward and one optimizer step.
 
-    model: what wraps the method's net (DDP, compiled), or the net itself, already in training mode.  reduce, world: see total_loss.
+    model: the method's net, plain or wrapped (DDP, compiled), in training mode.  reduce, world: see `total_loss`.
     """
-    plain = len(batch.labels)
+    images = len(batch.labels)
     batch = method.views(batch)
     device = batch.images.device
     with autocast(choose_precision(precision, device), device):
         outputs = model(batch.images)
-    # Outside of autocast: losses are sums over many cells, which bfloat16 would round away.
+    # Outside of autocast, because losses are sums over many cells, for which bfloat16 is too coarse.
     parts = method.losses(outputs, batch)
     optimizer.zero_grad(set_to_none=True)
     total_loss(method, parts, reduce, world).backward()
     optimizer.step()
     losses = {name: (total.detach(), count.detach()) for name, (total, count) in parts.items()}
     correct = (outputs["logits"].detach().argmax(dim=1) == batch.labels).sum()
-    return StepResult(losses, correct, len(batch.labels), plain)
+    return StepResult(losses, correct, len(batch.labels), images)
 
 
 def eval_step(method: Method, model: nn.Module, images: Tensor) -> Tensor:
-    """Logits (B, K) float32 without gradients, by the method's test views. In fp32, as `evaluate` and `predict` score, whatever the
-    precision of training.
+    """Logits (B, K) float32 without gradients; always in fp32, like `evaluate` and `predict`.
 
-    images: (B, 3, H, W) float in [0, 1].  model: in eval mode already.
+    images: (B, 3, H, W) float in [0, 1].  model: the method's net, plain or wrapped, in eval mode.
     """
     with torch.inference_mode():
         return method.predict(images, model)

@@ -112,7 +112,7 @@ def test_checkpoints() -> None:
     weights = sum(tensor.nbytes for tensor in method.net.state_dict().values())
     momentum = sum(tensor.nbytes for tensor in method.net.parameters())
     whole = weights + momentum
-    kept, seconds = TrainSettings().keep + 1, TrainSettings().checkpoint_seconds
+    kept, seconds = TrainSettings().keep_checkpoints + 1, TrainSettings().checkpoint_seconds
     assert (
         f"weights {weights / 1e6:.1f} MB, momentum {momentum / 1e6:.1f} MB, {whole / 1e6:.0f} MB a checkpoint" in README
     )

@@ -1,1 +1,1 @@
-"""Layers that methods share."""
+"""Layers and functions that methods share."""

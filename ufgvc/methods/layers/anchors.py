@@ -1,6 +1,6 @@
-"""Boxes that a navigator scores, the choice of a few that hardly overlap, and what an image shows in them (NTS-Net, Yang et al. 2018).
+"""Anchors, non-maximum suppression and crops of NTS-Net (Yang et al., ECCV 2018), as in its released code.
 
-Boxes are (top, left, bottom, right) in whole pixels, bottom and right excluded, and may reach over the image's edge.
+Boxes are (top, left, bottom, right) in whole pixels, bottom and right exclusive, and may exceed the image.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import math
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torchvision.ops import box_iou
 
-# Of each level: the side in pixels of its anchors in an image of 448 px, and the factors that vary it.
+# For each level: side in pixels of its anchors in an image of 448 px, and its scale factors.
 LEVELS = (
     (48.0, (2 ** (1 / 3), 2 ** (2 / 3))),
     (96.0, (2 ** (1 / 3), 2 ** (2 / 3))),
@@ -19,11 +20,11 @@ LEVELS = (
 )
 RATIOS = (0.667, 1.0, 1.5)  # width / height
 PUBLISHED_SIDE = 448
-SHAPES = tuple(len(scales) * len(RATIOS) for _, scales in LEVELS)
+ANCHORS_PER_CELL = tuple(len(scales) * len(RATIOS) for _, scales in LEVELS)
 
 
 def level_sides(map_side: int) -> tuple[int, ...]:
-    """Cells along a side of each level's map: each level halves the one before, rounded up as by a convolution of stride 2."""
+    """Cells along a side of each level's map; each level has half of the previous one, rounded up as by stride 2."""
     sides = [map_side]
     while len(sides) < len(LEVELS):
         sides.append((sides[-1] + 1) // 2)
@@ -31,10 +32,10 @@ def level_sides(map_side: int) -> tuple[int, ...]:
 
 
 def make_anchors(map_side: int, side: int) -> Tensor:
-    """(N, 4) float64: centre y, centre x, height and width in pixels of every anchor of a square image.
+    """Anchors of a square image, (N, 4) float64: centre y, centre x, height and width in pixels.
 
     map_side: cells along a side of the backbone's map.  side: of the image, in pixels.
-    Ordered by level, scale, ratio, then cell row by row: as score maps are when flattened with their channels first.
+    Ordered by level, scale, ratio, then cell row by row, like flattened score maps (B, C, h, w).
     """
     levels = []
     for level, (cells, (size, scales)) in enumerate(zip(level_sides(map_side), LEVELS, strict=True)):
@@ -51,54 +52,41 @@ def make_anchors(map_side: int, side: int) -> Tensor:
 
 
 def to_boxes(anchors: Tensor) -> Tensor:
-    """Anchors (N, 4) as boxes (N, 4) int64, their corners rounded down.
+    """Anchors (N, 4) as boxes (N, 4) int64, corners rounded down.
 
-    The released code cuts off the fractions after it has added the padding, when all are positive; this is the same.
+    The released code truncates after adding its padding, when all corners are positive; the result is the same.
     """
     centres, halves = anchors[:, :2], anchors[:, 2:] / 2
     return torch.cat([centres - halves, centres + halves], dim=1).floor().long()
 
 
-def overlaps(one: Tensor, boxes: Tensor) -> Tensor:
-    """Intersection over union (B, N) float32 of boxes one (B, 4) with boxes (N, 4), both int64 and not empty."""
-    low = torch.maximum(one[:, None, :2], boxes[:, :2])
-    high = torch.minimum(one[:, None, 2:], boxes[:, 2:])
-    shared = (high - low).clamp(min=0).prod(dim=2)
-    union = _area(one)[:, None] + _area(boxes) - shared
-    return shared / union
+def select_proposals(scores: Tensor, boxes: Tensor, count: int, iou_threshold: float) -> Tensor:
+    """Indices (B, count) int64 of the boxes that greedy non-maximum suppression keeps in each image, best first.
 
-
-def _area(boxes: Tensor) -> Tensor:
-    return (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
-
-
-def choose(scores: Tensor, boxes: Tensor, count: int, limit: float) -> Tensor:
-    """(B, count) int64: the boxes that greedy suppression keeps in each image, best first.
-
-    scores: (B, N).  boxes: (N, 4) int64, the same for all images, N >= count.  limit: a box that overlaps a better kept one
-    by this share of their union, or more, is suppressed.  Where fewer than `count` are kept, the best of the suppressed ones follow.
-    Of equal scores the first box is the better.
+    scores: (B, N).  boxes: (N, 4) int64, the same for all images, N >= count.  iou_threshold: a box with this IoU or
+    more with a better kept box is suppressed.  If fewer than `count` are kept, the best suppressed boxes follow, unlike
+    `torchvision.ops.nms`, and all images are processed at once.  Of equal scores the first box is better.
     """
-    many = len(boxes)
-    # Places in a queue, not scores: sending the suppressed and then the taken to its end keeps both in their order, exactly.
-    place = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    suppressed = torch.zeros_like(place, dtype=torch.bool)
+    total = len(boxes)
+    # Works on ranks, not scores: adding N for suppressed and 2 N for taken boxes keeps the order within each group
+    # exactly.
+    rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    suppressed = torch.zeros_like(rank, dtype=torch.bool)
     taken = torch.zeros_like(suppressed)
     chosen = []
     for _ in range(count):
-        best = (place + many * suppressed + 2 * many * taken).argmin(dim=1)
+        best = (rank + total * suppressed + 2 * total * taken).argmin(dim=1)
         chosen.append(best)
-        suppressed = suppressed | (overlaps(boxes[best], boxes) >= limit)
+        suppressed = suppressed | (box_iou(boxes[best], boxes) >= iou_threshold)
         taken = taken.scatter(1, best[:, None], True)
     return torch.stack(chosen, dim=1)
 
 
-def cut_out(images: Tensor, boxes: Tensor, side: int) -> Tensor:
-    """What the images show in their boxes, each resized to a square: (B * M, 3, side, side), image by image, channels_last.
+def crop_and_resize(images: Tensor, boxes: Tensor, side: int) -> Tensor:
+    """Crops the boxes of each image and resizes them to squares: (B * M, 3, side, side), image by image, channels_last.
 
-    images: (B, 3, H, W); beyond their edges all is zero.  boxes: (B, M, 4) int64.  side: in pixels.
-    Bilinear, with the box's outermost pixels on the square's outermost ones: slicing the padded image and
-    `interpolate(align_corners=True)`, for all boxes at once.
+    images: (B, 3, H, W), zero-padded outside.  boxes: (B, M, 4) int64.  side: in pixels.
+    Equal to slicing the padded image and `interpolate(mode="bilinear", align_corners=True)`, for all boxes at once.
     """
     height, width = images.shape[2:]
     steps = torch.linspace(0, 1, side, dtype=images.dtype, device=images.device)
@@ -108,6 +96,8 @@ def cut_out(images: Tensor, boxes: Tensor, side: int) -> Tensor:
     rows, columns = rows * (2 / (height - 1)) - 1, columns * (2 / (width - 1)) - 1
     shape = (*rows.shape, side)
     grid = torch.stack([columns[:, :, None, :].expand(shape), rows[:, :, :, None].expand(shape)], dim=-1)
-    # An image's boxes below each other in one grid: nothing copies the image for each of them.
-    cut = functional.grid_sample(images, grid.flatten(1, 2), mode="bilinear", padding_mode="zeros", align_corners=True)
-    return cut.permute(0, 2, 3, 1).contiguous().view(-1, side, side, cut.shape[1]).permute(0, 3, 1, 2)
+    # One grid holds all boxes of an image, so that the image is not copied for each of them.
+    crops = functional.grid_sample(
+        images, grid.flatten(1, 2), mode="bilinear", padding_mode="zeros", align_corners=True
+    )
+    return crops.permute(0, 2, 3, 1).contiguous().view(-1, side, side, crops.shape[1]).permute(0, 3, 1, 2)

@@ -1,6 +1,7 @@
-"""Where the leaf and its veins are in photographs on a plain background: batched, without boxes, masks or anything learnt.
+"""Segmentation of leaf and veins in images with a plain background: batched, without boxes, masks or parameters.
 
-`regions/masks.py` asks the same of one photograph at its full size, takes its time for it and keeps the largest piece only.
+`regions/masks.py` segments single photographs at full size; it is slower and keeps the largest connected component
+only.
 """
 
 from __future__ import annotations
@@ -12,70 +13,72 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms.functional import gaussian_blur
 
-NOISE = 16 / 255  # a photograph whose largest difference from its frame is smaller shows nothing
-ROUNDS = 12  # of the threshold; it stands still after half of them
-DOUBT = 0.1  # width of the step from background to leaf, as a share of the largest difference from the frame
-RIM = 1 / 40  # width of the leaf's rim, where leaf and background mix, as a share of the picture's longest side
-VEIN = 1 / 224  # standard deviation of the ridge filter, likewise; one pixel at least
+MIN_CONTRAST = 16 / 255  # images whose largest difference from the background is smaller count as all leaf
+ITERATIONS = 12  # of the threshold; it converges after half of them
+STEP_WIDTH = 0.1  # width of `soft_step`, as a share of the largest value
+RIM = 1 / 40  # width of the leaf's rim, where leaf and background mix, as a share of the image's longer side
+VEIN_STD = 1 / 224  # standard deviation of the ridge filter, as a share of the longer side; at least one pixel
 
 
 def find_leaf(images: Tensor) -> Tensor:
-    """images (B, 3, H, W) float in [0, 1] -> (B, 1, H, W) in [0, 1]: 1 on the leaf, 0 elsewhere, in between only where it is doubtful.
+    """Soft mask of the leaf: images (B, 3, H, W) in [0, 1] -> (B, 1, H, W) in [0, 1], 1 on the leaf.
 
-    The background is the median colour of the picture's frame; what differs from it by more than `halfway` is leaf. Where nothing stands
-    out, everything is leaf.
+    The background colour is the median of the image's border pixels; pixels that differ from it by more than
+    `isodata_threshold` are leaf. An image without contrast is all leaf.
     """
     frame = torch.cat([images[:, :, 0], images[:, :, -1], images[:, :, :, 0], images[:, :, :, -1]], dim=2)
     background = frame.sort(dim=2).values[:, :, frame.shape[2] // 2]
     difference = (images - background[:, :, None, None]).abs().amax(dim=1, keepdim=True)
-    plain = difference.amax(dim=(1, 2, 3), keepdim=True) < NOISE
+    plain = difference.amax(dim=(1, 2, 3), keepdim=True) < MIN_CONTRAST
     return torch.where(plain, 1.0, soft_step(difference, isodata_threshold(difference)))
 
 
 def soft_step(values: Tensor, threshold: Tensor) -> Tensor:
-    """How far values (B, 1, H, W) are above a threshold (B, 1, 1, 1): from 0 to 1 over a tenth of the largest value.
+    """A step function with a linear ramp: values (B, 1, H, W), threshold (B, 1, 1, 1) -> (B, 1, H, W) in [0, 1].
 
-    A step would turn the rounding of a pixel on the threshold into a piece of leaf, another one on every device.
+    It rises over a tenth of the largest value. A hard step would depend on the rounding of pixels close to the
+    threshold, which differs between devices.
     """
-    width = DOUBT * values.amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6)
+    width = STEP_WIDTH * values.amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6)
     return ((values - threshold) / width + 0.5).clamp(0, 1)
 
 
 def isodata_threshold(values: Tensor) -> Tensor:
-    """The threshold (B, 1, 1, 1) that lies halfway between the means of the values (B, 1, H, W) `above` it and of the others.
+    """Threshold (B, 1, 1, 1) halfway between the mean of the values (B, 1, H, W) above it and the mean of those below.
 
-    After Ridler and Calvard 1978, who count each value on one side only.
+    The iteration of Ridler and Calvard 1978, with `soft_step` in place of their hard assignment.
     """
     threshold = values.mean(dim=(1, 2, 3), keepdim=True)
-    for _ in range(ROUNDS):
+    for _ in range(ITERATIONS):
         high = soft_step(values, threshold)
         threshold = (mean_inside(values, high) + mean_inside(values, 1 - high)) / 2
     return threshold
 
 
 def mean_inside(maps: Tensor, inside: Tensor) -> Tensor:
-    """Mean of maps (B, C, H, W) with the weights inside (B, 1, H, W) in [0, 1]: (B, C, 1, 1); zeros where all are 0."""
+    """Mean (B, C, 1, 1) of maps (B, C, H, W) with weights inside (B, 1, H, W) in [0, 1]; 0 if all weights are 0."""
     return (maps * inside).sum(dim=(2, 3), keepdim=True) / inside.sum(dim=(2, 3), keepdim=True).clamp(min=1e-3)
 
 
 def erode_leaf(leaf: Tensor) -> Tensor:
-    """The leaf (B, 1, H, W) without its rim; a leaf that is all rim stays as it is."""
+    """The leaf (B, 1, H, W) without its rim; a leaf that would vanish is returned unchanged."""
     margin = max(1, round(RIM * max(leaf.shape[2:])))
-    inner = 1 - functional.max_pool2d(1 - leaf, 2 * margin + 1, stride=1, padding=margin)
-    return torch.where(inner.amax(dim=(1, 2, 3), keepdim=True) > 0, inner, leaf)
+    eroded = 1 - functional.max_pool2d(1 - leaf, 2 * margin + 1, stride=1, padding=margin)
+    return torch.where(eroded.amax(dim=(1, 2, 3), keepdim=True) > 0, eroded, leaf)
 
 
 def ridges(images: Tensor, inside: Tensor) -> Tensor:
-    """How much each pixel of images (B, 3, H, W) lies on a bright line: (B, 1, H, W) >= 0, mean 1 over inside (B, 1, H, W), 0 outside.
+    """Strength of bright lines: images (B, 3, H, W) -> (B, 1, H, W) >= 0 with mean 1 over `inside` (B, 1, H, W), 0
+    outside.
 
-    The strength is the curvature across the line, the smaller eigenvalue of the Hessian of the smoothed brightness, sign turned.
+    The strength is the negative smaller eigenvalue of the Hessian of the smoothed brightness, where it is positive.
     """
-    spread = max(1.0, VEIN * max(images.shape[2:]))
-    light = gaussian_blur(images.mean(dim=1, keepdim=True), [2 * math.ceil(3 * spread) + 1] * 2, [spread] * 2)
-    around = functional.pad(light, (1, 1, 1, 1), mode="replicate")
-    across = around[:, :, 1:-1, 2:] + around[:, :, 1:-1, :-2] - 2 * light
-    down = around[:, :, 2:, 1:-1] + around[:, :, :-2, 1:-1] - 2 * light
-    mixed = (around[:, :, 2:, 2:] + around[:, :, :-2, :-2] - around[:, :, 2:, :-2] - around[:, :, :-2, 2:]) / 4
-    smaller = (across + down) / 2 - (((across - down) / 2).square() + mixed.square()).sqrt()
+    std = max(1.0, VEIN_STD * max(images.shape[2:]))
+    light = gaussian_blur(images.mean(dim=1, keepdim=True), [2 * math.ceil(3 * std) + 1] * 2, [std] * 2)
+    padded = functional.pad(light, (1, 1, 1, 1), mode="replicate")
+    xx = padded[:, :, 1:-1, 2:] + padded[:, :, 1:-1, :-2] - 2 * light
+    yy = padded[:, :, 2:, 1:-1] + padded[:, :, :-2, 1:-1] - 2 * light
+    xy = (padded[:, :, 2:, 2:] + padded[:, :, :-2, :-2] - padded[:, :, 2:, :-2] - padded[:, :, :-2, 2:]) / 4
+    smaller = (xx + yy) / 2 - (((xx - yy) / 2).square() + xy.square()).sqrt()
     strength = (-smaller).clamp(min=0) * inside
     return strength / mean_inside(strength, inside).clamp(min=1e-6)

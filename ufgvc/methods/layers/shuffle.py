@@ -1,8 +1,8 @@
-"""Patches of images in another order: how DCL destroys an image (Chen et al., CVPR 2019).
+"""Shuffling the patches of images, as in DCL (region confusion mechanism, Chen et al., CVPR 2019) and MaskCOV.
 
-An order is (B, grid * grid) int64: order[b, place] is the patch of the original image that lies at `place` afterwards, both
-counted in reading order. Images whose sides the grid does not divide are cut in their middle: the frame that is left over,
-fewer than `grid` pixels in each direction, stays where it is, so that nothing is resized.
+An order is (B, grid * grid) int64: order[b, i] is the index in the original image of the patch at index i after
+shuffling, both in reading order. If the grid does not divide an image's sides, the patches cover its centre; the border
+that is left over, fewer than `grid` pixels in each direction, stays unchanged, so that nothing is resized.
 """
 
 from __future__ import annotations
@@ -15,78 +15,84 @@ from torch import Tensor
 Shuffle = Literal["jitter", "coded"]
 
 
-def shuffle_chances(shuffle: Shuffle, grid: int) -> int:
-    """How many uniform numbers an image's order takes."""
+def num_shuffle_uniforms(shuffle: Shuffle, grid: int) -> int:
+    """How many uniform numbers the order of one image needs."""
     return 2 * grid * grid if shuffle == "jitter" else (grid + 1) * (grid - 1)
 
 
-def shuffle_order(shuffle: Shuffle, chance: Tensor, grid: int, reach: float) -> Tensor:
-    """The orders (B, grid * grid) that uniform numbers in [0, 1), (B, shuffle_chances(...)), stand for; reach: of the jitter."""
-    return jitter_order(chance, grid, reach) if shuffle == "jitter" else swap_order(chance, grid)
+def shuffle_order(shuffle: Shuffle, uniforms: Tensor, grid: int, reach: float) -> Tensor:
+    """Random orders (B, grid * grid) from uniforms (B, num_shuffle_uniforms(...)) in [0, 1).
 
-
-def jitter_order(chance: Tensor, grid: int, reach: float) -> Tensor:
-    """As the paper has it: each row is sorted by i + U(-reach, reach), then each column; no patch moves by 2 * reach or more.
-
-    chance: (B, 2 * grid * grid), for the rows and then for the columns, both in reading order.  Returns (B, grid * grid).
+    reach: see `jitter_order`; unused for `coded`.
     """
-    rows, columns = ((2 * chance - 1) * reach).view(-1, 2, grid, grid).unbind(1)
-    place = torch.arange(grid, device=chance.device)
-    order = (place[:, None] * grid + place).expand(len(chance), grid, grid)
-    # The columns are those after the rows have moved: by the columns of the original, two patches could meet in one place.
+    return jitter_order(uniforms, grid, reach) if shuffle == "jitter" else swap_order(uniforms, grid)
+
+
+def jitter_order(uniforms: Tensor, grid: int, reach: float) -> Tensor:
+    """The paper's order: each row is sorted by i + U(-reach, reach), then each column.
+
+    A patch moves by less than 2 * reach patches in each direction.
+    uniforms: (B, 2 * grid * grid), for the rows and then for the columns, both in reading order.  Returns (B, grid *
+    grid).
+    """
+    rows, columns = ((2 * uniforms - 1) * reach).view(-1, 2, grid, grid).unbind(1)
+    place = torch.arange(grid, device=uniforms.device)
+    order = (place[:, None] * grid + place).expand(len(uniforms), grid, grid)
+    # Columns are sorted after the rows have been permuted: with the original columns two patches could get one index.
     order = order.gather(2, (place + rows).argsort(dim=2, stable=True))
     order = order.gather(1, (place[:, None] + columns).argsort(dim=1, stable=True))
     return order.flatten(1)
 
 
-def swap_order(chance: Tensor, grid: int) -> Tensor:
-    """As the released code has it: a line grows patch by patch, and after each one its last two change places or not, evenly.
+def swap_order(uniforms: Tensor, grid: int) -> Tensor:
+    """The released code's order: a list grows patch by patch, and its last two entries are swapped with probability
+    0.5.
 
-    So every row is mixed, and then the rows as wholes. A patch moves back by at most 1, but may be carried on to the end.
-    chance: (B, (grid + 1) * (grid - 1)), row by row, then for the rows; below 0.5 changes places.  Returns (B, grid * grid).
+    Applied to each row, then to the rows as wholes. A patch moves back by at most 1, but may move forward to the end.
+    uniforms: (B, (grid + 1) * (grid - 1)), row by row, then for the rows; below 0.5 swaps.  Returns (B, grid * grid).
     """
-    swap = (chance < 0.5).view(-1, grid + 1, grid - 1)
-    lines = torch.arange(grid, device=chance.device).repeat(len(chance), grid + 1, 1)
+    swap = (uniforms < 0.5).view(-1, grid + 1, grid - 1)
+    lines = torch.arange(grid, device=uniforms.device).repeat(len(uniforms), grid + 1, 1)
     for last in range(1, grid):
         pair = lines[..., last - 1 : last + 1]
         lines[..., last - 1 : last + 1] = torch.where(swap[..., last - 1 : last], pair.flip(-1), pair)
     within, rows = lines[:, :grid], lines[:, grid]
-    order = torch.arange(grid, device=chance.device)[:, None] * grid + within
+    order = torch.arange(grid, device=uniforms.device)[:, None] * grid + within
     return torch.take_along_dim(order, rows[:, :, None], dim=1).flatten(1)
 
 
-def cut(images: Tensor, grid: int) -> Tensor:
+def split_patches(images: Tensor, grid: int) -> Tensor:
     """The patches (B, grid * grid, C, H // grid, W // grid) of images (B, C, H, W), in reading order."""
     return _tiles(images, grid).flatten(1, 2)
 
 
-def paste(patches: Tensor, images: Tensor) -> Tensor:
-    """Copies of images (B, C, H, W), in the same memory format, with these patches of theirs (see cut) in the places of the old."""
+def paste_patches(patches: Tensor, images: Tensor) -> Tensor:
+    """Copies of images (B, C, H, W), in the same memory format, with patches of `split_patches` pasted over theirs."""
     grid = round(patches.shape[1] ** 0.5)
     pasted = images.clone()
     _tiles(pasted, grid).copy_(patches.unflatten(1, (grid, grid)))
     return pasted
 
 
-def rearrange(patches: Tensor, order: Tensor) -> Tensor:
-    """Anything there is for each patch, (B, n, ...), in the order (B, n), which lies on the same device."""
+def permute_patches(patches: Tensor, order: Tensor) -> Tensor:
+    """Any values a patch, (B, n, ...), permuted by an order (B, n) on the same device."""
     return patches[torch.arange(len(order), device=order.device)[:, None], order]
 
 
 def match_patches(patches: Tensor, shuffled: Tensor) -> Tensor:
-    """The order (B, n) as DCL's released code guesses it: the patch with the nearest sum of channel means, the first of equals.
+    """The order (B, n) as DCL's released code estimates it: the first patch with the nearest sum of channel means.
 
-    patches, shuffled: (B, n, C, h, w). Wrong where patches look alike, as on a plain background.
+    patches, shuffled: (B, n, C, h, w). Wrong for patches of equal brightness, as on a plain background.
     """
-    # Rounded, so that equal patches tie on every device, whichever way it sums them up.
+    # Rounded, so that equal patches tie on every device, in whatever order it sums.
     brightness, found = (
-        some.mean(dim=(3, 4), dtype=torch.float64).sum(dim=2).round(decimals=9) for some in (patches, shuffled)
+        each.mean(dim=(3, 4), dtype=torch.float64).sum(dim=2).round(decimals=9) for each in (patches, shuffled)
     )
     return (found[:, :, None] - brightness[:, None, :]).abs().argmin(dim=2)
 
 
 def _tiles(images: Tensor, grid: int) -> Tensor:
-    """A view (B, grid, grid, C, h, w) of the middle of images."""
+    """A view (B, grid, grid, C, h, w) of the centre of images (B, C, H, W)."""
     height, width = images.shape[2] // grid, images.shape[3] // grid
     top, left = (images.shape[2] - height * grid) // 2, (images.shape[3] - width * grid) // 2
     middle = images[:, :, top : top + height * grid, left : left + width * grid]

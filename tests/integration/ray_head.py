@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,6 +88,8 @@ def main() -> None:
         finally:
             (folder / "pid").unlink()
             (folder / "address").unlink(missing_ok=True)
+            if not Path("/proc", str(parent)).exists():  # killed, so it removed nothing
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.photographs import put
+from tests.factories import put
 
 TINY = ["--photographs", "16", "--rounds", "3", "--backbones", "shufflenet_v2_x0_5", "--sides", "32", "--batches", "4"]
 

@@ -1,14 +1,9 @@
-"""The benchmark on Ray Tune: killed and resumed, with a training that fails, without its test leaves."""
+"""The benchmark on Ray Tune: resumed, with a training that fails, without its test leaves."""
 
 from __future__ import annotations
 
 import csv
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +11,7 @@ import mlflow
 import pytest
 import yaml
 
+from tests.command_line import ufgvc
 from ufgvc.data.dataset import open_dataset
 from ufgvc.experiments.benchmark import benchmark
 from ufgvc.experiments.entries import decode_images, make_entry, make_final_jobs, make_lr_jobs
@@ -39,9 +35,11 @@ SETTINGS = {
     "lr_factors": [1.0, 3.0],
     "cam_leaves": 2,
     "checkpoint_seconds": 0,
+    "max_concurrent_trials": 2,
 }
 OFF = TrackingSettings(uri="off")
 
+<<<<<<< HEAD
 
 def command(folder: Path, small_dataset: str) -> list[str]:
     (folder / "benchmark.yaml").write_text(yaml.safe_dump({"benchmark": SETTINGS}))
@@ -69,6 +67,28 @@ def test_a_killed_benchmark_resumes_and_writes_its_tables(small_dataset: str, tm
     assert done.returncode == 0, done.stderr
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items()), "finished jobs were trained again"
     assert "trainings were finished before" in done.stderr
+=======
+pytestmark = pytest.mark.usefixtures("ray_local")
+
+
+def test_a_benchmark_resumes_and_writes_its_tables(small_draw: str, tmp_path: Path) -> None:
+    """As resumed after a stop with one training finished (test_search.py kills the processes of the same runner)."""
+    settings = BenchmarkSettings.model_validate(SETTINGS)
+    dataset = open_dataset(small_draw)
+    entries = [make_entry(LISTED[key], len(dataset.classes), settings) for key in settings.methods]
+    first = make_lr_jobs(entries, [dataset], settings, str(tmp_path / "runs"))[0]
+    decode_images([first], [dataset])
+    run_job(first)
+    (finished,) = (tmp_path / "runs").glob("draw/*/*/result.json")
+    before = finished.stat().st_mtime_ns
+
+    (tmp_path / "benchmark.yaml").write_text(yaml.safe_dump({"benchmark": SETTINGS}))
+    places = ("--config", tmp_path / "benchmark.yaml", "--data", small_draw, "--runs", tmp_path / "runs")
+    done = ufgvc("benchmark", *places)
+    assert done.code == 0, done.text
+    assert finished.stat().st_mtime_ns == before, "a finished job was trained again"
+    assert "1 of 6 trainings were finished before" in done.err
+>>>>>>> 259c03f2e1227f9d00e4992dca71096a83de9ba1
     # Two learning rates for two variants (the third uses that of mask_guided), then three variants with two seeds.
     assert len(list((tmp_path / "runs").glob("leaves/*/*/result.json"))) == 3 * 2 + 3 * 2
     (folder,) = (tmp_path / "runs" / "leaves" / "benchmark").iterdir()
@@ -78,8 +98,13 @@ def test_a_killed_benchmark_resumes_and_writes_its_tables(small_dataset: str, tm
     assert not (folder / "tune").exists()
     rows = {row["key"]: row for row in csv.DictReader((folder / "benchmark.csv").open())}
     assert set(rows) == {"resnet50", "mask_guided", "mask_guided:none"}
+<<<<<<< HEAD
     assert "of 12" in done.stdout
     assert not list((tmp_path / "runs").glob("leaves/*/*/checkpoints")), "the weights of jobs are deleted"
+=======
+    assert "of 12" in done.out
+    assert not list((tmp_path / "runs").glob("draw/*/*/checkpoints")), "the weights of jobs are deleted"
+>>>>>>> 259c03f2e1227f9d00e4992dca71096a83de9ba1
 
     runs = mlflow.MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db").search_runs(["1"], max_results=100)
     (parent,) = [run for run in runs if run.data.tags.get("step") == "benchmark"]

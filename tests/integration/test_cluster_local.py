@@ -20,9 +20,9 @@ import pytest
 
 from cluster.stack import Stack, marked_processes, read_stack
 from tests.conftest import stop
+from tests.factories import three_cultivars
 from tests.integration.s3_servers import KEY, new_bucket
 from tests.integration.submission import Running, copy_of_the_repository, local, plain_environment, wait_until
-from tests.integration.test_evaluate_predict import make_data
 from tests.integration.test_model_serving import post
 from ufgvc.core.storage import open_store
 from ufgvc.synthetic import SynthSettings, synthesize
@@ -109,11 +109,12 @@ def test_only_who_has_the_token_may_submit(stack: Running) -> None:
     assert b"submission_id" in stack.ask("/api/jobs/", (stack.folder / "token").read_text(), body=job)
 
 
+@pytest.mark.slow
 def test_a_stopped_job_says_killed_and_the_same_command_goes_on(
     stack: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(stack, monkeypatch)
-    make_data("s3://ufgvc/three")
+    three_cultivars("s3://ufgvc/three")
     command = ["python", "-m", "jobs.train", "--data", "s3://ufgvc/three", "--runs", "s3://ufgvc/runs", *TINY]
     stack.ray_job("submit", "--no-wait", "--submission-id", "first", "--working-dir", ".", "--", *command)
     runs = open_store("s3://ufgvc/runs")
@@ -230,7 +231,7 @@ def test_a_mistake_is_one_message_in_the_jobs_log(
 ) -> None:
     use(stack, monkeypatch)
     if not open_store("s3://ufgvc/six").exists("dataset.json"):
-        make_data("s3://ufgvc/six")
+        three_cultivars("s3://ufgvc/six")
     done = stack.try_ray_job(
         "submit", "--working-dir", ".", "--", "python", "-m", "jobs.train", *TINY[:6], "--train.batch-size", "4", *flags
     )
@@ -266,6 +267,7 @@ def test_down_ends_what_up_started_and_nothing_else(stack: Running) -> None:
     assert stack.local("down").returncode == 0
 
 
+@pytest.mark.slow
 def test_an_up_that_is_stopped_leaves_nothing(checkout: Path, home: Path, tmp_path: Path) -> None:
     command = [sys.executable, "cluster/local.py", "up", "--folder", str(tmp_path)]
     process = subprocess.Popen(command, cwd=checkout, env=plain_environment(home), stderr=subprocess.PIPE, text=True)

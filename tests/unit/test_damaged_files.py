@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tests.photographs import image_folder, put
+from tests.factories import image_folder, put
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store, read_parquet_file, read_parquet_rows, write_parquet_file
 from ufgvc.data import ingest as module

@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ufgvc.data.ingest import IngestSettings, ingest
-    from ufgvc.evaluation.evaluate import evaluate
     from ufgvc.evaluation.predict import predict
-    from ufgvc.evaluation.predict_settings import PredictSettings
-    from ufgvc.evaluation.settings import EvaluateSettings
+    from ufgvc.evaluation.settings import EvaluateSettings, PredictSettings
+    from ufgvc.experiments.evaluate import evaluate
     from ufgvc.models.model import load_model
     from ufgvc.regions.mask_dataset import mask
     from ufgvc.regions.settings import DetectSettings, MaskSettings
@@ -55,10 +54,10 @@ _MODULES = {
     "EvaluateSettings": "ufgvc.evaluation.settings",
     "IngestSettings": "ufgvc.data.ingest",
     "MaskSettings": "ufgvc.regions.settings",
-    "PredictSettings": "ufgvc.evaluation.predict_settings",
+    "PredictSettings": "ufgvc.evaluation.settings",
     "TrainSettings": "ufgvc.training.settings",
     "detect": "ufgvc.regions.train_detector",
-    "evaluate": "ufgvc.evaluation.evaluate",
+    "evaluate": "ufgvc.experiments.evaluate",
     "ingest": "ufgvc.data.ingest",
     "load_model": "ufgvc.models.model",
     "mask": "ufgvc.regions.mask_dataset",

@@ -57,7 +57,7 @@ def test_steps_that_find_their_result_open_no_session(monkeypatch: pytest.Monkey
         "detect": stub(monkeypatch, "ufgvc.regions.train_detector.detect", model="detector"),
         "mask": stub(monkeypatch, "ufgvc.regions.mask_dataset.mask"),
         "train": stub(monkeypatch, "ufgvc.training.run.train", metrics={"train_accuracy": 0.5}, model="runs/model"),
-        "evaluate": stub(monkeypatch, "ufgvc.evaluation.evaluate.evaluate"),
+        "evaluate": stub(monkeypatch, "ufgvc.experiments.evaluate.evaluate"),
     }
     data = ["--data", "data", "--ray.cpus", "7"]
     for module in (detect, mask, train, evaluate):
@@ -79,7 +79,7 @@ def test_a_pipeline_passes_its_settings_on(
     detects = stub(monkeypatch, "ufgvc.regions.train_detector.detect", model="the detector")
     masks = stub(monkeypatch, "ufgvc.regions.mask_dataset.mask")
     trains = stub(monkeypatch, "ufgvc.training.run.train", metrics={"train_accuracy": 0.5}, model="the model")
-    evaluates = stub(monkeypatch, "ufgvc.evaluation.evaluate.evaluate")
+    evaluates = stub(monkeypatch, "ufgvc.experiments.evaluate.evaluate")
     more = ["--mask-kind", kind, "--boxes", "b.json", "--mask.confidence", "0.4", "--train.init", "none", "--seed", "3"]
     settings = settings_of("pipeline", *PLACES, *more)
     pipeline.run(settings, settings.context())

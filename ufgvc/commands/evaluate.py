@@ -13,7 +13,7 @@ from ufgvc.evaluation.settings import EvaluateSettings
 from ufgvc.tracking.context import Context
 
 if TYPE_CHECKING:
-    from ufgvc.evaluation.evaluate import EvaluateResult
+    from ufgvc.experiments.evaluate import EvaluateResult
 
 
 class Evaluate(HasRay, HasSeed, HasRuns, HasMaskKind, HasCompared, HasModel, HasData, EvaluateSettings):
@@ -26,7 +26,7 @@ def run(settings: Evaluate, context: Context) -> None:
 
 def execute(settings: Evaluate, context: Context) -> Step[EvaluateResult]:
     """Scores the model and writes its report."""
-    from ufgvc.evaluation.evaluate import evaluate
+    from ufgvc.experiments.evaluate import evaluate
 
     others = labelled_models(settings.compare)
     chosen = select_fields(EvaluateSettings, settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ufgvc.commands.fields import HasModel, HasRay, HasRuns
 from ufgvc.core.config import select_fields
 from ufgvc.core.places import Place, WrittenPlace
-from ufgvc.evaluation.predict_settings import PredictSettings
+from ufgvc.evaluation.settings import PredictSettings
 from ufgvc.tracking.context import Context
 
 

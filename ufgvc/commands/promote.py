@@ -21,11 +21,12 @@ class Promote(HasRay, HasRuns, HasData, PromoteSettings):
 
 def run(settings: Promote, context: Context) -> int | None:
     from ufgvc.evaluation.promote import promote
+    from ufgvc.reports.promotion_tables import promotion_tables
     from ufgvc.reports.tables import show_tables
 
     result = promote(settings.data, settings.model, select_fields(PromoteSettings, settings), context)
     promotion = result.promotion
-    show_tables(promotion.tables())
+    show_tables(promotion_tables(promotion))
     for warning in promotion.warnings:
         print(f"warning: {warning}")
     print(promotion.sentence())

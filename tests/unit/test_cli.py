@@ -274,6 +274,15 @@ def _raising(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ufgvc.commands.mask.run", run)
 
 
+@pytest.mark.parametrize("code", [None, 0, 3])
+def test_a_command_may_have_an_exit_code_of_its_own(
+    code: int | None, outside_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ufgvc.commands.mask.Mask", Nothing)
+    monkeypatch.setattr("ufgvc.commands.mask.run", lambda settings, context: code)
+    assert main(["mask"]) == (code or 0)
+
+
 def run_without_a_reader(program: list[str], unbuffered: bool) -> tuple[int, str]:
     """The exit code and standard error of a process whose output nobody reads any more, as behind `| head`."""
     read, write = os.pipe()

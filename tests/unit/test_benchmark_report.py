@@ -18,7 +18,7 @@ from ufgvc.evaluation.stats import holm, paired_bootstrap, pooled_cultivars, see
 from ufgvc.reports import figures, tables
 from ufgvc.reports.benchmark_page import compose_benchmark, difference_chart
 from ufgvc.reports.benchmark_tables import METHODS, benchmark_table, benchmark_tables, to_csv
-from ufgvc.reports.benchmark_text import describe_controls, summary_text, verdict
+from ufgvc.reports.benchmark_text import describe_controls, describe_significance, summary_text
 
 CULTIVARS = 10
 DATASETS = (
@@ -274,9 +274,9 @@ def test_the_sentences_follow_the_numbers(ours: int, theirs: int, expected: tupl
 
 
 def test_significance_before_and_after_the_correction() -> None:
-    assert "is significant." in verdict(0.001, 0.01)
-    assert "by itself, but not" in verdict(0.01, 0.2)
-    assert "not significant" in verdict(0.3, 1.0)
+    assert "is significant." in describe_significance(0.001, 0.01)
+    assert "by itself, but not" in describe_significance(0.01, 0.2)
+    assert "not significant" in describe_significance(0.3, 1.0)
 
 
 def test_without_runs_nothing_is_claimed(whole: BenchmarkRecord) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.photographs import encoded, put
+from tests.factories import encoded, put
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
 from ufgvc.data.readers.scan import Photographs, find_photographs, scan

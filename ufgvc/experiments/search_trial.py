@@ -11,13 +11,11 @@ import torch
 
 from ufgvc.core.storage import open_store
 from ufgvc.evaluation.search_record import TrialResult
-from ufgvc.experiments.background import InBackground
-from ufgvc.experiments.distributed_trial import STOP, train_folds_distributed
 from ufgvc.experiments.resources import TrialResources
-from ufgvc.experiments.runner import run
+from ufgvc.experiments.runner import InBackground, run
 from ufgvc.experiments.searcher import EPOCH, SCORE, CooperativeASHA, ResumableSearcher, TrialLog
 from ufgvc.experiments.settings import SearchSettings
-from ufgvc.experiments.store import RESULT, SearchStore, TrialConfig
+from ufgvc.experiments.store import RESULT, STOP, SearchStore, TrialConfig
 from ufgvc.training.folds import Diverged, Folds
 from ufgvc.training.progress import Row, read_metrics
 from ufgvc.training.settings import WorkerConfig
@@ -147,6 +145,8 @@ def _epochs(store: SearchStore, trial: TrialConfig, device: torch.device, thread
 def _distributed_epochs(
     store: SearchStore, trial: TrialConfig, configs: Sequence[WorkerConfig]
 ) -> Iterator[tuple[int, float]]:
+    from ufgvc.experiments.distributed_trial import train_folds_distributed  # imports Ray Train
+
     seen = 0
     for histories in train_folds_distributed(configs, store.train, store.trial(trial.number)):
         finished = min(map(len, histories))

@@ -25,7 +25,7 @@ from ufgvc.training.preflight import check_batch, check_crop
 from ufgvc.training.run import make_worker_config
 from ufgvc.training.settings import TrainSettings, WorkerConfig
 
-CONFIG, RESULT = "config.json", "result.json"
+CONFIG, STOP, RESULT = "config.json", "stop.json", "result.json"
 
 
 @dataclass(frozen=True)

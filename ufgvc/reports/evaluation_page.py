@@ -109,11 +109,11 @@ def cultivar_table(classes: Sequence[str], one: Scores) -> Table:
     return Table("Every cultivar", columns, rows, text_columns=frozenset({0, 5}))
 
 
-def confused_table(classes: Sequence[str], one: Scores, most: int = 12) -> Table:
+def confused_table(classes: Sequence[str], one: Scores, limit: int = 12) -> Table:
     """The pairs of cultivars with the most confusions."""
     rows: list[Cells] = [
         [classes[true], classes[guess], str(leaves), str(one.confusion[true].sum())]
-        for true, guess, leaves in confused_pairs(one.confusion, most)
+        for true, guess, leaves in confused_pairs(one.confusion, limit)
     ]
     columns = ("Cultivar", "Predicted as", "Leaves", "Of")
     return Table("Most frequent confusions", columns, rows, text_columns=frozenset({0, 1}))

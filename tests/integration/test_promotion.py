@@ -307,7 +307,7 @@ def test_a_champion_that_names_other_cultivars_or_is_broken(
     field.client.set_registered_model_alias(field.model, "champion", first)
     second = field.add(wrong=[0])
     assert field.command() == 2
-    assert "only the model knows elm; only the data set has dogwood" in capsys.readouterr().err
+    assert "only the model has elm; only the data set has dogwood" in capsys.readouterr().err
     assert field.command("--force") == 0
     record = written(capsys.readouterr().out)
     assert (record["champion"], record["test"], record["previous"]["right"]) == (second, None, None)
@@ -388,19 +388,19 @@ def test_evaluate_writes_a_card_and_promote_continues_it(field: Field, capsys: p
     assert field.command() == 0
     evaluate(
         field.data, f"models:/{field.model}/1", {}, quick, Context(runs=field.runs)
-    )  # a new card keeps what was decided
+    )  # a new card has the earlier decisions
     for version in ("1", "2"):
-        assert "promoted: version 2 takes the place of version 1 as champion. +25.0 points" in card(version)
+        assert "promoted: version 2 replaces version 1 as champion. +25.0 points" in card(version)
     assert second == "2"
     assert "38 of 40 (seed 1)" in card("1")
     assert field.champion() == "2"
     capsys.readouterr()
 
 
-def test_mlflow_is_away(field: Field, free_port: Callable[[], int], capsys: pytest.CaptureFixture[str]) -> None:
+def test_mlflow_is_unavailable(field: Field, free_port: Callable[[], int], capsys: pytest.CaptureFixture[str]) -> None:
     assert field.command("--tracking.uri", f"http://127.0.0.1:{free_port()}") == 2
     message = capsys.readouterr().err
-    assert "nobody listens at" in message
+    assert "nothing listens at" in message
     assert "Traceback" not in message
     assert len(message.strip().splitlines()) == 2
     assert field.command("--tracking.uri", "off") == 2
@@ -421,6 +421,6 @@ def test_two_jobs_cannot_both_replace_one_champion(field: Field, monkeypatch: py
         return score(*arguments)
 
     monkeypatch.setattr(module, "score_split", meanwhile)
-    with pytest.raises(UserError, match=f"version {second} became champion while this was decided"):
+    with pytest.raises(UserError, match=f"version {second} became champion meanwhile"):
         promote(field.data, f"models:/{field.model}/{third}", PromoteSettings(max_actors=0), Context(runs=field.runs))
     assert field.champion() == second != first

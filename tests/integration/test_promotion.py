@@ -23,7 +23,7 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
 from ufgvc.data.dataset import ShardWriter, open_dataset, shard_name, write_dataset
 =======
-from ufgvc.evaluation.evaluate import evaluate
+from ufgvc.experiments.evaluate import evaluate
 >>>>>>> 259c03f2e1227f9d00e4992dca71096a83de9ba1
 from ufgvc.evaluation.promote import promote
 from ufgvc.evaluation.settings import EvaluateSettings, PromoteSettings

@@ -11,7 +11,7 @@ from ufgvc.cli import main
 from ufgvc.commands import COMMANDS, Command
 from ufgvc.core.config import Settings
 from ufgvc.evaluation.metrics import proportion
-from ufgvc.evaluation.paired_test import PairedComparison, changes_changes_by_cultivar, compare_paired
+from ufgvc.evaluation.paired_test import PairedComparison, changes_by_cultivar, compare_paired
 from ufgvc.evaluation.promote import decide
 from ufgvc.evaluation.promotion import Promotion, Side, describe_sample_size
 from ufgvc.reports.promotion_tables import promotion_tables
@@ -58,11 +58,11 @@ def test_the_decision(
 def test_cultivars_in_the_order_of_their_gain() -> None:
     label = np.array([0, 0, 1, 1, 2, 2])
     old, new = np.array([1, 1, 0, 0, 1, 0], bool), np.array([0, 1, 1, 1, 1, 0], bool)
-    rows = changes_changes_by_cultivar(["a", "b", "c", "without leaves"], label, old, new)
+    rows = changes_by_cultivar(["a", "b", "c", "without leaves"], label, old, new)
     assert [(row.cultivar, row.champion, row.challenger, row.leaves, row.change) for row in rows] == [
         ("b", 0, 2, 2, 2), ("c", 1, 1, 2, 0), ("a", 2, 1, 2, -1),
     ]  # fmt: skip
-    assert [(row.champion, row.change) for row in changes_changes_by_cultivar(["a", "b", "c"], label, None, new)] == [
+    assert [(row.champion, row.change) for row in changes_by_cultivar(["a", "b", "c"], label, None, new)] == [
         (None, 0)
     ] * 3
 

@@ -16,12 +16,7 @@ from tests.factories import THREE, coloured, three_cultivars
 from ufgvc import methods
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
-<<<<<<< HEAD
-from ufgvc.data.dataset import ShardWriter, open_dataset, shard_name, write_dataset
-=======
 from ufgvc.data.dataset import open_dataset
-from ufgvc.experiments.evaluate import evaluate
->>>>>>> 259c03f2e1227f9d00e4992dca71096a83de9ba1
 from ufgvc.evaluation.predict import predict
 from ufgvc.evaluation.settings import EvaluateSettings, PredictSettings
 from ufgvc.experiments.evaluate import evaluate

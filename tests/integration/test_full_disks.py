@@ -124,12 +124,8 @@ def test_synth_and_ingest(small_dataset: str, tmp_path: Path) -> None:
     refused(new, tmp_path, READ_ONLY, read_only=True)
 
 
-<<<<<<< HEAD
-def test_train(small_dataset: str, tmp_path: Path) -> None:
-=======
 @pytest.mark.slow
-def test_train(small_draw: str, tmp_path: Path) -> None:
->>>>>>> 259c03f2e1227f9d00e4992dca71096a83de9ba1
+def test_train(small_dataset: str, tmp_path: Path) -> None:
     """The disk holds the run's small files, and not its checkpoint, which Ray Train copies in the background."""
     train = ufgvc(
         "train",

@@ -19,12 +19,6 @@ from tests.factories import ingested
 from ufgvc import methods
 from ufgvc.cli import main
 from ufgvc.core.errors import UserError
-<<<<<<< HEAD
-from ufgvc.core.storage import open_store
-from ufgvc.data.dataset import ShardWriter, open_dataset, shard_name, write_dataset
-=======
-from ufgvc.experiments.evaluate import evaluate
->>>>>>> 259c03f2e1227f9d00e4992dca71096a83de9ba1
 from ufgvc.evaluation.promote import promote
 from ufgvc.evaluation.settings import EvaluateSettings, PromoteSettings
 from ufgvc.experiments.evaluate import evaluate

@@ -70,27 +70,19 @@ def wait_for(what, process: subprocess.Popen, log: Path) -> None:
 
 
 def test_a_search_killed_twice_resumes_and_writes_its_report(
-<<<<<<< HEAD
-    small_dataset: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-=======
-    small_draw: str, tmp_path: Path, ray_head: dict[str, str], caplog: pytest.LogCaptureFixture
->>>>>>> 259c03f2e1227f9d00e4992dca71096a83de9ba1
+    small_dataset: str, tmp_path: Path, ray_head: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """First the process of a trial is killed, then the driver; the same command ends the search."""
     caplog.set_level("INFO")
     log = tmp_path / "log"
     with log.open("w") as output:
         process = subprocess.Popen(
-<<<<<<< HEAD
-            command(tmp_path, small_dataset), stdout=output, stderr=output, cwd=tmp_path, start_new_session=True
-=======
-            [sys.executable, "-m", "ufgvc.cli", *arguments(tmp_path, small_draw)],
+            [sys.executable, "-m", "ufgvc.cli", *arguments(tmp_path, small_dataset)],
             env={**os.environ, **ray_head},
             stdout=output,
             stderr=output,
             cwd=tmp_path,
             start_new_session=True,
->>>>>>> 259c03f2e1227f9d00e4992dca71096a83de9ba1
         )
 
     def trials() -> list[psutil.Process]:
@@ -111,13 +103,8 @@ def test_a_search_killed_twice_resumes_and_writes_its_report(
     (folder,) = (tmp_path / "runs" / "leaves" / "search").iterdir()
     assert not (folder / "report.html").exists(), "it was killed too late"
 
-<<<<<<< HEAD
-    done = subprocess.run(command(tmp_path, small_dataset), capture_output=True, text=True, timeout=400, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-=======
-    done = ufgvc(*arguments(tmp_path, small_draw))
+    done = ufgvc(*arguments(tmp_path, small_dataset))
     assert done.code == 0, done.text
->>>>>>> 259c03f2e1227f9d00e4992dca71096a83de9ba1
     after = ended(tmp_path)
     assert all(after[path] == stamp for path, stamp in before.items()), "finished trials were run again"
     assert [path.parent.name for path in sorted(after)] == ["0000", "0001", "0002", "0003", "0004"]

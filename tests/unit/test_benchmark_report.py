@@ -318,7 +318,7 @@ def test_names_are_unique_and_data_sets_known(whole: BenchmarkRecord) -> None:
 def test_the_page_is_complete(whole: BenchmarkRecord, rows: list[MethodSummary]) -> None:
     picture = np.zeros((8, 8, 3), np.uint8)
     cam = figures.Panels("cam", "Maps", "Maps of a leaf", ("leaf",), ("one",), ((picture,),), (("62 % inside",),))
-    page = compose_benchmark(replace(whole, cam=cam), rows, footer="now")
+    page = compose_benchmark(whole, rows, cam, footer="now")
     html = page.to_html()
     reader = Reader()
     reader.feed(html)

@@ -24,6 +24,7 @@ from ufgvc.experiments.method_table import ABLATIONS, OURS, PAPER_ROWS
 from ufgvc.experiments.settings import BenchmarkSettings
 from ufgvc.experiments.training_job import JobOutcome, read_scores
 from ufgvc.models.model import LoadedModel, load_model
+from ufgvc.reports.figures import Panels
 from ufgvc.reports.page import Page
 from ufgvc.reports.photographs import energy_panels, read_test_rows, sample_leaves
 from ufgvc.reports.tables import Table
@@ -42,8 +43,8 @@ def collect_results(
     settings: BenchmarkSettings,
     lr_outcomes: Sequence[JobOutcome],
     final_outcomes: Sequence[JobOutcome],
-) -> BenchmarkRecord:
-    """Everything that the tables and charts of the benchmark show.
+) -> tuple[BenchmarkRecord, Panels | None]:
+    """The results of the benchmark, and the class activation maps of the ablations (None without any).
 
     lr_outcomes: of the jobs that try learning rates.  final_outcomes: of the trainings that are scored on the test
     leaves.
@@ -52,7 +53,7 @@ def collect_results(
     panels, energy = measure_maps(datasets[0], entries, settings, final_outcomes, kind) if kind else (None, {})
     facts = _facts(datasets, entries, settings, final_outcomes)
     controlled = [row.key for row in OURS if any(each.variant.key.startswith(f"{row.key}:") for each in entries)]
-    return BenchmarkRecord(
+    record = BenchmarkRecord(
         title=", ".join(dataset.name for dataset in datasets),
         budget=settings.budget,
         datasets=tuple(BenchmarkDataset(each.name, _test_labels(each), len(each.classes)) for each in datasets),
@@ -60,9 +61,9 @@ def collect_results(
         methods=tuple(_method_result(entry, datasets, settings, lr_outcomes, final_outcomes) for entry in entries),
         facts=facts | ({"Maps measured inside": f"{kind} masks"} if energy else {}),
         warnings=_warnings(settings),
-        cam=panels,
         energy=energy,
     )
+    return record, panels
 
 
 def _test_labels(dataset: Dataset) -> np.ndarray:
@@ -137,7 +138,7 @@ def measure_maps(
     settings: BenchmarkSettings,
     outcomes: Sequence[JobOutcome],
     kind: str,
-) -> tuple:
+) -> tuple[Panels | None, dict[str, tuple[float, float, int]]]:
     """(panels, energy) of the class activation maps of the ablations on test leaves (Fig. 4).
 
     (None, {}) if no model was saved.  kind: of the masks in which the maps are measured.

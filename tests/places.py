@@ -209,9 +209,9 @@ def without_work(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("ufgvc.commands.steps.ray_session", lambda *_: contextlib.nullcontext())
     for function in (
         "regions.train_detector.train_detector",
-        "models.export.to_onnx",
+        "models.onnx.to_onnx",
         "bench.run.matrix_rates",
-        "evaluation.evaluate.runs_here",
+        "evaluation.score.scores_in_process",
     ):
         patch.setattr(f"ufgvc.{function}", _reached)
     patch.setattr("ufgvc.bench.steps.check_cases", lambda *args: [])

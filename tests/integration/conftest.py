@@ -16,8 +16,7 @@ from tests.integration.s3_servers import KEY, SECRET
 @pytest.fixture(scope="session")
 def ray_head() -> dict[str, str]:
     """Environment variables with which a command joins the Ray head of this pytest run."""
-    address = ray_head_process.shared_address()
-    return {"RAY_ADDRESS": address, **ray_head_process.credentials()}
+    return {"RAY_ADDRESS": ray_head_process.shared_address()}
 
 
 @pytest.fixture(scope="session")

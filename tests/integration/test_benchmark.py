@@ -1,14 +1,9 @@
-"""The benchmark on Ray Tune: killed and resumed, with a training that fails, without its test leaves."""
+"""The benchmark on Ray Tune: resumed, with a training that fails, without its test leaves."""
 
 from __future__ import annotations
 
 import csv
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +11,7 @@ import mlflow
 import pytest
 import yaml
 
+from tests.command_line import ufgvc
 from ufgvc.data.dataset import open_dataset
 from ufgvc.experiments.benchmark import benchmark
 from ufgvc.experiments.entries import decode_images, make_entry, make_final_jobs, make_lr_jobs
@@ -39,36 +35,30 @@ SETTINGS = {
     "lr_factors": [1.0, 3.0],
     "cam_leaves": 2,
     "checkpoint_seconds": 0,
+    "max_concurrent_trials": 2,
 }
 OFF = TrackingSettings(uri="off")
 
-
-def command(folder: Path, small_dataset: str) -> list[str]:
-    (folder / "benchmark.yaml").write_text(yaml.safe_dump({"benchmark": SETTINGS}))
-    places = ["--config", str(folder / "benchmark.yaml"), "--data", small_dataset, "--runs", str(folder / "runs")]
-    return [sys.executable, "-m", "ufgvc.cli", "benchmark", *places]
+pytestmark = pytest.mark.usefixtures("ray_local")
 
 
-def test_a_killed_benchmark_resumes_and_writes_its_tables(small_dataset: str, tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            command(tmp_path, small_dataset), stdout=output, stderr=output, cwd=tmp_path, start_new_session=True
-        )
-    deadline = time.monotonic() + 240
-    while not (scored := sorted((tmp_path / "runs").glob("leaves/*/*/result.json"))):
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait(30)
-    before = {path: path.stat().st_mtime_ns for path in scored}
-    assert not list((tmp_path / "runs").glob("leaves/benchmark/*/report.html")), "it was killed too late"
+def test_a_benchmark_resumes_and_writes_its_tables(small_dataset: str, tmp_path: Path) -> None:
+    """As resumed after a stop with one training finished (test_search.py kills the processes of the same runner)."""
+    settings = BenchmarkSettings.model_validate(SETTINGS)
+    dataset = open_dataset(small_dataset)
+    entries = [make_entry(LISTED[key], len(dataset.classes), settings) for key in settings.methods]
+    first = make_lr_jobs(entries, [dataset], settings, str(tmp_path / "runs"))[0]
+    decode_images([first], [dataset])
+    run_job(first)
+    (finished,) = (tmp_path / "runs").glob("leaves/*/*/result.json")
+    before = finished.stat().st_mtime_ns
 
-    done = subprocess.run(command(tmp_path, small_dataset), capture_output=True, text=True, timeout=280, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items()), "finished jobs were trained again"
-    assert "trainings were finished before" in done.stderr
+    (tmp_path / "benchmark.yaml").write_text(yaml.safe_dump({"benchmark": SETTINGS}))
+    places = ("--config", tmp_path / "benchmark.yaml", "--data", small_dataset, "--runs", tmp_path / "runs")
+    done = ufgvc("benchmark", *places)
+    assert done.code == 0, done.text
+    assert finished.stat().st_mtime_ns == before, "a finished job was trained again"
+    assert "1 of 6 trainings were finished before" in done.err
     # Two learning rates for two variants (the third uses that of mask_guided), then three variants with two seeds.
     assert len(list((tmp_path / "runs").glob("leaves/*/*/result.json"))) == 3 * 2 + 3 * 2
     (folder,) = (tmp_path / "runs" / "leaves" / "benchmark").iterdir()
@@ -78,7 +68,7 @@ def test_a_killed_benchmark_resumes_and_writes_its_tables(small_dataset: str, tm
     assert not (folder / "tune").exists()
     rows = {row["key"]: row for row in csv.DictReader((folder / "benchmark.csv").open())}
     assert set(rows) == {"resnet50", "mask_guided", "mask_guided:none"}
-    assert "of 12" in done.stdout
+    assert "of 12" in done.out
     assert not list((tmp_path / "runs").glob("leaves/*/*/checkpoints")), "the weights of jobs are deleted"
 
     runs = mlflow.MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db").search_runs(["1"], max_results=100)

@@ -10,20 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from mlflow import MlflowClient
 from PIL import Image
 
+from tests.factories import ingested
 from ufgvc import methods
 from ufgvc.cli import main
 from ufgvc.core.errors import UserError
-from ufgvc.core.storage import open_store
-from ufgvc.data.dataset import ShardWriter, open_dataset, shard_name, write_dataset
-from ufgvc.evaluation.evaluate import evaluate
 from ufgvc.evaluation.promote import promote
 from ufgvc.evaluation.settings import EvaluateSettings, PromoteSettings
+from ufgvc.experiments.evaluate import evaluate
 from ufgvc.models.format import save_model
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.registry import register
@@ -48,22 +46,11 @@ def photograph(seed: int) -> bytes:
 
 def write_data(uri: str, name: str, classes: Sequence[str] = CLASSES, other: str = "") -> str:
     """A data set of 4 train and 40 test leaves.  other: changes its fingerprint."""
-    store = open_store(uri)
-    writer = ShardWriter(store, "images", "", "images")
-    parts, tables = [], []
-    for split, rows, first in (("train", 4, 1000), ("test", LEAVES, 0)):
-        labels = [i % len(classes) for i in range(rows)]
-        table = pa.table({
-            "image_id": [f"{split}-{i}" for i in range(rows)], "image": [photograph(first + i) for i in range(rows)],
-            "orientation": [1] * rows, "height": [SIZE] * rows, "width": [SIZE] * rows, "label": labels,
-            "cultivar": [classes[i] for i in labels], "split": [split] * rows, "group": pa.array([None] * rows, pa.string()),
-            "sha256": [f"{other}{split}{i}" for i in range(rows)],
-        })  # fmt: skip
-        parts.append(writer.write(shard_name(split, 0), split, table))
-        tables.append(table.drop_columns("group"))
-    writer.commit(parts)
-    write_dataset(store, name, tuple(classes), pa.concat_tables(tables), parts, "made by a test")
-    return open_dataset(uri).fingerprint
+    shards = [
+        (split, [(i % len(classes), photograph(first + i)) for i in range(rows)])
+        for split, rows, first in (("train", 4, 1000), ("test", LEAVES, 0))
+    ]
+    return ingested(uri, name, classes, shards, SIZE, prefix=other)
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,9 @@ from torch import nn
 from ufgvc.core.errors import UserError, user_error_in
 from ufgvc.core.storage import open_store
 from ufgvc.data.dataset import open_dataset
-from ufgvc.evaluation.predict import _predicted, photographs
-from ufgvc.evaluation.predict_settings import PredictSettings
+from ufgvc.evaluation.predict import _predict_rows, list_photographs
 from ufgvc.evaluation.score import score_split
-from ufgvc.evaluation.settings import ScoreSettings
+from ufgvc.evaluation.settings import PredictSettings, ScoreSettings
 from ufgvc.experiments.resources import TrialResources
 from ufgvc.experiments.training_job import TrainingJob, run_jobs
 from ufgvc.methods import build
@@ -113,9 +112,9 @@ def test_a_batch_too_large_is_told_by_the_actors_of_an_evaluation_and_a_predicti
     told = user_error_in(caught.value)
     assert told is not None
     assert "--batch-size 3" in str(told)
-    store, names, _ = photographs(str(Path(small_dataset).parent / "source" / "images"))
+    store, names, _ = list_photographs(str(Path(small_dataset).parent / "source" / "images"))
     with pytest.raises(Exception) as caught:
-        list(_predicted(store, names, model, PredictSettings(batch_size=6)))
+        list(_predict_rows(store, names, model, PredictSettings(batch_size=6)))
     told = user_error_in(caught.value)
     assert told is not None
     assert "--batch-size 3" in str(told)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.integration.ray_head import SLOTS
 from ufgvc.core.errors import UserError
 from ufgvc.core.types import Box
 from ufgvc.data.dataset import open_dataset, read_images, read_manifest, read_shard, to_boxes
@@ -241,10 +242,12 @@ def test_a_detector_that_finds_nothing_guides_nothing(
 
 
 def test_a_detector_that_no_node_can_hold_is_refused(data: str, runs: str, detected, ray_local: None):
-    with pytest.raises(UserError, match=r"no node has what each detector is to have, 7 CPUs \(nodes: 1 x 6 CPU\)"):
+    with pytest.raises(
+        UserError, match=rf"no node has what each detector is to have, {SLOTS + 1} CPUs \(nodes: 1 x {SLOTS} CPU\)"
+    ):
         mask(
             data,
-            MaskSettings(kind="structure", cpus_per_actor=7),
+            MaskSettings(kind="structure", cpus_per_actor=SLOTS + 1),
             detected.model,
             context=Context(runs=runs, fresh=True),
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -17,6 +16,9 @@ import pytest
 import torch
 import yaml
 
+from tests.command_line import ufgvc
+from tests.integration.submission import wait_until
+from tests.processes import processes_reading
 from ufgvc.cli import main
 from ufgvc.data.dataset import open_dataset
 from ufgvc.experiments.search import decode_folds, make_store, search, validate
@@ -44,13 +46,14 @@ TRAIN = TrainSettings(
 )
 OFF = TrackingSettings(uri="off")
 
+pytestmark = pytest.mark.usefixtures("ray_local")
 
-def command(folder: Path, data: str, **more: object) -> list[str]:
-    settings = {"num_trials": 4, "repeats": 1, "seeds": 1, "grace_epochs": 1} | more
+
+def arguments(folder: Path, data: str, **more: object) -> list[str]:
+    settings = {"num_trials": 4, "repeats": 1, "seeds": 1, "grace_epochs": 1, "max_concurrent_trials": 2} | more
     given = {name: value for name, value in TRAIN.model_dump(mode="json").items() if value is not None}
     (folder / "search.yaml").write_text(yaml.safe_dump({"options": OPTIONS, "train": given, "search": settings}))
-    places = ["--config", str(folder / "search.yaml"), "--data", data, "--runs", str(folder / "runs")]
-    return [sys.executable, "-m", "ufgvc.cli", "search", *places]
+    return ["search", "--config", str(folder / "search.yaml"), "--data", data, "--runs", str(folder / "runs")]
 
 
 def ended(folder: Path) -> dict[Path, int]:
@@ -67,45 +70,45 @@ def wait_for(what, process: subprocess.Popen, log: Path) -> None:
 
 
 def test_a_search_killed_twice_resumes_and_writes_its_report(
-    small_dataset: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    small_dataset: str, tmp_path: Path, ray_head: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """First the process of a trial is killed, then the driver; the same command ends the search."""
     caplog.set_level("INFO")
     log = tmp_path / "log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            command(tmp_path, small_dataset), stdout=output, stderr=output, cwd=tmp_path, start_new_session=True
+            [sys.executable, "-m", "ufgvc.cli", *arguments(tmp_path, small_dataset)],
+            env={**os.environ, **ray_head},
+            stdout=output,
+            stderr=output,
+            cwd=tmp_path,
+            start_new_session=True,
         )
 
     def trials() -> list[psutil.Process]:
-        found = []
-        for child in psutil.Process(process.pid).children(recursive=True):
-            try:
-                # The title that Ray gives to the process of an actor: here Tune's Trainable.train is running in it.
-                found += [child] if ".train" in "".join(child.cmdline()) else []
-            except psutil.NoSuchProcess:
-                continue
-        return found
+        # Ray gives the process of an actor the name of what it runs: Tune's Trainable.train.
+        return processes_reading(tmp_path / "runs" / "_cache", ".train")
 
     wait_for(
         lambda: list((tmp_path / "runs").glob("leaves/search/*/trials/*/fold-0/metrics.jsonl")) and trials(),
         process,
         log,
     )
-    trials()[0].send_signal(signal.SIGKILL)
+    trials()[0].kill()
     wait_for(lambda: len(ended(tmp_path)) >= 2, process, log)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait(30)
+    wait_until(lambda: not trials(), "the end of the processes whose driver was killed", within=60)
     before = ended(tmp_path)
     (folder,) = (tmp_path / "runs" / "leaves" / "search").iterdir()
     assert not (folder / "report.html").exists(), "it was killed too late"
 
-    done = subprocess.run(command(tmp_path, small_dataset), capture_output=True, text=True, timeout=400, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = ufgvc(*arguments(tmp_path, small_dataset))
+    assert done.code == 0, done.text
     after = ended(tmp_path)
     assert all(after[path] == stamp for path, stamp in before.items()), "finished trials were run again"
     assert [path.parent.name for path in sorted(after)] == ["0000", "0001", "0002", "0003", "0004"]
-    assert "trials were finished before" in done.stderr
+    assert "trials were finished before" in done.err
     assert not list(folder.glob("trials/*/fold-*/checkpoints")), "the weights of trials are deleted"
     assert {"report.html", "trials.csv", "best.yaml", "config.yaml"} <= {path.name for path in folder.iterdir()}
     assert not (folder / "tune").exists()

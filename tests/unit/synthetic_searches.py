@@ -73,13 +73,13 @@ def _trial(number: int, values: dict, random: np.random.Generator, effect: float
         return TrialResult(number, values, "failed", seconds=12.0, error="CUDA out of memory.\nlong trace")
     epochs = EPOCHS if number == 0 or end > 0.6 or number % 3 == 0 else 5
     state = "complete" if epochs == EPOCHS else "stopped"
-    kept = tuple(curve[:epochs].tolist())
+    ran = tuple(curve[:epochs].tolist())
     return TrialResult(
         number,
         values,
         state,
-        kept,
-        tuple(2 - c for c in kept),
-        (kept[-1] - 0.02, kept[-1], kept[-1] + 0.02),
+        ran,
+        tuple(2 - c for c in ran),
+        (ran[-1] - 0.02, ran[-1], ran[-1] + 0.02),
         30.0 * epochs,
     )

@@ -18,7 +18,7 @@ from ufgvc.evaluation.stats import holm, paired_bootstrap, pooled_cultivars, see
 from ufgvc.reports import figures, tables
 from ufgvc.reports.benchmark_page import compose_benchmark, difference_chart
 from ufgvc.reports.benchmark_tables import METHODS, benchmark_table, benchmark_tables, to_csv
-from ufgvc.reports.benchmark_text import describe_controls, summary_text, verdict
+from ufgvc.reports.benchmark_text import describe_controls, describe_significance, summary_text
 
 CULTIVARS = 10
 DATASETS = (
@@ -274,9 +274,9 @@ def test_the_sentences_follow_the_numbers(ours: int, theirs: int, expected: tupl
 
 
 def test_significance_before_and_after_the_correction() -> None:
-    assert "is significant." in verdict(0.001, 0.01)
-    assert "by itself, but not" in verdict(0.01, 0.2)
-    assert "not significant" in verdict(0.3, 1.0)
+    assert "is significant." in describe_significance(0.001, 0.01)
+    assert "by itself, but not" in describe_significance(0.01, 0.2)
+    assert "not significant" in describe_significance(0.3, 1.0)
 
 
 def test_without_runs_nothing_is_claimed(whole: BenchmarkRecord) -> None:
@@ -318,7 +318,7 @@ def test_names_are_unique_and_data_sets_known(whole: BenchmarkRecord) -> None:
 def test_the_page_is_complete(whole: BenchmarkRecord, rows: list[MethodSummary]) -> None:
     picture = np.zeros((8, 8, 3), np.uint8)
     cam = figures.Panels("cam", "Maps", "Maps of a leaf", ("leaf",), ("one",), ((picture,),), (("62 % inside",),))
-    page = compose_benchmark(replace(whole, cam=cam), rows, footer="now")
+    page = compose_benchmark(whole, rows, cam, footer="now")
     html = page.to_html()
     reader = Reader()
     reader.feed(html)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.photographs import put
+from tests.factories import put
 from ufgvc.core.errors import UserError
 from ufgvc.data.readers.box_classes import decide_rules, to_regions
 from ufgvc.data.readers.box_files import Annotation, RawBox, parse_coco, parse_voc, parse_yolo

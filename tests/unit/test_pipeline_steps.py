@@ -65,7 +65,7 @@ def test_a_detector_needs_no_session(told: SimpleNamespace, monkeypatch: pytest.
 def test_an_evaluation_opens_its_session_itself_if_it_needs_one(
     told: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (call,) = [stub(monkeypatch, "ufgvc.evaluation.evaluate.evaluate")]
+    (call,) = [stub(monkeypatch, "ufgvc.experiments.evaluate.evaluate")]
     pipeline.evaluate_step(told, EvaluateSettings(), "model", ())
     assert call[0][0][-1].ray == RAY
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.photographs import image_folder, put
+from tests.factories import image_folder, put
 from ufgvc.core.errors import UserError
 from ufgvc.core.types import Box
 from ufgvc.data.packing import plan_shards

@@ -114,9 +114,9 @@ def _draw(texture: NDArray[np.float32], noise: NDArray[np.float32], place: Any, 
 
 def check_source(source: str) -> None:
     """UserError for a place without photographs, or with too few, before anything is begun."""
-    from ufgvc.evaluation.predict import photographs
+    from ufgvc.evaluation.predict import list_photographs
 
-    if (found := len(photographs(source)[1])) < LEAST:
+    if (found := len(list_photographs(source)[1])) < LEAST:
         raise too_few(f"{found} photographs", source)
 
 
@@ -130,9 +130,9 @@ def own_photographs(source: str, count: int) -> Iterator[tuple[str, bytes]]:
 
     UserError if there are none, or too few to measure with.
     """
-    from ufgvc.evaluation.predict import photographs
+    from ufgvc.evaluation.predict import list_photographs
 
-    store, names, _ = photographs(source)
+    store, names, _ = list_photographs(source)
     order = (
         np.argsort(np.arange(len(names)) * count % len(names), kind="stable")
         if len(names) > count

@@ -67,7 +67,7 @@ def evaluate(told: Any) -> None:
 
 
 def _predict(method: str) -> type[Settings]:
-    from ufgvc.evaluation.predict_settings import PredictSettings
+    from ufgvc.evaluation.settings import PredictSettings
 
     out = (str, Field(description="where predictions are written: a folder or a URI"))
     return made(
@@ -78,7 +78,7 @@ def _predict(method: str) -> type[Settings]:
 @command("predict", "name the cultivar on new photographs", _predict)
 def predict(told: Any) -> None:
     from ufgvc.evaluation.predict import predict as run
-    from ufgvc.evaluation.predict_settings import PredictSettings
+    from ufgvc.evaluation.settings import PredictSettings
 
     done = run(told.source, told.model, told.out, select_fields(PredictSettings, told), context_of(told))
     print(done.summary())

@@ -25,13 +25,14 @@ def _promote(method: str) -> type[Settings]:
 def promote(told: Any) -> int | None:
     from ufgvc.evaluation.promote import promote as run
     from ufgvc.evaluation.settings import PromoteSettings
+    from ufgvc.reports.promotion_tables import promotion_tables
     from ufgvc.reports.tables import show_tables
 
     result = run(told.data, told.model, select_fields(PromoteSettings, told), context_of(told))
     decided = result.promotion
-    show_tables(decided.tables())
+    show_tables(promotion_tables(decided))
     for warning in decided.warnings:
-        print(f"beware: {warning}")
+        print(f"warning: {warning}")
     print(decided.sentence())
     print(result.file)
     return NOT_PROMOTED if told.strict and decided.decision != "promoted" else None

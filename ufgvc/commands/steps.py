@@ -141,8 +141,8 @@ def train_step(told: Any) -> Step:
 
 
 def evaluate_step(told: Any, settings: Any, model: str, compare: tuple[str, ...]) -> Step:
-    from ufgvc.evaluation.evaluate import evaluate
     from ufgvc.evaluation.settings import EvaluateSettings
+    from ufgvc.experiments.evaluate import evaluate
 
     others = dict(_labelled(pair) for pair in compare)
     result = evaluate(told.data, model, others, select_fields(EvaluateSettings, settings), context_of(told))

@@ -9,8 +9,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ufgvc.reports.figures import Panels
-
 TableName = Literal["II", "III", "controls"]
 
 
@@ -82,7 +80,6 @@ class BenchmarkRecord:
     references: tuple[str, ...] = ("resnet50", "mask_guided")
     facts: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-    cam: Panels | None = None
     energy: Mapping[str, tuple[float, float, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -32,6 +32,7 @@ from ufgvc.methods.weights import check_init
 from ufgvc.reports.benchmark_page import compose_benchmark
 from ufgvc.reports.benchmark_tables import benchmark_tables, to_csv
 from ufgvc.reports.benchmark_text import summary_text
+from ufgvc.reports.figures import Panels
 from ufgvc.reports.page import footer
 from ufgvc.reports.tables import Table
 from ufgvc.runtime.session import ray_session
@@ -93,8 +94,8 @@ def benchmark(data: Sequence[str], settings: BenchmarkSettings, context: Context
             lr_outcomes = train(make_lr_jobs(entries, datasets, settings, context.runs))
             lr_factors = choose_lr_factors(lr_outcomes, entries, settings)
             final_outcomes = train(make_final_jobs(entries, datasets, settings, context.runs, lr_factors))
-        comparison = collect_results(datasets, entries, settings, lr_outcomes, final_outcomes)
-        return _report(comparison, folder, run)
+        record, cam = collect_results(datasets, entries, settings, lr_outcomes, final_outcomes)
+        return _report(record, cam, folder, run)
 
 
 def benchmark_folder(datasets: Sequence[Dataset], settings: BenchmarkSettings, runs: str) -> Store:
@@ -140,10 +141,10 @@ def choose_lr_factors(
     }
 
 
-def _report(record: BenchmarkRecord, folder: Store, run: Run) -> BenchmarkResult:
+def _report(record: BenchmarkRecord, cam: Panels | None, folder: Store, run: Run) -> BenchmarkResult:
     summaries = summarize(record)
     tables = benchmark_tables(record, summaries)
-    page = compose_benchmark(record, summaries, footer())
+    page = compose_benchmark(record, summaries, cam, footer())
     facts = "\n".join(f"- {name}: {value}" for name, value in record.facts.items())
     write_report(folder, run, page, tables, {"benchmark.csv": to_csv(record, summaries)}, appendix=f"\n{facts}\n")
     log.info("report: %s", join(folder.uri, "report.html"))

@@ -17,13 +17,14 @@ from ufgvc.data.dataset import Dataset, read_index, read_manifest
 from ufgvc.data.images import decode, decode_mask
 from ufgvc.evaluation.benchmark_record import BenchmarkDataset, BenchmarkRecord, MethodResult, RunResult
 from ufgvc.evaluation.cam import mean_energy
-from ufgvc.evaluation.metrics import ranking
 from ufgvc.evaluation.paper_results import paper_accuracy
 from ufgvc.experiments.entries import BenchmarkEntry
 from ufgvc.experiments.method_table import ABLATIONS, OURS, PAPER_ROWS
 from ufgvc.experiments.settings import BenchmarkSettings
 from ufgvc.experiments.training_job import JobOutcome, read_scores
 from ufgvc.models.model import LoadedModel, load_model
+from ufgvc.models.score import rank_classes
+from ufgvc.reports.figures import Panels
 from ufgvc.reports.page import Page
 from ufgvc.reports.photographs import energy_panels, read_test_rows, sample_leaves
 from ufgvc.reports.tables import Table
@@ -42,8 +43,8 @@ def collect_results(
     settings: BenchmarkSettings,
     lr_outcomes: Sequence[JobOutcome],
     final_outcomes: Sequence[JobOutcome],
-) -> BenchmarkRecord:
-    """Everything that the tables and charts of the benchmark show.
+) -> tuple[BenchmarkRecord, Panels | None]:
+    """Everything that the tables and charts of the benchmark show, and the figure of class activation maps.
 
     lr_outcomes: of the jobs that try learning rates.  final_outcomes: of the trainings that are scored on the test
     leaves.
@@ -52,7 +53,7 @@ def collect_results(
     panels, energy = measure_maps(datasets[0], entries, settings, final_outcomes, kind) if kind else (None, {})
     facts = _facts(datasets, entries, settings, final_outcomes)
     controlled = [row.key for row in OURS if any(each.variant.key.startswith(f"{row.key}:") for each in entries)]
-    return BenchmarkRecord(
+    record = BenchmarkRecord(
         title=", ".join(dataset.name for dataset in datasets),
         budget=settings.budget,
         datasets=tuple(BenchmarkDataset(each.name, _test_labels(each), len(each.classes)) for each in datasets),
@@ -60,9 +61,9 @@ def collect_results(
         methods=tuple(_method_result(entry, datasets, settings, lr_outcomes, final_outcomes) for entry in entries),
         facts=facts | ({"Maps measured inside": f"{kind} masks"} if energy else {}),
         warnings=_warnings(settings),
-        cam=panels,
         energy=energy,
     )
+    return record, panels
 
 
 def _test_labels(dataset: Dataset) -> np.ndarray:
@@ -114,7 +115,7 @@ def _run_result(outcome: JobOutcome, datasets: Sequence[Dataset]) -> RunResult:
     return RunResult(
         dataset.name,
         job.seed,
-        ranking(logits)[:, 0] == index["label"].to_numpy(),
+        rank_classes(logits, 1)[:, 0] == index["label"].to_numpy(),
         seconds=result["seconds"],
         images_per_second=result["images_per_second"],
         learning_rate=job.config.recipe["stages"][-1]["lr"],

@@ -51,13 +51,10 @@ def mask(
         detector = newest_detector(dataset, context.runs)
     boxes = _describe_boxes(dataset, detector, settings)
     key = short_key({"kind": settings.kind, "origin": boxes.origin})
-    if (
-        not context.fresh
-        and (manifest := find_existing(dataset, folder, key))
-        and _can_reuse(dataset, manifest, settings)
-    ):
+    existing = None if context.fresh else find_existing(dataset, folder, key)
+    if existing and _can_reuse(dataset, existing, settings):
         log.info("mask: %s exists, made from the same images, boxes and settings", folder)
-        return MaskResult.from_manifest(dataset, settings.kind, manifest, started, found=True)
+        return MaskResult.from_manifest(dataset, settings.kind, existing, started, found=True)
     reuse_boxes = (
         not context.fresh
         and settings.boxes == "detected"

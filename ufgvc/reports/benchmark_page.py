@@ -13,7 +13,7 @@ from ufgvc.evaluation.benchmark_record import BenchmarkRecord
 from ufgvc.evaluation.benchmark_summary import MethodSummary
 from ufgvc.reports.benchmark_tables import benchmark_tables, row_notes, rows_of
 from ufgvc.reports.benchmark_text import describe_controls, describe_gain, describe_paper
-from ufgvc.reports.figures import ACCENT, INK, SECOND, SOFT, STYLE, Chart
+from ufgvc.reports.figures import ACCENT, INK, SECOND, SOFT, STYLE, Chart, Panels
 from ufgvc.reports.page import Page, Section
 from ufgvc.reports.tables import Cells, Table, percent, points, points_with_interval
 
@@ -33,8 +33,10 @@ SECTIONS: dict[str, tuple[str, str]] = {
 }
 
 
-def compose_benchmark(record: BenchmarkRecord, summaries: Sequence[MethodSummary], footer: str = "") -> Page:
-    """The whole page.  summaries: of `summarize`."""
+def compose_benchmark(
+    record: BenchmarkRecord, summaries: Sequence[MethodSummary], cam: Panels | None = None, footer: str = ""
+) -> Page:
+    """The whole page.  summaries: of `summarize`.  cam: class activation maps of the methods."""
     base, proposed = (record.find(key) for key in record.references[:2])
     ours = next((one for one in summaries if proposed and one.result is proposed), None)
     gap = ours.differences.get(base.key) if ours and base else None
@@ -44,7 +46,7 @@ def compose_benchmark(record: BenchmarkRecord, summaries: Sequence[MethodSummary
         text = f"{DIFFERENCES_TEXT} {describe_paper(record, summaries)}".strip()
         sections.append(Section(f"Every method compared with {base.label}", text, [chart]))
     sections += _table_sections(record, summaries)
-    maps = [block for block in (record.cam, _energy_table(record)) if block]
+    maps = [block for block in (cam, _energy_table(record)) if block]
     if maps:
         sections.append(Section("Class activation maps", CAM_TEXT, maps))
     return Page(

@@ -41,7 +41,7 @@ def describe_gain(record: BenchmarkRecord, summaries: Sequence[MethodSummary]) -
     text = (
         f"{names[0]} is {than} {names[1]} on the test leaves (95\u00a0% interval {points(gap.low)} to "
         f"{points(gap.high)}; p {p_text(gap.p)}, with Holm's correction for {family} methods {p_text(p)}). "
-        f"{verdict(gap.p, p)}"
+        f"{describe_significance(gap.p, p)}"
     )
     if ours.spread is not None and plain.spread is not None:
         spreads = f"{100 * ours.spread:.1f} and {100 * plain.spread:.1f} points"
@@ -49,7 +49,7 @@ def describe_gain(record: BenchmarkRecord, summaries: Sequence[MethodSummary]) -
     return text
 
 
-def verdict(p: float, corrected: float) -> str:
+def describe_significance(p: float, corrected: float) -> str:
     """Whether a paired difference is significant, with and without Holm's correction."""
     if corrected < SIGNIFICANT:
         return "The paired difference is significant."

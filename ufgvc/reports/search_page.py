@@ -118,10 +118,8 @@ def describe_bias(summary: SearchSummary) -> str:
     )
     if summary.paper_is_best:
         return f"Selection bias: {expected}."
-    verdict = "exceeds the selection bias" if bias.p < SIGNIFICANT else "can be explained by selection bias"
-    return (
-        f"Selection bias: {expected}. The observed gain of {points(bias.gain)} points (p {p_text(bias.p)}) {verdict}."
-    )
+    conclusion = "exceeds the selection bias" if bias.p < SIGNIFICANT else "can be explained by selection bias"
+    return f"Selection bias: {expected}. The observed gain of {points(bias.gain)} points (p {p_text(bias.p)}) {conclusion}."
 
 
 def describe_gain(summary: SearchSummary) -> str:
@@ -138,10 +136,10 @@ def describe_gain(summary: SearchSummary) -> str:
     amount = round(100 * gap.value, 1)
     than = f"{abs(amount):.1f} points {'more' if amount > 0 else 'less'} accurate than" if amount else "as accurate as"
     sure = f"95\u00a0% interval {points(gap.low)} to {points(gap.high)}; p {p_text(gap.p)}"
-    verdict = "significant" if gap.p < SIGNIFICANT else "not significant"
+    conclusion = "significant" if gap.p < SIGNIFICANT else "not significant"
     return (
         f"On the test leaves, which the search never used, the best setting is {than} the paper's ({sure}). "
-        f"The paired difference is {verdict}."
+        f"The paired difference is {conclusion}."
     )
 
 

@@ -108,8 +108,8 @@ def bias_table(summary: SearchSummary) -> Table | None:
     return Table("Selection bias", ("In cross-validation", "Value", "Trials"), rows, note=note)
 
 
-def trials_table(record: SearchRecord, most: int = SHOWN) -> Table | None:
-    """The first `most` trials, best first; None without trials."""
+def trials_table(record: SearchRecord, limit: int = SHOWN) -> Table | None:
+    """The first `limit` trials, best first; None without trials."""
     searched = parameters(record)
     rows: list[Cells] = [
         [
@@ -118,13 +118,13 @@ def trials_table(record: SearchRecord, most: int = SHOWN) -> Table | None:
             " / ".join(f"{100 * fold:.0f}" for fold in trial.folds if fold == fold) or None,
             *(one.text(trial.values) for one in searched), format_duration(trial.seconds),
         ]
-        for trial in record.ranked()[:most]
+        for trial in record.ranked()[:limit]
     ]  # fmt: skip
     if not rows:
         return None
     columns = ("Trial", "State", "Correct", "Accuracy", "Epochs", "Folds", *(one.label for one in searched), "Time")
-    more = len(record.trials) > most
-    title = f"The first {most} of {len(record.trials)} trials" if more else "The trials"
+    more = len(record.trials) > limit
+    title = f"The first {limit} of {len(record.trials)} trials" if more else "The trials"
     note = "By cross-validated accuracy. Stopped trials come last: their accuracy is that of fewer epochs."
     return Table(title, columns, rows, frozenset({0, 1}), note + (" trials.csv has all." if more else ""))
 

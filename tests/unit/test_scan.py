@@ -112,7 +112,7 @@ def test_links(tmp_path: Path) -> None:
     found = found_in(tmp_path / "x")
     assert list(found.sizes) == ["a.jpg", "folder/b.jpg", "link.jpg"]
     assert [(bad.path, bad.reason) for bad in found.rejected] == [
-        (f"{name}.jpg", "is a link to nothing") for name in ("dangling", "itself")
+        (f"{name}.jpg", "is a broken link") for name in ("dangling", "itself")
     ]
     assert [(bad.path, bad.reason) for bad in found.left_out] == [("loop", "is a link to a folder above it")]
 

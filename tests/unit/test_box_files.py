@@ -62,7 +62,7 @@ def names_of(kind: str) -> dict[str, str]:
         "nested": {"labels/classes.txt": lines},
         "notes.json": {"notes.json": categories, "classes.txt": lines},
         "predefined_classes.txt": {"predefined_classes.txt": lines},
-        "beside the labels' folder": {"meta/classes.txt": lines},
+        "next to the labels' folder": {"meta/classes.txt": lines},
         "Roboflow": {
             "data.yaml": "names: ['contour', 'vein']\n",
             "README.roboflow.txt": "\nleaves - v1\n====\n\nThis dataset\n",
@@ -86,7 +86,7 @@ PLACES = [
         "nested",
         "notes.json",
         "predefined_classes.txt",
-        "beside the labels' folder",
+        "next to the labels' folder",
         "Roboflow",
         "with a byte order mark",
     ),

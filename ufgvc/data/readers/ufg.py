@@ -58,7 +58,7 @@ def read(source: Source, base_setting: str | int) -> Listing:
     named = {path for path, _, _ in rows}
     reason = "no anno file lists it" if annos else "its name is not <cultivar>_<k>_<split>"
     listing.left_out = [Rejected(path, reason) for path in photos if path not in named]
-    masks_folder = source.top_folder("masks")  # `mask --kind exact` reads them
+    masks_folder = source.top_folder("masks")  # `mask --mask-kind exact` reads them
     listing.used += [path for path in source.sizes if masks_folder and path.startswith(masks_folder)]
     labels_folder = source.top_folder("labels")
     if labels_folder:

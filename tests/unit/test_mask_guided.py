@@ -282,7 +282,7 @@ def test_guides_that_tell_nothing_of_the_leaf():
 
 
 def test_softmax_to_the_letter_hardly_learns():
-    """Why sigmoid is the default: at the start, the mask's pull on the attention is many times weaker under the softmax."""
+    """Why sigmoid is the default: at the start, the softmax attention has a many times smaller gradient."""
     pull = {}
     batch = tiny_batch(side=224)
     for activation in ACTIVATIONS:

@@ -1,4 +1,4 @@
-"""B-CNN and fast-MPN-COV as methods: precision, backbones, stages, options. Their formulas are in test_second_order.py."""
+"""B-CNN and fast-MPN-COV as methods: precision, backbones, stages, options (formulas: test_second_order.py)."""
 
 from __future__ import annotations
 

@@ -195,7 +195,7 @@ def test_bad_weights_and_regions_are_refused():
         tiny(regions=["petiole"])
 
 
-def test_targets_peak_at_1_and_empty_masks_are_told():
+def test_targets_peak_at_1_and_empty_masks_are_marked():
     mask = torch.zeros(3, 1, 64, 64)
     mask[0, 0, :40, :20] = 1
     mask[2, 0, 5, 5] = 1

@@ -34,7 +34,7 @@ HEADS = {
 
 
 def torchvisions(name: str) -> nn.Module:
-    """torchvision's classifier with random weights; AlexNet and VGG with 8 instead of 4096 hidden units, to save time."""
+    """torchvision's classifier with random weights; AlexNet and VGG with 8 hidden units, to save time."""
     with torch.device("meta"):
         model = models.get_model(name, weights=None, **({"init_weights": False} if name == "inception_v3" else {}))
         if name in NARROW:

@@ -173,7 +173,7 @@ def test_every_leaf_is_seen_once_and_streamed_leaves_are_the_cached_ones(
     found = {}
     for cache in ("host", "none"):
         settings = TrainSettings(**(TINY | {"batch_size": batch_size, "cache": cache}))
-        masks = read_manifest(dataset, f"masks/{settings.mask}").fingerprint
+        masks = read_manifest(dataset, f"masks/{settings.mask_kind}").fingerprint
         config, _ = make_worker_config(dataset, method, settings, 3, masks, str(tmp_path))
         recipe, index = Recipe.model_validate(config.recipe), read_index(dataset, "train")
         seen: dict[int, tuple[np.ndarray, ...]] = {}

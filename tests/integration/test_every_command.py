@@ -111,7 +111,7 @@ def data(work: Path) -> Path:
     assert "drawn: 3 cultivars, 12 train, 6 test leaves" in ended.out
     assert (
         "every region on 18"
-        in done("mask", "--data", work / "data", "--kind", "exact", "--source", work / "leaves").out
+        in done("mask", "--data", work / "data", "--mask-kind", "exact", "--source", work / "leaves").out
     )
     return work / "data"
 
@@ -179,7 +179,7 @@ class TestModels:
         for kind in ("box", "luminance", "structure"):
             assert (
                 f"masks ({kind})"
-                in done("mask", "--data", data, "--runs", runs, "--kind", kind, "--boxes", "annotated").out
+                in done("mask", "--data", data, "--runs", runs, "--mask-kind", kind, "--boxes", "annotated").out
             )
 
     def test_promote_and_predict(self, data: Path, runs: Path, challenger: str, work: Path) -> None:

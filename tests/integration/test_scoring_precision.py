@@ -16,7 +16,7 @@ from ufgvc.evaluation.settings import ScoreSettings
 from ufgvc.experiments.training_job import score_test
 from ufgvc.methods import build
 from ufgvc.models.model import LoadedModel
-from ufgvc.training.held_out import score_indices
+from ufgvc.training.held_out import score_indices as score_by_config
 from ufgvc.training.run import make_worker_config
 from ufgvc.training.settings import TrainSettings
 from ufgvc.training.worker import Worker
@@ -50,7 +50,7 @@ def test_all_who_score_agree_where_training_is_in_bf16(trained, monkeypatch: pyt
     evaluated = scored.logits["model"][[scored.image_id.index(name) for name in names]]
     exact = {"rtol": 0, "atol": 1e-5 * np.abs(evaluated).max()}  # bf16 is off by a hundred times that
     np.testing.assert_allclose(benchmarked, evaluated, **exact)
-    calibrated, _ = score_indices(method, dataset, "test", plan, np.arange(len(labels)), CPU)
+    calibrated, _ = score_by_config(method, dataset, "test", plan, np.arange(len(labels)), CPU)
     np.testing.assert_allclose(calibrated, evaluated, **exact)
 
     worker = Worker.start(plan, 0, 1, 1, CPU, None, lambda folder, epoch: None)

@@ -1,10 +1,11 @@
-"""A real stack for one machine: an S3 server, MLflow and a Ray cluster, on loopback, without root.
+"""A local stack for one machine: an S3 server, MLflow and a Ray cluster, on loopback, without root.
 
-    python cluster/local.py up       starts it, prints where everything is, and writes the environment to use it
-    python cluster/local.py status   says what answers; exit code 1 if something does not
+    python cluster/local.py up       starts it, prints the addresses, and writes the environment variables to use it
+    python cluster/local.py status   prints what answers; exit code 1 if something does not
     python cluster/local.py down     ends what `up` started, and nothing else
 
-Exit codes: 0 done, 1 something is down, 2 a mistake in the settings or a part that did not start, 130 and 143 stopped.
+Exit codes: 0 done, 1 something is down, 2 an error in the settings or a server that did not start, 130 and 143
+interrupted.
 """
 
 from __future__ import annotations
@@ -33,20 +34,20 @@ def up(
     mlflow_store: str | None = None,
     quiet: bool = False,
 ) -> int:
-    """Start the stack, or say that it is up.
+    """Start the stack, or print that it is up.
 
     Args:
-        folder: where its state, logs and MLflow's database are kept.
-        nodes: worker nodes of Ray beside the head, all on this machine.
+        folder: keeps its state, logs and MLflow's database.
+        nodes: worker nodes of Ray in addition to the head, all on this machine.
         cpus: CPU slots of each node; default: this machine's cores, at least 2 (slots share cores).
         object_store_mb: memory of each node's object store, MiB.
-        s3: an S3 server that is there, with your AWS_* credentials; default: moto, which forgets everything at `down`.
-        bucket: the bucket for data, runs and MLflow's artifacts; made if it is not there.
-        mlflow_store: SQLAlchemy URI of MLflow's database, e.g. postgresql+psycopg2://... with psycopg2-binary installed;
+        s3: URL of a running S3 server, with your AWS_* credentials; default: moto, which loses everything at `down`.
+        bucket: the bucket for data, runs and MLflow's artifacts; made if it does not exist.
+        mlflow_store: SQLAlchemy URI of MLflow's database, such as postgresql+psycopg2://... (needs psycopg2-binary);
             default: SQLite in the folder.
         quiet: print only the exports, for `eval "$(python cluster/local.py up --quiet)"`.
     """
-    from cluster.launch import Wish, launch
+    from cluster.launch import StackSettings, launch
     from cluster.stack import read_stack
     from ufgvc.core.errors import UserError
     from ufgvc.core.process import cpu_count
@@ -54,37 +55,37 @@ def up(
     if nodes < 0 or (cpus is not None and cpus < 1) or object_store_mb < 100:
         raise UserError("--nodes is 0 or more, --cpus 1 or more, --object-store-mb 100 or more")
     folder = folder.expanduser().resolve()
-    with _alone(folder):
+    settings = StackSettings(
+        nodes=nodes,
+        cpus=cpus or max(2, cpu_count()),
+        s3=s3,
+        bucket=bucket,
+        mlflow_store=mlflow_store,
+        object_store_mb=object_store_mb,
+    )
+    with _lock(folder):
         stack = read_stack(folder)
-        if stack is not None:
-            down_now = [name for name, answers in stack.answering().items() if not answers]
-            if down_now or not stack.exports.exists():
-                what = f"a stack is there, and {', '.join(down_now) or 'its start'} did not survive"
-                raise UserError(what, where=str(folder), fix="`down` ends the rest of it; then `up` again")
         found = stack is not None
-        wish = Wish(
-            nodes=nodes,
-            cpus=cpus or max(2, cpu_count()),
-            s3=s3,
-            bucket=bucket,
-            mlflow_store=mlflow_store,
-            object_store_mb=object_store_mb,
-        )
-        stack = stack or launch(folder, wish)
+        if stack is not None:
+            failed = [name for name, answers in stack.check().items() if not answers]
+            if failed or not stack.exports.exists():
+                what = f"a stack is there, and {', '.join(failed) or 'its start'} did not survive"
+                raise UserError(what, where=str(folder), fix="`down` ends the rest of it; then `up` again")
+        stack = stack or launch(folder, settings)
+    exports = stack.exports.read_text()
     if quiet:
-        print(stack.exports.read_text(), end="")
+        print(exports, end="")
         return 0
     print("the stack is up already" if found else "the stack is up")
     show(stack)
-    print(f"\nto use it:  source {stack.exports}\n\n{stack.exports.read_text()}", end="")
-    print(
-        f"\nthen, e.g.: ray job submit --working-dir . -- python -m jobs.train --data s3://{stack.bucket}/leaves --runs s3://{stack.bucket}/runs"
-    )
+    places = f"--data s3://{stack.bucket}/leaves --runs s3://{stack.bucket}/runs"
+    print(f"\nto use it:  source {stack.exports}\n\n{exports}")
+    print(f"then, e.g.: ray job submit --working-dir . -- python -m jobs.train {places}")
     return 0
 
 
 def status(folder: Path = ROOT / ".stack") -> int:
-    """Say what answers and what does not.
+    """Print what answers and what does not.
 
     Args:
         folder: the folder that `up` was given.
@@ -100,7 +101,8 @@ def status(folder: Path = ROOT / ".stack") -> int:
 
 
 def down(folder: Path = ROOT / ".stack") -> int:
-    """End what `up` started, jobs that run on it too. Logs and MLflow's database stay; what moto held in memory is gone.
+    """End what `up` started, with the jobs that run on it. Logs and MLflow's database stay; what moto held in memory is
+    lost.
 
     Args:
         folder: the folder that `up` was given.
@@ -112,31 +114,31 @@ def down(folder: Path = ROOT / ".stack") -> int:
     if stack is None:
         print(f"no stack is up in {folder}")
         return 0
-    with _alone(folder):
+    with _lock(folder):
         stack.end()
     print("the stack is down")
     return 0
 
 
 def show(stack: Stack) -> bool:
-    """Prints the parts as a table; whether all of them answer."""
+    """Prints the servers as a table; whether all of them answer."""
     from rich.console import Console
     from rich.table import Table
 
-    told = stack.answering()
-    table = Table("part", "address", "process", "", "log")
-    for part in stack.parts:
-        address = part.url or f"joins {stack.gcs}"
-        state = "[green]answers[/]" if told[part.name] else "[red]down[/]"
-        table.add_row(part.name, address, str(part.pid or "not ours"), state, str(part.log or ""))
-    # A pipe has no width: a log's path must not be cut there.
+    answers = stack.check()
+    table = Table("server", "address", "process", "", "log")
+    for server in stack.servers:
+        address = server.url or f"joins {stack.gcs}"
+        state = "[green]answers[/]" if answers[server.name] else "[red]down[/]"
+        table.add_row(server.name, address, str(server.pid or "not ours"), state, str(server.log or ""))
+    # A pipe has no width: the path of a log must not be cut there.
     Console(width=None if sys.stdout.isatty() else 200, soft_wrap=True).print(table)
-    return all(told.values())
+    return all(answers.values())
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Two commands at once would start, or end, half a stack each."""
+def _lock(folder: Path) -> Iterator[None]:
+    """One command at a time: two would each start, or end, half a stack."""
     from filelock import FileLock, Timeout
 
     from ufgvc.core.errors import UserError
@@ -146,22 +148,22 @@ def _alone(folder: Path) -> Iterator[None]:
         with FileLock(folder / "lock", timeout=0):
             yield
     except Timeout:
-        raise UserError("another `up` or `down` is at work here", where=str(folder), fix="wait for it") from None
+        raise UserError("another `up` or `down` is running here", where=str(folder), fix="wait for it") from None
 
 
 def main() -> int:
+    """Runs the command; its exit code."""
     import tyro
 
     from ufgvc.core.errors import UserError
     from ufgvc.core.process import Stopped, sigterm_as_interrupt
 
+    commands = {"up": up, "status": status, "down": down}
     try:
         with sigterm_as_interrupt():
-            return int(
-                tyro.extras.subcommand_cli_from_dict({"up": up, "status": status, "down": down}, description=__doc__)
-            )
+            return int(tyro.extras.subcommand_cli_from_dict(commands, description=__doc__))
     except KeyboardInterrupt as stop:
-        print("stopped; nothing of a new stack is left running", file=sys.stderr)
+        print("interrupted; nothing of a new stack keeps running", file=sys.stderr)
         return 143 if isinstance(stop, Stopped) else 130
     except UserError as error:
         print(f"cluster/local.py: {error}", file=sys.stderr)

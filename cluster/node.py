@@ -1,8 +1,8 @@
 """`python node.py start ...`: `ray start` for a worker node on loopback, which Ray refuses.
 
-Ray puts the machine's address for 127.0.0.1 and then listens on every interface. It does not where it is told that clusters are not
-supported (as on macOS), and then starts a head, but no further node. So that check alone is passed here; the rest of the process, and
-what it starts, keeps to loopback.
+Ray replaces 127.0.0.1 by the machine's address, and then listens on every interface. Where it believes that clusters
+are not supported (as on macOS) it does not; it then starts a head, but no further node. So only that check is passed
+here, and the rest of the process, and the processes that it starts, stay on loopback.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The project proved on a host with a GPU and without a network: what travels there (`pack`), and what runs there (`run`).
+"""Tests, speeds and trainings on a GPU host without a network: `pack` collects what travels there, `run` runs there.
 
-Only the standard library is imported here: on that host the packages come out of what travels.
+Only the standard library is imported here: on that host the packages are part of what travels.
 """

@@ -1,4 +1,4 @@
-"""What benchmarks left in their folder of runs, finished or not: a row for each training, and the tables."""
+"""Collects the results of benchmarks, finished or not: a row for each training, and the tables."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.gpu.places import read_json
+from cluster.gpu.paths import read_json
 
 
-def cells(runs: Path) -> list[dict[str, Any]]:
-    """Each training below <runs>/<data set>/<method>/<key> with what is known of it: the result, the failure, or how far it came.
+def collect_trainings(runs: Path) -> list[dict[str, Any]]:
+    """A row for each training below <runs>/<data set>/<method>/<key>: its result, its failure, or its last epoch.
 
-    Of trainings of the same row and seed, under other settings, the one that was begun last.
+    Of trainings of the same row and seed with other settings, the one that was started last.
     """
     found: dict[Any, dict[str, Any]] = {}
     for path in sorted(runs.glob("*/*/*/job.json"), key=lambda path: path.stat().st_mtime):
@@ -47,7 +47,7 @@ def cells(runs: Path) -> list[dict[str, Any]]:
 
 
 def history(path: Path) -> list[dict[str, float]]:
-    """The epochs that a training wrote down; the last line may be half written."""
+    """The epochs that a training recorded; the last line may be incomplete."""
     rows: list[dict[str, float]] = []
     if path.is_file():
         for line in path.read_text().splitlines():
@@ -59,13 +59,13 @@ def history(path: Path) -> list[dict[str, float]]:
 
 
 def reports(runs: Path) -> dict[str, str]:
-    """Text of the tables and figures that a finished benchmark wrote, by file name."""
+    """The tables that a finished benchmark wrote, as text by file name."""
     paths = [*runs.glob("*/benchmark/*/table-*.md"), *runs.glob("*/benchmark/*/benchmark.csv")]
     return {path.name: path.read_text() for path in sorted(paths)}
 
 
 def by_row(found: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One line for each data set and row of the tables: its seeds side by side."""
+    """One line for each data set and row of the tables, with the results of all seeds."""
     grouped: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for cell in found:
         grouped.setdefault((cell["data"], cell["row"]), []).append(cell)
@@ -79,7 +79,7 @@ def by_row(found: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
             {
                 "data": data,
                 "row": row,
-                "right": [cell["correct"] for cell in done],
+                "correct": [cell["correct"] for cell in done],
                 "leaves": done[0]["leaves"] if done else None,
                 "done": len(done),
                 "started": len(several),
@@ -92,26 +92,14 @@ def by_row(found: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def table(lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Markdown, a line each."""
-    head = ["data", "row", "right, by seed", "of", "mean", "done", "images/s", "seconds"]
+    """The lines as a Markdown table."""
+    head = ["data", "row", "correct, by seed", "of", "mean", "done", "images/s", "seconds"]
     text = [" | ".join(head), " | ".join("---" for _ in head)]
     for line in lines:
-        right = ", ".join(map(str, line["right"])) or "-"
-        mean = f"{100 * statistics.mean(line['right']) / line['leaves']:.1f} %" if line["right"] else "-"
+        correct = ", ".join(map(str, line["correct"])) or "-"
+        mean = f"{100 * statistics.mean(line['correct']) / line['leaves']:.1f} %" if line["correct"] else "-"
         speed = f"{line['images_per_second']:.0f}" if line["images_per_second"] else "-"
         done = f"{line['done']} of {line['started']}" + (f": {line['problem'][:60]}" if line["problem"] else "")
-        text.append(
-            " | ".join(
-                [
-                    line["data"],
-                    line["row"],
-                    right,
-                    str(line["leaves"] or "-"),
-                    mean,
-                    done,
-                    speed,
-                    f"{line['seconds']:.0f}",
-                ]
-            )
-        )
+        cells = [line["data"], line["row"], correct, str(line["leaves"] or "-"), mean, done, speed]
+        text.append(" | ".join([*cells, f"{line['seconds']:.0f}"]))
     return [f"| {each} |" for each in text]

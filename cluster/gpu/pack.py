@@ -1,7 +1,7 @@
-"""`python3 -m cluster.gpu.pack`: fills .gpu/ with what the GPU host lacks. Called again, it makes only what is missing.
+"""`python3 -m cluster.gpu.pack`: fills .gpu/ with what the GPU host lacks; a second call adds only what is missing.
 
 .gpu/wheels   packages, for the first call (tests and speeds)
-.gpu/data     data sets and first weights, for the second call (trainings)
+.gpu/data     data sets and initial weights, for the second call (trainings)
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from cluster.gpu import leaves, wheels
-from cluster.gpu.places import COMMIT, DATA, LIMIT, ROOT, WHEELS, Problem, git_commit, size_of
+from cluster.gpu import datasets, wheels
+from cluster.gpu.paths import COMMIT, DATA, LIMIT, ROOT, WHEELS, GpuCallError, git_commit, size_of
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,36 +27,35 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         for name in flags.what or ("wheels", "data"):
             folder, lines = pack(name, flags.product)
-            for line in (*lines, weigh(folder)):
+            for line in (*lines, describe_size(folder)):
                 print(line)
-    except Problem as problem:
-        print(f"gpu-pack: {problem}", file=sys.stderr)
+    except GpuCallError as error:
+        print(f"gpu-pack: {error}", file=sys.stderr)
         return 1
     return 0
 
 
 def pack(name: str, product: Path) -> tuple[Path, list[str]]:
-    """Fills one folder; returns it with a line for each thing that was done."""
+    """Fills one folder. Returns it with a line for each thing that was done."""
     if name == "wheels":
         folder, lines = WHEELS, ["wheels: fetched"] if wheels.fill(WHEELS) else []
     else:
-        folder, lines = DATA, leaves.fill(DATA, product)
-    # Written every time: the wheels may be old while the code is not.
+        folder, lines = DATA, datasets.fill(DATA, product)
+    # Written every time: the wheels may be older than the code.
     (folder / COMMIT).write_text(f"{git_commit() or 'unknown'}\n")
     return folder, lines
 
 
-def weigh(folder: Path, limit: int = LIMIT) -> str:
-    """The size in words; Problem if it cannot travel in one call."""
+def describe_size(folder: Path, limit: int = LIMIT) -> str:
+    """The folder's size as text; GpuCallError if it is too large for one call."""
     size = size_of(folder)
     if size > limit:
         largest = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: -path.stat().st_size)[
             :3
         ]
         names = ", ".join(f"{path.relative_to(folder)} {path.stat().st_size / 2**20:.1f} MiB" for path in largest)
-        raise Problem(
-            f"{folder} holds {size / 2**20:.1f} MiB, more than the {limit / 2**20:.0f} MiB that travel in one call; largest: {names}"
-        )
+        too_large = f"{size / 2**20:.1f} MiB, more than the {limit / 2**20:.0f} MiB that fit into one call"
+        raise GpuCallError(f"{folder} holds {too_large}; largest: {names}")
     return f"{folder.relative_to(folder.parents[1])}: {size / 2**20:.1f} MiB of at most {limit / 2**20:.0f}"
 
 

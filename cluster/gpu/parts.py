@@ -1,4 +1,4 @@
-"""The parts of a call: tests and speeds here, trainings in their own file. Each writes its result when it ends, however it ends."""
+"""The parts of a call: tests and bench here, trainings in their own file. Each writes its result also when it fails."""
 
 from __future__ import annotations
 
@@ -8,36 +8,39 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.gpu.call import Call
-from cluster.gpu.child import State
 from cluster.gpu.collect import history
-from cluster.gpu.places import WORK, write_json
+from cluster.gpu.commands import State
+from cluster.gpu.paths import WORK, write_json
 
 PYTEST = (
-    "-m",
-    "pytest",
-    "tests/gpu",
-    "-q",
-    "-p",
-    "no:cacheprovider",
-    "-p",
-    "cluster.gpu.live",
-    "-o",
-    "addopts=",
-    "--timeout",
-    "120",
+    *[
+        "-m",
+        "pytest",
+        "tests/gpu",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "cluster.gpu.pytest_results",
+        "-o",
+        "addopts=",
+        "--timeout",
+        "120",
+    ],
 )
-# Most of their time is starts of Ray, imports and the CPU's reference; the tests of memory limit their own process and not the card.
-SIDE_BY_SIDE = ("-n", "8", "--dist", "worksteal")
-THREADS = "2"  # of each of them: more than cores would wait for each other
+# Most of their time goes into Ray, imports and references on the CPU. Tests of memory limit their own process and not
+# the card.
+IN_PARALLEL = ("-n", "8", "--dist", "worksteal")
+THREADS = "2"  # of each process: more threads than cores would slow each other
 BENCH = ("-m", "jobs.bench")
 BENCH_GPU = ("--device", "gpu")
 BENCH_DRY = ("--device", "cpu", "--photographs", "16", "--rounds", "3", "--sides", "64", "--batches", "4")
-SHOWN = 80  # lines of the table of speeds in the summary
+BENCH_LINES = 80  # lines of bench.md in the summary
 
 
 @dataclass(frozen=True)
 class Part:
-    """How a part ended.  headline: its figures, a line each.  tail: the last lines of what it said, for one that failed."""
+    """How a part ended.  headline: its figures, a line each.  tail: the last lines of its output, if it failed."""
 
     name: str
     state: State
@@ -47,18 +50,18 @@ class Part:
 
 
 def run_tests(call: Call, limit: float) -> Part:
-    """tests/gpu; tests.json has every result."""
+    """Runs tests/gpu; tests.json has every result."""
     results = WORK / "tests.jsonl"
     results.unlink(missing_ok=True)
     env = {"UFGVC_GPU_RESULTS": str(results)} | (
         {"UFGVC_GPU_TESTS": "cpu"} if call.dry else {"OMP_NUM_THREADS": THREADS}
     )
-    ended = call.run("tests", PYTEST if call.dry else (*PYTEST, *SIDE_BY_SIDE), limit, **env)
+    outcome = call.run("tests", PYTEST if call.dry else (*PYTEST, *IN_PARALLEL), limit, **env)
     rows = history(results)
     counts = Counter(str(row["outcome"]) for row in rows)
     report: dict[str, Any] = {
-        "state": ended.state,
-        "seconds": round(ended.seconds, 1),
+        "state": outcome.state,
+        "seconds": round(outcome.seconds, 1),
         "counts": dict(counts),
         "tests": rows,
     }
@@ -66,21 +69,21 @@ def run_tests(call: Call, limit: float) -> Part:
     wrong = [row for row in report["tests"] if row["outcome"] in ("failed", "error")]
     headline = [", ".join(f"{number} {outcome}" for outcome, number in sorted(counts.items())) or "no test ran"]
     headline += [f"{row['outcome']}: {row['name']}: {what_failed(row['message'])}" for row in wrong[:15]]
-    return Part("tests", ended.state, ended.seconds, headline, () if ended.state == "ok" else ended.tail)
+    return Part("tests", outcome.state, outcome.seconds, headline, () if outcome.state == "ok" else outcome.tail)
 
 
 def what_failed(message: str) -> str:
-    """The line of a failure that says what was raised; pytest marks it with an E and ends with the place."""
+    """The line of a failure with the exception: pytest marks it with an E."""
     lines = message.splitlines()
     return next((line[1:].strip() for line in lines if line.startswith("E ")), lines[-1] if lines else "")[:160]
 
 
 def run_bench(call: Call, limit: float) -> Part:
-    """`ufgvc bench`; bench.json and bench.md as it wrote them."""
+    """Runs `ufgvc bench`; bench.json and bench.md are its files."""
     folder = WORK / "bench"
     shutil.rmtree(folder, ignore_errors=True)
-    ended = call.run("bench", (*BENCH, "--out", str(folder), *(BENCH_DRY if call.dry else BENCH_GPU)), limit)
-    state, missing = ended.state, []
+    outcome = call.run("bench", (*BENCH, "--out", str(folder), *(BENCH_DRY if call.dry else BENCH_GPU)), limit)
+    state, missing = outcome.state, []
     for name in ("bench.json", "bench.md"):
         if (folder / name).is_file():
             shutil.copy(folder / name, call.out / name)
@@ -88,7 +91,7 @@ def run_bench(call: Call, limit: float) -> Part:
             missing.append(name)
     if state == "ok" and missing:
         state = "failed"
-    headline = [f"it left no {' and no '.join(missing)}"] if missing else []
+    headline = [f"it did not write {' and '.join(missing)}"] if missing else []
     if (folder / "bench.md").is_file():
-        headline += (folder / "bench.md").read_text().splitlines()[:SHOWN]
-    return Part("bench", state, ended.seconds, headline, () if state == "ok" else ended.tail)
+        headline += (folder / "bench.md").read_text().splitlines()[:BENCH_LINES]
+    return Part("bench", state, outcome.seconds, headline, () if state == "ok" else outcome.tail)

@@ -1,7 +1,9 @@
-"""`python3 -m cluster.gpu.run [--parts tests bench trainings] [--dry]`: proves the project on this host and tells the result last.
+"""`python3 -m cluster.gpu.run [--parts tests bench trainings] [--dry]`: runs the parts on this host and prints a
+summary last.
 
-Results go to $OUT, else to .gpu/out: tests.json, bench.json, bench.md, trainings.json, trainings.md, log.txt, summary.json, summary.txt.
-Exit codes: 0 all parts are fine, 1 one is not, 2 it cannot begin.
+Results go to $OUT, else to .gpu/out: tests.json, bench.json, bench.md, trainings.json, trainings.md, log.txt,
+summary.json, summary.txt.
+Exit codes: 0 all parts succeeded, 1 one did not, 2 nothing could start.
 """
 
 from __future__ import annotations
@@ -17,22 +19,21 @@ from pathlib import Path
 from typing import Any
 
 from cluster.gpu.call import Call, environment, install, probe
-from cluster.gpu.child import Log
+from cluster.gpu.commands import Log
 from cluster.gpu.parts import Part, run_bench, run_tests
-from cluster.gpu.places import FOLDER, WORK, Problem, git_commit, packed_commit, write_json
+from cluster.gpu.paths import FOLDER, WORK, GpuCallError, git_commit, packed_commit, write_json
 from cluster.gpu.trainings import run_trainings
 
 PARTS: dict[str, Callable[[Call, float], Part]] = {"tests": run_tests, "bench": run_bench, "trainings": run_trainings}
-SECONDS = {"tests": 150.0, "bench": 170.0, "trainings": 400.0, "all": 540.0}  # limits; a call there may last 600
+SECONDS = {"tests": 150.0, "bench": 170.0, "trainings": 400.0, "all": 540.0}  # a call on that host may last 600
 DRY_SECONDS = {"tests": 900.0, "bench": 400.0, "trainings": 700.0, "all": 2000.0}  # on two busy cores
 ROOM = 11_500  # characters of output that a call brings back
 
 
 def main(arguments: list[str] | None = None) -> int:
     flags = parse_flags(arguments)
-    signal.signal(
-        signal.SIGTERM, lambda number, frame: sys.exit(143)
-    )  # so that what runs is ended and what is known is written
+    # An exception, so that commands are ended and results are written.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
     out = Path(os.environ.get("OUT") or FOLDER / "out").resolve()
     for folder in (out, WORK):
         folder.mkdir(parents=True, exist_ok=True)
@@ -40,8 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with environment() as env:
             return run_parts(flags, out, env)
-    except Problem as problem:
-        print(f"gpu: {problem}", file=sys.stderr)
+    except GpuCallError as error:
+        print(f"gpu: {error}", file=sys.stderr)
         return 2
 
 
@@ -73,7 +74,7 @@ def run_parts(flags: argparse.Namespace, out: Path, env: dict[str, str]) -> int:
     print(install(env))
     about = probe(env)
     if about["device"] is None and not flags.dry:
-        raise Problem("there is no CUDA device here; --dry (`make gpu DRY=1`) tries everything on the CPU")
+        raise GpuCallError("there is no CUDA device here; --dry (`make gpu DRY=1`) tries everything on the CPU")
     about = {"commit": flags.commit or git_commit() or packed_commit() or "unknown", "dry": flags.dry, **about}
     env["UFGVC_COMMIT"] = about["commit"]  # for the pages and files that the commands write
     call = Call(flags.dry, out, env, Log(out / "log.txt"), started + flags.all_seconds, about["device"])
@@ -81,7 +82,7 @@ def run_parts(flags: argparse.Namespace, out: Path, env: dict[str, str]) -> int:
     try:
         for name in flags.parts:
             limit = min(getattr(flags, f"{name}_seconds"), call.deadline - time.monotonic())
-            done.append(one(name, call, limit))
+            done.append(run_part(name, call, limit))
             write_summary(out, about, done, flags.parts, time.monotonic() - started)
     finally:
         text = write_summary(out, about, done, flags.parts, time.monotonic() - started)
@@ -89,8 +90,10 @@ def run_parts(flags: argparse.Namespace, out: Path, env: dict[str, str]) -> int:
     return 0 if all(part.state == "ok" for part in done) else 1
 
 
-def one(name: str, call: Call, limit: float) -> Part:
-    """A part's end. What goes wrong in the runner itself is that part's failure, with its traceback, and not the end of the others."""
+def run_part(name: str, call: Call, limit: float) -> Part:
+    """Runs one part. An error of the runner itself is that part's failure, with its traceback; the other parts still
+    run.
+    """
     if limit < 5:
         return Part(name, "left out", 0.0, ["no time was left"])
     print(f"{name}: at most {limit:.0f} s", flush=True)
@@ -106,7 +109,7 @@ def one(name: str, call: Call, limit: float) -> Part:
 
 
 def write_summary(out: Path, about: dict[str, Any], done: Sequence[Part], wanted: Sequence[str], seconds: float) -> str:
-    """summary.json and summary.txt; returns the text."""
+    """Writes summary.json and summary.txt; returns the text."""
     text = summary(about, done, wanted, seconds)
     write_json(out / "summary.json", {**about, "seconds": round(seconds, 1), "parts": [asdict(part) for part in done]})
     (out / "summary.txt").write_text(text + "\n", encoding="utf-8")
@@ -116,13 +119,12 @@ def write_summary(out: Path, about: dict[str, Any], done: Sequence[Part], wanted
 def summary(
     about: dict[str, Any], done: Sequence[Part], wanted: Sequence[str], seconds: float, room: int = ROOM
 ) -> str:
-    """What a person reads: failures first, then figures, the table of parts last. Never longer than a call brings back."""
-    lines = [
-        f"--- {part.name}, the last lines ---\n" + "\n".join(line[:300] for line in part.tail)
-        for part in done
-        if part.tail
-    ]
-    lines += [f"--- {part.name} ---\n" + "\n".join(part.headline) for part in done if part.headline]
+    """The summary as text of at most `room` characters: failures, then figures, the table of parts last."""
+    lines: list[str] = []
+    for part in (part for part in done if part.tail):
+        lines += [f"--- {part.name}, the last lines ---", *(line[:300] for line in part.tail)]
+    for part in (part for part in done if part.headline):
+        lines += [f"--- {part.name} ---", *part.headline]
     device = f"{about['device']} ({about['memory_gib']} GiB)" if about["device"] else "no GPU"
     end = [
         f"commit {about['commit']}" + (", DRY RUN" if about["dry"] else ""),

@@ -1,6 +1,6 @@
-"""The trainings, most wanted first: the product's own `benchmark` on real leaves, on synthetic cotton, and of all methods.
+"""The trainings: `ufgvc benchmark` on real leaves, on synthetic cotton, and of all methods, the most important first.
 
-trainings.json is written anew while they run and after each; trainings.md has the tables.
+trainings.json is rewritten while they run and after each; trainings.md has the tables.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from cluster.gpu.call import Call
-from cluster.gpu.child import Child, Ended, State, watch
-from cluster.gpu.collect import by_row, cells, reports, table
+from cluster.gpu.collect import by_row, collect_trainings, reports, table
+from cluster.gpu.commands import Command, Outcome, State, watch
 from cluster.gpu.parts import Part
-from cluster.gpu.places import DATA, WEIGHTS, WORK, write_json
+from cluster.gpu.paths import DATA, WEIGHTS, WORK, write_json
 
-FEWEST = 40.0  # seconds under which no further benchmark is begun
+MIN_SECONDS = 40.0  # with less time left no further benchmark is started
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """config: in jobs/configs.  data: name of the data set.  init: first weights, `lite0` for those that were packed."""
+    """config: in jobs/configs.  data: name of the data set.  init: initial weights; `lite0`: those that were packed."""
 
     name: str
     config: str
@@ -33,47 +33,53 @@ class Benchmark:
     dry: tuple[str, ...] = ()
 
 
-# Benchmarks of a stage run side by side: the start of each (imports, Ray, decoding) leaves the GPU idle.
+# Benchmarks of a stage run concurrently: while one starts (imports, Ray, decoding) it leaves the GPU idle.
 STAGES = (
     (Benchmark("grape5", "gpu-grapes", "grape5", "lite0"), Benchmark("grape29", "gpu-grapes", "grape29", "lite0")),
     (Benchmark("cotton80", "gpu-cotton80", "cotton80", dry=("--backbones", "resnet50=resnet18")),),
     (Benchmark("methods", "gpu-methods", "grape5", dry=("--methods", "dcl", "--backbones", "resnet50=resnet18")),),
 )
-ON_GPU = ("--device", "gpu")  # without one it would train on the CPU, and end in hours
+ON_GPU = ("--device", "gpu")  # an error without a GPU: on CPUs it would take hours
 DRY = (
-    "--epochs",
-    "2",
-    "--seeds",
-    "1",
-    "--resize",
-    "72",
-    "--crop",
-    "64",
-    "--batch-size",
-    "8",
-    "--max-concurrent-trials",
-    "2",
-    "--ray.cpus",
-    "4",
+    *[
+        "--epochs",
+        "2",
+        "--seeds",
+        "1",
+        "--resize",
+        "72",
+        "--crop",
+        "64",
+        "--batch-size",
+        "8",
+        "--max-concurrent-trials",
+        "2",
+        "--ray.cpus",
+        "4",
+    ],
 )
-# Made there, at 0.15 to 0.2 s of a core each: they would be 23 MiB of what may travel.
-SYNTHETIC = {"cotton80": ("--preset", "cotton80")}  # at its full size: 80 cultivars, 3 leaves to learn and 3 to test
+# Made there, in 0.15 to 0.2 s of a core each: they would be 23 MiB of what may travel.
+SYNTHETIC = {
+    "cotton80": ("--preset", "cotton80")
+}  # at its full size: 80 cultivars with 3 training and 3 test leaves each
 TINY = (
-    "--preset",
-    "cotton80",
-    "--cultivars",
-    "4",
-    "--train-per-cultivar",
-    "4",
-    "--test-per-cultivar",
-    "2",
-    "--size",
-    "96",
+    *[
+        "--preset",
+        "cotton80",
+        "--cultivars",
+        "4",
+        "--train-per-cultivar",
+        "4",
+        "--test-per-cultivar",
+        "2",
+        "--size",
+        "96",
+    ],
 )
 
 
 def folder(call: Call) -> Path:
-    """Where runs and drawn leaves lie. What a dry run made must never be taken for the real ones."""
+    """The folder of runs and synthetic leaves; a dry run has its own, so that its files are not taken for real ones."""
     return WORK / ("dry" if call.dry else "full")
 
 
@@ -82,78 +88,76 @@ def runs(call: Call, what: str) -> Path:
 
 
 def run_trainings(call: Call, limit: float, stages: Sequence[Sequence[Benchmark]] = STAGES) -> Part:
+    """Runs the stages one after the other, for `limit` seconds at most."""
     started, deadline = time.monotonic(), call.until(limit)
     if call.dry:
         shutil.rmtree(folder(call), ignore_errors=True)
     maker = Maker(call, deadline, stages)
     maker.start()
-    ended: list[Ended] = []
+    outcomes: list[Outcome] = []
     try:
         for stage in stages:
             maker.wait_for([each.data for each in stage])
-            there = [each for each in stage if call.dry or deadline - time.monotonic() > FEWEST]
-            ready = [each for each in there if (maker.place(each.data) / "masks" / "box" / "manifest.json").is_file()]
-            left = [each for each in stage if each not in ready]
-            ended.extend(
-                Ended(
-                    each.name,
-                    "left out",
-                    0.0,
-                    ("no time was left" if each not in there else f"there is no {each.data}",),
-                )
-                for each in left
-            )
-            children = [start(call, each, maker) for each in ready]
-            ended.extend(watch(children, deadline, tick=lambda: write(call, ended, stages)))
-            write(call, ended, stages)
+            has_time = call.dry or deadline - time.monotonic() > MIN_SECONDS
+            commands = []
+            for benchmark in stage:
+                if has_time and has_masks(maker.path(benchmark.data)):
+                    commands.append(start(call, benchmark, maker))
+                else:
+                    reason = f"there is no {benchmark.data}" if has_time else "no time was left"
+                    outcomes.append(Outcome(benchmark.name, "left out", 0.0, (reason,)))
+            outcomes.extend(watch(commands, deadline, tick=lambda: write(call, outcomes, stages)))
+            write(call, outcomes, stages)
     finally:
         maker.stop()
-        write(call, ended, stages)
-    return summed_up(call, [*maker.failed, *ended], time.monotonic() - started)
+        write(call, outcomes, stages)
+    return summarize(call, [*maker.failed, *outcomes], time.monotonic() - started)
 
 
-def start(call: Call, what: Benchmark, maker: Maker) -> Child:
-    init = str(DATA / WEIGHTS) if what.init == "lite0" and (DATA / WEIGHTS).is_file() else "none"
-    command = [
-        "-m",
-        "ufgvc.cli",
-        "benchmark",
-        "--config",
-        f"jobs/configs/{what.config}.yaml",
-        "--data",
-        str(maker.place(what.data)),
-    ]
-    command += ["--runs", str(runs(call, what.name)), "--init", init, *((*DRY, *what.dry) if call.dry else ON_GPU)]
-    return call.child(what.name, *command)
+def has_masks(data: Path) -> bool:
+    return (data / "masks" / "box" / "manifest.json").is_file()
+
+
+def start(call: Call, benchmark: Benchmark, maker: Maker) -> Command:
+    """Starts `ufgvc benchmark`."""
+    init = str(DATA / WEIGHTS) if benchmark.init == "lite0" and (DATA / WEIGHTS).is_file() else "none"
+    flags = ["--config", f"jobs/configs/{benchmark.config}.yaml", "--data", str(maker.path(benchmark.data))]
+    flags += ["--runs", str(runs(call, benchmark.name)), "--init", init]
+    flags += [*DRY, *benchmark.dry] if call.dry else ON_GPU
+    return call.start(benchmark.name, "-m", "ufgvc.cli", "benchmark", *flags)
 
 
 class Maker(threading.Thread):
-    """Makes the data sets that did not travel while the first trainings run, one after the other."""
+    """Makes the data sets that did not travel, one after the other, while the first trainings run.  failed: commands
+    that failed.
+    """
 
     def __init__(self, call: Call, deadline: float, stages: Sequence[Sequence[Benchmark]]) -> None:
         super().__init__(daemon=True)
         self.call, self.deadline = call, deadline
         names = dict.fromkeys(each.data for stage in stages for each in stage)
-        # In a dry run tiny leaves stand in for those that are not on this machine.
-        self.failed: list[Ended] = []
-        self.child: Child | None = None
+        self.failed: list[Outcome] = []
+        self.command: Command | None = None
+        # A dry run replaces the leaves that are not on this machine by tiny synthetic ones.
         self.making = {
             name: threading.Event() for name in names if name in SYNTHETIC or (call.dry and not (DATA / name).is_dir())
         }
 
-    def place(self, data: str) -> Path:
+    def path(self, data: str) -> Path:
+        """The folder of a data set."""
         return (folder(self.call) / "data" if data in self.making else DATA) / data
 
     def wait_for(self, names: Sequence[str]) -> None:
+        """Returns when these data sets are made, or at the deadline."""
         for name in names:
             if name in self.making:
                 self.making[name].wait(max(0.0, self.deadline - time.monotonic()))
 
     def stop(self) -> None:
-        """Ends what is still being made: nobody waits for it any more."""
+        """Ends the command that runs, and the thread."""
         self.deadline = 0.0
-        if self.child is not None:
-            self.child.end()
+        if self.command is not None:
+            self.command.end()
         self.join()
 
     def run(self) -> None:
@@ -164,78 +168,75 @@ class Maker(threading.Thread):
                 made.set()
 
     def make(self, name: str) -> None:
-        leaves, data = folder(self.call) / f"{name}-leaves", self.place(name)
-        drawn = TINY if self.call.dry else SYNTHETIC[name]
-        commands = (
-            ("synth", *drawn, "--out", str(leaves)),
-            ("ingest", "--source", str(leaves), "--data", str(data), "--name", name),
-            (
-                "mask",
-                "--data",
-                str(data),
-                "--boxes",
-                "annotated",
-                "--kind",
-                "box",
-                "--runs",
-                str(runs(self.call, "masks")),
-                "--tracking.uri",
-                "off",
-            ),
+        """Makes one data set with masks; an error goes to `failed`."""
+        leaves, data = folder(self.call) / f"{name}-leaves", self.path(name)
+        size = TINY if self.call.dry else SYNTHETIC[name]
+        boxes = (
+            "--boxes",
+            "annotated",
+            "--mask-kind",
+            "box",
+            "--runs",
+            str(runs(self.call, "masks")),
+            "--tracking.uri",
+            "off",
         )
-        if (data / "masks" / "box" / "manifest.json").is_file():
+        commands = (
+            ("synth", *size, "--out", str(leaves)),
+            ("ingest", "--source", str(leaves), "--data", str(data), "--name", name),
+            ("mask", "--data", str(data), *boxes),
+        )
+        if has_masks(data):
             return
         for command in commands:
-            self.child = self.call.child(f"{command[0]} {name}", "-m", "ufgvc.cli", *command)
-            ended = watch([self.child], self.deadline)[0]
-            if ended.state != "ok":
-                self.failed.append(ended)
+            self.command = self.call.start(f"{command[0]} {name}", "-m", "ufgvc.cli", *command)
+            outcome = watch([self.command], self.deadline)[0]
+            if outcome.state != "ok":
+                self.failed.append(outcome)
                 return
 
 
-def write(call: Call, ended: Sequence[Ended], stages: Sequence[Sequence[Benchmark]]) -> None:
-    """trainings.json and trainings.md of what is there by now."""
-    listed, text = (
-        [],
-        ["# Trainings", "", "Several trainings share the machine: images/s is what each got beside the others.", ""],
-    )
-    states = {end.name: end for end in ended}
+def write(call: Call, outcomes: Sequence[Outcome], stages: Sequence[Sequence[Benchmark]]) -> None:
+    """Writes trainings.json and trainings.md with what is known now."""
+    listed: list[dict[str, Any]] = []
+    text = [
+        "# Trainings",
+        "",
+        "Several trainings share the machine: images/s is the rate of each while the others ran.",
+        "",
+    ]
+    states = {outcome.name: outcome for outcome in outcomes}
     for each in (each for stage in stages for each in stage):
-        end, found = states.get(each.name), cells(runs(call, each.name))
-        state = end.state if end else "running" if runs(call, each.name).is_dir() else "not begun"
+        outcome, found = states.get(each.name), collect_trainings(runs(call, each.name))
+        state = outcome.state if outcome else "running" if runs(call, each.name).is_dir() else "not begun"
         files = reports(runs(call, each.name))
-        seconds = round(end.seconds, 1) if end else None
+        seconds = round(outcome.seconds, 1) if outcome else None
         listed.append({"name": each.name, "state": state, "seconds": seconds, "trainings": found, "reports": files})
-        text += [
-            f"## {each.name} (jobs/configs/{each.config}.yaml): {state}" + (f", {end.seconds:.0f} s" if end else ""),
-            "",
-        ]
-        text += [*table(by_row(found)), ""]
-        text += [
-            part
-            for name, content in files.items()
-            if name.endswith(".md")
-            for part in (f"### {name[:-3]}", "", content)
-        ]
+        took = f", {outcome.seconds:.0f} s" if outcome else ""
+        text += [f"## {each.name} (jobs/configs/{each.config}.yaml): {state}{took}", "", *table(by_row(found)), ""]
+        for name, content in files.items():
+            text += [f"### {name[:-3]}", "", content] if name.endswith(".md") else []
     write_json(call.out / "trainings.json", listed)
     (call.out / "trainings.md").write_text("\n".join(text) + "\n", encoding="utf-8")
 
 
-def summed_up(call: Call, ended: Sequence[Ended], seconds: float) -> Part:
-    """The part's state is that of the worst benchmark; one that a missing data set left out is named and is no failure."""
+def summarize(call: Call, outcomes: Sequence[Outcome], seconds: float) -> Part:
+    """The result of the part: its state is that of the worst benchmark. One without a data set is listed and is no
+    failure.
+    """
     lost = 0
     headline: list[str] = []
     rows: list[dict[str, Any]] = []
-    for end in ended:
-        found = cells(runs(call, end.name))
+    for outcome in outcomes:
+        found = collect_trainings(runs(call, outcome.name))
         bad = sum(cell["state"] == "failed" for cell in found)
         lost += bad
         done = sum(cell["state"] == "done" for cell in found)
-        reason = (
-            f" ({end.tail[-1]})" if end.state == "left out" else f", {done} of {len(found)} trainings begun are done"
-        )
-        headline.append(f"{end.name}: {end.state}, {end.seconds:.0f} s{reason}" + (f", {bad} FAILED" if bad else ""))
+        detail = f", {done} of {len(found)} started trainings are done" + (f", {bad} FAILED" if bad else "")
+        detail = f" ({outcome.tail[-1]})" if outcome.state == "left out" else detail
+        headline.append(f"{outcome.name}: {outcome.state}, {outcome.seconds:.0f} s{detail}")
         rows += by_row(found)
-    worst: State = next((state for state in ("failed", "cut off") if any(end.state == state for end in ended)), "ok")  # type: ignore[assignment]
-    wrong = next((end.tail for end in ended if end.state == worst != "ok"), ())
-    return Part("trainings", "failed" if lost else worst, seconds, [*headline, *table(rows)], wrong)
+    states = {outcome.state for outcome in outcomes}
+    worst: State = "failed" if "failed" in states else "cut off" if "cut off" in states else "ok"
+    tail = next((outcome.tail for outcome in outcomes if outcome.state == worst != "ok"), ())
+    return Part("trainings", "failed" if lost else worst, seconds, [*headline, *table(rows)], tail)

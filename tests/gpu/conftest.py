@@ -1,7 +1,8 @@
 """The device of the tests in this folder, and what they share: one Ray session and one small data set.
 
-They need a CUDA device. With UFGVC_GPU_TESTS=cpu the same code runs on the CPU, which proves nothing of a GPU but that the tests work.
-Nothing here, and nothing that these tests run, needs MLflow, Optuna, ultralytics, boto3 or moto: a host with a GPU may lack them.
+They need a CUDA device. With UFGVC_GPU_TESTS=cpu the same code runs on the CPU, which proves nothing of a GPU but that
+the tests work. Nothing here, and nothing that these tests run, needs MLflow, Optuna, ultralytics, boto3 or moto: a host
+with a GPU may lack them.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ def exact_float32() -> Iterator[None]:
 
 @pytest.fixture
 def same_sums() -> Iterator[None]:
-    """cuDNN takes the same algorithms each time; a training switches its search for the fastest on, and this switches it off again."""
+    """cuDNN takes the same algorithms each time; a training switches its search for the fastest on, and this switches
+    it off again.
+    """
     before = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
     yield
     torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = before

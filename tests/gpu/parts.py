@@ -21,7 +21,8 @@ from ufgvc.training.steps import autocast, total_loss
 from ufgvc.training.worker import Worker
 
 CLASSES, SIDE = 5, 64
-# Where resnet18 does not suit: B-CNN pools the square of the channels, of which AlexNet has few; fully connected layers are narrowed.
+# Where resnet18 does not suit: B-CNN pools the square of the channels, of which AlexNet has few; fully connected layers
+# are narrowed.
 SMALLER = {
     "alexnet": {"hidden": 64},
     "bcnn": {"backbone": "alexnet"},
@@ -32,7 +33,9 @@ SECOND_ORDER = ("bcnn", "improved_bcnn", "mpn_cov")
 
 
 def small(name: str, num_classes: int = CLASSES, dropout: bool = True) -> Method:
-    """The method on a small backbone, where it lets one choose.  dropout: without it nothing in a step is drawn on the device."""
+    """The method on a small backbone, where it lets one choose.  dropout: without it nothing in a step is drawn on the
+    device.
+    """
     torch.manual_seed(0)
     usual = {"backbone": "resnet18"} if "backbone" in options_class(name).model_fields else {}
     method = build(name, num_classes, **(usual | SMALLER.get(name, {})))
@@ -43,7 +46,9 @@ def small(name: str, num_classes: int = CLASSES, dropout: bool = True) -> Method
 
 
 def noise_batch(method: Method, count: int = 8, seed: int = 0) -> Batch:
-    """`count` random images just large enough for the method, with masks and the numbers that its views draw; on the CPU."""
+    """`count` random images just large enough for the method, with masks and the numbers that its views draw; on the
+    CPU.
+    """
     generator = torch.Generator().manual_seed(seed)
     side = max(SIDE, method.min_side)
     images = torch.rand(count, 3, side, side, generator=generator).contiguous(memory_format=torch.channels_last)
@@ -95,7 +100,9 @@ def learn(
 
 
 def loss_gap(found: Learnt, wanted: Learnt) -> tuple[float, str]:
-    """The largest difference of a part of the loss, relative to that part (or to 1e-3, if it is smaller), and which part it is."""
+    """The largest difference of a part of the loss, relative to that part (or to 1e-3, if it is smaller), and which
+    part it is.
+    """
     gaps = {
         name: float((found.losses[name] - loss).abs() / loss.abs().clamp(min=1e-3))
         for name, loss in wanted.losses.items()
@@ -105,7 +112,9 @@ def loss_gap(found: Learnt, wanted: Learnt) -> tuple[float, str]:
 
 
 def gradient_gap(found: Learnt, wanted: Learnt) -> tuple[float, str]:
-    """The length of the difference of the whole gradients, relative to the wanted one's; and the parameter with the largest part of it."""
+    """The length of the difference of the whole gradients, relative to the wanted one's; and the parameter with the
+    largest part of it.
+    """
     pieces = {name: float((found.gradients[name] - gradient).norm()) for name, gradient in wanted.gradients.items()}
     return float((found.flat() - wanted.flat()).norm() / wanted.flat().norm()), max(
         pieces, key=lambda name: pieces[name]
@@ -125,7 +134,7 @@ def make_worker(
     method = small(name, len(dataset.classes))
     side = max(side, method.min_side)
     settings = TrainSettings(
-        init="none", mask="exact", epochs=4, batch_size=5, resize=side + 8, crop=side, cache=cache, **changes
+        init="none", mask_kind="exact", epochs=4, batch_size=5, resize=side + 8, crop=side, cache=cache, **changes
     )
     masks = read_manifest(dataset, f"masks/{settings.mask}").fingerprint if method.regions else None
     plan, _ = make_worker_config(dataset, method, settings, 0, masks, str(runs))

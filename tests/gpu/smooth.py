@@ -1,7 +1,8 @@
 """Nets without kinks, so that two devices that round otherwise can be compared.
 
-A ReLU or a maximum that flips because of the last bit changes the gradient of a tiny, untrained net by a hundredth, on the same CPU
-too. What computes the rest (convolutions, normalisation, heads, losses, views) is compared to 1e-4 without them.
+A ReLU or a maximum that flips because of the last bit changes the gradient of a tiny, untrained net by a hundredth, on
+the same CPU too. What computes the rest (convolutions, normalisation, heads, losses, views) is compared to 1e-4 without
+them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ RELUS = {
 
 
 class Smooth(TorchFunctionMode):
-    """Within it every ReLU is a softplus and every max-pooling an average; softplus, as second-order heads take roots of what it gives."""
+    """Within it every ReLU is a softplus and every max-pooling an average; softplus, as second-order heads take roots
+    of what it gives.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -41,7 +44,9 @@ def averaged(
     ceil_mode: bool = False,
     **more: Any,
 ) -> Tensor:
-    """An average in place of `max_pool2d`, padded before it: torch's own has a wrong gradient on a GPU (methods/backbones.py)."""
+    """An average in place of `max_pool2d`, padded before it: torch's own has a wrong gradient on a GPU
+    (methods/layers/memory_format.py).
+    """
     return functional.avg_pool2d(functional.pad(images, [padding] * 4), kernel_size, stride, ceil_mode=ceil_mode)
 
 

@@ -1,4 +1,6 @@
-"""An epoch on the device: the same leaves from either cache, without a wait in between, and an end that tells of too little memory."""
+"""An epoch on the device: the same leaves from either cache, without a wait in between, and an end that tells of too
+little memory.
+"""
 
 from __future__ import annotations
 

@@ -24,8 +24,8 @@ from ufgvc.training.steps import autocast, train_step
 
 pytestmark = pytest.mark.gpu
 CPU = torch.device("cpu")
-# The smallest cosine of the angle between a gradient in bfloat16 and that in float32. An error of 2^-9 in every product of a net
-# of 20 layers turns the gradient by arccos(0.998) on the CPU; a wrong operation by a right angle.
+# The smallest cosine of the angle between a gradient in bfloat16 and that in float32. An error of 2^-9 in every product
+# of a net of 20 layers turns the gradient by arccos(0.998) on the CPU; a wrong operation by a right angle.
 ANGLE = 0.95
 DEEPER = {
     "inception_v3": (
@@ -42,7 +42,9 @@ DEEPER = {
 
 @functools.cache
 def reference(name: str) -> tuple[Method, Batch, Learnt, float]:
-    """A method, a batch, what it learns of it on the CPU in float32, and how far its gradient moves if pixels move by their last bit."""
+    """A method, a batch, what it learns of it on the CPU in float32, and how far its gradient moves if pixels move by
+    their last bit.
+    """
     method = small(name, dropout=False)
     batch = noise_batch(method)
     flips = torch.rand(batch.images.shape, generator=torch.Generator().manual_seed(1)) < 0.5
@@ -63,7 +65,8 @@ def test_losses_and_gradients_in_float32(name: str, device: torch.device) -> Non
         found = learn(method, batch, device)
     gap, part = loss_gap(found, wanted)
     assert gap < 1e-4, f"the loss {part} differs by {gap:.1e} of itself"
-    # Heads that are badly conditioned (the root of a singular matrix) move by more than 1e-4 if an input's last bit does.
+    # Heads that are badly conditioned (the root of a singular matrix) move by more than 1e-4 if an input's last bit
+    # does.
     gap, parameter = gradient_gap(found, wanted)
     most = max(1e-4, 10 * noise)
     assert gap < most, f"the gradient differs by {gap:.1e} of its length, most in {parameter}; allowed are {most:.1e}"
@@ -107,7 +110,9 @@ def test_a_step_in_the_precision_of_the_device(name: str, device: torch.device) 
 @pytest.mark.usefixtures("exact_float32")
 @pytest.mark.parametrize("name", SECOND_ORDER)
 def test_second_order_heads_stay_in_float32(name: str, device: torch.device) -> None:
-    """Their embedding under autocast is the one computed in float64 from the same bfloat16 map; in bfloat16 a root is off by percents."""
+    """Their embedding under autocast is the one computed in float64 from the same bfloat16 map; in bfloat16 a root is
+    off by percents.
+    """
     method = on(small(name, dropout=False), device)
     seen: dict[str, torch.Tensor] = {}
     pooled_from = method.net.reduce if name == "mpn_cov" else method.net.backbone

@@ -12,11 +12,10 @@ import torch
 
 from tests.gpu.parts import noise_batch, on, small
 from ufgvc.data.dataset import open_dataset
-from ufgvc.evaluation.evaluate import evaluate
 from ufgvc.evaluation.predict import predict
-from ufgvc.evaluation.predict_settings import PredictSettings
 from ufgvc.evaluation.score import score_split
-from ufgvc.evaluation.settings import EvaluateSettings, ScoreSettings
+from ufgvc.evaluation.settings import EvaluateSettings, PredictSettings, ScoreSettings
+from ufgvc.experiments.evaluate import evaluate
 from ufgvc.methods import Stage, names
 from ufgvc.models.calibration import softmax
 from ufgvc.models.format import save_model

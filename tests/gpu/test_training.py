@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("ray_here")]
 OFF = TrackingSettings(uri="off")
 TINY: dict[str, Any] = {
     "init": "none",
-    "mask": "exact",
+    "mask_kind": "exact",
     "batch_size": 6,
     "resize": 72,
     "crop": 64,
@@ -76,7 +76,9 @@ def test_a_training_ends_in_a_model(trained: TrainResult) -> None:
 
 
 def test_a_run_cut_off_goes_on(trained: TrainResult, leaves: str, tmp_path: Path, device: torch.device) -> None:
-    """A copy of the run without its model: the same command finds the last checkpoint, trains nothing anew and writes the model."""
+    """A copy of the run without its model: the same command finds the last checkpoint, trains nothing anew and writes
+    the model.
+    """
     runs = Path(trained.run).parents[2]
     shutil.copytree(runs, tmp_path / "runs")
     cut_off = tmp_path / "runs" / Path(trained.run).relative_to(runs)

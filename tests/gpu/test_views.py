@@ -48,7 +48,8 @@ def test_turned_crops_differ_by_the_rounding_of_the_interpolation(device: torch.
     found, found_masks = augment(
         images.to(device), {name: mask.to(device) for name, mask in masks.items()}, chance, CROP, 15.0
     )
-    # The weights are differences of float32 positions of up to 80 px: an error of 80 / 2^23 of the whole range of a pixel, a few times.
+    # The weights are differences of float32 positions of up to 80 px: an error of 80 / 2^23 of the whole range of a
+    # pixel, a few times.
     gap = float((found.cpu() - wanted).abs().max())
     assert gap < 1e-4, f"pixels in [0, 1] differ by up to {gap:.1e}"
     for name, mask in wanted_masks.items():

@@ -16,8 +16,7 @@ from tests.integration.s3_servers import KEY, SECRET
 @pytest.fixture(scope="session")
 def ray_head() -> dict[str, str]:
     """Environment variables with which a command joins the Ray head of this pytest run."""
-    address = ray_head_process.shared_address()
-    return {"RAY_ADDRESS": address, **ray_head_process.credentials()}
+    return {"RAY_ADDRESS": ray_head_process.shared_address()}
 
 
 @pytest.fixture(scope="session")
@@ -81,17 +80,17 @@ def s3(s3_environment: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def small_draw(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> str:
+def small_dataset(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> str:
     """An ingested set of three cultivars with exact masks: 9 training leaves and 12 test leaves of 64 px."""
     from ufgvc.data.dataset import open_dataset
     from ufgvc.data.ingest import ingest
     from ufgvc.regions.exact_masks import exact_masks
     from ufgvc.synthetic import SynthSettings, synthesize
 
-    folder = tmp_path_factory.mktemp("draw")
+    folder = tmp_path_factory.mktemp("small_dataset")
     source = synthesize(
         folder / "source", SynthSettings(cultivars=3, train_per_cultivar=3, test_per_cultivar=4, size=64), seed=3
     )
-    ingest(str(source), str(folder / "data"), name="draw")
+    ingest(str(source), str(folder / "data"), name="leaves")
     exact_masks(open_dataset(str(folder / "data")), str(source))
     return str(folder / "data")

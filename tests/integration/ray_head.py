@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,8 +22,10 @@ _FOLDER, _PID = "UFGVC_TESTS_FOLDER", "UFGVC_TESTS_PID"
 
 
 def announce(folder: Path) -> None:
-    """In the pytest process that begins the run: what its workers need to share one head."""
+    """In the pytest process that begins the run, before Ray is imported: what its workers need to share one head."""
     os.environ[_FOLDER], os.environ[_PID] = str(folder), str(os.getpid())
+    # Ray reads them once, when a process imports it.
+    os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", secrets.token_hex(32)
 
 
 def shared_address() -> str:
@@ -31,13 +34,11 @@ def shared_address() -> str:
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "address").exists():
-            (folder / "token").write_text(secrets.token_hex(32))
             with open(folder / "log", "wb") as log:
                 process = subprocess.Popen(
                     [sys.executable, "-m", "tests.integration.ray_head", str(folder), os.environ[_PID]],
                     env={
                         **os.environ,
-                        **credentials(),
                         "RAY_prestart_worker_first_driver": "0",
                         "OMP_NUM_THREADS": "1",
                     },
@@ -52,11 +53,6 @@ def shared_address() -> str:
                 assert time.monotonic() < deadline, f"no Ray head within {_STARTING} s"
                 time.sleep(0.05)
     return (folder / "address").read_text()
-
-
-def credentials() -> dict[str, str]:
-    """Environment variables with which a process joins the head."""
-    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": (Path(os.environ[_FOLDER]) / "token").read_text()}
 
 
 def end(folder: Path) -> None:
@@ -92,6 +88,8 @@ def main() -> None:
         finally:
             (folder / "pid").unlink()
             (folder / "address").unlink(missing_ok=True)
+            if not Path("/proc", str(parent)).exists():  # killed, so it removed nothing
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import psutil
 import pytest
 
+from tests.factories import three_cultivars
+from tests.integration.ray_head import SLOTS
 from tests.integration.s3_servers import new_bucket, use_server
-from tests.integration.test_evaluate_predict import make_data
 from ufgvc.cli import main
 
 TINY = ["train", "--method", "resnet50", "--options.backbone", "shufflenet_v2_x0_5", "--train.init", "none", "--train.epochs", "1",
@@ -23,24 +23,28 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     message = capsys.readouterr().err
     assert "Traceback" not in message
     assert message.startswith("ufgvc train: ")
-    assert not [process for process in psutil.process_iter(["cmdline"]) if ours(process)]
     return message
 
 
-def ours(process: psutil.Process) -> bool:
-    """A training worker of this test's session, whose raylet is a child of this process."""
-    return "RayTrainWorker" in " ".join(process.info["cmdline"] or []) and psutil.Process() in process.parents()
+@pytest.fixture(autouse=True)
+def _no_worker_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(*_: object) -> None:
+        raise AssertionError("the workers of a training were started")
+
+    monkeypatch.setattr("ray.train.torch.TorchTrainer.fit", start)
 
 
 @pytest.fixture
 def leaves(tmp_path: Path) -> str:
-    make_data(str(tmp_path / "data"))
+    three_cultivars(str(tmp_path / "data"))
     return str(tmp_path / "data")
 
 
 def test_more_cpus_than_there_are(leaves: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     places = ["--data", leaves, "--runs", str(tmp_path / "runs"), "--tracking.uri", "off"]
-    assert "40 CPUs leave none of the 6 for Ray Data" in refused(capsys, *places, "--train.cpus-per-worker", "40")
+    assert f"40 CPUs leave none of the {SLOTS} for Ray Data" in refused(
+        capsys, *places, "--train.cpus-per-worker", "40"
+    )
 
 
 def test_a_bucket_that_is_not_there(s3_environment: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.photographs import put
+from tests.factories import put
 
 TINY = ["--photographs", "16", "--rounds", "3", "--backbones", "shufflenet_v2_x0_5", "--sides", "32", "--batches", "4"]
 
@@ -29,6 +29,7 @@ def bench(temporary: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_all_parts_leave_their_tables_and_nothing_else(tmp_path: Path) -> None:
     done = bench(tmp_path / "tmp", "--out", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr[-3000:]
@@ -63,14 +64,15 @@ def test_all_parts_leave_their_tables_and_nothing_else(tmp_path: Path) -> None:
 def test_own_photographs_are_measured(tmp_path: Path) -> None:
     for k in range(18):
         put(tmp_path / "leaves" / f"{k}.png")
-    done = bench(
-        tmp_path / "tmp", "--out", str(tmp_path / "out"), "--source", str(tmp_path / "leaves"), "--parts", "reading"
-    )
+    flags = ("--out", str(tmp_path / "out"), "--source", str(tmp_path / "leaves"), "--parts", "reading", "step")
+    done = bench(tmp_path / "tmp", *flags)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((tmp_path / "out" / "bench.json").read_text())
     assert list(found["measured"]) == ["Reading: decode, square to 512 px, both masks"]
-    assert found["steps"] == []
+    assert [step["case"]["method"] for step in found["steps"]] == ["resnet50", "mask_guided"]
     assert "The user's photographs" in done.stdout
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["bench.json", "bench.md"]
+    assert not [path.name for path in (tmp_path / "tmp").iterdir() if path.name.startswith("ufgvc")]
 
 
 @pytest.mark.slow

@@ -1,14 +1,9 @@
-"""The benchmark on Ray Tune: killed and resumed, with a training that fails, without its test leaves."""
+"""The benchmark on Ray Tune: resumed, with a training that fails, without its test leaves."""
 
 from __future__ import annotations
 
 import csv
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +11,7 @@ import mlflow
 import pytest
 import yaml
 
+from tests.command_line import ufgvc
 from ufgvc.data.dataset import open_dataset
 from ufgvc.experiments.benchmark import benchmark
 from ufgvc.experiments.entries import decode_images, make_entry, make_final_jobs, make_lr_jobs
@@ -31,7 +27,7 @@ SETTINGS = {
     "seeds": 2,
     "init": "none",
     "backbones": ["resnet50=shufflenet_v2_x0_5"],
-    "masks": "exact",
+    "mask_kind": "exact",
     "epochs": 2,
     "batch_size": 4,
     "resize": 40,
@@ -39,47 +35,41 @@ SETTINGS = {
     "lr_factors": [1.0, 3.0],
     "cam_leaves": 2,
     "checkpoint_seconds": 0,
+    "max_concurrent_trials": 2,
 }
 OFF = TrackingSettings(uri="off")
 
-
-def command(folder: Path, small_draw: str) -> list[str]:
-    (folder / "benchmark.yaml").write_text(yaml.safe_dump({"benchmark": SETTINGS}))
-    places = ["--config", str(folder / "benchmark.yaml"), "--data", small_draw, "--runs", str(folder / "runs")]
-    return [sys.executable, "-m", "ufgvc.cli", "benchmark", *places]
+pytestmark = pytest.mark.usefixtures("ray_local")
 
 
-def test_a_killed_benchmark_resumes_and_writes_its_tables(small_draw: str, tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            command(tmp_path, small_draw), stdout=output, stderr=output, cwd=tmp_path, start_new_session=True
-        )
-    deadline = time.monotonic() + 240
-    while not (scored := sorted((tmp_path / "runs").glob("draw/*/*/result.json"))):
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait(30)
-    before = {path: path.stat().st_mtime_ns for path in scored}
-    assert not list((tmp_path / "runs").glob("draw/benchmark/*/report.html")), "it was killed too late"
+def test_a_benchmark_resumes_and_writes_its_tables(small_dataset: str, tmp_path: Path) -> None:
+    """As resumed after a stop with one training finished (test_search.py kills the processes of the same runner)."""
+    settings = BenchmarkSettings.model_validate(SETTINGS)
+    dataset = open_dataset(small_dataset)
+    entries = [make_entry(LISTED[key], len(dataset.classes), settings) for key in settings.methods]
+    first = make_lr_jobs(entries, [dataset], settings, str(tmp_path / "runs"))[0]
+    decode_images([first], [dataset])
+    run_job(first)
+    (finished,) = (tmp_path / "runs").glob("leaves/*/*/result.json")
+    before = finished.stat().st_mtime_ns
 
-    done = subprocess.run(command(tmp_path, small_draw), capture_output=True, text=True, timeout=280, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items()), "finished jobs were trained again"
-    assert "trainings were finished before" in done.stderr
+    (tmp_path / "benchmark.yaml").write_text(yaml.safe_dump({"benchmark": SETTINGS}))
+    places = ("--config", tmp_path / "benchmark.yaml", "--data", small_dataset, "--runs", tmp_path / "runs")
+    done = ufgvc("benchmark", *places)
+    assert done.code == 0, done.text
+    assert finished.stat().st_mtime_ns == before, "a finished job was trained again"
+    assert "1 of 6 trainings were finished before" in done.err
     # Two learning rates for two variants (the third uses that of mask_guided), then three variants with two seeds.
-    assert len(list((tmp_path / "runs").glob("draw/*/*/result.json"))) == 3 * 2 + 3 * 2
-    (folder,) = (tmp_path / "runs" / "draw" / "benchmark").iterdir()
+    assert len(list((tmp_path / "runs").glob("leaves/*/*/result.json"))) == 3 * 2 + 3 * 2
+    (folder,) = (tmp_path / "runs" / "leaves" / "benchmark").iterdir()
     assert {"report.html", "benchmark.csv", "table-II.md", "table-III.md", "cam.png"} <= {
         path.name for path in folder.iterdir()
     }
     assert not (folder / "tune").exists()
     rows = {row["key"]: row for row in csv.DictReader((folder / "benchmark.csv").open())}
     assert set(rows) == {"resnet50", "mask_guided", "mask_guided:none"}
-    assert "of 12" in done.stdout
-    assert not list((tmp_path / "runs").glob("draw/*/*/checkpoints")), "the weights of jobs are deleted"
+    assert "of 12" in done.out
+    assert not list((tmp_path / "runs").glob("leaves/*/*/checkpoints")), "the weights of jobs are deleted"
 
     runs = mlflow.MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db").search_runs(["1"], max_results=100)
     (parent,) = [run for run in runs if run.data.tags.get("step") == "benchmark"]
@@ -89,11 +79,11 @@ def test_a_killed_benchmark_resumes_and_writes_its_tables(small_draw: str, tmp_p
     assert all("seconds" in run.data.metrics and run.info.status == "FINISHED" for run in children)
 
 
-def test_a_training_that_fails_is_one_failed_cell(small_draw: str, tmp_path: Path) -> None:
+def test_a_training_that_fails_is_one_failed_cell(small_dataset: str, tmp_path: Path) -> None:
     pretrained = tmp_path / "weights"
     pretrained.mkdir()
     made = pretrain(
-        small_draw,
+        small_dataset,
         PretrainSettings(
             architectures=("shufflenet_v2_x0_5",), epochs=1, batch_size=4, resize=40, crop=32, learning_rate=0.001
         ),
@@ -111,7 +101,7 @@ def test_a_training_that_fails_is_one_failed_cell(small_draw: str, tmp_path: Pat
             "init": f"{pretrained}/{{backbone}}.safetensors",
         }
     )
-    result = benchmark([small_draw], settings, Context(runs=str(tmp_path / "runs"), tracking=OFF))
+    result = benchmark([small_dataset], settings, Context(runs=str(tmp_path / "runs"), tracking=OFF))
     assert result.failed == 1
     text = (Path(result.folder) / "table-II.md").read_text()
     (good,) = [line for line in text.splitlines() if line.startswith("| ResNet-50")]
@@ -119,10 +109,10 @@ def test_a_training_that_fails_is_one_failed_cell(small_draw: str, tmp_path: Pat
     assert "not a safetensors file" in text
 
 
-def test_learning_rates_are_chosen_without_the_test_leaves(small_draw: str, tmp_path: Path) -> None:
+def test_learning_rates_are_chosen_without_the_test_leaves(small_dataset: str, tmp_path: Path) -> None:
     """Without the test images of the data set a learning rate can be tried, and the test leaves cannot be scored."""
     data = tmp_path / "data"
-    shutil.copytree(small_draw, data)
+    shutil.copytree(small_dataset, data)
     dataset = open_dataset(str(data))
     settings = BenchmarkSettings.model_validate(SETTINGS)
     entries = [make_entry(LISTED["mask_guided"], len(dataset.classes), settings)]
@@ -146,13 +136,13 @@ def stopped_at(last: int, train_epoch):
     return stop
 
 
-def test_a_stopped_training_ends_with_the_same_weights(small_draw: str, tmp_path: Path) -> None:
+def test_a_stopped_training_ends_with_the_same_weights(small_dataset: str, tmp_path: Path) -> None:
     """The loop of a trial, stopped after an epoch and resumed, against one that was not stopped."""
     import torch
 
     from ufgvc.training.worker import Worker, train_in_process
 
-    dataset = open_dataset(small_draw)
+    dataset = open_dataset(small_dataset)
     settings = BenchmarkSettings.model_validate(SETTINGS | {"epochs": 4})
     entries = [make_entry(LISTED["mask_guided"], len(dataset.classes), settings)]
     ends = []

@@ -19,11 +19,10 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
 from ufgvc.data.dataset import open_dataset
 from ufgvc.data.ingest import ingest
-from ufgvc.evaluation.evaluate import evaluate
 from ufgvc.evaluation.predict import predict
-from ufgvc.evaluation.predict_settings import PredictSettings
-from ufgvc.evaluation.settings import EvaluateSettings
+from ufgvc.evaluation.settings import EvaluateSettings, PredictSettings
 from ufgvc.experiments.calibrate import CalibrateSettings, calibrate_model
+from ufgvc.experiments.evaluate import evaluate
 from ufgvc.methods import build
 from ufgvc.models.calibration import Calibration, fit_feature_subspace
 from ufgvc.models.format import write_calibration

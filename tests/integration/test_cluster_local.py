@@ -1,4 +1,4 @@
-"""cluster/local.py and jobs on it: what listens, who may submit, what a stopped job leaves, and what `down` ends."""
+"""cluster/local.py and jobs on it: open ports, authentication, stopped jobs, and what `down` ends."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.processes import alive
-from cluster.stack import Stack, read_stack
+from cluster.stack import Stack, marked_processes, read_stack
 from tests.conftest import stop
+from tests.factories import three_cultivars
 from tests.integration.s3_servers import KEY, new_bucket
 from tests.integration.submission import Running, copy_of_the_repository, local, plain_environment, wait_until
-from tests.integration.test_evaluate_predict import make_data
 from tests.integration.test_model_serving import post
 from ufgvc.core.storage import open_store
 from ufgvc.synthetic import SynthSettings, synthesize
@@ -66,21 +65,21 @@ def described(running: Running) -> Stack:
 
 
 def everything(running: Running) -> set[psutil.Process]:
-    marked = set(alive(described(running).mark).values())
+    marked = set(marked_processes(described(running).mark).values())
     return marked | {child for process in marked for child in process.children(recursive=True)}
 
 
 def test_status_and_a_second_up(stack: Running) -> None:
-    told = stack.local("status")
-    assert told.returncode == 0, told.stdout
+    shown = stack.local("status")
+    assert shown.returncode == 0, shown.stdout
     for part in ("s3", "mlflow", "ray head", "ray node 1"):
-        assert part in told.stdout
-    assert "down" not in told.stdout
+        assert part in shown.stdout
+    assert "down" not in shown.stdout
     again = stack.local("up")
     assert again.returncode == 0, again.stderr
     assert "up already" in again.stdout
     assert f"export RAY_API_SERVER_ADDRESS={stack.exports['RAY_API_SERVER_ADDRESS']}" in again.stdout
-    assert described(stack).nodes_alive() == 2
+    assert described(stack).count_alive_nodes() == 2
 
 
 def test_nothing_listens_beyond_loopback_and_secrets_are_their_owners(stack: Running) -> None:
@@ -110,11 +109,12 @@ def test_only_who_has_the_token_may_submit(stack: Running) -> None:
     assert b"submission_id" in stack.ask("/api/jobs/", (stack.folder / "token").read_text(), body=job)
 
 
+@pytest.mark.slow
 def test_a_stopped_job_says_killed_and_the_same_command_goes_on(
     stack: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(stack, monkeypatch)
-    make_data("s3://ufgvc/three")
+    three_cultivars("s3://ufgvc/three")
     command = ["python", "-m", "jobs.train", "--data", "s3://ufgvc/three", "--runs", "s3://ufgvc/runs", *TINY]
     stack.ray_job("submit", "--no-wait", "--submission-id", "first", "--working-dir", ".", "--", *command)
     runs = open_store("s3://ufgvc/runs")
@@ -231,7 +231,7 @@ def test_a_mistake_is_one_message_in_the_jobs_log(
 ) -> None:
     use(stack, monkeypatch)
     if not open_store("s3://ufgvc/six").exists("dataset.json"):
-        make_data("s3://ufgvc/six")
+        three_cultivars("s3://ufgvc/six")
     done = stack.try_ray_job(
         "submit", "--working-dir", ".", "--", "python", "-m", "jobs.train", *TINY[:6], "--train.batch-size", "4", *flags
     )
@@ -245,13 +245,13 @@ def test_down_ends_what_up_started_and_nothing_else(stack: Running) -> None:
     before, was = everything(stack), described(stack)
     stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     try:
-        node = next(part for part in was.parts if part.name == "ray node 1")
+        node = next(part for part in was.servers if part.name == "ray node 1")
         assert node.pid is not None
         psutil.Process(node.pid).kill()
         wait_until(lambda: not psutil.pid_exists(node.pid), "the end of a node")
-        told = stack.local("status")
-        assert told.returncode == 1
-        assert "down" in told.stdout
+        shown = stack.local("status")
+        assert shown.returncode == 1
+        assert "down" in shown.stdout
         again = stack.local("up")
         assert again.returncode == 2
         assert "ray node 1" in again.stderr
@@ -267,18 +267,19 @@ def test_down_ends_what_up_started_and_nothing_else(stack: Running) -> None:
     assert stack.local("down").returncode == 0
 
 
+@pytest.mark.slow
 def test_an_up_that_is_stopped_leaves_nothing(checkout: Path, home: Path, tmp_path: Path) -> None:
     command = [sys.executable, "cluster/local.py", "up", "--folder", str(tmp_path)]
     process = subprocess.Popen(command, cwd=checkout, env=plain_environment(home), stderr=subprocess.PIPE, text=True)
-    begun = lambda: (found := read_stack(tmp_path)) is not None and found.parts  # noqa: E731
+    begun = lambda: (found := read_stack(tmp_path)) is not None and found.servers  # noqa: E731
     wait_until(lambda: begun() or process.poll() is not None, "the first part")
     assert process.poll() is None, process.communicate()[1]
     was = read_stack(tmp_path)
     assert was is not None
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=60)
-    assert (process.returncode, error) == (143, "stopped; nothing of a new stack is left running\n")
-    assert not alive(was.mark)
+    assert (process.returncode, error) == (143, "interrupted; nothing of a new stack keeps running\n")
+    assert not marked_processes(was.mark)
     assert not was.session.exists()
     assert read_stack(tmp_path) is None
 
@@ -299,7 +300,7 @@ def test_keys_that_the_s3_server_refuses_end_up_at_once(
 
 
 def test_the_upload_is_small_and_whole(checkout: Path, tmp_path: Path) -> None:
-    """Packed by Ray's own function, beside everything that may lie in a folder where somebody works."""
+    """Packed by Ray's own function from a checkout that also holds runs and photographs."""
     from ray._private.runtime_env.packaging import create_package
 
     (checkout / "runs").mkdir(exist_ok=True)

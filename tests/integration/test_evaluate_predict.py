@@ -8,58 +8,25 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from tests.factories import THREE, coloured, three_cultivars
 from ufgvc import methods
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
-from ufgvc.data.dataset import ShardWriter, open_dataset, shard_name, write_dataset
-from ufgvc.evaluation.evaluate import evaluate
+from ufgvc.data.dataset import open_dataset
 from ufgvc.evaluation.predict import predict
-from ufgvc.evaluation.predict_settings import PredictSettings
-from ufgvc.evaluation.settings import EvaluateSettings
+from ufgvc.evaluation.settings import EvaluateSettings, PredictSettings
+from ufgvc.experiments.evaluate import evaluate
 from ufgvc.models.format import save_model
 from ufgvc.models.model import load_model
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.settings import TrackingSettings
 
-CLASSES = ("amber", "birch", "cedar")
-COLOURS = ((200, 60, 40), (40, 180, 60), (50, 70, 210))
 OFF = TrackingSettings(uri="off")
 SMALL = EvaluateSettings(cam_leaves=2, region_leaves=2, batch_size=4)
-
-
-def photograph(label: int, seed: int, side: int = 48, kind: str = "PNG") -> bytes:
-    rng = np.random.default_rng([label, seed])
-    pixels = np.clip(np.array(COLOURS[label]) + rng.normal(0, 25, (side, side, 3)), 0, 255).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, kind)
-    return buffer.getvalue()
-
-
-def make_data(uri: str, classes: tuple[str, ...] = CLASSES) -> None:
-    store = open_store(uri)
-    writer = ShardWriter(store, "images", "", "images")
-    parts, tables = [], []
-    for split, per_part in (("train", (3,)), ("test", (5, 4))):
-        number = 0
-        for k, rows in enumerate(per_part):
-            labels = [(number + i) % 3 for i in range(rows)]
-            images = [photograph(label, number + i + (100 if split == "test" else 0)) for i, label in enumerate(labels)]
-            table = pa.table({
-                "image_id": [f"{split}-{number + i}" for i in range(rows)], "image": images, "orientation": [1] * rows,
-                "height": [48] * rows, "width": [48] * rows, "label": labels, "cultivar": [classes[i] for i in labels],
-                "split": [split] * rows, "group": pa.array([None] * rows, pa.string()),
-                "sha256": [f"{split}{number + i}" for i in range(rows)],
-            })  # fmt: skip
-            parts.append(writer.write(shard_name(split, k), split, table))
-            tables.append(table.drop_columns("group"))
-            number += rows
-    writer.commit(parts)
-    write_dataset(store, "tiny", classes, pa.concat_tables(tables), parts, "made by a test")
 
 
 def make_model(
@@ -67,7 +34,7 @@ def make_model(
     data: str,
     method: str = "resnet50",
     fingerprint: str | None = None,
-    classes: tuple[str, ...] = CLASSES,
+    classes: tuple[str, ...] = THREE,
     seed: int = 0,
 ) -> str:
     import torch
@@ -85,7 +52,7 @@ def make_model(
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     uri = str(tmp_path_factory.mktemp("data") / "tiny")
-    make_data(uri)
+    three_cultivars(uri)
     return uri
 
 
@@ -95,7 +62,7 @@ def run(data: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     run = tmp_path_factory.mktemp("runs") / "tiny" / "resnet50" / "0123456789ab"
     run.mkdir(parents=True)
     (run / "config.yaml").write_text("seed: 7\ntrain: {epochs: 2, batch_size: 4, validation: test}\n")
-    records = [{"epoch": e, "loss/classification": 1.0 / e, "train/accuracy": 0.4 * e} for e in (1, 2)]
+    records = [{"epoch": e, "loss": 1.0 / e, "loss_classification": 1.0 / e, "train_accuracy": 0.4 * e} for e in (1, 2)]
     (run / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     make_model(run / "model", data)
     return str(run)
@@ -109,9 +76,9 @@ def test_every_test_leaf_is_scored_once_and_the_report_tells_it(run: str, data: 
     table = pq.read_table(Path(run) / "report" / "predictions.parquet").to_pylist()
     for row in table:
         number = int(row["image_id"].split("-")[1])
-        image = np.asarray(Image.open(io.BytesIO(photograph(number % 3, number + 100))))
+        image = np.asarray(Image.open(io.BytesIO(coloured(number % 3, number + 100))))
         logits = model.logits([image])[0]
-        assert row["this model: predicted"] == CLASSES[int(logits.argmax())]
+        assert row["this model: predicted"] == THREE[int(logits.argmax())]
         assert row["this model: right"] == (int(logits.argmax()) == number % 3)
         right += row["this model: right"]
     assert (result.scores.accuracy.k, result.scores.accuracy.n) == (right, 9)
@@ -159,9 +126,9 @@ def test_bad_photographs_are_listed_and_not_fatal(run: str, tmp_path: Path, ray_
     (source / "field, 2").mkdir(parents=True)
     names = {"a.png": (0, "PNG"), "field, 2/b.jpg": (1, "JPEG"), "field, 2/c.webp": (2, "WEBP"), "d.tif": (0, "TIFF")}
     for place, (name, (label, kind)) in enumerate(names.items()):
-        (source / name).write_bytes(photograph(label, place, kind=kind))
+        (source / name).write_bytes(coloured(label, place, kind=kind))
     (source / "empty.jpg").write_bytes(b"")
-    (source / "cut.png").write_bytes(photograph(1, 9)[:300])
+    (source / "cut.png").write_bytes(coloured(1, 9)[:300])
     (source / "notes.txt").write_text("not a photograph")
     result = predict(
         str(source), f"{run}/model", str(tmp_path / "out"), PredictSettings(batch_size=2), Context(tracking=OFF)
@@ -175,7 +142,7 @@ def test_bad_photographs_are_listed_and_not_fatal(run: str, tmp_path: Path, ray_
         image = np.asarray(Image.open(source / name).convert("RGB"))
         exact = np.exp(model.logits([image])[0].astype(np.float64))
         exact /= exact.sum()
-        assert row["cultivar"] == row["top1_cultivar"] == CLASSES[int(exact.argmax())]
+        assert row["cultivar"] == row["top1_cultivar"] == THREE[int(exact.argmax())]
         assert float(row["probability"]) == pytest.approx(exact.max(), abs=1e-4)
         assert sum(float(row[f"top{i}_probability"]) for i in (1, 2, 3)) == pytest.approx(1, abs=1e-5)
     with open(result.rejected_csv, newline="", encoding="utf-8") as file:
@@ -188,7 +155,7 @@ def test_bad_photographs_are_listed_and_not_fatal(run: str, tmp_path: Path, ray_
 def test_photographs_come_from_a_bucket_and_predictions_go_to_one(run: str, s3: str, ray_local: None) -> None:
     store = open_store(f"{s3}/in")
     for place in range(5):
-        store.write_bytes(f"deep/{place}.png", photograph(place % 3, place))
+        store.write_bytes(f"deep/{place}.png", coloured(place % 3, place))
     result = predict(
         f"{s3}/in", f"{run}/model", f"{s3}/out", PredictSettings(batch_size=2, rows_per_file=2), Context(tracking=OFF)
     )
@@ -213,6 +180,6 @@ def test_a_source_without_photographs_is_a_mistake_of_the_user(
 
 
 def test_predictions_do_not_go_among_the_photographs(run: str, tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(photograph(0, 0))
+    (tmp_path / "a.png").write_bytes(coloured(0, 0))
     with pytest.raises(UserError, match="among the photographs"):
         predict(str(tmp_path), f"{run}/model", str(tmp_path), context=Context(tracking=OFF))

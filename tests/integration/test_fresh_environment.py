@@ -27,7 +27,7 @@ from ufgvc.tracking.versions import find_version, set_champion
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "ufgvc-tiny"
-# As the card tells it, with the photograph's name as an argument.
+# As in the card, with the photograph's name as an argument.
 LOAD = """
 import json, sys
 import mlflow, pandas, ufgvc
@@ -79,17 +79,17 @@ def test_the_champion_answers_in_a_new_environment(
         return done.stdout
 
     # The commands of the card, but for MLflow's version: the model's own, so that it is not installed twice.
-    card = model_card({"classes": CLASSES}, MEASURED, {}).of(NAME, str(version))
+    card = model_card({"classes": CLASSES}, MEASURED, {}).to_markdown(NAME, str(version))
     first, download, install = card.partition("```sh\n")[2].partition("\n```")[0].splitlines()
     assert first == "pip install mlflow"
     run(work, "bash", "-c", f"{first}=={importlib.metadata.version('mlflow')}")
     run(work, "bash", "-c", f"{download} && {install}")
-    told = json.loads(run(empty, "python", "-c", LOAD, str(tmp_path / "leaf.jpg")).strip().splitlines()[-1])
-    assert Path(told["ufgvc"]).is_relative_to(there)
-    assert told["ray"] is False
-    assert told["cultivar"] == wanted.cultivar[0]
-    assert told["probability"] == pytest.approx(wanted.probability[0], abs=1e-5)
-    assert json.loads(told["top5"])[0]["cultivar"] == wanted.cultivar[0]
+    row = json.loads(run(empty, "python", "-c", LOAD, str(tmp_path / "leaf.jpg")).strip().splitlines()[-1])
+    assert Path(row["ufgvc"]).is_relative_to(there)
+    assert row["ray"] is False
+    assert row["cultivar"] == wanted.cultivar[0]
+    assert row["probability"] == pytest.approx(wanted.probability[0], abs=1e-5)
+    assert json.loads(row["top5"])[0]["cultivar"] == wanted.cultivar[0]
     assert "No module named" in subprocess.run(
         [str(there / "bin" / "python"), "-c", "import ray"], env=clean, capture_output=True, text=True, check=False, cwd=empty
     ).stderr  # fmt: skip

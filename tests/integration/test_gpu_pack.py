@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from cluster.gpu import collect, pack, run, wheels
-from cluster.gpu.child import Child, Log, watch
+from cluster.gpu.commands import Command, Log, watch
 from cluster.gpu.parts import Part
-from cluster.gpu.places import Problem
+from cluster.gpu.paths import GpuCallError
 
 ROOT = Path(__file__).resolve().parents[2]
 # What the host holds (its Python is 3.12) beside torch and torchvision; nothing of what travels.
@@ -70,9 +70,9 @@ RESULTS = {
 
 
 @pytest.fixture
-def begin(tmp_path: Path) -> Callable[..., Child]:
-    def start(name: str, code: str) -> Child:
-        return Child(name, [sys.executable, "-c", code], os.environ, Log(tmp_path / "log.txt"), tmp_path)
+def begin(tmp_path: Path) -> Callable[..., Command]:
+    def start(name: str, code: str) -> Command:
+        return Command(name, [sys.executable, "-c", code], os.environ, Log(tmp_path / "log.txt"), tmp_path)
 
     return start
 
@@ -91,7 +91,7 @@ def processes(words: str) -> list[int]:
     return found
 
 
-def test_commands_side_by_side_end_each_in_its_way(begin: Callable[..., Child], tmp_path: Path) -> None:
+def test_commands_side_by_side_end_each_in_its_way(begin: Callable[..., Command], tmp_path: Path) -> None:
     ticks: list[float] = []
     children = [
         begin("fine", "print('figures')"),
@@ -138,7 +138,7 @@ def test_what_is_collected_of_trainings_in_every_state(tmp_path: Path) -> None:
     cell(tmp_path, "guided", 0, failed__json={"reason": "out of memory", "traceback": "a\nb"})
     cell(tmp_path, "guided:none", 0, metrics__jsonl=lines + '{"epoch": 4.0, "tr')  # cut off while it wrote
     cell(tmp_path, "late", 0, result__json='{"purpose"', metrics__jsonl="")
-    found = {(each["row"], each["seed"]): each for each in collect.cells(tmp_path)}
+    found = {(each["row"], each["seed"]): each for each in collect.collect_trainings(tmp_path)}
     assert [found[key]["state"] for key in (("plain", 0), ("guided", 0), ("guided:none", 0), ("late", 0))] == [
         "done", "failed", "not finished", "not finished",
     ]  # fmt: skip
@@ -158,11 +158,11 @@ def test_a_pack_that_is_too_large_names_what_is(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "large.bin").write_bytes(bytes(3 << 20))
     (folder / "small.bin").write_bytes(bytes(1 << 20))
-    assert pack.weigh(folder, limit=4 << 20) == ".gpu/data: 4.0 MiB of at most 4"
+    assert pack.describe_size(folder, limit=4 << 20) == ".gpu/data: 4.0 MiB of at most 4"
     with pytest.raises(
-        Problem, match=r"4\.0 MiB, more than the 3 MiB .* largest: large\.bin 3\.0 MiB, small\.bin 1\.0 MiB"
+        GpuCallError, match=r"4\.0 MiB, more than the 3 MiB .* largest: large\.bin 3\.0 MiB, small\.bin 1\.0 MiB"
     ):
-        pack.weigh(folder, limit=3 << 20)
+        pack.describe_size(folder, limit=3 << 20)
 
 
 def test_without_a_network_one_message(
@@ -293,10 +293,10 @@ def test_a_part_that_fails_and_one_that_is_cut_off_do_not_stop_the_others(projec
     )
     assert code == 1, said
     assert time.monotonic() - started < 120
-    told = json.loads((out / "summary.json").read_text())
-    assert [(part["name"], part["state"]) for part in told["parts"]] == [("bench", "cut off"), ("tests", "failed")]
-    assert told["commit"] == "abc123"
-    assert told["parts"][0]["tail"] == ["begun"]
+    summary = json.loads((out / "summary.json").read_text())
+    assert [(part["name"], part["state"]) for part in summary["parts"]] == [("bench", "cut off"), ("tests", "failed")]
+    assert summary["commit"] == "abc123"
+    assert summary["parts"][0]["tail"] == ["begun"]
     assert processes(f"left-by-{project}") == []
     tests = json.loads((out / "tests.json").read_text())
     assert tests["counts"] == {"passed": 1, "failed": 1, "skipped": 1}
@@ -377,15 +377,15 @@ def test_the_whole_call_in_an_environment_like_the_hosts(host: str, tmp_path: Pa
     code, said, out = call(project, tmp_path, "--dry", "--parts", "trainings", python=host, within=1500)
     assert code == 0, said
     assert {path.name for path in out.iterdir()} == RESULTS
-    told = {each["name"]: each for each in json.loads((out / "trainings.json").read_text())}
-    assert {name: (each["state"], len(each["trainings"])) for name, each in told.items()} == {
+    summary = {each["name"]: each for each in json.loads((out / "trainings.json").read_text())}
+    assert {name: (each["state"], len(each["trainings"])) for name, each in summary.items()} == {
         "grape5": ("ok", 4), "grape29": ("ok", 4), "cotton80": ("ok", 2), "methods": ("ok", 1),
     }  # fmt: skip
-    cells = [cell for each in told.values() for cell in each["trainings"]]
+    cells = [cell for each in summary.values() for cell in each["trainings"]]
     assert all(
         cell["state"] == "done" and cell["correct"] <= cell["leaves"] and cell["images_per_second"] > 0
         for cell in cells
     )
-    assert "benchmark.csv" in told["grape5"]["reports"]
+    assert "benchmark.csv" in summary["grape5"]["reports"]
     assert "### table-II" in (out / "trainings.md").read_text()
     assert len(said) < 12_000

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.command_line import Ended, ufgvc
+from tests.factories import encoded
 from tests.golden.trainings import HERE
-from tests.photographs import encoded
 from ufgvc.data.dataset import open_dataset, read_index
 
 NAMES = {

@@ -13,10 +13,9 @@ from torch import nn
 from ufgvc.core.errors import UserError, user_error_in
 from ufgvc.core.storage import open_store
 from ufgvc.data.dataset import open_dataset
-from ufgvc.evaluation.predict import _predicted, photographs
-from ufgvc.evaluation.predict_settings import PredictSettings
+from ufgvc.evaluation.predict import _predict_rows, list_photographs
 from ufgvc.evaluation.score import score_split
-from ufgvc.evaluation.settings import ScoreSettings
+from ufgvc.evaluation.settings import PredictSettings, ScoreSettings
 from ufgvc.experiments.resources import TrialResources
 from ufgvc.experiments.training_job import TrainingJob, run_jobs
 from ufgvc.methods import build
@@ -66,9 +65,9 @@ def test_only_our_faults_are_tried_again(mistake: bool, starts: int, tmp_path: P
 
 
 def test_a_batch_too_large_is_told_by_a_training_in_one_process(
-    small_draw: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset = open_dataset(small_draw)
+    dataset = open_dataset(small_dataset)
     method = build("resnet50", num_classes=len(dataset.classes), backbone="shufflenet_v2_x0_5")
     plan, _ = make_worker_config(dataset, method, SMALL, 0, None, str(tmp_path))
 
@@ -81,8 +80,8 @@ def test_a_batch_too_large_is_told_by_a_training_in_one_process(
     assert "--train.batch-size 2" in str(caught.value)
 
 
-def test_a_trial_that_fails_is_one_line_of_the_table(small_draw: str, tmp_path: Path) -> None:
-    dataset = open_dataset(small_draw)
+def test_a_trial_that_fails_is_one_line_of_the_table(small_dataset: str, tmp_path: Path) -> None:
+    dataset = open_dataset(small_dataset)
     method = build("resnet50", num_classes=len(dataset.classes), backbone="shufflenet_v2_x0_5")
     plan, identity = make_worker_config(dataset, method, SMALL, 0, None, str(tmp_path))
     job = TrainingJob("resnet50", 0, 0, 1.0, "final", replace(plan, options={"backbone": "no_such_net"}), identity)
@@ -103,9 +102,9 @@ class Full(nn.Module):
 
 
 def test_a_batch_too_large_is_told_by_the_actors_of_an_evaluation_and_a_prediction(
-    small_draw: str, tmp_path: Path
+    small_dataset: str, tmp_path: Path
 ) -> None:
-    dataset = open_dataset(small_draw)
+    dataset = open_dataset(small_dataset)
     method = replace(build("resnet50", num_classes=len(dataset.classes), backbone="shufflenet_v2_x0_5"), net=Full())
     model = LoadedModel(method, dataset.classes, {"resize": 64, "size": 64}, {})
     with pytest.raises(Exception) as caught:
@@ -113,9 +112,9 @@ def test_a_batch_too_large_is_told_by_the_actors_of_an_evaluation_and_a_predicti
     told = user_error_in(caught.value)
     assert told is not None
     assert "--batch-size 3" in str(told)
-    store, names, _ = photographs(str(Path(small_draw).parent / "source" / "images"))
+    store, names, _ = list_photographs(str(Path(small_dataset).parent / "source" / "images"))
     with pytest.raises(Exception) as caught:
-        list(_predicted(store, names, model, PredictSettings(batch_size=6)))
+        list(_predict_rows(store, names, model, PredictSettings(batch_size=6)))
     told = user_error_in(caught.value)
     assert told is not None
     assert "--batch-size 3" in str(told)

@@ -165,6 +165,7 @@ def test_a_proxy_that_is_not_there(
     s3_endpoint: str, free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_server(s3_endpoint, monkeypatch)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setenv("HTTP_PROXY", f"http://user:secret-77@127.0.0.1:{free_port()}")
     for act in (
         lambda: open_store("s3://leaf/a").read_bytes("b"),

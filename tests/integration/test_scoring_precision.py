@@ -16,7 +16,7 @@ from ufgvc.evaluation.settings import ScoreSettings
 from ufgvc.experiments.training_job import score_test
 from ufgvc.methods import build
 from ufgvc.models.model import LoadedModel
-from ufgvc.training.held_out import score_split as score_by_config
+from ufgvc.training.held_out import score_indices as score_by_config
 from ufgvc.training.run import make_worker_config
 from ufgvc.training.settings import TrainSettings
 from ufgvc.training.worker import Worker
@@ -26,11 +26,11 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def trained(small_draw: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def trained(small_dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """(data set, method, plan) on a machine that trains in bf16, as a GPU does."""
     for module in ("steps", "worker"):
         monkeypatch.setattr(f"ufgvc.training.{module}.choose_precision", lambda wanted, device: "bf16")
-    dataset = open_dataset(small_draw)
+    dataset = open_dataset(small_dataset)
     torch.manual_seed(0)
     method = build("resnet50", len(dataset.classes), backbone="shufflenet_v2_x0_5")
     with torch.no_grad():

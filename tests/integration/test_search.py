@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -17,13 +16,15 @@ import pytest
 import torch
 import yaml
 
+from tests.command_line import ufgvc
+from tests.integration.submission import wait_until
+from tests.processes import processes_reading
 from ufgvc.cli import main
 from ufgvc.data.dataset import open_dataset
-from ufgvc.experiments.distributed_trial import STOP
 from ufgvc.experiments.search import decode_folds, make_store, search, validate
 from ufgvc.experiments.settings import SearchSettings
 from ufgvc.experiments.space import paper_values
-from ufgvc.experiments.store import TrialConfig
+from ufgvc.experiments.store import STOP, TrialConfig
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training.folds import Folds
@@ -34,7 +35,7 @@ from ufgvc.training.worker import train_in_process
 OPTIONS = {"backbone": "shufflenet_v2_x0_5"}
 TRAIN = TrainSettings(
     init="none",
-    mask="exact",
+    mask_kind="exact",
     epochs=3,
     batch_size=4,
     resize=40,
@@ -45,18 +46,19 @@ TRAIN = TrainSettings(
 )
 OFF = TrackingSettings(uri="off")
 
+pytestmark = pytest.mark.usefixtures("ray_local")
 
-def command(folder: Path, data: str, **more: object) -> list[str]:
-    settings = {"num_trials": 4, "repeats": 1, "seeds": 1, "grace_epochs": 1} | more
+
+def arguments(folder: Path, data: str, **more: object) -> list[str]:
+    settings = {"num_trials": 4, "repeats": 1, "seeds": 1, "grace_epochs": 1, "max_concurrent_trials": 2} | more
     given = {name: value for name, value in TRAIN.model_dump(mode="json").items() if value is not None}
     (folder / "search.yaml").write_text(yaml.safe_dump({"options": OPTIONS, "train": given, "search": settings}))
-    places = ["--config", str(folder / "search.yaml"), "--data", data, "--runs", str(folder / "runs")]
-    return [sys.executable, "-m", "ufgvc.cli", "search", *places]
+    return ["search", "--config", str(folder / "search.yaml"), "--data", data, "--runs", str(folder / "runs")]
 
 
 def ended(folder: Path) -> dict[Path, int]:
     """Trials that ended, with the time of their record."""
-    return {path: path.stat().st_mtime_ns for path in (folder / "runs").glob("draw/search/*/trials/*/result.json")}
+    return {path: path.stat().st_mtime_ns for path in (folder / "runs").glob("leaves/search/*/trials/*/result.json")}
 
 
 def wait_for(what, process: subprocess.Popen, log: Path) -> None:
@@ -68,43 +70,45 @@ def wait_for(what, process: subprocess.Popen, log: Path) -> None:
 
 
 def test_a_search_killed_twice_resumes_and_writes_its_report(
-    small_draw: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    small_dataset: str, tmp_path: Path, ray_head: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """First the process of a trial is killed, then the driver; the same command ends the search."""
     caplog.set_level("INFO")
     log = tmp_path / "log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            command(tmp_path, small_draw), stdout=output, stderr=output, cwd=tmp_path, start_new_session=True
+            [sys.executable, "-m", "ufgvc.cli", *arguments(tmp_path, small_dataset)],
+            env={**os.environ, **ray_head},
+            stdout=output,
+            stderr=output,
+            cwd=tmp_path,
+            start_new_session=True,
         )
 
     def trials() -> list[psutil.Process]:
-        found = []
-        for child in psutil.Process(process.pid).children(recursive=True):
-            try:
-                # The title that Ray gives to the process of an actor: here Tune's Trainable.train is running in it.
-                found += [child] if ".train" in "".join(child.cmdline()) else []
-            except psutil.NoSuchProcess:
-                continue
-        return found
+        # Ray gives the process of an actor the name of what it runs: Tune's Trainable.train.
+        return processes_reading(tmp_path / "runs" / "_cache", ".train")
 
     wait_for(
-        lambda: list((tmp_path / "runs").glob("draw/search/*/trials/*/fold-0/metrics.jsonl")) and trials(), process, log
+        lambda: list((tmp_path / "runs").glob("leaves/search/*/trials/*/fold-0/metrics.jsonl")) and trials(),
+        process,
+        log,
     )
-    trials()[0].send_signal(signal.SIGKILL)
+    trials()[0].kill()
     wait_for(lambda: len(ended(tmp_path)) >= 2, process, log)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait(30)
+    wait_until(lambda: not trials(), "the end of the processes whose driver was killed", within=60)
     before = ended(tmp_path)
-    (folder,) = (tmp_path / "runs" / "draw" / "search").iterdir()
+    (folder,) = (tmp_path / "runs" / "leaves" / "search").iterdir()
     assert not (folder / "report.html").exists(), "it was killed too late"
 
-    done = subprocess.run(command(tmp_path, small_draw), capture_output=True, text=True, timeout=400, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = ufgvc(*arguments(tmp_path, small_dataset))
+    assert done.code == 0, done.text
     after = ended(tmp_path)
     assert all(after[path] == stamp for path, stamp in before.items()), "finished trials were run again"
     assert [path.parent.name for path in sorted(after)] == ["0000", "0001", "0002", "0003", "0004"]
-    assert "trials were finished before" in done.stderr
+    assert "trials were finished before" in done.err
     assert not list(folder.glob("trials/*/fold-*/checkpoints")), "the weights of trials are deleted"
     assert {"report.html", "trials.csv", "best.yaml", "config.yaml"} <= {path.name for path in folder.iterdir()}
     assert not (folder / "tune").exists()
@@ -115,7 +119,9 @@ def test_a_search_killed_twice_resumes_and_writes_its_report(
     _nested_runs(tmp_path)
 
     assert (
-        main(["train", "--config", str(folder / "best.yaml"), "--data", small_draw, "--runs", str(tmp_path / "runs")])
+        main(
+            ["train", "--config", str(folder / "best.yaml"), "--data", small_dataset, "--runs", str(tmp_path / "runs")]
+        )
         == 0
     )
     assert "found the finished run" in caplog.text, "the best setting was trained by the search already"
@@ -139,10 +145,10 @@ def _nested_runs(folder: Path) -> None:
         assert all("validation_accuracy" in run.data.metrics for run in folds)
 
 
-def test_the_test_leaves_are_never_opened_before_the_end(small_draw: str, tmp_path: Path) -> None:
+def test_the_test_leaves_are_never_opened_before_the_end(small_dataset: str, tmp_path: Path) -> None:
     """Without the test images of the data set the search finds its best setting, and only the final test fails."""
     data = tmp_path / "data"
-    shutil.copytree(small_draw, data)
+    shutil.copytree(small_dataset, data)
     for part in (data / "images").glob("test-*"):
         part.unlink()
     settings = SearchSettings(num_trials=2, repeats=0, seeds=0)
@@ -163,9 +169,9 @@ def test_the_test_leaves_are_never_opened_before_the_end(small_draw: str, tmp_pa
         )
 
 
-def test_folds_in_step_are_the_folds_alone(small_draw: str, tmp_path: Path) -> None:
+def test_folds_in_step_are_the_folds_alone(small_dataset: str, tmp_path: Path) -> None:
     """Interleaved in one process and killed between two checkpoints, each fold has the weights of one that ran alone."""
-    dataset = open_dataset(small_draw)
+    dataset = open_dataset(small_dataset)
     context = Context(runs=str(tmp_path / "runs"))
     store = make_store(dataset, "mask_guided", OPTIONS, TRAIN, SearchSettings(), context)
     assert validate(store, dataset) == 3
@@ -190,20 +196,20 @@ def test_folds_in_step_are_the_folds_alone(small_draw: str, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_trials_of_several_workers_leave_no_group_behind(small_draw: str, tmp_path: Path) -> None:
+def test_trials_of_several_workers_leave_no_group_behind(small_dataset: str, tmp_path: Path) -> None:
     """Trial 1 finds its stop file after the first epoch, as if ASHA had written it."""
     import ray
 
     settings = SearchSettings(num_trials=2, repeats=0, seeds=1, early_stopping=False)
     train = TRAIN.model_copy(update={"workers": 2, "batch_size": 8, "cpus_per_worker": 0.5})
-    dataset = open_dataset(small_draw)
+    dataset = open_dataset(small_dataset)
     context = Context(runs=str(tmp_path / "runs"), tracking=OFF)
     store = make_store(dataset, "mask_guided", OPTIONS, train, settings, context)
     values = paper_values(store.dimensions, store.method, store.options, store.train)
     store.save_config(TrialConfig(0, values))
     store.save_config(TrialConfig(1, values | {"options.loss_weights.vein": 1.0}))
     store.trial(1).write_json(STOP, {"by": "the test"})
-    done = search(small_draw, "mask_guided", OPTIONS, train, settings, context)
+    done = search(small_dataset, "mask_guided", OPTIONS, train, settings, context)
     rows = [store.load_result(trial) for trial in store.load_configs()]
     assert [row.state for row in rows if row] == ["complete", "stopped"]
     assert rows[0] is not None

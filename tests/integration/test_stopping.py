@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from tests.factories import three_cultivars
 from tests.integration.submission import plain_environment, wait_until
-from tests.integration.test_evaluate_predict import make_data
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_training_that_is_stopped(number: signal.Signals, tmp_path: Path) -> None:
     data, runs = tmp_path / "data", tmp_path / "runs"
-    make_data(str(data))
+    three_cultivars(str(data))
     settings = "--train.init none --train.epochs 200 --train.batch-size 4 --train.resize 40 --train.crop 32"
     command = ["train", "--data", str(data), "--runs", str(runs), "--method", "resnet50"]
     command += ["--options.backbone", "shufflenet_v2_x0_5", *settings.split(), "--train.checkpoint-seconds", "0"]

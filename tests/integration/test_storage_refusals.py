@@ -114,6 +114,7 @@ def test_a_profile(strict: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 @pytest.mark.parametrize("action", ["write", "list", "delete"])
 def test_a_server_that_is_not_there(action: str, free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> None:
     use_server(f"http://127.0.0.1:{free_port()}", monkeypatch)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with pytest.raises(UserError, match=r"does not answer.*\n.*AWS_ENDPOINT_URL"):
         ACTIONS[action](open_store("s3://leaf/place"))
 

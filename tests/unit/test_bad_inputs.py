@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.photographs import encoded, image_folder, pixels, put
+from tests.factories import encoded, image_folder, pixels, put
 from ufgvc.core.errors import UserError
 from ufgvc.data import ingest as module
 from ufgvc.data.dataset import Dataset, open_dataset, read_index, read_shard, to_boxes

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from tests.photographs import put
+from tests.factories import put
 from ufgvc.bench import dataset, growth, reading, sizing, steps
 from ufgvc.bench.machine import describe_machine, matrix_product
 from ufgvc.bench.report import BenchReport, number

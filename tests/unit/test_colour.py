@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from tests import profiles
-from tests.photographs import encoded, pixels
+from tests.factories import encoded, pixels
 from ufgvc.data.images import decode, inspect, strip_metadata
 
 P3 = profiles.rgb_profile(profiles.DISPLAY_P3)

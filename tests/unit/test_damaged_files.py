@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tests.photographs import image_folder, put
+from tests.factories import image_folder, put
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store, read_parquet_file, read_parquet_rows, write_parquet_file
 from ufgvc.data import ingest as module
@@ -32,7 +32,7 @@ def test_parquet(tmp_path: Path, keep: int) -> None:
     write_parquet_file(store, "x.parquet", pa.table({"a": list(range(1000))}))
     put(tmp_path / "x.parquet", store.read_bytes("x.parquet")[:keep])
     for read in (lambda: read_parquet_file(store, "x.parquet"), lambda: read_parquet_rows(store, "x.parquet", 0, 10)):
-        with pytest.raises(UserError, match=r"x.parquet: is not a whole Parquet file"):
+        with pytest.raises(UserError, match=r"x.parquet: is not a complete Parquet file"):
             read()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.photographs import pixels
+from tests.factories import pixels
 from ufgvc.data.duplicates import ImageSignatures, find_duplicates
 from ufgvc.data.images import inspect_with_thumbnail
 

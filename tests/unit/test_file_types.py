@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from tests.photographs import encoded
+from tests.factories import encoded
 from ufgvc.data.file_types import (
     IMAGE_EXTENSIONS,
     READABLE_TYPES,

@@ -12,7 +12,7 @@ import pillow_heif
 import pytest
 from PIL import Image
 
-from tests.photographs import encoded, pixels
+from tests.factories import encoded, pixels
 from ufgvc.data.images import BadImage, decode, inspect, inspect_with_thumbnail, strip_metadata
 
 SMOOTH = np.asarray(Image.fromarray(pixels(1, 6, 8)).resize((96, 64), Image.Resampling.BICUBIC))

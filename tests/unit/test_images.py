@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from tests.photographs import encoded, pixels
+from tests.factories import encoded, pixels
 from ufgvc.data.images import BadImage, decode, decode_mask, encode_mask, inspect, strip_metadata
 
 KINDS = ("JPEG", "PNG", "WEBP", "TIFF")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.photographs import image_folder, put
+from tests.factories import image_folder, put
 from ufgvc.core.config import load_yaml
 from ufgvc.core.errors import UserError
 from ufgvc.data.readers import list_source

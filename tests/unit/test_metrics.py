@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from ufgvc.evaluation import metrics
+from ufgvc.evaluation import metrics, paper_results
 from ufgvc.reports import tables
 
 
@@ -24,32 +24,41 @@ def test_the_interval_is_wilsons(k: int, n: int) -> None:
 
 
 def test_no_leaves_have_no_accuracy() -> None:
-    with pytest.raises(ValueError, match="no leaves"):
+    with pytest.raises(ValueError, match="no images"):
         metrics.proportion(0, 0)
 
 
-def test_confusion_has_truth_in_rows() -> None:
-    counts = metrics.confusion(np.array([0, 0, 2]), np.array([0, 1, 2]), 3)
-    assert counts.tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
+def test_scores_by_hand() -> None:
+    """Five leaves of three cultivars, the last without leaves: predicted 0, 1, 1, 1, 2."""
+    logits = np.array([[3.0, 2, 1], [1, 3, 2], [1, 3, 2], [1, 3, 2], [0, 1, 2]])
+    found = metrics.score(logits, np.array([0, 0, 1, 1, 1]), top_k=2)
+    assert found.confusion.tolist() == [[1, 1, 0], [0, 2, 1], [0, 0, 0]]
+    np.testing.assert_allclose(found.recall, [1 / 2, 2 / 3, np.nan])
+    np.testing.assert_allclose(found.precision, [1, 2 / 3, 0])
+    assert found.balanced_accuracy == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert (found.accuracy.k, found.top.k, found.top.n) == (3, 4, 5)
 
 
-def test_balanced_accuracy_weighs_cultivars_and_not_leaves() -> None:
-    counts = np.array([[90, 10], [1, 1]])
-    assert metrics.balanced_accuracy(counts) == pytest.approx((0.9 + 0.5) / 2)
-    assert metrics.precision(counts)[0] == pytest.approx(90 / 91)
-
-
-def test_a_cultivar_without_leaves_is_left_out_of_the_mean() -> None:
-    counts = np.array([[3, 1, 0], [0, 0, 0], [0, 0, 4]])
-    assert np.isnan(metrics.recall(counts)[1])
-    assert metrics.balanced_accuracy(counts) == pytest.approx((0.75 + 1) / 2)
-
-
-def test_top_k_counts_the_true_cultivar_among_the_likeliest() -> None:
-    logits = np.array([[3.0, 2, 1, 0], [0, 1, 2, 3], [1, 1, 1, 1]])
-    truth = np.array([1, 0, 0])
-    assert metrics.in_top(logits, truth, 2).tolist() == [True, False, True]
-    assert metrics.in_top(logits, truth, 9).all()
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("classes", [2, 3, 40])
+def test_scores_are_those_of_counting(classes: int) -> None:
+    """Some classes have no leaves, some are never predicted, and some logits are equal."""
+    rng = np.random.default_rng(classes)
+    truth = rng.integers(0, max(2, classes - 1), 60)
+    logits = rng.integers(0, 4, (60, classes)).astype(float)
+    found = metrics.score(logits, truth, top_k=3)
+    predicted = np.array([min(range(classes), key=lambda k: (-row[k], k)) for row in logits])
+    counts = np.zeros((classes, classes), int)
+    for true, guess in zip(truth, predicted, strict=True):
+        counts[true, guess] += 1
+    assert found.confusion.tolist() == counts.tolist()
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(found.recall, np.diag(counts) / counts.sum(axis=1))
+        np.testing.assert_array_equal(found.precision, np.diag(counts) / counts.sum(axis=0))
+    assert found.balanced_accuracy == np.nanmean(found.recall)
+    ranked = [sorted(range(classes), key=lambda k: (-row[k], k))[:3] for row in logits]
+    assert found.top.k == sum(int(true) in three for true, three in zip(truth, ranked, strict=True))
+    assert found.accuracy.k == int(np.trace(counts))
 
 
 def test_few_cultivars_have_a_smaller_top() -> None:
@@ -88,9 +97,9 @@ def test_confused_pairs_leave_the_diagonal_out() -> None:
 
 
 def test_the_papers_figures_are_whole_leaves() -> None:
-    """Tables II and III count 240 and 600 leaves; the one cell that is no whole number is a slip of the paper's."""
+    """Tables II and III count 240 and 600 leaves; the one cell that is no whole number is an error of the paper."""
     for name, leaves in (("cotton80", 240), ("soylocal200", 600)):
-        for (method, regions), value in tables.PAPER[name].items():
+        for (method, regions), value in paper_results.PAPER[name].items():
             whole = abs(value * leaves / 100 - round(value * leaves / 100)) < 0.06
             assert whole or (name, method, regions) == ("cotton80", "mask_guided", ("contour",)), (name, method, value)
 
@@ -98,6 +107,6 @@ def test_the_papers_figures_are_whole_leaves() -> None:
 def test_a_cell_that_was_not_measured_is_empty() -> None:
     assert tables.percent(None) is None
     assert tables.percent(float("nan")) is None
-    assert tables.paper_accuracy("cotton80", "mask_guided", {"regions": ["vein"]}) == pytest.approx(0.5833)
-    assert tables.paper_accuracy("grape5", "mask_guided", {}) is None
+    assert paper_results.paper_accuracy("cotton80", "mask_guided", {"regions": ["vein"]}) == pytest.approx(0.5833)
+    assert paper_results.paper_accuracy("grape5", "mask_guided", {}) is None
     assert tables.Table("t", ("a", "b"), [["x", None]]).to_markdown().endswith("| x |  |")

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from ufgvc.evaluation import metrics
+from ufgvc.evaluation.evaluation import Evaluation
 from ufgvc.evaluation.reliability import Reliability
 from ufgvc.reports import evaluation_figures, figures
-from ufgvc.reports.evaluation_page import EvaluationRecord, compose_evaluation
+from ufgvc.reports.evaluation_page import compose_evaluation
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -50,22 +51,21 @@ def html() -> str:
     panels = figures.Panels(
         "cam", "Maps", "Maps of a leaf", ("original", "<b>"), ("A & B",), ((picture, picture),), (("", "C, wrong"),)
     )
-    record = EvaluationRecord(
+    record = Evaluation(
         dataset="grapes",
+        fingerprint="f00d",
+        uris={name: name for name in scores},
         method="a <method>",
         classes=classes,
         scores=scores,
         tests=tests,
         history=history,
-        cam=panels,
-        regions=None,
         reliability={name: Reliability(24, 1.5, 0.1) for name in scores},
         paper={"this <model>": 0.6208},
         facts={"Data": "s3://b/<x>"},
         warnings=["care & caution"],
-        footer="made",
     )
-    return compose_evaluation(record).to_html()
+    return compose_evaluation(record, panels, None).to_html()
 
 
 @pytest.fixture(scope="module")

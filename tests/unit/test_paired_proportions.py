@@ -10,7 +10,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import binom, binomtest, norm
 
 from ufgvc.evaluation.metrics import mcnemar
-from ufgvc.evaluation.paired_proportions import leaves_needed, paired_interval, power
+from ufgvc.evaluation.paired_test import paired_interval, power, sample_size
 
 Z = float(norm.ppf(0.975))
 
@@ -93,7 +93,7 @@ def test_power_is_the_sum_over_every_outcome() -> None:
     ("gains", "losses", "n", "alpha"), [(14, 7, 80, 0.05), (5, 0, 40, 0.05), (40, 30, 121, 0.05), (9, 4, 60, 0.01)]
 )
 def test_with_so_many_leaves_four_of_five_trials_tell(gains: int, losses: int, n: int, alpha: float) -> None:
-    leaves = leaves_needed(gains, losses, n, alpha)
+    leaves = sample_size(gains, losses, n, alpha)
     assert leaves is not None
     assert leaves > n, "these counts did not tell the models apart"
     assert mcnemar(np.arange(n) < losses, (np.arange(n) >= losses) & (np.arange(n) < losses + gains)).p_value >= alpha
@@ -102,27 +102,27 @@ def test_with_so_many_leaves_four_of_five_trials_tell(gains: int, losses: int, n
         told += won > lost and binomtest(int(lost), int(won + lost)).pvalue < alpha
     assert told / trials == pytest.approx(0.8, abs=0.025)
     assert power(leaves, (gains + losses) / n, gains / (gains + losses), alpha) >= 0.8
-    assert leaves_needed(losses, gains, n, alpha) == leaves
+    assert sample_size(losses, gains, n, alpha) == leaves
 
 
 def test_it_is_a_little_more_than_the_usual_approximation() -> None:
     share, d = 0.25, 0.05
     usual = ((Z * math.sqrt(share) + float(norm.ppf(0.8)) * math.sqrt(share - d * d)) / d) ** 2
-    needed = leaves_needed(300, 200, 2000)
+    needed = sample_size(300, 200, 2000)
     assert needed is not None
     assert usual < needed < 1.1 * usual
 
 
 def test_no_number_tells_a_difference_of_zero() -> None:
-    assert leaves_needed(0, 0, 50) is None
-    assert leaves_needed(7, 7, 50) is None
+    assert sample_size(0, 0, 50) is None
+    assert sample_size(7, 7, 50) is None
 
 
 def test_a_tiny_difference_needs_very_many_leaves() -> None:
-    needed = leaves_needed(501, 500, 10_000)
+    needed = sample_size(501, 500, 10_000)
     assert needed is not None
     assert 70_000_000 < needed < 90_000_000
-    by_formula = leaves_needed(205, 200, 2500)
+    by_formula = sample_size(205, 200, 2500)
     assert by_formula is not None
     assert by_formula > 100_000
     assert power(by_formula, 405 / 2500, 205 / 405, 0.05) == pytest.approx(0.8, abs=0.01)

@@ -1,4 +1,4 @@
-"""What follows from a contest, and how it is told."""
+"""What follows from a contest, and how it is one."""
 
 from __future__ import annotations
 
@@ -7,30 +7,28 @@ import json
 import numpy as np
 import pytest
 
-from ufgvc.cli import main
-from ufgvc.commands import COMMANDS, Command
-from ufgvc.core.config import Settings
 from ufgvc.evaluation.metrics import proportion
-from ufgvc.evaluation.paired_test import PairedComparison, by_cultivar, compare_paired
+from ufgvc.evaluation.paired_test import PairedComparison, changes_by_cultivar, compare_paired
 from ufgvc.evaluation.promote import decide
-from ufgvc.evaluation.promotion import Promotion, Side, needed_text
+from ufgvc.evaluation.promotion import Promotion, Side, describe_sample_size
+from ufgvc.reports.promotion_tables import promotion_tables
 
 
-def held(gains: int, losses: int, n: int, alpha: float = 0.05) -> PairedComparison:
-    """A contest of models that both name the leaves rightly that neither won alone."""
+def compared(gains: int, losses: int, n: int, alpha: float = 0.05) -> PairedComparison:
+    """A comparison of models that are both right on the leaves that are neither gained nor lost."""
     leaf = np.arange(n)
     return compare_paired(leaf >= gains, (leaf < gains) | (leaf >= gains + losses), alpha)
 
 
-def test_a_contest_counts_leaves() -> None:
-    told = held(9, 1, 50)
-    assert (told.gains, told.losses, told.n, told.difference) == (9, 1, 50, 0.16)
-    assert told.p == pytest.approx(2 * 11 / 1024)
-    assert told.low < 0.16 < told.high
-    assert (told.outcome, told.needed) == ("better", None)
-    assert held(1, 9, 50).outcome == "worse"
-    assert held(9, 1, 50, alpha=0.01).outcome == "undecided"
-    assert held(0, 0, 50).outcome == "undecided"
+def test_a_comparison_counts_leaves() -> None:
+    one = compared(9, 1, 50)
+    assert (one.gains, one.losses, one.n, one.difference) == (9, 1, 50, 0.16)
+    assert one.p == pytest.approx(2 * 11 / 1024)
+    assert one.low < 0.16 < one.high
+    assert (one.outcome, one.needed) == ("better", None)
+    assert compared(1, 9, 50).outcome == "worse"
+    assert compared(9, 1, 50, alpha=0.01).outcome == "undecided"
+    assert compared(0, 0, 50).outcome == "undecided"
 
 
 @pytest.mark.parametrize(
@@ -43,33 +41,37 @@ def test_a_contest_counts_leaves() -> None:
         (False, (9, 0), False, True, ("promoted", "forced")),
         (False, (0, 9), True, False, ("kept", "worse")),
         (False, (0, 9), True, True, ("promoted", "forced")),
-        (False, (2, 1), True, False, ("undecided", "not told apart")),
+        (False, (2, 1), True, False, ("undecided", "not significant")),
         (False, (2, 1), True, True, ("promoted", "forced")),
         (False, None, False, True, ("promoted", "forced")),
     ],
 )
-def test_the_verdict(
+def test_the_decision(
     first: bool, outcome: tuple[int, int] | None, fair: bool, force: bool, wanted: tuple[str, str]
 ) -> None:
-    assert decide(first, held(*outcome, 40) if outcome else None, fair, force) == wanted
+    assert decide(first, compared(*outcome, 40) if outcome else None, fair, force) == wanted
 
 
 def test_cultivars_in_the_order_of_their_gain() -> None:
     label = np.array([0, 0, 1, 1, 2, 2])
     old, new = np.array([1, 1, 0, 0, 1, 0], bool), np.array([0, 1, 1, 1, 1, 0], bool)
-    rows = by_cultivar(["a", "b", "c", "without leaves"], label, old, new)
+    rows = changes_by_cultivar(["a", "b", "c", "without leaves"], label, old, new)
     assert [(row.cultivar, row.champion, row.challenger, row.leaves, row.change) for row in rows] == [
         ("b", 0, 2, 2, 2), ("c", 1, 1, 2, 0), ("a", 2, 1, 2, -1),
     ]  # fmt: skip
-    assert [(row.champion, row.change) for row in by_cultivar(["a", "b", "c"], label, None, new)] == [(None, 0)] * 3
+    assert [(row.champion, row.change) for row in changes_by_cultivar(["a", "b", "c"], label, None, new)] == [
+        (None, 0)
+    ] * 3
 
 
 def test_no_number_where_there_is_none() -> None:
-    assert "no difference at all" in needed_text(held(0, 0, 30))
-    assert "no number of leaves" in needed_text(held(3, 3, 30))
-    text = needed_text(held(14, 7, 80))
-    assert text == "About 280 test leaves would be needed to tell a difference of 8.8 points (power 80 %, alpha 0.05)."
-    assert needed_text(held(101, 95, 600)).startswith(
+    assert "no difference at all" in describe_sample_size(compared(0, 0, 30))
+    assert "no number of leaves" in describe_sample_size(compared(3, 3, 30))
+    text = describe_sample_size(compared(14, 7, 80))
+    assert (
+        text == "About 280 test leaves would be needed to detect a difference of 8.8 points (power 80 %, alpha 0.05)."
+    )
+    assert describe_sample_size(compared(101, 95, 600)).startswith(
         "About 26000 test leaves"
     )  # 25834: two digits are all that is known
 
@@ -78,17 +80,17 @@ def test_json_has_everything_and_is_json() -> None:
     new = Side("2", "run", "resnet50", "f00d", None, None, proportion(30, 40))
     old = Side("1", None, "resnet50", "f00d", "5", "box", proportion(25, 40))
     data = {"name": "vineyard", "uri": "s3://b/v", "fingerprint": "f00d", "split": "test", "leaves": 40}
-    told = Promotion(
+    one = Promotion(
         "ufgvc-vineyard",
         "undecided",
-        "not told apart",
+        "not significant",
         data,
         new,
         old,
-        held(8, 3, 40),
+        compared(8, 3, 40),
         made={"made": "now", "code": None},
     )
-    found = json.loads(json.dumps(told.to_json()))
+    found = json.loads(json.dumps(one.to_json()))
     assert (found["champion"], found["challenger"]["right"], found["previous"]["masks"]) == ("1", 30, "5")
     assert found["test"]["gains"] == 8
     assert found["sentence"].startswith("undecided: version 1 stays champion. +12.5 points (95 % interval ")
@@ -96,15 +98,5 @@ def test_json_has_everything_and_is_json() -> None:
         "schema", "decision", "reason", "sentence", "model", "champion", "forced", "warnings", "data", "challenger", "previous", "test",
         "cultivars", "made", "code",
     }  # fmt: skip
-    (table,) = told.tables()
+    (table,) = promotion_tables(one)
     assert [row[3] for row in table.rows] == ["30 of 40", "25 of 40"]
-
-
-class Nothing(Settings):
-    pass
-
-
-@pytest.mark.parametrize("code", [None, 0, 3])
-def test_a_command_may_have_an_exit_code_of_its_own(code: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(COMMANDS._known, "promote", Command("decides", lambda method: Nothing, lambda told: code))
-    assert main(["promote"]) == (code or 0)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.photographs import encoded, put
+from tests.factories import encoded, put
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
 from ufgvc.data.readers.scan import Photographs, find_photographs, scan
-from ufgvc.evaluation.predict import photographs
+from ufgvc.evaluation.predict import list_photographs
 
 
 def found_in(folder: Path) -> Photographs:
@@ -136,9 +136,9 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
 def test_odd_names_are_names(tmp_path: Path, name: str) -> None:
     put(tmp_path / name)
     assert list(found_in(tmp_path).sizes) == [name]
-    store, names, others = photographs(str(tmp_path))
+    store, names, others = list_photographs(str(tmp_path))
     assert (names, others) == ([name], [])
-    assert photographs(str(tmp_path / name))[1] == [name]
+    assert list_photographs(str(tmp_path / name))[1] == [name]
     assert store.read_bytes(names[0])
 
 
@@ -159,7 +159,7 @@ def test_predict_lists_what_it_does_not_read(tmp_path: Path) -> None:
     put(tmp_path / "raw.cr2", b"II*\0")
     put(tmp_path / "notes.txt", "x")
     put(tmp_path / "out" / "predictions.csv", "path,cultivar\n")
-    _, names, others = photographs(str(tmp_path), without=open_store(tmp_path / "out"))
+    _, names, others = list_photographs(str(tmp_path), without=open_store(tmp_path / "out"))
     assert names == ["a.jfif"]
     assert [bad.path for bad in others] == ["raw.cr2", "notes.txt"]
 
@@ -177,10 +177,10 @@ def test_predict_lists_what_it_does_not_read(tmp_path: Path) -> None:
 def test_one_file_that_is_no_photograph(tmp_path: Path, name: str, data: str | bytes, what: str) -> None:
     put(tmp_path / name, data)
     with pytest.raises(UserError, match=what):
-        photographs(str(tmp_path / name))
+        list_photographs(str(tmp_path / name))
 
 
 def test_a_folder_without_photographs_says_what_it_holds(tmp_path: Path) -> None:
     put(tmp_path / "only.cr2", b"")
     with pytest.raises(UserError, match=r"holds no photograph that can be read; only.cr2 is a raw photograph"):
-        photographs(str(tmp_path))
+        list_photographs(str(tmp_path))

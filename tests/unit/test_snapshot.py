@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.photographs import image_folder, put
+from tests.factories import image_folder, put
 from ufgvc.core.storage import open_store
 from ufgvc.data.readers.snapshot import boxes_state, source_state
 

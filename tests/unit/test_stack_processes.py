@@ -13,9 +13,16 @@ import psutil
 import pytest
 
 from cluster import launch
-from cluster.launch import Wish, _Launcher
-from cluster.processes import alive, end, free_ports, start
-from cluster.stack import Part, Stack, read_stack, write_private
+from cluster.launch import Launcher, StackSettings, free_ports
+from cluster.stack import (
+    Server,
+    Stack,
+    end_processes,
+    marked_processes,
+    read_stack,
+    start_process,
+    write_private,
+)
 from ufgvc.core.errors import UserError
 
 SLEEP = "import time; time.sleep(60)"
@@ -33,11 +40,11 @@ time.sleep(60)
 def mark(request: pytest.FixtureRequest) -> Iterator[str]:
     name = f"test-{os.getpid()}-{request.node.name}"
     yield name
-    end(name, patience=0.1)
+    end_processes(name, timeout=0.1)
 
 
 def run(code: str, mark: str, folder: Path, name: str = "server") -> int:
-    return start([sys.executable, "-u", "-c", code], dict(os.environ), mark, folder / f"{name}.log")
+    return start_process([sys.executable, "-u", "-c", code], dict(os.environ), mark, folder / f"{name}.log").pid
 
 
 def text_in(file: Path) -> str:
@@ -51,25 +58,25 @@ def text_in(file: Path) -> str:
 def test_what_was_started_ends_with_all_that_it_started(mark: str, tmp_path: Path) -> None:
     server = run(STUBBORN, mark, tmp_path)
     child = int(text_in(tmp_path / "server.log"))
-    assert set(alive(mark)) == {server}  # the child's environment is empty, and it is found all the same
-    end(mark, patience=0.5)
-    assert not alive(mark)
+    assert set(marked_processes(mark)) == {server}  # the child's environment is empty, and it is found all the same
+    end_processes(mark, timeout=0.5)
+    assert not marked_processes(mark)
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
 
 
-def test_another_stack_and_a_stranger_are_left_alone(mark: str, tmp_path: Path) -> None:
+def test_another_stack_and_an_unmarked_process_are_left_alone(mark: str, tmp_path: Path) -> None:
     run(SLEEP, mark, tmp_path, "ours")
     other = run(SLEEP, f"{mark}-other", tmp_path, "other")
-    stranger = subprocess.Popen([sys.executable, "-c", SLEEP])
+    unmarked = subprocess.Popen([sys.executable, "-c", SLEEP])
     try:
-        end(mark)
-        assert not alive(mark)
-        assert set(alive(f"{mark}-other")) == {other}
-        assert stranger.poll() is None
+        end_processes(mark)
+        assert not marked_processes(mark)
+        assert set(marked_processes(f"{mark}-other")) == {other}
+        assert unmarked.poll() is None
     finally:
-        end(f"{mark}-other")
-        stranger.kill()
-        stranger.wait()
+        end_processes(f"{mark}-other")
+        unmarked.kill()
+        unmarked.wait()
 
 
 def test_what_lost_its_server_is_asked_to_end_too(mark: str, tmp_path: Path) -> None:
@@ -82,8 +89,8 @@ def test_what_lost_its_server_is_asked_to_end_too(mark: str, tmp_path: Path) -> 
     )
     text_in(tmp_path / "server.log")
     psutil.Process(server).kill()
-    end(mark)
-    assert not alive(mark)
+    end_processes(mark)
+    assert not marked_processes(mark)
     assert (tmp_path / "server.log").read_text() == "ready\nasked\n"
 
 
@@ -102,7 +109,7 @@ def test_a_file_that_only_its_owner_can_read(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def launcher(tmp_path: Path, mark: str) -> _Launcher:
+def launcher(tmp_path: Path, mark: str) -> Launcher:
     (tmp_path / "logs").mkdir()
     session = tmp_path / "session"
     session.mkdir()
@@ -116,37 +123,37 @@ def launcher(tmp_path: Path, mark: str) -> _Launcher:
         nodes=1,
     )
     stack.write()
-    wish = Wish(nodes=0, cpus=1, s3=None, bucket="b", mlflow_store=None, object_store_mb=100)
-    return _Launcher(stack, wish, {})
+    settings = StackSettings(nodes=0, cpus=1, s3=None, bucket="b", mlflow_store=None, object_store_mb=100)
+    return Launcher(stack, settings, {})
 
 
-def begin(launcher: _Launcher, code: str, tries: int = 1) -> None:
-    launcher._start("mlflow", [sys.executable, "-u", "-c", code], {}, None, lambda part: False, tries)
+def begin(launcher: Launcher, code: str, tries: int = 1) -> None:
+    launcher._start("mlflow", ["-u", "-c", code], {}, None, lambda server: False, tries)
 
 
-def test_a_part_that_ends_says_which_log_to_read(launcher: _Launcher) -> None:
+def test_a_server_that_ends_names_its_log(launcher: Launcher) -> None:
     with pytest.raises(UserError, match="mlflow ended before it answered: no such database") as caught:
         begin(launcher, "import sys; sys.exit('trying\\nno such database')")
     assert caught.value.where == str(launcher.stack.folder / "logs" / "mlflow.log")
 
 
-def test_a_part_that_never_answers_is_given_up(launcher: _Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "WITHIN", 1.0)
-    with pytest.raises(UserError, match=r"mlflow did not answer within 1 s: waiting for the moon"):
-        begin(launcher, "import time; print('waiting for the moon'); time.sleep(60)")
+def test_a_server_that_never_answers_is_given_up(launcher: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "TIMEOUT", 1.0)
+    with pytest.raises(UserError, match=r"mlflow did not answer within 1 s: waiting for a lock"):
+        begin(launcher, "import time; print('waiting for a lock'); time.sleep(60)")
 
 
-def test_a_part_is_tried_again_and_known_by_its_last_try(launcher: _Launcher) -> None:
+def test_a_server_is_tried_again_and_known_by_its_last_try(launcher: Launcher) -> None:
     tries = launcher.stack.folder / "tries"
     code = f"import time; file = open({str(tries)!r}, 'a'); file.write('x'); file.close(); time.sleep(len(open({str(tries)!r}).read()) - 1)"
-    ready = lambda part: tries.exists() and tries.read_text() == "xxx"  # noqa: E731
-    launcher._start("ray head", [sys.executable, "-c", code], {}, None, ready, tries=3)
+    ready = lambda server: tries.exists() and tries.read_text() == "xxx"  # noqa: E731
+    launcher._start("ray head", ["-c", code], {}, None, ready, tries=3)
     stack = read_stack(launcher.stack.folder)
     assert stack is not None
-    assert [part.name for part in stack.parts] == ["ray head"]
+    assert [server.name for server in stack.servers] == ["ray head"]
 
 
-def test_the_folder_that_ray_had_is_gone_and_logs_of_a_failure_are_kept(launcher: _Launcher) -> None:
+def test_the_folder_that_ray_had_is_gone_and_logs_of_a_failure_are_kept(launcher: Launcher) -> None:
     logs = launcher.stack.session / "0" / "session_latest" / "logs"
     logs.mkdir(parents=True)
     (logs / "raylet.out").write_text("why")
@@ -156,7 +163,9 @@ def test_the_folder_that_ray_had_is_gone_and_logs_of_a_failure_are_kept(launcher
     assert read_stack(launcher.stack.folder) is None
 
 
-def test_a_part_of_somebody_else_only_has_to_answer(launcher: _Launcher) -> None:
+def test_the_server_of_somebody_else_only_has_to_answer(launcher: Launcher) -> None:
     write_private(launcher.stack.token, "t")
-    stack = launcher.stack.started(Part(name="s3", pid=None, url=f"http://127.0.0.1:{free_ports(1)[0]}", log=None))
-    assert stack.answering() == {"s3": False}
+    stack = launcher.stack.with_server(
+        Server(name="s3", pid=None, url=f"http://127.0.0.1:{free_ports(1)[0]}", log=None)
+    )
+    assert stack.check() == {"s3": False}

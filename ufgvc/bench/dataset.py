@@ -68,7 +68,7 @@ def make_data(folder: Path, source: str | None, count: int, seed: int) -> BenchD
     # The splits are dealt at random and nothing is learnt from them: a picture may lie in both.
     settings = IngestSettings(on_duplicate="warn")
     dataset = ingest(str(leaves), str(folder / "data"), name="bench", reader="ufg", settings=settings)
-    mask(dataset.store.uri, MaskSettings(kind=MASKS), source=str(leaves), context=Context(str(folder / "runs")))
+    mask(dataset.store.uri, MaskSettings(mask_kind=MASKS), source=str(leaves), context=Context(str(folder / "runs")))
     seconds = time.monotonic() - started
     encoded, masks = read_encoded(dataset)
     return BenchData(dataset, leaves, seconds, encoded, masks, own=source is not None)
@@ -114,9 +114,9 @@ def _draw(texture: NDArray[np.float32], noise: NDArray[np.float32], place: Any, 
 
 def check_source(source: str) -> None:
     """UserError for a place without photographs, or with too few, before anything is begun."""
-    from ufgvc.evaluation.predict import photographs
+    from ufgvc.evaluation.predict import list_photographs
 
-    if (found := len(photographs(source)[1])) < LEAST:
+    if (found := len(list_photographs(source)[1])) < LEAST:
         raise too_few(f"{found} photographs", source)
 
 
@@ -130,9 +130,9 @@ def own_photographs(source: str, count: int) -> Iterator[tuple[str, bytes]]:
 
     UserError if there are none, or too few to measure with.
     """
-    from ufgvc.evaluation.predict import photographs
+    from ufgvc.evaluation.predict import list_photographs
 
-    store, names, _ = photographs(source)
+    store, names, _ = list_photographs(source)
     order = (
         np.argsort(np.arange(len(names)) * count % len(names), kind="stable")
         if len(names) > count

@@ -67,7 +67,7 @@ def train_command(
 
 def time_start(data: BenchData, case: StepCase, runs: str, gpu: bool) -> tuple[list[Measurement], str]:
     """One `ufgvc train`: seconds of each phase up to the first step; and the run's folder."""
-    command = train_command(data.dataset.store.uri, runs, case, EPOCHS, gpu, ("--train.mask", MASKS))
+    command = train_command(data.dataset.store.uri, runs, case, EPOCHS, gpu, ("--mask-kind", MASKS))
     finish_command(start_command(*command), *command)
     (found,) = Path(runs, data.dataset.name, case.method).glob("*/startup.json")
     phases = json.loads(found.read_text())["seconds"]
@@ -83,9 +83,8 @@ def _once(value: float) -> Spread:
 def time_use(data: BenchData, run: str, device: torch.device, rounds: int, seed: int) -> list[Measurement]:
     """Scoring as `evaluate` does it, and `predict` on the same photographs, beside the bare network on resident batches."""
     from ufgvc.evaluation.predict import predict
-    from ufgvc.evaluation.predict_settings import PredictSettings
     from ufgvc.evaluation.score import score_split
-    from ufgvc.evaluation.settings import ScoreSettings
+    from ufgvc.evaluation.settings import PredictSettings, ScoreSettings
     from ufgvc.models.model import load_model
     from ufgvc.tracking.context import Context
     from ufgvc.tracking.settings import TrackingSettings

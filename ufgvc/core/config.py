@@ -1,4 +1,4 @@
-"""Typed, closed, frozen settings, and the short key that names a run."""
+"""The base class of all settings, YAML and JSON helpers, and the short key that names a run."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from ufgvc.core.text import decode_text
 
 
 class Settings(BaseModel):
-    """Base of all settings: frozen, and a key that nobody declared is refused."""
+    """Base class of all settings: frozen, and unknown keys are an error. The docstring of a field is its --help."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 def unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A field validator: the values as they are. ValueError for one that is named twice."""
+    """A field validator that returns the values. ValueError if one of them occurs twice."""
     for value in values:
         if values.count(value) > 1:
             raise ValueError(f"{value} is named twice")
     return values
 
 
-AnySection = TypeVar("AnySection", bound=Settings)
+SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
-def select_fields(owner: type[AnySection], told: BaseModel) -> AnySection:
-    """The fields of `told` that `owner` declares, as an `owner`."""
-    return owner.model_validate({key: getattr(told, key) for key in owner.model_fields})
+def select_fields(owner: type[SettingsT], settings: BaseModel) -> SettingsT:
+    """An `owner` with the fields of `settings` that it declares."""
+    return owner.model_validate({key: getattr(settings, key) for key in owner.model_fields})
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
@@ -45,27 +45,28 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError("there is no such configuration file", where=str(path), fix="check --config") from None
     except yaml.YAMLError as error:
-        raise UserError(f"not valid YAML: {error}", where=str(path), fix="mend the file") from None
+        raise UserError(f"not valid YAML: {error}", where=str(path), fix="correct the file") from None
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
-        raise UserError("holds no `key: value` pairs", where=str(path), fix="see jobs/configs for examples")
+        raise UserError("has no `key: value` pairs", where=str(path), fix="see jobs/configs for examples")
     return loaded
 
 
 def to_yaml(values: Mapping[str, Any]) -> str:
+    """The values as YAML text, in their order."""
     return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
 
 
 def canonical(value: Any) -> str:
-    """JSON with sorted keys: the same settings give the same text."""
+    """JSON with sorted keys and without blanks, so that equal settings give equal text."""
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
 
 
 def short_key(value: Any) -> str:
-    """Twelve hexadecimal characters that name a set of settings (SHA-256 of its canonical JSON)."""
+    """The first 12 hexadecimal characters of the SHA-256 of the canonical JSON."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:12]
 
 
@@ -82,7 +83,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def describe_validation(error: ValidationError, where: str) -> UserError:
-    """One readable message for everything pydantic found wrong, each with the key it is about."""
+    """A UserError that lists all errors of pydantic, each with its key."""
     lines = []
     for problem in error.errors():
         key = ".".join(str(piece) for piece in problem["loc"]) or "(all)"

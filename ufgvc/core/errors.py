@@ -1,4 +1,4 @@
-"""The errors that a person can mend."""
+"""Errors that the user can fix."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """A mistake in the input or the settings: shown as one message without a traceback, exit code 2.
+    """An error in the input or the settings: shown as one message without a traceback, exit code 2.
 
     what: what is wrong.  where: the file, key or rank it was found in.  fix: what to do about it.
     """
@@ -30,11 +30,13 @@ class UserError(Exception):
 
 
 class UnreadableFile(UserError):
-    """One file or object that cannot be read (no rights, archived) on storage that works: whoever reads many can leave it out."""
+    """One file or object that cannot be read (no rights, archived) although the storage works: a reader of many files
+    can skip it.
+    """
 
 
 class DamagedFile(UserError):
-    """A file of ours that was cut off or edited: its content is not what its name promises."""
+    """A file written by this program that is incomplete or was edited."""
 
 
 def _rebuild(kind: type[UserError], what: str, where: str | None, fix: str | None) -> UserError:
@@ -43,7 +45,7 @@ def _rebuild(kind: type[UserError], what: str, where: str | None, fix: str | Non
 
 _SPACE = "free some space, or give another place"
 _RIGHTS = "change its rights, or give another place"
-_OF_DISKS = {
+_DISK_ERRORS = {
     errno.ENOSPC: ("no space is left on this disk", _SPACE),
     errno.EDQUOT: ("the disk quota is used up", _SPACE),
     errno.EFBIG: (
@@ -57,14 +59,14 @@ _OF_DISKS = {
     errno.EISDIR: ("is a folder, where a file is needed", "give a file"),
     errno.ENOTDIR: ("is a file, where a folder is needed", "give a folder"),
     errno.EEXIST: ("is a file, where a folder is needed", "give a folder, or remove the file"),
-    errno.ELOOP: ("is a link that leads back to itself", "correct the link"),
+    errno.ELOOP: ("is a link that points back to itself", "correct the link"),
     errno.EIO: ("the disk cannot be read or written here (input/output error)", "check the disk"),
     errno.ESTALE: ("the network disk has lost this file (stale handle)", "mount it again"),
     errno.EMFILE: ("this process has too many files open", "raise the limit with `ulimit -n 65536`"),
     errno.ENFILE: ("this machine has too many files open", "raise the limit (fs.file-max)"),
 }
-_OF_ONE_FILE = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.EIO, errno.ENAMETOOLONG)
-_OF_SQLITE = {
+_SINGLE_FILE = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.EIO, errno.ENAMETOOLONG)
+_SQLITE_ERRORS = {
     "SQLITE_FULL": errno.ENOSPC,
     "SQLITE_READONLY": errno.EROFS,
     "SQLITE_CANTOPEN": errno.EACCES,
@@ -74,39 +76,42 @@ _CLEAR_WITHOUT_PATH = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, err
 
 
 def disk_error(error: BaseException, where: str | None = None, reading: bool = False) -> UserError | None:
-    """The message for what a disk refused, with its path and remedy; None if `error` is something else.
+    """The UserError for an error of the disk, with its path and a fix; None if `error` is something else.
 
-    where: the path if the error does not name it.  reading: a single file was read; UnreadableFile if others may be readable.
+    where: the path, if the error does not name it.  reading: a single file was read; UnreadableFile if others may be
+    readable.
     """
     number = _errno(error)
-    if number not in _OF_DISKS:
+    if number not in _DISK_ERRORS:
         return None
     filename = getattr(error, "filename", None)
     named = os.fsdecode(filename) if isinstance(filename, str | bytes) else where
     if named is None and number not in _CLEAR_WITHOUT_PATH:  # a port, a process: no file
         return None
-    what, fix = _OF_DISKS[number]
+    what, fix = _DISK_ERRORS[number]
     if number == errno.ENOTDIR and named:  # the file itself, not what was looked for below it
         named = next((str(path) for path in (Path(named), *Path(named).parents) if path.is_file()), named)
     if named is None:
         fix += f"; temporary files are in {tempfile.gettempdir()} (TMPDIR moves them)"
-    return (UnreadableFile if reading and number in _OF_ONE_FILE else UserError)(what, where=named, fix=fix)
+    return (UnreadableFile if reading and number in _SINGLE_FILE else UserError)(what, where=named, fix=fix)
 
 
 def _errno(error: BaseException) -> int | None:
-    """The system's number of an error; also of SQLite's, and of those of libraries in Rust (safetensors), which only print it."""
+    """The errno of an error, also of SQLite's errors and of those of libraries in Rust (safetensors), which only print
+    it.
+    """
     if isinstance(error, OSError):
         return error.errno
     name = getattr(error, "sqlite_errorname", None)
     if isinstance(name, str):
-        return next((number for start, number in _OF_SQLITE.items() if name.startswith(start)), None)
+        return next((number for start, number in _SQLITE_ERRORS.items() if name.startswith(start)), None)
     printed = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
     return int(printed[1]) if printed else None
 
 
 @contextlib.contextmanager
 def disk_errors(where: str | os.PathLike[str]) -> Iterator[None]:
-    """What a disk refuses within the block becomes a UserError, at `where` if the error names no path."""
+    """Turns errors of the disk within the block into UserErrors, at `where` if the error names no path."""
     try:
         yield
     except Exception as error:
@@ -117,9 +122,9 @@ def disk_errors(where: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def user_error_in(error: BaseException | None, where: str | None = None) -> UserError | None:
-    """The UserError that caused `error`, however deeply a framework (Ray) has wrapped it; else what a disk refused; None without.
+    """The UserError that caused `error`, however deeply Ray has wrapped it; else that of a disk error; else None.
 
-    where: the path to name if a disk's error names none.
+    where: the path to name if a disk error names none.
     """
     seen: set[int] = set()
     queue: list[tuple[BaseException | None, bool]] = [(error, True)]
@@ -132,9 +137,8 @@ def user_error_in(error: BaseException | None, where: str | None = None) -> User
             # Ray raises an object that is both its error and ours, whose text is a traceback; its cause is ours alone.
             cause = getattr(current, "cause", None)
             return cause if isinstance(cause, UserError) else current
-        if (
-            is_cause and refused is None
-        ):  # a disk's error that was only being handled when a bug came up is not the cause
+        # A disk error that was only being handled when another error was raised is not the cause.
+        if is_cause and refused is None:
             refused = disk_error(current, where if _errno(current) in _CLEAR_WITHOUT_PATH else None)
         seen.add(id(current))
         queue.append((current.__context__, False))

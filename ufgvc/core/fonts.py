@@ -1,4 +1,4 @@
-"""Text in figures: names are shown as they are, in fonts that have their characters."""
+"""Fonts for figures whose texts have characters that matplotlib's own font lacks."""
 
 from __future__ import annotations
 
@@ -17,35 +17,36 @@ from matplotlib.text import Text
 from matplotlib.ticker import FixedFormatter
 
 log = logging.getLogger(__name__)
-PLAIN: dict[Any, Any] = {"text.parse_math": False}  # settings of matplotlib: a name with two dollar signs is no formula
-_SPELT = 4  # characters of a name that are written as code points
+PLAIN: dict[Any, Any] = {"text.parse_math": False}  # rcParams: a name with two dollar signs is not a formula
+_MAX_CODE_POINTS = 4  # of a run of characters without a font
 
 
 @contextlib.contextmanager
 def drawable(figure: Figure) -> Iterator[None]:
-    """Within the block every text of the figure has fonts for its characters: installed ones, after matplotlib's own.
+    """Adds installed fonts to the texts of a figure within the block, so that all their characters can be drawn.
 
-    Where no installed font has a character, its code point is written, and the log says which font would help.
+    A character that no installed font has is replaced by its code point, and a warning names a font to install.
     """
-    lost: set[str] = set()
+    undrawable: set[str] = set()
     with contextlib.ExitStack() as afterwards:
         for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
-            # On drawing, the texts of ticks are taken from the axis again.
+            # Drawing takes the texts of ticks from the formatter again.
             names = [label.get_text() for label in axis.get_ticklabels()]
-            spelt = [_spelt(name) for name in names]
-            if spelt != names:
+            replaced = [_replace_undrawable(name) for name in names]
+            if replaced != names:
                 afterwards.callback(axis.set_major_formatter, axis.get_major_formatter())
-                axis.set_major_formatter(FixedFormatter(spelt))
+                axis.set_major_formatter(FixedFormatter(replaced))
         for text in figure.findobj(Text):
             content, family = text.get_text(), text.get_fontfamily()
             families, without = _fonts_for(_missing(content))
-            lost |= {content} if without else set()
+            undrawable |= {content} if without else set()
             afterwards.callback(text.set_fontfamily, family)
             afterwards.callback(text.set_text, content)
             text.set_fontfamily([*family, *families])
-            text.set_text(_spelt(content))
-        if lost:
-            shown = f"{min(lost)!r}" + (f" and {len(lost) - 1} other names" if len(lost) > 1 else "")
+            text.set_text(_replace_undrawable(content))
+        if undrawable:
+            more = f" and {len(undrawable) - 1} other names" if len(undrawable) > 1 else ""
+            shown = f"{min(undrawable)!r}{more}"
             log.warning(
                 "no font here has all characters of %s: a PNG shows their numbers; install for example Noto Sans CJK",
                 shown,
@@ -55,15 +56,15 @@ def drawable(figure: Figure) -> Iterator[None]:
 
 @contextlib.contextmanager
 def as_text() -> Iterator[None]:
-    """For SVG, whose texts are drawn later by a browser and its fonts: that matplotlib's own font lacks a character means nothing."""
+    """Hides warnings about missing glyphs, for SVG: the browser draws its texts with other fonts."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from")
         yield
 
 
-def shortened(name: str, most: int = 36) -> str:
-    """At most so many letters: a long name would leave no room for the drawing."""
-    return name if len(name) <= most else f"{name[: most - 3]}..."
+def shorten(name: str, max_length: int = 36) -> str:
+    """The name, cut to `max_length` characters: a longer one would leave no room for the axes."""
+    return name if len(name) <= max_length else f"{name[: max_length - 3]}..."
 
 
 def _missing(text: str) -> frozenset[str]:
@@ -87,9 +88,9 @@ def _characters(path: str) -> frozenset[int]:
 
 @functools.lru_cache(maxsize=256)
 def _fonts_for(letters: frozenset[str]) -> tuple[list[str], frozenset[str]]:
-    """Families that together have as many of the letters as installed fonts can, and the letters that none has."""
+    """Installed font families that together have as many of the letters as possible, and the letters that none has."""
     families: list[str] = []
-    # matplotlib brings a font of placeholders that claims every character.
+    # matplotlib comes with a font of placeholders that claims to have every character.
     fonts = [font for font in font_manager.fontManager.ttflist if letters and "last resort" not in font.name.lower()]
     for font in sorted(
         fonts, key=lambda font: (font.style != "normal", str(font.weight) not in ("400", "normal"), font.name)
@@ -103,8 +104,8 @@ def _fonts_for(letters: frozenset[str]) -> tuple[list[str], frozenset[str]]:
     return families, letters
 
 
-def _spelt(text: str) -> str:
-    """The text with code points in brackets for characters that cannot be drawn, and blanks for those that are none."""
+def _replace_undrawable(text: str) -> str:
+    """The text with code points in brackets for characters that no font has, and blanks for control characters."""
     text = re.sub(r"[^\S\n]|[\x00-\x09\x0b-\x1f\x7f]", " ", text)
     _, without = _fonts_for(_missing(text))
     if not without:
@@ -114,5 +115,5 @@ def _spelt(text: str) -> str:
 
 
 def _code_points(letters: str) -> str:
-    rest = "..." if len(letters) > _SPELT else ""
-    return f"[{' '.join(f'{ord(letter):X}' for letter in letters[:_SPELT])}{rest}]"
+    rest = "..." if len(letters) > _MAX_CODE_POINTS else ""
+    return f"[{' '.join(f'{ord(letter):X}' for letter in letters[:_MAX_CODE_POINTS])}{rest}]"

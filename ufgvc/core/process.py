@@ -1,4 +1,4 @@
-"""The process itself: logging, versions, where the code came from."""
+"""The process: signals, logging, library settings, versions and the commit of the code."""
 
 from __future__ import annotations
 
@@ -33,35 +33,35 @@ PACKAGES = (
 
 
 class Stopped(KeyboardInterrupt):
-    """SIGTERM asked the process to end (`ray job stop`, a scheduler): everything that knows Control-C treats it alike."""
+    """SIGTERM asked the process to end (`ray job stop`, a scheduler). A KeyboardInterrupt, so that it is handled like
+    Control-C.
+    """
 
 
 @contextlib.contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
-    """Within the block SIGTERM raises Stopped in the main thread, so that runs are closed as they are for Control-C."""
-    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+    """Raises Stopped in the main thread on SIGTERM, so that runs are closed as for Control-C."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can set signal handlers
         yield
         return
-    told = False
+    received = False
 
     def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal told
-        if told:  # some senders say it twice, and the second would cut the clearing up short
+        nonlocal received
+        if received:  # some senders send it twice, and the second would interrupt the cleanup
             return
-        told = True
-        answer = signal.getsignal(signal.SIGINT)
-        if callable(answer) and answer is not signal.default_int_handler:
-            answer(
-                signal.SIGINT, frame
-            )  # Ray Train ends its workers in order when it hears Control-C, and knows no SIGTERM
+        received = True
+        handler = signal.getsignal(signal.SIGINT)
+        if callable(handler) and handler is not signal.default_int_handler:
+            handler(signal.SIGINT, frame)  # Ray Train shuts its workers down on SIGINT, but not on SIGTERM
         raise Stopped
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     except KeyboardInterrupt:
-        if told:
-            raise Stopped from None  # where Ray's core was waiting it hands on every interrupt as a plain one
+        if received:
+            raise Stopped from None  # Ray's core turns every exception that interrupts it into a KeyboardInterrupt
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -69,32 +69,32 @@ def sigterm_as_interrupt() -> Iterator[None]:
 
 @contextlib.contextmanager
 def output_may_be_cut() -> Iterator[None]:
-    """Within the block a reader of the output may leave early (`| head`): SystemExit(141), as a shell names it, and no traceback.
+    """Turns a closed pipe of standard output (`| head`) into SystemExit(141), as in a shell, without a traceback.
 
-    A pipe that breaks elsewhere, such as the connection to a server, stays the error that it is.
+    Another broken pipe, such as the connection to a server, stays an error.
     """
     try:
         try:
             yield
         except SystemExit:
-            sys.stdout.flush()  # else the interpreter would, where nobody can catch the error
+            sys.stdout.flush()  # else the interpreter would, where the error cannot be caught
             raise
         sys.stdout.flush()
     except BrokenPipeError:
-        cut = [stream for stream in (sys.stdout, sys.stderr) if _without_reader(stream)]
-        if not cut:
+        closed = [stream for stream in (sys.stdout, sys.stderr) if _has_no_reader(stream)]
+        if not closed:
             raise
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in cut:  # what is still in its buffer is written when the process ends
+        for stream in closed:  # its buffer is still written when the process ends
             os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
         raise SystemExit(128 + signal.SIGPIPE) from None
 
 
-def _without_reader(stream: TextIO) -> bool:
+def _has_no_reader(stream: TextIO) -> bool:
     try:
         number = stream.fileno()
-    except (OSError, ValueError):  # no file: an object of a test or of a notebook
+    except (OSError, ValueError):  # not a file: an object of a test or a notebook
         return False
     poll = select.poll()
     poll.register(number, select.POLLOUT)
@@ -103,10 +103,10 @@ def _without_reader(stream: TextIO) -> bool:
 
 @contextlib.contextmanager
 def restore_signal_handlers() -> Iterator[None]:
-    """Around a library that answers signals itself: our answers hold again after the block, and its exits become what they mean.
+    """Restores our signal handlers after a library replaced them and maps its SystemExit to KeyboardInterrupt.
 
-    Ray leaves with SystemExit: the signal's number for SIGTERM, 0 for Control-C once its training workers have ended. Where its core
-    was waiting the code is always 1, and the one that was meant stands in a message.
+    Ray exits with SystemExit: its code is the signal's number for SIGTERM, and 0 for Control-C once the training
+    workers have ended. If Ray's core was waiting, the code is always 1, and the intended one is part of a message.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -115,43 +115,44 @@ def restore_signal_handlers() -> Iterator[None]:
     try:
         yield
     except SystemExit as leaving:
-        said = getattr(leaving, "ray_terminate_msg", "")
-        if leaving.code == signal.SIGTERM or f"code: {signal.SIGTERM.value}" in said:
+        message = getattr(leaving, "ray_terminate_msg", "")
+        if leaving.code == signal.SIGTERM or f"code: {signal.SIGTERM.value}" in message:
             raise Stopped from None
-        if leaving.code == 0 or said:
+        if leaving.code == 0 or message:
             raise KeyboardInterrupt from None
         raise
     finally:
-        for number, answer in before.items():
-            if answer is not None:  # None: not Python's to set again
-                signal.signal(number, answer)
+        for number, handler in before.items():
+            if handler is not None:  # None: it was not set by Python
+                signal.signal(number, handler)
 
 
 def setup_logging(level: int = logging.INFO) -> None:
-    """Called by entry points only: plain lines on standard error."""
+    """Plain log lines on standard error. Called by entry points only."""
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     for noisy in ("alembic", "mlflow", "botocore", "urllib3", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 def passive_omp_wait() -> None:
-    """Threads that wait for work sleep instead of spinning. OpenMP reads this when torch is loaded, so it is called before.
+    """Makes OpenMP's idle threads sleep instead of spinning. Call it before torch is imported.
 
-    Beside other processes on the same cores a detector trained five times as fast with it.
+    With other processes on the same cores a detector trained five times as fast with it.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def disable_telemetry() -> None:
-    """Libraries report nothing about their use."""
+    """Disables the usage reports of MLflow and others."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
 
 
 def git_commit() -> str | None:
-    """The commit of the code that runs, with "-dirty" if the tree was changed: UFGVC_COMMIT, else what git says; None without either.
+    """The commit of the running code, with "-dirty" for a changed tree: UFGVC_COMMIT, else that of git, else None.
 
-    The variable comes first: a host that gets the files without their history may hold a repository at an older commit.
+    The variable comes first because a host that gets the files without their history may have a repository at an older
+    commit.
     """
     if known := os.environ.get("UFGVC_COMMIT"):
         return known
@@ -165,7 +166,7 @@ def git_commit() -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Python's version and those of the packages that a result depends on (only those installed)."""
+    """Versions of Python and of the installed packages that results depend on."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -181,9 +182,9 @@ def cpu_count() -> int:
 
 
 def trim_memory() -> None:
-    """Frees what nothing refers to any more and returns it to the system, in a process that trains one net after another.
+    """Collects garbage and returns free memory to the system, for a process that trains one network after another.
 
-    Each training of a trial runs on a new thread, and glibc keeps what a thread has freed for that thread.
+    Each training of a trial runs in a new thread, and glibc keeps memory that a thread has freed for that thread.
     """
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only

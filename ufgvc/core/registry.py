@@ -1,4 +1,4 @@
-"""Names for things that can be chosen in a configuration."""
+"""A registry of named values, such as methods and commands."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """A closed set of named values: a name is registered once, an unknown name lists the known ones."""
+    """Named values.  kind: what they are, for messages."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._known: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator that files the decorated object under `name`; ValueError if the name is taken."""
+        """A decorator that registers an object under `name`. ValueError if the name is taken."""
 
-        def keep(value: T) -> T:
+        def add(value: T) -> T:
             if name in self._known:
                 raise ValueError(f"{self.kind} {name!r} is registered twice")
             self._known[name] = value
             return value
 
-        return keep
+        return add
 
     def get(self, name: str) -> T:
+        """The value of that name. UserError with the known names if there is none."""
         try:
             return self._known[name]
         except KeyError:
@@ -36,4 +37,5 @@ class Registry(Generic[T]):
             raise UserError(f"there is no {self.kind} named {name!r}", fix=f"choose one of: {known}") from None
 
     def names(self) -> tuple[str, ...]:
+        """All names, in the order of registration."""
         return tuple(self._known)

@@ -1,8 +1,8 @@
-"""S3 as a filesystem for pyarrow and Ray that never writes directory markers.
+"""S3 as a file system for pyarrow and Ray that never writes directory markers.
 
-A marker is an empty "folder/" object; some servers turn it into a file that hides the whole folder. Here creating a folder does nothing
-and deleting goes object by object. Everything goes through one boto3 client, so that credentials, certificates, proxies and retries are
-the same for reading and writing.
+A marker is an empty object "folder/"; some servers turn it into a file that hides the whole folder. Here creating a
+folder does nothing, and objects are deleted one by one. All requests use one boto3 client, so that credentials,
+certificates, proxies and retries are the same for reading and writing.
 """
 
 from __future__ import annotations
@@ -18,23 +18,25 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from ufgvc.core.errors import UserError
-from ufgvc.core.s3_client import CutOff, connection, prepare_environment
+from ufgvc.core.s3_client import IncompleteBody, connection, prepare_environment
 from ufgvc.core.s3_errors import MISSING, code_of
 
-_DELETE_AT_ONCE = 1000  # the limit of one DeleteObjects request
-_AHEAD = 8 << 20  # bytes that a stream reads at once
-IN_MEMORY = 16 << 20  # bytes of an object that wait in memory for its upload; more wait in a temporary file
+_DELETE_BATCH = 1000  # the limit of one DeleteObjects request
+_READ_AHEAD = 8 << 20  # bytes that a stream reads in one request
+IN_MEMORY = (
+    16 << 20
+)  # bytes of an object that are buffered in memory before its upload; larger ones go to a temporary file
 
 
 def open_s3() -> pafs.PyFileSystem:
-    """A picklable filesystem for the bucket store that AWS_ENDPOINT_URL (or AWS itself) names."""
+    """A picklable file system for the server of AWS_ENDPOINT_URL, or AWS."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     return pafs.PyFileSystem(MarkerFreeS3(endpoint, region or ("us-east-1" if endpoint else None)))
 
 
 class MarkerFreeS3(pafs.FileSystemHandler):  # type: ignore[misc]  # pyarrow is not annotated
-    """Paths are bucket/key. Errors: FileNotFoundError, or UserError with the reason in words."""
+    """The file system; its paths are bucket/key. Methods raise FileNotFoundError, or UserError with the reason."""
 
     def __init__(self, endpoint: str | None, region: str | None) -> None:
         prepare_environment()
@@ -42,7 +44,7 @@ class MarkerFreeS3(pafs.FileSystemHandler):  # type: ignore[misc]  # pyarrow is 
             scheme, _, address = endpoint.rstrip("/").partition("://")
             if not address or scheme not in ("http", "https"):
                 raise UserError(
-                    "is not an address", where="AWS_ENDPOINT_URL", fix="give it as http://host:port or https://host"
+                    "is not a URL", where="AWS_ENDPOINT_URL", fix="give it as http://host:port or https://host"
                 )
         self.endpoint, self.region = endpoint, region
         self._connection = connection(endpoint, region)
@@ -88,9 +90,9 @@ class MarkerFreeS3(pafs.FileSystemHandler):  # type: ignore[misc]  # pyarrow is 
             raise UserError("names no bucket", where="s3://", fix="write s3://bucket/prefix")
         prefix = f"{key}/" if key else ""
         options = {"Bucket": bucket, "Prefix": prefix} | ({} if selector.recursive else {"Delimiter": "/"})
-        files, folders = self._connection.call(lambda client: _listed(client, options), _uri(selector.base_dir))
+        files, folders = self._connection.call(lambda client: _list(client, options), _uri(selector.base_dir))
         if not files and not folders and not selector.allow_not_found:
-            raise FileNotFoundError(f"{_uri(selector.base_dir)} is not there")
+            raise FileNotFoundError(f"{_uri(selector.base_dir)} does not exist")
         found = [pafs.FileInfo(f"{bucket}/{each}", pafs.FileType.Directory) for each in sorted(folders)]
         return found + [_file_info(f"{bucket}/{each['Key']}", each["Size"], each["LastModified"]) for each in files]
 
@@ -100,7 +102,7 @@ class MarkerFreeS3(pafs.FileSystemHandler):  # type: ignore[misc]  # pyarrow is 
     def delete_dir(self, path: str) -> None:
         bucket, key = _split(path)
         options = {"Bucket": bucket, "Prefix": f"{key}/" if key else ""}
-        files, _ = self._connection.call(lambda client: _listed(client, options, markers=True), _uri(path))
+        files, _ = self._connection.call(lambda client: _list(client, options, markers=True), _uri(path))
         self._delete(bucket, [each["Key"] for each in files])
 
     def delete_dir_contents(self, path: str, missing_dir_ok: bool = False) -> None:
@@ -121,33 +123,33 @@ class MarkerFreeS3(pafs.FileSystemHandler):  # type: ignore[misc]  # pyarrow is 
             for problem in answer.get("Errors", []):
                 raise ClientError({"Error": problem, "ResponseMetadata": answer["ResponseMetadata"]}, "DeleteObjects")
 
-        for start in range(0, len(keys), _DELETE_AT_ONCE):
-            objects = [{"Key": key} for key in keys[start : start + _DELETE_AT_ONCE]]
+        for start in range(0, len(keys), _DELETE_BATCH):
+            objects = [{"Key": key} for key in keys[start : start + _DELETE_BATCH]]
             self._connection.call(delete, _uri(f"{bucket}/{keys[start]}"))
 
     def upload(self, file: IO[bytes], path: str) -> None:
-        """Uploads a file from its start, whole or not at all."""
+        """Uploads a file from its beginning, completely or not at all."""
         bucket, key = _split(path)
 
         def send(client: Any) -> None:
             file.seek(0)
-            client.upload_fileobj(_KeptOpen(file), bucket, key)
+            client.upload_fileobj(_Unclosable(file), bucket, key)
 
         self._connection.call(send, _uri(path))
 
     def read(self, path: str, start: int = 0, stop: int | None = None) -> bytes:
-        """The bytes [start, stop) of an object; None is its end."""
+        """The bytes [start, stop) of an object.  stop: None for its end."""
         from botocore.exceptions import BotoCoreError
 
         bucket, key = _split(path)
-        asked = {} if not start and stop is None else {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"}
+        ranges = {} if not start and stop is None else {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"}
 
         def get(client: Any) -> bytes:
-            body = client.get_object(Bucket=bucket, Key=key, **asked)["Body"]
+            body = client.get_object(Bucket=bucket, Key=key, **ranges)["Body"]
             try:
                 return bytes(body.read())
             except BotoCoreError as error:
-                raise CutOff from error
+                raise IncompleteBody from error
             finally:
                 body.close()
 
@@ -164,15 +166,15 @@ class MarkerFreeS3(pafs.FileSystemHandler):  # type: ignore[misc]  # pyarrow is 
         )
 
     def open_input_stream(self, path: str) -> pa.NativeFile:
-        return pa.PythonFile(io.BufferedReader(self._object(path), _AHEAD), mode="r")
+        return pa.PythonFile(io.BufferedReader(self._open(path), _READ_AHEAD), mode="r")
 
     def open_input_file(self, path: str) -> pa.NativeFile:
-        return pa.PythonFile(self._object(path), mode="r")
+        return pa.PythonFile(self._open(path), mode="r")
 
-    def _object(self, path: str) -> _Object:
+    def _open(self, path: str) -> _Object:
         info = self._info(path)
         if info.type != pafs.FileType.File:
-            raise FileNotFoundError(f"{_uri(path)} is not there")
+            raise FileNotFoundError(f"{_uri(path)} does not exist")
         return _Object(self, path, info.size)
 
     def open_output_stream(self, path: str, metadata: dict[str, str]) -> pa.NativeFile:
@@ -182,8 +184,8 @@ class MarkerFreeS3(pafs.FileSystemHandler):  # type: ignore[misc]  # pyarrow is 
         raise NotImplementedError("an object cannot be appended to")
 
 
-class _KeptOpen:
-    """A file that boto3 cannot close: it does so after an upload, and another try needs it."""
+class _Unclosable:
+    """A file that boto3 cannot close: it would do so after an upload, and a retry needs it."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.read, self.seek = file.read, file.seek
@@ -191,14 +193,14 @@ class _KeptOpen:
             self.tell = file.tell
 
     def close(self) -> None:
-        """The owner does."""
+        """Does nothing: the owner closes the file."""
 
 
 class _Object(io.RawIOBase):
-    """An object read by ranges, one request each."""
+    """An object as a file; each read is one range request."""
 
     def __init__(self, fs: MarkerFreeS3, path: str, size: int) -> None:
-        self._fs, self._path, self._size, self._at = fs, path, size, 0
+        self._fs, self._path, self._size, self._position = fs, path, size, 0
 
     def readable(self) -> bool:
         return True
@@ -207,18 +209,18 @@ class _Object(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self._at
+        return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        return self._at
+        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        return self._position
 
     def read(self, size: int | None = -1) -> bytes:
-        stop = self._size if size is None or size < 0 else min(self._at + size, self._size)
-        if stop <= self._at:
+        stop = self._size if size is None or size < 0 else min(self._position + size, self._size)
+        if stop <= self._position:
             return b""
-        data = self._fs.read(self._path, self._at, stop)
-        self._at += len(data)
+        data = self._fs.read(self._path, self._position, stop)
+        self._position += len(data)
         return data
 
     def readinto(self, buffer: Any) -> int:
@@ -228,29 +230,29 @@ class _Object(io.RawIOBase):
 
 
 class _Upload:
-    """A file that is uploaded when it is closed; one that is only forgotten is not (a class of `io` would close itself)."""
+    """A file that is uploaded when it is closed, and not when it is only dropped (as a class of `io` would be)."""
 
     def __init__(self, fs: MarkerFreeS3, path: str) -> None:
         self._fs, self._path = fs, path
-        self._waiting = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115
+        self._buffer = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115
 
     def write(self, data: Any) -> int:
-        return self._waiting.write(data)
+        return self._buffer.write(data)
 
     def tell(self) -> int:
-        return self._waiting.tell()
+        return self._buffer.tell()
 
     def flush(self) -> None:
-        """Nothing is sent before the end."""
+        """Does nothing: the upload happens on close."""
 
     @property
     def closed(self) -> bool:
-        return self._waiting.closed
+        return self._buffer.closed
 
     def close(self) -> None:
         if not self.closed:
-            with self._waiting:
-                self._fs.upload(self._waiting, self._path)
+            with self._buffer:
+                self._fs.upload(self._buffer, self._path)
 
 
 def _head(client: Any, bucket: str, key: str) -> dict[str, Any]:
@@ -261,14 +263,15 @@ def _head(client: Any, bucket: str, key: str) -> dict[str, Any]:
     except ClientError as error:
         if code_of(error) in MISSING:
             raise
-    client.get_object(Bucket=bucket, Key=key, Range="bytes=0-0")[
-        "Body"
-    ].close()  # an answer to HEAD has no body that says why
-    return dict(client.head_object(Bucket=bucket, Key=key))  # the refusal has passed
+    # The answer to HEAD has no body with the reason, so ask again with GET.
+    client.get_object(Bucket=bucket, Key=key, Range="bytes=0-0")["Body"].close()
+    return dict(client.head_object(Bucket=bucket, Key=key))  # GET worked, so the error was temporary
 
 
-def _listed(client: Any, options: dict[str, str], markers: bool = False) -> tuple[list[dict[str, Any]], set[str]]:
-    """The objects below a prefix, and the folders that their keys imply. A marker counts as a folder, unless `markers`."""
+def _list(client: Any, options: dict[str, str], markers: bool = False) -> tuple[list[dict[str, Any]], set[str]]:
+    """The objects below a prefix, and the folders that their keys imply. Directory markers are folders, or files if
+    `markers`.
+    """
     files: list[dict[str, Any]] = []
     folders: set[str] = set()
     for page in client.get_paginator("list_objects_v2").paginate(**options):

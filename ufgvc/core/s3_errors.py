@@ -1,4 +1,4 @@
-"""What an S3 server or the way to it refuses, in words for people: the one table for reading and writing alike."""
+"""Messages for the errors of S3 servers and of botocore."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from ufgvc.core.errors import UnreadableFile, UserError
 
 _KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 _RIGHTS = f"the credentials ({_KEYS}) and the bucket's rights"
-_GO_ON = "the same command goes on from there"
+_GO_ON = "the same command continues from there"
 _BUCKET = ("there is no such bucket", "create the bucket or correct the URI")
-_NAME = ("this is no name for a bucket", "correct the URI")
+_NAME = ("this is not a valid bucket name", "correct the URI")
 _DENIED = ("access is refused", f"check {_RIGHTS}")
 _NONE = ("no credentials were found", f"set {_KEYS}, or give this machine a role")
 _EXPIRED = (
@@ -23,8 +23,8 @@ _TOKEN = (
 )
 _CLOCK = ("this machine's clock differs too much from the server's", "set the clock (NTP)")
 _REGION = ("the bucket lies in another region", "set AWS_DEFAULT_REGION to the bucket's region")
-_BUSY = ("the storage server asks to slow down, and still does after several tries", f"try again later; {_GO_ON}")
-_FAILS = ("the storage server fails, and still does after several tries", f"try again later; {_GO_ON}")
+_BUSY = ("the storage server asks to slow down, also after several attempts", f"try again later; {_GO_ON}")
+_FAILS = ("the storage server fails, also after several attempts", f"try again later; {_GO_ON}")
 _SILENT = ("the storage server does not answer", "check AWS_ENDPOINT_URL, HTTPS_PROXY and that the server runs")
 _FULL = (
     "the storage has no space left, or its quota is used up",
@@ -42,8 +42,8 @@ _UNTRUSTED = (
     "the server's certificate is not trusted",
     "set AWS_CA_BUNDLE or SSL_CERT_FILE to a file with the certificate of its authority",
 )
-_NO_S3 = ("the server does not answer as S3 does", "check AWS_ENDPOINT_URL")
-# The codes of S3's answers (an HTTP status where the answer had no code), then the names of botocore's own errors.
+_NO_S3 = ("the server does not answer like S3", "check AWS_ENDPOINT_URL")
+# By the error codes of S3 (the HTTP status if there is none), then by the names of botocore's own exceptions.
 _EXPLANATIONS = {
     "NoSuchBucket": _BUCKET,
     **dict.fromkeys(("InvalidBucketName", "InvalidBucket"), _NAME),
@@ -81,15 +81,14 @@ _EXPLANATIONS = {
     **dict.fromkeys(("ResponseParserError", "405", "NotImplemented", "501"), _NO_S3),
 }
 EXPIRED = frozenset(code for code, text in _EXPLANATIONS.items() if text in (_EXPIRED, _TOKEN))
-DENIED = frozenset(
-    ("AccessDenied", "403", "Forbidden", "InvalidAccessKeyId")
-)  # what keys are answered that not every server knows yet
+# Also the answers of a cluster of servers to keys that have not reached all of them.
+DENIED = frozenset(("AccessDenied", "403", "Forbidden", "InvalidAccessKeyId"))
 BUSY = frozenset(code for code, text in _EXPLANATIONS.items() if text is _BUSY)
 MISSING = frozenset(("NoSuchKey", "404", "NotFound"))
 
 
 def code_of(error: BaseException) -> str:
-    """S3's word for an error, its HTTP status where there is none, or the kind of botocore's own error."""
+    """S3's code for an error, its HTTP status if there is no code, or the class name of botocore's own exception."""
     from botocore.exceptions import ClientError, ParamValidationError
 
     if isinstance(error, ClientError):
@@ -100,9 +99,10 @@ def code_of(error: BaseException) -> str:
 
 
 def s3_error(error: BaseException, where: str, reading: bool = False) -> UserError:
-    """The message for what S3 refused.
+    """The UserError for an error of S3.
 
-    where: the object or folder, as s3://bucket/key.  reading: one object was read; UnreadableFile if others may be readable.
+    where: the object or folder, as s3://bucket/key.  reading: one object was read; UnreadableFile if others may be
+    readable.
     """
     code = code_of(error)
     if code.startswith("KMS."):
@@ -110,7 +110,7 @@ def s3_error(error: BaseException, where: str, reading: bool = False) -> UserErr
     elif code in _EXPLANATIONS:
         what, fix = _EXPLANATIONS[code]
     else:
-        text = re.sub(r"//[^/@\s]+@", "//***@", str(error)).splitlines()  # an address may hold a password
+        text = re.sub(r"//[^/@\s]+@", "//***@", str(error)).splitlines()  # a URL may contain a password
         what, fix = f"storage failed: {text[0] if text else code}", f"check AWS_ENDPOINT_URL and {_RIGHTS}"
-    of_one = reading and (what in (_DENIED[0], _ARCHIVED[0], _KMS[0]))
-    return (UnreadableFile if of_one else UserError)(what, where=where, fix=fix)
+    single = reading and (what in (_DENIED[0], _ARCHIVED[0], _KMS[0]))
+    return (UnreadableFile if single else UserError)(what, where=where, fix=fix)

@@ -1,4 +1,4 @@
-"""One interface to a local folder, an S3 prefix, or anything that pyarrow.fs opens. Nothing above this file knows which it is."""
+"""Stores: one interface to a local folder, an S3 prefix, or any other file system of pyarrow."""
 
 from __future__ import annotations
 
@@ -27,15 +27,17 @@ from ufgvc.core.text import decode_text, is_utf8, parse_json
 
 _TEMPORARY = ".ufgvc-tmp-"
 _CHUNK = 4 << 20
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
-_RETRY_SECONDS = 20  # of Google's client
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
+_RETRY_SECONDS = 20  # for Google Cloud Storage
 
 
 @dataclass(frozen=True)
 class Store:
-    """A folder on some storage. Names are relative paths with "/"; a Store is cheap and picklable.
+    """A folder on local or remote storage. Names are relative paths with "/". A Store is cheap and picklable.
 
-    uri: as a person writes it.  fs, path: the same place for pyarrow and Ray.
+    uri: as the user writes it.  fs, path: the same folder for pyarrow and Ray.
+
+    All methods raise UserError with the reason if the disk or the server refuses.
     """
 
     uri: str
@@ -48,12 +50,15 @@ class Store:
 
     @property
     def local_path(self) -> Path:
+        """The path of a local folder. UserError for other storage."""
         if not self.is_local:
             raise UserError("must be a local folder", where=self.uri, fix="give a path on this machine")
         return Path(self.path)
 
     def check_writable(self) -> None:
-        """UserError if this local folder can be neither made nor written; for other storage only the first write can tell."""
+        """UserError if this local folder cannot be made or written to. Other storage is not checked: only a write shows
+        it.
+        """
         if not self.is_local:
             return
         nearest = Path(self.path)
@@ -71,37 +76,39 @@ class Store:
             raise UserError("may not be written", where=str(nearest), fix="change its rights, or give another place")
 
     def child(self, *names: str) -> Store:
-        relative = _checked("/".join(names))
+        """The Store of a subfolder."""
+        relative = _check_name("/".join(names))
         if not relative:
             return self
         return Store(f"{self.uri.rstrip('/')}/{relative}", self.fs, posixpath.join(self.path, relative))
 
     def full(self, name: str) -> str:
         """The path of `name` for `fs`. UserError if the name would leave the folder."""
-        relative = _checked(name)
+        relative = _check_name(name)
         return posixpath.join(self.path, relative) if relative else self.path
 
     def exists(self, name: str = "") -> bool:
-        with self._explained(name):
+        """Whether there is a file or folder of that name."""
+        with self._map_errors(name):
             return bool(self.fs.get_file_info(self.full(name)).type != pafs.FileType.NotFound)
 
     def is_file(self, name: str = "") -> bool:
-        """Whether there is a file of that name; without a name, whether this place itself is a file and no folder."""
-        with self._explained(name):
+        """Whether there is a file of that name; without a name, whether this Store itself is a file."""
+        with self._map_errors(name):
             return bool(self.fs.get_file_info(self.full(name)).type == pafs.FileType.File)
 
     def size(self, name: str) -> int:
-        """Bytes of one object; FileNotFoundError if it is not there."""
-        with self._explained(name):
+        """Size of a file in bytes. FileNotFoundError if it does not exist."""
+        with self._map_errors(name):
             info = self.fs.get_file_info(self.full(name))
             if info.type != pafs.FileType.File:
                 raise FileNotFoundError(f"{self.uri}/{name}")
         return int(info.size)
 
     def list(self, prefix: str = "", recursive: bool = True) -> list[str]:
-        """Names of the files below `prefix`, sorted; [] if there are none."""
+        """Sorted names of the files below `prefix`; [] if there are none."""
         selector = pafs.FileSelector(self.full(prefix), recursive=recursive, allow_not_found=True)
-        with self._explained(prefix):
+        with self._map_errors(prefix):
             infos = self.fs.get_file_info(selector)
             paths = [
                 info.path for info in infos if info.type == pafs.FileType.File and _TEMPORARY not in info.base_name
@@ -109,26 +116,30 @@ class Store:
         return sorted(posixpath.relpath(path, self.path) for path in paths)
 
     def open_input(self, name: str) -> pa.NativeFile:
-        """A seekable file for reading."""
-        with self._explained(name, reading=True):
+        """Opens a seekable file for reading."""
+        with self._map_errors(name, reading=True):
             return self.fs.open_input_file(self.full(name))
 
     def read_bytes(self, name: str) -> bytes:
-        """FileNotFoundError if it is not there; UnreadableFile if this one cannot be read, UserError if the storage refuses."""
-        handler = self._s3()
+        """The content. FileNotFoundError if there is none; UnreadableFile if this file cannot be read, UserError if the
+        storage fails.
+        """
+        handler = self._s3_handler()
         if handler is not None:
             return handler.read(self.full(name))
-        with self._explained(name, reading=True), self.fs.open_input_file(self.full(name)) as file:
+        with self._map_errors(name, reading=True), self.fs.open_input_file(self.full(name)) as file:
             return file.read()
 
     def read_text(self, name: str) -> str:
+        """The content of a UTF-8 or UTF-16 file. UserError for other encodings."""
         return decode_text(self.read_bytes(name), f"{self.uri}/{name}")
 
     def read_json(self, name: str) -> Any:
+        """The value in a JSON file. DamagedFile if it is not JSON."""
         return parse_json(self.read_bytes(name), f"{self.uri}/{name}")
 
     def write_bytes(self, name: str, data: bytes) -> None:
-        """Writes the whole object or nothing: a reader never sees half of it."""
+        """Writes the whole file or nothing: readers never see an incomplete file."""
         with self.writer(name) as file:
             file.write(data)
 
@@ -140,17 +151,17 @@ class Store:
 
     @contextlib.contextmanager
     def writer(self, name: str) -> Iterator[IO[bytes] | pa.NativeFile]:
-        """A file whose content appears under `name` when the block ends without an error."""
+        """A file for writing. It appears under `name` when the block ends without an error, and not otherwise."""
         target = self.full(name)
         if not self.is_local:
-            # An upload stream of pyarrow cannot be given up: even when it is only forgotten, it completes what it has.
-            with tempfile.SpooledTemporaryFile(IN_MEMORY) as waiting:
-                yield waiting
-                waiting.seek(0)
-                with self._explained(name):
-                    self._send(waiting, target)
+            # An upload stream of pyarrow cannot be aborted: even when it is only dropped, it completes.
+            with tempfile.SpooledTemporaryFile(IN_MEMORY) as buffer:
+                yield buffer
+                buffer.seek(0)
+                with self._map_errors(name):
+                    self._upload_file(buffer, target)
             return
-        with self._explained(name):
+        with self._map_errors(name):
             try:
                 os.makedirs(posixpath.dirname(target), exist_ok=True)
             except FileNotFoundError as error:
@@ -161,23 +172,23 @@ class Store:
                     yield file
                 os.replace(temporary, target)
             finally:
-                with contextlib.suppress(OSError):  # the refusal that brought us here is the one to tell
+                with contextlib.suppress(OSError):  # the error that led here is the one to report
                     os.unlink(temporary)
 
     def delete(self, *names: str) -> None:
-        """Deletes files; one that is not there is fine, as an object store does not tell."""
+        """Deletes files. A missing file is not an error, because object stores do not report it."""
         for name in names:
-            with self._explained(name), contextlib.suppress(FileNotFoundError):
+            with self._map_errors(name), contextlib.suppress(FileNotFoundError):
                 self.fs.delete_file(self.full(name))
 
     def delete_tree(self, name: str = "") -> None:
-        """Deletes everything below `name`; nothing there is fine."""
+        """Deletes everything below `name`, if there is anything."""
         if self.exists(name) or not self.is_local:
-            with self._explained(name):
+            with self._map_errors(name):
                 self.fs.delete_dir(self.full(name))
 
     def upload(self, folder: Path, name: str = "") -> None:
-        """Copies a local folder's files to `name`."""
+        """Copies the files of a local folder to `name`."""
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             relative = path.relative_to(folder).as_posix()
             with path.open("rb") as source, self.writer(posixpath.join(name, relative)) as file:
@@ -186,27 +197,27 @@ class Store:
     def download(self, folder: Path, name: str = "") -> None:
         """Copies every file below `name` into a local folder."""
         for found in self.list(name):
-            target = folder / _checked(posixpath.relpath(found, name or "."))
+            target = folder / _check_name(posixpath.relpath(found, name or "."))
             with disk_errors(target):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with self.open_input(found) as source, target.open("wb") as file:
                     shutil.copyfileobj(source, file, _CHUNK)
 
-    def _send(self, file: IO[bytes], target: str) -> None:
-        handler = self._s3()
+    def _upload_file(self, file: IO[bytes], target: str) -> None:
+        handler = self._s3_handler()
         if handler is not None:
             handler.upload(file, target)
             return
         with self.fs.open_output_stream(target) as upload:
             shutil.copyfileobj(file, upload, _CHUNK)
 
-    def _s3(self) -> MarkerFreeS3 | None:
+    def _s3_handler(self) -> MarkerFreeS3 | None:
         handler = getattr(self.fs, "handler", None)
         return handler if isinstance(handler, MarkerFreeS3) else None
 
     @contextlib.contextmanager
-    def _explained(self, name: str, reading: bool = False) -> Iterator[None]:
-        """Turns what a disk or a server refuses into messages for people; a missing file stays FileNotFoundError."""
+    def _map_errors(self, name: str, reading: bool = False) -> Iterator[None]:
+        """Turns errors of the disk or the server into UserErrors. A missing file stays a FileNotFoundError."""
         where = f"{self.uri}/{name}" if name else self.uri
         try:
             yield
@@ -218,7 +229,7 @@ class Store:
             ) from None
         except OSError as error:
             if _TEMPORARY in str(error.filename):
-                error.filename = None  # nobody knows the file that becomes `name`
+                error.filename = None  # the temporary file means nothing to the user
             if error.errno is None and self.is_local and os.path.isdir(self.full(name)):  # pyarrow gives no number
                 error.errno = errno.EISDIR
             refused = disk_error(error, where, reading)
@@ -229,19 +240,21 @@ class Store:
 
 
 def open_store(uri: str | Path) -> Store:
-    """A Store for a local folder, `s3://bucket/prefix` or another URI of pyarrow.fs. Nothing is created or read.
+    """The Store of a local folder, `s3://bucket/prefix` or another URI of pyarrow.fs. Nothing is created or read.
 
-    UserError if the URI is not understood.
+    UserError for an invalid URI.
     """
     text = str(uri)
     if "\0" in text or not text.strip():
-        what = "holds a null character" if text.strip() else "is no place: it is empty"
+        what = "contains a null character" if text.strip() else "is empty"
         raise UserError(what, where=repr(text), fix="give a folder or s3://bucket/prefix")
     if not is_utf8(text):
         shown = os.fsencode(text).decode("utf-8", "backslashreplace")
         raise UserError("its name is not UTF-8 text", where=shown, fix="rename the folder")
-    if _ADDRESS.match(text) and "://" not in text:  # models:/name, s3:/bucket, C:/leaves
-        raise UserError("is not a place this program can open", where=text, fix="use a folder or s3://bucket/prefix")
+    if _URI.match(text) and "://" not in text:  # models:/name, s3:/bucket, C:/leaves
+        raise UserError(
+            "is not a folder or URI that can be opened", where=text, fix="use a folder or s3://bucket/prefix"
+        )
     if text.startswith("s3://"):
         path = text.removeprefix("s3://").strip("/")
         if not path:
@@ -250,9 +263,7 @@ def open_store(uri: str | Path) -> Store:
     if "://" not in text:
         path = os.path.abspath(os.path.expanduser(text))
         return Store(path, pafs.LocalFileSystem(), path)
-    if (
-        text.startswith(("gs://", "gcs://")) and "retry_limit_seconds" not in text
-    ):  # it would try for a quarter of an hour
+    if text.startswith(("gs://", "gcs://")) and "retry_limit_seconds" not in text:  # the default is 15 minutes
         address = f"{text}{'&' if '?' in text else '?'}retry_limit_seconds={_RETRY_SECONDS}"
     else:
         address = text
@@ -260,34 +271,36 @@ def open_store(uri: str | Path) -> Store:
         fs, path = pafs.FileSystem.from_uri(address)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(
-            f"is not a place this program can open ({error})", where=text, fix="use a folder or s3://bucket/prefix"
+            f"is not a folder or URI that can be opened ({error})", where=text, fix="use a folder or s3://bucket/prefix"
         ) from None
     return Store(text.rstrip("/"), fs, path.rstrip("/"))
 
 
 def join(uri: str, *names: str) -> str:
+    """The URI of a file or folder below another."""
     return "/".join([str(uri).rstrip("/"), *names])
 
 
 def read_parquet_file(store: Store, name: str, columns: list[str] | None = None) -> pa.Table:
-    with _readable_table(store, name) as file:
+    """All rows of a Parquet file. DamagedFile if it is incomplete or not Parquet."""
+    with _open_parquet(store, name) as file:
         return pq.ParquetFile(file).read(columns=columns)
 
 
 @contextlib.contextmanager
-def _readable_table(store: Store, name: str) -> Iterator[pa.NativeFile]:
-    """An open Parquet file; what pyarrow says of one that was cut off or is something else becomes a DamagedFile."""
+def _open_parquet(store: Store, name: str) -> Iterator[pa.NativeFile]:
+    """Opens a Parquet file. DamagedFile if it is incomplete or not Parquet."""
     try:
         with store.open_input(name) as file:
             yield file
     except pa.ArrowInvalid as error:
-        fix = "restore it, or run the command again that wrote it"
-        raise DamagedFile(f"is not a whole Parquet file ({error})", where=f"{store.uri}/{name}", fix=fix) from None
+        fix = "restore it, or run the command that wrote it again"
+        raise DamagedFile(f"is not a complete Parquet file ({error})", where=f"{store.uri}/{name}", fix=fix) from None
 
 
 def read_parquet_rows(store: Store, name: str, start: int, stop: int, columns: list[str] | None = None) -> pa.Table:
-    """Rows [start, stop) of a file; only the row groups that hold them are read."""
-    with _readable_table(store, name) as file:
+    """Rows [start, stop) of a Parquet file; only the row groups that contain them are read."""
+    with _open_parquet(store, name) as file:
         parquet = pq.ParquetFile(file)
         ends = np.cumsum([parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)])
         first, last = int(np.searchsorted(ends, start, "right")), int(np.searchsorted(ends, stop - 1, "right"))
@@ -296,15 +309,15 @@ def read_parquet_rows(store: Store, name: str, start: int, stop: int, columns: l
 
 
 def write_parquet_file(store: Store, name: str, table: pa.Table, row_group_size: int = 64) -> None:
-    """Small row groups: one row of a part can be read without reading the part."""
+    """Writes a table in small row groups, so that one row can be read without reading the file."""
     with store.writer(name) as file:
         pq.write_table(table, file, row_group_size=row_group_size, compression="zstd")
 
 
-def _checked(name: str) -> str:
-    """A relative name that stays below its folder."""
+def _check_name(name: str) -> str:
+    """The normalised relative name. UserError if it would leave its folder."""
     if "\0" in name:
-        raise UserError(f"the name {name!r} holds a null character", fix="correct the name")
+        raise UserError(f"the name {name!r} contains a null character", fix="correct the name")
     clean = posixpath.normpath(name)
     if clean.startswith(("/", "../")) or clean == "..":
         raise UserError(f"the name {name!r} would leave its folder", fix="rename the file or class in the source")

@@ -1,4 +1,4 @@
-"""The one decoder of text files that people and tools write, and of the JSON that we write."""
+"""Decodes text and JSON files."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def decode_text(data: bytes, where: str) -> str:
-    """The text of a file: UTF-8 with or without a byte order mark, or UTF-16 with one, as Windows' editors save it.
+    """The text of a file: UTF-8 with or without a byte order mark, or UTF-16 with one, as editors on Windows save it.
 
-    where: the file, for the message.  UserError for any other encoding: guessing would change names without notice.
+    where: the file, for the message.  UserError for any other encoding, because a guess could change names without
+    notice.
     """
     try:
         return data.decode("utf-16" if data.startswith(_UTF16) else "utf-8-sig")
@@ -24,16 +25,18 @@ def decode_text(data: bytes, where: str) -> str:
 
 
 def parse_json(data: bytes, where: str) -> Any:
-    """The value in a JSON file of ours. DamagedFile if it is none: the file was cut off or edited."""
+    """The value in a JSON file written by this program. DamagedFile if it is not JSON: the file is incomplete or was
+    edited.
+    """
     try:
         return json.loads(decode_text(data, where))
     except json.JSONDecodeError as error:
-        fix = "restore it, or run the command again that wrote it"
+        fix = "restore it, or run the command that wrote it again"
         raise DamagedFile(f"is damaged: it is not JSON ({error})", where=where, fix=fix) from None
 
 
 def is_utf8(name: str) -> bool:
-    """Whether a name of the file system is text: bytes that are no UTF-8 are kept as surrogates, which nothing else can write."""
+    """Whether a file name is valid UTF-8. Python keeps other bytes as surrogates, which most formats cannot store."""
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Values that pass between the parts."""
+"""Types that several packages share: regions and boxes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Literal
 
 Region = Literal["vein", "contour"]
 REGIONS: tuple[Region, ...] = ("vein", "contour")
+MaskKind = Literal["box", "luminance", "structure", "exact"]  # how masks are made; see ufgvc/regions/masks.py
 
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle about a region, in pixels of the upright photograph: x to the right, y down, score in [0, 1]."""
+    """A bounding box of a region, in pixels of the upright image: x to the right, y down, score in [0, 1]."""
 
     region: str
     x0: float

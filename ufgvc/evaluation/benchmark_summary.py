@@ -17,10 +17,10 @@ from ufgvc.evaluation.stats import (
     Floats,
     difference,
     estimate,
-    finished,
     holm,
     pooled_cultivars,
     resampled_means,
+    right_by_seed,
     seed_mean,
 )
 
@@ -111,13 +111,13 @@ def _summary(
 
 
 def _finished_datasets(one: MethodResult, record: BenchmarkRecord) -> tuple[BenchmarkDataset, ...]:
-    return tuple(dataset for dataset in record.datasets if finished(one, dataset))
+    return tuple(dataset for dataset in record.datasets if right_by_seed(one, dataset))
 
 
 def _difference(
     one: MethodResult, reference: MethodResult, record: BenchmarkRecord, samples: _Resamples
 ) -> Difference | None:
-    common = [dataset for dataset in _finished_datasets(one, record) if finished(reference, dataset)]
+    common = [dataset for dataset in _finished_datasets(one, record) if right_by_seed(reference, dataset)]
     first, second = seed_mean(one, common), seed_mean(reference, common)
     if one is reference or first is None or second is None:
         return None
@@ -126,7 +126,7 @@ def _difference(
 
 
 def _seeds(one: MethodResult, datasets: Sequence[BenchmarkDataset]) -> dict[str, Any]:
-    runs = [finished(one, dataset) for dataset in datasets]
+    runs = [right_by_seed(one, dataset) for dataset in datasets]
     everywhere = set.intersection(*map(set, runs))
     accuracies = [np.concatenate([seeds[seed] for seeds in runs]).mean() for seed in sorted(everywhere)]
     spread = float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else None

@@ -1,4 +1,4 @@
-"""Names cultivars on any number of photographs: a pool of model actors, constant memory, bad photographs listed."""
+"""The `predict` command: predicts any number of photographs with Ray actors, in constant memory."""
 
 from __future__ import annotations
 
@@ -17,10 +17,8 @@ from ufgvc.core.errors import UnreadableFile, UserError
 from ufgvc.core.storage import Store, join, open_store
 from ufgvc.data.file_types import HEAD_BYTES, READABLE_TYPES, detect_file_type, explain_unreadable
 from ufgvc.data.images import BadImage, decode, inspect
-from ufgvc.data.readers.places import split_place
-from ufgvc.data.readers.scan import Rejected, find_photographs, scan
-from ufgvc.evaluation.predict_settings import PredictResult, PredictSettings
-from ufgvc.models.calibration import softmax
+from ufgvc.data.readers.scan import Rejected, find_photographs, scan, split_uri
+from ufgvc.evaluation.settings import PredictResult, PredictSettings
 from ufgvc.models.model import LoadedModel, load_model
 from ufgvc.models.onnx import has_gpu_provider
 from ufgvc.runtime.resources import actor_pool
@@ -43,32 +41,39 @@ def predict(
 ) -> PredictResult:
     """Writes <out>/predictions.csv, predictions/*.parquet and rejected.csv for every photograph below `source`.
 
-    source: a folder, a bucket or one file.  model: models:/name@alias, runs:/<id>/model or a folder.  Paths in the output are
-    relative to `source`. UserError if there is no photograph or no model; a photograph that cannot be read is listed, not fatal.
+    Paths in the output are relative to `source`. A photograph that cannot be read is listed in rejected.csv.
+
+    Args:
+        source: a folder, a bucket or one file.
+        model: models:/name@alias, runs:/<id>/model or a folder.
+        out: folder or URI.
+
+    Raises:
+        UserError: there is no photograph, or no model.
     """
     settings = settings or PredictSettings()
     target = open_store(out)
-    store, names, left_out = photographs(source, without=target)
+    store, names, rejected = list_photographs(source, without=target)
     if target.path == store.path and target.fs.equals(store.fs):
         raise UserError(
             "the predictions would be written among the photographs", where="--out", fix="give another folder"
         )
-    loaded = run_by(settings.runtime, load_model(model, context), model)
-    with ray_session(context.ray, settings.gpus_to_wait_for), Output(target, loaded, settings) as output:
-        for bad in left_out:
-            output.reject(bad.path, bad.reason)
-        for batch in _predicted(store, names, loaded, settings):
-            output.add(batch)
-        return output.finish(len(names) + len(left_out))
+    loaded = choose_runtime(settings.runtime, load_model(model, context), model)
+    with ray_session(context.ray, settings.gpus_to_wait_for), PredictionWriter(target, loaded, settings) as writer:
+        for file in rejected:
+            writer.reject(file.path, file.reason)
+        for row in _predict_rows(store, names, loaded, settings):
+            writer.add(row)
+        return writer.finish(len(names) + len(rejected))
 
 
-def run_by(runtime: str, model: LoadedModel, uri: str) -> LoadedModel:
-    """The model as torch or onnxruntime runs it; one that was not exported yet is exported for the purpose, and checked.
+def choose_runtime(runtime: str, model: LoadedModel, uri: str) -> LoadedModel:
+    """The model for the runtime: torch, onnx (a torch model is exported and checked first), or auto (as it was loaded).
 
-    runtime: auto is what the model's folder holds.  UserError for torch where the folder holds an exported model only.
+    UserError for torch if the model is an exported one.
     """
     if runtime == "torch" and model.exported:
-        fix = "use `--runtime onnx`, or give the model that it was made from"
+        fix = "use `--runtime onnx`, or give the model that it was exported from"
         raise UserError("is an exported model, which torch cannot run", where=uri, fix=fix)
     if runtime != "onnx" or model.exported:
         return model
@@ -79,15 +84,15 @@ def run_by(runtime: str, model: LoadedModel, uri: str) -> LoadedModel:
     return exported
 
 
-def photographs(source: str, without: Store | None = None) -> tuple[Store, list[str], list[Rejected]]:
-    """The place, the names of its photographs, and what lies there and is none, with the reason: the list that `ingest` reads.
+def list_photographs(source: str, without: Store | None = None) -> tuple[Store, list[str], list[Rejected]]:
+    """The store, the names of its photographs, and the other files with the reason; the same list as that of `ingest`.
 
-    without: a place below the source that does not count.  UserError if there is no photograph.
+    without: a folder below the source that is skipped.  UserError if there is no photograph.
     """
-    folder, file = split_place(source)
+    folder, file = split_uri(source)
     store = open_store(folder)
     if file:
-        head = _head_of(store, file) if store.is_file(file) else b""
+        head = _read_head(store, file) if store.is_file(file) else b""
         if not store.is_file(file):
             raise UserError("there is no such file or folder", where=source, fix="check --source")
         if detect_file_type(head) not in READABLE_TYPES:
@@ -97,22 +102,22 @@ def photographs(source: str, without: Store | None = None) -> tuple[Store, list[
         return store, [file], []
     found = find_photographs(scan(store, without=without))
     others = [Rejected(path, "is not a photograph") for path in found.others]
-    left_out = [*found.rejected, *found.left_out, *others]
+    rejected = [*found.rejected, *found.left_out, *others]
     if not found.sizes:
-        some = f"; {left_out[0].path} {left_out[0].reason}" if left_out else ""
+        example = f"; {rejected[0].path} {rejected[0].reason}" if rejected else ""
         raise UserError(
-            f"holds no photograph that can be read{some}", where=source, fix="give a folder or bucket of photographs"
+            f"holds no photograph that can be read{example}", where=source, fix="give a folder or bucket of photographs"
         )
-    return store, list(found.sizes), left_out
+    return store, list(found.sizes), rejected
 
 
-def _head_of(store: Store, name: str) -> bytes:
+def _read_head(store: Store, name: str) -> bytes:
     with store.open_input(name) as file:
         return bytes(file.read(HEAD_BYTES))
 
 
 class Predictor:
-    """One actor: reads, decodes and names a batch of photographs; a failure of one photograph stays with that photograph."""
+    """An actor that predicts batches of photographs. One that cannot be read gets a reason instead of a prediction."""
 
     def __init__(self, store: Store, model_ref: Any, top: int, device: str) -> None:
         import ray
@@ -121,7 +126,7 @@ class Predictor:
         self.model: LoadedModel = ray.get(model_ref).to(device)
 
     def __call__(self, batch: dict[str, Any]) -> pa.Table:
-        """{"path": (B,)} -> path, reason ("" if it was read), known, top classes and probabilities as lists (empty if it was not)."""
+        """{"path": (B,)} -> columns path, reason ("" if it was read), known, and lists of classes and probabilities."""
         paths = [str(path) for path in batch["path"]]
         images: list[np.ndarray] = []
         reasons: list[str] = []
@@ -132,8 +137,8 @@ class Predictor:
                 images.append(image)
         with memory_for_scores(len(images), self.model.input, self.model.device):
             logits, ood_score = self.model.score(images, max(1, len(images)))
-        order, chances = top_classes(logits, self.top, self.model.temperature)
-        read = zip(order.tolist(), chances.tolist(), self.model.is_known(ood_score).tolist(), strict=True)
+        order, probabilities = self.model.top_k(logits, self.top)
+        read = zip(order.tolist(), probabilities.tolist(), self.model.is_known(ood_score).tolist(), strict=True)
         rows = [([], [], False) if reason else next(read) for reason in reasons]
         classes, values, known = zip(*rows, strict=True)
         columns = {"path": paths, "reason": reasons, "known": known, "classes": classes, "probabilities": values}
@@ -147,19 +152,12 @@ class Predictor:
         except BadImage as error:
             return None, error.reason
         except FileNotFoundError:
-            return None, "is gone since the folder was listed"
+            return None, "was deleted since the folder was listed"
         except UnreadableFile as error:
             return None, error.what
 
 
-def top_classes(logits: np.ndarray, top: int, temperature: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Class indices and probabilities (B, top) from likely to unlikely; all of them if there are fewer."""
-    chances = softmax(logits, temperature)
-    order = np.argsort(-chances, axis=1, kind="stable")[:, :top]
-    return order, np.take_along_axis(chances, order, axis=1)
-
-
-def _predicted(
+def _predict_rows(
     store: Store, names: list[str], model: LoadedModel, settings: PredictSettings
 ) -> Iterator[dict[str, Any]]:
     import ray
@@ -172,31 +170,31 @@ def _predicted(
     batches = -(-len(names) // settings.batch_size)
     pool = actor_pool(settings, batches, can_use_gpu=can_use_gpu)
     rows = ray.data.from_arrow(pa.table({"path": names})).repartition(min(batches, 4 * pool.max_actors))
-    named = rows.map_batches(
+    predicted = rows.map_batches(
         Predictor,
         fn_constructor_args=(store, ray.put(model.to("cpu")), settings.top, pool.device),
         batch_size=settings.batch_size,
         **pool.options,
     )
     classes = model.classes
-    for batch in run_tasks(named.iter_batches(batch_size=None, batch_format="pyarrow")):
+    for batch in run_tasks(predicted.iter_batches(batch_size=None, batch_format="pyarrow")):
         for row in cast(pa.Table, batch).to_pylist():
             row["names"] = [classes[i] for i in row.pop("classes")]
             yield row
 
 
-class Output:
-    """The files of a prediction, written as rows come: CSV and rejected.csv through a temporary file, Parquet in parts."""
+class PredictionWriter:
+    """Writes the files of a prediction row by row: the CSV files through temporary files, Parquet in parts."""
 
     def __init__(self, store: Store, model: LoadedModel, settings: PredictSettings) -> None:
         self.store, self.limit, self.top = store, settings.rows_per_file, min(settings.top, len(model.classes))
-        self.calibrated, self.tells_unknown = model.calibration is not None, model.subspace is not None
-        self.tell_unknown, self.unknown, self.unknown_name = settings.unknown, 0, model.unknown_name
+        self.calibrated, self.has_threshold = model.calibration is not None, model.subspace is not None
+        self.name_unknown, self.unknown, self.unknown_name = settings.unknown, 0, model.unknown_name
         self.rows: list[dict[str, Any]] = []
         self.parts: list[str] = []
         self.counts = {CSV: 0, REJECTED: 0}
 
-    def __enter__(self) -> Output:
+    def __enter__(self) -> PredictionWriter:
         self.folder = tempfile.TemporaryDirectory(prefix="ufgvc-predict-")
         self.files = {
             name: (Path(self.folder.name) / name).open("w", newline="", encoding="utf-8") for name in self.counts
@@ -214,14 +212,14 @@ class Output:
         self.folder.cleanup()
 
     def add(self, row: dict[str, Any]) -> None:
-        """One photograph: path, reason, known, names, probabilities."""
+        """Adds a photograph: {path, reason, known, names, probabilities}."""
         if row["reason"]:
             self.reject(row["path"], row["reason"])
             return
         self.counts[CSV] += 1
         pairs = list(zip(row["names"], row["probabilities"], strict=True))
-        flat = [cell for name, chance in pairs for cell in (name, f"{chance:.6f}")]
-        known = row["known"] or not self.tell_unknown
+        flat = [cell for name, probability in pairs for cell in (name, f"{probability:.6f}")]
+        known = row["known"] or not self.name_unknown
         self.unknown += not known
         cultivar = pairs[0][0] if known else self.unknown_name
         self.writers[CSV].writerow([row["path"], cultivar, f"{pairs[0][1]:.6f}", "true" if known else "false", *flat])
@@ -231,12 +229,12 @@ class Output:
             self._write_part()
 
     def reject(self, path: str, reason: str) -> None:
-        """One file that has no prediction."""
+        """Adds a file without a prediction."""
         self.counts[REJECTED] += 1
         self.writers[REJECTED].writerow([path, reason])
 
     def finish(self, expected: int) -> PredictResult:
-        """Writes what is left; RuntimeError if a photograph is in neither list."""
+        """Writes the remaining rows and the CSV files. RuntimeError unless there are `expected` files in all."""
         if sum(self.counts.values()) != expected:
             raise RuntimeError(f"{sum(self.counts.values())} of {expected} photographs came back from the workers")
         if self.rows:
@@ -259,7 +257,7 @@ class Output:
             parquet=parquet,
             unknown=self.unknown,
             calibrated=self.calibrated,
-            tells_unknown=self.tells_unknown,
+            has_threshold=self.has_threshold,
         )
 
     def _write_part(self) -> None:

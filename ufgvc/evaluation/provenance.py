@@ -1,8 +1,7 @@
-"""What made a number: the run, the data, the initial weights, how the epoch was chosen, and what a reader must beware of."""
+"""Provenance of an evaluation: run, data, initial weights, how the epoch was selected, and warnings about them."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,17 +13,19 @@ from ufgvc.core.storage import Store, open_store
 from ufgvc.data.dataset import DATASET_FILE, Dataset
 from ufgvc.models.model import LoadedModel
 from ufgvc.regions.mask_results import MIN_FOUND
+from ufgvc.training.progress import read_metrics
 
-SELECTION = {
-    "last": "last epoch; no selection",
-    "holdout": "best epoch on leaves held out of the training split",
-    "kfold": "cross-validation inside the training split",
-    "test": "best epoch on the test leaves themselves (the paper's protocol)",
+UNKNOWN = "unknown"
+VALIDATION = {
+    "last": "none; the last epoch was taken",
+    "holdout": "leaves held out of the training split",
+    "kfold": "a fold of the training split (cross-validation)",
+    "test": "the test leaves (the protocol of the paper)",
 }
 
 
 def run_store(model_uri: str) -> Store | None:
-    """The run folder that a model of the form <run>/model lies in; None for every other address."""
+    """The run folder of a model at <run>/model; None for every other address."""
     if model_uri.startswith(("models:", "runs:")):
         return None
     store = open_store(model_uri)
@@ -42,107 +43,110 @@ def run_config(run: Store | None) -> dict[str, Any]:
 
 
 def history(run: Store | None) -> list[dict[str, float]]:
-    """The records of the run's metrics.jsonl; [] if there is none."""
-    if run is None or not run.exists("metrics.jsonl"):
-        return []
-    return [json.loads(line) for line in run.read_text("metrics.jsonl").splitlines() if line.strip()]
+    """The rows of the run's metrics.jsonl; [] if there is none."""
+    return read_metrics(run) if run is not None else []
 
 
-def selection_of(model: LoadedModel, config: Mapping[str, Any]) -> str | None:
-    """How the epoch was selected: last, holdout, kfold or test; None if it is not recorded.
+def validation_of(model: LoadedModel, config: Mapping[str, Any]) -> str | None:
+    """How the epoch was selected: last, holdout, kfold or test; None if neither model.json nor the configuration says.
 
-    Models of format 1 have it as text in their metrics.
+    config: of the run, as `run_config` returns it.
     """
-    if validation := model.info.get("validation"):
-        return str(validation)
-    text = str((model.info.get("metrics") or {}).get("selection") or "")
-    known = {"selected on test": "test", "last epoch": "last"}.get(text) or text.removeprefix("best on ")
-    return known or config.get("train.validation")
+    return model.info.get("validation") or config.get("train.validation")
 
 
-def trained_on(model: LoadedModel) -> str | None:
-    """The fingerprint of the images that the model was trained on."""
-    return model.info.get("data") or (model.info.get("fingerprints") or {}).get("data")
+def class_mismatch(dataset: Dataset, model: LoadedModel) -> str | None:
+    """How the classes of the model differ from those of the data set; None if they are the same in the same order."""
+    if tuple(model.classes) == dataset.classes:
+        return None
+    known, wanted = set(model.classes), set(dataset.classes)
+    sides = (("only the model has", sorted(known - wanted)[:3]), ("only the data set has", sorted(wanted - known)[:3]))
+    examples = "; ".join(f"{text} {', '.join(names)}" for text, names in sides if names)
+    counts = f"has {len(known)} cultivars, the data set {dataset.name} has {len(wanted)}"
+    return f"{counts}: {examples or 'the same in another order'}"
+
+
+def short(fingerprint: str | None) -> str:
+    """The start of a fingerprint, for messages."""
+    return fingerprint[:12] if fingerprint else "unknown"
+
+
+def data_fingerprint(model: LoadedModel) -> str | None:
+    """The fingerprint of the images that the model was trained on; None if model.json does not have it."""
+    return (model.info.get("fingerprints") or {}).get("data")
 
 
 def warnings(
     dataset: Dataset, models: Mapping[str, LoadedModel], configs: Mapping[str, Mapping[str, Any]]
 ) -> list[str]:
-    """What a reader must know before believing the numbers."""
+    """Warnings about the numbers of the models.
+
+    models, configs (from `run_config`): by the names that the report uses.
+    """
     found = []
     for name, model in models.items():
-        fingerprint = trained_on(model)
+        fingerprint = data_fingerprint(model)
         if fingerprint is None:
-            found.append(
-                f"{name}: the model does not tell which photographs it was trained on; test leaves may be among them."
-            )
+            what = "model.json does not say which photographs it was trained on; test leaves may be among them."
+            found.append(f"{name}: {what}")
         elif fingerprint != dataset.fingerprint:
-            found.append(
-                f"{name}: trained on another state of the data set than this one; test leaves may be among its training leaves."
-            )
-        if selection_of(model, configs.get(name, {})) == "test":
-            found.append(
-                f"{name}: selected on test. The epoch was chosen on these very leaves, so the accuracy is too high."
-            )
+            what = "trained on another version of the data set; test leaves may be among its training leaves."
+            found.append(f"{name}: {what}")
+        if validation_of(model, configs.get(name, {})) == "test":
+            what = "selected on test. The epoch was selected on these test leaves, so the accuracy is too high."
+            found.append(f"{name}: {what}")
         masks = model.info.get("masks_found")
         if masks and masks["leaves"] < MIN_FOUND * masks["of"]:
-            found.append(
-                f"{name}: every region was found on {masks['leaves']} of {masks['of']} training leaves only; the masks guided the rest "
-                "less, or not at all."
-            )
+            what = f"only {masks['leaves']} of {masks['of']} training leaves have masks of every region; "
+            found.append(f"{name}: {what}the masks guided the others less, or not at all.")
     return found
 
 
 def facts(dataset: Dataset, model: LoadedModel, model_uri: str, config: Mapping[str, Any]) -> dict[str, str]:
-    """Name and value of everything that made the number, for the end of the page."""
-    described = dataset.store.read_json(DATASET_FILE)
+    """{name: text} of everything that made the numbers, for the end of the page and the model card.
+
+    config: of the run, from `run_config`; {} without a run.
+    """
+    description = dataset.store.read_json(DATASET_FILE)
     options = {**model.method.options}
     init = model.info.get("init") or config.get("train.init") or options.pop("init", None)
-    selection = selection_of(model, config)
+    validation = validation_of(model, config)
     seed = config.get("seed", model.info.get("seed"))
-    size = model.input
     counts = ", ".join(f"{n} {split}" for split, n in dataset.counts.items())
+    one_seed = f"{seed}; one seed, so the interval does not cover the variation between seeds"
     rows = {
         "Data set": f"{dataset.name}: {counts} photographs at {dataset.store.uri}",
-        "Photographs from": str(described.get("source") or ""),
+        "Photographs from": str(description.get("source") or ""),
         "Fingerprint": dataset.fingerprint,
         "Model": model_uri,
         "Method": model.method.name,
-        "Options": ", ".join(f"{key} {value}" for key, value in flatten(options).items()),
-        "Masks": _masks(model.info),
-        "Initial weights": _plain(init),
-        "Epoch chosen by": SELECTION.get(selection or "", selection or "not written down"),
-        "Seed": f"{seed}; one seed, so the spread between runs is not in the interval"
-        if seed is not None
-        else "not written down",
-        "Budget": _budget(config, model.info.get("recipe") or {}),
-        "Input": ", ".join(f"{key} {value}" for key, value in size.items() if value is not None),
-        "Trained with": ", ".join(f"{key} {value}" for key, value in (model.info.get("versions") or {}).items()),
+        "Options": _join(flatten(options)),
+        "Masks": _describe_masks(model.info),
+        "Initial weights": {None: UNKNOWN, "none": "none (random)"}.get(init, str(init)),
+        "Epoch selected on": VALIDATION.get(validation or "", validation or UNKNOWN),
+        "Seed": one_seed if seed is not None else UNKNOWN,
+        "Budget": _describe_budget(config, model.info.get("recipe") or {}),
+        "Input": _join(model.input),
+        "Trained with": _join(model.info.get("versions") or {}),
         "Code": git_commit() or "",
     }
     return {name: text for name, text in rows.items() if text}
 
 
-def _masks(info: Mapping[str, Any]) -> str:
-    """Which masks guided the training, and how much they showed; empty for a method without masks."""
+def _join(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items() if value is not None)
+
+
+def _describe_masks(info: Mapping[str, Any]) -> str:
+    """The kind of masks, and for how many leaves there are any; empty for a method without masks."""
     kind, found = info.get("mask_kind"), info.get("masks_found")
     if not kind:
         return ""
-    return f"{kind}; " + (
-        f"every region on {found['leaves']} of {found['of']} training leaves"
-        if found
-        else "not written down what they show"
-    )
+    count = f"every region on {found['leaves']} of {found['of']} training leaves" if found else "coverage unknown"
+    return f"{kind}; {count}"
 
 
-def _plain(init: Any) -> str:
-    if init is None:
-        return "not written down"
-    return "none (random)" if init == "none" else str(init)
-
-
-def _budget(config: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
+def _describe_budget(config: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
     epochs = sum(stage["epochs"] for stage in recipe.get("stages", ())) or config.get("train.epochs")
-    batch = recipe.get("batch_size") or config.get("train.batch_size")
-    parts = (("epochs", epochs), ("batch size", batch), ("workers", config.get("train.workers")))
-    return ", ".join(f"{name} {value}" for name, value in parts if value is not None)
+    batch_size = recipe.get("batch_size") or config.get("train.batch_size")
+    return _join({"epochs": epochs, "batch size": batch_size, "workers": config.get("train.workers")})

@@ -1,8 +1,10 @@
-"""Every test leaf through every model, once."""
+"""Scores all images of a split with one or more models, in this process or by Ray actors."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,58 +20,76 @@ from ufgvc.data.stream import Chunk, list_chunks
 from ufgvc.evaluation.settings import ScoreSettings
 from ufgvc.models.calibration import check_finite
 from ufgvc.models.model import LoadedModel
+from ufgvc.models.score import rank_classes
 from ufgvc.runtime.resources import actor_pool, choose_device
+from ufgvc.runtime.session import RaySettings, ray_session
 from ufgvc.runtime.tasks import one_task_each, run_tasks
 from ufgvc.training.memory import memory_for_scores
 
-IN_PROCESS = 2000  # leaves up to which starting actors costs more than it saves
+MAX_IN_PROCESS = 2000  # images; up to here starting actors takes longer than it saves
 
 
 @dataclass(frozen=True)
 class Scored:
-    """N leaves in part order: image_id (N,), label (N,) int64, logits {model: (N, K) float64}, ood_score {model: (N,)}."""
+    """Scores of N images in the order of their shards.
+
+    image_id: N ids.  label: (N,) int64.  By the name of the model: logits (N, K) float64, and out-of-distribution
+    scores (N,).
+    """
 
     image_id: list[str]
     label: NDArray[np.int64]
     logits: dict[str, NDArray[np.float64]]
     ood_score: dict[str, NDArray[np.float64]]
 
+    def right(self) -> dict[str, NDArray[np.bool_]]:
+        """(N,) whether the top-1 class is the label, by model."""
+        return {name: rank_classes(logits, 1)[:, 0] == self.label for name, logits in self.logits.items()}
+
 
 def score_split(
     dataset: Dataset, models: Mapping[str, LoadedModel], settings: ScoreSettings, split: str = "test"
 ) -> Scored:
-    """Logits of every model for every leaf of a split. RuntimeError unless each leaf comes back exactly once."""
+    """Scores every image of a split once with every model. Needs a Ray session unless `scores_in_process`.
+
+    UserError if the split is empty, or if a model has diverged. RuntimeError unless each image comes back exactly once.
+    """
     tasks = list_chunks(dataset, split, None)
     expected = dataset.counts.get(split, 0)
     if not expected:
         raise UserError(f"has no {split} leaves", where=dataset.store.uri, fix="ingest a source with a test split")
-    tables = (
-        _here(dataset.store, tasks, models, settings)
-        if runs_here(dataset, settings, split)
-        else _by_actors(dataset.store, tasks, models, settings)
-    )
-    whole = pa.concat_tables(list(tables))
-    check_complete(whole["image_id"].to_pylist(), expected)
-    columns = {name: np.stack(whole[f"logits:{name}"].to_numpy()).astype(np.float64) for name in models}
-    for name, logits in columns.items():
-        check_finite(logits, name)
-    strange = {name: whole[f"ood_score:{name}"].to_numpy() for name in models}
-    return Scored(whole["image_id"].to_pylist(), whole["label"].to_numpy().astype(np.int64), columns, strange)
+    score = _score_here if scores_in_process(dataset, settings, split) else _score_by_actors
+    table = pa.concat_tables(list(score(dataset.store, tasks, models, settings)))
+    image_ids = table["image_id"].to_pylist()
+    check_complete(image_ids, expected)
+    logits = {name: np.stack(table[f"logits:{name}"].to_numpy()).astype(np.float64) for name in models}
+    for name, values in logits.items():
+        check_finite(values, name)
+    ood_score = {name: table[f"ood_score:{name}"].to_numpy() for name in models}
+    return Scored(image_ids, table["label"].to_numpy().astype(np.int64), logits, ood_score)
 
 
-def runs_here(dataset: Dataset, settings: ScoreSettings, split: str = "test") -> bool:
-    """Whether this process scores the leaves itself: few leaves are done before actors have started."""
-    return settings.max_actors == 0 or (settings.max_actors is None and dataset.counts.get(split, 0) <= IN_PROCESS)
+def scores_in_process(dataset: Dataset, settings: ScoreSettings, split: str = "test") -> bool:
+    """Whether this process scores the images itself: `max_actors: 0`, or few images and no number given."""
+    few = dataset.counts.get(split, 0) <= MAX_IN_PROCESS
+    return settings.max_actors == 0 or (settings.max_actors is None and few)
+
+
+def session_for_scores(dataset: Dataset, settings: ScoreSettings, ray: RaySettings) -> AbstractContextManager[Any]:
+    """A Ray session for `score_split`, or nothing where this process scores the test images."""
+    if scores_in_process(dataset, settings):
+        return contextlib.nullcontext()
+    return ray_session(ray, settings.gpus_to_wait_for)
 
 
 def check_complete(image_ids: list[str], expected: int) -> None:
-    """RuntimeError unless every leaf was scored, and once: a partial score is not a score."""
+    """RuntimeError unless there are `expected` ids, all different: metrics of a part of the split would be wrong."""
     if len(image_ids) != expected or len(set(image_ids)) != expected:
         raise RuntimeError(f"scored {len(image_ids)} leaves, {len(set(image_ids))} different ones, of {expected}")
 
 
 class ChunkScorer:
-    """Holds the models; called with {"task": indices} it gives one Arrow table of image_id, label and logits."""
+    """Scores chunks with all models: {"task": indices} -> a table of image_id, label, logits and ood_score."""
 
     def __init__(self, store: Store, tasks: list[Chunk], models: Any, batch_size: int, device: str) -> None:
         if not isinstance(models, dict):
@@ -83,33 +103,32 @@ class ChunkScorer:
         return pa.concat_tables([self._score(self.tasks[int(index)]) for index in batch["task"]])
 
     def _score(self, task: Chunk) -> pa.Table:
-        rows = read_parquet_rows(
-            self.store, task.images, task.start, task.stop, ["image_id", "image", "orientation", "label"]
-        )
-        found: dict[str, list[np.ndarray]] = {name: [] for name in self.models}
-        strange: dict[str, list[np.ndarray]] = {name: [] for name in self.models}
+        columns = ["image_id", "image", "orientation", "label"]
+        rows = read_parquet_rows(self.store, task.images, task.start, task.stop, columns)
+        logits: dict[str, list[np.ndarray]] = {name: [] for name in self.models}
+        ood_scores: dict[str, list[np.ndarray]] = {name: [] for name in self.models}
         for start in range(0, rows.num_rows, self.batch_size):
             part = rows.slice(start, self.batch_size)
-            turns = part["orientation"].to_pylist()
-            images = [decode(image, turn) for image, turn in zip(part["image"].to_pylist(), turns, strict=True)]
+            orientations = part["orientation"].to_pylist()
+            images = [decode(image, each) for image, each in zip(part["image"].to_pylist(), orientations, strict=True)]
             for name, model in self.models.items():
                 with memory_for_scores(self.batch_size, model.input, model.device):
-                    logits, ood_score = model.score(images, self.batch_size)
-                found[name].append(logits)
-                strange[name].append(ood_score)
-        columns = {f"logits:{name}": pa.array(list(np.concatenate(value))) for name, value in found.items()}
-        columns |= {f"ood_score:{name}": pa.array(np.concatenate(value)) for name, value in strange.items()}
-        return pa.table({"image_id": rows["image_id"], "label": rows["label"], **columns})
+                    batch_logits, batch_ood_score = model.score(images, self.batch_size)
+                logits[name].append(batch_logits)
+                ood_scores[name].append(batch_ood_score)
+        scores = {f"logits:{name}": pa.array(list(np.concatenate(values))) for name, values in logits.items()}
+        scores |= {f"ood_score:{name}": pa.array(np.concatenate(values)) for name, values in ood_scores.items()}
+        return pa.table({"image_id": rows["image_id"], "label": rows["label"], **scores})
 
 
-def _here(
+def _score_here(
     store: Store, tasks: list[Chunk], models: Mapping[str, LoadedModel], settings: ScoreSettings
 ) -> Iterator[pa.Table]:
     scorer = ChunkScorer(store, tasks, dict(models), settings.batch_size, choose_device(settings.device))
     return (scorer({"task": [index]}) for index in range(len(tasks)))
 
 
-def _by_actors(
+def _score_by_actors(
     store: Store, tasks: list[Chunk], models: Mapping[str, LoadedModel], settings: ScoreSettings
 ) -> Iterator[pa.Table]:
     import ray

@@ -1,21 +1,23 @@
-"""What an evaluation can be told, and what it leaves."""
+"""Settings and results of `evaluate`, `promote` and `predict`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import tyro
 from pydantic import Field
 
+from ufgvc.core.types import MaskKind
 from ufgvc.evaluation.metrics import Scores
 from ufgvc.runtime.resources import ActorSettings
 
 
 class ScoreSettings(ActorSettings):
-    """How leaves are put through a model."""
+    """How images are scored with a model."""
 
     batch_size: int = Field(32, ge=1)
-    """leaves a forward pass"""
+    """leaves in a forward pass"""
     max_actors: int | None = Field(None, ge=0)
     """actors at most; 0: score in this process; default: this process for up to 2000 leaves, else as many as fit"""
 
@@ -24,35 +26,54 @@ class EvaluateSettings(ScoreSettings):
     """Evaluation on the test leaves."""
 
     top: int = Field(5, ge=1)
-    """a leaf counts for the top figure if its cultivar is among this many likeliest"""
+    """k of the top-k accuracy"""
     cam_leaves: int = Field(6, ge=0)
-    """leaves in the figure of class activation maps, drawn with the seed, not picked"""
+    """leaves in the figure of class activation maps, a random sample with the seed"""
     region_leaves: int = Field(4, ge=0)
-    """leaves in the figure of regions, drawn with the seed"""
-    mask_kind: str = "box"
-    """the masks shown in the figure of regions, if they are there"""
+    """leaves in the figure of regions, a random sample with the seed"""
+    mask_kind: Annotated[MaskKind, tyro.conf.Suppress] = "box"
+    """masks of the figure of regions, if the data set has them"""
     paper: Literal["cotton80", "soylocal200"] | None = None
-    """put the paper's figures for this data set beside ours; only for the real photographs"""
+    """also show the paper's accuracies on this data set; only for the real photographs"""
     register_version: bool = True
-    """file the model in the MLflow registry as `challenger` (only a model that a run made, and only with tracking)"""
+    """register the model in MLflow as `challenger` (only a model of a run, and only with tracking)"""
     seed: int = 0
-    """draws the leaves of the figures"""
+    """of the random samples of leaves"""
 
 
 class PromoteSettings(ScoreSettings):
-    """The challenger against the champion."""
+    """Comparison of the challenger with the champion."""
 
     alpha: float = Field(0.05, gt=0, lt=1)
-    """level of the exact McNemar test: the challenger wins, or loses, if p is below it"""
+    """significance level of the exact McNemar test"""
     strict: bool = False
-    """exit code 3 unless the challenger is champion now (`ray job submit` makes 1 of it: scripts read promotion.json)"""
+    """exit code 3 unless the challenger is promoted (1 from `ray job submit`: scripts should read promotion.json)"""
     force: bool = False
-    """promote whatever the test says, and over other data: for a rollback, or after the data set has changed; the decision says so"""
+    """promote without regard to the test or to other data: for a rollback, or after the data set has changed"""
+
+
+class PredictSettings(ActorSettings):
+    """Prediction for new photographs."""
+
+    top: int = Field(5, ge=1)
+    """number of likeliest cultivars written for each photograph"""
+    runtime: Literal["auto", "torch", "onnx"] = "auto"
+    """torch, onnx (onnxruntime; a torch model is exported first), or auto: what the model's folder holds"""
+    unknown: bool = True
+    """name leaves above the model's out-of-distribution threshold `unknown` (`ufgvc calibrate` fits one)"""
+    batch_size: int = Field(32, ge=1)
+    """photographs in a forward pass"""
+    rows_per_file: int = Field(100_000, ge=1)
+    """photographs in one Parquet file"""
 
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """report: URI of report.html. scores: of the model under report. version: of the registry, None if it was not filed."""
+    """Result of an evaluation.
+
+    folder, report: URIs of the report folder and of report.html.  scores: of the model.  compared: of the other models.
+    version: in the registry, None if it was not registered.  metrics: content of metrics.json.
+    """
 
     folder: str
     report: str
@@ -62,9 +83,40 @@ class EvaluateResult:
     metrics: dict[str, Any] = field(default_factory=dict)
 
     def summary(self) -> str:
-        """One line for people."""
+        """The text for the terminal."""
         one = self.scores.accuracy
         return (
-            f"accuracy {one.k} of {one.n} = {100 * one.value:.1f} % (95 % interval {100 * one.low:.1f} to {100 * one.high:.1f}), "
-            f"balanced {100 * self.scores.balanced_accuracy:.1f} %; report: {self.report}"
+            f"accuracy {one.k} of {one.n} = {100 * one.value:.1f} % "
+            f"(95 % interval {100 * one.low:.1f} to {100 * one.high:.1f}), "
+            f"balanced accuracy {100 * self.scores.balanced_accuracy:.1f} %; report: {self.report}"
         )
+
+
+@dataclass(frozen=True)
+class PredictResult:
+    """Result of a batch prediction.
+
+    predicted: photographs with a prediction.  unknown: of these, called unknown.  rejected: files without a prediction.
+    csv, rejected_csv: URIs.  parquet: URIs of the parts.  calibrated: whether the model's probabilities are calibrated.
+    has_threshold: whether it has an out-of-distribution threshold.
+    """
+
+    predicted: int
+    rejected: int
+    csv: str
+    rejected_csv: str
+    parquet: tuple[str, ...]
+    unknown: int = 0
+    calibrated: bool = False
+    has_threshold: bool = False
+
+    def summary(self) -> str:
+        """The text for the terminal."""
+        bad = f"; {self.rejected} other files, see {self.rejected_csv}" if self.rejected else ""
+        named = f"{self.predicted} photographs predicted" + (
+            f", {self.unknown} of them unknown (`known` is false)" if self.unknown else ""
+        )
+        lacks = [] if self.calibrated else ["the probabilities are not calibrated"]
+        lacks += [] if self.has_threshold else ["no leaf can be called unknown"]
+        raw = f"\n{' and '.join(lacks)}: see `ufgvc calibrate`" if lacks else ""
+        return f"{named}: {self.csv}{bad}{raw}"

@@ -1,7 +1,7 @@
-"""Methods on the same leaves: seed-averaged accuracies and differences, with intervals by the two-level bootstrap.
+"""Methods on the same images: seed-averaged accuracies and differences, with two-level bootstrap intervals.
 
-N test leaves. What varies is which cultivars and which of their leaves were photographed; the training seeds are averaged and
-never counted as more leaves. The spread over seeds is told beside it.
+N test images. The bootstrap resamples cultivars and their images; training seeds are averaged and never counted as more
+images. The variation between seeds is reported separately.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ufgvc.evaluation.benchmark_record import BenchmarkDataset, MethodResult
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 RESAMPLES = 10_000
-HELD = 1 << 21  # counts in memory at a time
+MAX_COUNTS = 1 << 21  # resampling counts in memory at a time
 
 
 @dataclass(frozen=True)
@@ -39,95 +39,98 @@ class Difference:
     p: float
 
 
-def finished(entry: MethodResult, draw: BenchmarkDataset) -> dict[int, NDArray[np.bool_]]:
-    """{seed: (N,) right or not} of the runs that finished on a draw. ValueError if a run speaks of other leaves than the draw's."""
-    found = {run.seed: run.right for run in entry.runs if run.dataset == draw.name and run.right is not None}
+def right_by_seed(method: MethodResult, dataset: BenchmarkDataset) -> dict[int, NDArray[np.bool_]]:
+    """{seed: (N,) right or not} of the runs that finished on a data set. ValueError for a run on other images."""
+    found = {run.seed: run.right for run in method.runs if run.dataset == dataset.name and run.right is not None}
     for seed, right in found.items():
-        if right.shape != draw.labels.shape:
-            raise ValueError(
-                f"{entry.key}, seed {seed}: {right.shape} is not the {draw.labels.shape} leaves of {draw.name}"
-            )
+        if right.shape != dataset.labels.shape:
+            what = f"{right.shape} is not the {dataset.labels.shape} leaves of {dataset.name}"
+            raise ValueError(f"{method.key}, seed {seed}: {what}")
     return found
 
 
-def seed_mean(entry: MethodResult, draws: Sequence[BenchmarkDataset]) -> Floats | None:
-    """(N of all draws,) share of the finished seeds that named each leaf rightly; None if no seed finished on one of the draws."""
-    runs = [finished(entry, draw) for draw in draws]
+def seed_mean(method: MethodResult, datasets: Sequence[BenchmarkDataset]) -> Floats | None:
+    """(N of all data sets,) share of the finished seeds that classify each image correctly.
+
+    None if there is a data set on which no seed finished.
+    """
+    runs = [right_by_seed(method, dataset) for dataset in datasets]
     if not runs or not all(runs):
         return None
     return np.concatenate([np.mean(list(seeds.values()), axis=0, dtype=np.float64) for seeds in runs])
 
 
-def pooled_cultivars(draws: Sequence[BenchmarkDataset]) -> Ints:
-    """(N of all draws,) a number for each leaf's cultivar; cultivars of different draws are different ones."""
-    starts = np.cumsum([0, *(draw.classes for draw in draws)])
-    return np.concatenate([draw.labels + start for draw, start in zip(draws, starts, strict=False)]).astype(np.int64)
+def pooled_cultivars(datasets: Sequence[BenchmarkDataset]) -> Ints:
+    """(N of all data sets,) an id of each image's cultivar; cultivars of different data sets are different."""
+    starts = np.cumsum([0, *(dataset.classes for dataset in datasets)])
+    labels = [dataset.labels + start for dataset, start in zip(datasets, starts, strict=False)]
+    return np.concatenate(labels).astype(np.int64)
 
 
-def resampled_means(values: Floats, cultivar_ids: Ints, draws: int = RESAMPLES, seed: int = 0) -> Floats:
-    """Means of values (N, M) over `draws` resamples: (draws, M); a resample is the same for all M columns.
+def resampled_means(values: Floats, cultivar_ids: Ints, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
+    """Bootstrap means (resamples, M) of values (N, M); a resample is the same for all M columns.  cultivar_ids: (N,).
 
-    A resample takes as many cultivars as there are, with replacement, and for each of them as many of its leaves as it has, with
-    replacement. That equals multinomial counts: a cultivar of n leaves that was taken k times spreads k n leaves over its n.
-    Both levels vary, so with few leaves a cultivar the intervals are wide rather than narrow (Davison and Hinkley 1997, 3.8).
+    A resample takes as many cultivars as there are, with replacement, and for each of them as many of its images as it
+    has, with replacement. That equals multinomial counts: a cultivar of n images that was taken k times distributes k n
+    images over its n. Both levels vary, so with few images of a cultivar the intervals are wide rather than narrow
+    (Davison and Hinkley 1997, 3.8).
     """
-    _, place, leaves = np.unique(cultivar_ids, return_inverse=True, return_counts=True)
-    by_cultivar, first = np.argsort(place, kind="stable"), np.cumsum(leaves) - leaves
-    # Cultivars with equally many leaves are drawn in one call: members (G,), their leaves' values (G n, M).
+    _, place, sizes = np.unique(cultivar_ids, return_inverse=True, return_counts=True)
+    by_cultivar, first = np.argsort(place, kind="stable"), np.cumsum(sizes) - sizes
+    # Cultivars with equally many images are resampled in one call: members (G,), values of their images (G n, M).
     groups = []
-    for n in np.unique(leaves):
-        members = np.flatnonzero(leaves == n)
+    for n in np.unique(sizes):
+        members = np.flatnonzero(sizes == n)
         rows = by_cultivar[first[members][:, None] + np.arange(n)]
         groups.append((int(n), members, np.asarray(values, np.float64)[rows.ravel()]))
-    random, cultivars = np.random.default_rng(seed), len(leaves)
-    step, means = max(1, HELD // len(cultivar_ids)), []
-    for start in range(0, draws, step):
-        size = min(step, draws - start)
+    random, cultivars = np.random.default_rng(seed), len(sizes)
+    step, means = max(1, MAX_COUNTS // len(cultivar_ids)), []
+    for start in range(0, resamples, step):
+        size = min(step, resamples - start)
         taken = random.multinomial(cultivars, np.full(cultivars, 1 / cultivars), size=size)
         sums = np.zeros((size, values.shape[1]))
-        for n, members, seen in groups:
+        for n, members, group_values in groups:
             counts = random.multinomial(n * taken[:, members], np.full(n, 1 / n))
-            sums += counts.reshape(size, -1).astype(np.float64) @ seen
-        means.append(sums / (taken @ leaves)[:, None])
+            sums += counts.reshape(size, -1).astype(np.float64) @ group_values
+        means.append(sums / (taken @ sizes)[:, None])
     return np.concatenate(means)
 
 
 def paired_bootstrap(
-    first: Floats, second: Floats, cultivar_ids: Ints, draws: int = RESAMPLES, seed: int = 0
+    first: Floats, second: Floats, cultivar_ids: Ints, resamples: int = RESAMPLES, seed: int = 0
 ) -> Difference:
-    """Mean of first - second, both (N,) about the same leaves in the same order. ValueError if they, or the ids, differ in number."""
+    """The mean of first - second, both (N,) of the same images in the same order. ValueError if the lengths differ."""
     if not first.shape == second.shape == cultivar_ids.shape or not len(first):
         raise ValueError(f"not the same leaves: {first.shape}, {second.shape}, cultivars {cultivar_ids.shape}")
     gap = np.subtract(first, second, dtype=np.float64)
-    return difference(float(gap.mean()), resampled_means(gap[:, None], cultivar_ids, draws, seed)[:, 0])
+    return difference(float(gap.mean()), resampled_means(gap[:, None], cultivar_ids, resamples, seed)[:, 0])
 
 
 def difference(value: float, resampled: Floats) -> Difference:
-    """Percentile interval of the resampled differences (R,); p = 2 min(#(d <= 0) + 1, #(d >= 0) + 1) / (R + 1), at most 1."""
-    # Equal sums that were added up in another order must still count as equal.
+    """The percentile interval of resampled differences (R,), with p = 2 min(#(d <= 0) + 1, #(d >= 0) + 1) / (R + 1)."""
+    # Rounded: equal sums that were added up in another order must count as equal.
     d = np.round(resampled, 12)
     low, high = np.quantile(d, [0.025, 0.975])
     rarer = min((d <= 0).sum(), (d >= 0).sum()) + 1
     return Difference(value, float(low), float(high), float(min(1.0, 2 * rarer / (len(d) + 1))))
 
 
-def accuracy_interval(right: Floats, cultivar_ids: Ints, draws: int = RESAMPLES, seed: int = 0) -> Estimate:
-    """The mean of right (N,) in [0, 1], seed-averaged or of one seed, with the percentile interval of the same bootstrap."""
+def accuracy_interval(right: Floats, cultivar_ids: Ints, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
+    """The mean of right (N,) in [0, 1], of one seed or averaged over seeds, with the interval of the same bootstrap."""
     if right.shape != cultivar_ids.shape or not len(right):
         raise ValueError(f"not the same leaves: {right.shape}, cultivars {cultivar_ids.shape}")
-    return estimate(
-        float(right.mean(dtype=np.float64)), resampled_means(right[:, None], cultivar_ids, draws, seed)[:, 0]
-    )
+    resampled = resampled_means(right[:, None], cultivar_ids, resamples, seed)[:, 0]
+    return estimate(float(right.mean(dtype=np.float64)), resampled)
 
 
 def estimate(value: float, resampled: Floats) -> Estimate:
-    """Percentile interval of the resampled accuracies (R,)."""
+    """The percentile interval of resampled accuracies (R,)."""
     low, high = np.quantile(resampled, [0.025, 0.975])
     return Estimate(value, float(low), float(high))
 
 
 def holm(p_values: Sequence[float]) -> Floats:
-    """p-values (M,) corrected so that the chance of any false alarm among the M stays below the level (Holm 1979)."""
+    """p-values (M,) adjusted for M tests (Holm 1979)."""
     p = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(p, kind="stable")
     adjusted = np.empty_like(p)

@@ -12,12 +12,11 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 from ufgvc.core.storage import Store, open_store
+from ufgvc.experiments.store import STOP
 from ufgvc.training.distributed import fit, make_trainer
 from ufgvc.training.folds import Diverged, Folds
 from ufgvc.training.progress import POLL_SECONDS, Row, read_metrics
 from ufgvc.training.settings import TrainSettings, WorkerConfig
-
-STOP = "stop.json"  # in the folder of a trial that is to end after the current epoch
 
 
 def train_folds_distributed(

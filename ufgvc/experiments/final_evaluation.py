@@ -35,7 +35,7 @@ def evaluate_finalists(
     decode_images(jobs, [open_dataset(store.data)])
     scratch = open_store(store.folder).child("tune")
     outcomes = run_jobs(jobs, resources, scratch, settings.max_failures, recorder)
-    return final_rows(store, finalists, outcomes), sum(outcome.result is None for outcome in outcomes)
+    return final_results(store, finalists, outcomes), sum(outcome.result is None for outcome in outcomes)
 
 
 def make_final_jobs(store: SearchStore, finalists: Mapping[str, Mapping[str, Any]], seeds: int) -> list[TrainingJob]:
@@ -49,14 +49,14 @@ def make_final_jobs(store: SearchStore, finalists: Mapping[str, Mapping[str, Any
         for label, values in finalists.items():
             options, train = store.configure(values)
             method = build(store.method, len(dataset.classes), **options)
-            masks = read_manifest(dataset, f"masks/{train.mask}").fingerprint if method.regions else None
+            masks = read_manifest(dataset, f"masks/{train.mask_kind}").fingerprint if method.regions else None
             config, identity = make_worker_config(dataset, method, train, seed, masks, store.runs)
             config = config.with_train(cache="none" if train.cache == "none" else "host")
-            jobs.append(TrainingJob(label, 0, seed, 1.0, "final", config, identity, save_model=True, train=train))
+            jobs.append(TrainingJob(label, 0, seed, 1.0, "final", config, identity, save_model=True))
     return jobs
 
 
-def final_rows(
+def final_results(
     store: SearchStore, finalists: Mapping[str, Mapping[str, Any]], outcomes: Sequence[JobOutcome]
 ) -> tuple[FinalResult, ...]:
     """The scores on the test leaves by setting; a setting of which no training succeeded is left out."""

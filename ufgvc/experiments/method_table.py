@@ -99,9 +99,7 @@ CONTROLS = (
     _control("no_trunk", "leaf_traits without the backbone", method="leaf_traits", control={"trunk": False}),
     _control("none", "region_tokens without regions", method="region_tokens", regions=[]),
     _control("no_loss", "region_tokens without masks", method="region_tokens", mask_weight=0.0),
-    _control(
-        "shuffled", "region_tokens with masks of other leaves", method="region_tokens", control={"guide": "shuffled"}
-    ),
+    _control("shuffled", "region_tokens, masks of other leaves", method="region_tokens", control={"guide": "shuffled"}),
     _control("linear", "region_tokens with linear heads", method="region_tokens", head="linear"),
 )
 LISTED = {row.key: row for row in (*PAPER_ROWS, *ABLATIONS, *OURS, *ORACLE, *CONTROLS)}

@@ -17,13 +17,13 @@ from ufgvc.data.dataset import Dataset, read_index, read_manifest
 from ufgvc.data.images import decode, decode_mask
 from ufgvc.evaluation.benchmark_record import BenchmarkDataset, BenchmarkRecord, MethodResult, RunResult
 from ufgvc.evaluation.cam import mean_energy
-from ufgvc.evaluation.metrics import ranking
 from ufgvc.evaluation.paper_results import paper_accuracy
 from ufgvc.experiments.entries import BenchmarkEntry
 from ufgvc.experiments.method_table import ABLATIONS, OURS, PAPER_ROWS
 from ufgvc.experiments.settings import BenchmarkSettings
 from ufgvc.experiments.training_job import JobOutcome, read_scores
 from ufgvc.models.model import LoadedModel, load_model
+from ufgvc.models.score import rank_classes
 from ufgvc.reports.figures import Panels
 from ufgvc.reports.page import Page
 from ufgvc.reports.photographs import energy_panels, read_test_rows, sample_leaves
@@ -115,7 +115,7 @@ def _run_result(outcome: JobOutcome, datasets: Sequence[Dataset]) -> RunResult:
     return RunResult(
         dataset.name,
         job.seed,
-        ranking(logits)[:, 0] == index["label"].to_numpy(),
+        rank_classes(logits, 1)[:, 0] == index["label"].to_numpy(),
         seconds=result["seconds"],
         images_per_second=result["images_per_second"],
         learning_rate=job.config.recipe["stages"][-1]["lr"],
@@ -125,7 +125,7 @@ def _run_result(outcome: JobOutcome, datasets: Sequence[Dataset]) -> RunResult:
 
 def _mask_kind_of_maps(dataset: Dataset, settings: BenchmarkSettings) -> str | None:
     """The masks in which activation maps are measured: those of the benchmark, else exact ones, else None."""
-    for kind in (settings.masks, "exact"):
+    for kind in (settings.mask_kind, "exact"):
         with contextlib.suppress(UserError):  # missing, or made from other images
             read_manifest(dataset, f"masks/{kind}")
             return kind
@@ -193,7 +193,7 @@ def _facts(
         "Fingerprints": ", ".join(f"{dataset.name} {dataset.fingerprint}" for dataset in datasets),
         "Budget": _describe_budget(entries, settings) + smaller,
         "Initial weights": init,
-        "Masks": f"{settings.masks}, found by the detector" if settings.masks != "exact" else "exact",
+        "Masks": f"{settings.mask_kind}, found by the detector" if settings.mask_kind != "exact" else "exact",
         "Epoch chosen by": "last epoch; no selection",
         "Seeds": f"{settings.seeds}, from 0",
         "Trained on": f"{'; '.join(machines) or 'not recorded'}{concurrent}",

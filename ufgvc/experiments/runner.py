@@ -8,6 +8,8 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -48,7 +50,7 @@ def run(
     items: numbers that identify the trials; with a searcher they are the `number` in the configurations it suggests.
     execute: does the work of an item, in the process of its trial.
     on_end: called in this process with an item that ended, and None or the reason of its failure; returns a line to
-    log. It delays all trials, so slow calls belong on a thread (`runtime.background`).
+    log. It delays all trials, so slow calls belong in `InBackground`.
     folder: of an item.  scratch: for Tune's own files; deleted at the end.
     max_failures: how often the lost process of a trial is replaced; -1: without limit.
     reuse_actors: run several trials in one process, because importing torch takes longer than a small training.
@@ -131,6 +133,38 @@ def _progress_callback(on_end: Callable[[int, str | None], str], count: int) -> 
             log.info("%d/%d  %s  about %s left", self.ended, count, line, format_seconds(seconds))
 
     return Progress()
+
+
+class InBackground:
+    """Makes calls on one thread: Ray Tune's loop, and with it every trial that reports, must not wait for MLflow.
+
+    Leaving the block waits for the remaining calls and raises their first exception. After an exception in the block
+    (a stop) the remaining calls are dropped, because the next start finds what is not recorded.
+    """
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        self._function = function
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="record")
+        self._calls: list[Future[None]] = []
+
+    def __call__(self, *args: Any) -> None:
+        """Queues a call of the function."""
+        self._calls.append(self._thread.submit(self._function, *args))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its callbacks and all that they refer to, and never loads that; a thread cannot be pickled."""
+        return {"_function": self._function}
+
+    def __enter__(self) -> InBackground:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=error is not None)
+        if error is None:
+            for call in self._calls:
+                call.result()
 
 
 def describe_error(error: BaseException) -> str:

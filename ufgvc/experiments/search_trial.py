@@ -11,13 +11,11 @@ import torch
 
 from ufgvc.core.storage import open_store
 from ufgvc.evaluation.search_record import TrialResult
-from ufgvc.experiments.background import InBackground
-from ufgvc.experiments.distributed_trial import STOP, train_folds_distributed
 from ufgvc.experiments.resources import TrialResources
-from ufgvc.experiments.runner import run
+from ufgvc.experiments.runner import InBackground, run
 from ufgvc.experiments.searcher import EPOCH, SCORE, CooperativeASHA, ResumableSearcher, TrialLog
 from ufgvc.experiments.settings import SearchSettings
-from ufgvc.experiments.store import RESULT, SearchStore, TrialConfig
+from ufgvc.experiments.store import RESULT, STOP, SearchStore, TrialConfig
 from ufgvc.training.folds import Diverged, Folds
 from ufgvc.training.progress import Row, read_metrics
 from ufgvc.training.settings import WorkerConfig
@@ -81,7 +79,7 @@ def _run_remaining(
             result = make_result(store, trial, "failed", error or "it ended without a result")
             store.save_result(result, final=False)
         record(trial, result)
-        return f"{trial.name}: {summarise(result, epochs)}"
+        return f"{trial.name}: {describe_result(result, epochs)}"
 
     scheduler = None
     if settings.early_stopping:
@@ -147,6 +145,8 @@ def _epochs(store: SearchStore, trial: TrialConfig, device: torch.device, thread
 def _distributed_epochs(
     store: SearchStore, trial: TrialConfig, configs: Sequence[WorkerConfig]
 ) -> Iterator[tuple[int, float]]:
+    from ufgvc.experiments.distributed_trial import train_folds_distributed  # imports Ray Train
+
     seen = 0
     for histories in train_folds_distributed(configs, store.train, store.trial(trial.number)):
         finished = min(map(len, histories))
@@ -201,7 +201,7 @@ def best_trial(results: Sequence[TrialResult]) -> TrialResult | None:
     return max(complete, key=lambda each: (each.curve[-1], -each.losses[-1], -each.number)) if complete else None
 
 
-def summarise(result: TrialResult, epochs: int) -> str:
+def describe_result(result: TrialResult, epochs: int) -> str:
     """One line for the terminal.  epochs: of a complete trial."""
     if result.state == "failed":
         return f"failed: {result.error}"

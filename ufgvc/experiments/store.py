@@ -25,7 +25,7 @@ from ufgvc.training.preflight import check_batch, check_crop
 from ufgvc.training.run import make_worker_config
 from ufgvc.training.settings import TrainSettings, WorkerConfig
 
-CONFIG, RESULT = "config.json", "result.json"
+CONFIG, STOP, RESULT = "config.json", "stop.json", "result.json"
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class SearchStore:
         options, train = self.configure(trial.values)
         dataset = open_dataset(self.data)
         method = build(self.method, len(dataset.classes), **options)
-        masks = read_manifest(dataset, f"masks/{train.mask}").fingerprint if method.regions else None
+        masks = read_manifest(dataset, f"masks/{train.mask_kind}").fingerprint if method.regions else None
         cache = "none" if train.cache == "none" else "host"  # files that all trials of a node map
         configs = []
         for fold in range(self.folds):

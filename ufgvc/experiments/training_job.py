@@ -18,10 +18,8 @@ from numpy.typing import NDArray
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, open_store
 from ufgvc.data.dataset import Dataset, open_dataset, read_index
-from ufgvc.experiments.background import InBackground
-from ufgvc.experiments.distributed_trial import train_distributed
 from ufgvc.experiments.resources import TrialResources
-from ufgvc.experiments.runner import run
+from ufgvc.experiments.runner import InBackground, run
 from ufgvc.methods import build
 from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
@@ -29,7 +27,7 @@ from ufgvc.tracking.runs import NullRun
 from ufgvc.training.held_out import score_held_out, score_indices
 from ufgvc.training.progress import read_metrics
 from ufgvc.training.run import save_trained
-from ufgvc.training.settings import TrainSettings, WorkerConfig
+from ufgvc.training.settings import WorkerConfig
 from ufgvc.training.worker import train_in_process
 
 log = logging.getLogger(__name__)
@@ -46,7 +44,7 @@ class TrainingJob:
     its fold with the weights of the last epoch; `final` trains on all training leaves and scores the test leaves, which
     no other purpose reads; `pretrain` only saves its weights.
     config, identity: of the training, as `training.run.make_worker_config` returns them.
-    save_model: whether <run>/model is written.  train: for a training of several workers, their number and resources.
+    save_model: whether <run>/model is written.
     """
 
     variant: str
@@ -57,7 +55,6 @@ class TrainingJob:
     config: WorkerConfig
     identity: Mapping[str, Any]
     save_model: bool = False
-    train: TrainSettings | None = None
 
     @property
     def store(self) -> Store:
@@ -170,7 +167,9 @@ def run_job(job: TrainingJob, on: str = "cpu") -> dict[str, Any]:
     store, dataset = job.store, open_dataset(job.config.data)
     description = {"variant": job.variant, "data": dataset.name, "seed": job.seed, "purpose": job.purpose}
     store.write_json(JOB, description | {"lr_factor": job.lr_factor})  # the key in the path does not say it
-    if job.train is not None and job.train.workers > 1:
+    if job.config.train.workers > 1:
+        from ufgvc.experiments.distributed_trial import train_distributed  # imports Ray Train
+
         state = train_distributed(job.config)
     else:
         state = train_in_process(job.config, device)

@@ -145,11 +145,19 @@ class LoadedModel:
                 rows.append(row if in_distribution else row | {"cultivar": self.unknown_name})
         return pd.DataFrame(rows, columns=["cultivar", "probability", "top5", "known"])
 
-    def top_classes(self, logits: NDArray[np.float32], top: int = TOP_K) -> Iterator[list[dict[str, Any]]]:
-        """For each row of logits (N, K) the `top` likeliest classes with their probabilities, the likeliest first."""
+    def top_k(self, logits: NDArray[Any], k: int = TOP_K) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Indices and probabilities (N, k) of the likeliest classes of logits (N, K), the likeliest first."""
         probabilities = softmax(logits, self.temperature)
-        for row, order in zip(probabilities, rank_classes(probabilities, top), strict=True):
-            yield [{"cultivar": self.classes[i], "probability": float(row[i])} for i in order]
+        order = rank_classes(probabilities, k)
+        return order, np.take_along_axis(probabilities, order, axis=1)
+
+    def top_classes(self, logits: NDArray[Any], k: int = TOP_K) -> Iterator[list[dict[str, Any]]]:
+        """`top_k` by class name: for each row of logits a list of {cultivar, probability}."""
+        for order, probabilities in zip(*self.top_k(logits, k), strict=True):
+            yield [
+                {"cultivar": self.classes[i], "probability": float(value)}
+                for i, value in zip(order, probabilities, strict=True)
+            ]
 
     def is_known(self, ood_score: NDArray[np.float64]) -> NDArray[np.bool_]:
         """(N,) whether each out-of-distribution score is within the threshold; all True without a threshold."""

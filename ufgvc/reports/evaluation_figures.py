@@ -11,7 +11,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ufgvc.core.fonts import shortened
+from ufgvc.core.fonts import shorten
 from ufgvc.reports.figures import ACCENT, INK, SECOND, SOFT, STYLE, Chart
 
 NAMES_UP_TO = 24  # classes whose names are written next to the confusion matrix
@@ -20,7 +20,7 @@ COUNTS_UP_TO = 12  # classes whose counts are written into it
 
 def accuracy_chart(accuracies: Mapping[str, tuple[float, float, float]], chance: float) -> Chart:
     """One line for each model: accuracy and interval (value, low, high in [0, 1]); the first in the accent colour."""
-    labels = [shortened(name) for name in accuracies]
+    labels = [shorten(name) for name in accuracies]
     with mpl.rc_context(STYLE):
         figure, ax = _axes(7.2, 0.75 + 0.42 * len(labels))
         for y, (value, low, high) in enumerate(accuracies.values()):
@@ -99,7 +99,7 @@ def confusion_chart(counts: NDArray[np.int64], classes: Sequence[str]) -> Chart:
         ax.imshow(shares, cmap=transparent_to_green, vmin=0, vmax=1, interpolation="nearest")
         ax.set(xlabel="predicted cultivar", ylabel="true cultivar")
         if size <= NAMES_UP_TO:
-            names = [shortened(name) for name in classes]
+            names = [shorten(name) for name in classes]
             ax.set(xticks=range(size), yticks=range(size), yticklabels=names)
             ax.set_xticklabels(names, rotation=90 if max(map(len, names)) > 3 else 0)
         if size <= COUNTS_UP_TO:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-from ufgvc.evaluation.metrics import McNemar, Scores, confused_pairs, precision
-from ufgvc.evaluation.reliability import Reliability, calibration_table
+from ufgvc.evaluation.evaluation import Evaluation
+from ufgvc.evaluation.metrics import McNemar, Scores, confused_pairs
+from ufgvc.evaluation.reliability import Reliability
 from ufgvc.reports.evaluation_figures import accuracy_chart, confusion_chart, recall_chart, training_chart
 from ufgvc.reports.figures import Panels
-from ufgvc.reports.page import Block, Page, Section
+from ufgvc.reports.page import Block, Page, Section, footer
 from ufgvc.reports.tables import Cells, Table, interval, p_text, percent
 
 CAM_TEXT = (
@@ -23,38 +23,14 @@ CALIBRATION_TEXT = (
 REGIONS_TEXT = "The photograph inside the vein and contour masks. Masks are used in training only, not for prediction."
 
 
-@dataclass(frozen=True)
-class EvaluationRecord:
-    """The content of the report.
-
-    scores: {label: scores}, first the model of the report; tests: McNemar's test of each other model against it.
-    history: rows of metrics.jsonl.  cam, regions: photograph panels, None for none.  paper: accuracies in the paper.
-    facts: {name: value} of everything that made the numbers.  footer: the last line of the page.
-    """
-
-    dataset: str
-    method: str
-    classes: Sequence[str]
-    scores: Mapping[str, Scores]
-    tests: Mapping[str, McNemar]
-    history: Sequence[Mapping[str, float]]
-    cam: Panels | None
-    regions: Panels | None
-    reliability: Mapping[str, Reliability]
-    paper: Mapping[str, float | None]
-    facts: Mapping[str, str]
-    warnings: Sequence[str]
-    footer: str
-
-
-def compose_evaluation(record: EvaluationRecord) -> Page:
-    """The whole page."""
+def compose_evaluation(record: Evaluation, cam: Panels | None, regions: Panels | None) -> Page:
+    """The whole page.  cam, regions: photograph panels, None for none."""
     one, classes = next(iter(record.scores.values())), record.classes
     training = training_chart(record.history)
     sections = [
         _comparison(record),
-        Section("Class activation maps", CAM_TEXT, [record.cam]) if record.cam else None,
-        Section("Vein and contour", REGIONS_TEXT, [record.regions]) if record.regions else None,
+        Section("Class activation maps", CAM_TEXT, [cam]) if cam else None,
+        Section("Vein and contour", REGIONS_TEXT, [regions]) if regions else None,
         Section("Calibration", CALIBRATION_TEXT, [calibration_table(record.reliability)]),
         Section("Training", "Unweighted loss terms, and accuracy on the augmented training images.", [training])
         if training else None,
@@ -78,11 +54,11 @@ def compose_evaluation(record: EvaluationRecord) -> Page:
         sections=[section for section in sections if section],
         facts=record.facts,
         warnings=record.warnings,
-        footer=record.footer,
+        footer=footer(),
     )
 
 
-def _comparison(record: EvaluationRecord) -> Section:
+def _comparison(record: Evaluation) -> Section:
     table = models_table(record.scores, record.tests, record.paper)
     if not record.tests:
         return Section("Result", "", [table])
@@ -121,7 +97,6 @@ def models_table(
 
 def cultivar_table(classes: Sequence[str], one: Scores) -> Table:
     """One row for each cultivar: leaves, recall, precision, and its most frequent confusion."""
-    precisions = precision(one.confusion)
     rows: list[Cells] = []
     for label, name in enumerate(classes):
         counts = one.confusion[label]
@@ -129,7 +104,7 @@ def cultivar_table(classes: Sequence[str], one: Scores) -> Table:
         others[label] = 0
         confused = f"{classes[int(others.argmax())]} ({others.max()})" if others.max() else None
         row: Cells = [name, str(counts.sum()), str(counts[label]), percent(float(one.recall[label]))]
-        rows.append([*row, percent(float(precisions[label])), confused])
+        rows.append([*row, percent(float(one.precision[label])), confused])
     columns = ("Cultivar", "Leaves", "Correct", "Recall", "Precision", "Most often confused with")
     return Table("Every cultivar", columns, rows, text_columns=frozenset({0, 5}))
 
@@ -142,3 +117,26 @@ def confused_table(classes: Sequence[str], one: Scores, limit: int = 12) -> Tabl
     ]
     columns = ("Cultivar", "Predicted as", "Leaves", "Of")
     return Table("Most frequent confusions", columns, rows, text_columns=frozenset({0, 1}))
+
+
+def calibration_table(found: Mapping[str, Reliability]) -> Table:
+    """One row for each model; cells of a model without calibration are empty."""
+    measured = ("Temperature", "Log loss", "calibrated", "Calibration error", "calibrated")
+    columns = ("Model", *measured, "Called unknown", "of these correct")
+    rows: list[Cells] = []
+    for name, one in found.items():
+        row = [name, _number(one.temperature), _number(one.log_loss), _number(one.calibrated_log_loss)]
+        row += [percent(one.error), percent(one.calibrated_error)]
+        row += [None, None] if one.unknown is None else [f"{one.unknown} of {one.leaves}", str(one.unknown_right)]
+        rows.append(row)
+    note = "Log loss: mean negative log-likelihood, nats. Calibration error: expected, 15 bins. "
+    note += "Accuracies count the likeliest cultivar, also of leaves called unknown."
+    sources = {name: one.source for name, one in found.items() if one.source}
+    note += "".join(f" {name}: calibrated on {source}." for name, source in sources.items())
+    if any(one.unknown is None for one in found.values()):
+        note += " Empty: no temperature or no threshold was fitted (`ufgvc calibrate`)."
+    return Table("Probabilities on the test leaves", columns, rows, note=note)
+
+
+def _number(value: float | None) -> str | None:
+    return None if value is None else f"{value:.3f}"

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from ufgvc.core.fonts import PLAIN, as_text, drawable, shortened
+from ufgvc.core.fonts import PLAIN, as_text, drawable, shorten
 
 # Each colour of a chart and the CSS variable that replaces it in the page, so that charts follow light and dark mode.
 COLOURS = {"#17211b": "--ink", "#5f6b64": "--soft", "#d5dcd6": "--line", "#1f7a4d": "--accent", "#b98a2f": "--second"}
@@ -104,7 +104,7 @@ class Panels:
 
 
 def _wrapped(text: str) -> str:
-    return fill(shortened(text, 3 * CAPTION_WIDTH), CAPTION_WIDTH)
+    return fill(shorten(text, 3 * CAPTION_WIDTH), CAPTION_WIDTH)
 
 
 def data_uri(image: NDArray[np.uint8], side: int = 256) -> str:

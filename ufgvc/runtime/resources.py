@@ -25,7 +25,8 @@ def choose_device(
 ) -> TorchDevice:
     """The name that torch has for the device to compute on. UserError for fewer GPUs than needed.
 
-    gpus: how many there are; default: those that torch sees in this process.  needed: how many it takes; with `auto` this counts only
+    gpus: how many there are; default: those that torch sees in this process.  needed: how many it takes; with `auto`
+    this counts only
     if there is a GPU at all.  where, fix: of the error.
     """
     owner = "the cluster has"
@@ -61,7 +62,9 @@ class ActorSettings(Settings):
 
 @dataclass(frozen=True)
 class ActorPool:
-    """device: of each actor.  max_actors: actors at most.  options: keyword arguments for `map` and `map_batches` of a Ray Dataset."""
+    """device: of each actor.  max_actors: actors at most.  options: keyword arguments for `map` and `map_batches` of a
+    Ray Dataset.
+    """
 
     device: TorchDevice
     max_actors: int
@@ -102,8 +105,9 @@ def actor_pool(settings: ActorSettings, tasks: int, *, can_use_gpu: bool = True)
 def wait_for_gpus(gpus: int, seconds: float) -> None:
     """Returns once the cluster has that many GPUs. Inside of a Ray session. UserError if it does not within `seconds`.
 
-    An autoscaler starts nodes only for what is asked of Ray, so a placement group asks for them. It ends with this process: it cannot
-    keep nodes alive for a job that was killed. It is removed at once, so the idle timeout of the nodes must last until the work begins.
+    An autoscaler starts nodes only for what is asked of Ray, so a placement group asks for them. It ends with this
+    process: it cannot keep nodes alive for a job that was killed. It is removed at once, so the idle timeout of the
+    nodes must last until the work begins.
     """
     import ray
     from ray.util.placement_group import placement_group, remove_placement_group
@@ -122,7 +126,7 @@ def wait_for_gpus(gpus: int, seconds: float) -> None:
     raise UserError(
         f"the cluster has {found:g} of {gpus} GPUs after {seconds:.0f} s",
         where="device gpu",
-        fix="use `auto` or `cpu`, ask for fewer, or join a cluster that has or adds them (`--ray.address`, `--ray.gpu-timeout`)",
+        fix="use `auto` or `cpu`, fewer of them, or another cluster (`--ray.address`, `--ray.gpu-timeout`)",
     )
 
 

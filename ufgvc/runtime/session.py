@@ -42,10 +42,11 @@ def in_ray_job() -> bool:
 
 @contextlib.contextmanager
 def ray_session(settings: RaySettings | None = None, gpus: int = 0) -> Iterator[None]:
-    """Joins a running cluster, or starts a local session and removes it with its files at the end. Nested use joins the outer one.
+    """Joins a running cluster, or starts a local session and removes it with its files at the end. Nested use joins the
+    outer one.
 
-    gpus: a running cluster may still have to add nodes, so wait until it has that many GPUs. A local session has what it has.
-    UserError if the cluster does not answer, or has fewer GPUs after `gpu_timeout`.
+    gpus: a running cluster may still have to add nodes, so wait until it has that many GPUs. A local session has what
+    it has. UserError if the cluster does not answer, or has fewer GPUs after `gpu_timeout`.
     """
     settings = settings or RaySettings()
     _prepare_environment()
@@ -89,7 +90,8 @@ def _started(settings: RaySettings) -> Iterator[None]:
     # Socket paths are limited to 107 bytes, so the session folder must have a short name.
     temporary = _session_folder(Path("/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir()))
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
-        # Else Ray would write one into the home folder. It stays: Ray reads it once a process, and a later session needs the same.
+        # Else Ray would write one into the home folder. It stays: Ray reads it once a process, and a later session
+        # needs the same.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
         with restore_signal_handlers():

@@ -20,7 +20,9 @@ def one_task_each(items: Sequence[dict[str, Any]]) -> Any:
 
 
 def run_tasks(results: Iterable[Result]) -> Iterator[Result]:
-    """Yields the results of a Ray Dataset (its `iter_rows` or `iter_batches`); a UserError of a task or actor is raised as itself."""
+    """Yields the results of a Ray Dataset (its `iter_rows` or `iter_batches`); a UserError of a task or actor is raised
+    as itself.
+    """
     from ray.exceptions import RayError
 
     try:
@@ -35,8 +37,9 @@ def run_tasks(results: Iterable[Result]) -> Iterator[Result]:
 def configure_ray_data() -> None:
     """Sets what all our datasets share: ordered blocks, original exceptions, no progress bars.
 
-    Ray copies this context when a dataset is built, so call it before. Without `raise_original_map_exception` Ray Data raises a
-    UserCodeException, which has lost its cause on the way to the driver. Its own log line for each error would come before ours.
+    Ray copies this context when a dataset is built, so call it before. Without `raise_original_map_exception` Ray Data
+    raises a UserCodeException, which has lost its cause on the way to the driver. Its own log line for each error would
+    come before ours.
     """
     import ray.data
 

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ufgvc.core.errors import disk_error
-from ufgvc.core.s3_client import certificates
+from ufgvc.core.s3_client import ca_bundle
 from ufgvc.tracking.settings import MlflowLocation, is_remote, redact
 
 
@@ -51,7 +51,7 @@ def set_environment(location: MlflowLocation) -> None:
     if location.artifacts and location.artifacts.startswith("s3://"):
         if endpoint := os.environ.get("AWS_ENDPOINT_URL"):
             os.environ.setdefault("MLFLOW_S3_ENDPOINT_URL", endpoint)
-        if trusted := certificates():  # MLflow's own client knows AWS_CA_BUNDLE only
+        if trusted := ca_bundle():  # MLflow's own client knows AWS_CA_BUNDLE only
             os.environ.setdefault("AWS_CA_BUNDLE", trusted)
 
 

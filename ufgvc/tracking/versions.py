@@ -100,7 +100,7 @@ def read_card(version: Version, context: Context = Context()) -> str:
 
 
 def write_version(version: Version, tags: Mapping[str, Any], card: str | None, context: Context = Context()) -> None:
-    """Sets tags of a version, and its model card: as its description, and as the artifact `model-card.md` of its run."""
+    """Sets tags of a version, and its card: as its description, and as the artifact `model-card.md` of its run."""
     with registry_client(context) as (client, _):
         for key, value in tags.items():
             client.set_model_version_tag(version.name, version.number, key, redact(str(value)))

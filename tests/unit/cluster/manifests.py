@@ -1,4 +1,4 @@
-"""cluster/ as data: every document, every pod, every container, and quantities as numbers."""
+"""The manifests of cluster/, parsed: documents, pods, containers, and quantities as numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import yaml
 ROOT = Path(__file__).resolve().parents[3]
 CLUSTER = ROOT / "cluster"
 KUBERAY = CLUSTER / "kuberay"
-README = (CLUSTER / "README.md").read_text()
 DOCKERFILE = (CLUSTER / "Dockerfile").read_text()
 SCHEMA = json.loads(Path(__file__).with_name("kuberay-v1.json").read_text())
 Document = dict[str, Any]
@@ -33,9 +32,9 @@ GROUPS: dict[str, Document] = {group["groupName"]: group for group in RAY_CLUSTE
 
 
 def pods() -> dict[str, Document]:
-    """Every pod's spec by a name that says where it stands."""
-    ours = {"head": RAY_CLUSTER["headGroupSpec"], **GROUPS}
-    found = {name: group["template"]["spec"] for name, group in ours.items()}
+    """The specification of every pod, by the name of its group or workload."""
+    groups = {"head": RAY_CLUSTER["headGroupSpec"], **GROUPS}
+    found = {name: group["template"]["spec"] for name, group in groups.items()}
     found["submitter"] = RAY_JOB["submitterPodTemplate"]["spec"]
     return found | {
         document["metadata"]["name"]: document["spec"]["template"]["spec"]
@@ -61,7 +60,7 @@ def number(quantity: str | int) -> float:
     return float(match[1]) * powers[unit]
 
 
-def asked(container: Document, resource: str) -> float:
+def request(container: Document, resource: str) -> float:
     return number(container["resources"]["requests"].get(resource, 0))
 
 

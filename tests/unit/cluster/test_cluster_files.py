@@ -1,4 +1,4 @@
-"""The files of cluster/ against the schemas of those who read them: Kubernetes, KubeRay, Ray's cluster launcher, docker. No network."""
+"""The manifests of cluster/ against the schemas of Kubernetes, KubeRay and Ray's launcher, and the Dockerfile."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import copy
 import re
 import shlex
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -15,9 +14,9 @@ import pytest
 
 from tests.unit.cluster.manifests import AWS, DOCKERFILE, DOCUMENTS, ROOT, SCHEMA, Document, of_kind, pods
 
-KUBERNETES = ("1.30", "1.37")  # the oldest and the newest that we say it works with
-OURS = ("RayCluster", "RayJob")
-CORE = [document for document in DOCUMENTS if document["kind"] not in OURS]
+KUBERNETES = ("1.30", "1.37")  # the oldest and the newest supported version
+KUBERAY_KINDS = ("RayCluster", "RayJob")
+CORE = [document for document in DOCUMENTS if document["kind"] not in KUBERAY_KINDS]
 
 
 def named(document: Document) -> str:
@@ -26,7 +25,7 @@ def named(document: Document) -> str:
 
 @pytest.mark.parametrize("version", KUBERNETES)
 @pytest.mark.parametrize("document", CORE, ids=named)
-def test_kubernetes_takes_its_own_kinds(document: Document, version: str) -> None:
+def test_kubernetes_accepts_its_own_kinds(document: Document, version: str) -> None:
     kubernetes_validate.validate(document, version, strict=True)
 
 
@@ -40,13 +39,13 @@ def test_every_pod_is_a_pod(name: str, version: str) -> None:
         kubernetes_validate.validate(pod, version, strict=True)
 
 
-@pytest.mark.parametrize("document", of_kind(*OURS), ids=named)
+@pytest.mark.parametrize("document", of_kind(*KUBERAY_KINDS), ids=named)
 def test_kuberay_knows_every_field(document: Document) -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     jsonschema.Draft202012Validator(SCHEMA).validate(document)
 
 
-def test_the_autoscalers_container_is_one() -> None:
+def test_the_container_of_the_autoscaler_is_valid() -> None:
     options = of_kind("RayCluster")[0]["spec"]["autoscalerOptions"]
     container = {"name": "autoscaler", "resources": options["resources"], "securityContext": options["securityContext"]}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "head"}, "spec": {"containers": [container]}}
@@ -80,10 +79,10 @@ BROKEN = {
     "a head without a pod": ("RayCluster", without("spec", "headGroupSpec", "template")),
     "token authentication without a version": ("RayCluster", without("spec", "rayVersion")),
     "another kind of authentication": ("RayCluster", put("password", "spec", "authOptions", "mode")),
-    "the version before": ("RayCluster", put("ray.io/v1alpha1", "apiVersion")),
+    "an older API version": ("RayCluster", put("ray.io/v1alpha1", "apiVersion")),
     "a job without a cluster": ("RayJob", without("spec", "clusterSelector")),
     "a mode that knows no clusterSelector": ("RayJob", put("SidecarMode", "spec", "submissionMode")),
-    "a deadline that is over": ("RayJob", put(0, "spec", "activeDeadlineSeconds")),
+    "a deadline of 0 seconds": ("RayJob", put(0, "spec", "activeDeadlineSeconds")),
 }
 
 
@@ -96,7 +95,7 @@ def test_the_schema_refuses(what: str) -> None:
         jsonschema.Draft202012Validator(SCHEMA).validate(document)
 
 
-def test_rays_launcher_takes_the_aws_file() -> None:
+def test_rays_launcher_accepts_the_aws_file() -> None:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     filled = prepare_config(copy.deepcopy(AWS))
@@ -171,14 +170,3 @@ def test_no_file_names_a_package_registry() -> None:
     for path in sorted((ROOT / "cluster").rglob("*")):
         if path.suffix in (".yaml", ".md", ".py") or path.name == "Dockerfile":
             assert not hosts.search(path.read_text()), path
-
-
-def test_the_folder_holds_what_its_readme_says() -> None:
-    files = {path.relative_to(ROOT / "cluster").as_posix() for path in (ROOT / "cluster").rglob("*.yaml")} | {
-        "Dockerfile"
-    }
-    readme = Path(ROOT / "cluster" / "README.md").read_text()
-    assert files == {"aws.yaml", "Dockerfile"} | {
-        f"kuberay/{name}.yaml" for name in ("namespace", "tracking", "raycluster", "rayjob")
-    }
-    assert all(name.split("/")[-1] in readme for name in files)

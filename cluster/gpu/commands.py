@@ -1,4 +1,6 @@
-"""Commands as processes of their own: what they say goes to one log, and at its limit a command ends with all that it started."""
+"""Runs commands as processes with one log; a command that reaches its time limit ends with all processes that it
+started.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 TAIL = 30  # lines of a failed part that the summary shows
-GRACE = 10.0  # seconds between the request to stop and the end
+GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 PR_SET_CHILD_SUBREAPER = 36
 
 State = Literal["ok", "failed", "cut off", "left out"]
@@ -24,7 +26,7 @@ State = Literal["ok", "failed", "cut off", "left out"]
 
 @dataclass
 class Log:
-    """One file for all commands, written line by line as they come. A call that is cut off leaves what was said until then."""
+    """One file for the output of all commands, written line by line, so that a call that is cut off leaves it."""
 
     path: Path
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -34,8 +36,8 @@ class Log:
             file.write(f"{who} | {text}\n")
 
 
-class Child:
-    """A command that runs."""
+class Command:
+    """A running command.  tail: its last lines of output."""
 
     def __init__(self, name: str, command: Sequence[str], env: Mapping[str, str], log: Log, cwd: Path) -> None:
         self.name, self.started, self.ended = name, time.monotonic(), 0.0
@@ -66,7 +68,7 @@ class Child:
             return True
         if not self.ended:
             self.ended = time.monotonic()
-            self.reader.join(timeout=5)  # what a lost grandchild still holds open is not waited for
+            self.reader.join(timeout=5)  # a grandchild may still hold the pipe open
         return False
 
     @property
@@ -74,9 +76,9 @@ class Child:
         return (self.ended or time.monotonic()) - self.started
 
     def end(self) -> None:
-        """Asks the command to stop, as its own Control-C would, then ends its process group."""
+        """Terminates the command, then kills its process group."""
         if self.running():
-            # Its leader alone: Ray's processes end in order when the command that started them does.
+            # The leader alone: Ray's processes end in order when the command that started them does.
             self.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(GRACE)
@@ -87,8 +89,8 @@ class Child:
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a command ended.  tail: its last lines."""
+class Outcome:
+    """How a command ended.  tail: its last lines of output."""
 
     name: str
     state: State
@@ -97,60 +99,63 @@ class Ended:
 
 
 def watch(
-    children: Sequence[Child], deadline: float, tick: Callable[[], None] = lambda: None, every: float = 15.0
-) -> list[Ended]:
-    """Waits for commands that run side by side, until the deadline (of time.monotonic) at most; ends them whatever happens.
+    children: Sequence[Command], deadline: float, tick: Callable[[], None] = lambda: None, every: float = 15.0
+) -> list[Outcome]:
+    """Waits for concurrent commands until the deadline (of time.monotonic) at most, and ends those that still run then.
 
-    tick: called every so many seconds meanwhile.
+    tick: called every `every` seconds meanwhile.
     """
-    ended: dict[str, Ended] = {}
+    outcomes: dict[str, Outcome] = {}
     ticked = time.monotonic()
     try:
-        while len(ended) < len(children) and time.monotonic() < deadline:
+        while len(outcomes) < len(children) and time.monotonic() < deadline:
             for child in children:
-                if child.name not in ended and not child.running():
+                if child.name not in outcomes and not child.running():
                     state: State = "ok" if child.process.returncode == 0 else "failed"
-                    ended[child.name] = Ended(child.name, state, child.seconds, tuple(child.tail))
+                    outcomes[child.name] = Outcome(child.name, state, child.seconds, tuple(child.tail))
             if time.monotonic() - ticked >= every:
                 ticked = time.monotonic()
                 tick()
             time.sleep(0.1)
     finally:
-        stop = [threading.Thread(target=child.end) for child in children]  # side by side: each may take its grace
+        stop = [threading.Thread(target=child.end) for child in children]  # in parallel: each may take GRACE seconds
         for thread in stop:
             thread.start()
         for thread in stop:
             thread.join()
     return [
-        ended.get(child.name) or Ended(child.name, "cut off", child.seconds, tuple(child.tail)) for child in children
+        outcomes.get(child.name) or Outcome(child.name, "cut off", child.seconds, tuple(child.tail))
+        for child in children
     ]
 
 
 def adopt_orphans() -> None:
-    """Processes whose parent ends become this one's children, so that `delete_unreferenced` finds them. Linux; elsewhere nothing happens."""
+    """Makes processes whose parent ends children of this one, so that `kill_descendants` finds them. Linux only."""
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def descendants(of: int) -> list[int]:
-    """Processes below one, the nearest first."""
+def descendants(pid: int) -> list[int]:
+    """Ids of all processes below one, children first."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             with contextlib.suppress(OSError, IndexError, ValueError):
                 parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
                 children.setdefault(parent, []).append(int(entry.name))
-    found = list(children.get(of, []))
-    for pid in found:  # grows meanwhile
-        found += children.get(pid, [])
+    found = list(children.get(pid, []))
+    for child in found:  # grows meanwhile
+        found += children.get(child, [])
     return found
 
 
-def delete_unreferenced(but: Sequence[int] = (), seconds: float = 10.0) -> int:
-    """Ends what is left below this process when no command runs any more; how many there were.  but: those to leave alone."""
+def kill_descendants(spare: Sequence[int] = (), seconds: float = 10.0) -> int:
+    """Kills the processes below this one, after the last command; how many there were.  spare: processes to leave
+    alone.
+    """
     ended: set[int] = set()
     deadline = time.monotonic() + seconds
-    while (left := [pid for pid in descendants(os.getpid()) if pid not in but]) and time.monotonic() < deadline:
+    while (left := [pid for pid in descendants(os.getpid()) if pid not in spare]) and time.monotonic() < deadline:
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 if not Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0].startswith("Z"):

@@ -1,6 +1,7 @@
-"""A pytest plugin: the result of each test as a line of JSON when it ends, so that a run that is cut off leaves what it knows.
+"""A pytest plugin that writes the result of each test as a line of JSON when it ends, so that a run that is cut off
+leaves results.
 
-`pytest -p cluster.gpu.live`, with the file's path in UFGVC_GPU_RESULTS.
+`pytest -p cluster.gpu.pytest_results`, with the path of the file in UFGVC_GPU_RESULTS.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ def pytest_runtest_logreport(report: Any) -> None:
 
 
 def pytest_collectreport(report: Any) -> None:
-    """A file that cannot be imported holds tests that nobody counts."""
+    """Reports a file that cannot be imported, whose tests would otherwise be missing without notice."""
     if report.outcome == "failed":
         message = "\n".join(str(report.longrepr).splitlines()[-LINES:])
         _write({"name": report.nodeid, "outcome": "error", "seconds": 0.0, "message": message})
 
 
 def _write(row: dict[str, Any]) -> None:
-    if "PYTEST_XDIST_WORKER" in os.environ:  # the process that started it hears of everything and writes
+    if "PYTEST_XDIST_WORKER" in os.environ:  # the controller gets all reports and writes
         return
     with open(os.environ["UFGVC_GPU_RESULTS"], "a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")

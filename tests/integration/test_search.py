@@ -20,11 +20,15 @@ from tests.command_line import ufgvc
 from tests.integration.submission import wait_until
 from tests.processes import processes_reading
 from ufgvc.cli import main
+from ufgvc.core.errors import UserError
 from ufgvc.data.dataset import open_dataset
-from ufgvc.experiments.search import decode_folds, make_store, search, validate
+from ufgvc.experiments.resources import TrialResources
+from ufgvc.experiments.search import choose_best, decode_folds, make_store, search, validate
+from ufgvc.experiments.search_trial import run_trials
+from ufgvc.experiments.searcher import TrialLog
 from ufgvc.experiments.settings import SearchSettings
-from ufgvc.experiments.space import paper_values
-from ufgvc.experiments.store import STOP, TrialConfig
+from ufgvc.experiments.space import paper_values, read_space
+from ufgvc.experiments.store import STOP, SearchStore, TrialConfig
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training.folds import Folds
@@ -193,6 +197,34 @@ def test_folds_in_step_are_the_folds_alone(small_dataset: str, tmp_path: Path) -
         for name, tensor in worker.method.net.state_dict().items():
             assert torch.equal(tensor, state["net"][name]), name
         assert [row["loss"] for row in worker.history] == [row["loss"] for row in state["history"]]
+
+
+def test_a_failure_ends_its_trial_only(ray_local: None, tmp_path: Path) -> None:
+    """Nothing can be trained without the data set; each trial is a result with the reason, and is tried again later."""
+    store = SearchStore(
+        data=str(tmp_path / "missing"),
+        method="mask_guided",
+        options=OPTIONS,
+        train=TRAIN,
+        dimensions=read_space({}, "mask_guided", OPTIONS, TRAIN),
+        folds=3,
+        seed=0,
+        runs=str(tmp_path),
+        folder=str(tmp_path / "search"),
+    )
+    settings = SearchSettings(num_trials=2, repeats=1)
+    resources = TrialResources({"CPU": 1.0}, max_concurrent=2, threads=1)
+    recorded: list[TrialConfig] = []
+    results = run_trials(store, settings, 3, resources, lambda trial, result: recorded.append(trial))
+    assert [result.state for result in results] == ["failed"] * 3
+    (reason,) = {result.error for result in results}
+    assert reason is not None
+    assert store.trial(2).read_json("failed.json")["reason"] == reason
+    assert sorted(trial.number for trial in recorded) == [0, 1, 2]
+    with pytest.raises(UserError, match="no trial completed"):
+        choose_best(store, results)
+    store.clear_failures()
+    assert len(TrialLog.load(store).unfinished) == 3
 
 
 @pytest.mark.slow

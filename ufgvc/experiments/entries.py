@@ -50,7 +50,7 @@ def make_entry(variant: MethodVariant, num_classes: int, settings: BenchmarkSett
     entry = BenchmarkEntry(
         variant,
         replace(method, net=torch.nn.Identity()),
-        variant.mask_kind or settings.masks,
+        variant.mask_kind or settings.mask_kind,
         str(method.options.get("backbone", variant.method)),
         sum(parameter.numel() for parameter in method.net.parameters()),
         count_gflops(method, make_recipe(method, settings).crop),
@@ -198,7 +198,7 @@ def _make_job(
 ) -> TrainingJob:
     train = TrainSettings(
         init=resolve_init(settings.init, entry.backbone),
-        mask=entry.mask_kind,
+        mask_kind=entry.mask_kind,
         validation="holdout" if lr_search else "last",
         holdout=settings.holdout,
         precision=settings.precision,

@@ -64,7 +64,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> str:
 
 
 def trained(data: str, runs: Path, validation: str = "last", tracking: TrackingSettings = OFF) -> str:
-    """The URI of a run's model, as `train` writes it; without Ray Train, which takes longer to start than the training."""
+    """The URI of a run's model, as `train` writes it; without Ray Train, whose start takes longer than the training."""
     dataset = open_dataset(data)
     method = build("resnet50", len(dataset.classes), backbone="resnet18")
     settings = TrainSettings(

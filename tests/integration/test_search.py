@@ -56,7 +56,8 @@ pytestmark = pytest.mark.usefixtures("ray_local")
 def arguments(folder: Path, data: str, **more: object) -> list[str]:
     settings = {"num_trials": 4, "repeats": 1, "seeds": 1, "grace_epochs": 1, "max_concurrent_trials": 2} | more
     given = {name: value for name, value in TRAIN.model_dump(mode="json").items() if value is not None}
-    (folder / "search.yaml").write_text(yaml.safe_dump({"options": OPTIONS, "train": given, "search": settings}))
+    shared = {"options": OPTIONS, "mask_kind": given.pop("mask_kind"), "train": given}
+    (folder / "search.yaml").write_text(yaml.safe_dump(shared | {"search": settings}))
     return ["search", "--config", str(folder / "search.yaml"), "--data", data, "--runs", str(folder / "runs")]
 
 
@@ -174,7 +175,7 @@ def test_the_test_leaves_are_never_opened_before_the_end(small_dataset: str, tmp
 
 
 def test_folds_in_step_are_the_folds_alone(small_dataset: str, tmp_path: Path) -> None:
-    """Interleaved in one process and killed between two checkpoints, each fold has the weights of one that ran alone."""
+    """Interleaved in one process and killed between two checkpoints, each fold has the weights of a training alone."""
     dataset = open_dataset(small_dataset)
     context = Context(runs=str(tmp_path / "runs"))
     store = make_store(dataset, "mask_guided", OPTIONS, TRAIN, SearchSettings(), context)

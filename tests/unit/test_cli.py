@@ -1,4 +1,5 @@
-"""The command line: files and flags become settings, an error of the user is one message and exit code 2, any other keeps its traceback."""
+"""The command line: files and flags become settings, an error of the user is one message and exit code 2, any other
+keeps its traceback."""
 
 from __future__ import annotations
 
@@ -62,7 +63,8 @@ def outside_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What a person reads of a command that is refused: exit code 2, one message, no traceback, nothing on standard output."""
+    """What a person reads of a command that is refused: exit code 2, one message, no traceback, nothing on standard
+    output."""
     try:
         code = main([*arguments])
     except SystemExit as stopped:

@@ -1,4 +1,5 @@
-"""A file, a folder, a missing path, an empty folder and addresses, given to every flag that takes a place: an answer or one message."""
+"""A file, a folder, a missing path, an empty folder and addresses, given to every flag that takes a place: an answer
+or one message."""
 
 from __future__ import annotations
 

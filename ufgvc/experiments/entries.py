@@ -98,11 +98,11 @@ def _equal_recipe(method: Method, settings: BenchmarkSettings, lr_factor: float)
     stages = method.recipe.stages
     epochs = max(len(stages), round(settings.epochs / method.images_forwarded))
 
-    def equalise(stage: Stage) -> Stage:
+    def adapt(stage: Stage) -> Stage:
         return stage.model_copy(update={"lr": stage.lr * lr_factor, "schedule": "cosine", "warmup_epochs": 0})
 
     return Recipe(
-        stages=tuple(equalise(stage) for stage in rescale_schedule(stages, epochs)),
+        stages=tuple(adapt(stage) for stage in rescale_schedule(stages, epochs)),
         batch_size=settings.batch_size,
         resize=settings.resize,
         crop=settings.crop,

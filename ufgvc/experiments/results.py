@@ -44,7 +44,7 @@ def collect_results(
     lr_outcomes: Sequence[JobOutcome],
     final_outcomes: Sequence[JobOutcome],
 ) -> tuple[BenchmarkRecord, Panels | None]:
-    """Everything that the tables and charts of the benchmark show, and the figure of class activation maps.
+    """The results of the benchmark, and the class activation maps of the ablations (None without any).
 
     lr_outcomes: of the jobs that try learning rates.  final_outcomes: of the trainings that are scored on the test
     leaves.
@@ -138,7 +138,7 @@ def measure_maps(
     settings: BenchmarkSettings,
     outcomes: Sequence[JobOutcome],
     kind: str,
-) -> tuple:
+) -> tuple[Panels | None, dict[str, tuple[float, float, int]]]:
     """(panels, energy) of the class activation maps of the ablations on test leaves (Fig. 4).
 
     (None, {}) if no model was saved.  kind: of the masks in which the maps are measured.

@@ -168,7 +168,7 @@ class _ConfigFile:
         return {key: self._checked(key, value, settings.model_fields[key]) for key, value in {**values, **own}.items()}
 
     def _refuse_unknown(self, keys: Any, likely: set[str], known: Any) -> None:
-        # The keys of other commands are looked up only if there is one that this command lacks: it imports them all.
+        # Only a key that this command lacks needs the list of all keys, which imports every command.
         unknown = set(keys) - likely
         unknown -= set(known()) if unknown else set()
         if unknown:

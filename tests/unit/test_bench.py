@@ -163,7 +163,7 @@ def test_a_batch_larger_than_memory_is_refused_with_the_largest_that_fits(monkey
         (["--batches", "100000000", "--sides", "64"], "GB free"),
         (["--source", "empty", "--sides", "32", "--batches", "2"], "is an empty folder"),
         (["--source", "few", "--sides", "32", "--batches", "2"], "holds 3 photographs, at least 16"),
-        (["--config", "strange.yaml"], "bench.methodes"),
+        (["--config", "misspelt.yaml"], "bench.methodes"),
         (["--batches", "1"], "2 or more"),
         (["--methods", "resnet50", "resnet50"], "named twice"),
     ],
@@ -176,7 +176,7 @@ def test_a_bad_flag_is_one_message(
     (tmp_path / "empty").mkdir()
     put(tmp_path / "few" / "a.jpg"), put(tmp_path / "few" / "b.jpg")
     put(tmp_path / "few" / "c.jpg", b"no photograph")
-    put(tmp_path / "strange.yaml", "bench: {methodes: [dcl]}\n")
+    put(tmp_path / "misspelt.yaml", "bench: {methodes: [dcl]}\n")
     small = ["--backbones", "shufflenet_v2_x0_5"] if "--backbones" not in flags else []
     try:
         code = main(["bench", *small, *flags])

@@ -286,7 +286,7 @@ def test_a_command_may_have_an_exit_code_of_its_own(
 
 
 def run_without_a_reader(program: list[str], unbuffered: bool) -> tuple[int, str]:
-    """The exit code and standard error of a process whose output nobody reads any more, as behind `| head`."""
+    """The exit code and standard error of a process whose output is closed, as by `| head`."""
     read, write = os.pipe()
     os.close(read)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)} | ({"PYTHONUNBUFFERED": "1"} if unbuffered else {})
@@ -307,11 +307,11 @@ def run_without_a_reader(program: list[str], unbuffered: bool) -> tuple[int, str
 
 @pytest.mark.parametrize("unbuffered", [False, True])
 @pytest.mark.parametrize("arguments", [["--help"], ["synth", "--help"], ["train", "--help"]])
-def test_output_that_nobody_reads_to_its_end(arguments: list[str], unbuffered: bool) -> None:
+def test_closed_output_ends_a_command_quietly(arguments: list[str], unbuffered: bool) -> None:
     assert run_without_a_reader(["-m", "ufgvc", *arguments], unbuffered) == (141, "")
 
 
-def test_a_job_whose_result_nobody_reads_and_a_server_that_hangs_up() -> None:
+def test_closed_output_is_not_a_broken_connection() -> None:
     program = (
         "import sys\n"
         "from ufgvc import cli\n"

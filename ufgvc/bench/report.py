@@ -218,8 +218,8 @@ def steps_table(steps: Sequence[TimedStep], rates: Mapping[str, Spread]) -> Tabl
     products = ", ".join(f"{name} {format_number(rate.median)} TFLOP/s" for name, rate in rates.items())
     note = (
         "Forward, backward and optimizer on one resident batch. Share: of the FLOP/s of a square matrix product of "
-        f"that precision, timed in turn with it (before, on its own: {products}). Memory: on a GPU the measured peak; on a "
-        "CPU the counted bytes of saved tensors, weights, gradients and momentum."
+        f"that precision, timed in turn with it (before, on its own: {products}). Memory: on a GPU the measured peak; "
+        "on a CPU the counted bytes of saved tensors, weights, gradients and momentum."
     )
     return Table("Training step", columns, rows, frozenset({0, 9}), note)
 

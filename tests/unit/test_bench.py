@@ -90,7 +90,7 @@ def test_operations_and_kept_bytes_of_a_linear_layer_are_those_of_the_formula() 
     side, classes = 32, 5
     cost = steps.count_cost(flat_method(side, classes), side, seed=0)
     inputs = 3 * side * side
-    # Forward y = W x and backward dW = dy x': two products of 2 * inputs * classes operations. The images want no gradient.
+    # Forward y = W x and backward dW = dy x': two products of 2 * inputs * classes operations; images need no gradient.
     assert cost.flops == 2 * 2 * inputs * classes
     assert cost.fixed == 3 * 4 * inputs * classes
     # Kept: the images, and the log-probabilities and labels of the cross-entropy.

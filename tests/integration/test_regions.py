@@ -243,7 +243,7 @@ def test_a_detector_that_finds_nothing_guides_nothing(
 
 def test_a_detector_that_no_node_can_hold_is_refused(data: str, runs: str, detected, ray_local: None):
     with pytest.raises(
-        UserError, match=rf"no node has what each detector is to have, {SLOTS + 1} CPUs \(nodes: 1 x {SLOTS} CPU\)"
+        UserError, match=rf"no node has the {SLOTS + 1} CPU that each actor needs \(nodes: 1 x {SLOTS} CPU\)"
     ):
         mask(
             data,

@@ -1,8 +1,6 @@
-"""`python -m jobs.bench --config FILE [flags]`, alone or behind `ray job submit --working-dir . --`."""
+"""`ufgvc bench`, also for `ray job submit --working-dir . -- python -m jobs.bench`."""
 
-import sys
-
-from ufgvc.cli import main
+from jobs import start
 
 if __name__ == "__main__":
-    raise SystemExit(main(["bench", *sys.argv[1:]]))
+    start("bench")

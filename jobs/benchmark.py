@@ -1,8 +1,6 @@
-"""`python -m jobs.benchmark --config FILE [flags]`, alone or behind `ray job submit --working-dir . --`."""
+"""`ufgvc benchmark`, also for `ray job submit --working-dir . -- python -m jobs.benchmark`."""
 
-import sys
-
-from ufgvc.cli import main
+from jobs import start
 
 if __name__ == "__main__":
-    raise SystemExit(main(["benchmark", *sys.argv[1:]]))
+    start("benchmark")

@@ -1,8 +1,6 @@
-"""`python -m jobs.calibrate --config FILE [flags]`, alone or behind `ray job submit --working-dir . --`."""
+"""`ufgvc calibrate`, also for `ray job submit --working-dir . -- python -m jobs.calibrate`."""
 
-import sys
-
-from ufgvc.cli import main
+from jobs import start
 
 if __name__ == "__main__":
-    raise SystemExit(main(["calibrate", *sys.argv[1:]]))
+    start("calibrate")

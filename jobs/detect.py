@@ -1,8 +1,6 @@
-"""`python -m jobs.detect --config FILE [flags]`, alone or behind `ray job submit --working-dir . --`."""
+"""`ufgvc detect`, also for `ray job submit --working-dir . -- python -m jobs.detect`."""
 
-import sys
-
-from ufgvc.cli import main
+from jobs import start
 
 if __name__ == "__main__":
-    raise SystemExit(main(["detect", *sys.argv[1:]]))
+    start("detect")

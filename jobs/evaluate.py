@@ -1,8 +1,6 @@
-"""`python -m jobs.evaluate --config FILE [flags]`, alone or behind `ray job submit --working-dir . --`."""
+"""`ufgvc evaluate`, also for `ray job submit --working-dir . -- python -m jobs.evaluate`."""
 
-import sys
-
-from ufgvc.cli import main
+from jobs import start
 
 if __name__ == "__main__":
-    raise SystemExit(main(["evaluate", *sys.argv[1:]]))
+    start("evaluate")

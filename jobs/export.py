@@ -1,8 +1,6 @@
-"""`python -m jobs.export --config FILE [flags]`, alone or behind `ray job submit --working-dir . --`."""
+"""`ufgvc export`, also for `ray job submit --working-dir . -- python -m jobs.export`."""
 
-import sys
-
-from ufgvc.cli import main
+from jobs import start
 
 if __name__ == "__main__":
-    raise SystemExit(main(["export", *sys.argv[1:]]))
+    start("export")

@@ -1,8 +1,6 @@
-"""`python -m jobs.ingest --config FILE [flags]`, alone or behind `ray job submit --working-dir . --`."""
+"""`ufgvc ingest`, also for `ray job submit --working-dir . -- python -m jobs.ingest`."""
 
-import sys
-
-from ufgvc.cli import main
+from jobs import start
 
 if __name__ == "__main__":
-    raise SystemExit(main(["ingest", *sys.argv[1:]]))
+    start("ingest")

@@ -1,8 +1,6 @@
-"""`python -m jobs.mask --config FILE [flags]`, alone or behind `ray job submit --working-dir . --`."""
+"""`ufgvc mask`, also for `ray job submit --working-dir . -- python -m jobs.mask`."""
 
-import sys
-
-from ufgvc.cli import main
+from jobs import start
 
 if __name__ == "__main__":
-    raise SystemExit(main(["mask", *sys.argv[1:]]))
+    start("mask")

@@ -1,8 +1,6 @@
-"""`python -m jobs.pipeline --config FILE [flags]`, alone or behind `ray job submit --working-dir . --`."""
+"""`ufgvc pipeline`, also for `ray job submit --working-dir . -- python -m jobs.pipeline`."""
 
-import sys
-
-from ufgvc.cli import main
+from jobs import start
 
 if __name__ == "__main__":
-    raise SystemExit(main(["pipeline", *sys.argv[1:]]))
+    start("pipeline")

@@ -1,8 +1,6 @@
-"""`python -m jobs.predict --config FILE [flags]`, alone or behind `ray job submit --working-dir . --`."""
+"""`ufgvc predict`, also for `ray job submit --working-dir . -- python -m jobs.predict`."""
 
-import sys
-
-from ufgvc.cli import main
+from jobs import start
 
 if __name__ == "__main__":
-    raise SystemExit(main(["predict", *sys.argv[1:]]))
+    start("predict")

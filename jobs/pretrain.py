@@ -1,8 +1,6 @@
-"""`python -m jobs.pretrain --config FILE [flags]`, alone or behind `ray job submit --working-dir . --`."""
+"""`ufgvc pretrain`, also for `ray job submit --working-dir . -- python -m jobs.pretrain`."""
 
-import sys
-
-from ufgvc.cli import main
+from jobs import start
 
 if __name__ == "__main__":
-    raise SystemExit(main(["pretrain", *sys.argv[1:]]))
+    start("pretrain")

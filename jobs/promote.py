@@ -1,8 +1,6 @@
-"""`python -m jobs.promote --config FILE [flags]`, alone or behind `ray job submit --working-dir . --`."""
+"""`ufgvc promote`, also for `ray job submit --working-dir . -- python -m jobs.promote`."""
 
-import sys
-
-from ufgvc.cli import main
+from jobs import start
 
 if __name__ == "__main__":
-    raise SystemExit(main(["promote", *sys.argv[1:]]))
+    start("promote")

@@ -1,8 +1,6 @@
-"""`python -m jobs.search --config FILE [flags]`, alone or behind `ray job submit --working-dir . --`."""
+"""`ufgvc search`, also for `ray job submit --working-dir . -- python -m jobs.search`."""
 
-import sys
-
-from ufgvc.cli import main
+from jobs import start
 
 if __name__ == "__main__":
-    raise SystemExit(main(["search", *sys.argv[1:]]))
+    start("search")

@@ -1,8 +1,6 @@
-"""`python -m jobs.sync --config FILE [flags]`, alone or behind `ray job submit --working-dir . --`."""
+"""`ufgvc sync`, also for `ray job submit --working-dir . -- python -m jobs.sync`."""
 
-import sys
-
-from ufgvc.cli import main
+from jobs import start
 
 if __name__ == "__main__":
-    raise SystemExit(main(["sync", *sys.argv[1:]]))
+    start("sync")

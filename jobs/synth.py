@@ -1,8 +1,6 @@
-"""`python -m jobs.synth --config FILE [flags]`, alone or behind `ray job submit --working-dir . --`."""
+"""`ufgvc synth`, also for `ray job submit --working-dir . -- python -m jobs.synth`."""
 
-import sys
-
-from ufgvc.cli import main
+from jobs import start
 
 if __name__ == "__main__":
-    raise SystemExit(main(["synth", *sys.argv[1:]]))
+    start("synth")

@@ -1,8 +1,6 @@
-"""`python -m jobs.train --config FILE [flags]`, alone or behind `ray job submit --working-dir . --`."""
+"""`ufgvc train`, also for `ray job submit --working-dir . -- python -m jobs.train`."""
 
-import sys
-
-from ufgvc.cli import main
+from jobs import start
 
 if __name__ == "__main__":
-    raise SystemExit(main(["train", *sys.argv[1:]]))
+    start("train")

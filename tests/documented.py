@@ -1,4 +1,4 @@
-"""What the documents and our own messages tell people to type: found in the text, so that nothing new is missed."""
+"""The commands that documents and messages name, found in their text, so that no new one is missed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ufgvc.cli import NESTED
 from ufgvc.commands import COMMANDS
 from ufgvc.core.config import Settings
 from ufgvc.methods import names
@@ -25,7 +24,7 @@ ANYWHERE = frozenset(("config", "help", "version"))
 
 
 @dataclass(frozen=True)
-class Told:
+class Typed:
     """words: what is to be typed after `ufgvc`."""
 
     where: str
@@ -75,24 +74,23 @@ def command_in(code: str) -> tuple[str, ...] | None:
         first = place == 0 or words[place - 1] == "--" or "=" in words[0]
         if word == "ufgvc" and first and words[place + 1 :]:
             return tuple(words[place + 1 :])
-        if (
-            word == "-m"
-            and place + 1 < len(words)
-            and (job := re.fullmatch(r"jobs\.(\w+)", words[place + 1]))
-            and job[1] in COMMANDS.names()
-        ):
+        if word != "-m" or place + 1 >= len(words):
+            continue
+        if words[place + 1] == "ufgvc" and words[place + 2 :]:
+            return tuple(words[place + 2 :])
+        if (job := re.fullmatch(r"jobs\.(\w+)", words[place + 1])) and job[1] in COMMANDS.names():
             return job[1], *words[place + 2 :]
     if words and words[0] in COMMANDS.names() and any(word.startswith("--") for word in words[1:]):
         return tuple(words)
     return None
 
 
-def documented() -> list[Told]:
+def documented() -> list[Typed]:
     found = []
     for document in DOCUMENTS:
         for line, code in snippets(document.read_text(encoding="utf-8")):
             if command := command_in(code):
-                found.append(Told(f"{document.relative_to(ROOT)}:{line}", command))
+                found.append(Typed(f"{document.relative_to(ROOT)}:{line}", command))
     return found
 
 
@@ -117,13 +115,13 @@ def messages() -> Iterator[tuple[str, str]]:
                 yield where, "".join(part.value if isinstance(part, ast.Constant) else HOLE for part in node.values)
 
 
-def advised() -> list[Told]:
+def advised() -> list[Typed]:
     """Every command that stands between backticks in a string of the program."""
     found = []
     for where, text in messages():
         for span in re.finditer(r"`([^`]+)`", text):
             if command := command_in(span[1].replace("\n", " ")):
-                found.append(Told(where, command))
+                found.append(Typed(where, command))
     return found
 
 
@@ -131,7 +129,8 @@ def advised() -> list[Told]:
 def flags_of(command: str) -> frozenset[str]:
     """Every flag that a command knows, whichever the method, without its dashes."""
     found = set(ANYWHERE)
-    for method in names() if command in NESTED else ["mask_guided"]:
+    by_method = "options" in COMMANDS.get(command).settings().model_fields
+    for method in names() if by_method else ["mask_guided"]:
         for flag, is_switch in _flags(COMMANDS.get(command).settings(method)):
             found |= {flag, _negated(flag)} if is_switch else {flag}
     return frozenset(found)

@@ -1,4 +1,4 @@
-"""Every flag of every command that takes a place, and one try of a command line with a place that may not do."""
+"""Every flag that takes a place, and a run of a command with a place that may not be usable."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import pytest
 
 from tests.command_line import Ended, ufgvc
 from tests.golden.trainings import HERE
-from ufgvc.cli import PLACES, WEIGHTS
 from ufgvc.commands import COMMANDS
 from ufgvc.core.config import Settings
+from ufgvc.core.places import place_marker
 
 QUICK = (
     "--method",
@@ -98,10 +98,10 @@ BASE: dict[str, tuple[str, ...]] = {
 }
 
 
-# A flag is heard only with these.
+# A flag has an effect only with these.
 WITH = {
-    ("mask", "source"): ("--kind", "exact"),
-    ("mask", "model"): ("--boxes", "detected"),
+    ("mask", "source"): ("--mask-kind", "exact"),
+    ("mask", "detector"): ("--boxes", "detected"),
     ("detect", "coco-weights"): ("--init", "coco"),
     ("pipeline", "detect.coco-weights"): ("--detect.init", "coco"),
 }
@@ -119,32 +119,24 @@ KINDS = {
 
 
 def place_flags() -> list[tuple[str, str]]:
-    """(command, flag without its dashes) of everything that takes a place; a new flag of such a name comes by itself."""
-    names = {*PLACES, *WEIGHTS, "config", "coco-weights"}
-    found = []
-    for command in COMMANDS.names():
-        flags = ["config", *_fields(COMMANDS.get(command).settings("resnet50"))]
-        found += [(command, flag) for flag in flags if flag.rpartition(".")[2] in names]
-    words = {("mask", "boxes"), ("pipeline", "mask.boxes")}  # a choice, no place
+    """(command, flag without its dashes) of every setting that is marked as a place; a new one comes by itself."""
+    found = [(name, flag) for name in COMMANDS.names() for flag in _flags(COMMANDS.get(name).settings("resnet50"))]
     # Where a run is recorded, and how a file of settings is read, is the same for all commands.
-    shared = {
-        (command, flag) for command, flag in found if command != "train" and flag.startswith(("tracking.", "config"))
-    }
-    return [pair for pair in found if pair not in words | shared]
+    return [("train", "config"), *(pair for pair in found if pair[0] == "train" or not pair[1].startswith("tracking."))]
 
 
-def _fields(model: type[Settings], before: str = "") -> Iterator[str]:
-    for name, field in model.model_fields.items():
-        flag = f"{before}{name.replace('_', '-')}"
+def _flags(settings: type[Settings], prefix: str = "") -> Iterator[str]:
+    for name, field in settings.model_fields.items():
+        flag = f"{prefix}{name.replace('_', '-')}"
         if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
-            yield from _fields(field.annotation, f"{flag}.")
-        else:
+            yield from _flags(field.annotation, f"{flag}.")
+        elif place_marker(field):
             yield flag
 
 
 @dataclass
 class World:
-    """A folder with everything that the commands read: photographs/, data/, model/ and runs/, and places that will not do."""
+    """A folder with everything that the commands read: photographs/, data/, model/ and runs/, and unusable places."""
 
     root: Path
 
@@ -202,11 +194,12 @@ def _reached(*args: Any, **kwargs: Any) -> Any:
 def without_work(patch: pytest.MonkeyPatch) -> None:
     """Makes every command stop where its Ray session or its computation would begin, with Reached."""
 
-    # Imported above so that each has a ray_session of its own to be replaced.
+    for name in COMMANDS.names():
+        COMMANDS.get(name).settings()  # imports the command, so that its ray_session is there to be replaced
     for name, module in list(sys.modules.items()):
         if name.startswith("ufgvc.") and hasattr(module, "ray_session"):
             patch.setattr(module, "ray_session", _work)
-    patch.setattr("ufgvc.commands.steps.ray_session", lambda *_: contextlib.nullcontext())
+    patch.setattr("ufgvc.commands.pipeline.ray_session", lambda *_: contextlib.nullcontext())
     for function in (
         "regions.train_detector.train_detector",
         "models.onnx.to_onnx",

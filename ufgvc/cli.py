@@ -1,21 +1,22 @@
-"""`ufgvc <command>`: the only file that knows the flags.
+"""The command line: flags and a YAML file become the settings of a command, which is run; its outcome becomes the exit code.
 
-`--config FILE` fills any flag from YAML: top-level keys, and the section named after the command (`mask: {kind: box}` is
-`ufgvc mask --kind box`; `train` and `pipeline` keep their sections: `--train.epochs 3`). A flag beats the file. An unknown key is refused.
-Exit codes: 0 done, 1 our fault, 2 the user's mistake (one message, no traceback), 3 `promote --strict` promoted nothing,
-130 and 143 stopped by Control-C and by SIGTERM, 141 the reader of the output left (`| head`).
+`--config FILE` fills any flag from YAML, and a flag overrides the file. A top-level key is shared by all commands that have it
+(`runs`, `seed`, `mask_kind`, ...); a section named like a command holds its own flags (`detect: {epochs: 80}`). A command whose
+flags are grouped in sections (`--train.epochs 3`) takes these sections from the file. An unknown key is refused.
+Exit codes: 0 done, 1 an error in the program, 2 an error of the user (one message, no traceback), 3 `promote --strict` promoted
+nothing, 130 and 143 stopped by Control-C and by SIGTERM, 141 the reader of the output left (`| head`).
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import re
 import sys
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal, cast, get_origin
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from pydantic import Field, TypeAdapter, ValidationError, create_model
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from ufgvc import __version__
 from ufgvc.commands import COMMANDS, Command
@@ -30,37 +31,7 @@ from ufgvc.core.process import (
     sigterm_as_interrupt,
 )
 
-SHARED_KEYS = frozenset(
-    "name source data boxes reader split runs seed method options model compare out fresh tracking ray".split()  # noqa: SIM905
-)
-SECTIONS = frozenset(
-    [
-        "synth",
-        "ingest",
-        "detect",
-        "mask",
-        "train",
-        "evaluate",
-        "calibrate",
-        "export",
-        "promote",
-        "predict",
-        "benchmark",
-        "pretrain",
-        "search",
-        "bench",
-    ]
-)
-NESTED = ("train", "pipeline", "search")  # commands whose flags are grouped by section
-PLACES = frozenset("source data runs run out boxes model compare artifacts".split())  # noqa: SIM905
-_TRAINS = frozenset("train pipeline detect benchmark search pretrain".split())  # noqa: SIM905
-WRITTEN = {  # place: the commands that write there
-    "data": frozenset(("ingest", "pipeline")),
-    "out": frozenset(("synth", "predict", "export", "bench")),
-    "runs": _TRAINS,
-    "artifacts": _TRAINS,
-}
-WEIGHTS = frozenset(("init", "coco_weights"))  # a name, or a file
+COMMANDS_PACKAGE = "ufgvc.commands"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -83,154 +54,139 @@ def _main(arguments: list[str] | None) -> int:
     try:
         with sigterm_as_interrupt():
             command = COMMANDS.get(arguments[0])
-            settings = parse(arguments[0], command, arguments[1:])
-            refuse_relative_places(settings)
-            check_written_places(arguments[0], settings)
-            code = command.run(settings)
+            settings = parse(command, arguments[1:])
+            check_places(settings)
+            return command.run(settings)
     except KeyboardInterrupt as stop:
-        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("stopped; the same command continues from the last checkpoint", file=sys.stderr)
         return 143 if isinstance(stop, Stopped) else 130
     except BaseException as error:
-        mistake = user_error_in(error)
-        if mistake is None:
+        users_error = user_error_in(error)
+        if users_error is None:
             raise
-        print(f"ufgvc {arguments[0]}: {mistake}", file=sys.stderr)
+        print(f"ufgvc {arguments[0]}: {users_error}", file=sys.stderr)
         return 2
-    return code or 0
 
 
 def overview() -> str:
+    """What `ufgvc --help` prints."""
     width = max(len(name) for name in COMMANDS.names())
     lines = [f"  {name:<{width}}  {COMMANDS.get(name).summary}" for name in COMMANDS.names()]
     return "\n".join(
         [
             "usage: ufgvc COMMAND [--config FILE] [flags]",
             "",
-            "Tells plant cultivars apart from a photograph of one leaf.",
+            "Identifies plant cultivars from a photograph of one leaf.",
             "",
             *lines,
             "",
-            "`ufgvc COMMAND --help` shows its flags with types, defaults and units; jobs/configs has a file for each known data set.",
+            "`ufgvc COMMAND --help` shows its flags with types, defaults and units; "
+            "jobs/configs has a file for each known data set.",
         ]
     )
 
 
-def parse(name: str, command: Command, arguments: list[str]) -> Settings:
-    """Settings of a command from YAML and flags. UserError for a bad file; SystemExit(2) with tyro's message for a bad flag."""
+def parse(command: Command, arguments: list[str]) -> Any:
+    """The settings of a command from YAML and flags. UserError for a bad file; SystemExit(2) with tyro's message for a bad flag."""
     import tyro
 
+    program = f"ufgvc {command.name}"
     first = argparse.ArgumentParser(
-        prog=f"ufgvc {name}", usage=f"ufgvc {name} [--config FILE] [flags]", add_help=False, allow_abbrev=False
+        prog=program, usage=f"{program} [--config FILE] [flags]", add_help=False, allow_abbrev=False
     )
     first.add_argument("--config")
+    rest = first.parse_known_args(arguments)[1]
     first.add_argument("--method")
     known, _ = first.parse_known_args(arguments)
-    rest = _without_config(arguments)
-    where = known.config or "settings"
+    document = _read_document(known.config) if known.config is not None else {}
+    settings = command.settings(known.method or str(document.get("method") or "mask_guided"))
+    values = _ConfigFile(known.config or "settings", document).values_for(command.name, settings)
+    # What neither the file nor a default gives is required of the flags.
+    required = {name: tyro.MISSING for name, field in settings.model_fields.items() if field.is_required()}
+    default = settings.model_construct(**{**required, **values})
+    summary = f"{command.summary[0].upper()}{command.summary[1:]}."
     try:
-        document = load_yaml(known.config) if known.config is not None else {}
-    except OSError as error:
-        raise UserError(f"cannot be read ({error.strerror})", where=where, fix="check --config") from None
-    unknown = sorted(map(str, set(document) - SHARED_KEYS - SECTIONS))
-    if unknown:
-        raise UserError(
-            f"{', '.join(unknown)}: not a known setting",
-            where=where,
-            fix=f"known: {', '.join(sorted(SHARED_KEYS | SECTIONS))}",
-        )
-    model = command.settings(known.method or str(document.get("method") or "mask_guided"))
-    # Elsewhere a field may be named like a section of another command: `detect` has its own `pretrain`.
-    filling = SHARED_KEYS | (SECTIONS if name in NESTED else set())
-    values = {key: value for key, value in document.items() if key in filling and key in model.model_fields}
-    own = document.get(name, {}) if name not in NESTED else {}
-    if not isinstance(own, Mapping):
-        raise UserError("must be a section of `key: value` pairs", where=f"{where}, {name}")
-    strange = sorted(map(str, set(own) - set(model.model_fields)))
-    if strange:
-        raise UserError(
-            f"{', '.join(f'{name}.{key}' for key in strange)}: not a known setting",
-            where=where,
-            fix=f"see `ufgvc {name} --help`",
-        )
-    filled = with_defaults(model, values | dict(own), where)
-    try:
-        return cast(
-            Settings,
-            tyro.cli(filled, args=rest, prog=f"ufgvc {name}", description=command.description(), use_underscores=False),
-        )
+        return tyro.cli(settings, default=default, args=rest, prog=program, description=summary, use_underscores=False)
     except ValidationError as error:
-        raise describe_validation(error, f"ufgvc {name}") from None
+        raise describe_validation(error, program) from None
 
 
-def with_defaults(model: type[Settings], values: Mapping[str, Any], where: str) -> type[Settings]:
-    """The same settings with the file's values as defaults, checked one by one."""
-    fields: dict[str, Any] = {}
-    for key, value in values.items():
-        field = model.model_fields[key]
-        annotation = field.rebuild_annotation()
+def _read_document(path: str) -> dict[str, Any]:
+    try:
+        return load_yaml(path)
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror})", where=path, fix="check --config") from None
+
+
+def shared_fields(settings: type[Settings]) -> dict[str, FieldInfo]:
+    """The fields that YAML has at the top level: those declared in `ufgvc.commands`, not the settings of one command alone."""
+
+    def declared_in(name: str) -> str:
+        return next(base.__module__ for base in settings.__mro__ if name in vars(base).get("__annotations__", {}))
+
+    return {
+        name: field
+        for name, field in settings.model_fields.items()
+        if name == "options" or declared_in(name).startswith(COMMANDS_PACKAGE)
+    }
+
+
+def known_keys() -> list[str]:
+    """Every top-level key that YAML may have: the shared fields of all commands, and the names of the commands."""
+    return sorted(
+        {*COMMANDS.names(), *(key for name in COMMANDS.names() for key in shared_fields(COMMANDS.get(name).settings()))}
+    )
+
+
+@dataclass(frozen=True)
+class _ConfigFile:
+    """The content of a YAML file.  where: its path, for messages."""
+
+    where: str
+    document: Mapping[str, Any]
+
+    def values_for(self, command: str, settings: type[Settings]) -> dict[str, Any]:
+        """The checked values of the fields of a command's settings that the file gives."""
+        shared = shared_fields(settings)
+        self._refuse_unknown(self.document, {*shared, *COMMANDS.names()}, known_keys)
+        for key, value in self.document.items():
+            if isinstance(value, Mapping) and "mask_kind" in value:
+                what = f"{key}.mask_kind: the kind of masks is one setting for all commands"
+                raise UserError(what, where=self.where, fix="write `mask_kind: ...` at the top level")
+        values = {key: value for key, value in self.document.items() if key in shared}
+        own = self.document.get(command, {}) if command not in settings.model_fields else {}
+        if not isinstance(own, Mapping):
+            raise UserError("must be a section of `key: value` pairs", where=f"{self.where}, {command}")
+        if unknown := sorted(map(str, set(own) - set(settings.model_fields))):
+            names = ", ".join(f"{command}.{key}" for key in unknown)
+            raise UserError(f"{names}: not a known setting", where=self.where, fix=f"see `ufgvc {command} --help`")
+        return {key: self._checked(key, value, settings.model_fields[key]) for key, value in {**values, **own}.items()}
+
+    def _refuse_unknown(self, keys: Any, likely: set[str], known: Any) -> None:
+        # The keys of other commands are looked up only if there is one that this command lacks: it imports them all.
+        unknown = set(keys) - likely
+        unknown -= set(known()) if unknown else set()
+        if unknown:
+            names = ", ".join(sorted(map(str, unknown)))
+            raise UserError(f"{names}: not a known setting", where=self.where, fix=f"known: {', '.join(known())}")
+
+    def _checked(self, key: str, value: Any, field: FieldInfo) -> Any:
+        """The value as the field's type has it. UserError for a wrong one."""
         try:
-            checked = TypeAdapter(annotation).validate_python(value)
+            return TypeAdapter(field.rebuild_annotation()).validate_python(value)
         except ValidationError as error:
-            problem = describe_validation(error, where)
-            raise UserError(f"{key}: {problem.what}", where=where, fix=problem.fix) from None
-        fields[key] = (annotation, Field(default=checked, description=field.description))
-    return cast(type[Settings], create_model(model.__name__, __base__=model, __doc__=model.__doc__, **fields))
+            problem = describe_validation(error, self.where)
+            raise UserError(f"{key}: {problem.what}", where=self.where, fix=problem.fix) from None
 
 
-def refuse_relative_places(settings: Settings) -> None:
-    """A job's working folder is a copy that Ray throws away: what is written there is lost."""
+def check_places(settings: Settings) -> None:
+    """UserError for a place that cannot be written, and inside of a Ray job for a relative path."""
+    from ufgvc.core.places import check_absolute, check_writable
     from ufgvc.runtime.session import in_ray_job
 
-    if not in_ray_job():
-        return
-    for flag, text in _texts(settings):
-        key = flag.rpartition(".")[2].replace("-", "_")
-        place = text.partition("=")[2] if key == "compare" else text  # label=MODEL
-        if key in PLACES or (key in WEIGHTS and ("/" in place or "." in place)):
-            known = re.match(r"[a-z][a-z0-9+.-]*:/", place) or os.path.isabs(
-                os.path.expanduser(place)
-            )  # models:/name has one slash
-            if place and not known:
-                raise UserError(
-                    f"the relative path {place!r} would lie in Ray's copy of the project",
-                    where=f"--{flag}",
-                    fix="give an absolute path or s3://...",
-                )
-
-
-def check_written_places(command: str, settings: Settings) -> None:
-    """UserError now for a place that cannot be written, and not after the work that is to be written there."""
-    from ufgvc.core.storage import open_store
-
-    for flag, text in _texts(settings):
-        key = flag.rpartition(".")[2].replace("-", "_")
-        if key in WRITTEN and command in WRITTEN[key]:
-            open_store(text).check_writable()
-
-
-def _texts(settings: Settings, before: str = "") -> Iterator[tuple[str, str]]:
-    """Every free text of the settings, with its flag; choices of a few words (`--boxes annotated`) are none."""
-    for key, field in type(settings).model_fields.items():
-        told, flag = getattr(settings, key), f"{before}{key.replace('_', '-')}"
-        if isinstance(told, Settings):
-            yield from _texts(told, f"{flag}.")
-        elif get_origin(field.annotation) is not Literal:
-            yield from (
-                (flag, text) for text in (told if isinstance(told, tuple) else (told,)) if isinstance(text, str)
-            )
-
-
-def _without_config(arguments: list[str]) -> list[str]:
-    kept: list[str] = []
-    skip = False
-    for argument in arguments:
-        if skip:
-            skip = False
-        elif argument == "--config":
-            skip = True
-        elif not argument.startswith("--config="):
-            kept.append(argument)
-    return kept
+    if in_ray_job():
+        check_absolute(settings)
+    check_writable(settings)
 
 
 if __name__ == "__main__":

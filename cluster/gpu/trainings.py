@@ -174,7 +174,7 @@ class Maker(threading.Thread):
         boxes = (
             "--boxes",
             "annotated",
-            "--kind",
+            "--mask-kind",
             "box",
             "--runs",
             str(runs(self.call, "masks")),

@@ -7,7 +7,7 @@
 
     ufgvc synth --out leaves --cultivars 3 --train-per-cultivar 6 --test-per-cultivar 2 --size 96 --seed 11
     ufgvc ingest --source leaves --data data --name golden
-    ufgvc mask --data data --kind exact --source leaves
+    ufgvc mask --data data --mask-kind exact --source leaves
 
 The numbers are the same for any number of threads and for AVX2 in place of AVX512, within TOLERANCE; the digests are not.
 """
@@ -68,7 +68,7 @@ def train(name: str, runs: Path, cores: int = 1) -> dict[str, Any]:
     method = build(name, len(dataset.classes), init="none", backbone=METHODS[name])
     settings = TrainSettings(
         init="none",
-        mask="exact",
+        mask_kind="exact",
         epochs=3,
         batch_size=6,
         resize=72,

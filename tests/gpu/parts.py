@@ -134,7 +134,7 @@ def make_worker(
     method = small(name, len(dataset.classes))
     side = max(side, method.min_side)
     settings = TrainSettings(
-        init="none", mask="exact", epochs=4, batch_size=5, resize=side + 8, crop=side, cache=cache, **changes
+        init="none", mask_kind="exact", epochs=4, batch_size=5, resize=side + 8, crop=side, cache=cache, **changes
     )
     masks = read_manifest(dataset, f"masks/{settings.mask}").fingerprint if method.regions else None
     plan, _ = make_worker_config(dataset, method, settings, 0, masks, str(runs))

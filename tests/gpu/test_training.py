@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("ray_here")]
 OFF = TrackingSettings(uri="off")
 TINY: dict[str, Any] = {
     "init": "none",
-    "mask": "exact",
+    "mask_kind": "exact",
     "batch_size": 6,
     "resize": 72,
     "crop": 64,

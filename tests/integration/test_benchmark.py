@@ -27,7 +27,7 @@ SETTINGS = {
     "seeds": 2,
     "init": "none",
     "backbones": ["resnet50=shufflenet_v2_x0_5"],
-    "masks": "exact",
+    "mask_kind": "exact",
     "epochs": 2,
     "batch_size": 4,
     "resize": 40,

@@ -111,7 +111,7 @@ def data(work: Path) -> Path:
     assert "drawn: 3 cultivars, 12 train, 6 test leaves" in ended.out
     assert (
         "every region on 18"
-        in done("mask", "--data", work / "data", "--kind", "exact", "--source", work / "leaves").out
+        in done("mask", "--data", work / "data", "--mask-kind", "exact", "--source", work / "leaves").out
     )
     return work / "data"
 
@@ -179,7 +179,7 @@ class TestModels:
         for kind in ("box", "luminance", "structure"):
             assert (
                 f"masks ({kind})"
-                in done("mask", "--data", data, "--runs", runs, "--kind", kind, "--boxes", "annotated").out
+                in done("mask", "--data", data, "--runs", runs, "--mask-kind", kind, "--boxes", "annotated").out
             )
 
     def test_promote_and_predict(self, data: Path, runs: Path, challenger: str, work: Path) -> None:
@@ -187,7 +187,7 @@ class TestModels:
         assert "champion" in ended.out
         model = "models:/ufgvc-drawn@champion"
         ended = done("predict", "--source", work / "unsplit", "--model", model, "--runs", runs, "--out", work / "named")
-        assert "18 photographs named" in ended.out
+        assert "18 photographs predicted" in ended.out
         with open(work / "named" / "predictions.csv", encoding="utf-8", newline="") as file:
             assert len(list(csv.DictReader(file))) == 18
         assert done("promote", "--data", data, "--runs", runs, "--model", challenger).out
@@ -209,7 +209,7 @@ class TestModels:
             "--tracking.uri",
             "off",
         )
-        assert "3 photographs named" in ended.out
+        assert "3 photographs predicted" in ended.out
 
     def test_pipeline(self, work: Path, data: Path, runs: Path, model: str) -> None:
         """All steps in one; what the single commands did is found."""
@@ -235,14 +235,14 @@ def test_predict_with_the_saved_model(runtime: str, tmp_path: Path, ray_local: N
         "--tracking.uri",
         "off",
     )
-    assert "3 photographs named, 1 of them unknown (`known` is false)" in ended.out
+    assert "3 photographs predicted, 1 of them unknown (`known` is false)" in ended.out
 
 
 def test_predict_takes_one_photograph(tmp_path: Path, ray_local: None) -> None:
     ended = done(
         "predict", "--source", PHOTOGRAPHS / "leaf-1.png", "--model", MODEL, "--out", tmp_path, "--tracking.uri", "off"
     )
-    assert "1 photographs named" in ended.out
+    assert "1 photographs predicted" in ended.out
 
 
 def test_commands_in_processes_of_their_own(tmp_path: Path) -> None:

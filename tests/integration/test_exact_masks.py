@@ -19,22 +19,21 @@ from ufgvc.regions.settings import MaskSettings
 from ufgvc.synthetic import SynthSettings, synthesize
 from ufgvc.tracking.context import Context
 
-EXACT = MaskSettings(kind="exact")
+EXACT = MaskSettings(mask_kind="exact")
 TINY = {
     "name": "tiny",
     "method": "mask_guided",
     "options": {"backbone": "shufflenet_v2_x0_5"},
-    "mask": {"kind": "exact"},
+    "mask_kind": "exact",
     "train": {
         "init": "none",
-        "mask": "exact",
         "epochs": 1,
         "batch_size": 6,
         "resize": 40,
         "crop": 32,
         "cpus_per_worker": 0.5,
     },
-    "evaluate": {"cam_leaves": 1, "region_leaves": 1, "mask_kind": "exact"},
+    "evaluate": {"cam_leaves": 1, "region_leaves": 1},
     "tracking": {"uri": "off"},
 }
 
@@ -74,7 +73,7 @@ def test_an_error_in_a_task_is_one_message(source: Path, tmp_path: Path, capsys:
     data, bad = str(tmp_path / "data"), source / "masks/contour/2_2_test.png"
     ingest(str(source), data, name="tiny")
     bad.write_bytes(encode_mask(np.zeros((64, 60), bool)))
-    arguments = ["mask", "--data", data, "--kind", "exact", "--tracking.uri", "off"]
+    arguments = ["mask", "--data", data, "--mask-kind", "exact", "--tracking.uri", "off"]
     assert main([*arguments, "--source", str(source)]) == 2
     assert f"{bad}: has 60 x 64 pixels, its photograph 64 x 64" in capsys.readouterr().err
     assert main(arguments) == 2

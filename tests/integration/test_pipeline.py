@@ -95,7 +95,7 @@ def test_another_kind_of_mask_redoes_masks_and_training(tmp_path: Path) -> None:
     ]
     subprocess.run(synth, check=True, capture_output=True)
     finished(tmp_path)
-    out = finished(tmp_path, "--mask.kind", "luminance", "--train.mask", "luminance")
+    out = finished(tmp_path, "--mask-kind", "luminance")
     assert "== detect (found, not done again)" in out
     assert "== mask (found" not in out
     assert "== train (found" not in out

@@ -132,36 +132,42 @@ def field(request: pytest.FixtureRequest, tmp_path: Path, runs: str, doctored: C
 
 def written(output: str) -> dict[str, Any]:
     """promotion.json, found as a script finds it: the last line that the command prints."""
-    told: dict[str, Any] = json.loads(Path(output.strip().splitlines()[-1]).read_text())
-    return told
+    record: dict[str, Any] = json.loads(Path(output.strip().splitlines()[-1]).read_text())
+    return record
 
 
 def test_first_better_worse_and_back(field: Field, capsys: pytest.CaptureFixture[str]) -> None:
     first = field.add(wrong=range(12))
     assert field.command("--strict") == 0
-    told = written(capsys.readouterr().out)
-    assert (told["decision"], told["reason"], told["champion"], told["previous"], told["test"]) == (
+    record = written(capsys.readouterr().out)
+    assert (record["decision"], record["reason"], record["champion"], record["previous"], record["test"]) == (
         "promoted", "first champion", first, None, None,
     )  # fmt: skip
-    assert (told["challenger"]["right"], told["challenger"]["of"]) == (28, 40)
+    assert (record["challenger"]["right"], record["challenger"]["of"]) == (28, 40)
     assert field.champion() == first
     assert (field.tags(first)["promotion"], field.tags(first)["promotion_p"]) == ("promoted", "not compared")
 
     second = field.add(wrong=range(2))
     assert field.command("--strict") == 0
     output = capsys.readouterr().out
-    told = written(output)
-    assert (told["decision"], told["reason"], told["champion"]) == ("promoted", "better", second)
+    record = written(output)
+    assert (record["decision"], record["reason"], record["champion"]) == ("promoted", "better", second)
     assert field.champion() == second
-    test = told["test"]
+    test = record["test"]
     assert (test["gains"], test["losses"], test["n"], test["difference"], test["needed"]) == (10, 0, 40, 0.25, None)
     assert test["p"] == pytest.approx(2 * 0.5**10)
     assert 0.1 < test["low"] < 0.25 < test["high"] < 0.45
-    assert (told["previous"]["version"], told["previous"]["right"], told["challenger"]["right"]) == (first, 28, 38)
-    assert told["challenger"]["data"] == told["previous"]["data"] == told["data"]["fingerprint"] == field.fingerprint
-    assert told["challenger"]["masks"] == "5" * 64
+    assert (record["previous"]["version"], record["previous"]["right"], record["challenger"]["right"]) == (
+        first,
+        28,
+        38,
+    )
+    assert (
+        record["challenger"]["data"] == record["previous"]["data"] == record["data"]["fingerprint"] == field.fingerprint
+    )
+    assert record["challenger"]["masks"] == "5" * 64
     # Of the leaves 2 to 11 two are amber, two birch (numbers 4, 8 and 5, 9), three cedar and three dogwood.
-    changes = {row["cultivar"]: (row["champion"], row["challenger"], row["leaves"]) for row in told["cultivars"]}
+    changes = {row["cultivar"]: (row["champion"], row["challenger"], row["leaves"]) for row in record["cultivars"]}
     assert changes == {"amber": (7, 9, 10), "birch": (7, 9, 10), "cedar": (7, 10, 10), "dogwood": (7, 10, 10)}
     assert "+25.0 points" in output
     assert field.fingerprint[:12] in output
@@ -175,31 +181,36 @@ def test_first_better_worse_and_back(field: Field, capsys: pytest.CaptureFixture
     run = field.client.get_run(field.tags(second)["promotion_run"])
     assert (run.data.tags["decision"], run.info.status, run.data.metrics["gains"]) == ("promoted", "FINISHED", 10)
     artifact = Path(field.runs) / "mlartifacts" / run.info.run_id / "artifacts" / "promotion.json"
-    assert json.loads(artifact.read_text()) == told
+    assert json.loads(artifact.read_text()) == record
 
     assert str(field.client.get_model_version_by_alias(field.model, "previous").version) == first
-    assert field.command("--strict") == 3  # the alias challenger still names the champion: nothing to decide
-    told = written(capsys.readouterr().out)
-    assert (told["decision"], told["reason"], told["test"]) == ("kept", "is the champion already", None)
-    assert field.tags(second)["promotion"] == "promoted", "what was decided before stays told"
+    assert field.command("--strict") == 3  # the alias challenger still points to the champion: nothing to decide
+    record = written(capsys.readouterr().out)
+    assert (record["decision"], record["reason"], record["test"]) == ("kept", "is the champion already", None)
+    assert field.tags(second)["promotion"] == "promoted", "what was decided before stays"
 
     assert field.command("--model", f"models:/{field.model}@previous") == 0
     output = capsys.readouterr().out
-    told = written(output)
-    assert (told["decision"], told["reason"], told["champion"], told["test"]["difference"]) == (
+    record = written(output)
+    assert (record["decision"], record["reason"], record["champion"], record["test"]["difference"]) == (
         "kept",
         "worse",
         second,
         -0.25,
     )
     assert f"version {second} stays champion" in output
-    assert (field.tags(first)["promotion"], field.tags(second)["promotion"]) == ("kept", "defended")
+    assert (field.tags(first)["promotion"], field.tags(second)["promotion"]) == ("kept", "stays champion")
     assert field.champion() == second
     assert field.command("--model", f"models:/{field.model}@previous", "--force", "--strict") == 0
-    told = written(capsys.readouterr().out)
-    assert (told["decision"], told["reason"], told["forced"], told["champion"]) == ("promoted", "forced", True, first)
-    assert told["test"]["losses"] == 10
-    assert "because --force was given" in told["sentence"]
+    record = written(capsys.readouterr().out)
+    assert (record["decision"], record["reason"], record["forced"], record["champion"]) == (
+        "promoted",
+        "forced",
+        True,
+        first,
+    )
+    assert record["test"]["losses"] == 10
+    assert "because --force was given" in record["sentence"]
     assert field.champion() == first
 
 
@@ -210,10 +221,10 @@ def test_undecided_says_how_many_leaves(field: Field, tmp_path: Path, capsys: py
     capsys.readouterr()
     assert field.command("--strict") == 3
     output = capsys.readouterr().out
-    told = written(output)
-    assert (told["decision"], told["reason"], told["champion"]) == ("undecided", "not told apart", first)
-    assert (told["test"]["gains"], told["test"]["losses"]) == (5, 1)
-    assert 60 < told["test"]["needed"] < 200
+    record = written(output)
+    assert (record["decision"], record["reason"], record["champion"]) == ("undecided", "not significant", first)
+    assert (record["test"]["gains"], record["test"]["losses"]) == (5, 1)
+    assert 60 < record["test"]["needed"] < 200
     assert re.search(r"About \d+0? test leaves would be needed to tell a difference of 10\.0 points", output)
     assert field.champion() == first
     (tmp_path / "promote.yaml").write_text("promote: {alpha: 0.5, strict: true}\n")
@@ -228,15 +239,15 @@ def test_twins_need_no_number_of_leaves(field: Field, capsys: pytest.CaptureFixt
     capsys.readouterr()
     assert field.command() == 0
     output = capsys.readouterr().out
-    told = written(output)
-    assert told["decision"] == "undecided"
-    assert (told["test"]["gains"], told["test"]["losses"], told["test"]["p"], told["test"]["needed"]) == (
+    record = written(output)
+    assert record["decision"] == "undecided"
+    assert (record["test"]["gains"], record["test"]["losses"], record["test"]["p"], record["test"]["needed"]) == (
         0,
         0,
         1.0,
         None,
     )
-    assert told["test"]["low"] < 0 < told["test"]["high"]
+    assert record["test"]["low"] < 0 < record["test"]["high"]
     assert "no difference at all" in output
     assert "would be needed" not in output
     field.add(wrong=[0, 2])
@@ -256,9 +267,9 @@ def test_another_state_of_the_data_is_refused(field: Field, capsys: pytest.Captu
     assert "--force" in message
     assert field.champion() is None
     assert field.command("--force") == 0
-    told = written(capsys.readouterr().out)
-    assert (told["reason"], told["forced"]) == ("first champion", True)
-    assert "trained on data aaaaaaaaaaaa" in told["warnings"][0]
+    record = written(capsys.readouterr().out)
+    assert (record["reason"], record["forced"]) == ("first champion", True)
+    assert "trained on data aaaaaaaaaaaa" in record["warnings"][0]
 
     second = field.add(wrong=[5])  # ours, against a champion that may have seen these test leaves
     assert field.command() == 2
@@ -266,9 +277,14 @@ def test_another_state_of_the_data_is_refused(field: Field, capsys: pytest.Captu
     assert "the champion" in message
     assert "a" * 12 in message
     assert field.command("--force") == 0
-    told = written(capsys.readouterr().out)
-    assert (told["decision"], told["reason"], told["forced"], told["champion"]) == ("promoted", "forced", True, second)
-    assert "the champion" in told["warnings"][0]
+    record = written(capsys.readouterr().out)
+    assert (record["decision"], record["reason"], record["forced"], record["champion"]) == (
+        "promoted",
+        "forced",
+        True,
+        second,
+    )
+    assert "the champion" in record["warnings"][0]
 
     field.fingerprint = write_data(field.data, field.name, other="new ")  # the same folder after another ingest
     third = field.add(wrong=[])
@@ -285,18 +301,23 @@ def test_a_champion_that_names_other_cultivars_or_is_broken(
     field.client.set_registered_model_alias(field.model, "champion", first)
     second = field.add(wrong=[0])
     assert field.command() == 2
-    assert "only the model knows elm; only the data set has dogwood" in capsys.readouterr().err
+    assert "only the model has elm; only the data set has dogwood" in capsys.readouterr().err
     assert field.command("--force") == 0
-    told = written(capsys.readouterr().out)
-    assert (told["champion"], told["test"], told["previous"]["right"]) == (second, None, None)
-    assert "were not compared" in told["sentence"]
+    record = written(capsys.readouterr().out)
+    assert (record["champion"], record["test"], record["previous"]["right"]) == (second, None, None)
+    assert "were not compared" in record["sentence"]
     assert field.command("--model", f"models:/{field.model}@previous") == 2
     capsys.readouterr()
     assert (
         field.command("--model", f"models:/{field.model}@previous", "--force") == 0
     )  # and back, though it cannot be scored here
-    told = written(capsys.readouterr().out)
-    assert (told["champion"], told["test"], told["challenger"]["right"], told["cultivars"]) == (first, None, None, [])
+    record = written(capsys.readouterr().out)
+    assert (record["champion"], record["test"], record["challenger"]["right"], record["cultivars"]) == (
+        first,
+        None,
+        None,
+        [],
+    )
     assert field.command("--force") == 0
     assert field.champion() == second
     capsys.readouterr()
@@ -312,13 +333,13 @@ def test_a_champion_that_names_other_cultivars_or_is_broken(
     assert field.champion() == third
 
 
-def test_chosen_on_the_test_leaves(field: Field, capsys: pytest.CaptureFixture[str]) -> None:
+def test_selected_on_the_test_leaves(field: Field, capsys: pytest.CaptureFixture[str]) -> None:
     first = field.add(wrong=range(12))
     assert field.command() == 0
-    field.add(wrong=[], metrics={"selection": "selected on test"})
+    field.add(wrong=[], validation="test")
     capsys.readouterr()
     assert field.command() == 2
-    assert "was chosen on these test leaves" in capsys.readouterr().err
+    assert "was selected on these test leaves" in capsys.readouterr().err
     assert field.champion() == first
 
 
@@ -361,19 +382,19 @@ def test_evaluate_writes_a_card_and_promote_continues_it(field: Field, capsys: p
     assert field.command() == 0
     evaluate(
         field.data, f"models:/{field.model}/1", {}, quick, Context(runs=field.runs)
-    )  # a new card keeps what was decided
+    )  # a new card has the earlier decisions
     for version in ("1", "2"):
-        assert "promoted: version 2 takes the place of version 1 as champion. +25.0 points" in card(version)
+        assert "promoted: version 2 replaces version 1 as champion. +25.0 points" in card(version)
     assert second == "2"
     assert "38 of 40 (seed 1)" in card("1")
     assert field.champion() == "2"
     capsys.readouterr()
 
 
-def test_mlflow_is_away(field: Field, free_port: Callable[[], int], capsys: pytest.CaptureFixture[str]) -> None:
+def test_mlflow_is_unavailable(field: Field, free_port: Callable[[], int], capsys: pytest.CaptureFixture[str]) -> None:
     assert field.command("--tracking.uri", f"http://127.0.0.1:{free_port()}") == 2
     message = capsys.readouterr().err
-    assert "nobody listens at" in message
+    assert "nothing listens at" in message
     assert "Traceback" not in message
     assert len(message.strip().splitlines()) == 2
     assert field.command("--tracking.uri", "off") == 2
@@ -394,6 +415,6 @@ def test_two_jobs_cannot_both_replace_one_champion(field: Field, monkeypatch: py
         return score(*arguments)
 
     monkeypatch.setattr(module, "score_split", meanwhile)
-    with pytest.raises(UserError, match=f"version {second} became champion while this was decided"):
+    with pytest.raises(UserError, match=f"version {second} became champion meanwhile"):
         promote(field.data, f"models:/{field.model}/{third}", PromoteSettings(max_actors=0), Context(runs=field.runs))
     assert field.champion() == second != first

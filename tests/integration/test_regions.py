@@ -168,7 +168,7 @@ def test_coco_weights_that_are_not_there_are_refused_before_training(data: str, 
 
 
 def test_masks_of_detected_boxes(data: str, runs: str, detected, ray_local: None):
-    result = mask(data, MaskSettings(kind="box", batch_size=3), detected.model, context=Context(runs=runs))
+    result = mask(data, MaskSettings(mask_kind="box", batch_size=3), detected.model, context=Context(runs=runs))
     assert result.n == 12
     assert not result.failed
     dataset, found = open_dataset(data), masks_of(data, "box")
@@ -180,24 +180,24 @@ def test_masks_of_detected_boxes(data: str, runs: str, detected, ray_local: None
                 expected = [b for b in boxes if b.region == region]
                 assert len(expected) <= {"vein": 1, "contour": 2}[region]
                 assert (found[row["image_id"]][region] is None) == (not expected)
-    again = mask(data, MaskSettings(kind="box", batch_size=3), detected.model, context=Context(runs=runs))
+    again = mask(data, MaskSettings(mask_kind="box", batch_size=3), detected.model, context=Context(runs=runs))
     assert again.found
     assert again.fingerprint == result.fingerprint
 
 
 def test_other_kinds_use_the_existing_boxes(data: str, runs: str, detected, ray_local: None):
-    mask(data, MaskSettings(kind="box"), detected.model, context=Context(runs=runs))
+    mask(data, MaskSettings(mask_kind="box"), detected.model, context=Context(runs=runs))
     before = read_manifest(open_dataset(data), "regions/detected")
-    structure = mask(data, MaskSettings(kind="structure"), detected.model, context=Context(runs=runs))
+    structure = mask(data, MaskSettings(mask_kind="structure"), detected.model, context=Context(runs=runs))
     assert read_manifest(open_dataset(data), "regions/detected") == before
     assert (
         structure.fingerprint
-        != mask(data, MaskSettings(kind="box"), detected.model, context=Context(runs=runs)).fingerprint
+        != mask(data, MaskSettings(mask_kind="box"), detected.model, context=Context(runs=runs)).fingerprint
     )
 
 
 def test_masks_of_annotated_boxes_need_no_detector(data: str, ray_local: None, tmp_path: Path):
-    result = mask(data, MaskSettings(kind="luminance", boxes="annotated"), context=Context(runs=str(tmp_path)))
+    result = mask(data, MaskSettings(mask_kind="luminance", boxes="annotated"), context=Context(runs=str(tmp_path)))
     assert result.complete == 12
     assert all(
         found["vein"].shape == (80, 96) and found["vein"].any() for found in masks_of(data, "luminance").values()
@@ -207,8 +207,8 @@ def test_masks_of_annotated_boxes_need_no_detector(data: str, ray_local: None, t
 def test_a_detector_that_finds_nothing_guides_nothing(
     data: str, runs: str, detected, ray_local: None, tmp_path: Path, caplog
 ):
-    strict = {"kind": "box", "confidence": 0.9999}
-    before = mask(data, MaskSettings(kind="box"), detected.model, context=Context(runs=runs))
+    strict = {"mask_kind": "box", "confidence": 0.9999}
+    before = mask(data, MaskSettings(mask_kind="box"), detected.model, context=Context(runs=runs))
     with pytest.raises(UserError, match=r"every region on 0 of 8 training leaves \(0.0%\)") as caught:
         mask(data, MaskSettings(**strict), detected.model, context=Context(runs=runs))
     assert "--min-found 0" in str(caught.value)
@@ -238,7 +238,7 @@ def test_a_detector_that_finds_nothing_guides_nothing(
     again = mask(data, MaskSettings(**strict, min_found=0), detected.model, context=Context(runs=runs))
     assert not again.found, "masks that were not accepted before are made again"
     assert check_masks(dataset, "box").min_found == 0
-    mask(data, MaskSettings(kind="box"), detected.model, context=Context(runs=runs))
+    mask(data, MaskSettings(mask_kind="box"), detected.model, context=Context(runs=runs))
 
 
 def test_a_detector_that_no_node_can_hold_is_refused(data: str, runs: str, detected, ray_local: None):
@@ -247,7 +247,7 @@ def test_a_detector_that_no_node_can_hold_is_refused(data: str, runs: str, detec
     ):
         mask(
             data,
-            MaskSettings(kind="structure", cpus_per_actor=SLOTS + 1),
+            MaskSettings(mask_kind="structure", cpus_per_actor=SLOTS + 1),
             detected.model,
             context=Context(runs=runs, fresh=True),
         )

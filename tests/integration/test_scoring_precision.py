@@ -16,7 +16,7 @@ from ufgvc.evaluation.settings import ScoreSettings
 from ufgvc.experiments.training_job import score_test
 from ufgvc.methods import build
 from ufgvc.models.model import LoadedModel
-from ufgvc.training.held_out import score_split as score_by_config
+from ufgvc.training.held_out import score_indices as score_by_config
 from ufgvc.training.run import make_worker_config
 from ufgvc.training.settings import TrainSettings
 from ufgvc.training.worker import Worker

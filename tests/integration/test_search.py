@@ -35,7 +35,7 @@ from ufgvc.training.worker import train_in_process
 OPTIONS = {"backbone": "shufflenet_v2_x0_5"}
 TRAIN = TrainSettings(
     init="none",
-    mask="exact",
+    mask_kind="exact",
     epochs=3,
     batch_size=4,
     resize=40,

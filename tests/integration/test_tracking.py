@@ -53,15 +53,15 @@ def client_of(settings: TrackingSettings, runs: str) -> Any:
 
 def begin(runs: str, name: str, settings: TrackingSettings = LOCAL, **more: Any) -> Run:
     store = open_store(runs).child("tiny", "resnet50", name)
-    told: dict[str, Any] = {"train": {"epochs": 3, "sizes": [1, 2]}, "source": "https://me:secret@h/x"}
-    return start_run(Context(runs=runs, tracking=settings), "tiny", name, told, {"data": "f00d"}, store=store, **more)
+    params: dict[str, Any] = {"train": {"epochs": 3, "sizes": [1, 2]}, "source": "https://me:secret@h/x"}
+    return start_run(Context(runs=runs, tracking=settings), "tiny", name, params, {"data": "f00d"}, store=store, **more)
 
 
 def rows(client: Any, run_id: str, key: str) -> list[tuple[int, float]]:
     return sorted((row.step, row.value) for row in client.get_metric_history(run_id, key))
 
 
-def test_a_run_tells_its_settings_and_no_secret(runs: str) -> None:
+def test_a_run_records_its_settings_and_no_secret(runs: str) -> None:
     run = begin(runs, "first")
     run.log_metrics({"loss": 0.5}, 1)
     run.log_text("hello", "notes/hello.txt")
@@ -84,7 +84,7 @@ def test_the_same_epochs_again_are_one_row_a_step(runs: str) -> None:
     run = begin(runs, "crashed")
     for epoch in (1, 2):
         run.log_metrics({"loss": 1 / epoch, "speed": 10.0 + epoch}, epoch)
-    again = begin(runs, "crashed")  # the process died; the journal remembers the run
+    again = begin(runs, "crashed")  # the process died; the journal has the run
     assert again.id == run.id
     for epoch in (1, 2, 3):
         again.log_metrics({"loss": 1 / epoch, "speed": 20.0 + epoch}, epoch)
@@ -171,7 +171,7 @@ def test_a_server_that_is_absent_then_killed_then_back(
     stop(server)
     run.log_metrics({"loss": 1 / 7}, 7)
     run.finish()
-    assert open_store(run_folder).child("journal").list("sent")[-1] == "sent/0000000006"
+    assert open_store(run_folder).child("journal").read_json("run.json")["sent"] == 6
     serve(command, f"{url}/health", log=tmp_path / "server2.log")
     assert sync(run_folder, Context(runs=runs, tracking=settings)) == 1
     assert rows(client, run.id, "loss") == [(epoch, 1 / epoch) for epoch in range(1, 8)]
@@ -184,7 +184,7 @@ def photograph() -> bytes:
     return buffer.getvalue()
 
 
-def test_a_model_is_filed_once_and_found_by_every_address(runs: str) -> None:
+def test_a_model_is_registered_once_and_found_by_every_address(runs: str) -> None:
     run = begin(runs, "model")
     folder = Path(runs) / "tiny" / "resnet50" / "model" / "model"
     made = methods.build("resnet50", 3, backbone="shufflenet_v2_x0_5")
@@ -218,7 +218,7 @@ def test_a_model_is_filed_once_and_found_by_every_address(runs: str) -> None:
         load_model("runs:/0123/model", Context(runs=runs, tracking=LOCAL))
 
 
-def test_any_folder_can_be_filed(runs: str, tmp_path: Path) -> None:
+def test_any_folder_can_be_registered(runs: str, tmp_path: Path) -> None:
     (tmp_path / "detector").mkdir()
     (tmp_path / "detector" / "weights.pt").write_bytes(b"abc")
     version = register_folder(
@@ -238,7 +238,9 @@ def test_artifacts_and_journal_on_object_storage(s3: str, tmp_path: Path) -> Non
     run.finish()
     store = open_store(f"{s3}/runs")
     assert store.read_text(f"mlartifacts/{run.id}/artifacts/hello.txt") == "hello"
-    assert store.child("tiny", "resnet50", "far", "journal").list("sent") == ["sent/0000000001"]
+    journal = store.child("tiny", "resnet50", "far", "journal")
+    assert journal.read_json("run.json")["sent"] == 1
+    assert sorted(journal.list()) == ["metrics.jsonl", "run.json"]
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "weights.bin").write_bytes(b"abc")
     open_store(f"{s3}/runs").upload(tmp_path / "folder", "detector")

@@ -158,7 +158,7 @@ def test_a_killed_worker_changes_no_number(leaves: str, tmp_path: Path) -> None:
     killer.join()
     assert killed, "no worker was killed, so the test shows nothing"
     assert numbers(broken) == numbers(whole)
-    assert load_model(whole.model).info["selection"] == "last epoch"
+    assert load_model(whole.model).info["validation"] == "last"
     first, second = (dict(load_model(result.model).net.state_dict()) for result in (whole, broken))
     assert all(np.array_equal(first[name].numpy(), second[name].numpy()) for name in first)
 

@@ -13,6 +13,7 @@ import pytest
 from ufgvc.core.storage import open_store
 from ufgvc.experiments import search_trial, training_job
 from ufgvc.experiments.resources import TrialResources
+from ufgvc.experiments.runner import LOST
 from ufgvc.experiments.settings import SearchSettings
 from ufgvc.experiments.store import TrialConfig
 
@@ -49,6 +50,17 @@ def test_jobs_end_while_another_is_recorded(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(training_job, "run", loop)
     outcomes = training_job.run_jobs(jobs, RESOURCES, open_store(str(tmp_path)), 0, record)
     assert [outcome for (outcome,) in record.seen] == outcomes, "all are recorded, in order, when the call returns"
+
+
+@pytest.mark.parametrize("result", [None, {"train_accuracy": 1.0, "seconds": 1.0}])
+def test_a_result_counts_though_the_process_was_lost(
+    result: dict[str, float] | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    results: list[Any] = [None, result]
+    monkeypatch.setattr(training_job, "load_result", lambda job: results.pop(0))
+    monkeypatch.setattr(training_job, "run", lambda items, execute, on_end, *_: on_end(0, LOST))
+    (outcome,) = training_job.run_jobs([fake_job("a")], RESOURCES, open_store(str(tmp_path)), 0, lambda outcome: None)
+    assert (outcome.result, outcome.error) == (result, None if result else LOST)
 
 
 def test_trials_end_while_another_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:

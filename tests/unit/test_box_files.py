@@ -11,9 +11,9 @@ import pytest
 
 from tests.factories import put
 from ufgvc.core.errors import UserError
-from ufgvc.data.readers.box_classes import decide_rules, to_regions
+from ufgvc.data.readers.box_classes import choose_rules, to_regions
 from ufgvc.data.readers.box_files import Annotation, RawBox, parse_coco, parse_voc, parse_yolo
-from ufgvc.data.readers.boxes import BoxFiles, Matched, match_photos, read_boxes
+from ufgvc.data.readers.boxes import BoxFiles, Matched, match_boxes, read_boxes
 
 PHOTOS = [
     f"{split}/{cultivar}/{cultivar}_{split}{k}.jpg"
@@ -30,12 +30,12 @@ BOXES = {"vein": [(45, 7, 6, 58)], "contour": [(14, 11, 29, 50), (53, 11, 29, 50
 
 def matched(folder: Path | str, cultivars: tuple[str, ...] = ()) -> tuple[BoxFiles, Matched]:
     found = read_boxes(str(folder), cultivars)
-    return found, match_photos(found, PHOTOS)
+    return found, match_boxes(found, PHOTOS)
 
 
 def regions(folder: Path | str, photo: str = PHOTOS[0]) -> list[str]:
     found, photos = matched(folder)
-    rules = decide_rules(set(found.labels()), "auto")
+    rules = choose_rules(set(found.labels()), "auto")
     return [box.region for box in to_regions(photos.by_path[photo], 96, 72, rules)]
 
 
@@ -131,7 +131,7 @@ def test_a_list_of_cultivars_names_no_boxes(tmp_path: Path) -> None:
 )
 def test_classes_that_are_no_regions_are_refused(labels: set[str], shown: str) -> None:
     with pytest.raises(UserError, match=shown) as caught:
-        decide_rules(labels, "auto", "data.yaml")
+        choose_rules(labels, "auto", "data.yaml")
     assert "data.yaml" in str(caught.value)
 
 
@@ -311,7 +311,7 @@ def test_two_text_files_of_one_photograph_contradict_each_other(tmp_path: Path) 
 
 def test_coco_keeps_the_ending_of_a_photograph(tmp_path: Path) -> None:
     put(tmp_path / "all.json", json.dumps(coco(["a/x.jpg", "a/x.png"])))
-    photos = match_photos(read_boxes(str(tmp_path)), ["a/x.jpg", "a/x.png"])
+    photos = match_boxes(read_boxes(str(tmp_path)), ["a/x.jpg", "a/x.png"])
     assert sorted(photos.by_path) == ["a/x.jpg", "a/x.png"]
 
 
@@ -349,7 +349,7 @@ PART = "<part><name>tip</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax>
 )
 def test_variants_of_pascal_voc(data: bytes) -> None:
     annotation = parse_voc(data, "x.xml")
-    boxes = to_regions(annotation, 96, 72, decide_rules({box.label for box in annotation.boxes}, "auto"))
+    boxes = to_regions(annotation, 96, 72, choose_rules({box.label for box in annotation.boxes}, "auto"))
     assert [(box.region, box.x0, box.y0, box.x1, box.y1) for box in boxes] == [("vein", 45, 7, 51, 65)]
 
 

@@ -1,7 +1,8 @@
-"""The command line: files and flags become settings, a mistake is one message and exit code 2, a fault of ours keeps its traceback."""
+"""The command line: files and flags become settings, an error of the user is one message and exit code 2, any other keeps its traceback."""
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -12,37 +13,37 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from ufgvc import cli
-from ufgvc.cli import NESTED, SECTIONS, main, parse
+import ufgvc
+from tests.documented import ROOT
+from ufgvc.cli import main, parse, shared_fields
 from ufgvc.commands import COMMANDS, Command
-from ufgvc.core.config import Settings, load_yaml
+from ufgvc.commands.fields import CommandSettings
+from ufgvc.core.config import load_yaml
 from ufgvc.core.errors import UserError
+from ufgvc.core.places import check_absolute, check_writable
 from ufgvc.runtime.session import in_ray_job
 
-ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted(path for path in (ROOT / "jobs" / "configs").rglob("*") if path.suffix in (".yaml", ".yml"))
 
 
 def required_flags(command: Command, method: str = "mask_guided") -> list[str]:
-    """`--name value` for everything that a command cannot do without; the values are absolute paths, as a Ray job wants them."""
+    """`--name value` for everything that a command requires; the values are absolute paths, as a Ray job needs them."""
     fields = command.settings(method).model_fields
     return [text for name, field in fields.items() if field.is_required() for text in (f"--{name}", f"/tmp/{name}")]
 
 
 def plain(value: Any) -> Any:
-    return (
-        value.model_dump(mode="json")
-        if isinstance(value, BaseModel)
-        else list(value)
-        if isinstance(value, tuple)
-        else value
-    )
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    return list(value) if isinstance(value, tuple) else value
 
 
-def told(path: Path, command: str, *flags: str) -> Any:
-    return parse(
-        command, COMMANDS.get(command), ["--config", str(path), *required_flags(COMMANDS.get(command)), *flags]
-    )
+def settings_of(name: str, *arguments: str) -> Any:
+    return parse(COMMANDS.get(name), [*arguments])
+
+
+def configured(path: Path, name: str, *flags: str) -> Any:
+    return settings_of(name, "--config", str(path), *required_flags(COMMANDS.get(name)), *flags)
 
 
 @pytest.fixture
@@ -88,38 +89,67 @@ def test_every_file_serves_every_command(path: Path) -> None:
     taken: set[str] = set()
     for name in COMMANDS.names():
         command = COMMANDS.get(name)
-        settings = parse(name, command, ["--config", str(path), *required_flags(command, method)])
-        fields = type(settings).model_fields
-        own = document.get(name, {}) if name not in NESTED else {}
-        filling = {key for key in document if key in fields and (key not in SECTIONS or name in NESTED)}
-        for key, value in {**{key: document[key] for key in filling}, **own}.items():
+        settings = parse(command, ["--config", str(path), *required_flags(command, method)])
+        given = {key: document[key] for key in document if key in shared_fields(type(settings))}
+        own = document.get(name, {}) if name not in type(settings).model_fields else {}
+        for key, value in {**given, **own}.items():
             got = plain(getattr(settings, key))
             if isinstance(value, Mapping):
                 assert {each: plain(got[each]) for each in value} == value, f"{name}: {key}"
             else:
                 assert got == value, f"{name}: {key}"
-        taken |= filling | {key for key in document if key == name}
+        taken |= given.keys() | ({name} & document.keys())
     assert taken == set(document), "a key that no command takes"
 
 
-def test_a_flag_beats_the_file(config: Any) -> None:
-    path = config("seed: 3\nmask: {kind: luminance, confidence: 0.4}\ntrain: {epochs: 7, batch_size: 8}\nname: x\n")
-    assert told(path, "train").train.epochs == 7
-    assert told(path, "train").seed == 3
-    changed = told(path, "train", "--train.epochs", "2", "--seed", "5")
+def test_a_flag_overrides_the_file(config: Any) -> None:
+    path = config(
+        "seed: 3\nmask_kind: luminance\nmask: {confidence: 0.4}\ntrain: {epochs: 7, batch_size: 8}\nname: x\n"
+    )
+    assert configured(path, "train").train.epochs == 7
+    assert configured(path, "train").seed == 3
+    changed = configured(path, "train", "--train.epochs", "2", "--seed", "5")
     assert (changed.train.epochs, changed.train.batch_size, changed.seed) == (2, 8, 5)
-    assert (told(path, "mask").kind, told(path, "mask").confidence) == ("luminance", 0.4)
-    assert (told(path, "mask", "--kind", "box").kind, told(path, "mask", "--kind", "box").confidence) == ("box", 0.4)
-    assert told(path, "pipeline").mask.kind == "luminance"
-    assert told(path, "pipeline", "--mask.kind", "box").mask.kind == "box"
+    mask = configured(path, "mask", "--confidence", "0.5")
+    assert (mask.mask_kind, mask.confidence) == ("luminance", 0.5)
+    assert configured(path, "pipeline").mask.confidence == 0.4
+    assert configured(path, "pipeline", "--mask.confidence", "0.3").mask.confidence == 0.3
+
+
+@pytest.mark.parametrize("name", ["mask", "train", "evaluate", "search", "benchmark", "pipeline"])
+def test_the_kind_of_masks_is_one_setting(name: str, config: Any) -> None:
+    path = config("mask_kind: exact\n")
+    assert configured(path, name).mask_kind == "exact"
+    assert configured(path, name, "--mask-kind", "structure").mask_kind == "structure"
+    flags = required_flags(COMMANDS.get(name))
+    with pytest.raises(SystemExit):
+        settings_of(
+            name, *flags, f"--{'train' if name in ('train', 'search', 'pipeline') else name}.mask-kind", "exact"
+        )
+    for section in ("mask", "train", "evaluate"):
+        with pytest.raises(UserError, match=rf"{section}.mask_kind: .* one setting .*\n.* at the top level"):
+            configured(config(f"{section}: {{mask_kind: exact}}\n"), name)
+
+
+def test_the_kind_of_masks_reaches_every_step_of_a_pipeline(config: Any) -> None:
+    settings = configured(config("mask_kind: exact\nboxes: /tmp/boxes\nmask: {boxes: annotated}\n"), "pipeline")
+    mask = settings.settings_for(
+        COMMANDS.get("mask").settings(), settings.mask, detector=None, mask_kind=settings.mask_kind
+    )
+    assert (mask.mask_kind, mask.boxes, mask.source, settings.boxes) == (
+        "exact",
+        "annotated",
+        "/tmp/source",
+        "/tmp/boxes",
+    )
 
 
 def test_the_file_may_stand_anywhere_and_hold_what_is_required(config: Any) -> None:
     path = config("data: /tmp/leaves\nmethod: resnet50\n")
     for arguments in (["--seed", "1", "--config", str(path)], [f"--config={path}", "--seed", "1"]):
-        settings: Any = parse("train", COMMANDS.get("train"), arguments)
+        settings: Any = parse(COMMANDS.get("train"), arguments)
         assert (settings.data, settings.seed, settings.method) == ("/tmp/leaves", 1, "resnet50")
-    switched: Any = parse("train", COMMANDS.get("train"), ["--config", str(path), "--method", "mask_guided"])
+    switched: Any = parse(COMMANDS.get("train"), ["--config", str(path), "--method", "mask_guided"])
     assert switched.method == "mask_guided"
     assert type(switched.options) is not type(settings.options)
 
@@ -173,7 +203,7 @@ def test_mistakes_in_a_commands_own_section(
         (["train", "--data", "/tmp/x", "--train.epochs", "two"], "--train.epochs"),
         (["train", "--data", "/tmp/x", "--epochs", "2"], "--epochs"),
         (["train", "--data", "/tmp/x", "--method", "nope"], "choose one of: "),
-        (["mask", "--data", "/tmp/x", "--kind", "circle"], "luminance"),
+        (["mask", "--data", "/tmp/x", "--mask-kind", "circle"], "luminance"),
         (["train", "--data", "/tmp/x", "--config"], "--config"),
         (
             ["train", "--data", "/tmp/x", "--config", "/tmp/not-there.yaml"],
@@ -195,7 +225,7 @@ def test_an_unknown_command_lists_the_known_ones(capsys: pytest.CaptureFixture[s
 
 def test_a_process_of_its_own(tmp_path: Path) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "ufgvc.cli", *arguments]
+        command = [sys.executable, "-m", "ufgvc", *arguments]
         return subprocess.run(
             command,
             capture_output=True,
@@ -230,15 +260,27 @@ def test_help_of_a_command(name: str, capsys: pytest.CaptureFixture[str]) -> Non
     assert output.err == ""
 
 
-class Nothing(Settings):
-    data: str = "x"
+class Nothing(CommandSettings):
+    """No required setting."""
 
 
 def _raising(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(settings: object) -> None:
+    """Makes `ufgvc mask` need no flag and fail with the error."""
+
+    def run(settings: object, context: object) -> None:
         raise error
 
-    monkeypatch.setitem(COMMANDS._known, "mask", Command("fails", lambda method: Nothing, run))
+    monkeypatch.setattr("ufgvc.commands.mask.Mask", Nothing)
+    monkeypatch.setattr("ufgvc.commands.mask.run", run)
+
+
+@pytest.mark.parametrize("code", [None, 0, 3])
+def test_a_command_may_have_an_exit_code_of_its_own(
+    code: int | None, outside_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ufgvc.commands.mask.Mask", Nothing)
+    monkeypatch.setattr("ufgvc.commands.mask.run", lambda settings, context: code)
+    assert main(["mask"]) == (code or 0)
 
 
 def run_without_a_reader(program: list[str], unbuffered: bool) -> tuple[int, str]:
@@ -264,16 +306,17 @@ def run_without_a_reader(program: list[str], unbuffered: bool) -> tuple[int, str
 @pytest.mark.parametrize("unbuffered", [False, True])
 @pytest.mark.parametrize("arguments", [["--help"], ["synth", "--help"], ["train", "--help"]])
 def test_output_that_nobody_reads_to_its_end(arguments: list[str], unbuffered: bool) -> None:
-    assert run_without_a_reader(["-m", "ufgvc.cli", *arguments], unbuffered) == (141, "")
+    assert run_without_a_reader(["-m", "ufgvc", *arguments], unbuffered) == (141, "")
 
 
 def test_a_job_whose_result_nobody_reads_and_a_server_that_hangs_up() -> None:
     program = (
         "import sys\n"
-        "from ufgvc import cli, commands\n"
-        "def work(settings):\n"
+        "from ufgvc import cli\n"
+        "from ufgvc.commands import sync\n"
+        "def work(settings, context):\n"
         "    {}\n"
-        "commands.COMMANDS._known['sync'] = commands.Command('works', commands.COMMANDS.get('sync').settings, work)\n"
+        "sync.run = work\n"
         "raise SystemExit(cli.main(['sync', '--runs', '/tmp/x']))\n"
     )
     assert run_without_a_reader(["-c", program.format("print('done')")], unbuffered=False) == (141, "")
@@ -288,14 +331,15 @@ def test_a_job_whose_result_nobody_reads_and_a_server_that_hangs_up() -> None:
     assert done.stderr.splitlines()[-1] == "BrokenPipeError: the server hung up"
 
 
-def test_a_fault_of_ours_keeps_its_traceback(outside_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_the_program_keeps_its_traceback(outside_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
     _raising(ZeroDivisionError("ours"), monkeypatch)
     with pytest.raises(ZeroDivisionError):
         main(["mask"])
     program = (
-        "from ufgvc import cli, commands\n"
-        "def fail(settings): raise ZeroDivisionError('ours')\n"
-        "commands.COMMANDS._known['sync'] = commands.Command('fails', commands.COMMANDS.get('sync').settings, fail)\n"
+        "from ufgvc import cli\n"
+        "from ufgvc.commands import sync\n"
+        "def fail(settings, context): raise ZeroDivisionError('ours')\n"
+        "sync.run = fail\n"
         "raise SystemExit(cli.main(['sync', '--runs', '/tmp/x']))\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False)
@@ -316,7 +360,7 @@ def test_a_mistake_found_deep_within_a_framework(
 def test_control_c(outside_ray: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     _raising(KeyboardInterrupt(), monkeypatch)
     assert main(["mask"]) == 130
-    assert "goes on from the last checkpoint" in capsys.readouterr().err
+    assert "continues from the last checkpoint" in capsys.readouterr().err
 
 
 def test_a_job_is_known_by_rays_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,7 +382,7 @@ def test_a_job_is_known_by_rays_own_name(monkeypatch: pytest.MonkeyPatch) -> Non
             "--out",
         ),
         (["sync", "--run", "runs/x", "--runs", "/tmp/runs"], "--run"),
-        (["mask", "--data", "s3://b/d", "--runs", "s3://b/r", "--model", "detector"], "--model"),
+        (["mask", "--data", "s3://b/d", "--runs", "s3://b/r", "--detector", "model"], "--detector"),
         (["train", "--data", "s3://b/d", "--runs", "s3://b/r", "--train.init", "weights/net.pt"], "--train.init"),
         (
             [
@@ -373,21 +417,49 @@ def test_a_ray_job_refuses_relative_places(
     assert "s3://" in message
 
 
-def test_places_are_free_outside_of_a_job_and_absolute_ones_within(
-    outside_ray: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    relative = parse("train", COMMANDS.get("train"), ["--data", "leaves"])
-    cli.refuse_relative_places(relative)
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    cli.refuse_relative_places(
-        parse("train", COMMANDS.get("train"), ["--data", "~/leaves", "--runs", "s3://bucket/runs"])
-    )
-    shared = ["--data", "s3://b/d", "--runs", "s3://b/r"]
-    cli.refuse_relative_places(
-        parse("mask", COMMANDS.get("mask"), [*shared, "--boxes", "annotated"])
-    )  # a choice, no place
-    cli.refuse_relative_places(parse("train", COMMANDS.get("train"), [*shared, "--train.init", "imagenet"]))
-    models = ["--model", "models:/ufgvc-x@champion", "--compare", "old=runs:/0123/model"]
-    cli.refuse_relative_places(parse("evaluate", COMMANDS.get("evaluate"), [*shared, *models]))
+def test_absolute_places_and_names_are_accepted_in_a_job() -> None:
     with pytest.raises(UserError):
-        cli.refuse_relative_places(relative)
+        check_absolute(settings_of("train", "--data", "leaves"))
+    check_absolute(settings_of("train", "--data", "~/leaves", "--runs", "s3://bucket/runs"))
+    shared = ["--data", "s3://b/d", "--runs", "s3://b/r"]
+    check_absolute(settings_of("mask", *shared, "--boxes", "annotated"))  # a choice, no place
+    check_absolute(settings_of("train", *shared, "--train.init", "imagenet"))
+    models = ["--model", "models:/ufgvc-x@champion", "--compare", "old=runs:/0123/model"]
+    check_absolute(settings_of("evaluate", *shared, *models))
+
+
+def test_what_is_written_must_be_writable_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    below, data = str(tmp_path / "file" / "below"), ["--data", str(tmp_path)]
+    for flags in (["--runs", below], ["--tracking.artifacts", below]):
+        with pytest.raises(UserError):
+            check_writable(settings_of("train", *data, *flags))
+        check_writable(settings_of("calibrate", *data, "--model", "x", *flags))  # only reads there
+    with pytest.raises(UserError):
+        check_writable(settings_of("ingest", "--source", str(tmp_path), "--data", below))
+    check_writable(settings_of("train", "--data", below))
+
+
+PUBLIC = ["ingest", "detect", "mask", "train", "evaluate", "predict", "load_model"]
+
+
+def test_importing_the_package_is_quick() -> None:
+    program = "import time, sys; start = time.process_time(); import ufgvc; print(time.process_time() - start); "
+    program += "print(sorted({'torch', 'ray', 'mlflow', 'numpy', 'pyarrow', 'pydantic'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    seconds, heavy = done.stdout.splitlines()
+    assert float(seconds) < 0.3
+    assert heavy == "[]"
+
+
+@pytest.mark.parametrize("name", ufgvc.__all__)
+def test_the_public_functions(name: str) -> None:
+    assert name in dir(ufgvc)
+    public = getattr(ufgvc, name)
+    if name != "__version__":
+        assert public.__doc__
+    if name in PUBLIC:
+        assert "context" in inspect.signature(public).parameters or name == "ingest"
+        assert f"ufgvc.{name}(" in str(ufgvc.__doc__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        ufgvc.nothing  # noqa: B018

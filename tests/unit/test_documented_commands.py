@@ -16,7 +16,7 @@ from tests.documented import (
     FLAG,
     HOLE,
     ROOT,
-    Told,
+    Typed,
     advised,
     command_in,
     documented,
@@ -55,9 +55,9 @@ STYLES = ("ufgvc/reports/style.py", "ufgvc/reports/figures.py")  # CSS: its vari
 DOCUMENTED, ADVISED = documented(), advised()
 
 
-def once(found: list[Told]) -> list[Told]:
+def once(found: list[Typed]) -> list[Typed]:
     """The first of those that say the same."""
-    return list({told.words: told for told in reversed(found)}.values())[::-1]
+    return list({typed.words: typed for typed in reversed(found)}.values())[::-1]
 
 
 def filled(words: tuple[str, ...], folder: Path) -> list[str]:
@@ -67,7 +67,8 @@ def filled(words: tuple[str, ...], folder: Path) -> list[str]:
         rest.pop()
     rest = [WORDS.get(word, word.replace(HOLE, "2")) for word in rest]
     rest = [
-        "box" if before == "--kind" and word == "2" else word for before, word in zip(["", *rest], rest, strict=False)
+        "box" if before == "--mask-kind" and word == "2" else word
+        for before, word in zip(["", *rest], rest, strict=False)
     ]
     for place, word in enumerate(rest[:-1]):
         if word == "--config" and not rest[place + 1].startswith("jobs/configs/"):
@@ -86,38 +87,40 @@ def filled(words: tuple[str, ...], folder: Path) -> list[str]:
     return [command, *rest, *(text for name in needed for text in (f"--{name}", f"/tmp/{name}"))]
 
 
-def check(told: Told, folder: Path) -> None:
+def check(typed: Typed, folder: Path) -> None:
     """Fails unless the command line gives settings, or shows its help."""
-    commands = COMMANDS.names() if told.words[0] == "COMMAND" else told.words[:1]
+    commands = COMMANDS.names() if typed.words[0] == "COMMAND" else typed.words[:1]
     for command in commands:
-        arguments = filled((command, *told.words[1:]), folder)
+        arguments = filled((command, *typed.words[1:]), folder)
         try:
-            parse(command, COMMANDS.get(command), arguments[1:])
+            parse(COMMANDS.get(command), arguments[1:])
         except SystemExit as stopped:
             if stopped.code:
-                pytest.fail(f"{told} is refused")
+                pytest.fail(f"{typed} is refused")
         except UserError as error:
-            pytest.fail(f"{told} is refused: {error}")
+            pytest.fail(f"{typed} is refused: {error}")
 
 
-@pytest.mark.parametrize("told", once(DOCUMENTED), ids=str)
-def test_a_documented_command_is_understood(told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("typed", once(DOCUMENTED), ids=str)
+def test_a_documented_command_is_understood(typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    if told.words[0].startswith("--"):
-        assert told.words[0].removeprefix("--") in ANYWHERE
+    if typed.words[0].startswith("--"):
+        assert typed.words[0].removeprefix("--") in ANYWHERE
         return
-    check(told, tmp_path)
+    check(typed, tmp_path)
 
 
-@pytest.mark.parametrize("told", once(ADVISED), ids=str)
+@pytest.mark.parametrize("typed", once(ADVISED), ids=str)
 def test_a_command_that_a_message_advises_is_understood(
-    told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    if told.words[0] not in COMMANDS.names():
-        flags = {word.removeprefix("--") for word in told.words if word.startswith("--")}
-        told = Told(told.where, (next(name for name in COMMANDS.names() if flags <= flags_of(name)), *told.words[1:]))
-    check(told, tmp_path)
+    if typed.words[0] not in COMMANDS.names():
+        flags = {word.removeprefix("--") for word in typed.words if word.startswith("--")}
+        typed = Typed(
+            typed.where, (next(name for name in COMMANDS.names() if flags <= flags_of(name)), *typed.words[1:])
+        )
+    check(typed, tmp_path)
 
 
 def named_flags() -> Iterator[tuple[str, str]]:
@@ -138,16 +141,16 @@ def test_every_flag_that_is_named_is_there() -> None:
 
 def test_what_the_parser_of_documents_finds() -> None:
     text = "Say `ufgvc synth\n--out x`, `predict --model M`.\n\n    ufgvc train \\\n        --data D   # a word\n    pip install ufgvc x\n"
-    text += "\n```sh\nray job submit -- python -m jobs.mask --kind box\n```\n"
+    text += "\n```sh\nray job submit -- python -m jobs.mask --mask-kind box\n```\n"
     found = [(line, command_in(code)) for line, code in snippets(text)]
     commands = [
         (1, ("synth", "--out", "x")),
         (2, ("predict", "--model", "M")),
         (4, ("train", "--data", "D")),
-        (9, ("mask", "--kind", "box")),
+        (9, ("mask", "--mask-kind", "box")),
     ]
     assert sorted(pair for pair in found if pair[1]) == commands
-    assert {told.words[0] for told in DOCUMENTED} >= {
+    assert {typed.words[0] for typed in DOCUMENTED} >= {
         "COMMAND",
         "bench",
         "benchmark",

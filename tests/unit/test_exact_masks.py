@@ -166,7 +166,7 @@ def test_an_image_id_that_is_no_stem_of_the_source_is_an_error(source: Path, tmp
 def test_a_source_without_masks_is_an_error(source: Path, tmp_path: Path) -> None:
     dataset = stored(tmp_path / "data", source)
     with pytest.raises(UserError, match="give the folder with the photographs and their masks as --source"):
-        mask(dataset.store.uri, MaskSettings(kind="exact"))
+        mask(dataset.store.uri, MaskSettings(mask_kind="exact"))
     with pytest.raises(UserError, match="is a file"):
         exact_masks(dataset, str(source / "classes.txt"))
     with pytest.raises(UserError, match="there is no such file or folder"):

@@ -1,4 +1,4 @@
-"""The journal, where MLflow is looked for, and what must not be recorded."""
+"""The journal, resolving where MLflow is, and removing secrets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
-from ufgvc.tracking.journal import Journal
+from ufgvc.tracking.journal import Journal, Line
 from ufgvc.tracking.settings import TrackingSettings, redact, redact_values, resolve
 
 
@@ -18,48 +18,40 @@ def journal(tmp_path: Path) -> Journal:
     return Journal(open_store(tmp_path / "journal"))
 
 
-def test_a_step_is_pending_until_it_is_marked(journal: Journal) -> None:
+def test_lines_are_kept_in_the_order_of_logging(journal: Journal) -> None:
+    assert journal.read_lines() == []
     for step in (10, 2, 0):
         assert journal.append(step, {"loss": float(step)})
-    journal.mark_sent(2)
-    assert journal.pending() == [0, 10]
-    assert journal.steps() == [0, 2, 10]
-    assert Journal(journal.store).read(10) == {"loss": 10.0}
-    journal.forget_sent()
-    assert journal.pending() == [0, 2, 10]
+    assert Journal(journal.store).read_lines() == [Line(step, {"loss": float(step)}) for step in (10, 2, 0)]
 
 
-def test_a_retry_of_a_step_changes_nothing_and_sends_nothing(journal: Journal) -> None:
+def test_a_retry_of_a_step_changes_nothing(journal: Journal) -> None:
     journal.append(3, {"loss": 0.5, "images_per_second": 11.0})
-    journal.mark_sent(3)
     assert not journal.append(3, {"loss": 0.5, "images_per_second": 12.0})
-    assert journal.read(3) == {"loss": 0.5, "images_per_second": 11.0}
-    assert journal.pending() == []
+    assert journal.read_lines() == [Line(3, {"loss": 0.5, "images_per_second": 11.0})]
 
 
-def test_a_new_metric_of_a_known_step_is_added_and_sent(journal: Journal) -> None:
+def test_a_new_metric_of_a_known_step_is_a_line_of_its_own(journal: Journal) -> None:
     journal.append(3, {"loss": 0.5})
-    journal.mark_sent(3)
-    assert journal.append(3, {"accuracy": 0.25})
-    assert journal.read(3) == {"loss": 0.5, "accuracy": 0.25}
-    assert journal.pending() == [3]
+    assert journal.append(3, {"loss": 0.4, "accuracy": 0.25})
+    assert journal.read_lines() == [Line(3, {"loss": 0.5}), Line(3, {"accuracy": 0.25})]
 
 
-def test_numbers_that_json_does_not_know_survive(journal: Journal) -> None:
+def test_numbers_that_json_does_not_have_survive(journal: Journal) -> None:
     journal.append(1, {"loss": float("nan"), "worst": float("inf")})
-    text = journal.store.read_text("steps/0000000001.json")
+    text = journal.store.read_text("metrics.jsonl")
     assert "NaN" not in text
     assert "Infinity" not in text
-    found = journal.read(1)
-    assert math.isnan(found["loss"])
-    assert found["worst"] == math.inf
+    (found,) = journal.read_lines()
+    assert math.isnan(found.metrics["loss"])
+    assert found.metrics["worst"] == math.inf
 
 
-def test_a_damaged_identity_is_told(journal: Journal) -> None:
-    assert journal.identity() is None
+def test_a_damaged_identity_is_a_user_error(journal: Journal) -> None:
+    assert journal.read_identity() is None
     journal.store.write_text("run.json", "{half")
     with pytest.raises(UserError, match=r"run\.json: is damaged"):
-        journal.identity()
+        journal.read_identity()
 
 
 @pytest.mark.parametrize(
@@ -77,8 +69,8 @@ def test_uris_lose_their_secrets_and_nothing_else(text: str, clean: str) -> None
 
 
 def test_settings_lose_secrets_at_any_depth() -> None:
-    told = redact_values({"a": {"password": "x", "uri": "http://u:p@h/"}, "list": ["http://u@h", 3], "lr": 0.1})
-    assert told == {"a": {"password": "***", "uri": "http://***@h/"}, "list": ["http://***@h", 3], "lr": 0.1}
+    redacted = redact_values({"a": {"password": "x", "uri": "http://u:p@h/"}, "list": ["http://u@h", 3], "lr": 0.1})
+    assert redacted == {"a": {"password": "***", "uri": "http://***@h/"}, "list": ["http://***@h", 3], "lr": 0.1}
 
 
 def test_where_mlflow_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,9 +62,9 @@ def test_the_report_and_the_card_show_it(leaves: int, warned: bool) -> None:
     found = facts(dataset, model, "model", {})
     assert found["Masks"] == f"box; every region on {leaves} of 10 training leaves"
     found_warnings = warnings(dataset, {"this model": model}, {})
-    assert [text.startswith(f"this model: every region was found on {leaves} of 10") for text in found_warnings] == [
+    assert [text.startswith(f"this model: only {leaves} of 10 training leaves") for text in found_warnings] == [
         True
     ] * warned
-    card = model_card(info(), {**metrics(), "warnings": found_warnings}, {**FACTS, **found}).of("m", "1")
+    card = model_card(info(), {**metrics(), "warnings": found_warnings}, {**FACTS, **found}).to_markdown("m", "1")
     assert f"- Masks: box; every region on {leaves} of 10 training leaves" in card
-    assert (f"- every region was found on {leaves} of 10" in card) == warned
+    assert (f"- only {leaves} of 10 training leaves" in card) == warned

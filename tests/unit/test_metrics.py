@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from ufgvc.evaluation import metrics
+from ufgvc.evaluation import metrics, paper_results
 from ufgvc.reports import tables
 
 
@@ -97,9 +97,9 @@ def test_confused_pairs_leave_the_diagonal_out() -> None:
 
 
 def test_the_papers_figures_are_whole_leaves() -> None:
-    """Tables II and III count 240 and 600 leaves; the one cell that is no whole number is a slip of the paper's."""
+    """Tables II and III count 240 and 600 leaves; the one cell that is no whole number is an error of the paper."""
     for name, leaves in (("cotton80", 240), ("soylocal200", 600)):
-        for (method, regions), value in tables.PAPER[name].items():
+        for (method, regions), value in paper_results.PAPER[name].items():
             whole = abs(value * leaves / 100 - round(value * leaves / 100)) < 0.06
             assert whole or (name, method, regions) == ("cotton80", "mask_guided", ("contour",)), (name, method, value)
 
@@ -107,6 +107,6 @@ def test_the_papers_figures_are_whole_leaves() -> None:
 def test_a_cell_that_was_not_measured_is_empty() -> None:
     assert tables.percent(None) is None
     assert tables.percent(float("nan")) is None
-    assert tables.paper_accuracy("cotton80", "mask_guided", {"regions": ["vein"]}) == pytest.approx(0.5833)
-    assert tables.paper_accuracy("grape5", "mask_guided", {}) is None
+    assert paper_results.paper_accuracy("cotton80", "mask_guided", {"regions": ["vein"]}) == pytest.approx(0.5833)
+    assert paper_results.paper_accuracy("grape5", "mask_guided", {}) is None
     assert tables.Table("t", ("a", "b"), [["x", None]]).to_markdown().endswith("| x |  |")

@@ -75,7 +75,7 @@ def test_columns_share_their_resamples_and_memory_is_bounded(monkeypatch: pytest
     np.testing.assert_allclose(both[:, 0] - both[:, 1], alone[:, 0], atol=1e-12)
     np.testing.assert_array_equal(both, paired.resampled_means(values, ids, 500, seed=1))
     assert not np.array_equal(both, paired.resampled_means(values, ids, 500, seed=2))
-    monkeypatch.setattr(paired, "HELD", 12 * 7)  # 7 resamples at a time
+    monkeypatch.setattr(paired, "MAX_COUNTS", 12 * 7)  # 7 resamples at a time
     pieces = paired.resampled_means(values, ids, 20_000, seed=1)
     assert pieces.shape == (20_000, 2)
     whole_sd = np.sqrt((values.reshape(4, 3, 2).mean(1).var(0) + values.reshape(4, 3, 2).var(1).mean(0) / 3) / 4)

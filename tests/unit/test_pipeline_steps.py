@@ -1,101 +1,122 @@
-"""What a step of the pipeline starts, and what the pipeline refuses before it starts anything."""
+"""What a step of the pipeline is called with, and what the pipeline refuses before it starts anything."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from ufgvc.cli import main
-from ufgvc.commands import steps as pipeline
+from ufgvc.cli import main, parse
+from ufgvc.commands import COMMANDS, detect, evaluate, mask, pipeline, train
 from ufgvc.core.errors import UserError
-from ufgvc.evaluation.settings import EvaluateSettings
-from ufgvc.regions.settings import DetectSettings, MaskSettings
 from ufgvc.runtime.session import RaySettings
-from ufgvc.training.settings import TrainSettings
+from ufgvc.tracking.context import Context
 
-RAY = RaySettings(cpus=7)
+PLACES = ["--source", "leaves", "--data", "data", "--ray.cpus", "7"]
+Call = tuple[Any, ...]
 
 
-@pytest.fixture
-def told() -> SimpleNamespace:
-    """The settings of a command, whatever it is."""
-    places = {
-        "source": "leaves",
-        "data": "data",
-        "runs": "runs",
-        "seed": 0,
-        "fresh": False,
-        "tracking": None,
-        "method": "resnet50",
-        "compare": (),
-    }
-    return SimpleNamespace(
-        **places, ray=RAY, train=TrainSettings(), options=SimpleNamespace(model_dump=lambda mode: {})
-    )
+def settings_of(name: str, *flags: str) -> Any:
+    return parse(COMMANDS.get(name), [*flags])
 
 
 @pytest.fixture(autouse=True)
 def no_session(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("a Ray session was opened that nobody uses")
+        raise AssertionError("a Ray session was opened that is not used")
 
     monkeypatch.setattr("ray.init", refuse)
     monkeypatch.setattr("ray.is_initialized", lambda: False)
 
 
-def stub(monkeypatch: pytest.MonkeyPatch, name: str, **result: Any) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
-    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+def stub(monkeypatch: pytest.MonkeyPatch, name: str, **result: Any) -> list[Call]:
+    """Replaces a function by one that does nothing; returns the list of its calls' arguments."""
+    calls: list[Call] = []
 
-    def call(*args: Any, **more: Any) -> SimpleNamespace:
-        calls.append((args, more))
+    def call(*args: Any) -> SimpleNamespace:
+        calls.append(args)
         return SimpleNamespace(summary=lambda: "done", found=True, **result)
 
     monkeypatch.setattr(name, call)
     return calls
 
 
-def test_a_detector_needs_no_session(told: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = stub(monkeypatch, "ufgvc.regions.train_detector.detect")
-    assert pipeline.detect_step(told, DetectSettings()).summary == "done"
-    assert len(calls) == 1
+def test_the_context_of_a_command() -> None:
+    places = ["--data", "data", "--runs", "s3://b/r", "--tracking.uri", "off", "--ray.cpus", "7"]
+    context = settings_of("detect", *places, "--seed", "3", "--fresh").context()
+    assert (context.runs, context.tracking.uri, context.ray) == ("s3://b/r", "off", RaySettings(cpus=7))
+    assert (context.seed, context.fresh) == (3, True)
+    assert settings_of("synth", "--out", "x").context() == Context()
 
 
-def test_an_evaluation_opens_its_session_itself_if_it_needs_one(
-    told: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+def test_steps_that_find_their_result_open_no_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step's function gets the context, and opens a Ray session itself if it needs one."""
+    found = {
+        "detect": stub(monkeypatch, "ufgvc.regions.train_detector.detect", model="detector"),
+        "mask": stub(monkeypatch, "ufgvc.regions.mask_dataset.mask"),
+        "train": stub(monkeypatch, "ufgvc.training.run.train", metrics={"train_accuracy": 0.5}, model="runs/model"),
+        "evaluate": stub(monkeypatch, "ufgvc.experiments.evaluate.evaluate"),
+    }
+    data = ["--data", "data", "--ray.cpus", "7"]
+    for module in (detect, mask, train, evaluate):
+        name = module.__name__.rpartition(".")[2]
+        settings = settings_of(name, *data, *(["--model", "m"] if name == "evaluate" else []))
+        step = module.execute(settings, settings.context())
+        assert (step.found, bool(step.summary)) == (name != "evaluate", True)
+        (arguments,) = found[name]
+        assert arguments[-1].ray == RaySettings(cpus=7)
+
+
+@pytest.mark.parametrize("kind", ["box", "exact"])
+def test_a_pipeline_passes_its_settings_on(
+    kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (call,) = [stub(monkeypatch, "ufgvc.experiments.evaluate.evaluate")]
-    pipeline.evaluate_step(told, EvaluateSettings(), "model", ())
-    assert call[0][0][-1].ray == RAY
-
-
-def test_masks_and_models_that_are_found_need_no_session(
-    told: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    """Exact masks are asked for once, and need no detector; sections keep their own settings."""
+    monkeypatch.setattr("ufgvc.commands.pipeline.ray_session", lambda ray: nullcontext())
+    stub(monkeypatch, "ufgvc.commands.ingest.execute", result=None)
+    detects = stub(monkeypatch, "ufgvc.regions.train_detector.detect", model="the detector")
     masks = stub(monkeypatch, "ufgvc.regions.mask_dataset.mask")
-    models = stub(monkeypatch, "ufgvc.training.run.train", metrics={"train_accuracy": 0.5}, model="runs/model")
-    pipeline.mask_step(told, MaskSettings(), None)
-    pipeline.train_step(told)
-    assert masks[0][0][-1].ray == RAY
-    assert models[0][0][-1].ray == RAY
+    trains = stub(monkeypatch, "ufgvc.training.run.train", metrics={"train_accuracy": 0.5}, model="the model")
+    evaluates = stub(monkeypatch, "ufgvc.experiments.evaluate.evaluate")
+    more = ["--mask-kind", kind, "--boxes", "b.json", "--mask.confidence", "0.4", "--train.init", "none", "--seed", "3"]
+    settings = settings_of("pipeline", *PLACES, *more)
+    pipeline.run(settings, settings.context())
+    assert [call[0] for call in detects] == ([] if kind == "exact" else ["data"])
+    ((data, mask_settings, detector, source, context),) = masks
+    assert (data, mask_settings.mask_kind, mask_settings.confidence) == ("data", kind, 0.4)
+    assert (detector, source) == (None if kind == "exact" else "the detector", "leaves")
+    assert (mask_settings.boxes, context.seed) == ("detected", 3)
+    ((_, method, _, train_settings, _),) = trains
+    assert (method, train_settings.mask_kind, train_settings.init) == ("mask_guided", kind, "none")
+    ((_, model, others, evaluate_settings, _),) = evaluates
+    assert (model, others, evaluate_settings.mask_kind) == ("the model", {}, kind)
+    assert ("== detect" in capsys.readouterr().out) == (kind == "box")
 
 
 def test_a_pipeline_over_folds_is_refused_before_anything_runs(capsys: pytest.CaptureFixture[str]) -> None:
     """Folds measure a recipe; there is no one model of them that could be evaluated and registered."""
     places = ["--source", "nowhere", "--data", "none", "--method", "resnet50"]
     assert main(["pipeline", *places, "--train.validation", "kfold"]) == 2
-    said = capsys.readouterr().err
-    assert "ufgvc train --train.validation kfold" in said
-    assert "nowhere" not in said
+    message = capsys.readouterr().err
+    assert "ufgvc train --train.validation kfold" in message
+    assert "nowhere" not in message
 
 
-def test_a_pipeline_of_one_fold_is_not(told: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    told.train = TrainSettings(validation="kfold", fold=1)
+def test_a_pipeline_of_one_fold_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ["--train.validation", "kfold", "--train.fold", "1", "--train.init", "none"]
 
-    def reached(*_: object) -> None:
+    def begins(*_: object) -> None:
         raise UserError("it begins")
 
-    monkeypatch.setattr(pipeline, "ray_session", reached)
+    monkeypatch.setattr("ufgvc.commands.pipeline.ray_session", begins)
+    settings = settings_of("pipeline", *PLACES, *flags)
     with pytest.raises(UserError, match="it begins"):
-        pipeline.run_pipeline(told)
+        pipeline.run(settings, settings.context())
+
+
+@pytest.mark.parametrize("pair", ["model", "=model", "label="])
+def test_a_compared_model_needs_a_label(pair: str) -> None:
+    with pytest.raises(UserError, match="is not label=MODEL"):
+        evaluate.labelled_models([pair])

@@ -7,9 +7,6 @@ import json
 import numpy as np
 import pytest
 
-from ufgvc.cli import main
-from ufgvc.commands import COMMANDS, Command
-from ufgvc.core.config import Settings
 from ufgvc.evaluation.metrics import proportion
 from ufgvc.evaluation.paired_test import PairedComparison, changes_by_cultivar, compare_paired
 from ufgvc.evaluation.promote import decide
@@ -103,13 +100,3 @@ def test_json_has_everything_and_is_json() -> None:
     }  # fmt: skip
     (table,) = promotion_tables(one)
     assert [row[3] for row in table.rows] == ["30 of 40", "25 of 40"]
-
-
-class Nothing(Settings):
-    pass
-
-
-@pytest.mark.parametrize("code", [None, 0, 3])
-def test_a_command_may_have_an_exit_code_of_its_own(code: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(COMMANDS._known, "promote", Command("decides", lambda method: Nothing, lambda told: code))
-    assert main(["promote"]) == (code or 0)

@@ -15,9 +15,9 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.types import Box
 from ufgvc.data.packing import plan_shards
 from ufgvc.data.readers import list_source
-from ufgvc.data.readers.box_classes import decide_rules, to_regions
+from ufgvc.data.readers.box_classes import choose_rules, to_regions
 from ufgvc.data.readers.box_files import Annotation, RawBox
-from ufgvc.data.readers.boxes import BoxFiles, match_photos, read_boxes
+from ufgvc.data.readers.boxes import BoxFiles, match_boxes, read_boxes
 from ufgvc.data.readers.listing import Listing, Photo
 from ufgvc.data.splits import assign_splits
 
@@ -207,11 +207,11 @@ def test_every_format_gives_the_same_boxes(tmp_path: Path, kind: str) -> None:
             if kind == "yolo" or name != "classes.txt":
                 put(tmp_path / name, text)
     found = read_boxes(str(tmp_path / "boxes.json" if kind == "coco" else tmp_path))
-    photos = match_photos(found, ["train/a/1.jpg", "train/a/2.jpg"])
+    photos = match_boxes(found, ["train/a/1.jpg", "train/a/2.jpg"])
     matched = photos.by_path
     assert list(matched) == ["train/a/1.jpg"]
     assert photos.left_out == photos.rejected == []
-    rules = decide_rules(set(found.labels()), "auto")
+    rules = choose_rules(set(found.labels()), "auto")
     assert rules == ("two_classes" if kind == "yolo numbers" else "named")
     boxes = to_regions(matched["train/a/1.jpg"], 100, 50, rules)
     assert [box.region for box in boxes] == ["vein", "contour"]
@@ -239,7 +239,7 @@ def test_what_the_numbers_mean(classes: str, setting: str, regions: str) -> None
     names = classes.split() if " " in classes else list(classes)
     raw = tuple(RawBox(name, *box) for name, box in zip(names, (WIDE, THIN, WIDER), strict=False))
     annotation = Annotation("f.txt", raw, relative=True)
-    rules = decide_rules(set(names), setting)  # type: ignore[arg-type]
+    rules = choose_rules(set(names), setting)  # type: ignore[arg-type]
     assert [box.region for box in to_regions(annotation, 200, 100, rules)] == regions.split()
 
 
@@ -249,6 +249,6 @@ def test_boxes_are_clipped_by_a_rounding_error_only() -> None:
 
 
 def test_ambiguous_names_are_not_guessed() -> None:
-    matched = match_photos(BoxFiles("here", [("1", Annotation("1.txt", ()))]), ["a/1.jpg", "b/1.jpg"])
+    matched = match_boxes(BoxFiles("here", [("1", Annotation("1.txt", ()))]), ["a/1.jpg", "b/1.jpg"])
     assert matched.by_path == {}
     assert "2 photographs have this name" in matched.left_out[0].reason

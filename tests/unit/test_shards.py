@@ -101,7 +101,7 @@ def test_masks_of_other_images_are_refused_with_the_command(dataset: module.Data
         read_manifest(dataset, "regions/detected")
     with pytest.raises(UserError, match="does not exist") as caught:
         read_manifest(dataset, "masks/structure")
-    assert "ufgvc mask --kind structure --data" in str(caught.value)
+    assert "ufgvc mask --mask-kind structure --data" in str(caught.value)
 
 
 def test_commit_removes_what_no_manifest_names_and_nothing_earlier(dataset: module.Dataset) -> None:

@@ -18,8 +18,9 @@ from ufgvc.tracking.runs import NullRun, finish_run_on_exit
 
 PROGRAM = """
 import os, sys, time
-from ufgvc import cli, commands
-def work(settings):
+from ufgvc import cli
+from ufgvc.commands import sync
+def work(settings, context):
     try:
         print("working", flush=True)
         time.sleep(60)
@@ -27,7 +28,7 @@ def work(settings):
         os.kill(os.getpid(), 15)  # some senders send it twice
         time.sleep(0.2)
         print("cleaned up", flush=True)
-commands.COMMANDS._known["sync"] = commands.Command("waits", commands.COMMANDS.get("sync").settings, work)
+sync.run = work
 raise SystemExit(cli.main(["sync", "--runs", "/tmp/x"]))
 """
 
@@ -49,7 +50,7 @@ def test_a_terminated_command_cleans_up_and_says_so() -> None:
     process.terminate()
     out, err = process.communicate(timeout=30)
     assert out == "cleaned up\n"
-    assert err == "stopped; the same command goes on from the last checkpoint\n"
+    assert err == "stopped; the same command continues from the last checkpoint\n"
     assert process.returncode == 143
 
 

@@ -68,7 +68,7 @@ def make_data(folder: Path, source: str | None, count: int, seed: int) -> BenchD
     # The splits are dealt at random and nothing is learnt from them: a picture may lie in both.
     settings = IngestSettings(on_duplicate="warn")
     dataset = ingest(str(leaves), str(folder / "data"), name="bench", reader="ufg", settings=settings)
-    mask(dataset.store.uri, MaskSettings(kind=MASKS), source=str(leaves), context=Context(str(folder / "runs")))
+    mask(dataset.store.uri, MaskSettings(mask_kind=MASKS), source=str(leaves), context=Context(str(folder / "runs")))
     seconds = time.monotonic() - started
     encoded, masks = read_encoded(dataset)
     return BenchData(dataset, leaves, seconds, encoded, masks, own=source is not None)

@@ -43,7 +43,7 @@ def training_plan(
     settings = TrainSettings.model_validate(
         {
             "init": "none",
-            "mask": MASKS,
+            "mask_kind": MASKS,
             "crop": case.side,
             "resize": resize or round(case.side * RESIZE / CROP),
             "batch_size": case.batch,

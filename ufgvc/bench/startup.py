@@ -67,7 +67,7 @@ def train_command(
 
 def time_start(data: BenchData, case: StepCase, runs: str, gpu: bool) -> tuple[list[Measurement], str]:
     """One `ufgvc train`: seconds of each phase up to the first step; and the run's folder."""
-    command = train_command(data.dataset.store.uri, runs, case, EPOCHS, gpu, ("--train.mask", MASKS))
+    command = train_command(data.dataset.store.uri, runs, case, EPOCHS, gpu, ("--mask-kind", MASKS))
     finish_command(start_command(*command), *command)
     (found,) = Path(runs, data.dataset.name, case.method).glob("*/startup.json")
     phases = json.loads(found.read_text())["seconds"]

@@ -1,6 +1,5 @@
-"""The commands as data: what each can be told, and which part of the program does it. `cli` makes flags of it."""
+"""The commands: one module each, with the class of its settings and the function that runs it."""
 
-from ufgvc.commands import bench, data, models, registry, studies  # noqa: F401  (each registers its commands)
 from ufgvc.commands.command import COMMANDS, Command
 
 __all__ = ["COMMANDS", "Command"]

@@ -1,28 +1,28 @@
-"""What a machine can do: bench."""
+"""`ufgvc bench`: what this machine can do."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from ufgvc.commands.command import command
-from ufgvc.commands.fields import made
-from ufgvc.core.config import Settings, select_fields
-
-
-def _bench(method: str) -> type[Settings]:
-    from ufgvc.bench.settings import BenchSettings
-    from ufgvc.runtime.session import RaySettings
-
-    return made("Bench", (BenchSettings,), ray=(RaySettings, RaySettings()))
+from ufgvc.bench.settings import BenchSettings
+from ufgvc.commands.fields import HasRay, HasSeed
+from ufgvc.core.config import select_fields
+from ufgvc.core.places import Place, WrittenPlace
+from ufgvc.tracking.context import Context
 
 
-@command("bench", "measure what this machine can do, each figure beside what one would use instead", _bench)
-def bench(settings: Any) -> None:
-    from ufgvc.bench.run import bench as run
-    from ufgvc.bench.settings import BenchSettings
+class Bench(HasRay, HasSeed, BenchSettings):
+    """Settings of `ufgvc bench`."""
+
+    out: WrittenPlace = "bench"
+    """local folder for bench.json, bench.md and growth.png"""
+    source: Place | None = None
+    """your own photographs, a folder or a URI; default: generated ones (1200 x 900 JPEG, about 200 KB)"""
+
+
+def run(settings: Bench, context: Context) -> None:
+    from ufgvc.bench.run import bench
     from ufgvc.reports.tables import show_tables
 
-    report = run(select_fields(BenchSettings, settings), settings.ray)
+    report = bench(select_fields(BenchSettings, settings), context.ray)
     print(report.machine_line())
     for table in report.tables():
         show_tables([table])

@@ -1,35 +1,77 @@
-"""What a command is, and the list of them."""
+"""The list of commands. A command's module is imported when its settings or its function are asked for."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, cast
 
-from ufgvc.core.config import Settings
+from pydantic import Field, create_model
+
 from ufgvc.core.registry import Registry
 
-Run = Callable[[Any], int | None]
+if TYPE_CHECKING:  # for the list of commands, neither pyarrow nor torch is imported
+    from ufgvc.commands.fields import CommandSettings
+    from ufgvc.tracking.context import Context
 
 
 @dataclass(frozen=True)
 class Command:
-    """settings: the class of what it can be told, for a method.  run: does it, prints the result, and returns the exit code (None: 0)."""
+    """A command of `ufgvc`.
 
+    Its module `ufgvc.commands.<name>` holds the class of its settings, named like the command with a capital letter, and
+    `run(settings, context)`, which does the work, prints the result, and returns the exit code (None: 0).
+    """
+
+    name: str
     summary: str
-    settings: Callable[[str], type[Settings]]
-    run: Run
 
-    def description(self) -> str:
-        return self.summary[0].upper() + self.summary[1:] + "."
+    def settings(self, method: str = "mask_guided") -> type[CommandSettings]:
+        """The class of the settings; its `options` are those of the method. UserError for an unknown method."""
+        settings: type[CommandSettings] = getattr(self._module(), self.name.capitalize())
+        if "options" not in settings.model_fields:
+            return settings
+        from ufgvc.methods import names, options_class
+
+        options = options_class(method)
+        chosen = create_model(
+            settings.__name__,
+            __base__=settings,
+            __module__=settings.__module__,
+            __doc__=settings.__doc__,
+            method=(str, Field("mask_guided", description=f"one of {', '.join(names())}; --options are its own")),
+            options=(options, Field(options(), description="options of the method")),
+        )
+        return cast("type[CommandSettings]", chosen)
+
+    def run(self, settings: CommandSettings) -> int:
+        """Runs the command and returns its exit code."""
+        run: Callable[[CommandSettings, Context], int | None] = self._module().run
+        return run(settings, settings.context()) or 0
+
+    def _module(self) -> ModuleType:
+        return importlib.import_module(f"ufgvc.commands.{self.name}")
 
 
 COMMANDS: Registry[Command] = Registry("command")
-
-
-def command(name: str, summary: str, settings: Callable[[str], type[Settings]]) -> Callable[[Run], Run]:
-    def keep(run: Run) -> Run:
-        COMMANDS.register(name)(Command(summary, settings, run))
-        return run
-
-    return keep
+for _name, _summary in {
+    "synth": "make synthetic leaves in the released Ultra-FGVC layout, with exact masks",
+    "ingest": "read photographs and boxes, check them, and store them as a data set",
+    "detect": "train the region detector on a few dozen annotated leaves and measure it (Table I)",
+    "mask": "find the regions of every leaf and store their masks",
+    "train": "train a classifier; the same command again continues or finds its run",
+    "evaluate": "score a model on the test leaves, write report.html, and register it as challenger",
+    "promote": "make the challenger champion if it is significantly better on the same test leaves",
+    "predict": "name the cultivar on new photographs",
+    "export": "write a model as an ONNX file, checked against torch; `predict --model` takes its folder",
+    "calibrate": "calibrate a model's probabilities, and give it a threshold above which a leaf is unknown",
+    "pipeline": "ingest, detect, mask, train, evaluate in order; what is done already is skipped",
+    "benchmark": "train all methods and ablations and print Tables II and III; killed and started again, it continues",
+    "pretrain": "train initial weights for each architecture on leaves that no benchmark uses",
+    "search": "search loss and fusion weights, or any setting, by cross-validation on training leaves; it continues",
+    "sync": "send MLflow what it missed while its server did not answer",
+    "bench": "measure what this machine can do, each figure with the usual alternative for comparison",
+}.items():
+    COMMANDS.register(_name)(Command(_name, _summary))

@@ -1,64 +1,118 @@
-"""Flags that several commands share."""
+"""Settings that several commands share. Each class is a group of flags; a command inherits those that it needs."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import fields
+from typing import Annotated, Any, TypeVar
 
-from pydantic import Field, create_model
+from pydantic import Field
 
 from ufgvc.core.config import Settings
+from ufgvc.core.places import WRITTEN, LabelledPlace, Place, WrittenPlace
+from ufgvc.core.types import MaskKind
+from ufgvc.runtime.session import RaySettings
+from ufgvc.tracking.context import Context
+from ufgvc.tracking.settings import TrackingSettings
 
-if TYPE_CHECKING:
-    from ufgvc.tracking.context import Context
-
-DATA = Field(description="where the ingested data set lies: a folder, s3://bucket/prefix, or another URI of pyarrow.fs")
-RUNS = Field("runs", description="where runs are kept: a folder or a URI")
-MODEL = Field(description="models:/name@alias, runs:/<id>/model, or a folder")
-SOURCE = Field(description="the photographs: a folder or a URI")
-SEED = Field(0, ge=0, description="seed of everything that is drawn")
-FRESH = Field(False, description="start over instead of using what an earlier run left")
+Owner = TypeVar("Owner", bound=Settings)
 
 
-def context_of(settings: Any) -> Context:
-    """The context of a command: what its settings say of runs, tracking, Ray, seed and fresh."""
-    from ufgvc.tracking.context import Context
+class CommandSettings(Settings):
+    """Base of the settings of every command."""
 
-    return Context(
-        **{field: getattr(settings, field) for field in Context.__dataclass_fields__ if hasattr(settings, field)}
-    )
+    def context(self) -> Context:
+        """Where the command writes and records, and on what it runs; the default for what it has no setting for."""
+        given = {field.name for field in fields(Context)} & type(self).model_fields.keys()
+        return Context(**{name: getattr(self, name) for name in given})
 
-
-def made(name: str, bases: tuple[type[Settings], ...], /, **fields: Any) -> type[Settings]:
-    return cast(type[Settings], create_model(name, __base__=bases, **fields))
-
-
-def services(tracked: bool = True) -> dict[str, Any]:
-    from ufgvc.runtime.session import RaySettings
-    from ufgvc.tracking.settings import TrackingSettings
-
-    ray = {"ray": (RaySettings, RaySettings())}
-    return ray | ({"tracking": (TrackingSettings, TrackingSettings())} if tracked else {})
+    def settings_for(self, owner: type[Owner], section: Settings | None = None, **values: Any) -> Owner:
+        """The settings of a step: `values`, then the fields of its section, then those that this command has itself."""
+        own: dict[str, Any] = {}
+        for source in (self, section):
+            names = owner.model_fields.keys() & type(source).model_fields.keys() if source is not None else ()
+            own |= {name: getattr(source, name) for name in names}
+        return owner.model_validate(own | values)
 
 
-def source_fields() -> dict[str, Any]:
-    from ufgvc.data.readers import ReaderName
+class HasData(CommandSettings):
+    """An ingested data set to read."""
 
-    return {
-        "source": (str, Field(description="the photographs: a folder, a .csv or .parquet table, or a URI of one")),
-        "name": (str | None, Field(None, description="name of the data set; default: the last part of --data")),
-        "reader": (ReaderName, Field("auto", description="form of the source; auto looks at it")),
-        "boxes": (
-            str | None,
-            Field(None, description="boxes in YOLO, COCO or Pascal VOC form, if they do not lie in the source"),
-        ),
-        "split": (
-            float | None,
-            Field(
-                None, gt=0, lt=1, description="share of each cultivar that becomes test, for a source without a split"
-            ),
-        ),
-    }
+    data: Place
+    """where the ingested data set lies: a folder, s3://bucket/prefix, or another URI of pyarrow.fs"""
 
 
-def many(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
+class WritesData(HasData):
+    """An ingested data set to write."""
+
+    data: WrittenPlace
+    """where the ingested data set lies: a folder, s3://bucket/prefix, or another URI of pyarrow.fs"""
+
+
+class HasModel(CommandSettings):
+    """A trained model."""
+
+    model: Place
+    """models:/name@alias, runs:/<id>/model, or a folder"""
+
+
+class HasCompared(CommandSettings):
+    """Models to compare with."""
+
+    compare: tuple[LabelledPlace, ...] = ()
+    """other models as label=MODEL, for the table, the tests and the figure"""
+
+
+class HasRuns(CommandSettings):
+    """Runs to read, and MLflow."""
+
+    runs: Place = "runs"
+    """folder or URI of all runs"""
+    tracking: TrackingSettings = TrackingSettings()
+    """where runs are recorded"""
+
+
+class WritesRuns(HasRuns):
+    """Runs to write, and MLflow."""
+
+    runs: WrittenPlace = "runs"
+    """folder or URI of all runs"""
+    tracking: Annotated[TrackingSettings, WRITTEN] = TrackingSettings()
+    """where runs are recorded"""
+
+
+class HasRay(CommandSettings):
+    """Ray."""
+
+    ray: RaySettings = RaySettings()
+    """where the tasks run"""
+
+
+class HasSeed(CommandSettings):
+    """Random numbers."""
+
+    seed: int = Field(0, ge=0)
+    """seed of all random numbers"""
+
+
+class HasFresh(CommandSettings):
+    """Results of earlier runs."""
+
+    fresh: bool = False
+    """start over instead of using what an earlier run with the same settings left"""
+
+
+class HasMaskKind(CommandSettings):
+    """The kind of masks, the same for all steps."""
+
+    mask_kind: MaskKind = "box"
+    """box: 1 inside the boxes; luminance: the leaf's bright pixels there (the paper's text); structure: vein pixels,
+    outline band; exact: the masks that lie with the photographs (masks/vein, masks/contour), without a detector"""
+
+
+class HasMethod(CommandSettings):
+    """A method and its options. `Command.settings` puts the options of the chosen method in place of `Settings`."""
+
+    method: str = "mask_guided"
+    """name of the method; --options are its own"""
+    options: Settings = Settings()
+    """options of the method"""

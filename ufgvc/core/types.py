@@ -7,6 +7,7 @@ from typing import Literal
 
 Region = Literal["vein", "contour"]
 REGIONS: tuple[Region, ...] = ("vein", "contour")
+MaskKind = Literal["box", "luminance", "structure", "exact"]  # how masks are made; see ufgvc/regions/masks.py
 
 
 @dataclass(frozen=True)

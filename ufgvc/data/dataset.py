@@ -267,7 +267,7 @@ def _command(folder: str) -> str:
     """The command that writes a folder."""
     top, _, kind = folder.partition("/")
     if top == "masks" and kind != "box":
-        return f"mask --kind {kind}"
+        return f"mask --mask-kind {kind}"
     return _COMMANDS.get(folder) or _COMMANDS[top]
 
 

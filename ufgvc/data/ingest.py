@@ -33,7 +33,7 @@ from ufgvc.data.dataset import (
 from ufgvc.data.duplicates import ImageSignatures, find_duplicates
 from ufgvc.data.packing import PackedShard, Packer, ShardPlan, plan_shards
 from ufgvc.data.readers import ReaderName, list_source
-from ufgvc.data.readers.annotations import PhotoBoxes, read_annotations
+from ufgvc.data.readers.annotations import AnnotatedPhotos, read_annotations
 from ufgvc.data.readers.box_classes import BoxOrientation, BoxRules
 from ufgvc.data.readers.listing import Listing, check_names, set_groups
 from ufgvc.data.readers.scan import Rejected
@@ -128,7 +128,7 @@ class Content:
 
 def _write_shards(
     listing: Listing,
-    annotated: PhotoBoxes,
+    annotated: AnnotatedPhotos,
     store: Store,
     images: ShardWriter,
     regions: ShardWriter,
@@ -156,7 +156,7 @@ def _write_shards(
         image_shards, region_shards = _drop_images(set(duplicates), store, image_shards, region_shards, images, regions)
         index = index.filter(pa.array([image_id not in duplicates for image_id in index["image_id"].to_pylist()]))
     if settings.box_orientation == "auto":
-        annotated.warn_of_turns(index, paths)
+        annotated.warn_about_rotation(index, paths)
     return Content(image_shards, region_shards, index, [*rejected, *duplicates.values()])
 
 

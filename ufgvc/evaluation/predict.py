@@ -17,8 +17,7 @@ from ufgvc.core.errors import UnreadableFile, UserError
 from ufgvc.core.storage import Store, join, open_store
 from ufgvc.data.file_types import HEAD_BYTES, READABLE_TYPES, detect_file_type, explain_unreadable
 from ufgvc.data.images import BadImage, decode, inspect
-from ufgvc.data.readers.places import split_place
-from ufgvc.data.readers.scan import Rejected, find_photographs, scan
+from ufgvc.data.readers.scan import Rejected, find_photographs, scan, split_uri
 from ufgvc.evaluation.settings import PredictResult, PredictSettings
 from ufgvc.models.model import LoadedModel, load_model
 from ufgvc.models.onnx import has_gpu_provider
@@ -90,7 +89,7 @@ def list_photographs(source: str, without: Store | None = None) -> tuple[Store, 
 
     without: a folder below the source that is skipped.  UserError if there is no photograph.
     """
-    folder, file = split_place(source)
+    folder, file = split_uri(source)
     store = open_store(folder)
     if file:
         head = _read_head(store, file) if store.is_file(file) else b""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import tyro
 from pydantic import Field
 
+from ufgvc.core.types import MaskKind
 from ufgvc.evaluation.metrics import Scores
 from ufgvc.runtime.resources import ActorSettings
 
@@ -29,7 +31,7 @@ class EvaluateSettings(ScoreSettings):
     """leaves in the figure of class activation maps, a random sample with the seed"""
     region_leaves: int = Field(4, ge=0)
     """leaves in the figure of regions, a random sample with the seed"""
-    mask_kind: str = "box"
+    mask_kind: Annotated[MaskKind, tyro.conf.Suppress] = "box"
     """masks of the figure of regions, if the data set has them"""
     paper: Literal["cotton80", "soylocal200"] | None = None
     """also show the paper's accuracies on this data set; only for the real photographs"""

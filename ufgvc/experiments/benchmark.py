@@ -65,7 +65,7 @@ def benchmark(data: Sequence[str], settings: BenchmarkSettings, context: Context
     datasets = [open_dataset(uri) for uri in data]
     check_datasets(datasets, settings.fingerprints)
     # A variant with the masks of the benchmark is the same as its method: two trials would write the same folder.
-    variants = [each for each in select_variants(settings.methods) if each.mask_kind != settings.masks]
+    variants = [each for each in select_variants(settings.methods) if each.mask_kind != settings.mask_kind]
     entries = [make_entry(variant, len(datasets[0].classes), settings) for variant in variants]
     check_entry_masks(entries, datasets)
     if "{backbone}" not in settings.init:  # with it, one architecture without weights is one failed cell

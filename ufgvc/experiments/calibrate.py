@@ -153,7 +153,7 @@ def check_unchanged(run: Store, dataset: Dataset, config: Mapping[str, Any]) -> 
         what = f"has the fingerprint {dataset.fingerprint[:12]}, the model was trained on {str(config['data'])[:12]}"
         fix = "give the data set that it was trained on, or train on this one"
         raise UserError(what, where=dataset.store.uri, fix=fix)
-    kind = config["train"]["mask"]
+    kind = config["train"]["mask_kind"]
     if config["masks"] and read_manifest(dataset, f"masks/{kind}").fingerprint != config["masks"]:
         what = f"its {kind} masks are not those that {run.uri} was trained with"
         fix = "train the model again with the new masks, then calibrate that one"

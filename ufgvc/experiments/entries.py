@@ -50,7 +50,7 @@ def make_entry(variant: MethodVariant, num_classes: int, settings: BenchmarkSett
     entry = BenchmarkEntry(
         variant,
         replace(method, net=torch.nn.Identity()),
-        variant.mask_kind or settings.masks,
+        variant.mask_kind or settings.mask_kind,
         str(method.options.get("backbone", variant.method)),
         sum(parameter.numel() for parameter in method.net.parameters()),
         count_gflops(method, make_recipe(method, settings).crop),
@@ -98,11 +98,11 @@ def _equal_recipe(method: Method, settings: BenchmarkSettings, lr_factor: float)
     stages = method.recipe.stages
     epochs = max(len(stages), round(settings.epochs / method.images_forwarded))
 
-    def equalise(stage: Stage) -> Stage:
+    def adapt(stage: Stage) -> Stage:
         return stage.model_copy(update={"lr": stage.lr * lr_factor, "schedule": "cosine", "warmup_epochs": 0})
 
     return Recipe(
-        stages=tuple(equalise(stage) for stage in rescale_schedule(stages, epochs)),
+        stages=tuple(adapt(stage) for stage in rescale_schedule(stages, epochs)),
         batch_size=settings.batch_size,
         resize=settings.resize,
         crop=settings.crop,
@@ -198,7 +198,7 @@ def _make_job(
 ) -> TrainingJob:
     train = TrainSettings(
         init=resolve_init(settings.init, entry.backbone),
-        mask=entry.mask_kind,
+        mask_kind=entry.mask_kind,
         validation="holdout" if lr_search else "last",
         holdout=settings.holdout,
         precision=settings.precision,

@@ -49,7 +49,7 @@ def make_final_jobs(store: SearchStore, finalists: Mapping[str, Mapping[str, Any
         for label, values in finalists.items():
             options, train = store.configure(values)
             method = build(store.method, len(dataset.classes), **options)
-            masks = read_manifest(dataset, f"masks/{train.mask}").fingerprint if method.regions else None
+            masks = read_manifest(dataset, f"masks/{train.mask_kind}").fingerprint if method.regions else None
             config, identity = make_worker_config(dataset, method, train, seed, masks, store.runs)
             config = config.with_train(cache="none" if train.cache == "none" else "host")
             jobs.append(TrainingJob(label, 0, seed, 1.0, "final", config, identity, save_model=True))

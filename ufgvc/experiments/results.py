@@ -44,7 +44,7 @@ def collect_results(
     lr_outcomes: Sequence[JobOutcome],
     final_outcomes: Sequence[JobOutcome],
 ) -> tuple[BenchmarkRecord, Panels | None]:
-    """Everything that the tables and charts of the benchmark show, and the figure of class activation maps.
+    """The results of the benchmark, and the class activation maps of the ablations (None without any).
 
     lr_outcomes: of the jobs that try learning rates.  final_outcomes: of the trainings that are scored on the test
     leaves.
@@ -125,7 +125,7 @@ def _run_result(outcome: JobOutcome, datasets: Sequence[Dataset]) -> RunResult:
 
 def _mask_kind_of_maps(dataset: Dataset, settings: BenchmarkSettings) -> str | None:
     """The masks in which activation maps are measured: those of the benchmark, else exact ones, else None."""
-    for kind in (settings.masks, "exact"):
+    for kind in (settings.mask_kind, "exact"):
         with contextlib.suppress(UserError):  # missing, or made from other images
             read_manifest(dataset, f"masks/{kind}")
             return kind
@@ -138,7 +138,7 @@ def measure_maps(
     settings: BenchmarkSettings,
     outcomes: Sequence[JobOutcome],
     kind: str,
-) -> tuple:
+) -> tuple[Panels | None, dict[str, tuple[float, float, int]]]:
     """(panels, energy) of the class activation maps of the ablations on test leaves (Fig. 4).
 
     (None, {}) if no model was saved.  kind: of the masks in which the maps are measured.
@@ -193,7 +193,7 @@ def _facts(
         "Fingerprints": ", ".join(f"{dataset.name} {dataset.fingerprint}" for dataset in datasets),
         "Budget": _describe_budget(entries, settings) + smaller,
         "Initial weights": init,
-        "Masks": f"{settings.masks}, found by the detector" if settings.masks != "exact" else "exact",
+        "Masks": f"{settings.mask_kind}, found by the detector" if settings.mask_kind != "exact" else "exact",
         "Epoch chosen by": "last epoch; no selection",
         "Seeds": f"{settings.seeds}, from 0",
         "Trained on": f"{'; '.join(machines) or 'not recorded'}{concurrent}",

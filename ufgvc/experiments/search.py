@@ -153,7 +153,7 @@ def validate(store: SearchStore, dataset: Dataset) -> int:
         fix = "ingest more photographs: a search holds leaves of every cultivar out"
         raise UserError(error.what, where=dataset.store.uri, fix=fix) from None
     for dimension in store.dimensions:
-        for kind in dimension.choices if dimension.name == "train.mask" else ():
+        for kind in dimension.choices if dimension.name == "train.mask_kind" else ():
             check_masks(dataset, str(kind))
     config = paper_worker_config(store)
     if config.mask_kind:
@@ -208,7 +208,8 @@ def train_configuration(store: SearchStore, values: Mapping[str, Any]) -> dict[s
     """The configuration for `train --config`. Its runs are those that the search has tested."""
     options, train = store.configure(values)
     given = {name: value for name, value in train.model_dump(mode="json").items() if value is not None}
-    return {"method": store.method, "options": options, "train": given, "seed": store.seed}
+    mask_kind = given.pop("mask_kind")  # one setting for all commands, at the top level
+    return {"method": store.method, "options": options, "mask_kind": mask_kind, "train": given, "seed": store.seed}
 
 
 def make_record(

@@ -79,7 +79,7 @@ def _run_remaining(
             result = make_result(store, trial, "failed", error or "it ended without a result")
             store.save_result(result, final=False)
         record(trial, result)
-        return f"{trial.name}: {summarise(result, epochs)}"
+        return f"{trial.name}: {describe_result(result, epochs)}"
 
     scheduler = None
     if settings.early_stopping:
@@ -201,7 +201,7 @@ def best_trial(results: Sequence[TrialResult]) -> TrialResult | None:
     return max(complete, key=lambda each: (each.curve[-1], -each.losses[-1], -each.number)) if complete else None
 
 
-def summarise(result: TrialResult, epochs: int) -> str:
+def describe_result(result: TrialResult, epochs: int) -> str:
     """One line for the terminal.  epochs: of a complete trial."""
     if result.state == "failed":
         return f"failed: {result.error}"

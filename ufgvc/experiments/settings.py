@@ -10,6 +10,8 @@ import tyro
 from pydantic import Field, field_validator
 
 from ufgvc.core.config import Settings
+from ufgvc.core.places import WeightsPlace
+from ufgvc.core.types import MaskKind
 from ufgvc.runtime.resources import Device
 
 
@@ -21,7 +23,7 @@ def gpus_to_wait_for(device: Device, max_concurrent: int | None, gpus_per_trial:
 class TrialSettings(Settings):
     """How many trainings run at a time, and on what."""
 
-    init: str = "imagenet"
+    init: WeightsPlace = "imagenet"
     """initial weights of every method: imagenet, none, or a state dict, with {backbone} for the architecture"""
     max_concurrent_trials: int | None = Field(None, ge=1)
     """trainings at a time; default: as many as fit, and without GPUs at most one per core"""
@@ -50,7 +52,7 @@ class BenchmarkSettings(TrialSettings):
     """trainings of each row on each data set, with seeds from 0"""
     budget: Literal["equal", "published"] = "equal"
     """equal: the same image size, initial weights, images forwarded and learning rates ; published: each its recipe"""
-    masks: Literal["box", "luminance", "structure", "exact"] = "box"
+    mask_kind: MaskKind = "box"
     """kind of the masks that guide the networks"""
     epochs: int = Field(100, ge=1)
     """equal: epochs of a method that forwards each image once; DCL gets half of them, MaskCOV a third, NTS-Net 40 %"""
@@ -101,7 +103,7 @@ class PretrainSettings(TrialSettings):
 
     architectures: tuple[str, ...] = ("alexnet", "vgg16", "resnet50", "inception_v3", "mobilenet_v2")
     """torchvision architectures to train, each with its plain method"""
-    init: str = "none"
+    init: WeightsPlace = "none"
     """initial weights of the pretraining itself"""
     epochs: int = Field(60, ge=1)
     """passes over the training leaves"""

@@ -85,7 +85,7 @@ class SearchStore:
         options, train = self.configure(trial.values)
         dataset = open_dataset(self.data)
         method = build(self.method, len(dataset.classes), **options)
-        masks = read_manifest(dataset, f"masks/{train.mask}").fingerprint if method.regions else None
+        masks = read_manifest(dataset, f"masks/{train.mask_kind}").fingerprint if method.regions else None
         cache = "none" if train.cache == "none" else "host"  # files that all trials of a node map
         configs = []
         for fold in range(self.folds):

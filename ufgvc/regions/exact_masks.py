@@ -60,7 +60,7 @@ def exact_masks(dataset: Dataset, source: str | None, context: Context = Context
     if source is None:
         raise UserError(
             "exact masks need a source",
-            where="--kind exact",
+            where="--mask-kind exact",
             fix="give the folder with the photographs and their masks as --source",
         )
     folder = open_masks(source)

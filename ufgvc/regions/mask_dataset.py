@@ -44,17 +44,17 @@ def mask(
     settings = settings or MaskSettings()
     started = time.monotonic()
     dataset = open_dataset(data)
-    if settings.kind == EXACT:
+    if settings.mask_kind == EXACT:
         return exact_masks(dataset, source, context)
-    folder = f"masks/{settings.kind}"
+    folder = f"masks/{settings.mask_kind}"
     if detector is None and settings.boxes != "annotated":
         detector = newest_detector(dataset, context.runs)
     boxes = _describe_boxes(dataset, detector, settings)
-    key = short_key({"kind": settings.kind, "origin": boxes.origin})
+    key = short_key({"kind": settings.mask_kind, "origin": boxes.origin})
     existing = None if context.fresh else find_existing(dataset, folder, key)
     if existing and _can_reuse(dataset, existing, settings):
         log.info("mask: %s exists, made from the same images, boxes and settings", folder)
-        return MaskResult.from_manifest(dataset, settings.kind, existing, started, found=True)
+        return MaskResult.from_manifest(dataset, settings.mask_kind, existing, started, found=True)
     reuse_boxes = (
         not context.fresh
         and settings.boxes == "detected"
@@ -69,14 +69,14 @@ def mask(
         "writers": writers,
         "detector": None if reuse_boxes or settings.boxes == "annotated" else open_store(str(detector)),
         "source": "existing" if reuse_boxes else settings.boxes,
-        "kind": settings.kind,
+        "kind": settings.mask_kind,
         "confidence": boxes.confidence,
         "batch_size": settings.batch_size,
         "threads": settings.cpus_per_actor,
     }
     rows = _run(dataset, arguments, settings, context)
     manifest = _commit(dataset, rows, writers, settings, boxes, key)
-    return MaskResult.from_manifest(dataset, settings.kind, manifest, started)
+    return MaskResult.from_manifest(dataset, settings.mask_kind, manifest, started)
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _commit(
     _check_coverage(dataset, coverage, settings)
     extra |= {"train_found": [coverage.train, coverage.num_train], "min_found": settings.min_found}
     masks = [Shard(**json.loads(row["masks"])) for row in rows]
-    return writers["masks"].commit(masks, key=key, kind=settings.kind, **extra)
+    return writers["masks"].commit(masks, key=key, kind=settings.mask_kind, **extra)
 
 
 def _can_reuse(dataset: Dataset, manifest: Manifest, settings: MaskSettings) -> bool:
@@ -146,7 +146,7 @@ def _check_coverage(dataset: Dataset, coverage: Coverage, settings: MaskSettings
     if settings.boxes == "annotated":
         remedy = "annotate more leaves, or let a detector find the boxes (`--boxes annotated_else_detected`)"
     fix = f"{remedy}, or accept the masks with `--min-found 0`"
-    coverage.check(settings.min_found, f"{dataset.store.uri}, masks of kind {settings.kind}", fix)
+    coverage.check(settings.min_found, f"{dataset.store.uri}, masks of kind {settings.mask_kind}", fix)
 
 
 def newest_detector(dataset: Dataset, runs: str) -> str:

@@ -114,7 +114,7 @@ class Coverage:
 def check_masks(dataset: Dataset, kind: str) -> Coverage:
     """The coverage of masks before a training. UserError if they do not exist, or cover less than their `min_found`."""
     coverage = Coverage.from_manifest(read_manifest(dataset, f"masks/{kind}"))
-    fix = f"run `ufgvc mask --data {dataset.store.uri} --kind {kind}` again and follow its message"
+    fix = f"run `ufgvc mask --data {dataset.store.uri} --mask-kind {kind}` again and follow its message"
     coverage.check(coverage.min_found, f"{dataset.store.uri}/masks/{kind}", fix)
     if coverage.share < MIN_FOUND:
         log.warning(

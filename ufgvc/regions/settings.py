@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
+import tyro
 from pydantic import Field
 
 from ufgvc.core.config import Settings
+from ufgvc.core.places import WeightsPlace
+from ufgvc.core.types import MaskKind
 from ufgvc.runtime.resources import ActorSettings, Device
 
 YoloModel = Literal["yolov5n", "yolov5s", "yolov5m"]
@@ -45,10 +48,10 @@ class DetectSettings(Settings):
     """share of training images composed of four images; 0 in the last 40 % of the epochs"""
     confidence: float = Field(0.25, gt=0, lt=1)
     """lowest score of a box that counts as found; also the default of `mask`"""
-    init: str = "synthetic"
+    init: WeightsPlace = "synthetic"
     """initial weights: synthetic (trained on synthetic leaves, once), coco (needs coco_weights), none, or a file
     (.safetensors, .pt)"""
-    coco_weights: str | None = None
+    coco_weights: WeightsPlace | None = None
     """for `init: coco`: the file yolov5nu.pt (yolov5su.pt, ...) of ultralytics"""
     pretrain: PretrainSettings = PretrainSettings()
     """for `init: synthetic`"""
@@ -59,7 +62,7 @@ class DetectSettings(Settings):
 class MaskSettings(ActorSettings):
     """Masks of all images."""
 
-    kind: Literal["box", "luminance", "structure", "exact"] = "box"
+    mask_kind: Annotated[MaskKind, tyro.conf.Suppress] = "box"
     """box: 1 inside the boxes; luminance: bright leaf pixels in them (the paper's text); structure: vein pixels and a
     band along the outline; exact: the masks in masks/vein and masks/contour of --source, without a detector"""
     boxes: BoxSource = "detected"

@@ -12,7 +12,7 @@ from ufgvc.core.config import short_key
 from ufgvc.core.storage import open_store
 from ufgvc.core.types import REGIONS
 from ufgvc.data.images import decode
-from ufgvc.data.readers.box_classes import decide_rules, to_regions
+from ufgvc.data.readers.box_classes import choose_rules, to_regions
 from ufgvc.data.readers.boxes import read_boxes
 from ufgvc.regions.annotated import write_example
 from ufgvc.regions.detector import Detector
@@ -52,7 +52,7 @@ def _train(folder: Path, model: YoloModel, settings: PretrainSettings, device: s
     )
     source = synthesize(folder / "leaves", leaves, seed=_SEED)
     found = read_boxes(str(source / "labels"))
-    rules, boxes_of = decide_rules(set(found.labels()), "auto"), dict(found.entries)
+    rules, boxes_of = choose_rules(set(found.labels()), "auto"), dict(found.entries)
     for path in sorted((source / "images").iterdir()):
         image = decode(path.read_bytes())
         boxes = to_regions(boxes_of[path.stem], image.shape[1], image.shape[0], rules)

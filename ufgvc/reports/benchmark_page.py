@@ -36,7 +36,7 @@ SECTIONS: dict[str, tuple[str, str]] = {
 def compose_benchmark(
     record: BenchmarkRecord, summaries: Sequence[MethodSummary], cam: Panels | None = None, footer: str = ""
 ) -> Page:
-    """The whole page.  summaries: of `summarize`.  cam: class activation maps of the methods."""
+    """The whole page.  summaries: of `summarize`.  cam: class activation maps, of `energy_panels`."""
     base, proposed = (record.find(key) for key in record.references[:2])
     ours = next((one for one in summaries if proposed and one.result is proposed), None)
     gap = ours.differences.get(base.key) if ours and base else None

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from ufgvc.core.config import Settings
 from ufgvc.core.errors import UserError
+from ufgvc.core.places import Place
 from ufgvc.core.storage import join, open_store
 
 OFF = "off"
@@ -31,7 +32,7 @@ class TrackingSettings(Settings):
     """
     experiment: str | None = None
     """MLflow experiment; default: the name of the data set"""
-    artifacts: str | None = None
+    artifacts: Place | None = None
     """where artifacts go when MLflow is a database; default: `mlartifacts` in the runs folder (a server has its own)"""
     timeout: float = Field(5.0, gt=0)
     """seconds to wait for a server that does not answer"""

@@ -74,7 +74,7 @@ def train(
         raise UserError("k-fold validation trains several models", where="train.fold", fix="give one fold, e.g. 0")
     dataset = open_dataset(data)
     built = build(method, num_classes=len(dataset.classes), init="none", **options)
-    masks = read_manifest(dataset, f"masks/{settings.mask}").fingerprint if built.regions else None
+    masks = read_manifest(dataset, f"masks/{settings.mask_kind}").fingerprint if built.regions else None
     check_init(settings.init)
     config, identity = make_worker_config(dataset, built, settings, context.seed, masks, context.runs)
     store = open_store(config.run)
@@ -83,7 +83,7 @@ def train(
     elif store.exists("model/model.json"):
         return _finished_run(store, identity["key"])
     if built.regions:
-        check_masks(dataset, settings.mask)
+        check_masks(dataset, settings.mask_kind)
     check_crop(method, config.recipe["crop"], built.min_side)
     check_batch(config.recipe["batch_size"], settings.workers, dataset.counts["train"])
     store.write_text("config.yaml", to_yaml(identity))
@@ -142,7 +142,7 @@ def make_worker_config(
         seed=seed,
         recipe=recipe.model_dump(mode="json"),
         train=settings,
-        mask_kind=settings.mask if method.regions else None,
+        mask_kind=settings.mask_kind if method.regions else None,
         mask_fingerprint=masks,
         cache_folder=str(cache_folder(runs)),
         cores=cpu_count(),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import tyro
 from pydantic import Field, ValidationError
 
 from ufgvc.core.config import Settings, describe_validation
 from ufgvc.core.errors import UserError
+from ufgvc.core.places import WeightsPlace
+from ufgvc.core.types import MaskKind
 from ufgvc.methods.recipe import Recipe, Stage
 from ufgvc.runtime.resources import Device
 
@@ -19,10 +22,10 @@ Validation = Literal["last", "holdout", "kfold", "test"]
 class TrainSettings(Settings):
     """Training. Empty settings take the value of the method's published recipe."""
 
-    init: str = "imagenet"
+    init: WeightsPlace = "imagenet"
     """initial weights: imagenet (torchvision's), none, or the URI of a state dict (safetensors, or torch.save of tensors)"""
-    mask: str = "box"
-    """kind of the masks for methods that need masks: box, luminance, structure or exact"""
+    mask_kind: Annotated[MaskKind, tyro.conf.Suppress] = "box"
+    """kind of the masks, for methods that need masks"""
     epochs: int | None = Field(None, ge=1)
     """passes over the training leaves"""
     batch_size: int | None = Field(None, ge=2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shlex
 from typing import Any
@@ -26,9 +25,10 @@ from tests.unit.cluster.manifests import (
     strings,
 )
 from ufgvc import __version__
-from ufgvc.cli import parse, refuse_relative_places
+from ufgvc.cli import parse
 from ufgvc.commands import COMMANDS
 from ufgvc.core.errors import UserError
+from ufgvc.core.places import check_absolute
 from ufgvc.experiments.resources import size_trials
 from ufgvc.experiments.settings import TrialSettings
 from ufgvc.training.preflight import check_batch, check_cpus, check_places, choose_training_device
@@ -46,13 +46,15 @@ SECRETS = {
 
 
 def job(command: list[str]) -> Any:
-    """The settings of `python -m jobs.X ...`, parsed by the program itself. The image's project folder is this one."""
+    """The settings of `python -m jobs.X ...` or `python -m ufgvc X ...`. The image's project folder is this one."""
     assert command[:2] == ["python", "-m"]
-    module = command[2]
-    assert importlib.util.find_spec(module), module
-    name = module.removeprefix("jobs.")
-    assert f'main(["{name}", ' in (ROOT / "jobs" / f"{name}.py").read_text()
-    return parse(name, COMMANDS.get(name), [argument.replace(IMAGE, str(ROOT)) for argument in command[3:]])
+    module, *flags = command[2:]
+    if module == "ufgvc":
+        name, *flags = flags
+    else:
+        name = module.removeprefix("jobs.")
+        assert f'start("{name}")' in (ROOT / "jobs" / f"{name}.py").read_text()
+    return parse(COMMANDS.get(name), [flag.replace(IMAGE, str(ROOT)) for flag in flags])
 
 
 @pytest.fixture
@@ -63,7 +65,7 @@ def training(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_the_rayjob_parses(training: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    refuse_relative_places(training)
+    check_absolute(training)
     check_places({"--data": training.data, "--runs": training.runs}, nodes=3)
     assert f"WORKDIR {IMAGE}" in DOCKERFILE
     assert "COPY jobs ./jobs" in DOCKERFILE

@@ -1,4 +1,4 @@
-"""The boxes of a source's photographs: found, read, matched, and the rules by which their classes are regions."""
+"""Reads the boxes of a source, matches them to its photographs, and chooses the rules that map classes to regions."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pyarrow as pa
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import join
-from ufgvc.data.readers.box_classes import BoxRules, decide_rules
+from ufgvc.data.readers.box_classes import BoxRules, choose_rules
 from ufgvc.data.readers.box_files import Annotation
-from ufgvc.data.readers.boxes import boxes_beside, match_photos, read_boxes
+from ufgvc.data.readers.boxes import find_boxes, match_boxes, read_boxes
 from ufgvc.data.readers.listing import Listing
 from ufgvc.data.readers.scan import Rejected
 
@@ -19,65 +19,65 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class PhotoBoxes:
-    """by_path: each annotated photograph's boxes.  rejected: box files that cannot be read.  folder: URI of the box files."""
+class AnnotatedPhotos:
+    """The photographs with boxes.  by_path: the boxes by path.  rejected: box files that cannot be read.  folder: their URI."""
 
     by_path: dict[str, Annotation] = field(default_factory=dict)
     rules: BoxRules = "named"
     rejected: list[Rejected] = field(default_factory=list)
     folder: str | None = None
 
-    def warn_of_turns(self, index: pa.Table, paths: dict[str, str]) -> None:
-        """Box files without a size cannot say whether they were drawn on the upright photograph: warns where it matters.
+    def warn_about_rotation(self, index: pa.Table, paths: dict[str, str]) -> None:
+        """Warns if photographs are rotated by EXIF and their box files do not show on which orientation they were drawn.
 
         index: image_id and orientation (EXIF 1-8) of every photograph.  paths: image_id -> path in the source.
         """
-        turned = [
+        rotated = [
             paths[image_id]
             for image_id, orientation in zip(
                 index["image_id"].to_pylist(), index["orientation"].to_pylist(), strict=True
             )
             if orientation != 1 and paths[image_id] in self.by_path and self.by_path[paths[image_id]].relative
         ]
-        if turned:
+        if rotated:
             log.warning(
-                "%d of %d photographs with boxes are turned by EXIF (for example %s); their boxes are read as drawn on the upright"
+                "%d of %d photographs with boxes are rotated by EXIF (for example %s); their boxes are read as drawn on the upright"
                 " photograph. For boxes of LabelImg before 1.8.4, VoTT or Labelbox give --box-orientation stored (docs/boxes.md)",
-                len(turned),
+                len(rotated),
                 len(self.by_path),
-                turned[0],
+                rotated[0],
             )
 
 
-def read_annotations(uri: str | None, listing: Listing, setting: BoxRules) -> PhotoBoxes:
-    """Reads the boxes at `uri`, or those among the photographs. Files that nothing used are added to `listing.left_out`.
+def read_annotations(uri: str | None, listing: Listing, setting: BoxRules) -> AnnotatedPhotos:
+    """Reads the boxes at `uri`, or those among the photographs. Unused files are added to `listing.left_out`.
 
-    UserError if there are box files and none belongs to a photograph, or their classes are no regions.
+    UserError if no box file belongs to a photograph, or if the classes are not regions.
     """
-    uri = uri or boxes_beside(listing)
+    uri = uri or find_boxes(listing)
     if uri is None:
-        log.warning("no boxes: `detect` needs them on a few dozen photographs; give --boxes")
+        log.warning("no boxes: `detect` needs them for a few dozen photographs; give --boxes")
         _list_unused(listing, set())
-        return PhotoBoxes()
+        return AnnotatedPhotos()
     found = read_boxes(uri, listing.classes)
-    matched = match_photos(found, [photo.path for photo in listing.photos])
+    matched = match_boxes(found, [photo.path for photo in listing.photos])
     names_file = found.names[0] if found.names else None
-    rules = decide_rules(set(found.labels()), setting, names_file)
-    meaning = f"named in {names_file}: {found.mapping}" if names_file else f"read by the rules {rules!r}"
-    log.info("boxes: %d photographs, classes %s, %s", len(matched.by_path), dict(found.labels()), meaning)
+    rules = choose_rules(set(found.labels()), setting, names_file)
+    source = f"named in {names_file}: {found.mapping}" if names_file else f"read by the rules {rules!r}"
+    log.info("boxes: %d photographs, classes %s, %s", len(matched.by_path), dict(found.labels()), source)
     _list_unused(listing, {join(found.folder, name) for name in found.files})
     if not matched.by_path and not matched.rejected:
-        some = found.entries[0][1].file
+        example = found.entries[0][1].file
         fix = "name each box file (or the file_name in the JSON) like its photograph"
-        raise UserError(f"none of the boxes belongs to a photograph (for example {some})", where=uri, fix=fix)
+        raise UserError(f"none of the boxes belongs to a photograph (for example {example})", where=uri, fix=fix)
     listing.left_out += [
         bad for bad in matched.left_out if found.folder != listing.store.uri or bad.path not in listing.used
     ]
-    return PhotoBoxes(matched.by_path, rules, matched.rejected, found.folder)
+    return AnnotatedPhotos(matched.by_path, rules, matched.rejected, found.folder)
 
 
 def _list_unused(listing: Listing, read: set[str]) -> None:
-    """Files of the source that are no photographs and that nobody has read are listed too. read: URIs of box files."""
+    """Adds files that are not photographs and that were not read to `listing.left_out`.  read: URIs of box files."""
     known = {bad.path for bad in listing.left_out}
     for path in listing.unused:
         if path not in known and join(listing.store.uri, path) not in read:

@@ -12,7 +12,7 @@ import yaml
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store
 from ufgvc.core.types import REGIONS, Box
-from ufgvc.data.readers.box_files import Annotation, kind_of_json, load_json
+from ufgvc.data.readers.box_files import Annotation, json_format, load_json
 from ufgvc.data.readers.listing import clean_name
 
 BoxRules = Literal["auto", "named", "two_classes", "one_class"]
@@ -94,12 +94,12 @@ def read_name_files(store: Store, names: Iterable[str], cultivars: Iterable[str]
             raise UserError(what, where=store.uri, fix="keep the one that belongs to the boxes")
     for name in parent.list(recursive=False) if parent else ():
         found = _read_names(parent, name) if parent and is_names_file(name) else None
-        if found and names_regions(found.names.values()):
+        if found and has_region_names(found.names.values()):
             files.above = ClassNames(f"../{found.file}", found.names)
     return files
 
 
-def names_regions(names: Iterable[str]) -> bool:
+def has_region_names(names: Iterable[str]) -> bool:
     return any(name.lower() in REGIONS for name in names)
 
 
@@ -109,7 +109,7 @@ def _read_names(store: Store, name: str) -> ClassNames | None:
         return _names_of(name, _yaml_names(text, f"{store.uri}/{name}"))
     if name.lower().endswith(".json"):
         document = load_json(text)
-        categories = document.get("categories", []) if kind_of_json(document) == "names" else []
+        categories = document.get("categories", []) if json_format(document) == "names" else []
         return _names_of(name, {item.get("id"): item.get("name") for item in categories if isinstance(item, dict)})
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return _names_of(name, dict(enumerate(lines)))
@@ -131,7 +131,7 @@ def _yaml_names(text: str, where: str) -> dict[Any, Any]:
     return names if isinstance(names, dict) else {}
 
 
-def decide_rules(labels: set[str], setting: BoxRules, names_file: str | None = None) -> BoxRules:
+def choose_rules(labels: set[str], setting: BoxRules, names_file: str | None = None) -> BoxRules:
     """Which rules the labels of a whole set call for: region names as they are; class 1 occurs: two classes; else one class.
 
     UserError for a label that is neither a region nor a number, and for numbers mixed with names.

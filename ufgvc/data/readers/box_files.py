@@ -212,7 +212,7 @@ def _key(value: float | str) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
 
 
-def kind_of_json(document: Any) -> str:
+def json_format(document: Any) -> str:
     """coco; names (categories without boxes); or what another tool calls its format, for the message; "" if it is none known."""
     if isinstance(document, list):
         first = document[0] if document and isinstance(document[0], dict) else {}

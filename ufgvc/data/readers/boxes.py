@@ -17,11 +17,10 @@ from ufgvc.core.storage import Store, join, open_store
 from ufgvc.core.text import decode_text
 from ufgvc.data.file_types import file_extension
 from ufgvc.data.readers.box_classes import ClassNames, is_names_file, read_name_files
-from ufgvc.data.readers.box_files import Annotation, RawBox, kind_of_json, load_json, parse_coco, parse_voc, parse_yolo
+from ufgvc.data.readers.box_files import Annotation, RawBox, json_format, load_json, parse_coco, parse_voc, parse_yolo
 from ufgvc.data.readers.listing import Listing
 from ufgvc.data.readers.matching import PathMatcher
-from ufgvc.data.readers.places import split_place
-from ufgvc.data.readers.scan import Rejected, scan
+from ufgvc.data.readers.scan import Rejected, scan, split_uri
 
 _READERS = 8
 _FEW = 4  # JSON files that are opened to see whether they hold boxes
@@ -65,7 +64,7 @@ def read_boxes(uri: str, cultivars: Iterable[str] = ()) -> BoxFiles:
     cultivars: names of the data set's classes, so that a list of them is not taken for classes of boxes.
     UserError if there is nothing of the kind, or several kinds.
     """
-    folder, file = split_place(uri)
+    folder, file = split_uri(uri)
     if file and file_extension(file) != ".json":
         raise UserError(f"is one file, and no COCO .json ({file})", where=uri, fix=_FIX)
     store = open_store(folder)
@@ -78,7 +77,7 @@ def read_boxes(uri: str, cultivars: Iterable[str] = ()) -> BoxFiles:
         store, [name for name in files if file_extension(name) == ".json" and name not in named], bool(file)
     )
     texts = [name for name in files if file_extension(name) in (".txt", ".xml") and name not in named]
-    names = read_name_files(store, named, cultivars, None if file else folder_above(store))
+    names = read_name_files(store, named, cultivars, None if file else parent_folder(store))
     with ThreadPoolExecutor(_READERS) as pool:
         read = dict(zip(texts, pool.map(store.read_bytes, texts), strict=True))
     found.files = [*named, *texts, *documents]
@@ -136,7 +135,7 @@ def _read_json(store: Store, names: list[str], only: bool) -> dict[str, Any]:
             document = load_json(store.read_text(name))
         except ValueError as error:
             raise UserError(str(error), where=where, fix="export the boxes again as COCO JSON") from None
-        kind = kind_of_json(document)
+        kind = json_format(document)
         if kind == "coco":
             documents[name] = document
         elif kind and kind != "names":
@@ -147,13 +146,13 @@ def _read_json(store: Store, names: list[str], only: bool) -> dict[str, Any]:
     return documents
 
 
-def folder_above(store: Store) -> Store | None:
+def parent_folder(store: Store) -> Store | None:
     """The folder above, where YOLO exports keep the class names of labels/; None at the top of a bucket or disk."""
     parent, _, name = store.uri.rstrip("/").rpartition("/")
     return open_store(parent) if name and parent and not parent.endswith("/") else None
 
 
-def boxes_beside(listing: Listing) -> str | None:
+def find_boxes(listing: Listing) -> str | None:
     """The place of boxes that lie among the photographs: files of the same names, or one COCO file; None if there are none."""
     stems = {posixpath.splitext(photo.path)[0] for photo in listing.photos}
     if any(
@@ -161,7 +160,7 @@ def boxes_beside(listing: Listing) -> str | None:
     ):
         return listing.store.uri
     documents = [path for path in listing.unused if file_extension(path) == ".json"]
-    coco = [path for path in documents[:_FEW] if kind_of_json(_any_json(listing.store, path)) == "coco"]
+    coco = [path for path in documents[:_FEW] if json_format(_any_json(listing.store, path)) == "coco"]
     return join(listing.store.uri, coco[0]) if len(coco) == len(documents) == 1 else None
 
 
@@ -173,7 +172,7 @@ def _any_json(store: Store, name: str) -> Any:
         return None
 
 
-def match_photos(found: BoxFiles, paths: Iterable[str]) -> Matched:
+def match_boxes(found: BoxFiles, paths: Iterable[str]) -> Matched:
     """Gives every photograph the boxes of the files that mean it; files with different classes of one photograph are put together.
 
     A file that means no photograph, or several, is left out; two files with boxes of the same class for one photograph contradict

@@ -1,4 +1,4 @@
-"""An image folder: <split>/<class>/<file>, or <class>/<file> that still has to be split."""
+"""Reads an image folder: <split>/<class>/<file>, or <class>/<file> without a split."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ufgvc.data.readers.listing import (
     Rejected,
     Source,
     image_ids,
-    in_natural_order,
+    merge_name_forms,
+    natural_order,
     read_classes,
-    settle_names,
 )
 from ufgvc.data.readers.matching import split_of
 
@@ -23,9 +23,9 @@ _DETECTION_FOLDERS = frozenset(("images", "labels", "obj_train_data", "jpegimage
 
 
 def read(source: Source) -> Listing:
-    """Photographs with the name of their folder as class. Folders within a class's folder belong to the class.
+    """Lists the photographs, with the name of their folder as class; folders inside a class folder belong to the class.
 
-    UserError for folders that are no cultivars: splits among others, one folder around all, the folders of annotation tools.
+    UserError for folders that are not cultivars: splits next to others, a single folder around all, folders of annotation tools.
     """
     where, sizes = source.store.uri, source.sizes
     tops = Counter(path.partition("/")[0] for path in sizes if "/" in path)
@@ -36,12 +36,12 @@ def read(source: Source) -> Listing:
     for path in sizes:
         folders = path.split("/")[:-1]
         if len(folders) < depth:
-            listing.rejected.append(Rejected(path, "lies in no class's folder"))
+            listing.rejected.append(Rejected(path, "is not in the folder of a class"))
         else:
             found.append((path, folders[depth - 1], split_of(folders[0]) if is_split else None))
-    _refuse_other_layouts({name for _, name, _ in found}, sizes, depth, where)
-    names = settle_names((name for _, name, _ in found), where)
-    listing.classes = read_classes(source.store) or in_natural_order(names.values())
+    _check_class_folders({name for _, name, _ in found}, sizes, depth, where)
+    names = merge_name_forms((name for _, name, _ in found), where)
+    listing.classes = read_classes(source.store) or natural_order(names.values())
     listing.used = ["classes.txt"]
     numbers = {name: number for number, name in enumerate(listing.classes)}
     ids = image_ids(path for path, _, _ in found)
@@ -55,31 +55,31 @@ def read(source: Source) -> Listing:
 
 
 def _has_splits(tops: Counter[str], where: str) -> bool:
-    """Whether the folders at the top are splits. UserError if only some of them are."""
+    """Whether the top folders are splits. UserError if only some of them are."""
     splits = [top for top in tops if split_of(top)]
     validation = sorted(top for top in tops if top.lower() in _VALIDATION_NAMES)
     others = sorted(top for top in tops if top not in splits and top not in validation)
     if not splits:
         return False
     if others:
-        seen = ", ".join(f"{top}/" for top in sorted(splits))
+        found = ", ".join(f"{top}/" for top in sorted(splits))
         shown = ", ".join(f"{top}/ ({tops[top]} photographs)" for top in others[:5])
         fix = "move them out of the source, or sort their photographs into train/<cultivar>/ and test/<cultivar>/"
-        raise UserError(f"has {seen} and, next to them, {shown}", where=where, fix=fix)
+        raise UserError(f"has {found} and, next to them, {shown}", where=where, fix=fix)
     if validation:
         raise UserError(
-            f"has a folder {validation[0]!r}; this program knows train and test and takes validation from train by itself",
+            f"has a folder {validation[0]!r}; only train and test are read, and validation leaves are taken from train",
             where=where,
             fix="move its photographs into train/ or test/",
         )
     return True
 
 
-def _refuse_other_layouts(classes: set[str], sizes: dict[str, int], depth: int, where: str) -> None:
-    """UserError where the folders in the place of the cultivars are something else: it says what was seen."""
+def _check_class_folders(classes: set[str], sizes: dict[str, int], depth: int, where: str) -> None:
+    """UserError if the folders at the level of the classes are something else."""
     tools = sorted(name for name in classes if name.lower() in _DETECTION_FOLDERS)
     if tools:
-        what = f"is laid out for detection ({tools[0]}/ where the cultivars' folders would be) and does not say what each leaf is"
+        what = f"is laid out for detection ({tools[0]}/ where the cultivars' folders would be) and gives no cultivar for the leaves"
         raise UserError(
             what,
             where=where,
@@ -90,10 +90,10 @@ def _refuse_other_layouts(classes: set[str], sizes: dict[str, int], depth: int, 
         prefix = "/".join(next(iter(sizes)).split("/")[:depth])
         below = sorted({"/".join(path.split("/")[depth : depth + 1]) for path in sizes if path.count("/") > depth})
         if below:
-            seen = ", ".join(f"{name}/" for name in below[:4])
+            shown = ", ".join(f"{name}/" for name in below[:4])
             fix = (
                 f"give --source {where}/{prefix}"
                 if depth == 1
                 else "put the cultivars' folders directly into train/ and test/"
             )
-            raise UserError(f"has one folder too many: {only}/ holds {seen}", where=where, fix=fix)
+            raise UserError(f"has one folder too many: {only}/ contains {shown}", where=where, fix=fix)

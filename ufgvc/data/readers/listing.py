@@ -1,4 +1,4 @@
-"""What a reader finds out: the photographs of a source and what is known about each, before one of them is opened."""
+"""The result of a reader: the photographs of a source with labels and splits, before any of them is opened."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LABEL_WITHOUT_CLASS = "its label {label} has no class"
 
 @dataclass(slots=True)
 class Photo:
-    """One photograph. path: below the source. size: bytes. split, group: None if the source does not say. label: from 0."""
+    """One photograph.  path: below the source.  size: in bytes.  split, group: None if unknown.  label: from 0; -1: unknown."""
 
     path: str
     size: int
@@ -37,10 +37,10 @@ class Photo:
 
 @dataclass
 class Listing:
-    """The photographs of `store` in a reader's view. classes: names in label order. boxes: where the source keeps its boxes, if it does.
+    """The photographs of `store`.  classes: names in label order.  boxes: URI of the boxes of the source, if it has any.
 
-    rejected: bad inputs that are known already.  left_out: files that are not used (listed, never an error).
-    used: files that the reader has read, or that belong to other commands.  unused: other files that are no photographs.
+    rejected: inputs with errors.  left_out: files that are not used, which is no error.
+    used: files that were read, or that other commands read.  unused: other files that are not photographs.
     """
 
     store: Store
@@ -55,7 +55,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Source:
-    """The files of a source, sorted into photographs and others, for its reader."""
+    """The files of a source, and which of them are photographs."""
 
     files: Scan
     photographs: Photographs
@@ -70,18 +70,18 @@ class Source:
         return self.photographs.sizes
 
     def top_folder(self, name: str) -> str | None:
-        """The folder at the top that has this name in any case (images, Images), with its slash; None if there is none."""
+        """The top folder with this name in any case (images, Images), with a slash at the end; None if there is none."""
         tops = {path.partition("/")[0] for path in self.files.sizes if "/" in path}
         return next((f"{top}/" for top in sorted(tops) if top.lower() == name), None)
 
 
 def clean_name(name: str) -> str:
-    """A cultivar's name as it is compared and shown: composed Unicode, one blank between words, none around them."""
+    """The normalised name of a cultivar: composed Unicode (NFC), one blank between words, none around them."""
     return " ".join(unicodedata.normalize("NFC", name).split())
 
 
 def image_ids(paths: Iterable[str]) -> dict[str, str]:
-    """path -> image_id: the path without its ending in composed Unicode, unless two photographs would be called the same."""
+    """The image id of each path: the path without its extension in composed Unicode (NFC), or with it if two would be the same."""
     paths = sorted(set(paths))
     bare = {path: unicodedata.normalize("NFC", posixpath.splitext(path)[0]) for path in paths}
     uses = Counter(bare.values())
@@ -93,15 +93,15 @@ def image_ids(paths: Iterable[str]) -> dict[str, str]:
     }
 
 
-def in_natural_order(names: Iterable[str]) -> tuple[str, ...]:
-    """Class names in label order: 2 comes before 10."""
+def natural_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Different names in natural order: 2 comes before 10."""
     return tuple(natsorted(set(names)))
 
 
 def read_classes(store: Store, name: str = "classes.txt") -> tuple[str, ...] | None:
-    """Class names in label order, one a line; None if there is no such file. UserError if a name stands there twice.
+    """Class names in label order, one a line; None if there is no such file. UserError if a name occurs twice.
 
-    None too if the file names the regions: annotation tools write the classes of the boxes into a file of the same name.
+    None too if the names are those of regions: annotation tools use the same file name for the classes of boxes.
     """
     if not store.exists(name):
         return None
@@ -112,14 +112,12 @@ def read_classes(store: Store, name: str = "classes.txt") -> tuple[str, ...] | N
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         where = f"{store.uri}/{name}"
-        raise UserError(
-            f"the class {twice[0]!r} stands there twice", where=where, fix="give every label a name of its own"
-        )
+        raise UserError(f"the class {twice[0]!r} occurs twice", where=where, fix="give every label a name of its own")
     return tuple(names)
 
 
 def _without_numbers(names: list[str]) -> list[str]:
-    """`0 AK`, `1 ALA`, ... is a numbered list of the names; any other numbers belong to them."""
+    """Removes the numbers of a numbered list (`0 AK`, `1 ALA`, ...); any other numbers are part of the names."""
     split = [name.split(" ", 1) for name in names]
     if len(names) > 1 and all(len(parts) == 2 for parts in split):
         for first in (0, 1):
@@ -128,17 +126,17 @@ def _without_numbers(names: list[str]) -> list[str]:
     return names
 
 
-def whole_number(text: str) -> str:
-    """A label as its digits: 3.0 of a spreadsheet is 3; any other text stays as it is."""
+def integer_text(text: str) -> str:
+    """A label without the decimals of a spreadsheet: 3.0 becomes 3; any other text is returned unchanged."""
     return re.sub(r"^(\d+)\.0+$", r"\1", text)
 
 
 def label_base(
     labels: Iterable[int], classes: Sequence[str], prefixes: Mapping[int, set[str]], setting: str | int
 ) -> int:
-    """Whether the labels of a source with a classes.txt start at 0 or 1.
+    """0 or 1: the first label of a source with a classes.txt.
 
-    prefixes: for each label, the <cultivar> of its file names, which in the released sets count from 1. setting: auto, 0 or 1.
+    prefixes: for each label, the <cultivar> of its file names, which in the released sets count from 1.  setting: auto, 0 or 1.
     """
     if setting != "auto":
         return int(setting)
@@ -151,23 +149,25 @@ def label_base(
     return 0 if all(prefixes.get(label) == {str(label + 1)} for label in found) else 1
 
 
-def number_labels(
+def map_labels(
     labels: Sequence[str],
     classes: tuple[str, ...] | None,
     prefixes: Mapping[str, set[str]],
     setting: str | int,
     where: str,
 ) -> tuple[tuple[str, ...], dict[str, int]]:
-    """The classes of numeric labels, and label text -> class index; a label that has no class is not in it.
+    """The classes of numeric labels, and the class index of each label that has a class.
 
-    classes: of classes.txt, in label order, or None: then the labels that occur are the classes, in their order, named by
-    `prefixes` (label -> names used with it) where that is one to one, else by their own text (001 stays 001).
+    classes: of classes.txt, in label order. If it is None the labels that occur are the classes, in their order, with the names
+    of `prefixes` (label -> names used with it) if these are unique, else with their own text (001 stays 001).
     """
     texts = sorted(set(labels), key=lambda text: (int(text), text))
     twice = [(one, other) for one, other in pairwise(texts) if int(one) == int(other)]
     if twice:
         raise UserError(
-            f"the labels {twice[0][0]} and {twice[0][1]} are one number", where=where, fix="write a label one way"
+            f"the labels {twice[0][0]} and {twice[0][1]} are the same number",
+            where=where,
+            fix="write each label in one way",
         )
     if classes is not None:
         by_number = {int(text): prefixes.get(text, set()) for text in texts}
@@ -179,26 +179,26 @@ def number_labels(
     return tuple(names), {text: number for number, text in enumerate(texts)}
 
 
-def settle_names(names: Iterable[str], where: str) -> dict[str, str]:
-    """name as it was found -> clean name; what was found in several forms is logged."""
+def merge_name_forms(names: Iterable[str], where: str) -> dict[str, str]:
+    """The normalised name of each name; several forms of one name are logged."""
     forms: dict[str, set[str]] = defaultdict(set)
     for name in names:
         forms[clean_name(name)].add(name)
     for clean, several in sorted(forms.items()):
         if len(several) > 1:
-            shown = ", ".join(ascii(name) for name in sorted(several))  # two forms of Unicode look the same on a screen
+            shown = ", ".join(ascii(name) for name in sorted(several))  # forms of Unicode may look the same
             log.warning("%s: %s are read as one cultivar, %r", where, shown, clean)
     return {name: clean for clean, several in forms.items() for name in several}
 
 
 def check_names(listing: Listing, where: str) -> None:
-    """UserError for a single cultivar, and for two that differ only in case and are never in the same split; others are logged."""
+    """UserError for a single cultivar, or for names that differ only in case, each in one split only; others are logged."""
     splits: dict[str, set[str | None]] = defaultdict(set)
     for photo in listing.photos:
         splits[photo.cultivar].add(photo.split)
     if len(listing.classes) == 1:
-        fix = "give the folder that holds one folder a cultivar, or a table with the column cultivar"
-        raise UserError(f"holds photographs of one cultivar only, {listing.classes[0]!r}", where=where, fix=fix)
+        fix = "give the folder with one folder for each cultivar, or a table with the column cultivar"
+        raise UserError(f"has photographs of one cultivar only, {listing.classes[0]!r}", where=where, fix=fix)
     alike: dict[str, list[str]] = defaultdict(list)
     for name in splits:
         alike[name.casefold()].append(name)
@@ -206,17 +206,17 @@ def check_names(listing: Listing, where: str) -> None:
         shown = " and ".join(repr(name) for name in several)
         apart = all(splits[one].isdisjoint(splits[other]) for one in several for other in several if one != other)
         if apart:
-            fix = "write the name one way in train and test"
+            fix = "use the same spelling in train and test"
             raise UserError(
                 f"the cultivars {shown} differ only in case, and each has photographs in one split only",
                 where=where,
                 fix=fix,
             )
-        log.warning("%s: the cultivars %s differ only in case; they are kept apart", where, shown)
+        log.warning("%s: the cultivars %s differ only in case; they stay different classes", where, shown)
 
 
-def add_unused(listing: Listing, source: Source) -> None:
-    """Lists every file of the source that is neither a photograph of the listing nor read for it."""
+def list_unused_files(listing: Listing, source: Source) -> None:
+    """Adds the files of the source that are neither photographs of the listing nor read for it."""
     found = source.photographs
     listing.rejected += found.rejected
     listing.left_out += found.left_out
@@ -225,12 +225,12 @@ def add_unused(listing: Listing, source: Source) -> None:
         | {bad.path for bad in [*listing.rejected, *listing.left_out]}
         | set(listing.used)
     )
-    listing.left_out += [Rejected(path, "the source does not name it") for path in found.sizes if path not in known]
+    listing.left_out += [Rejected(path, "the source does not list it") for path in found.sizes if path not in known]
     listing.unused = [path for path in found.others if path not in known]
 
 
 def set_groups(photos: Iterable[Photo], pattern: str | None) -> None:
-    """Fills in the group (plant) from the first parenthesis of a regular expression that is searched in the path."""
+    """Sets the group (plant) from the first parenthesis of a regular expression that is searched in the path."""
     if not pattern:
         return
     try:

@@ -1,4 +1,4 @@
-"""A CSV or Parquet table of photographs: path, label or cultivar, and if known split and group (plant)."""
+"""Reads a manifest: a CSV or Parquet table with path, label or cultivar, and optionally split and group (plant)."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ from ufgvc.data.readers.listing import (
     Rejected,
     Source,
     image_ids,
-    in_natural_order,
-    number_labels,
+    integer_text,
+    map_labels,
+    merge_name_forms,
+    natural_order,
     read_classes,
-    settle_names,
-    whole_number,
 )
 from ufgvc.data.readers.matching import PathMatcher, split_of
 
-ENDINGS = (".csv", ".parquet")
+EXTENSIONS = (".csv", ".parquet")
 COLUMNS = ("path", "label", "cultivar", "split", "group")
-_PREDICTION = "top1_probability"  # a column of what `predict` writes: its cultivars are no labels
+_PREDICTION = "top1_probability"  # a column of the output of `predict`, whose cultivars are not labels
 _SEPARATORS = (",", ";", "\t")
 
 
-def table_in(source: Source) -> str | None:
-    """The table at the top of a folder: manifest.csv, manifest.parquet, or the only other one that has a manifest's columns."""
-    found = [path for path in source.files.sizes if "/" not in path and path.lower().endswith(ENDINGS)]
+def find_table(source: Source) -> str | None:
+    """The manifest in the top folder: manifest.csv, manifest.parquet, or the only other table with its columns; else None."""
+    found = [path for path in source.files.sizes if "/" not in path and path.lower().endswith(EXTENSIONS)]
     named = [path for path in found if posixpath.splitext(path)[0].lower() == "manifest"]
     if named:
         if len(named) > 1:
             fix = "remove one, or give the file itself as --source"
-            raise UserError(f"holds {' and '.join(named)}", where=source.store.uri, fix=fix)
+            raise UserError(f"contains {' and '.join(named)}", where=source.store.uri, fix=fix)
         return named[0]
     fitting = [path for path in found if _has_columns(source.store, path)]
     if len(fitting) > 1:
-        fix = "give the file that counts as --source"
+        fix = "give the right file as --source"
         raise UserError(
-            f"holds several tables with the columns of a manifest: {', '.join(fitting)}",
+            f"contains several tables with the columns of a manifest: {', '.join(fitting)}",
             where=source.store.uri,
             fix=fix,
         )
@@ -55,7 +55,7 @@ def table_in(source: Source) -> str | None:
 
 
 def read(source: Source, table_name: str, base_setting: str | int) -> Listing:
-    """Photographs that the table names, by paths relative to the table's folder. UserError if a needed column is missing."""
+    """Lists the photographs of a table; its paths are relative to its folder. UserError if a required column is missing."""
     where = f"{source.store.uri}/{table_name}"
     table = _load(source.store, table_name)
     if not _is_manifest(table.column_names):
@@ -70,10 +70,10 @@ def read(source: Source, table_name: str, base_setting: str | int) -> Listing:
     columns = {name: _texts(table[name]) for name in COLUMNS if name in table.column_names}
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     listing = Listing(source.store, [], (), used=[table_name, "classes.txt"])
-    kept = _present(rows, source.sizes, listing)
-    key, numbers = _number_classes(listing, kept, base_setting, where)
-    ids = image_ids(path for path, _ in kept)
-    for path, row in kept:
+    found = _find_photos(rows, source.sizes, listing)
+    key, numbers = _number_classes(listing, found, base_setting, where)
+    ids = image_ids(path for path, _ in found)
+    for path, row in found:
         given = row.get(key)
         label = numbers.get(given) if given is not None else None
         if label is None:
@@ -92,7 +92,7 @@ def read(source: Source, table_name: str, base_setting: str | int) -> Listing:
 
 
 def _has_columns(store: Store, name: str) -> bool:
-    """Whether a table that happens to lie there is a manifest; one that cannot be read is none."""
+    """Whether a table has the columns of a manifest; False if it cannot be read."""
     try:
         return _is_manifest(_load(store, name).column_names)
     except UserError:
@@ -104,7 +104,7 @@ def _is_manifest(names: Iterable[str]) -> bool:
 
 
 def _load(store: Store, name: str) -> pa.Table:
-    """The table, its column names in lower case without blanks around them."""
+    """The table, with column names in lower case and without blanks around them."""
     where = f"{store.uri}/{name}"
     try:
         if name.lower().endswith(".parquet"):
@@ -123,7 +123,7 @@ def _load(store: Store, name: str) -> pa.Table:
     except FileNotFoundError:
         raise UserError("there is no such file", where=where, fix="check --source") from None
     except pa.ArrowInvalid as error:
-        raise UserError(f"cannot be read as a table ({error})", where=where, fix="mend the file") from None
+        raise UserError(f"cannot be read as a table ({error})", where=where, fix="correct the file") from None
     table = table.rename_columns([str(name).strip().lower() for name in table.column_names])
     twice = [column for column, count in Counter(table.column_names).items() if count > 1 and column in COLUMNS]
     if twice:
@@ -132,17 +132,19 @@ def _load(store: Store, name: str) -> pa.Table:
 
 
 def _texts(column: pa.ChunkedArray) -> list[str | None]:
-    """Cells as text without surrounding blanks; empty cells are None; in a column of whole numbers 3.0 is 3."""
+    """Cells as text without surrounding blanks; empty cells are None; in a column of integers 3.0 becomes 3."""
     cells = ["" if value is None else str(value).strip() for value in column.to_pylist()]
     if all(re.fullmatch(r"\d+(\.0+)?", cell) for cell in cells if cell):
-        cells = [whole_number(cell) for cell in cells]
+        cells = [integer_text(cell) for cell in cells]
     return [cell or None for cell in cells]
 
 
-def _present(rows: list[dict[str, Any]], sizes: dict[str, int], listing: Listing) -> list[tuple[str, dict[str, Any]]]:
-    """Rows with the photograph below the table's folder that each one names; the other rows are rejected."""
+def _find_photos(
+    rows: list[dict[str, Any]], sizes: dict[str, int], listing: Listing
+) -> list[tuple[str, dict[str, Any]]]:
+    """(path, row) of every row whose photograph exists; the other rows are rejected."""
     matcher = PathMatcher(sizes, inside=True)
-    kept: dict[tuple[str, str | None], dict[str, Any]] = {}
+    unique: dict[tuple[str, str | None], dict[str, Any]] = {}
     for number, row in enumerate(rows, 1):
         given = row["path"]
         if not given:
@@ -160,26 +162,28 @@ def _present(rows: list[dict[str, Any]], sizes: dict[str, int], listing: Listing
             if found:
                 reason = f"{len(found)} photographs have this name: give its folder too"
             listing.rejected.append(Rejected(given if outside else path, reason))
-        elif (first := kept.setdefault((found[0], row.get("split")), row)) is not row and first | {
-            "path": ""
-        } != row | {"path": ""}:
-            listing.rejected.append(
-                Rejected(found[0], f"row {number} contradicts an earlier row for the same photograph")
-            )
-    return [(path, row) for (path, _), row in kept.items()]
+        else:
+            first = unique.setdefault((found[0], row.get("split")), row)
+            if first | {"path": ""} != row | {"path": ""}:
+                reason = f"row {number} contradicts an earlier row for the same photograph"
+                listing.rejected.append(Rejected(found[0], reason))
+    return [(path, row) for (path, _), row in unique.items()]
 
 
 def _number_classes(
-    listing: Listing, kept: list[tuple[str, dict[str, Any]]], setting: str | int, where: str
+    listing: Listing, rows: list[tuple[str, dict[str, Any]]], setting: str | int, where: str
 ) -> tuple[str, dict[str, int]]:
-    """Fills in the classes; the column that decides, and its texts -> class index. A numeric label decides over a name."""
+    """Sets the classes. Returns the column with the labels, and the class index of each of its texts.
+
+    The column is `label` if its labels are numbers, else `cultivar` if there is one.
+    """
     given = read_classes(listing.store)
-    labels = [row["label"] for _, row in kept if row.get("label") is not None]
-    has_cultivar = any(row.get("cultivar") is not None for _, row in kept)
+    labels = [row["label"] for _, row in rows if row.get("label") is not None]
+    has_cultivar = any(row.get("cultivar") is not None for _, row in rows)
     if labels and all(label.isdecimal() for label in labels):
-        names = settle_names((row["cultivar"] for _, row in kept if row.get("cultivar") is not None), where)
+        names = merge_name_forms((row["cultivar"] for _, row in rows if row.get("cultivar") is not None), where)
         used: dict[str, set[str]] = defaultdict(set)
-        for _, row in kept:
+        for _, row in rows:
             if row.get("cultivar") is not None and row["label"] is not None:
                 used[row["label"]].add(names[row["cultivar"]])
         for label, several in used.items():
@@ -189,10 +193,10 @@ def _number_classes(
                     where=where,
                     fix="give every cultivar one label",
                 )
-        listing.classes, numbers = number_labels(labels, given, used, setting, where)
+        listing.classes, numbers = map_labels(labels, given, used, setting, where)
         return "label", numbers
     key = "cultivar" if has_cultivar else "label"
-    names = settle_names((row[key] for _, row in kept if row.get(key) is not None), where)
-    listing.classes = given or in_natural_order(names.values())
+    names = merge_name_forms((row[key] for _, row in rows if row.get(key) is not None), where)
+    listing.classes = given or natural_order(names.values())
     index = {name: number for number, name in enumerate(listing.classes)}
     return key, {text: index[clean] for text, clean in names.items() if clean in index}

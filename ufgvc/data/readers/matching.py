@@ -1,4 +1,4 @@
-"""Finds the photograph that a path in somebody else's file means: boxes, tables and anno files all ask here."""
+"""Matches the paths in box files, tables and anno files to the photographs of a source."""
 
 from __future__ import annotations
 
@@ -13,33 +13,34 @@ from ufgvc.data.file_types import IMAGE_EXTENSIONS, file_extension
 
 _SPLIT_WORDS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 _SPLIT_NAME = re.compile(r"(train|training|test|testing)(?:[ _-]?(?:set|data|images|photos|split))?")
-_LABEL_STUDIO = re.compile(r"^[0-9a-f]{8}-(?=.)")  # uploads get a hash in front of their names
+_LABEL_STUDIO = re.compile(r"^[0-9a-f]{8}-(?=.)")  # it puts a hash in front of the names of uploads
 _ROBOFLOW = re.compile(r"_(?:jpe?g|png|webp|tiff?|bmp|heic)\.rf\.[0-9A-Za-z]+$", re.IGNORECASE)
 
 
 def split_of(word: str) -> str | None:
-    """train or test for the words that mean it (training, test_set, ...), else None."""
+    """train or test for a name of a split (training, test_set, ...), else None."""
     match = _SPLIT_NAME.fullmatch(word.strip().lower())
     return _SPLIT_WORDS[match[1]] if match else None
 
 
-def stem_of(path: str) -> str:
+def file_stem(path: str) -> str:
+    """The file name without its extension."""
     return posixpath.splitext(posixpath.basename(path))[0]
 
 
-def without_ending(name: str) -> str:
-    """The path without a photograph's ending; any other dot belongs to the name."""
+def strip_image_extension(name: str) -> str:
+    """The path without the extension of an image; any other dot is part of the name."""
     return posixpath.splitext(name)[0] if file_extension(name) in IMAGE_EXTENSIONS else name
 
 
 class PathMatcher:
-    """Photographs of a source by the names that tools give them.
+    """Finds photographs by the names that annotation tools give them.
 
-    The file name must agree: with its ending, else without it, else without what Label Studio and Roboflow add, else in another
-    case. Of several photographs of one name the one that shares the longest tail of folders is meant. A name that points into
-    another folder of the source (another cultivar, the other split) never means a photograph of this one.
+    The file name must match: with its extension, else without it, else without the additions of Label Studio and Roboflow, else in
+    another case. Of several photographs of one name the one with the longest common tail of folders is taken. A name in another
+    folder of the source (another cultivar, the other split) never matches a photograph of this one.
 
-    inside: the names are paths of this source, perhaps with folders in front or without some: no other folder may differ.
+    inside: the names are paths of this source, perhaps with more or fewer folders in front; then no folder may differ.
     """
 
     def __init__(self, paths: Iterable[str], inside: bool = False) -> None:
@@ -48,51 +49,53 @@ class PathMatcher:
         self._tiers: tuple[dict[str, list[str]], ...] = tuple(defaultdict(list) for _ in range(4))
         for path in paths:
             self._folder_names.update(map(str.casefold, _folders(path)))
-            base = posixpath.basename(_normal(path))
+            base = posixpath.basename(_normalise(path))
             for tier, key in zip(
-                self._tiers, (base, without_ending(base), base.casefold(), without_ending(base).casefold()), strict=True
+                self._tiers,
+                (base, strip_image_extension(base), base.casefold(), strip_image_extension(base).casefold()),
+                strict=True,
             ):
                 tier[key].append(path)
 
     def find(self, name: str) -> list[str]:
-        """The photographs that `name` may mean: [] for none, more than one where nothing tells them apart."""
-        found = self._find(_normal(name))
-        return found if found or "%" not in name else self._find(_normal(unquote(name)))
+        """The matching photographs: [] for none, several if nothing distinguishes them."""
+        found = self._find(_normalise(name))
+        return found if found or "%" not in name else self._find(_normalise(unquote(name)))
 
     def _find(self, name: str) -> list[str]:
         folders, base = name.split("/")[:-1], posixpath.basename(name)
         exact, stems, exact_any_case, stems_any_case = self._tiers
-        stem = without_ending(base)
+        stem = strip_image_extension(base)
         tiers = [(exact, base), (stems, stem), (exact_any_case, base.casefold()), (stems_any_case, stem.casefold())]
         tiers += [(stems, alias) for alias in (_LABEL_STUDIO.sub("", stem), _ROBOFLOW.sub("", stem)) if alias != stem]
         for tier, key in tiers:
-            candidates = [path for path in tier.get(key, ()) if self._may_mean(folders, _folders(path))]
+            candidates = [path for path in tier.get(key, ()) if self._may_match(folders, _folders(path))]
             if candidates:
                 return _longest_tail(folders, candidates)
         return []
 
-    def _may_mean(self, named: list[str], there: list[str]) -> bool:
-        same = _common_tail(named, there)
-        named, there = named[: len(named) - same], there[: len(there) - same]
-        if not named or not there:
+    def _may_match(self, named: list[str], folders: list[str]) -> bool:
+        same = _common_tail(named, folders)
+        named, folders = named[: len(named) - same], folders[: len(folders) - same]
+        if not named or not folders:
             return True
-        splits = split_of(named[-1]), split_of(there[-1])
+        splits = split_of(named[-1]), split_of(folders[-1])
         other_split = None not in splits and splits[0] != splits[1]
         other_folder = named[-1].casefold() in self._folder_names and named[-1].casefold() not in map(
-            str.casefold, there
+            str.casefold, folders
         )
         return not (self.inside or other_split or other_folder)
 
 
-def _normal(name: str) -> str:
-    """A path with "/" in composed Unicode, without scheme, drive, `./` and `../` in front."""
+def _normalise(name: str) -> str:
+    """A path with "/" in composed Unicode (NFC), without scheme, drive, `./` and `../`."""
     text = unicodedata.normalize("NFC", name.strip()).replace("\\", "/").removeprefix("file://")
     parts = [part for part in re.sub(r"^[A-Za-z]:/", "", text).split("/") if part not in ("", ".", "..")]
     return "/".join(parts)
 
 
 def _folders(path: str) -> list[str]:
-    return _normal(path).split("/")[:-1]
+    return _normalise(path).split("/")[:-1]
 
 
 def _common_tail(first: list[str], second: list[str]) -> int:

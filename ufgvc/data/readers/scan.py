@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow.fs as pafs
 
 from ufgvc.core.errors import UserError
-from ufgvc.core.storage import Store
+from ufgvc.core.storage import Store, open_store
 from ufgvc.core.text import is_utf8
 from ufgvc.data.file_types import (
     HEAD_BYTES,
@@ -88,6 +88,11 @@ _NO_PICTURES = frozenset(
     )
 )
 _READERS = 8
+_FILE_EXTENSIONS = (
+    ".csv",
+    ".parquet",
+    ".json",
+)  # never those of a folder, so a missing one is reported as a missing file
 
 
 @dataclass(frozen=True)
@@ -261,3 +266,12 @@ def _why_empty(store: Store) -> str:
     if os.path.isdir(store.path):
         return "is an empty folder"
     return "is a file, and a folder is needed" if os.path.exists(store.path) else "there is no such file or folder"
+
+
+def split_uri(uri: str) -> tuple[str, str | None]:
+    """(folder, file name) of a URI that may be a folder or a file; the file name is None for a folder."""
+    store = open_store(uri)
+    if not store.is_file() and (file_extension(uri) not in _FILE_EXTENSIONS or store.exists()):
+        return uri, None
+    folder, slash, name = uri.rstrip("/").rpartition("/")
+    return folder or slash or ".", posixpath.basename(name)

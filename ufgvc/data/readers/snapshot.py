@@ -8,9 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from ufgvc.core.storage import Store, open_store
 from ufgvc.data.file_types import file_extension
 from ufgvc.data.readers.box_classes import is_names_file
-from ufgvc.data.readers.boxes import folder_above
-from ufgvc.data.readers.places import split_place
-from ufgvc.data.readers.scan import scan
+from ufgvc.data.readers.boxes import parent_folder
+from ufgvc.data.readers.scan import scan, split_uri
 
 _TEXTS = (".txt", ".csv", ".xml", ".json", ".yaml", ".yml", ".names", ".labels")
 _SMALL = 16 << 20  # bytes: a larger text counts as changed when its time of writing changes
@@ -24,7 +23,7 @@ def source_state(uri: str, without: Store | None = None) -> list[list[str | int]
     Small texts (labels, boxes) are hashed, so that one corrected digit counts whatever the clocks say. A table stands for its folder,
     since it names photographs there.  without: a place whose files do not count, for a data set that is written into its own source.
     """
-    folder, file = split_place(uri)
+    folder, file = split_uri(uri)
     store = open_store(folder)
     files = scan(store, without=without)
     texts = [path for path, size in files.sizes.items() if file_extension(path) in _TEXTS and size <= _SMALL]
@@ -35,12 +34,12 @@ def source_state(uri: str, without: Store | None = None) -> list[list[str | int]
 
 def boxes_state(uri: str) -> list[list[str | int]]:
     """The same for a place with boxes, and for the class names in the folder above it."""
-    folder, file = split_place(uri)
+    folder, file = split_uri(uri)
     if file:
         store = open_store(folder)
         return _state(store, {file: store.size(file)}, {}, [file]) if store.is_file(file) else []
     store = open_store(uri)
-    parent = folder_above(store)
+    parent = parent_folder(store)
     names = [name for name in parent.list(recursive=False) if is_names_file(name)] if parent else []
     above = _state(parent, {name: parent.size(name) for name in names}, {}, names) if parent else []
     return [*source_state(uri), *above]

@@ -16,13 +16,13 @@ from ufgvc.data.readers.listing import (
     Source,
     clean_name,
     image_ids,
-    in_natural_order,
-    number_labels,
+    integer_text,
+    map_labels,
+    merge_name_forms,
+    natural_order,
     read_classes,
-    settle_names,
-    whole_number,
 )
-from ufgvc.data.readers.matching import PathMatcher, split_of, stem_of
+from ufgvc.data.readers.matching import PathMatcher, file_stem, split_of
 
 _NAME = re.compile(r"^(?P<cultivar>.+)_(?P<k>[^_]+)_(?P<split>train|test)$")
 _HEADER = frozenset(
@@ -33,7 +33,7 @@ _HEADER = frozenset(
 def fits(source: Source) -> bool:
     images = source.top_folder("images")
     photos = [path for path in source.sizes if images and path.startswith(images)]
-    return bool(photos) and (bool(_anno_files(source)) or all(_NAME.match(stem_of(path)) for path in photos))
+    return bool(photos) and (bool(_anno_files(source)) or all(_NAME.match(file_stem(path)) for path in photos))
 
 
 def read(source: Source, base_setting: str | int) -> Listing:
@@ -48,12 +48,12 @@ def read(source: Source, base_setting: str | int) -> Listing:
     if annos:
         rows = [row for anno in annos for row in _read_anno(source, anno, photos, listing.rejected)]
     else:
-        rows = [(path, match["split"], match["cultivar"]) for path in photos if (match := _NAME.match(stem_of(path)))]
+        rows = [(path, match["split"], match["cultivar"]) for path in photos if (match := _NAME.match(file_stem(path)))]
     rows = list(dict.fromkeys(rows))
     named = {path for path, _, _ in rows}
     reason = "no anno file names it" if annos else "its name is not <cultivar>_<k>_<split>"
     listing.left_out = [Rejected(path, reason) for path in photos if path not in named]
-    masks_folder = source.top_folder("masks")  # `mask --kind exact` reads them
+    masks_folder = source.top_folder("masks")  # `mask --mask-kind exact` reads them
     listing.used += [path for path in source.sizes if masks_folder and path.startswith(masks_folder)]
     labels_folder = source.top_folder("labels")
     if labels_folder:
@@ -61,12 +61,12 @@ def read(source: Source, base_setting: str | int) -> Listing:
         listing.used += [path for path in source.photographs.others if path.startswith(labels_folder)]
     classes = read_classes(store)
     if all(label.isdecimal() for _, _, label in rows):
-        listing.classes, numbers = number_labels(
+        listing.classes, numbers = map_labels(
             [label for _, _, label in rows], classes, _prefixes(rows), base_setting, store.uri
         )
     else:
-        names = settle_names((label for _, _, label in rows), store.uri)
-        listing.classes = classes if classes is not None else in_natural_order(names.values())
+        names = merge_name_forms((label for _, _, label in rows), store.uri)
+        listing.classes = classes if classes is not None else natural_order(names.values())
         index = {name: number for number, name in enumerate(listing.classes)}
         numbers = {label: index[clean] for label, clean in names.items() if clean in index}
     _add_photos(listing, rows, numbers, source.sizes, images)
@@ -98,7 +98,7 @@ def _anno_files(source: Source) -> list[str]:
 
 
 def _split_of_anno(path: str) -> str | None:
-    splits = {split_of(word) for word in re.split(r"[^a-z]+", stem_of(path).lower())} - {None}
+    splits = {split_of(word) for word in re.split(r"[^a-z]+", file_stem(path).lower())} - {None}
     return splits.pop() if len(splits) == 1 else None
 
 
@@ -117,7 +117,7 @@ def _read_anno(
             what = f"line {number} is not `<file> <label>`: {line.strip()!r}"
             raise UserError(what, where=f"{source.store.uri}/{anno}", fix="mend the line")
         if len(found) == 1:
-            yield found[0], split, whole_number(label)
+            yield found[0], split, integer_text(label)
         else:
             problem = f"which {len(found)} photographs are called" if found else "but it is not there"
             rejected.append(Rejected(f"images/{name}", f"{anno} names it in line {number}, {problem}"))
@@ -139,7 +139,7 @@ def _prefixes(rows: list[tuple[str, str, str]]) -> dict[str, set[str]]:
     """label -> <cultivar> of its file names; {} if one of them has no such name."""
     prefixes: dict[str, set[str]] = defaultdict(set)
     for path, _, label in rows:
-        match = _NAME.match(stem_of(path))
+        match = _NAME.match(file_stem(path))
         if match is None:
             return {}
         prefixes[label].add(clean_name(match["cultivar"]))

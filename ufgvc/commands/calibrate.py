@@ -1,0 +1,17 @@
+"""`ufgvc calibrate`: a model's probabilities, and the threshold above which a leaf is unknown."""
+
+from __future__ import annotations
+
+from ufgvc.commands.fields import HasData, HasModel, HasRay, HasRuns
+from ufgvc.core.config import select_fields
+from ufgvc.experiments.calibrate import CalibrateSettings, calibrate_model
+from ufgvc.tracking.context import Context
+
+
+class Calibrate(HasRay, HasRuns, HasModel, HasData, CalibrateSettings):
+    """Settings of `ufgvc calibrate`."""
+
+
+def run(settings: Calibrate, context: Context) -> None:
+    chosen = select_fields(CalibrateSettings, settings)
+    print(calibrate_model(settings.data, settings.model, chosen, context).summary())

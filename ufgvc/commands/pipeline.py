@@ -1,0 +1,92 @@
+"""`ufgvc pipeline`: ingest, detect, mask, train and evaluate in order.
+
+Each step finds its own finished result; a changed setting repeats the steps that depend on it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from ufgvc.commands import detect, evaluate, ingest, mask, train
+from ufgvc.commands.fields import HasCompared, WritesData
+from ufgvc.commands.ingest import HasSource
+from ufgvc.commands.step import Step
+from ufgvc.commands.train import Train
+from ufgvc.core.errors import UserError
+from ufgvc.data.ingest import IngestSettings
+from ufgvc.evaluation.settings import EvaluateSettings
+from ufgvc.regions.settings import DetectSettings, MaskSettings
+from ufgvc.runtime.session import ray_session
+from ufgvc.tracking.context import Context
+
+Result = TypeVar("Result")
+
+
+class Pipeline(HasCompared, WritesData, HasSource, Train):
+    """Settings of `ufgvc pipeline`: those of `train`, and a section for each other step."""
+
+    ingest: IngestSettings = IngestSettings()
+    """how the source is read"""
+    detect: DetectSettings = DetectSettings()
+    """the region detector"""
+    mask: MaskSettings = MaskSettings()
+    """the masks"""
+    evaluate: EvaluateSettings = EvaluateSettings()
+    """the evaluation"""
+
+    @property
+    def needs_masks(self) -> bool:
+        """Whether the method is guided by masks."""
+        return bool(getattr(self.options, "regions", ()))
+
+
+def run(settings: Pipeline, context: Context) -> None:
+    """Runs all steps and prints a line for each. UserError, before anything runs, for what a later step would refuse."""
+    _check(settings, context)
+    with ray_session(context.ray):
+        _report("ingest", lambda: ingest.execute(settings.settings_for(ingest.Ingest, settings.ingest), context))
+        if settings.needs_masks:
+            _find_masks(settings, context)
+        trained = _report("train", lambda: train.execute(settings, context))
+        shared = {"model": trained[0].model, "mask_kind": settings.mask_kind}
+        evaluation = settings.settings_for(evaluate.Evaluate, settings.evaluate, **shared)
+        _report("evaluate", lambda: evaluate.execute(evaluation, context))
+
+
+def _find_masks(settings: Pipeline, context: Context) -> None:
+    """The steps `detect` (exact masks need no detector) and `mask`."""
+    detector = None
+    if settings.mask_kind != "exact":
+        detection = settings.settings_for(detect.Detect, settings.detect)
+        detector = _report("detect", lambda: detect.execute(detection, context)).model
+    shared = {"detector": detector, "mask_kind": settings.mask_kind}
+    chosen = settings.settings_for(mask.Mask, settings.mask, **shared)
+    _report("mask", lambda: mask.execute(chosen, context))
+
+
+def _report(name: str, execute: Callable[[], Step[Result]]) -> Result:
+    """Executes a step, prints what it did, and returns its result."""
+    started = time.monotonic()
+    step = execute()
+    note = "found, not done again" if step.found else f"{time.monotonic() - started:.0f} s"
+    print(f"\n== {name} ({note})\n{step.summary}", flush=True)
+    return step.result
+
+
+def _check(settings: Pipeline, context: Context) -> None:
+    """UserError for a training over folds, and for initial weights and models that only the last steps would read."""
+    from ufgvc.methods.weights import check_init
+    from ufgvc.models.model import load_model
+
+    if settings.train.validation == "kfold" and settings.train.fold is None:
+        raise UserError(
+            "kfold trains a model for each fold, to measure; a pipeline needs one model to evaluate and register",
+            where="--train.validation kfold",
+            fix="use last, holdout or test here; after `ufgvc ingest` (and `mask`), "
+            "`ufgvc train --train.validation kfold` measures",
+        )
+    check_init(settings.train.init)
+    for model in evaluate.labelled_models(settings.compare).values():
+        load_model(model, context)

@@ -1,0 +1,47 @@
+"""`ufgvc train`: trains a classifier."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ufgvc.commands.fields import HasData, HasFresh, HasMaskKind, HasMethod, HasRay, HasSeed, WritesRuns
+from ufgvc.commands.step import Step
+from ufgvc.tracking.context import Context
+from ufgvc.training.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from ufgvc.training.run import TrainResult
+
+
+class Train(HasRay, HasFresh, HasSeed, WritesRuns, HasMaskKind, HasMethod, HasData):
+    """Settings of `ufgvc train`."""
+
+    train: TrainSettings = TrainSettings()
+    """training"""
+
+
+def run(settings: Train, context: Context) -> None:
+    print(execute(settings, context).summary)
+
+
+def execute(settings: Train, context: Context) -> Step[list[TrainResult]]:
+    """Trains one model, or one for each fold; finds those that the same settings trained before."""
+    from ufgvc.training.run import train, train_folds
+
+    chosen = settings.train.model_copy(update={"mask_kind": settings.mask_kind})
+    options = settings.options.model_dump(mode="json")
+    if chosen.validation == "kfold" and chosen.fold is None:
+        results = train_folds(settings.data, settings.method, options, chosen, context)
+    else:
+        results = [train(settings.data, settings.method, options, chosen, context)]
+    return Step("\n".join(_describe(each) for each in results), results, all(each.found for each in results))
+
+
+def _describe(result: TrainResult) -> str:
+    row = result.metrics
+    text = f"train accuracy {100 * row['train_accuracy']:.1f} %"
+    if "validation_accuracy" in row:
+        share = f"{int(row['validation_correct'])} of {int(row['validation_leaves'])}"
+        selected = "selected on test" if result.validation == "test" else f"best on {result.validation}"
+        text += f", {selected}: {share} = {100 * row['validation_accuracy']:.1f} %"
+    return f"{text}; model {result.model}"

@@ -31,7 +31,7 @@ from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training.in_process import train_alone
 from ufgvc.training.loader import make_loader
 from ufgvc.training.progress import read_metrics
-from ufgvc.training.run import TrainResult, make_plan, save_trained, train
+from ufgvc.training.run import TrainResult, make_worker_config, save_trained, train
 from ufgvc.training.settings import TrainSettings
 
 OFF = TrackingSettings(uri="off")
@@ -173,7 +173,7 @@ def test_every_leaf_is_seen_once_and_streamed_leaves_are_the_cached_ones(
     for cache in ("host", "none"):
         settings = TrainSettings(**(TINY | {"batch_size": batch_size, "cache": cache}))
         masks = read_manifest(dataset, f"masks/{settings.mask}").fingerprint
-        plan, _ = make_plan(dataset, method, settings, 3, masks, str(tmp_path))
+        plan, _ = make_worker_config(dataset, method, settings, 3, masks, str(tmp_path))
         recipe, index = Recipe.model_validate(plan.recipe), read_index(dataset, "train")
         seen: dict[int, tuple[np.ndarray, ...]] = {}
         for rank in (0, 1):
@@ -200,7 +200,7 @@ def test_the_test_leaves_choose_the_epoch_and_never_calibrate(leaves: str, tmp_p
     dataset = open_dataset(leaves)
     method = build("resnet50", num_classes=3, init="none", backbone="shufflenet_v2_x0_5")
     settings = TrainSettings(**(TINY | {"epochs": 1, "validation": "test", "cache": "host"}))
-    plan, identity = make_plan(dataset, method, settings, 3, None, str(tmp_path))
+    plan, identity = make_worker_config(dataset, method, settings, 3, None, str(tmp_path))
     state = train_alone(plan, torch.device("cpu"))
     assert state["history"][0]["validation_leaves"] == 6
     save_trained(open_store(plan.run), dataset, method, plan, identity, state, NullRun())

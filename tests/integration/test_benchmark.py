@@ -43,7 +43,9 @@ OFF = TrackingSettings(uri="off")
 pytestmark = pytest.mark.usefixtures("ray_local")
 
 
-def test_a_benchmark_resumes_and_writes_its_tables(small_dataset: str, tmp_path: Path) -> None:
+def test_a_benchmark_resumes_and_writes_its_tables(
+    small_dataset: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """As resumed after a stop with one training finished (test_search.py kills the processes of the same runner)."""
     caplog.set_level("INFO")
     settings = BenchmarkSettings.model_validate(SETTINGS)

@@ -138,5 +138,5 @@ def test_what_can_change_the_result_names_the_run(tmp_path: Path) -> None:
         )
         return str(identity["key"])
 
-    assert key() == key(checkpoint_seconds=0) == key(cache="none")
-    assert len({key(), key(epochs=2), key(crop=32, resize=40), key(validation="holdout")}) == 4
+    assert key() == key(checkpoint_seconds=0)
+    assert len({key(), key(epochs=2), key(crop=32, resize=40), key(cache="none"), key(validation="holdout")}) == 5

@@ -28,11 +28,11 @@ from ufgvc.synthetic import SynthSettings, synthesize
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.runs import NullRun
 from ufgvc.tracking.settings import TrackingSettings
-from ufgvc.training.in_process import train_alone
 from ufgvc.training.loader import make_loader
 from ufgvc.training.progress import read_metrics
 from ufgvc.training.run import TrainResult, make_worker_config, save_trained, train
 from ufgvc.training.settings import TrainSettings
+from ufgvc.training.worker import train_in_process
 
 OFF = TrackingSettings(uri="off")
 TINY: dict[str, Any] = {
@@ -172,7 +172,7 @@ def test_every_leaf_is_seen_once_and_streamed_leaves_are_the_cached_ones(
     found = {}
     for cache in ("host", "none"):
         settings = TrainSettings(**(TINY | {"batch_size": batch_size, "cache": cache}))
-        masks = read_manifest(dataset, f"masks/{settings.mask}").fingerprint
+        masks = read_manifest(dataset, f"masks/{settings.mask_kind}").fingerprint
         plan, _ = make_worker_config(dataset, method, settings, 3, masks, str(tmp_path))
         recipe, index = Recipe.model_validate(plan.recipe), read_index(dataset, "train")
         seen: dict[int, tuple[np.ndarray, ...]] = {}
@@ -201,7 +201,7 @@ def test_the_test_leaves_choose_the_epoch_and_never_calibrate(leaves: str, tmp_p
     method = build("resnet50", num_classes=3, init="none", backbone="shufflenet_v2_x0_5")
     settings = TrainSettings(**(TINY | {"epochs": 1, "validation": "test", "cache": "host"}))
     plan, identity = make_worker_config(dataset, method, settings, 3, None, str(tmp_path))
-    state = train_alone(plan, torch.device("cpu"))
+    state = train_in_process(plan, torch.device("cpu"))
     assert state["history"][0]["validation_leaves"] == 6
     save_trained(open_store(plan.run), dataset, method, plan, identity, state, NullRun())
     model = load_model(f"{plan.run}/model")

@@ -210,7 +210,7 @@ def test_traits_are_measured_in_float32_under_autocast():
 
 def test_its_head_learns_two_outlines_from_eight_leaves():
     torch.manual_seed(0)
-    method = build("leaf_traits", 2, backbone="resnet18", traits=["outline"], control={"trunk": False})
+    method = build("leaf_traits", 2, backbone="shufflenet_v2_x0_5", traits=["outline"], control={"trunk": False})
     images = torch.cat([drawn_leaf(lobes=3 + 4 * (k % 2), turn=0.3 * k) for k in range(8)])
     labels = torch.arange(8) % 2
     heads = torch.optim.SGD(method.net.heads.parameters(), lr=0.1)

@@ -33,7 +33,8 @@ class Typed:
 
 
 def snippets(text: str) -> Iterator[tuple[int, str]]:
-    """(line, code) of everything that a Markdown text shows as code: indented and fenced blocks line by line, and `spans`."""
+    """(line, code) of everything that a Markdown text shows as code: indented and fenced blocks line by line, and
+    `spans`."""
     prose: list[str] = []
     fence, previous, joined, began = False, "", "", 0
     for number, line in enumerate([*text.splitlines(), ""], start=1):

@@ -110,6 +110,7 @@ class Launcher:
         self.environment = own | exports
 
     def start_s3(self) -> None:
+        """Starts the S3 server, creates the bucket, and waits until it answers."""
         url = self.exports["AWS_ENDPOINT_URL"]
         if self.settings.s3 is not None:
             self.stack = self.stack.with_server(Server(name="s3", pid=None, url=url, log=None))
@@ -119,6 +120,7 @@ class Launcher:
         _make_bucket(self.exports, self.settings.bucket)
 
     def start_mlflow(self) -> None:
+        """Starts the MLflow server, and waits until it answers."""
         url = self.exports["MLFLOW_TRACKING_URI"]
         flags = ["--host", LOOPBACK, "--port", _port(url), "--workers", "1"]
         flags += ["--artifacts-destination", f"s3://{self.settings.bucket}/mlflow"]

@@ -15,6 +15,7 @@ NO_CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # "0": Ray's own address is 1
 
 
 def main() -> None:
+    """Starts a Ray node in this process group."""
     os.environ[NO_CLUSTERS] = "1"  # read when Ray is imported
     from ray._private import services
     from ray.scripts.scripts import main as ray

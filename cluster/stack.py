@@ -52,10 +52,12 @@ class Stack(Settings):
 
     @property
     def token(self) -> Path:
+        """File of the Ray token."""
         return self.folder / "token"
 
     @property
     def exports(self) -> Path:
+        """File of the variables to export."""
         return self.folder / "env.sh"
 
     def with_server(self, server: Server) -> Stack:
@@ -68,6 +70,7 @@ class Stack(Settings):
         return stack
 
     def write(self) -> None:
+        """Writes stack.json, readable by this user only."""
         write_private(self.folder / "stack.json", self.model_dump_json(indent=2) + "\n")
 
     def check(self) -> dict[str, bool]:

@@ -32,6 +32,7 @@ class Log:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def line(self, who: str, text: str) -> None:
+        """Appends a line of output to the log, after the name of the command that wrote it."""
         with self.lock, open(self.path, "a", encoding="utf-8") as file:
             file.write(f"{who} | {text}\n")
 
@@ -64,6 +65,7 @@ class Command:
             log.line(self.name, line.rstrip())
 
     def running(self) -> bool:
+        """Whether the process still runs."""
         if self.process.poll() is None:
             return True
         if not self.ended:
@@ -73,6 +75,7 @@ class Command:
 
     @property
     def seconds(self) -> float:
+        """Seconds since the start, or until the end."""
         return (self.ended or time.monotonic()) - self.started
 
     def end(self) -> None:

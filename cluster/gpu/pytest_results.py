@@ -14,6 +14,7 @@ LINES = 12  # last lines of a failure that are kept
 
 
 def pytest_runtest_logreport(report: Any) -> None:
+    """Writes the outcome of each test as a line of JSON (a hook of pytest)."""
     if report.when != "call" and report.outcome == "passed":
         return
     row = {"name": report.nodeid, "outcome": report.outcome, "seconds": round(report.duration, 3)}

@@ -31,6 +31,7 @@ ROOM = 11_500  # characters of output that a call brings back
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Runs the parts that are asked for. Returns the exit code."""
     flags = parse_flags(arguments)
     # An exception, so that commands are ended and results are written.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
@@ -47,6 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse_flags(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python3 -m cluster.gpu.run", description="tests, speeds and trainings on a GPU host"
     )
@@ -70,6 +72,7 @@ def parse_flags(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def run_parts(flags: argparse.Namespace, out: Path, env: dict[str, str]) -> int:
+    """Installs the wheels, runs each part within its time limit, and writes the summary. Returns the exit code."""
     started = time.monotonic()
     print(install(env))
     about = probe(env)

@@ -84,6 +84,7 @@ def folder(call: Call) -> Path:
 
 
 def runs(call: Call, what: str) -> Path:
+    """The runs folder of a group of trainings."""
     return folder(call) / "runs" / what
 
 
@@ -115,6 +116,7 @@ def run_trainings(call: Call, limit: float, stages: Sequence[Sequence[Benchmark]
 
 
 def has_masks(data: Path) -> bool:
+    """Whether box masks are stored."""
     return (data / "masks" / "box" / "manifest.json").is_file()
 
 
@@ -161,6 +163,7 @@ class Maker(threading.Thread):
         self.join()
 
     def run(self) -> None:
+        """Makes the data sets one after another (the body of the thread)."""
         for name, made in self.making.items():
             try:
                 self.make(name)

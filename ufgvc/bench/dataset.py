@@ -55,6 +55,7 @@ class BenchData:
 
     @property
     def mask_fingerprint(self) -> str:
+        """Fingerprint of the masks that are used."""
         return read_manifest(self.dataset, f"masks/{MASKS}").fingerprint
 
 

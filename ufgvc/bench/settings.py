@@ -60,4 +60,5 @@ class BenchSettings(Settings):
 
     @property
     def compiled(self) -> tuple[bool, ...]:
+        """The values of `compile` to measure."""
         return {"off": (False,), "on": (True,), "both": (False, True)}[self.compile]

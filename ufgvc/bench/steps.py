@@ -50,6 +50,7 @@ class StepCase:
 
     @property
     def name(self) -> str:
+        """The case in one line, as tables show it."""
         parts = [
             self.method,
             self.backbone,
@@ -92,6 +93,7 @@ class TimedStep:
 
 
 def options_of(case: StepCase) -> dict[str, Any]:
+    """Options of the method in this case."""
     return {"backbone": case.backbone} if case.backbone else {}
 
 

@@ -66,6 +66,7 @@ class Packer:
     regions: ShardWriter
 
     def __call__(self, plan: ShardPlan) -> PackedShard:
+        """Writes one shard of images and one of boxes."""
         rejected: list[Rejected] = []
         rows: list[dict[str, Any]] = []
         boxes: list[list[dict[str, Any]] | None] = []

@@ -100,6 +100,7 @@ class ChunkScorer:
         self.models: dict[str, LoadedModel] = {name: model.to(device) for name, model in models.items()}
 
     def __call__(self, batch: Mapping[str, Any]) -> pa.Table:
+        """Scores the tasks whose indices are in the batch."""
         return pa.concat_tables([self._score(self.tasks[int(index)]) for index in batch["task"]])
 
     def _score(self, task: Chunk) -> pa.Table:

@@ -73,6 +73,7 @@ class Normalise(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] -> standardised by channel, the same shape."""
         normalised = (images - self.mean) / self.std
         return normalised.contiguous() if self.contiguous and images.is_cuda else normalised
 
@@ -93,6 +94,7 @@ class Backbone(nn.Module):
         self.channels = channels
 
     def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] -> the last feature map (B, C, h, w)."""
         return self.trunk_map(self.normalise(images))
 
     def trunk_map(self, normalised: Tensor) -> Tensor:
@@ -105,6 +107,7 @@ class SequentialThenRelu(nn.Sequential):
     """The trunk of a DenseNet, whose last ReLU is not a module."""
 
     def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] -> the rectified feature map (B, C, h, w)."""
         return functional.relu(super().forward(images))
 
 
@@ -122,6 +125,7 @@ class TokenGrid(nn.Module):
         self.patch = int(model.patch_embed.patch_size[0])
 
     def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] -> patch tokens as a map (B, C, H / patch, W / patch)."""
         if images.shape[2] % self.patch or images.shape[3] % self.patch:
             sides = f"{images.shape[3]} x {images.shape[2]} px"
             fix = f"use a multiple of {self.patch} px"

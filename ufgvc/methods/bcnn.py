@@ -59,6 +59,7 @@ class BilinearNet(nn.Module):
         self.classifier = nn.Linear(channels * channels, num_classes)
 
     def forward(self, images: Tensor) -> Outputs:
+        """Images (B, 3, H, W) in [0, 1] -> logits (B, K), embedding and features."""
         features = self.backbone(images)
         pooled = bilinear_pool(features)
         if self.iterations is not None:

@@ -105,6 +105,7 @@ class DCLNet(nn.Module):
         self.location = nn.Conv2d(channels, 1, kernel_size=1)
 
     def forward(self, images: Tensor) -> Outputs:
+        """Images (B, 3, H, W) in [0, 1] -> logits (B, K) and the outputs of the auxiliary heads."""
         features = self.backbone(images)
         embedding = features.mean(dim=(2, 3))
         logits, adversary = self.classifier(embedding), self.adversary(embedding)

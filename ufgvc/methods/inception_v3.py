@@ -43,6 +43,7 @@ class InceptionNet(nn.Module):
         self.classifier = nn.Linear(backbone.channels, num_classes)
 
     def forward(self, images: Tensor) -> Outputs:
+        """Images (B, 3, H, W) in [0, 1] -> logits (B, K), and in training the auxiliary logits."""
         features, middle = self.maps(images)
         embedding = self.neck(features)
         return {

@@ -55,6 +55,7 @@ class CumulativeBatchNorm(nn.BatchNorm1d):
         super().__init__(channels, momentum=None, affine=False)
 
     def forward(self, values: Tensor) -> Tensor:
+        """Values (B, D) -> standardised values (B, D)."""
         if not self.training or values.device.type == "cpu":
             return super().forward(values)
         return self.normalise_without_sync(values)
@@ -95,6 +96,7 @@ class LeafTraitsNet(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Outputs:
+        """Images (B, 3, H, W) in [0, 1] -> logits (B, K), token logits and features."""
         features = self.backbone(images)
         embedding = features.float().mean(dim=(2, 3))
         logits = [self.classifier(embedding)]

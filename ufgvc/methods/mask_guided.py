@@ -171,6 +171,7 @@ class MaskGuidedNet(nn.Module):
         self.classifier = nn.Linear(channels, num_classes, bias=False)
 
     def forward(self, images: Tensor) -> Outputs:
+        """Images (B, 3, H, W) in [0, 1] -> logits (B, K), attention maps, fused and plain features (Eq. 2 to 6)."""
         features = self.backbone(images)
         attention = {region: self.attention[layer](features) for region, layer in self.layer_of.items()}
         fused = fuse(

@@ -63,6 +63,7 @@ class MaskCOVNet(nn.Module):
         self.covariance = nn.Linear(channels, grid * grid * 9, bias=False)
 
     def forward(self, images: Tensor) -> Outputs:
+        """Images (B, 3, H, W) in [0, 1] -> logits (B, K) and the outputs of the auxiliary heads."""
         features = self.backbone(images)
         embedding = features.mean(dim=(2, 3))
         return {

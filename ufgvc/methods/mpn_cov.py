@@ -59,6 +59,7 @@ class CovarianceNet(nn.Module):
         self.classifier = nn.Linear(dimension * (dimension + 1) // 2, num_classes)
 
     def forward(self, images: Tensor) -> Outputs:
+        """Images (B, 3, H, W) in [0, 1] -> logits (B, K), embedding and features."""
         features = self.backbone(images)
         covariance = covariance_pool(self.reduce(features))
         embedding = upper_triangle(sqrt_by_trace(covariance, self.iterations))

@@ -61,6 +61,7 @@ class Navigator(nn.Module):
         self.scores = nn.ModuleList(nn.Conv2d(NAVIGATOR_WIDTH, shapes, kernel_size=1) for shapes in ANCHORS_PER_CELL)
 
     def forward(self, features: Tensor) -> Tensor:
+        """Features (B, C, h, w) -> scores of all anchors (B, A)."""
         scores = []
         for level, score in zip(self.levels, self.scores, strict=True):
             features = level(features).relu()
@@ -90,6 +91,7 @@ class NtsNet(nn.Module):
         self.classifier = nn.Linear(backbone.channels * (parts + 1), num_classes)
 
     def forward(self, images: Tensor) -> Outputs:
+        """Images (B, 3, S, S) in [0, 1] -> logits (B, K) and, for the losses, the outputs of navigator and teacher."""
         if images.shape[2] != images.shape[3]:
             raise ValueError(f"NTS-Net takes square images, not {images.shape[3]} x {images.shape[2]} px")
         # Parts are padded with zeros, so they are cropped after normalisation, where zero is the mean colour.

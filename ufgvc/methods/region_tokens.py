@@ -67,6 +67,7 @@ class TokenHead(nn.Linear):
         self.kind, self.scale = kind, scale
 
     def forward(self, token: Tensor) -> Tensor:
+        """Token (B, D) -> logits (B, K)."""
         # Without autocast: multiplied by the scale, bfloat16 would be off by several hundredths.
         with torch.autocast(token.device.type, enabled=False):
             token, weight = token.float(), self.weight
@@ -117,6 +118,7 @@ class RegionTokensNet(nn.Module):
         self.classifier = TokenHead(backbone.channels, num_classes, options.head, options.scale)
 
     def forward(self, images: Tensor) -> Outputs:
+        """Images (B, 3, H, W) in [0, 1] -> logits (B, K), token logits, attention and features."""
         finer, last = two_maps(self.backbone, images)
         attention = {region: conv(finer).float().sigmoid() for region, conv in self.find.items()}
         embedding = last.float().mean(dim=(2, 3))

@@ -34,6 +34,7 @@ class GlobalAverage(nn.Module):
     """(B, C, h, w) -> (B, C), the mean over the map."""
 
     def forward(self, features: Tensor) -> Tensor:
+        """Features (B, C, h, w) -> their mean over the positions (B, C)."""
         return features.mean(dim=(2, 3))
 
 
@@ -53,6 +54,7 @@ class PlainNet(nn.Module):
         self.classifier = nn.Linear(width, num_classes, bias=bias)
 
     def forward(self, images: Tensor) -> Outputs:
+        """Images (B, 3, H, W) in [0, 1] -> logits (B, K), embedding and features."""
         features = self.backbone(images)
         embedding = self.neck(features)
         return {"features": features, "embedding": embedding, "logits": self.classifier(embedding)}

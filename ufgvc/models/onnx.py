@@ -35,6 +35,7 @@ class OnnxNet(nn.Module):
         self._session: Any = None
 
     def forward(self, images: Tensor) -> Outputs:
+        """Images (B, 3, S, S) in [0, 1] -> logits (B, K) and pooled features."""
         # By position: the names of the outputs differ between versions of the format.
         logits, features = self.session.run(None, {IMAGES: images.detach().float().cpu().numpy()})
         return {LOGITS: torch.from_numpy(logits), POOLED_FEATURES: torch.from_numpy(features)}

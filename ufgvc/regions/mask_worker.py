@@ -65,6 +65,7 @@ class ShardMasker:
                 self.detector = load_detector(Path(folder), device)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Writes boxes and masks of one shard; a row with the result."""
         shard = Shard(**json.loads(row["shard"]))
         images = read_images(self.dataset, shard)
         ids = images["image_id"].to_pylist()

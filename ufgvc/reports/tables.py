@@ -50,11 +50,16 @@ class Interval(Protocol):
     """A share with its 95 % interval, such as Proportion, Estimate and Difference."""
 
     @property
-    def value(self) -> float: ...
+    def value(self) -> float:
+        """The estimate."""
+
     @property
-    def low(self) -> float: ...
+    def low(self) -> float:
+        """Lower end."""
+
     @property
-    def high(self) -> float: ...
+    def high(self) -> float:
+        """Upper end."""
 
 
 def percent(value: float | None, digits: int = 1) -> str | None:

@@ -28,14 +28,29 @@ class Run(Protocol):
     """A run that is recorded.  id: MLflow's id; None until MLflow has created it."""
 
     @property
-    def id(self) -> str | None: ...
-    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None: ...
-    def log_artifact_bytes(self, name: str, data: bytes) -> None: ...
-    def log_text(self, text: str, name: str) -> None: ...
-    def log_json(self, value: Any, name: str) -> None: ...
-    def log_folder(self, folder: Path, name: str) -> None: ...
-    def set_tags(self, tags: Mapping[str, Any]) -> None: ...
-    def finish(self, status: str = "FINISHED") -> None: ...
+    def id(self) -> str | None:
+        """MLflow's id; None until MLflow has created the run."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        """Records metrics of a step; again for the same step changes nothing."""
+
+    def log_artifact_bytes(self, name: str, data: bytes) -> None:
+        """Stores an artifact."""
+
+    def log_text(self, text: str, name: str) -> None:
+        """Stores a text artifact."""
+
+    def log_json(self, value: Any, name: str) -> None:
+        """Stores a JSON artifact."""
+
+    def log_folder(self, folder: Path, name: str) -> None:
+        """Stores a folder as artifacts below `name`."""
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        """Sets tags."""
+
+    def finish(self, status: str = "FINISHED") -> None:
+        """Ends the run with an MLflow status."""
 
 
 class NullRun:
@@ -168,6 +183,7 @@ class MlflowRun:
 
     @property
     def id(self) -> str | None:
+        """MLflow's id of the run; None until MLflow has answered."""
         found: str | None = self._identity["id"]
         return found
 

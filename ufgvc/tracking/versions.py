@@ -32,6 +32,7 @@ class Version:
 
     @property
     def uri(self) -> str:
+        """The version as MLflow names it: models:/<name>/<number>."""
         return f"models:/{self.name}/{self.number}"
 
 

@@ -124,6 +124,7 @@ class StopOnUserError(UserCallback):
         self.checkpoints, self.lost, self.noticed_seconds = checkpoints, lost, noticed_seconds
 
     def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
+        """Called by Ray Train when workers failed: a UserError ends the run, other errors restart the workers."""
         for error in worker_exceptions.values():
             user_error = user_error_in(error, self.checkpoints)
             if user_error is not None:
@@ -184,6 +185,7 @@ class NodeNetworkConfig(TorchConfig):
 
     @property
     def backend_cls(self) -> Any:
+        """The class that Ray Train sets up on the workers."""
         return _NodeNetworkBackend
 
 

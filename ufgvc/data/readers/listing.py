@@ -65,6 +65,7 @@ class Source:
 
     @property
     def store(self) -> Store:
+        """Where the photographs are."""
         return self.files.store
 
     @property

@@ -48,6 +48,7 @@ class MaskAttention(nn.Module):
         nn.init.normal_(self.conv.weight, std=INIT_STD * (2 / inputs) ** 0.5)
 
     def forward(self, features: Tensor) -> Tensor:
+        """Features (B, C, h, w) -> attention (B, 1, h, w) (Eq. 2 to 4)."""
         statistics = features
         if self.statistics == "mean_max":
             statistics = torch.cat([features.mean(dim=1, keepdim=True), features.amax(dim=1, keepdim=True)], dim=1)

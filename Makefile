@@ -38,7 +38,7 @@ lint: install
 clean:
 	rm -rf $(DEMO) runs build dist
 
-# The project proved on a host with a GPU and without a network: CONTRIBUTING.md says how to call it. DRY=1 tries it on this machine's CPU.
+# Checks of the project on a host with a GPU and without a network: docs/gpu-host.md says how to call it. DRY=1 tries it on this machine's CPU.
 PARTS ?= tests bench trainings
 gpu-pack: install
 	$(PYTHON) -m cluster.gpu.pack

@@ -15,9 +15,7 @@ from ufgvc.core.config import Settings
 from ufgvc.methods import names
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "cluster/README.md")] + sorted(
-    (ROOT / "docs").rglob("*.md")
-)
+DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md")] + sorted((ROOT / "docs").rglob("*.md"))
 FLAG = re.compile(r"(?<![\w`/(-])--([a-z][a-z0-9.-]*[a-z0-9*])")
 HOLE = "HOLE"  # what an f-string fills in
 ANYWHERE = frozenset(("config", "help", "version"))

@@ -110,7 +110,7 @@ class Field:
         return version
 
     def command(self, *more: str) -> int:
-        return main(["promote", "--data", self.data, "--runs", self.runs, "--workers", "0", *more])
+        return main(["promote", "--data", self.data, "--runs", self.runs, "--max-actors", "0", *more])
 
     def champion(self) -> str | None:
         found = get_champion(self.model, Context(runs=self.runs, tracking=LOCAL))
@@ -225,14 +225,14 @@ def test_undecided_says_how_many_leaves(field: Field, tmp_path: Path, capsys: py
     assert (record["decision"], record["reason"], record["champion"]) == ("undecided", "not significant", first)
     assert (record["test"]["gains"], record["test"]["losses"]) == (5, 1)
     assert 60 < record["test"]["needed"] < 200
-    assert re.search(r"About \d+0? test leaves would be needed to tell a difference of 10\.0 points", output)
+    assert re.search(r"About \d+0? test leaves would be needed to detect a difference of 10\.0 points", output)
     assert field.champion() == first
     (tmp_path / "promote.yaml").write_text("promote: {alpha: 0.5, strict: true}\n")
     assert field.command("--config", str(tmp_path / "promote.yaml")) == 0  # p is 0.219
     assert field.champion() != first
 
 
-def test_twins_need_no_number_of_leaves(field: Field, capsys: pytest.CaptureFixture[str]) -> None:
+def test_equal_models_need_no_number_of_leaves(field: Field, capsys: pytest.CaptureFixture[str]) -> None:
     first = field.add(wrong=[0, 1])
     assert field.command() == 0
     field.add(wrong=[0, 1])
@@ -254,7 +254,7 @@ def test_twins_need_no_number_of_leaves(field: Field, capsys: pytest.CaptureFixt
     assert field.command() == 0
     output = capsys.readouterr().out
     assert "no number of leaves" in output
-    assert "1 other challenger was decided on these same test leaves" in output
+    assert "1 other challenger was compared on these same test leaves" in output
     assert field.champion() == first
 
 
@@ -369,7 +369,7 @@ def test_evaluate_writes_a_card_and_promote_continues_it(field: Field, capsys: p
     field.add(wrong=range(12), seed=0)
     first = evaluate(field.data, f"models:/{field.model}@challenger", {}, quick, Context(runs=field.runs)).version
     assert first == "1"
-    assert "Right on 28 of 40 test leaves" in card(first)
+    assert "28 of 40" in card(first)
     assert "not measured (one seed)" in card(first)
     assert field.fingerprint in card(first)
     assert field.command() == 0

@@ -18,10 +18,8 @@ def test_a_method_is_one_file_one_line_and_one_yaml(tmp_path: Path) -> None:
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "LICENSE", "README.md"):
         shutil.copy(ROOT / name, tmp_path)
-    blocks = {
-        match["path"]: match["text"]
-        for match in BLOCK.finditer((ROOT / "docs" / "adding-a-method.md").read_text(encoding="utf-8"))
-    }
+    text = (ROOT / "docs" / "adding-a-method.md").read_text(encoding="utf-8")
+    blocks = {match["path"]: match["text"] for match in BLOCK.finditer(text)}
     assert set(blocks) == {"ufgvc/methods/short.py", "ufgvc/methods/__init__.py", "jobs/configs/short.yaml"}
     assert blocks["ufgvc/methods/__init__.py"].count("\n") == 1
     for path, text in blocks.items():

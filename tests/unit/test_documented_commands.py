@@ -35,7 +35,7 @@ WORDS = {
     "NAME": "mask_guided",
     "short": "bcnn",
     "...": "s3://bucket/x",
-}  # short: CONTRIBUTING's example of a method
+}  # short: the example of docs/adding-a-method.md
 # Flags of other programs (git, mlflow, ray, docker, pip), and of ours that are no commands of `ufgvc`.
 FOREIGN = frozenset(
     ["always", "dirty", "abbrev", "exclude", "host", "backend-store-uri", "artifact-uri", "dst-path", "working-dir"]
@@ -185,7 +185,7 @@ def test_every_target_of_make_and_every_path_that_is_named_is_there() -> None:
 
 
 def exists(path: str) -> bool:
-    """A file, folder or module of the project; what CONTRIBUTING tells to write counts, and so do a taint and a label of Kubernetes."""
+    """A file, folder or module of the project; the files of docs/adding-a-method.md count, and so do a taint and a label of Kubernetes."""
     others = path.endswith(("methods/short.py", "configs/short.yaml")) or path in ("ufgvc/spot", "ufgvc/may-use-mlflow")
     return others or (ROOT / path).exists() or (ROOT / f"{path}.py").exists()
 

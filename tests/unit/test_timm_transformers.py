@@ -69,6 +69,6 @@ def test_transformers_learn_under_masks_and_come_back_from_files(name: str, tmp_
     assert all(torch.equal(tensor, model.state_dict()[key]) for key, tensor in loaded.items())
 
 
-def test_a_side_that_patches_do_not_divide_is_told():
+def test_a_side_that_patches_do_not_divide_is_refused():
     with pytest.raises(UserError, match=r"patches of 16 px, and 70 x 64 px are no multiple"):
         build_backbone("timm:vit_tiny_patch16_224", "none")(torch.rand(1, 3, 64, 70))

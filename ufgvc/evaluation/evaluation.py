@@ -1,6 +1,4 @@
-"""The numbers of an evaluation: metrics of one or more models on the test split, comparisons, calibration,
-provenance.
-"""
+"""The numbers of an evaluation: metrics on the test split, comparisons, calibration and provenance."""
 
 from __future__ import annotations
 

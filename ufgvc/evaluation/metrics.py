@@ -77,11 +77,10 @@ def proportion(k: int, n: int, confidence: float = 0.95) -> Proportion:
 
 
 def score(logits: Floats, truth: Ints, top_k: int = 5) -> Scores:
-    """All metrics of a model from its logits (N, K) and the true labels (N,). ValueError for logits that are not
-    finite.
+    """All metrics of a model from its logits (N, K) and the true labels (N,).
 
     Classes with equal logits rank in label order. (scikit-learn's top-k accuracy ranks them the other way round, and
-    takes other input for two classes.)
+    takes other input for two classes.) ValueError for logits that are not finite.
     """
     if not np.isfinite(logits).all():
         raise ValueError("the model gave logits that are not finite numbers")

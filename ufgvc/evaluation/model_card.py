@@ -37,9 +37,7 @@ class SeedScore:
 
 @dataclass(frozen=True)
 class Card:
-    """The chapters of a card without its version and decisions: written before anything is registered, so errors come
-    first.
-    """
+    """The chapters of a card without its version and decisions."""
 
     what: str
     figures: str
@@ -108,8 +106,9 @@ def register_version(
     facts: Mapping[str, str],
     context: Context,
 ) -> str | None:
-    """Registers the model as `challenger` and returns its version; None without tracking, or for a model outside of a
-    run.
+    """Registers the model as `challenger` and returns its version.
+
+    None without tracking, or for a model outside of a run.
 
     metrics: metrics.json of the evaluation, in which the model is the first.  facts: {name: text} of what made them.
     """

@@ -1,5 +1,4 @@
-"""Two models on the same n images: McNemar's test, Tango's interval of the difference, and the sample size it would
-take.
+"""Two models on the same n images: McNemar's test, Tango's interval, and the sample size for significance.
 
 gains, losses: images that only the second, only the first model classifies correctly. The difference of the accuracies
 is (gains - losses) / n, in [-1, 1].
@@ -139,8 +138,7 @@ def power(n: int, discordant: float, favouring: float, alpha: float) -> float:
 
 
 def sample_size(gains: int, losses: int, n: int, alpha: float = 0.05, wanted: float = POWER) -> int | None:
-    """Images with which the exact McNemar test has the wanted power, if the shares observed on n images are the true
-    ones.
+    """Images with which the exact McNemar test has the wanted power, if the observed shares are the true ones.
 
     None where gains equal losses. Starts from the approximation of Connor (1987), which is slightly too small.
     """

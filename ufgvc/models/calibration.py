@@ -121,9 +121,7 @@ def fit_calibration(
 
 
 def fit_feature_subspace(features: NDArray[Any]) -> FeatureSubspace:
-    """The mean of features (N, C), scaled to unit length, and the fewest principal components with VARIANCE of their
-    variance.
-    """
+    """The mean of features (N, C) of unit length, and the fewest principal components with VARIANCE of the variance."""
     from sklearn.decomposition import PCA
 
     rows = normalize_rows(features)
@@ -156,8 +154,7 @@ def calibration_of_checkpoint(best: Mapping[str, Any], validation: str) -> Calib
 
 
 def fit_temperature(logits: NDArray[Any], labels: Labels) -> float:
-    """The temperature T whose softmax(logits / T) maximises the likelihood of the labels (Guo et al. 2017, arXiv
-    1706.04599).
+    """The temperature T whose softmax(logits / T) maximises the likelihood (Guo et al. 2017, arXiv 1706.04599).
 
     The negative log-likelihood is convex in 1/T, so its derivative has at most one root. It has none for logits that
     are always right, or no better than chance: T is then the end of [0.01, 100] at which the likelihood is larger.

@@ -241,8 +241,7 @@ def write_exported(store: Store, info: Mapping[str, Any], content: bytes, subspa
 def write_calibration(
     run: Store, calibration: Calibration, subspace: FeatureSubspace, experiment: str, context: Context
 ) -> None:
-    """Adds a calibration to the model of a run, and logs the calibrated model as a new artifact of the run's MLflow
-    run.
+    """Adds a calibration to the model of a run, and logs the calibrated model as a new artifact on MLflow.
 
     Versions that were registered before keep their files; the next `register` registers the new artifact. A run that
     was not tracked is not tracked now.

@@ -37,12 +37,11 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A trained model that is ready to predict. All scoring and prediction goes through it, so that images are always
-    preprocessed alike.
+    """A trained model, ready to predict. All scoring goes through it, so that images are always preprocessed alike.
 
-    method: the network with its weights.  classes: names in label order.  input: {"resize", "size"} in pixels.  info:
-    model.json. calibration: None for a model without one: probabilities are then uncalibrated and no image is
-    unknown.  subspace: of the training images' features; None where the calibration has no threshold.
+    method: the network with its weights.  classes: names in label order.  input: {"resize", "size"} in pixels.
+    info: model.json.  calibration: None: probabilities are uncalibrated and no image is unknown.
+    subspace: of the features of the training images; None where the calibration has no threshold.
     """
 
     method: Method
@@ -64,9 +63,7 @@ class LoadedModel:
 
     @property
     def unknown_name(self) -> str:
-        """The name given to unknown images: `unknown`, in as many parentheses as it takes to differ from every class
-        name.
-        """
+        """The name of unknown images: `unknown`, in as many parentheses as it takes to differ from every class."""
         taken, name = {cultivar.strip().casefold() for cultivar in self.classes}, UNKNOWN
         while name in taken:
             name = f"({name})"
@@ -100,9 +97,7 @@ class LoadedModel:
         return resize_square(image, int(self.input["resize"]))
 
     def view(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
-        """Upright images (H, W, 3) uint8 of any size -> the network's input, (B, 3, size, size) float in [0, 1], on
-        the device.
-        """
+        """Upright images (H, W, 3) uint8 of any size -> (B, 3, size, size) float in [0, 1] on the network's device."""
         stacked = torch.from_numpy(np.stack([self.resize(image) for image in images]))
         return eval_view(stacked.to(self.device), int(self.input["size"]))
 
@@ -132,7 +127,8 @@ class LoadedModel:
 
         top5 is JSON: a list of `top` {cultivar, probability}, the likeliest first. An image whose out-of-distribution
         score exceeds the threshold has known false and cultivar `unknown_name`; its probability and top5 are those of
-        the classes all the same. unknown: False to call no image unknown.
+        the classes all the same.
+        unknown: False to call no image unknown.
         """
         import pandas as pd
 
@@ -218,7 +214,8 @@ def export(model: LoadedModel, out: str, settings: ExportSettings | None = None)
 
     The ONNX file takes `images` (B, 3, S, S) float32, RGB in [0, 1], for any B, with S as in model.json. It returns
     `logits` (B, K), with mirrored views averaged where the method does so, and the pooled features (B, C), from which
-    out-of-distribution scores are computed. UserError if the folder holds a trained model, if the model cannot be
+    out-of-distribution scores are computed.
+    UserError if the folder holds a trained model, if the model cannot be
     exported, or if onnxruntime does not compute what torch does.
     """
     settings = settings or ExportSettings()

@@ -227,9 +227,7 @@ def compare(torch_method: Method, onnx_method: Method, side: int, seed: int = 0)
 
 
 def example_images(side: int, seed: int = 0) -> Iterator[Tensor]:
-    """Batches (B, 3, side, side) in [0, 1] of one and of three images: noise, black, white, a gradient, one bright
-    pixel.
-    """
+    """Batches (B, 3, side, side) in [0, 1], B = 1 and 3: noise, black, white, a gradient, one bright pixel."""
     noise = torch.rand(4, 3, side, side, generator=torch.Generator().manual_seed(seed))
     black, white = torch.zeros(3, side, side), torch.ones(3, side, side)
     gradient = torch.linspace(0, 1, side).expand(3, side, side)

@@ -39,9 +39,7 @@ def connect(location: MlflowLocation) -> Any:
 
 
 def set_environment(location: MlflowLocation) -> None:
-    """Sets MLflow's environment variables that the user has not set: retries of seconds, no telemetry, no progress
-    bars, the S3 endpoint.
-    """
+    """Sets the variables of MLflow that the user has not set: short retries, no telemetry, no progress bars, S3."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -101,9 +99,7 @@ def map_errors() -> Iterator[None]:
 
 
 def _raise_for_disk(error: BaseException) -> None:
-    """MlflowUnavailable with the fix if the root cause is a full or read-only disk, on which MLflow's database may
-    be.
-    """
+    """MlflowUnavailable with the fix if the root cause is a full or read-only disk."""
     current: BaseException | None = error
     while current is not None:
         refused = disk_error(current, "its database or files")

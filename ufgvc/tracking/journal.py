@@ -1,5 +1,4 @@
-"""The journal of a run: everything for MLflow is written to the run folder first, and sent when the server is
-reachable.
+"""The journal of a run: what MLflow is sent is written to the run folder first, so that nothing is lost.
 
 journal/run.json           name, experiment, parameters, tags and start of the run, MLflow's id, number of lines sent
 journal/metrics.jsonl      one line for each time that metrics were logged: {"step": ..., "metrics": {name: value}}

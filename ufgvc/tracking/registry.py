@@ -34,8 +34,9 @@ def register(
     context: Context = Context(),
     alias: str | None = CHALLENGER,
 ) -> str | None:
-    """Registers a model as a version of `name` and returns the version; None if tracking is off. The same model twice
-    is one version.
+    """Registers a model as a version of `name` and returns the version; None if tracking is off.
+
+    Registering the same model twice makes one version.
 
     model_uri: <run>/model (or any folder with a model.json), runs:/<id>/model, or models:/...  UserError if MLflow is
     unavailable.
@@ -62,8 +63,9 @@ def register_folder(
     run_id: str | None = None,
     artifact: str = "model",
 ) -> str | None:
-    """Registers any folder (local or s3://) as a version of `name`. Its files are sent to the run unless it has them
-    as `artifact`.
+    """Registers any folder (local or s3://) as a version of `name`.
+
+    Its files are sent to the run unless the run has them as `artifact`.
 
     run_id: the run that made it; None: a run is created for it.  Returns the version, or None if tracking is off.
     """

@@ -116,9 +116,7 @@ def start_run(
 
 
 def require_mlflow(context: Context) -> None:
-    """UserError if the named MLflow server cannot be reached: checked before a long job, when it is most likely a
-    wrong address.
-    """
+    """UserError if the named MLflow server cannot be reached. For long jobs, before they start."""
     location = resolve(context.tracking, context.runs)
     if location is None:
         return

@@ -27,9 +27,7 @@ class TrackingSettings(Settings):
     """Where runs are recorded."""
 
     uri: str | None = None
-    """MLflow's server or database; default: MLFLOW_TRACKING_URI, else SQLite in the runs folder; `off`: record
-    nothing
-    """
+    """MLflow server or database; default: MLFLOW_TRACKING_URI, else SQLite in the runs folder; `off`: none"""
     experiment: str | None = None
     """MLflow experiment; default: the name of the data set"""
     artifacts: Place | None = None

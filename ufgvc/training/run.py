@@ -65,7 +65,8 @@ class TrainResult:
 def train(
     data: str, method: str, options: Mapping[str, Any], settings: TrainSettings, context: Context = Context()
 ) -> TrainResult:
-    """Trains a method on an ingested data set. A finished run with the same settings is returned, an interrupted one resumed.
+    """Trains a method on an ingested data set. A finished run with the same settings is returned, an interrupted one
+    resumed.
 
     data: URI of the data set.  method, options: see `ufgvc.methods.build`.
     UserError for settings that cannot work, and for `validation: kfold` without `fold` (see `train_folds`).
@@ -109,7 +110,7 @@ def train(
 def train_folds(
     data: str, method: str, options: Mapping[str, Any], settings: TrainSettings, context: Context = Context()
 ) -> list[TrainResult]:
-    """Trains all folds of `validation: kfold`, one after another; parameters as of `train`. One result for each fold."""
+    """Trains all folds of `validation: kfold`, one after another. Parameters as of `train`."""
     folds = [settings.model_copy(update={"fold": fold}) for fold in range(settings.folds)]
     return [train(data, method, options, fold, context) for fold in folds]
 

@@ -24,6 +24,7 @@ def test_a_local_session_does_not_wait_because_it_cannot_grow(ray_local: None, m
         raise AssertionError("waits")
 
     monkeypatch.setattr("ufgvc.runtime.session.wait_for_gpus", wait)
+    monkeypatch.setattr("ufgvc.runtime.session._is_local", True)
     with ray_session(RaySettings(), gpus=1):
         pass
     monkeypatch.setattr("ufgvc.runtime.session._is_local", False)

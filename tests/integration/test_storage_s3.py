@@ -17,8 +17,9 @@ import pytest
 
 from tests.integration.s3_servers import SECRET, client_of, keys_in, new_bucket, use_server
 from ufgvc.core.errors import UserError
+from ufgvc.core.parquet import read_parquet_file, read_parquet_rows, write_parquet_file
 from ufgvc.core.s3 import _DELETE_BATCH
-from ufgvc.core.storage import Store, open_store, read_parquet_file, read_parquet_rows, write_parquet_file
+from ufgvc.core.storage import Store, open_store
 
 BIG = 20 << 20  # more than one part of an upload, and more than a writer keeps in memory
 

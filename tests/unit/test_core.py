@@ -13,8 +13,9 @@ from pydantic import Field, ValidationError
 
 from ufgvc.core.config import Settings, flatten, load_yaml, select_fields, short_key
 from ufgvc.core.errors import UnreadableFile, UserError, user_error_in
+from ufgvc.core.parquet import read_parquet_rows, write_parquet_file
 from ufgvc.core.registry import Registry
-from ufgvc.core.storage import open_store, read_parquet_rows, write_parquet_file
+from ufgvc.core.storage import open_store
 
 
 class Inner(Settings):

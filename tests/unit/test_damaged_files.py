@@ -9,7 +9,8 @@ import pytest
 
 from tests.factories import image_folder, put
 from ufgvc.core.errors import UserError
-from ufgvc.core.storage import open_store, read_parquet_file, read_parquet_rows, write_parquet_file
+from ufgvc.core.parquet import read_parquet_file, read_parquet_rows, write_parquet_file
+from ufgvc.core.storage import open_store
 from ufgvc.data import ingest as module
 from ufgvc.data.dataset import open_dataset, read_index, read_manifest
 from ufgvc.data.ingest import ingest

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from ufgvc.core.errors import UserError
+from ufgvc.core.parquet import read_parquet_rows
 from ufgvc.core.process import cpu_count
-from ufgvc.core.storage import read_parquet_rows
 from ufgvc.core.types import REGIONS
 from ufgvc.data.dataset import Dataset, read_manifest
 from ufgvc.data.images import BadImage, encode_mask, inspect

@@ -43,9 +43,8 @@ class MarkerFreeS3(pafs.FileSystemHandler):  # type: ignore[misc]  # pyarrow is 
         if endpoint:
             scheme, _, address = endpoint.rstrip("/").partition("://")
             if not address or scheme not in ("http", "https"):
-                raise UserError(
-                    "is not a URL", where="AWS_ENDPOINT_URL", fix="give it as http://host:port or https://host"
-                )
+                fix = "give it as http://host:port or https://host"
+                raise UserError("is not a URL", where="AWS_ENDPOINT_URL", fix=fix)
         self.endpoint, self.region = endpoint, region
         self._connection = connection(endpoint, region)
 
@@ -78,9 +77,8 @@ class MarkerFreeS3(pafs.FileSystemHandler):  # type: ignore[misc]  # pyarrow is 
                 found = self._connection.call(lambda client: _head(client, bucket, key), _uri(path), reading=True)
                 return _file_info(path, found["ContentLength"], found["LastModified"])
         prefix = f"{key}/" if key else ""
-        page = self._connection.call(
-            lambda client: client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1), _uri(path)
-        )
+        options = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": 1}
+        page = self._connection.call(lambda client: client.list_objects_v2(**options), _uri(path))
         is_folder = not key or page.get("Contents")
         return pafs.FileInfo(path, pafs.FileType.Directory if is_folder else pafs.FileType.NotFound)
 
@@ -161,9 +159,8 @@ class MarkerFreeS3(pafs.FileSystemHandler):  # type: ignore[misc]  # pyarrow is 
 
     def copy_file(self, src: str, dest: str) -> None:
         (from_bucket, from_key), (bucket, key) = _split(src), _split(dest)
-        self._connection.call(
-            lambda client: client.copy({"Bucket": from_bucket, "Key": from_key}, bucket, key), _uri(dest)
-        )
+        source = {"Bucket": from_bucket, "Key": from_key}
+        self._connection.call(lambda client: client.copy(source, bucket, key), _uri(dest))
 
     def open_input_stream(self, path: str) -> pa.NativeFile:
         return pa.PythonFile(io.BufferedReader(self._open(path), _READ_AHEAD), mode="r")

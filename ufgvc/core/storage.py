@@ -16,12 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
-from ufgvc.core.errors import DamagedFile, UserError, disk_error, disk_errors
+from ufgvc.core.errors import UserError, disk_error, disk_errors
 from ufgvc.core.s3 import IN_MEMORY, MarkerFreeS3, open_s3
 from ufgvc.core.text import decode_text, is_utf8, parse_json
 
@@ -279,39 +277,6 @@ def open_store(uri: str | Path) -> Store:
 def join(uri: str, *names: str) -> str:
     """The URI of a file or folder below another."""
     return "/".join([str(uri).rstrip("/"), *names])
-
-
-def read_parquet_file(store: Store, name: str, columns: list[str] | None = None) -> pa.Table:
-    """All rows of a Parquet file. DamagedFile if it is incomplete or not Parquet."""
-    with _open_parquet(store, name) as file:
-        return pq.ParquetFile(file).read(columns=columns)
-
-
-@contextlib.contextmanager
-def _open_parquet(store: Store, name: str) -> Iterator[pa.NativeFile]:
-    """Opens a Parquet file. DamagedFile if it is incomplete or not Parquet."""
-    try:
-        with store.open_input(name) as file:
-            yield file
-    except pa.ArrowInvalid as error:
-        fix = "restore it, or run the command that wrote it again"
-        raise DamagedFile(f"is not a complete Parquet file ({error})", where=f"{store.uri}/{name}", fix=fix) from None
-
-
-def read_parquet_rows(store: Store, name: str, start: int, stop: int, columns: list[str] | None = None) -> pa.Table:
-    """Rows [start, stop) of a Parquet file; only the row groups that contain them are read."""
-    with _open_parquet(store, name) as file:
-        parquet = pq.ParquetFile(file)
-        ends = np.cumsum([parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)])
-        first, last = int(np.searchsorted(ends, start, "right")), int(np.searchsorted(ends, stop - 1, "right"))
-        offset = start - (int(ends[first - 1]) if first else 0)
-        return parquet.read_row_groups(list(range(first, last + 1)), columns=columns).slice(offset, stop - start)
-
-
-def write_parquet_file(store: Store, name: str, table: pa.Table, row_group_size: int = 64) -> None:
-    """Writes a table in small row groups, so that one row can be read without reading the file."""
-    with store.writer(name) as file:
-        pq.write_table(table, file, row_group_size=row_group_size, compression="zstd")
 
 
 def _check_name(name: str) -> str:

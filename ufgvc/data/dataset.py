@@ -18,7 +18,8 @@ from typing import Any
 import pyarrow as pa
 
 from ufgvc.core.errors import UserError
-from ufgvc.core.storage import Store, open_store, read_parquet_file, write_parquet_file
+from ufgvc.core.parquet import read_parquet_file, write_parquet_file
+from ufgvc.core.storage import Store, open_store
 from ufgvc.core.types import Box
 
 SPLITS = ("train", "test")

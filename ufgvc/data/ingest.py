@@ -16,7 +16,8 @@ from pydantic import Field
 
 from ufgvc.core.config import Settings
 from ufgvc.core.errors import UserError
-from ufgvc.core.storage import Store, open_store, read_parquet_file
+from ufgvc.core.parquet import read_parquet_file
+from ufgvc.core.storage import Store, open_store
 from ufgvc.data import validation
 from ufgvc.data.dataset import (
     DATASET_FILE,

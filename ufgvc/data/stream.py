@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ufgvc.core.storage import Store, read_parquet_rows
+from ufgvc.core.parquet import read_parquet_rows
+from ufgvc.core.storage import Store
 from ufgvc.core.types import REGIONS
 from ufgvc.data.dataset import Dataset, read_manifest
 from ufgvc.data.images import decode, decode_mask

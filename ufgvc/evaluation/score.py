@@ -13,7 +13,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ufgvc.core.errors import UserError
-from ufgvc.core.storage import Store, read_parquet_rows
+from ufgvc.core.parquet import read_parquet_rows
+from ufgvc.core.storage import Store
 from ufgvc.data.dataset import Dataset
 from ufgvc.data.images import decode
 from ufgvc.data.stream import Chunk, list_chunks

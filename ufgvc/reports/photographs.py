@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ufgvc.core.errors import UserError
-from ufgvc.core.storage import read_parquet_rows
+from ufgvc.core.parquet import read_parquet_rows
 from ufgvc.core.types import REGIONS
 from ufgvc.data.dataset import Dataset, Manifest, read_manifest
 from ufgvc.data.images import decode, decode_mask

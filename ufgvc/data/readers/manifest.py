@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from ufgvc.core.errors import UserError
-from ufgvc.core.storage import Store, read_parquet_file
+from ufgvc.core.parquet import read_parquet_file
+from ufgvc.core.storage import Store
 from ufgvc.data.readers.listing import (
     LABEL_WITHOUT_CLASS,
     Listing,

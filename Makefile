@@ -20,14 +20,19 @@ install: .venv/.installed
 demo: install
 	$(BIN)/python -m jobs.demo --folder $(DEMO)
 
-# Unit tests share the cores, a thread each. Integration tests start Ray, MLflow and S3 servers; two files at a time, for they wait a lot.
-test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -m "not slow and not gpu" -n auto --dist loadfile
-	$(BIN)/python -m pytest tests/integration -m "not slow and not gpu" -n 2 --dist loadfile
+# A thread for each process. Integration tests wait a lot for Ray, MLflow and S3 servers, so there are more processes than cores.
+UNIT := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -n auto --dist loadfile
+INTEGRATION := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/integration
 
+test: install
+	$(UNIT) -m "not slow and not gpu"
+	$(INTEGRATION) -n 3 --dist loadfile -m "not slow and not gpu"
+
+# What is slow starts clusters of its own, one at a time.
 test-all: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -n auto --dist loadfile
-	$(BIN)/python -m pytest tests/integration
+	$(UNIT)
+	$(INTEGRATION) -n 3 --dist loadfile -m "not slow and not gpu"
+	$(INTEGRATION) -m "slow or gpu"
 
 lint: install
 	$(BIN)/ruff check .
@@ -38,7 +43,7 @@ lint: install
 clean:
 	rm -rf $(DEMO) runs build dist
 
-# The project proved on a host with a GPU and without a network: CONTRIBUTING.md says how to call it. DRY=1 tries it on this machine's CPU.
+# Checks of the project on a host with a GPU and without a network: docs/gpu-host.md says how to call it. DRY=1 tries it on this machine's CPU.
 PARTS ?= tests bench trainings
 gpu-pack: install
 	$(PYTHON) -m cluster.gpu.pack

@@ -1,4 +1,5 @@
-"""`make demo`: synthetic leaves of a few cultivars, the whole pipeline on them, and predictions for some test leaves."""
+"""`make demo`: synthetic leaves of a few cultivars, the whole pipeline on them, and predictions for some test
+leaves."""
 
 import csv
 import json
@@ -77,7 +78,8 @@ def newest_file(runs: Path, pattern: str) -> Path:
 
 
 def show_predictions(predictions: Path) -> None:
-    """Prints the first columns of predictions.csv. A demo leaf's file name begins with the number of its true cultivar."""
+    """Prints the first columns of predictions.csv. A demo leaf's file name begins with the number of its true
+    cultivar."""
     table = Table("photograph", "cultivar", "probability")
     with predictions.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):

@@ -3,8 +3,8 @@
     python -m jobs.synthetic_benchmark --config jobs/configs/benchmark-small.yaml --folder FOLDER \
         [--seeds 211 212] [-- flags of benchmark]
 
-For each seed a data set with other cultivars is made, with masks that a detector finds and with exact ones. Every step uses
-what an earlier call finished, so the same command continues after a kill.
+For each seed a data set with other cultivars is made, with masks that a detector finds and with exact ones. Every step
+uses what an earlier call finished, so the same command continues after a kill.
 """
 
 import argparse

@@ -35,15 +35,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-
-
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real leaves and the released labels, which exist only where this project is developed."""
-    if not SHARED.is_dir():
-        pytest.skip(f"the real photographs are not on this machine ({SHARED})")
-    return SHARED
+    """Published leaves and label files, which this repository may not hold: UFGVC_REAL_DATA names their folder."""
+    if "UFGVC_REAL_DATA" not in os.environ:
+        pytest.skip("UFGVC_REAL_DATA names no folder with published leaves")
+    return Path(os.environ["UFGVC_REAL_DATA"])
 
 
 @pytest.fixture(scope="session")

@@ -15,9 +15,7 @@ from ufgvc.core.config import Settings
 from ufgvc.methods import names
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "cluster/README.md")] + sorted(
-    (ROOT / "docs").rglob("*.md")
-)
+DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md")] + sorted((ROOT / "docs").rglob("*.md"))
 FLAG = re.compile(r"(?<![\w`/(-])--([a-z][a-z0-9.-]*[a-z0-9*])")
 HOLE = "HOLE"  # what an f-string fills in
 ANYWHERE = frozenset(("config", "help", "version"))
@@ -35,7 +33,8 @@ class Typed:
 
 
 def snippets(text: str) -> Iterator[tuple[int, str]]:
-    """(line, code) of everything that a Markdown text shows as code: indented and fenced blocks line by line, and `spans`."""
+    """(line, code) of everything that a Markdown text shows as code: indented and fenced blocks line by line, and
+    `spans`."""
     prose: list[str] = []
     fence, previous, joined, began = False, "", "", 0
     for number, line in enumerate([*text.splitlines(), ""], start=1):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.command_line import Ended, ufgvc
+from tests.documented import ROOT
 from tests.golden.trainings import HERE
 from ufgvc.commands import COMMANDS
 from ufgvc.core.config import Settings
@@ -193,15 +194,13 @@ def _reached(*args: Any, **kwargs: Any) -> Any:
 
 def without_work(patch: pytest.MonkeyPatch) -> None:
     """Makes every command stop where its Ray session or its computation would begin, with Reached."""
-
-    for name in COMMANDS.names():
-        COMMANDS.get(name).settings()  # imports the command, so that its ray_session is there to be replaced
-    for name, module in list(sys.modules.items()):
-        if name.startswith("ufgvc.") and hasattr(module, "ray_session"):
-            patch.setattr(module, "ray_session", _work)
+    for path in sorted((ROOT / "ufgvc").rglob("*.py")):
+        if "import ray_session" in (text := path.read_text()) or ", ray_session" in text:
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            patch.setattr(importlib.import_module(name), "ray_session", _work, raising=False)
     patch.setattr("ufgvc.commands.pipeline.ray_session", lambda *_: contextlib.nullcontext())
     for function in (
-        "regions.train_detector.train_detector",
+        "regions.train_detector.train_yolo",
         "models.onnx.to_onnx",
         "bench.run.matrix_rates",
         "evaluation.score.scores_in_process",

@@ -10,8 +10,8 @@ The steps as functions, in the order in which they are used:
     ufgvc.predict("new", result.model, "out")    names the cultivar on new photographs
     ufgvc.load_model(result.model)               the model itself: `predict(images)`
 
-Each takes its settings (`TrainSettings`, ...) and a `Context` (the folder of all runs, MLflow, Ray, the seed). Importing the
-package imports none of them: a function or class is imported when it is first used.
+Each takes its settings (`TrainSettings`, ...) and a `Context` (the folder of all runs, MLflow, Ray, the seed).
+Importing the package imports none of them: a function or class is imported when it is first used.
 """
 
 from importlib import import_module

@@ -1,10 +1,12 @@
-"""The command line: flags and a YAML file become the settings of a command, which is run; its outcome becomes the exit code.
+"""The command line: flags and a YAML file become the settings of a command; its outcome becomes the exit code.
 
-`--config FILE` fills any flag from YAML, and a flag overrides the file. A top-level key is shared by all commands that have it
-(`runs`, `seed`, `mask_kind`, ...); a section named like a command holds its own flags (`detect: {epochs: 80}`). A command whose
-flags are grouped in sections (`--train.epochs 3`) takes these sections from the file. An unknown key is refused.
-Exit codes: 0 done, 1 an error in the program, 2 an error of the user (one message, no traceback), 3 `promote --strict` promoted
-nothing, 130 and 143 stopped by Control-C and by SIGTERM, 141 the reader of the output left (`| head`).
+`--config FILE` fills any flag from YAML, and a flag overrides the file. A top-level key is shared by all commands that
+have it (`runs`, `seed`, `mask_kind`, ...); a section named like a command holds its own flags (`detect: {epochs: 80}`).
+A command whose flags are grouped in sections (`--train.epochs 3`) takes these sections from the file. An unknown key is
+refused.
+
+Exit codes: 0 done, 1 an error in the program, 2 an error of the user (one message, no traceback), 3 `promote --strict`
+promoted nothing, 130 and 143 stopped by Control-C and by SIGTERM, 141 the reader of the output left (`| head`).
 """
 
 from __future__ import annotations
@@ -87,7 +89,10 @@ def overview() -> str:
 
 
 def parse(command: Command, arguments: list[str]) -> Any:
-    """The settings of a command from YAML and flags. UserError for a bad file; SystemExit(2) with tyro's message for a bad flag."""
+    """The settings of a command from YAML and flags.
+
+    UserError for a bad file; SystemExit(2) with tyro's message for a bad flag.
+    """
     import tyro
 
     program = f"ufgvc {command.name}"
@@ -119,7 +124,7 @@ def _read_document(path: str) -> dict[str, Any]:
 
 
 def shared_fields(settings: type[Settings]) -> dict[str, FieldInfo]:
-    """The fields that YAML has at the top level: those declared in `ufgvc.commands`, not the settings of one command alone."""
+    """The fields that YAML has at the top level: those declared in `ufgvc.commands`, shared by several commands."""
 
     def declared_in(name: str) -> str:
         return next(base.__module__ for base in settings.__mro__ if name in vars(base).get("__annotations__", {}))
@@ -132,7 +137,7 @@ def shared_fields(settings: type[Settings]) -> dict[str, FieldInfo]:
 
 
 def known_keys() -> list[str]:
-    """Every top-level key that YAML may have: the shared fields of all commands, and the names of the commands."""
+    """Every top-level key that YAML may have: the shared fields and the names of the commands."""
     return sorted(
         {*COMMANDS.names(), *(key for name in COMMANDS.names() for key in shared_fields(COMMANDS.get(name).settings()))}
     )
@@ -163,7 +168,7 @@ class _ConfigFile:
         return {key: self._checked(key, value, settings.model_fields[key]) for key, value in {**values, **own}.items()}
 
     def _refuse_unknown(self, keys: Any, likely: set[str], known: Any) -> None:
-        # The keys of other commands are looked up only if there is one that this command lacks: it imports them all.
+        # Only a key that this command lacks needs the list of all keys, which imports every command.
         unknown = set(keys) - likely
         unknown -= set(known()) if unknown else set()
         if unknown:

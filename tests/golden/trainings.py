@@ -9,7 +9,8 @@
     ufgvc ingest --source leaves --data data --name golden
     ufgvc mask --data data --mask-kind exact --source leaves
 
-The numbers are the same for any number of threads and for AVX2 in place of AVX512, within TOLERANCE; the digests are not.
+The numbers are the same for any number of threads and for AVX2 in place of AVX512, within TOLERANCE; the digests are
+not.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ from ufgvc.training.worker import train_in_process
 
 HERE = Path(__file__).parent
 LEAVES, GOLDEN = HERE / "leaves", HERE / "golden.json"
-# Without BatchNorm, rounding stays as small as it is; of the nets with it, most make 1 % of 1e-7 within three epochs of batches of six.
+# Without BatchNorm, rounding stays as small as it is; of the nets with it, most make 1 % of 1e-7 within three epochs of
+# batches of six.
 METHODS = {"resnet50": "mobilenet_v3_small", "mask_guided": "squeezenet1_1", "dcl": "squeezenet1_1"}
 TIMES = frozenset(("seconds", "images_per_second", "data_wait"))  # the clock's, and never the same twice
 TOLERANCE = 1e-5  # relative; numbers near 0 are compared to the same absolute difference
@@ -108,7 +110,7 @@ def digest(weights: Mapping[str, Tensor]) -> str:
 
 
 def differences(now: Any, golden: Any, where: str = "") -> Iterator[str]:
-    """What differs, each with its place; numbers by more than TOLERANCE. Digests of weights are left to who compares."""
+    """What differs, each with its place; numbers by more than TOLERANCE. Digests of weights are not compared."""
     if isinstance(golden, dict) and isinstance(now, dict):
         for key in sorted(golden.keys() | now.keys()):
             if key != "weights":

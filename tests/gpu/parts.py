@@ -136,6 +136,6 @@ def make_worker(
     settings = TrainSettings(
         init="none", mask_kind="exact", epochs=4, batch_size=5, resize=side + 8, crop=side, cache=cache, **changes
     )
-    masks = read_manifest(dataset, f"masks/{settings.mask}").fingerprint if method.regions else None
+    masks = read_manifest(dataset, f"masks/{settings.mask_kind}").fingerprint if method.regions else None
     plan, _ = make_worker_config(dataset, method, settings, 0, masks, str(runs))
     return Worker.start(plan, 0, 1, 1, device, None, lambda folder, epoch: None)

@@ -101,7 +101,7 @@ def test_a_prediction_by_actors(leaves: str, model: str, tmp_path: Path, device:
 
 @pytest.mark.usefixtures("exact_float32")
 def test_an_exported_model(model: str, device: torch.device) -> None:
-    """Written on this machine, run by onnxruntime on its CPU, beside torch on the device."""
+    """Written on this machine, run by onnxruntime on its CPU, compared with torch on the device."""
     pytest.importorskip("onnxscript")
     loaded = load_model(model)
     exported, parity = export_to_onnx(loaded)

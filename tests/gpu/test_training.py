@@ -55,8 +55,8 @@ def rows_of(result: TrainResult) -> list[dict[str, float]]:
     """The run's metrics, all of them finite."""
     rows = [json.loads(line) for line in (Path(result.run) / "metrics.jsonl").read_text().splitlines()]
     for row in rows:
-        strange = {name: value for name, value in row.items() if not math.isfinite(value)}
-        assert not strange, f"epoch {row['epoch']:g}: {strange}"
+        invalid = {name: value for name, value in row.items() if not math.isfinite(value)}
+        assert not invalid, f"epoch {row['epoch']:g}: {invalid}"
     return rows
 
 

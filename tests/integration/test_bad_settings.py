@@ -11,8 +11,8 @@ from tests.integration.ray_head import SLOTS
 from tests.integration.s3_servers import new_bucket, use_server
 from ufgvc.cli import main
 
-TINY = ["train", "--method", "resnet50", "--options.backbone", "shufflenet_v2_x0_5", "--train.init", "none", "--train.epochs", "1",
-        "--train.batch-size", "4", "--train.resize", "40", "--train.crop", "32"]  # fmt: skip
+TINY = ["train", "--method", "resnet50", "--options.backbone", "shufflenet_v2_x0_5", "--train.init", "none"]
+TINY += ["--train.epochs", "1", "--train.batch-size", "4", "--train.resize", "40", "--train.crop", "32"]
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 

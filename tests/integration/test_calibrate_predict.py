@@ -64,7 +64,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> str:
 
 
 def trained(data: str, runs: Path, validation: str = "last", tracking: TrackingSettings = OFF) -> str:
-    """The URI of a run's model, as `train` writes it; without Ray Train, which takes longer to start than the training."""
+    """The URI of a run's model, as `train` writes it; without Ray Train, whose start takes longer than the training."""
     dataset = open_dataset(data)
     method = build("resnet50", len(dataset.classes), backbone="resnet18")
     settings = TrainSettings(
@@ -126,7 +126,7 @@ def rows_of(result) -> dict[str, dict[str, str]]:
 
 def test_onnxruntime_names_the_photographs_as_torch_does(calibrated: str, photographs: str, tmp_path: Path) -> None:
     export(load_model(calibrated), str(tmp_path / "exported"))
-    told = [
+    predictions = [
         rows_of(
             predict(
                 photographs,
@@ -144,12 +144,12 @@ def test_onnxruntime_names_the_photographs_as_torch_does(calibrated: str, photog
             )  # exported for the purpose; exported before
         )
     ]
-    assert len(told[0]) == 6
-    assert len({row["top1_cultivar"] for row in told[0].values()}) > 1, (
+    assert len(predictions[0]) == 6
+    assert len({row["top1_cultivar"] for row in predictions[0].values()}) > 1, (
         "a model that always says the same proves little"
     )
-    for path, wanted in told[0].items():
-        for found in (told[1][path], told[2][path]):
+    for path, wanted in predictions[0].items():
+        for found in (predictions[1][path], predictions[2][path]):
             assert [found[column] for column in found if column.endswith("cultivar")] == [
                 wanted[column] for column in wanted if column.endswith("cultivar")
             ]

@@ -129,7 +129,7 @@ def test_a_stopped_job_says_killed_and_the_same_command_goes_on(
     assert checkpointed(), stack.try_ray_job("logs", "first").stdout
     assert "was stopped" in stack.ray_job("stop", "first")
     log = stack.ray_job("logs", "first")
-    assert "stopped; the same command goes on from the last checkpoint" in log
+    assert "stopped; the same command continues from the last checkpoint" in log
     assert "Traceback" not in log
     (run,) = stack.runs("tiny")
     assert run["info"]["status"] == "KILLED"

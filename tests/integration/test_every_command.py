@@ -71,13 +71,13 @@ def work(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Path:
 
 
 def write_boxes(work: Path) -> None:
-    """yolo/, voc/, coco/instances.json and one photograph folder with its boxes beside it (beside/), for the leaves of train."""
+    """Boxes of the training leaves: yolo/, voc/, coco/instances.json, and next-to/, photographs with boxes next to them."""
     photographs = sorted((work / "folders" / "train").rglob("*.jpg"))
-    shutil.copytree(work / "folders", work / "beside")
+    shutil.copytree(work / "folders", work / "next-to")
     for folder in ("yolo", "voc", "coco"):
         (work / folder).mkdir()
     (work / "yolo" / "classes.txt").write_text("vein\ncontour\n")
-    (work / "beside" / "classes.txt").write_text("vein\ncontour\n")
+    (work / "next-to" / "classes.txt").write_text("vein\ncontour\n")
     coco: dict[str, list[dict[str, object]]] = {
         "images": [],
         "annotations": [],
@@ -87,7 +87,7 @@ def write_boxes(work: Path) -> None:
     for number, path in enumerate(photographs):
         text = "0 0.5 0.5 0.2 0.6\n1 0.5 0.5 0.8 0.9\n"
         (work / "yolo" / f"{path.stem}.txt").write_text(text)
-        (work / "beside" / path.relative_to(work / "folders")).with_suffix(".txt").write_text(text)
+        (work / "next-to" / path.relative_to(work / "folders")).with_suffix(".txt").write_text(text)
         objects = [("vein", 26, 13, 38, 51), ("contour", 6, 3, 58, 61)]
         xml = "".join(
             f"<object><name>{name}</name><bndbox><xmin>{a}</xmin><ymin>{b}</ymin><xmax>{c}</xmax><ymax>{d}</ymax></bndbox></object>"
@@ -128,8 +128,8 @@ FORMS = {
     "Pascal VOC boxes": ("folders", "--boxes", "voc"),
     "COCO boxes in a folder": ("folders", "--boxes", "coco"),
     "COCO boxes, the file": ("folders", "--boxes", "coco/instances.json"),
-    "boxes beside the photographs": ("beside",),
-    "boxes beside the photographs, named": ("beside", "--boxes", "beside"),
+    "boxes next to the photographs": ("next-to",),
+    "boxes next to the photographs, named": ("next-to", "--boxes", "next-to"),
 }
 
 
@@ -246,10 +246,10 @@ def test_predict_takes_one_photograph(tmp_path: Path, ray_local: None) -> None:
 
 
 def test_commands_in_processes_of_their_own(tmp_path: Path) -> None:
-    """`ufgvc`, `python -m ufgvc.cli` and `python -m jobs.<command>` are the same."""
+    """`ufgvc`, `python -m ufgvc` and `python -m jobs.<command>` are the same."""
     program = Path(sys.executable).with_name("ufgvc")
     settings = ["--cultivars", "2", "--train-per-cultivar", "1", "--test-per-cultivar", "1", "--size", "64"]
-    starts = {"script": [str(program), "synth"], "module": [sys.executable, "-m", "ufgvc.cli", "synth"]}
+    starts = {"script": [str(program), "synth"], "module": [sys.executable, "-m", "ufgvc", "synth"]}
     starts["job"] = [sys.executable, "-m", "jobs.synth"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     found = []

@@ -1,5 +1,5 @@
-"""The numbers that trainings gave when golden.json was written. A change that means to change them writes it anew and says so:
-`python -m tests.golden.trainings --write`.
+"""The numbers that trainings gave when golden.json was written. A change that means to change them writes it anew and
+says so: `python -m tests.golden.trainings --write`.
 """
 
 from __future__ import annotations

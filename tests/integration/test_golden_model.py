@@ -1,7 +1,9 @@
-"""A model, and answers, as a version of the program wrote them once (`tests/golden/model`): they hold for every later version.
+"""A model, and answers, as a version of the program wrote them once (`tests/golden/model`): they hold for every later
+version.
 
-The folder is what `ufgvc train --data tests/golden/leaves --method resnet50 --options.backbone shufflenet_v2_x0_5 --train.init none
---train.epochs 40 ...` and `ufgvc calibrate` left, without the wheel below code/, which nothing here installs.
+The folder is what `ufgvc train --data tests/golden/leaves --method resnet50 --options.backbone shufflenet_v2_x0_5
+--train.init none --train.epochs 40 ...` and `ufgvc calibrate` left, without the wheel below code/, which nothing here
+installs.
 """
 
 from __future__ import annotations

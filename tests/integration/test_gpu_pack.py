@@ -20,7 +20,7 @@ from cluster.gpu.parts import Part
 from cluster.gpu.paths import GpuCallError
 
 ROOT = Path(__file__).resolve().parents[2]
-# What the host holds (its Python is 3.12) beside torch and torchvision; nothing of what travels.
+# The packages of the host (its Python is 3.12), without those that travel.
 HOST = (
     *(
         "torch==2.11.0",

@@ -168,7 +168,7 @@ def test_the_file_forms_of_source_and_boxes(kind: str, tmp_path: Path) -> None:
         str(source / f"photos.{kind}"), str(tmp_path / "data"), "--boxes", str(tmp_path / "instances.json")
     )
     assert code == 2
-    assert f"{paths[0]}: the manifest names it, but it is not there" in text
+    assert f"{paths[0]}: the manifest lists it, but it does not exist" in text
 
 
 def test_storage_that_refuses_within_a_task_is_a_message_too(s3: str, tmp_path: Path) -> None:

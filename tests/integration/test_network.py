@@ -1,4 +1,4 @@
-"""Which interface a node's training workers talk over."""
+"""The network interface that training workers use."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def test_what_the_user_chose_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.environ["GLOO_SOCKET_IFNAME"] == interface_of("127.0.0.1")
 
 
-def test_the_workers_of_a_training_and_of_a_trial_talk_alike(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_workers_of_trainings_and_trials_use_the_same_interface(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """A trial's several workers, too, may be on several nodes. Nothing is started: only what would be."""
     import ray
     from ray.train.torch import TorchTrainer

@@ -1,9 +1,8 @@
-"""The pipeline as a user runs it: killed and started again, and with changed settings."""
+"""The pipeline: killed and resumed, and with changed settings."""
 
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -11,6 +10,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from tests.command_line import ufgvc
+from tests.processes import processes_reading
 
 SETTINGS = {
     "name": "tiny",
@@ -24,80 +26,71 @@ SETTINGS = {
 }
 
 
-def command(folder: Path, *more: str) -> list[str]:
+def arguments(folder: Path, *more: str) -> list[str]:
     places = ["--source", str(folder / "leaves"), "--data", str(folder / "data"), "--runs", str(folder / "runs")]
-    return [sys.executable, "-m", "ufgvc.cli", "pipeline", "--config", str(folder / "tiny.yaml"), *places, *more]
+    return ["pipeline", "--config", str(folder / "tiny.yaml"), *places, *more]
 
 
 def finished(folder: Path, *more: str) -> str:
-    done = subprocess.run(command(folder, *more), capture_output=True, text=True, timeout=280, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    done = ufgvc(*arguments(folder, *more))
+    assert done.code == 0, done.text
+    return done.out
 
 
-def test_killed_it_goes_on_and_a_changed_setting_redoes_what_depends_on_it(tmp_path: Path) -> None:
+@pytest.fixture
+def folder(tmp_path: Path, ray_local: None) -> Path:
+    """With leaves/ and tiny.yaml, the settings of all commands."""
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(SETTINGS))
-    synth = [
-        sys.executable,
-        "-m",
-        "ufgvc.cli",
-        "synth",
-        "--config",
-        str(tmp_path / "tiny.yaml"),
-        "--out",
-        str(tmp_path / "leaves"),
-    ]
-    subprocess.run(synth, check=True, capture_output=True)
+    assert ufgvc("synth", "--config", tmp_path / "tiny.yaml", "--out", tmp_path / "leaves").code == 0
+    return tmp_path
 
-    process = subprocess.Popen(
-        command(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path, start_new_session=True
-    )
+
+def test_a_killed_pipeline_resumes(folder: Path, ray_head: dict[str, str]) -> None:
+    with open(folder / "log", "wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ufgvc.cli", *arguments(folder)],
+            env={**os.environ, **ray_head},
+            stdout=log,
+            stderr=log,
+            cwd=folder,
+            start_new_session=True,
+        )
     deadline = time.monotonic() + 240
-    while not list((tmp_path / "runs").glob("tiny/mask_guided/*/progress.json")):
-        assert process.poll() is None, "the pipeline ended before it could be killed"
+    while not list((folder / "runs").glob("tiny/mask_guided/*/progress.json")):
+        assert process.poll() is None, (folder / "log").read_text()
         assert time.monotonic() < deadline
-        time.sleep(0.1)
-    os.kill(process.pid, signal.SIGKILL)
+        time.sleep(0.05)
+    process.kill()
     process.wait(30)
-    assert not list((tmp_path / "runs").glob("tiny/mask_guided/*/model/model.json")), (
-        "it was killed too late to show anything"
-    )
+    assert not list((folder / "runs").glob("tiny/mask_guided/*/model/model.json")), "it was killed too late"
+    deadline = time.monotonic() + 60
+    while processes_reading(folder / "runs" / "_cache", "RayTrainWorker"):
+        assert time.monotonic() < deadline, "the workers of the killed driver have not ended"
+        time.sleep(0.1)
 
-    out = finished(tmp_path)
+    out = finished(folder)
     assert "== ingest (found, not done again)" in out
     assert "== detect (found, not done again)" in out
     assert "== mask (found, not done again)" in out
     assert "== train (found" not in out
-    (metrics,) = (tmp_path / "runs").glob("tiny/mask_guided/*/metrics.jsonl")
+    (metrics,) = (folder / "runs").glob("tiny/mask_guided/*/metrics.jsonl")
     assert metrics.read_text().count("\n") == 6
     report = metrics.parent / "report" / "report.html"
     assert "of 6" in out
     assert report.stat().st_size > 10_000
 
-    out = finished(tmp_path, "--train.epochs", "2")
-    assert "== mask (found, not done again)" in out
-    assert "== train (found" not in out
-    assert len(list((tmp_path / "runs").glob("tiny/mask_guided/*/model/model.json"))) == 2
-
 
 @pytest.mark.slow
-def test_another_kind_of_mask_redoes_masks_and_training(tmp_path: Path) -> None:
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(SETTINGS | {"tracking": {"uri": "off"}}))
-    synth = [
-        sys.executable,
-        "-m",
-        "ufgvc.cli",
-        "synth",
-        "--config",
-        str(tmp_path / "tiny.yaml"),
-        "--out",
-        str(tmp_path / "leaves"),
-    ]
-    subprocess.run(synth, check=True, capture_output=True)
-    finished(tmp_path)
-    out = finished(tmp_path, "--mask-kind", "luminance")
+def test_a_changed_setting_redoes_what_depends_on_it(folder: Path) -> None:
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(SETTINGS | {"tracking": {"uri": "off"}}))
+    finished(folder)
+    out = finished(folder, "--train.epochs", "2")
+    assert "== mask (found, not done again)" in out
+    assert "== train (found" not in out
+    assert len(list((folder / "runs").glob("tiny/mask_guided/*/model/model.json"))) == 2
+    out = finished(folder, "--mask-kind", "luminance")
     assert "== detect (found, not done again)" in out
     assert "== mask (found" not in out
     assert "== train (found" not in out
-    out = finished(tmp_path)
+    out = finished(folder)
     assert "== train (found, not done again)" in out

@@ -1,4 +1,4 @@
-"""Errors that the user must mend end a training at once, through Ray Train and without it; others are tried again."""
+"""User errors end a training at once, with and without Ray Train; other failures are retried."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ pytestmark = pytest.mark.usefixtures("ray_local")
 SMALL = TrainSettings(init="none", epochs=1, batch_size=4, resize=40, crop=32)
 
 
-def fail(told: dict[str, Any]) -> None:
-    """A training that fails as told, and leaves a line each time it is started."""
-    with open(told["log"], "a") as file:
+def fail(config: dict[str, Any]) -> None:
+    """A training that fails, and writes a line each time it is started."""
+    with open(config["log"], "a") as file:
         file.write("started\n")
-    if told["mistake"]:
+    if config["mistake"]:
         raise UserError("too large", where="train.batch_size", fix="make it smaller")
     raise RuntimeError("our fault")
 
@@ -109,12 +109,12 @@ def test_a_batch_too_large_is_told_by_the_actors_of_an_evaluation_and_a_predicti
     model = LoadedModel(method, dataset.classes, {"resize": 64, "size": 64}, {})
     with pytest.raises(Exception) as caught:
         score_split(dataset, {"model": model}, ScoreSettings(max_actors=1, batch_size=6))
-    told = user_error_in(caught.value)
-    assert told is not None
-    assert "--batch-size 3" in str(told)
+    error = user_error_in(caught.value)
+    assert error is not None
+    assert "--batch-size 3" in str(error)
     store, names, _ = list_photographs(str(Path(small_dataset).parent / "source" / "images"))
     with pytest.raises(Exception) as caught:
         list(_predict_rows(store, names, model, PredictSettings(batch_size=6)))
-    told = user_error_in(caught.value)
-    assert told is not None
-    assert "--batch-size 3" in str(told)
+    error = user_error_in(caught.value)
+    assert error is not None
+    assert "--batch-size 3" in str(error)

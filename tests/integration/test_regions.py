@@ -108,37 +108,6 @@ def test_a_detector_learns_saves_and_loads_without_a_pickle(tmp_path: Path):
     assert not list(tmp_path.rglob("*.pt"))
 
 
-def test_average_precision_agrees_with_ultralytics():
-    from ultralytics.utils.metrics import ap_per_class
-
-    from ufgvc.regions.boxes import average_precision
-
-    random = np.random.default_rng(0)
-    truths = [leaf(k)[1] for k in range(10)]
-
-    def moved_box(box: Box) -> Box:
-        return dataclasses.replace(
-            box, x0=box.x0 + random.normal(0, 3), y0=box.y0 + random.normal(0, 25), score=random.uniform()
-        )
-
-    moved = [[moved_box(box) for box in truth] for truth in truths]
-    ours = [average_precision(truths, moved, region) for region in REGIONS]
-    from ufgvc.regions.boxes import as_array, iou
-
-    hits, scores, classes = [], [], []
-    for truth, found in zip(truths, moved, strict=True):
-        for region in REGIONS:
-            mine, theirs = ([b for b in boxes if b.region == region] for boxes in (truth, found))
-            overlap = iou(as_array(theirs), as_array(mine))
-            hits += list(overlap.max(axis=1) >= 0.5)  # the boxes lie apart, so no true box is matched twice
-            scores += [b.score for b in theirs]
-            classes += [REGIONS.index(region)] * len(theirs)
-    target = np.array([REGIONS.index(b.region) for truth in truths for b in truth])
-    theirs = ap_per_class(np.array(hits)[:, None], np.array(scores), np.array(classes), target)[5][:, 0]
-    assert 0.2 < min(ours) <= max(ours) < 1
-    assert ours == pytest.approx(theirs, abs=0.02)
-
-
 @pytest.fixture(scope="module")
 def detected(data: str, runs: str):
     return detect(data, TINY, Context(runs=runs, tracking=OFF, seed=1))
@@ -243,7 +212,7 @@ def test_a_detector_that_finds_nothing_guides_nothing(
 
 def test_a_detector_that_no_node_can_hold_is_refused(data: str, runs: str, detected, ray_local: None):
     with pytest.raises(
-        UserError, match=rf"no node has what each detector is to have, {SLOTS + 1} CPUs \(nodes: 1 x {SLOTS} CPU\)"
+        UserError, match=rf"no node has the {SLOTS + 1} CPU that each actor needs \(nodes: 1 x {SLOTS} CPU\)"
     ):
         mask(
             data,
@@ -285,7 +254,7 @@ def test_one_damaged_photograph_costs_only_itself(data: str, runs: str, detected
         "detected": ShardWriter(store, "regions/detected", "x", "regions"),
         "masks": ShardWriter(store, "masks/box", "x", "masks"),
     }
-    masker = ShardMasker(damaged, writers, open_store(detected.model), "detected", "box", 0.0001, 8, 1)
+    masker = ShardMasker(damaged, writers, open_store(detected.model), "detected", "box", 0.0001, 8, 1, "cpu")
     answer = masker({"shard": json.dumps(dataclasses.asdict(shard))})
     failed = json.loads(answer["failed"])
     assert [image_id for image_id, _ in failed] == [rows[1]["image_id"]]

@@ -45,10 +45,10 @@ def test_a_training_that_is_stopped(number: signal.Signals, tmp_path: Path) -> N
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    told = (tmp_path / "log").read_text()
-    assert code == 128 + number, told
-    assert "stopped; the same command goes on from the last checkpoint" in told
-    assert "Traceback" not in told
+    text = (tmp_path / "log").read_text()
+    assert code == 128 + number, text
+    assert "stopped; the same command continues from the last checkpoint" in text
+    assert "Traceback" not in text
     client = MlflowClient(f"sqlite:///{runs / 'mlflow.db'}")
     (run,) = client.search_runs([each.experiment_id for each in client.search_experiments()])
     assert run.info.status == "KILLED"

@@ -17,7 +17,7 @@ import pytest
 
 from tests.integration.s3_servers import SECRET, client_of, keys_in, new_bucket, use_server
 from ufgvc.core.errors import UserError
-from ufgvc.core.s3 import _DELETE_AT_ONCE
+from ufgvc.core.s3 import _DELETE_BATCH
 from ufgvc.core.storage import Store, open_store, read_parquet_file, read_parquet_rows, write_parquet_file
 
 BIG = 20 << 20  # more than one part of an upload, and more than a writer keeps in memory
@@ -122,8 +122,8 @@ def test_what_ray_does_with_folders_writes_no_markers(store: Store, endpoint: st
 
 
 def test_more_deletes_than_one_request_may_hold(s3: str, s3_environment: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _DELETE_AT_ONCE == 1000, "the limit of S3"
-    monkeypatch.setattr("ufgvc.core.s3._DELETE_AT_ONCE", 5)
+    assert _DELETE_BATCH == 1000, "the limit of S3"
+    monkeypatch.setattr("ufgvc.core.s3._DELETE_BATCH", 5)
     bucket = s3.removeprefix("s3://")
     client = client_of(s3_environment)
     for number in range(12):

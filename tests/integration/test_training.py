@@ -28,11 +28,12 @@ from ufgvc.synthetic import SynthSettings, synthesize
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.runs import NullRun
 from ufgvc.tracking.settings import TrackingSettings
-from ufgvc.training.in_process import train_alone
+from ufgvc.training.ddp import Ranks
 from ufgvc.training.loader import make_loader
 from ufgvc.training.progress import read_metrics
-from ufgvc.training.run import TrainResult, make_plan, save_trained, train
+from ufgvc.training.run import TrainResult, make_worker_config, save_trained, train
 from ufgvc.training.settings import TrainSettings
+from ufgvc.training.worker import train_in_process
 
 OFF = TrackingSettings(uri="off")
 TINY: dict[str, Any] = {
@@ -50,7 +51,7 @@ pytestmark = pytest.mark.usefixtures("ray_local")
 
 @pytest.fixture(scope="module")
 def leaves(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> str:
-    """13 training leaves (no multiple of any batch or number of ranks) of 3 cultivars, with masks from their own boxes."""
+    """13 training leaves (no multiple of a batch or number of ranks) of 3 cultivars, masks from annotated boxes."""
     folder = tmp_path_factory.mktemp("leaves")
     source = synthesize(
         folder / "source",
@@ -172,12 +173,12 @@ def test_every_leaf_is_seen_once_and_streamed_leaves_are_the_cached_ones(
     found = {}
     for cache in ("host", "none"):
         settings = TrainSettings(**(TINY | {"batch_size": batch_size, "cache": cache}))
-        masks = read_manifest(dataset, f"masks/{settings.mask}").fingerprint
-        plan, _ = make_plan(dataset, method, settings, 3, masks, str(tmp_path))
-        recipe, index = Recipe.model_validate(plan.recipe), read_index(dataset, "train")
+        masks = read_manifest(dataset, f"masks/{settings.mask_kind}").fingerprint
+        config, _ = make_worker_config(dataset, method, settings, 3, masks, str(tmp_path))
+        recipe, index = Recipe.model_validate(config.recipe), read_index(dataset, "train")
         seen: dict[int, tuple[np.ndarray, ...]] = {}
         for rank in (0, 1):
-            loader = make_loader(plan, recipe, dataset, index, rank, 2, torch.device("cpu"))
+            loader = make_loader(config, recipe, dataset, index, Ranks(rank, 2, torch.device("cpu")))
             for raw in loader.source.epoch(0):
                 batch = loader.augment(raw, 0)
                 for row, position in enumerate(raw.positions.tolist()):
@@ -200,11 +201,11 @@ def test_the_test_leaves_choose_the_epoch_and_never_calibrate(leaves: str, tmp_p
     dataset = open_dataset(leaves)
     method = build("resnet50", num_classes=3, init="none", backbone="shufflenet_v2_x0_5")
     settings = TrainSettings(**(TINY | {"epochs": 1, "validation": "test", "cache": "host"}))
-    plan, identity = make_plan(dataset, method, settings, 3, None, str(tmp_path))
-    state = train_alone(plan, torch.device("cpu"))
+    config, identity = make_worker_config(dataset, method, settings, 3, None, str(tmp_path))
+    state = train_in_process(config, torch.device("cpu"))
     assert state["history"][0]["validation_leaves"] == 6
-    save_trained(open_store(plan.run), dataset, method, plan, identity, state, NullRun())
-    model = load_model(f"{plan.run}/model")
+    save_trained(open_store(config.run), dataset, method, config, identity, state, NullRun())
+    model = load_model(f"{config.run}/model")
     assert model.info["validation"] == "test"
     assert model.calibration is None
 

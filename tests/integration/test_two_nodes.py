@@ -1,4 +1,4 @@
-"""Two Ray nodes with addresses of their own, of which one is lost in the middle: no epoch, no trial and no leaf is lost with it."""
+"""Two Ray nodes with their own addresses, one of which is lost: no epoch, no trial and no leaf is lost with it."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_training_goes_on_without_a_node_that_is_lost(leaves: Cluster, second: M
 
 
 def test_the_same_command_goes_on_elsewhere_when_its_node_is_lost(leaves: Cluster, second: Machine) -> None:
-    """Ray Train's controller sits where the command was started: both are lost with that node, and so is what they held of the cluster."""
+    """Ray Train's controller runs on the node of the command: both are lost with it, and their resources are freed."""
     job = leaves.job("train", *training(f"{RUNS}/moved"), on=second)
     run = begun(job, f"{RUNS}/moved")
     before = read_metrics(run)
@@ -95,7 +95,7 @@ def test_the_same_command_goes_on_elsewhere_when_its_node_is_lost(leaves: Cluste
 
 
 def test_no_training_of_a_benchmark_is_lost_with_a_node(leaves: Cluster, second: Machine) -> None:
-    """Two trainings at a time, one a node. What was finished stays as it is, and what ran on the lost node is trained on the other one."""
+    """Two trainings at a time, one on each node. Finished ones stay, those of the lost node run on the other one."""
     settings = flags(SMALL | {"epochs": 1, "seeds": 2, "lr_factors": 1.0, "cpus_per_trial": SHARE, "cam_leaves": 0})
     rows = ("--methods", "resnet50", "mobilenet_v2", "--backbones", "resnet50=shufflenet_v2_x0_5")
     job = leaves.job("benchmark", *places(f"{RUNS}/benchmark"), *settings, *rows)

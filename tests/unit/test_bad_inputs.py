@@ -115,7 +115,7 @@ def test_anno_names_a_missing_file(tmp_path: Path) -> None:
         put(tmp_path / "s" / "images" / f"1_1_{split}.jpg")
         put(tmp_path / "s" / "images" / f"2_1_{split}.jpg")
         put(tmp_path / "s" / "anno" / f"{split}.txt", f"1_1_{split}.jpg 1\n2_1_{split}.jpg 2\n1_9_{split}.jpg 1\n")
-    refused(tmp_path / "s", "images/1_9_train.jpg", "but it is not there")
+    refused(tmp_path / "s", "images/1_9_train.jpg", "but it does not exist")
     assert set(skipped(tmp_path / "s")[1]) == {"images/1_9_train.jpg", "images/1_9_test.jpg"}
 
 
@@ -261,7 +261,7 @@ def test_the_same_group_in_train_and_test(source: Path) -> None:
     refused(source, "train/a/train0.jpg: its group 'p1' is in train and in test")
     dataset, rejected = skipped(source)
     assert "its group 'p1'" in rejected.pop("train/a/train0.jpg")
-    assert set(rejected.values()) == {"the source does not name it"}
+    assert set(rejected.values()) == {"the source does not list it"}
     assert len(rejected) == 4
     assert dataset.counts == {"train": 1, "test": 2}
 
@@ -349,5 +349,5 @@ def test_boxes_of_a_photograph_that_exif_turns(
     rows = read_shard(open_dataset(str(source.parent / "data")), "regions/annotated", "train-00000").to_pylist()
     box = next(to_boxes(row["boxes"]) for row in rows if row["image_id"] == "train/a/train0")[0]  # type: ignore[index]
     assert (box.x0, box.y0, box.x1, box.y1) == pytest.approx(corners)
-    said = "1 of 1 photographs with boxes are turned by EXIF (for example train/a/train0.jpg)" in caplog.text
+    said = "1 of 1 photographs with boxes are rotated by EXIF (for example train/a/train0.jpg)" in caplog.text
     assert said == (setting == "auto")

@@ -16,9 +16,9 @@ from PIL import Image
 from torch import nn
 
 from tests.factories import put
-from ufgvc.bench import dataset, growth, reading, sizing, steps
+from ufgvc.bench import dataset, growth, reading, report, steps
 from ufgvc.bench.machine import describe_machine, matrix_product
-from ufgvc.bench.report import BenchReport, number
+from ufgvc.bench.report import BenchReport, format_number
 from ufgvc.bench.settings import BenchSettings
 from ufgvc.bench.timing import Measurement, Spread, Timed, time_in_turn
 from ufgvc.cli import main
@@ -62,11 +62,11 @@ def test_a_budget_ends_the_rounds_but_three_are_always_run() -> None:
 
 def test_a_ratio_is_the_median_of_the_rounds_ratios_not_the_ratio_of_medians() -> None:
     timed = Timed({"ours": (1.0, 2.0, 4.0), "theirs": (3.0, 2.0, 4.0)})
-    row = timed.rate("ours", "images/s", units=8, beside="theirs", beside_units=4)
+    row = timed.rate("ours", "images/s", units=8, baseline="theirs", baseline_units=4)
     # ours handles 8, 4, 2 a second; theirs 4/3, 2, 1: ratios 6, 2, 2.
     assert row.value == Spread(4.0, 3.0, 6.0)
     assert row.ratio == Spread(2.0, 2.0, 4.0)
-    assert timed.time("ours", scale=1000, beside="theirs").ratio == Spread(1.0, 1.0, 2.0)
+    assert timed.time("ours", scale=1000, baseline="theirs").ratio == Spread(1.0, 1.0, 2.0)
 
 
 # -- counting
@@ -90,11 +90,11 @@ def test_operations_and_kept_bytes_of_a_linear_layer_are_those_of_the_formula() 
     side, classes = 32, 5
     cost = steps.count_cost(flat_method(side, classes), side, seed=0)
     inputs = 3 * side * side
-    # Forward y = W x and backward dW = dy x': two products of 2 * inputs * classes operations. The images want no gradient.
+    # Forward y = W x and backward dW = dy x': two products of 2 * inputs * classes operations; images need no gradient.
     assert cost.flops == 2 * 2 * inputs * classes
     assert cost.fixed == 3 * 4 * inputs * classes
     # Kept: the images, and the log-probabilities and labels of the cross-entropy.
-    assert 4 * inputs <= cost.kept <= 4 * inputs + 4 * classes + 8 + 64
+    assert 4 * inputs <= cost.saved <= 4 * inputs + 4 * classes + 8 + 64
 
 
 def test_operations_of_resnet50_are_the_known_ones() -> None:
@@ -163,7 +163,7 @@ def test_a_batch_larger_than_memory_is_refused_with_the_largest_that_fits(monkey
         (["--batches", "100000000", "--sides", "64"], "GB free"),
         (["--source", "empty", "--sides", "32", "--batches", "2"], "is an empty folder"),
         (["--source", "few", "--sides", "32", "--batches", "2"], "holds 3 photographs, at least 16"),
-        (["--config", "strange.yaml"], "bench.methodes"),
+        (["--config", "misspelt.yaml"], "bench.methodes"),
         (["--batches", "1"], "2 or more"),
         (["--methods", "resnet50", "resnet50"], "named twice"),
     ],
@@ -176,7 +176,7 @@ def test_a_bad_flag_is_one_message(
     (tmp_path / "empty").mkdir()
     put(tmp_path / "few" / "a.jpg"), put(tmp_path / "few" / "b.jpg")
     put(tmp_path / "few" / "c.jpg", b"no photograph")
-    put(tmp_path / "strange.yaml", "bench: {methodes: [dcl]}\n")
+    put(tmp_path / "misspelt.yaml", "bench: {methodes: [dcl]}\n")
     small = ["--backbones", "shufflenet_v2_x0_5"] if "--backbones" not in flags else []
     try:
         code = main(["bench", *small, *flags])
@@ -199,7 +199,7 @@ class nothing:
 
 
 def test_drawn_photographs_are_as_large_as_they_are_said_to_be() -> None:
-    drawn = list(dataset.drawn_photographs(3, seed=0))
+    drawn = list(dataset.synthetic_photographs(3, seed=0))
     assert len({content for _, content in drawn}) == 3
     for ending, content in drawn:
         assert ending == ".jpg"
@@ -239,7 +239,7 @@ def test_the_source_has_both_splits_of_every_cultivar_and_masks_of_the_photograp
 
 
 def test_the_fast_way_reads_the_pixels_of_the_plain_one_within_a_grey_level() -> None:
-    (_, image), masks = next(dataset.drawn_photographs(1, seed=0)), dataset.draw_masks(900, 1200)
+    (_, image), masks = next(dataset.synthetic_photographs(1, seed=0)), dataset.synthetic_masks(900, 1200)
     encoded = [dataset.encode_mask(mask) for mask in masks]
     name, decoder = reading.fastest_exact_decoder([image, image], seed=0)
     plain, fast = reading.plain_sample(image, encoded), reading.fast_sample(decoder, image, encoded)
@@ -256,7 +256,7 @@ def test_a_decoder_that_changes_pixels_or_cannot_read_them_is_not_exact(monkeypa
 
     known = {"Pillow": whole, "darker": lambda image: whole(image) // 2, "broken": broken}
     monkeypatch.setattr(reading, "decoders", lambda: known)
-    (_, image) = next(dataset.drawn_photographs(1, seed=0))
+    (_, image) = next(dataset.synthetic_photographs(1, seed=0))
     assert reading.fastest_exact_decoder([image], seed=0)[0] == "Pillow"
 
 
@@ -283,9 +283,9 @@ def test_the_memory_of_a_tree_counts_what_children_hold() -> None:
         assert child.stdout is not None
         assert child.stdin is not None
         child.stdout.readline()
-        assert 200 << 20 < growth.tree_memory(child.pid) < 400 << 20
+        assert 200 << 20 < growth.process_tree_memory(child.pid) < 400 << 20
         child.stdin.close()
-    assert growth.tree_memory(child.pid) == 0
+    assert growth.process_tree_memory(child.pid) == 0
 
 
 @pytest.mark.parametrize("rows", [10_000, 1_000_000, 100_000_000])
@@ -297,17 +297,17 @@ def test_where_a_set_would_be_kept_is_what_training_would_choose(
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=disk))
     device = torch.device("cuda" if gpu else "cpu")
     chosen = choose_cache("auto", rows, 512, True, device, tmp_path)
-    rates = sizing.Rates(2e5, 100.0, 50.0, "case", 40.0, gpu, disk)
-    assert sizing.cache_place(rows, rates) == {"device": "on the GPU", "host": "on disk", "none": "streamed"}[chosen]
+    rates = report.Rates(2e5, 100.0, 50.0, "case", 40.0, gpu, disk)
+    assert report.cache_location(rows, rates) == {"device": "on the GPU", "host": "on disk", "none": "streamed"}[chosen]
 
 
 def test_a_streamed_epoch_is_held_back_by_the_slower_of_decoding_and_the_step() -> None:
-    fast_step = sizing.Rates(2e5, decode=100.0, train=1000.0, case="", predict=None, device_memory=None, disk=0)
-    assert sizing.epoch_cells(360_000, "streamed", fast_step) == ("60 min", "decoding")
-    assert sizing.epoch_cells(360_000, "on disk", fast_step) == ("6 min", "the step")
-    assert sizing.epoch_cells(10, "streamed", sizing.Rates(2e5, None, 9.0, "", None, None, 0)) == (None, None)
-    cells = {row[0]: row[1] for row in sizing.size_rows(fast_step)}
-    assert cells["decoded set, 512 px with masks"] == sizing.size_text(decoded_size(10_000, 512, True)) == "8.52 GB"
+    fast_step = report.Rates(2e5, decode=100.0, train=1000.0, case="", predict=None, device_memory=None, disk=0)
+    assert report._epoch_cells(360_000, "streamed", fast_step) == ("60 min", "decoding")
+    assert report._epoch_cells(360_000, "on disk", fast_step) == ("6 min", "the step")
+    assert report._epoch_cells(10, "streamed", report.Rates(2e5, None, 9.0, "", None, None, 0)) == (None, None)
+    cells = {row[0]: row[1] for row in report.sizing_rows(fast_step)}
+    assert cells["decoded set, 512 px with masks"] == report.format_bytes(decoded_size(10_000, 512, True)) == "8.52 GB"
     assert cells["predict once"] is None
 
 
@@ -321,4 +321,4 @@ def test_the_report_says_the_same_in_all_its_forms() -> None:
     assert "A note." in report.to_markdown()
     assert json.loads(report.to_json())["measured"]["Reading"][0]["ratio"]["median"] == 2
     assert "no GPU" in report.machine_line()
-    assert [number(value) for value in (0.01234, 12.345, 12345.6)] == ["0.0123", "12.3", "12,346"]
+    assert [format_number(value) for value in (0.01234, 12.345, 12345.6)] == ["0.0123", "12.3", "12,346"]

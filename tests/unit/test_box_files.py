@@ -62,7 +62,7 @@ def names_of(kind: str) -> dict[str, str]:
         "nested": {"labels/classes.txt": lines},
         "notes.json": {"notes.json": categories, "classes.txt": lines},
         "predefined_classes.txt": {"predefined_classes.txt": lines},
-        "beside the labels' folder": {"meta/classes.txt": lines},
+        "next to the labels' folder": {"meta/classes.txt": lines},
         "Roboflow": {
             "data.yaml": "names: ['contour', 'vein']\n",
             "README.roboflow.txt": "\nleaves - v1\n====\n\nThis dataset\n",
@@ -86,7 +86,7 @@ PLACES = [
         "nested",
         "notes.json",
         "predefined_classes.txt",
-        "beside the labels' folder",
+        "next to the labels' folder",
         "Roboflow",
         "with a byte order mark",
     ),
@@ -162,7 +162,7 @@ def test_lines_of_yolo(line: str, corners: tuple[float, ...]) -> None:
         ("0,0.5,0.5,0.06,0.8", "line 2 has 0 numbers after the class"),
         ("0 0,5 0,5 0,06 0,8", "line 2 is not `class x y width height`: '0 0,5"),
         ("0 0.5 0.5", "line 2 has 2 numbers after the class; a box has 4"),
-        ("0 48 36 6 58", "line 2 has 58: YOLO boxes are shares of width and height, these seem to be pixels"),
+        ("0 48 36 6 58", "line 2 has 58: YOLO boxes are fractions of width and height, these seem to be pixels"),
         ("0 .5 .5 .06 .8 .5 .1 2 .5 .9 2", "neither a box nor a polygon within"),
         ("0 0.5 0.5 -0.1 0.2", "line 2 has a negative width or height"),
         ("0 nan 0.5 0.1 0.2", "line 2 has coordinates that are not numbers"),
@@ -396,12 +396,16 @@ def test_files_of_other_tools_are_called_by_their_names(tmp_path: Path, document
 @pytest.mark.parametrize(
     ("files", "place", "what"),
     [
-        ({"a.jpg": None}, "", "holds no YOLO .txt, COCO .json or Pascal VOC .xml"),
-        ({"one.txt": "0 .5 .5 .1 .1"}, "one.txt", "is one file, and no COCO .json"),
-        ({"a.txt": "0 .5 .5 .1 .1", "b.xml": voc()}, "", "holds boxes of several formats (YOLO .txt, Pascal VOC .xml)"),
+        ({"a.jpg": None}, "", "contains no YOLO .txt, COCO .json or Pascal VOC .xml"),
+        ({"one.txt": "0 .5 .5 .1 .1"}, "one.txt", "is one file, but not COCO .json"),
+        (
+            {"a.txt": "0 .5 .5 .1 .1", "b.xml": voc()},
+            "",
+            "contains boxes of several formats (YOLO .txt, Pascal VOC .xml)",
+        ),
         ({"a.json": "{"}, "", "is not JSON"),
         ({"a.json": "{}"}, "a.json", "is JSON, but not COCO"),
-        ({"a.txt": "hello world"}, "", "holds no boxes that can be read; a.txt"),
+        ({"a.txt": "hello world"}, "", "contains no boxes that can be read; a.txt"),
         ({"a.txt": ""}, "missing.json", "there is no such file"),
         ({"a.txt": ""}, "missing", "there is no such file or folder"),
     ],
@@ -453,7 +457,7 @@ def test_the_size_of_the_stored_pixels_is_only_half_an_answer() -> None:
     box = to_regions(label_studio, 40, 60, "named", 6)[0]
     assert (box.x0, box.y0, box.x1, box.y1) == pytest.approx((5, 10, 30, 58))
     both = Annotation("f", (RawBox("vein", 5, 10, 30, 38),), (60, 40))
-    with pytest.raises(ValueError, match="fit into both: say which with `--box-orientation"):
+    with pytest.raises(ValueError, match="fit both: choose with `--box-orientation"):
         to_regions(both, 40, 60, "named", 6)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.types import Box
 from ufgvc.regions.annotated import AnnotatedImage, split_annotated
-from ufgvc.regions.boxes import average_precision, max_boxes_per_region, select_boxes
+from ufgvc.regions.boxes import average_precision, match_boxes, max_boxes_per_region, select_boxes
 
 
 def box(x0: float, y0: float, x1: float, y1: float, score: float = 1.0, region: str = "vein") -> Box:
@@ -24,23 +25,43 @@ def test_selected_boxes_are_the_best_of_each_region():
 
 def test_average_precision_of_hand_worked_cases():
     truth = [[box(0, 0, 10, 10)], [box(0, 0, 10, 10)]]
-    assert average_precision(truth, [[box(0, 0, 10, 10, 0.9)], [box(0, 0, 10, 10, 0.8)]], "vein") == pytest.approx(1)
-    # The better score is a false alarm: precision is 1/2 at recall 1/2, and recall 1 is never reached.
+    # 0.995 is the largest value of YOLOv5's formula (the paper's figure for SoyLocal).
+    perfect = [[box(0, 0, 10, 10, 0.9)], [box(0, 0, 10, 10, 0.8)]]
+    assert average_precision(truth, perfect, "vein") == pytest.approx(0.995)
+    # The better score is a false positive: precision is 1/2 at recall 1/2, and recall 1 is never reached.
     worse = average_precision(truth, [[box(50, 50, 60, 60, 0.9)], [box(0, 0, 10, 10, 0.8)]], "vein")
-    assert worse == pytest.approx(0.5 * 51 / 101)
-    # A second box on a leaf that was found already is a false alarm, but one that comes last does no harm.
-    twice = average_precision(
-        truth, [[box(0, 0, 10, 10, 0.9), box(0, 0, 10, 9, 0.1)], [box(0, 0, 10, 10, 0.8)]], "vein"
-    )
-    assert twice == pytest.approx(1)
+    assert worse == pytest.approx(0.5 * 51 / 101, abs=0.01)
+    # A second box on an image that was found already is a false positive, but the last one does not change the result.
+    twice = [[*perfect[0], box(0, 0, 10, 9, 0.1)], perfect[1]]
+    assert average_precision(truth, twice, "vein") == pytest.approx(0.995)
     assert average_precision(truth, [[], []], "vein") == 0
     assert average_precision(truth, [[], []], "contour") is None
 
 
 def test_average_precision_counts_only_overlaps_of_half():
     truth = [[box(0, 0, 10, 10)]]
-    assert average_precision(truth, [[box(0, 0, 10, 5, 0.9)]], "vein") == pytest.approx(1)
+    assert average_precision(truth, [[box(0, 0, 10, 5, 0.9)]], "vein") == pytest.approx(0.995)
     assert average_precision(truth, [[box(0, 0, 10, 4.9, 0.9)]], "vein") == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_average_precision_is_near_that_of_coco(seed: int):
+    """The mean of the interpolated precision at 101 recalls."""
+    rng = np.random.default_rng(seed)
+    truths = [[box(0, 0, 10, 10), box(40, 0, 50, 10)] for _ in range(30)]
+    found = [
+        [box(b.x0, b.y0 + shift, b.x1, b.y1 + shift, rng.uniform()) for b in truth for shift in rng.normal(0, 4, 2)]
+        for truth in truths
+    ]
+    rows = []
+    for truth, boxes in zip(truths, found, strict=True):
+        ranked = sorted(boxes, key=lambda b: -b.score)
+        rows += zip((b.score for b in ranked), match_boxes(truth, ranked, 0.5), strict=True)
+    hits = np.cumsum([hit for _, hit in sorted(rows, key=lambda row: -row[0])])
+    recall, precision = hits / 60, hits / np.arange(1, len(hits) + 1)
+    coco = np.mean([precision[recall >= r - 1e-12].max(initial=0) for r in np.linspace(0, 1, 101)])
+    assert 0.2 < coco < 0.95
+    assert average_precision(truths, found, "vein") == pytest.approx(coco, abs=0.01)
 
 
 def leaves(train: int, test: int) -> list[AnnotatedImage]:

@@ -1,4 +1,5 @@
-"""The command line: files and flags become settings, an error of the user is one message and exit code 2, any other keeps its traceback."""
+"""The command line: files and flags become settings, an error of the user is one message and exit code 2, any other
+keeps its traceback."""
 
 from __future__ import annotations
 
@@ -62,7 +63,8 @@ def outside_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What a person reads of a command that is refused: exit code 2, one message, no traceback, nothing on standard output."""
+    """What a person reads of a command that is refused: exit code 2, one message, no traceback, nothing on standard
+    output."""
     try:
         code = main([*arguments])
     except SystemExit as stopped:
@@ -284,7 +286,7 @@ def test_a_command_may_have_an_exit_code_of_its_own(
 
 
 def run_without_a_reader(program: list[str], unbuffered: bool) -> tuple[int, str]:
-    """The exit code and standard error of a process whose output nobody reads any more, as behind `| head`."""
+    """The exit code and standard error of a process whose output is closed, as by `| head`."""
     read, write = os.pipe()
     os.close(read)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)} | ({"PYTHONUNBUFFERED": "1"} if unbuffered else {})
@@ -305,11 +307,11 @@ def run_without_a_reader(program: list[str], unbuffered: bool) -> tuple[int, str
 
 @pytest.mark.parametrize("unbuffered", [False, True])
 @pytest.mark.parametrize("arguments", [["--help"], ["synth", "--help"], ["train", "--help"]])
-def test_output_that_nobody_reads_to_its_end(arguments: list[str], unbuffered: bool) -> None:
+def test_closed_output_ends_a_command_quietly(arguments: list[str], unbuffered: bool) -> None:
     assert run_without_a_reader(["-m", "ufgvc", *arguments], unbuffered) == (141, "")
 
 
-def test_a_job_whose_result_nobody_reads_and_a_server_that_hangs_up() -> None:
+def test_closed_output_is_not_a_broken_connection() -> None:
     program = (
         "import sys\n"
         "from ufgvc import cli\n"

@@ -65,8 +65,8 @@ def test_places_of_an_image_in_order_lie_evenly_around_0():
 
 @pytest.mark.parametrize("shuffle", SHUFFLES)
 @pytest.mark.parametrize(("grid", "side"), [(7, 56), (7, 64), (4, 32)])
-def test_a_destroyed_patch_is_told_by_where_it_came_from(shuffle: Shuffle, grid: int, side: int):
-    """Each patch is painted in its own number, which is then read off the destroyed image."""
+def test_a_shuffled_patch_is_labelled_with_its_origin(shuffle: Shuffle, grid: int, side: int):
+    """Each patch is painted in its own number, which is then read off the shuffled image."""
     batch, n, step = views_batch(4, side, shuffle, grid), grid * grid, side // grid
     frame = (side - step * grid) // 2
     painted = batch.images.clone()
@@ -122,7 +122,7 @@ def test_matching_by_brightness_finds_the_origin_in_noise_only():
 
 
 @pytest.mark.parametrize("shuffle", SHUFFLES)
-def test_views_are_the_originals_and_then_the_destroyed(shuffle: Shuffle):
+def test_views_are_the_originals_and_then_the_shuffled(shuffle: Shuffle):
     batch = replace(views_batch(3, 56, shuffle), extra={"kept": torch.arange(3)})
     state = torch.get_rng_state()
     seen = dcl_views(batch, 7, shuffle, 2.0, "tracked")
@@ -202,8 +202,8 @@ def reference_losses(
     sums = Counter[str]()
     for i, label in enumerate(labels):
         sums["classification"] += surprise(outputs["logits"][i].tolist(), label)
-        original, destroyed = (label, label + classes) if adversary == "classes" else (0, 1)
-        sums["adversarial"] += surprise(outputs["adversary"][i].tolist(), original if i < half else destroyed)
+        original, shuffled_class = (label, label + classes) if adversary == "classes" else (0, 1)
+        sums["adversarial"] += surprise(outputs["adversary"][i].tolist(), original if i < half else shuffled_class)
         places = outputs["location"][i].tolist()
         sums["location"] += (
             sum(abs(place - (origin - 24) / 49) for place, origin in zip(places, origins[i], strict=True)) / 49

@@ -1,4 +1,4 @@
-"""Every method over two ranks: a step on five images here and three there has the gradients of one process with all eight."""
+"""Every method over two ranks: a step on five and three images has the gradients of one process with all eight."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def part_of(batch: Batch, cut: slice) -> Batch:
 
 
 def training(net: nn.Module) -> nn.Module:
-    """Training mode, but for what couples the images of a batch (statistics) or draws (dropout): no spread of images is like another."""
+    """Training mode without BatchNorm statistics and dropout, which depend on how the images are distributed."""
     net.train()
     for module in net.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.Dropout):

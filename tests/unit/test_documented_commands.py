@@ -35,7 +35,7 @@ WORDS = {
     "NAME": "mask_guided",
     "short": "bcnn",
     "...": "s3://bucket/x",
-}  # short: CONTRIBUTING's example of a method
+}  # short: the example of docs/adding-a-method.md
 # Flags of other programs (git, mlflow, ray, docker, pip), and of ours that are no commands of `ufgvc`.
 FOREIGN = frozenset(
     ["always", "dirty", "abbrev", "exclude", "host", "backend-store-uri", "artifact-uri", "dst-path", "working-dir"]
@@ -140,7 +140,8 @@ def test_every_flag_that_is_named_is_there() -> None:
 
 
 def test_what_the_parser_of_documents_finds() -> None:
-    text = "Say `ufgvc synth\n--out x`, `predict --model M`.\n\n    ufgvc train \\\n        --data D   # a word\n    pip install ufgvc x\n"
+    text = "Say `ufgvc synth\n--out x`, `predict --model M`.\n\n"
+    text += "    ufgvc train \\\n        --data D   # a word\n    pip install ufgvc x\n"
     text += "\n```sh\nray job submit -- python -m jobs.mask --mask-kind box\n```\n"
     found = [(line, command_in(code)) for line, code in snippets(text)]
     commands = [
@@ -164,7 +165,7 @@ def test_what_the_parser_of_documents_finds() -> None:
 
 
 def programs() -> list[tuple[str, str]]:
-    """(where, code) of every line that starts one of our programs that are no `ufgvc`: make, cluster/local.py, cluster.gpu.run."""
+    """(where, code) of every line of code in the documents: make, cluster/local.py, cluster.gpu.run among them."""
     found = []
     for document in DOCUMENTS:
         for line, code in snippets(document.read_text(encoding="utf-8")):
@@ -185,7 +186,7 @@ def test_every_target_of_make_and_every_path_that_is_named_is_there() -> None:
 
 
 def exists(path: str) -> bool:
-    """A file, folder or module of the project; what CONTRIBUTING tells to write counts, and so do a taint and a label of Kubernetes."""
+    """A file, folder or module of the project, an example of a document, or a taint or label of Kubernetes."""
     others = path.endswith(("methods/short.py", "configs/short.yaml")) or path in ("ufgvc/spot", "ufgvc/may-use-mlflow")
     return others or (ROOT / path).exists() or (ROOT / f"{path}.py").exists()
 

@@ -48,7 +48,7 @@ def with_orientation(picture: Image.Image, orientation: int) -> bytes:
         pytest.param(lambda p: saved(p.resize((120, 90), Image.Resampling.LANCZOS)), id="half"),
         pytest.param(lambda p: saved(p.resize((333, 250), Image.Resampling.BICUBIC)), id="larger"),
         pytest.param(lambda p: saved(p.resize((100, 100), Image.Resampling.BILINEAR)), id="squeezed"),
-        pytest.param(lambda p: with_orientation(p.transpose(Image.Transpose.ROTATE_90), 6), id="turned by EXIF"),
+        pytest.param(lambda p: with_orientation(p.transpose(Image.Transpose.ROTATE_90), 6), id="rotated by EXIF"),
         *(pytest.param(lambda p, way=way: saved(p.transpose(way)), id=way.name.lower()) for way in Image.Transpose),
     ],
 )

@@ -32,14 +32,14 @@ def classes(listing: Listing) -> dict[str, str]:
 
 def test_one_folder_too_many(tmp_path: Path) -> None:
     image_folder(tmp_path / "leaves")
-    refused(tmp_path, "one folder too many: leaves/ holds test/, train/", f"give --source {tmp_path}/leaves")
+    refused(tmp_path, "one folder too many: leaves/ contains test/, train/", f"give --source {tmp_path}/leaves")
 
 
 def test_one_folder_too_many_below_the_splits(tmp_path: Path) -> None:
     for split in ("train", "test"):
         for name in ("a", "b"):
             put(tmp_path / split / "leaves" / name / "1.jpg")
-    refused(tmp_path, "one folder too many: leaves/ holds a/, b/")
+    refused(tmp_path, "one folder too many: leaves/ contains a/, b/")
 
 
 @pytest.mark.parametrize("other", ["docs", "unlabeled", "results"])
@@ -112,7 +112,7 @@ def test_photographs_that_a_table_does_not_name_are_listed(tmp_path: Path) -> No
     )
     listing = list_source(str(tmp_path))
     assert len(listing.photos) == 2
-    assert {bad.reason for bad in listing.left_out} == {"the source does not name it"}
+    assert {bad.reason for bad in listing.left_out} == {"the source does not list it"}
     assert len(listing.left_out) == 6
 
 
@@ -164,11 +164,11 @@ def test_names_that_differ_in_case(tmp_path: Path, caplog: pytest.LogCaptureFixt
     for split, name in (("train", "Merlot"), ("test", "merlot")):
         put(tmp_path / split / name / "1.jpg")
         put(tmp_path / split / "Syrah" / "1.jpg")
-    refused(tmp_path, "'Merlot' and 'merlot' differ only in case", "one way in train and test")
+    refused(tmp_path, "'Merlot' and 'merlot' differ only in case", "the same spelling in train and test")
     put(tmp_path / "test" / "Merlot" / "2.jpg")
     with caplog.at_level(logging.WARNING):
         check_names(list_source(str(tmp_path)), str(tmp_path))
-    assert "they are kept apart" in caplog.text
+    assert "they stay different classes" in caplog.text
 
 
 # Numbers.
@@ -202,7 +202,7 @@ def test_whole_numbers_of_a_spreadsheet(tmp_path: Path) -> None:
 
 
 def test_one_number_written_two_ways(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="are one number"):
+    with pytest.raises(UserError, match="are the same number"):
         table(tmp_path, {"x": "1", "y": "001"})
 
 
@@ -258,7 +258,7 @@ def test_tables_of_every_spreadsheet(tmp_path: Path, data: bytes) -> None:
         ("path,cultivar\n1.jpg,a\n1.jpg\n", "cannot be read as a table"),
         ("", "cannot be read as a table"),
         ("# made by me\npath,cultivar\n1.jpg,a\n", "cannot be read as a table|needs the columns"),
-        ("path,cultivar\n", "holds no photographs"),
+        ("path,cultivar\n", "contains no photographs"),
     ],
 )
 def test_damaged_tables(tmp_path: Path, text: str, reason: str) -> None:
@@ -328,7 +328,7 @@ def test_a_line_that_names_nothing_says_where(tmp_path: Path) -> None:
     put(tmp_path / "images" / "1_1_train.jpg")
     put(tmp_path / "anno" / "train.txt", "1_1_train.jpg 1\n1_2_train.jpg 1\n")
     listing = list_source(str(tmp_path))
-    assert listing.rejected[0].reason == "anno/train.txt names it in line 2, but it is not there"
+    assert listing.rejected[0].reason == "anno/train.txt lists it in line 2, but it does not exist"
 
 
 def test_masks_and_labels_of_a_released_folder_are_not_reported(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Leaf traits: thresholds, ridges, polar maps and spectra against loops in float64, and what a leaf may undergo without a change."""
+"""Leaf traits: thresholds, ridges, polar maps and spectra against loops in float64, and invariance of the traits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIDE = 96
 def drawn_leaf(
     lobes: int = 5, depth: float = 0.35, turn: float = 0.0, shift: tuple[float, float] = (0.0, 0.0), size: float = 26.0
 ) -> Tensor:
-    """(1, 3, SIDE, SIDE) in [0, 1]: a green leaf r = size (1 + depth cos(lobes a)) with a bright midrib, on grey paper."""
+    """(1, 3, SIDE, SIDE) in [0, 1]: a green leaf r = size (1 + depth cos(lobes a)) with a bright midrib, on grey."""
     rows, columns = np.mgrid[:SIDE, :SIDE] + 0.5
     y, x = rows - SIDE / 2 - shift[0], columns - SIDE / 2 - shift[1]
     angle, radius = np.arctan2(x, -y) - turn, np.hypot(x, y)
@@ -126,10 +126,10 @@ def test_the_spectrum_is_the_size_of_the_fourier_transform():
 
 @pytest.mark.parametrize("measure", [outline, veins])
 def test_a_leaf_may_be_turned_mirrored_moved_and_scaled(measure):
-    def told(image: Tensor) -> Tensor:
+    def traits_of(image: Tensor) -> Tensor:
         return measure(image, find_leaf(image), erode_leaf(find_leaf(image)))
 
-    leaf, other = told(drawn_leaf()), told(drawn_leaf(lobes=7, depth=0.15))
+    leaf, other = traits_of(drawn_leaf()), traits_of(drawn_leaf(lobes=7, depth=0.15))
     apart = float((leaf - other).norm())
     same = {
         "a quarter turn": drawn_leaf().rot90(1, (2, 3)),
@@ -138,10 +138,10 @@ def test_a_leaf_may_be_turned_mirrored_moved_and_scaled(measure):
         "a shift": drawn_leaf(shift=(7, -9)),
     }
     for what, image in same.items():
-        assert float((told(image) - leaf).norm()) < 0.35 * apart, what
+        assert float((traits_of(image) - leaf).norm()) < 0.35 * apart, what
     # Ridges are as wide as the filter, so veins of half the leaf are others.
     if measure is outline:
-        assert float((told(drawn_leaf(size=18)) - leaf).norm()) < 0.35 * apart
+        assert float((traits_of(drawn_leaf(size=18)) - leaf).norm()) < 0.35 * apart
 
 
 def test_colour_is_that_of_the_leaf_alone():
@@ -156,9 +156,9 @@ def test_every_picture_gives_finite_traits():
     for image in (torch.zeros(2, 3, 32, 32), torch.ones(2, 3, 32, 48), torch.rand(2, 3, 48, 32, generator=generator)):
         leaf = find_leaf(image)
         for size, measure in TRAITS.values():
-            told = measure(image, leaf, erode_leaf(leaf))
-            assert told.shape == (2, size)
-            assert bool(told.isfinite().all())
+            values = measure(image, leaf, erode_leaf(leaf))
+            assert values.shape == (2, size)
+            assert bool(values.isfinite().all())
 
 
 def test_the_prediction_is_the_mean_of_its_heads():
@@ -203,14 +203,14 @@ def test_new_leaves_are_told_in_the_deviations_of_the_whole_training():
 def test_traits_are_measured_in_float32_under_autocast():
     torch.manual_seed(0)
     net = build("leaf_traits", 4, backbone="resnet18").net.eval()
-    told = net.measure(drawn_leaf())
+    traits = net.measure(drawn_leaf())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert all(torch.equal(told[trait], value) for trait, value in net.measure(drawn_leaf()).items())
+        assert all(torch.equal(traits[trait], value) for trait, value in net.measure(drawn_leaf()).items())
 
 
 def test_its_head_learns_two_outlines_from_eight_leaves():
     torch.manual_seed(0)
-    method = build("leaf_traits", 2, backbone="resnet18", traits=["outline"], control={"trunk": False})
+    method = build("leaf_traits", 2, backbone="shufflenet_v2_x0_5", traits=["outline"], control={"trunk": False})
     images = torch.cat([drawn_leaf(lobes=3 + 4 * (k % 2), turn=0.3 * k) for k in range(8)])
     labels = torch.arange(8) % 2
     heads = torch.optim.SGD(method.net.heads.parameters(), lr=0.1)

@@ -59,7 +59,7 @@ def test_a_mistake_ends_the_training_whatever_was_lost(cluster: list[Any]) -> No
         StopOnUserError().after_exception(None, {1: UserError("too large"), **BROKEN})
 
 
-def test_nobody_waits_for_the_news_longer_than_ray_needs(cluster: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_wait_for_a_lost_node_is_bounded(cluster: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     cluster += [[node("a"), node("b")]]
     ticks = iter(range(100))
     monkeypatch.setattr("time.monotonic", lambda: float(next(ticks)))

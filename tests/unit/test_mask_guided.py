@@ -195,7 +195,7 @@ def test_bad_weights_and_regions_are_refused():
         tiny(regions=["petiole"])
 
 
-def test_targets_peak_at_1_and_empty_masks_are_told():
+def test_targets_peak_at_1_and_empty_masks_are_marked():
     mask = torch.zeros(3, 1, 64, 64)
     mask[0, 0, :40, :20] = 1
     mask[2, 0, 5, 5] = 1
@@ -282,7 +282,7 @@ def test_guides_that_tell_nothing_of_the_leaf():
 
 
 def test_softmax_to_the_letter_hardly_learns():
-    """Why sigmoid is the default: at the start, the mask's pull on the attention is many times weaker under the softmax."""
+    """Why sigmoid is the default: at the start, the softmax attention has a many times smaller gradient."""
     pull = {}
     batch = tiny_batch(side=224)
     for activation in ACTIVATIONS:

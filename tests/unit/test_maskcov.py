@@ -1,4 +1,4 @@
-"""MaskCOV's views, covariances and losses against references in loops and in numpy, written here from the notes on its code."""
+"""MaskCOV's views, covariances and losses against references in loops and numpy, written from the notes on its code."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def plain_batch(count: int = 4, side: int = 64, grid: int = 2, seed: int = 0) ->
 
 
 def patches_of(image: Tensor, grid: int) -> list[np.ndarray]:
-    """The patches (3, h, w) float64 of an image (3, H, W) in reading order; what the grid does not divide is left out all around."""
+    """The patches (3, h, w) float64 of an image (3, H, W) in reading order, without the border."""
     pixels = image.double().numpy()
     h, w = pixels.shape[1] // grid, pixels.shape[2] // grid
     top, left = (pixels.shape[1] - grid * h) // 2, (pixels.shape[2] - grid * w) // 2

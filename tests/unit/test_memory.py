@@ -1,4 +1,4 @@
-"""Memory that does not suffice ends in one message; nobody can run out of a GPU's memory here, so the error is raised by hand."""
+"""Out-of-memory errors become one message; GPU errors are raised by the tests themselves."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_out_of_memory_names_the_batch_and_the_remedy(error: RuntimeError) -> No
     recipe = Recipe(stages=(Stage(epochs=1, lr=0.1),), batch_size=64, resize=512, crop=448)
     with pytest.raises(UserError) as caught, memory_for_batches(recipe, 2, True, CPU):
         raise error
-    told = str(caught.value)
+    text = str(caught.value)
     for part in (
         "train.batch_size: ",
         "64 images of 448 px",
@@ -33,7 +33,7 @@ def test_out_of_memory_names_the_batch_and_the_remedy(error: RuntimeError) -> No
         "--train.batch-size 32",
         "--train.cache host",
     ):
-        assert part in told, told
+        assert part in text, text
 
 
 def test_the_remedy_names_a_cache_only_where_it_is_on_the_device() -> None:

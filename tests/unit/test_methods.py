@@ -18,15 +18,16 @@ from ufgvc.training.optim import frozen_modules, make_optimizer
 from ufgvc.training.steps import eval_step, train_step
 
 CLASSES, SIDE = 5, 64
-# Where the usual small backbone does not suit. B-CNN pools the square of the channels: AlexNet has few, and ends in a max-pooling
-# like VGG.
+# Where the usual small backbone does not suit. B-CNN pools the square of the channels: AlexNet has few, and ends in a
+# max-pooling like VGG.
 SMALLER = {
     "alexnet": {"hidden": 64},
     "bcnn": {"backbone": "alexnet"},
     "improved_bcnn": {"backbone": "alexnet", "iterations": 3},
     "vgg16": {"backbone": "vgg11_bn", "hidden": 64},
 }
-# Fully connected layers over a whole map diverge at the rate that soon fits a pooled one; these learn at their recipe's.
+# Fully connected layers over a whole map diverge at the rate that soon fits a pooled one; these learn at their
+# recipe's.
 OWN_RATE = ("alexnet", "vgg16")
 
 
@@ -130,7 +131,8 @@ class TestContract:
 
 
 def fast_stage(method: Method) -> Stage:
-    """Rates at which a batch is soon fitted. A recipe that trains its new layers faster than 0.05 has its reason in the size of
+    """Rates at which a batch is soon fitted. A recipe that trains its new layers faster than 0.05 has its reason in the
+    size of
     what they see: they get that rate here too, and the backbone below them less than usual."""
     if method.name in OWN_RATE:
         return method.recipe.stages[0]
@@ -245,7 +247,7 @@ def test_weights_of_one_of_our_own_nets_start_another_method(tmp_path: Path):
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
 
 
-def test_weights_that_do_not_fit_are_told(tmp_path: Path):
+def test_weights_that_do_not_fit_are_reported(tmp_path: Path):
     torch.save(models.resnet18().state_dict(), tmp_path / "resnet18.pth")
     with pytest.raises(UserError, match=r"tensors of the backbone are missing, first layer1\.2"):
         build_backbone("resnet34", str(tmp_path / "resnet18.pth"))
@@ -301,13 +303,13 @@ def test_timm_backbone():
         build_backbone("timm:resnet19", "none")
 
 
-def test_timm_missing_is_told(monkeypatch: pytest.MonkeyPatch):
+def test_timm_missing_are_reported(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(__import__("sys").modules, "timm", None)
     with pytest.raises(UserError, match="needs the package timm"):
         build_backbone("timm:resnet18", "none")
 
 
-def test_no_network_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_no_network_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """With nothing fetched yet and no way out, the message says what else can be done."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")

@@ -1,8 +1,10 @@
-"""No step of a training on a GPU waits for it. Told without one: fake tensors on "cuda" run the real steps, and each wait is listed.
+"""No step of a training on a GPU waits for it. Told without one: fake tensors on "cuda" run the real steps, and each
+wait is listed.
 
-A read of a number on the host, a shape that depends on numbers, and a copy to or from the host that is not asked for behind the
-work that waits there: the same that `torch.cuda.set_sync_debug_mode` finds on a GPU (tests/gpu/test_no_sync.py). Only the backward
-pass is left out, for torch's engine asks the driver about its streams; nothing in it is ours.
+A read of a number on the host, a shape that depends on numbers, and a copy to or from the host that is not asked for
+behind the
+work that waits there: the same that `torch.cuda.set_sync_debug_mode` finds on a GPU (tests/gpu/test_no_sync.py). Only
+the backward pass is left out, for torch's engine asks the driver about its streams; nothing in it is ours.
 """
 
 from __future__ import annotations
@@ -121,9 +123,9 @@ def feed_of(method: Method, resident: bool, rotate: float, side: int) -> BatchLo
     recipe = method.recipe.model_copy(update={"resize": full, "crop": side, "rotate": rotate, "batch_size": 4})
     held = copy_to_device(data, labels, GPU) if resident else None
     source = CachedSource(data, labels, np.arange(8), 4, 0, 0, 1, GPU, held)
-    plan: Any = type("Plan", (), {"seed": 0})
+    config: Any = type("Config", (), {"seed": 0})
     keys = np.arange(8, dtype=np.uint64)
-    return BatchLoader(plan, recipe, source, keys, 8, 0, None, np.arange(0), labels, GPU, method.num_uniforms)
+    return BatchLoader(config, recipe, source, keys, 8, 0, None, np.arange(0), labels, GPU, method.num_uniforms)
 
 
 def give_gradients(net: nn.Module) -> None:

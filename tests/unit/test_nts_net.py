@@ -126,7 +126,8 @@ def test_the_navigator_scores_every_anchor_in_their_order():
     anchors = make_anchors(14, 448)
     spoken = scores[1].nonzero().flatten()
     assert scores[1, spoken].tolist() == [*range(1, 7), *range(1, 7), *range(1, 10)]
-    # The cell (4, 8) is (2, 4) and (1, 2) on the halved maps; each shape comes once, in the order of the anchors' own first cells.
+    # The cell (4, 8) is (2, 4) and (1, 2) on the halved maps; each shape comes once, in the order of the anchors' own
+    # first cells.
     places = [(4.5 * 32, 8.5 * 32)] * 6 + [(2.5 * 64, 4.5 * 64)] * 6 + [(1.5 * 128, 2.5 * 128)] * 9
     assert [tuple(place) for place in anchors[spoken, :2].tolist()] == places
     firsts = (

@@ -1,4 +1,4 @@
-"""Networks on a GPU: in which memory format they are trained, whether cuDNN searches for algorithms, where a model's images go."""
+"""Networks on a GPU: memory format of training, cuDNN's benchmark mode, the device of a model's images."""
 
 import numpy as np
 import pytest

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tests.golden.trainings import HERE
 from ufgvc.cli import main, parse
 from ufgvc.commands import COMMANDS, detect, evaluate, mask, pipeline, train
 from ufgvc.core.errors import UserError
+from ufgvc.data.dataset import open_dataset
+from ufgvc.methods import build
 from ufgvc.runtime.session import RaySettings
 from ufgvc.tracking.context import Context
+from ufgvc.training.run import make_worker_config
+from ufgvc.training.settings import TrainSettings
 
 PLACES = ["--source", "leaves", "--data", "data", "--ray.cpus", "7"]
 Call = tuple[Any, ...]
@@ -120,3 +126,17 @@ def test_a_pipeline_of_one_fold_is_accepted(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_compared_model_needs_a_label(pair: str) -> None:
     with pytest.raises(UserError, match="is not label=MODEL"):
         evaluate.labelled_models([pair])
+
+
+def test_what_can_change_the_result_names_the_run(tmp_path: Path) -> None:
+    dataset = open_dataset(str(HERE / "leaves"))
+    method = build("resnet50", len(dataset.classes), init="none", backbone="shufflenet_v2_x0_5")
+
+    def key(**settings: Any) -> str:
+        _, identity = make_worker_config(
+            dataset, method, TrainSettings(init="none", **settings), 0, None, str(tmp_path)
+        )
+        return str(identity["key"])
+
+    assert key() == key(checkpoint_seconds=0)
+    assert len({key(), key(epochs=2), key(crop=32, resize=40), key(cache="none"), key(validation="holdout")}) == 5

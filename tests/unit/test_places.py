@@ -1,4 +1,5 @@
-"""A file, a folder, a missing path, an empty folder and addresses, given to every flag that takes a place: an answer or one message."""
+"""A file, a folder, a missing path, an empty folder and addresses, given to every flag that takes a place: an answer
+or one message."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from tests.places import KINDS, Reached, World, place_flags, without_work
 # Where the work may begin: with places that are written to, and with a flag that is not used this time.
 WRITTEN = frozenset(("folder", "missing", "empty"))
 GOOD = {"out": WRITTEN, "runs": WRITTEN, "tracking.artifacts": WRITTEN}
-# Without tracking these have nothing to look up or write there; and a method without regions needs no detector.
+# Without tracking these neither read nor write there; and a method without regions needs no detector.
 UNUSED = frozenset((command, "runs") for command in ("mask", "evaluate", "predict", "export"))
 UNUSED |= {("pipeline", "detect.init"), ("pipeline", "detect.coco-weights")}
 
@@ -67,7 +68,7 @@ def test_an_answer_or_one_message(
         shutil.rmtree(world.root / "new", ignore_errors=True)
         shutil.rmtree(world.root / "out", ignore_errors=True)
     assert {path: after.get(path) for path in before} == before, "something is lost"
-    assert os.listdir(tmp_path) == [], "writes beside the place"
+    assert os.listdir(tmp_path) == [], "writes outside of the place"
 
 
 @pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors", "weights.bin"])

@@ -34,7 +34,7 @@ HEADS = {
 
 
 def torchvisions(name: str) -> nn.Module:
-    """torchvision's classifier with random weights; AlexNet and VGG with 8 instead of 4096 hidden units, which take seconds to draw."""
+    """torchvision's classifier with random weights; AlexNet and VGG with 8 hidden units, to save time."""
     with torch.device("meta"):
         model = models.get_model(name, weights=None, **({"init_weights": False} if name == "inception_v3" else {}))
         if name in NARROW:
@@ -91,7 +91,8 @@ def test_a_net_is_torchvisions_with_a_new_last_layer(name: str, published: Mappi
     whole = with_our_heads(copy.deepcopy(model), method)
     with torch.no_grad():
         logits = method.net.eval()(images)["logits"]
-        # The loader of torchvision's users normalises by ImageNet's colours for every one of these nets, Inception as well.
+        # The loader of torchvision's users normalises by ImageNet's colours for every one of these nets, Inception as
+        # well.
         theirs = whole(Normalise()(images))
     assert torch.allclose(logits, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))
 
@@ -156,8 +157,8 @@ def test_vggs_of_other_depths(name: str):
         build("vgg16", CLASSES, backbone="resnet18")
 
 
-def test_fully_connected_weights_that_are_missing_are_told(tmp_path: Path):
-    """A file of a trunk alone would start 120 million weights at random, which nobody would notice."""
+def test_fully_connected_weights_that_are_missing_are_reported(tmp_path: Path):
+    """A file of a trunk alone would leave 120 million weights random."""
     alone = build("resnet50", CLASSES, backbone="alexnet").net
     save_file(alone.state_dict(), tmp_path / "trunk.safetensors")
     message = r"4 of 4 tensors of the layers after the backbone alexnet are missing, first classifier\.1\.weight"

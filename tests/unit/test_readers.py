@@ -126,7 +126,7 @@ def test_manifest_by_label_with_names(tmp_path: Path) -> None:
 
 def test_an_unknown_layout_lists_what_is_known(tmp_path: Path) -> None:
     put(tmp_path / "readme.txt", "nothing here")
-    with pytest.raises(UserError, match="no photographs in a layout that is known") as caught:
+    with pytest.raises(UserError, match="no photographs in a known layout") as caught:
         list_source(str(tmp_path))
     assert "<class>/<file>" in str(caught.value)
 

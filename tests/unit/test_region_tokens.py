@@ -1,4 +1,4 @@
-"""Region tokens: the loss and the pooling against loops in float64, heads that see directions only, maps of the right layers."""
+"""Region tokens: loss and pooling against loops in float64, cosine heads, maps of the right layers."""
 
 from __future__ import annotations
 

@@ -80,9 +80,9 @@ def test_a_photograph_of_another_kind_is_refused_with_its_remedy(
     assert reason in found.rejected[0].reason
     assert "JPEG or PNG" in found.rejected[0].reason
     put(tmp_path / "a.jpg")
-    beside = found_in(tmp_path)
-    assert beside.rejected == []
-    assert "the photograph of the same name is used" in beside.left_out[0].reason
+    both = found_in(tmp_path)
+    assert both.rejected == []
+    assert "the photograph of the same name is used" in both.left_out[0].reason
 
 
 @pytest.mark.parametrize("name", ["a.mov", "a.mp4", "a.svg", "a.pdf", "a.jpg~", "a.jpg.part", "a.crdownload", "a.bak"])
@@ -96,9 +96,9 @@ def test_what_is_no_photograph_is_listed_and_no_error(tmp_path: Path, name: str)
 
 
 def test_every_other_file_is_listed(tmp_path: Path) -> None:
-    for name in ("notes.txt", "data.csv", "a.AAE", "strange.xyz", "no_ending"):
+    for name in ("notes.txt", "data.csv", "a.AAE", "unknown.xyz", "no_ending"):
         put(tmp_path / name, "text")
-    assert found_in(tmp_path).others == ["a.AAE", "data.csv", "no_ending", "notes.txt", "strange.xyz"]
+    assert found_in(tmp_path).others == ["a.AAE", "data.csv", "no_ending", "notes.txt", "unknown.xyz"]
 
 
 def test_links(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_links(tmp_path: Path) -> None:
     found = found_in(tmp_path / "x")
     assert list(found.sizes) == ["a.jpg", "folder/b.jpg", "link.jpg"]
     assert [(bad.path, bad.reason) for bad in found.rejected] == [
-        (f"{name}.jpg", "is a link to nothing") for name in ("dangling", "itself")
+        (f"{name}.jpg", "is a broken link") for name in ("dangling", "itself")
     ]
     assert [(bad.path, bad.reason) for bad in found.left_out] == [("loop", "is a link to a folder above it")]
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ufgvc.core.errors import UserError
 from ufgvc.evaluation.search_record import Dimension
 from ufgvc.experiments.space import (
+    SEARCHABLE,
     apply_values,
     decode_params,
     encode_values,
@@ -55,7 +56,7 @@ def test_uniform_numbers_are_uniform_points_of_the_simplex(parts: int) -> None:
 
 
 def test_the_papers_weights_by_hand() -> None:
-    """base = 1 - sqrt(1 - u1), vein = (1 - base) u2: 0.3 needs u1 = 1 - 0.7^2, and 0.5 of the remaining 0.7 u2 = 5/7."""
+    """base = 1 - sqrt(1 - u1), vein = (1 - base) u2: u1 = 1 - 0.7^2 gives 0.3, and u2 = 5/7 of the remaining 0.7."""
     params = encode_values([FUSION], {"options.fusion": {"base": 0.3, "vein": 0.5, "contour": 0.2}})
     assert params == pytest.approx({"options.fusion/base": 0.51, "options.fusion/vein": 5 / 7})
 
@@ -128,6 +129,12 @@ def test_one_region_is_a_simplex_of_two_weights() -> None:
 def test_other_methods_have_loss_weights_too(method: str, names: list[str]) -> None:
     axes = read_space({}, method, SMALL, TRAIN)
     assert [axis.name.rsplit(".", 1)[1] for axis in axes] == names
+
+
+def test_the_searchable_settings_exist() -> None:
+    assert set(TrainSettings.model_fields) >= SEARCHABLE
+    (kind,) = read_space({"train.mask_kind": ["box", "exact"]}, "mask_guided", SMALL, TRAIN)
+    assert kind.choices == ("box", "exact")
 
 
 def test_a_method_without_weights_searches_its_learning_rate() -> None:

@@ -1,4 +1,4 @@
-"""Second-order pooling and the heads made of it, against float64 references that are written here from the papers, in loops."""
+"""Second-order pooling and its heads against float64 references in loops, written from the papers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""B-CNN and fast-MPN-COV as methods: precision, backbones, stages, options. Their formulas are in test_second_order.py."""
+"""B-CNN and fast-MPN-COV as methods: precision, backbones, stages, options (formulas: test_second_order.py)."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_last_stride_needs_a_resnet():
     assert on_meta("mpn_cov", 64, backbone="alexnet", last_stride=2)[:2] == (1, 256)
 
 
-def test_bad_options_are_told():
+def test_bad_options_are_reported():
     for name, options in (
         ("improved_bcnn", {"iterations": 0}),
         ("mpn_cov", {"dimension": 1}),

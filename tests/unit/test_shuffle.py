@@ -1,4 +1,4 @@
-"""The shuffles of DCL against loops, written here from the paper and from the notes on its code, and what moves the patches."""
+"""The shuffles of DCL against loops, written from the paper and the notes on its code."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ timm = pytest.importorskip("timm", reason="timm is an extra")
     ("name", "channels", "stride"),
     [
         ("vit_tiny_patch16_224", 192, 16),
-        ("deit3_small_patch16_224", 384, 16),
+        pytest.param("deit3_small_patch16_224", 384, 16, marks=pytest.mark.slow),  # as vit_tiny, four times the size
         ("eva02_tiny_patch14_224", 192, 14),
         ("swin_tiny_patch4_window7_224", 768, 32),
         ("swinv2_cr_tiny_224", 768, 32),
@@ -49,7 +49,10 @@ def test_transformers_give_their_normalised_tokens_on_the_grid(name: str, channe
     )
 
 
-@pytest.mark.parametrize("name", ["timm:vit_tiny_patch16_224", "timm:swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize(
+    "name",
+    ["timm:vit_tiny_patch16_224", pytest.param("timm:swin_tiny_patch4_window7_224", marks=pytest.mark.slow)],
+)
 def test_transformers_learn_under_masks_and_come_back_from_files(name: str, tmp_path: Path):
     torch.manual_seed(0)
     method = build("mask_guided", CLASSES, backbone=name)
@@ -69,6 +72,6 @@ def test_transformers_learn_under_masks_and_come_back_from_files(name: str, tmp_
     assert all(torch.equal(tensor, model.state_dict()[key]) for key, tensor in loaded.items())
 
 
-def test_a_side_that_patches_do_not_divide_is_told():
-    with pytest.raises(UserError, match=r"patches of 16 px, and 70 x 64 px are no multiple"):
+def test_a_side_that_patches_do_not_divide_is_refused():
+    with pytest.raises(UserError, match=r"patches of 16 px, and 70 x 64 px are not multiples"):
         build_backbone("timm:vit_tiny_patch16_224", "none")(torch.rand(1, 3, 64, 70))

@@ -1,4 +1,4 @@
-"""The parts of training that need no cluster: what is refused beforehand, the adjusted recipe, checkpoints, the line of an epoch."""
+"""The parts of training that need no cluster: preflight checks, overrides, checkpoints, progress."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_the_learning_rate_scales_every_stage() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "crop", "resize"),
+    ("overrides", "crop", "resize"),
     [
         ({"crop": 224}, 224, 256),
         ({"crop": 448}, 448, 512),
@@ -199,15 +199,15 @@ def test_the_learning_rate_scales_every_stage() -> None:
         ({"crop": 64, "resize": 64}, 64, 64),
     ],
 )
-def test_crop_and_resize(told: dict[str, int], crop: int, resize: int) -> None:
-    made = apply_overrides(PUBLISHED, TrainSettings(**told))  # type: ignore[arg-type]
+def test_crop_and_resize(overrides: dict[str, int], crop: int, resize: int) -> None:
+    made = apply_overrides(PUBLISHED, TrainSettings(**overrides))  # type: ignore[arg-type]
     assert (made.crop, made.resize) == (crop, resize)
 
 
-@pytest.mark.parametrize("told", [{"crop": 300, "resize": 256}, {"resize": 256}])
-def test_a_crop_that_does_not_fit(told: dict[str, int]) -> None:
+@pytest.mark.parametrize("overrides", [{"crop": 300, "resize": 256}, {"resize": 256}])
+def test_a_crop_that_does_not_fit(overrides: dict[str, int]) -> None:
     with pytest.raises(UserError, match="does not fit into an image resized to 256 px") as caught:
-        apply_overrides(PUBLISHED, TrainSettings(**told))  # type: ignore[arg-type]
+        apply_overrides(PUBLISHED, TrainSettings(**overrides))  # type: ignore[arg-type]
     assert "`--train.crop 256` or less" in (caught.value.fix or "")
     apply_overrides(PUBLISHED, TrainSettings(crop=256, resize=256))
 
@@ -266,21 +266,21 @@ def test_storage_that_fails_once_does_not_end_the_progress(tmp_path: Path, monke
     run = open_store(tmp_path)
     passed: list[Any] = []
     monkeypatch.setattr("ufgvc.training.progress.POLL_SECONDS", 0.01)
-    looks: list[int] = []
-    looked_again = threading.Event()
+    reads: list[int] = []
+    read_again = threading.Event()
 
     def flaky(store: Store) -> list[dict[str, float]]:
-        looks.append(1)
-        if len(looks) == 1:
+        reads.append(1)
+        if len(reads) == 1:
             raise UserError("the storage server does not answer")
-        looked_again.set()
+        read_again.set()
         return read_metrics(store)
 
     follower = Follower(run, 1, on_checkpointed=passed.extend)
     write_rows(run, [row(1)], checkpointed=1)
     monkeypatch.setattr("ufgvc.training.progress.read_metrics", flaky)
     with follower:
-        assert looked_again.wait(10)
+        assert read_again.wait(10)
     assert [each["epoch"] for each in passed] == [1]
 
 

@@ -1,1 +1,1 @@
-"""`ufgvc bench`: what this machine can do, every figure beside what a user would pick instead, in one run."""
+"""`ufgvc bench`: the speed of this machine, each figure compared with the usual alternative in the same run."""

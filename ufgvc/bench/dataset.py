@@ -1,4 +1,4 @@
-"""The photographs that are measured with: drawn, or the user's own, ingested with two masks each by the product's own steps."""
+"""The data set of the measurements: synthetic photographs or the user's own, ingested with two masks each."""
 
 from __future__ import annotations
 
@@ -24,19 +24,21 @@ from ufgvc.data.dataset import Dataset, read_manifest
 from ufgvc.data.images import BadImage, encode_mask, inspect
 from ufgvc.data.stream import list_chunks
 
-WIDTH, HEIGHT = 1200, 900  # pixels of a drawn photograph
+WIDTH, HEIGHT = 1200, 900  # pixels of a synthetic photograph
 QUALITY = 90
 FINE_NOISE = 3.7  # standard deviation in grey levels: with it the JPEG files have about 200 KB
 CLASSES = 4
-LEAST = 16
+MIN_PHOTOGRAPHS = 16
 TEST_SHARE = 4  # one photograph in so many is a test leaf
 MASKS = "exact"
 
 
 @dataclass(frozen=True)
 class BenchData:
-    """An ingested data set with masks.  seconds: what ingest and masks took.  encoded: the training photographs as stored;
-    masks: (vein, contour) PNG of each.  photograph_bytes: their mean size.  own: whether they are the user's.
+    """An ingested data set with masks.
+
+    source: folder of the photographs and masks in the released layout.  ingest_seconds: time of `ingest` and `mask`.
+    encoded: the training photographs as stored.  masks: (vein, contour) PNG of each.  own: they are the user's.
     """
 
     dataset: Dataset
@@ -48,6 +50,7 @@ class BenchData:
 
     @property
     def photograph_bytes(self) -> float:
+        """Mean size of the training photographs."""
         return float(np.mean([len(each) for each in self.encoded]))
 
     @property
@@ -63,9 +66,9 @@ def make_data(folder: Path, source: str | None, count: int, seed: int) -> BenchD
     from ufgvc.tracking.context import Context
 
     leaves = folder / "leaves"
-    write_source(leaves, own_photographs(source, count) if source else drawn_photographs(count, seed))
+    write_source(leaves, own_photographs(source, count) if source else synthetic_photographs(count, seed))
     started = time.monotonic()
-    # The splits are dealt at random and nothing is learnt from them: a picture may lie in both.
+    # Nothing is evaluated on these splits, so the same picture may lie in both.
     settings = IngestSettings(on_duplicate="warn")
     dataset = ingest(str(leaves), str(folder / "data"), name="bench", reader="ufg", settings=settings)
     mask(dataset.store.uri, MaskSettings(mask_kind=MASKS), source=str(leaves), context=Context(str(folder / "runs")))
@@ -74,8 +77,8 @@ def make_data(folder: Path, source: str | None, count: int, seed: int) -> BenchD
     return BenchData(dataset, leaves, seconds, encoded, masks, own=source is not None)
 
 
-def drawn_photographs(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
-    """(ending, JPEG) of `count` leaves before a plain background; each is another picture."""
+def synthetic_photographs(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
+    """(suffix, JPEG) of `count` different leaves on a plain background."""
     random = np.random.default_rng(seed)
     texture, noise = _texture(random), random.normal(0, FINE_NOISE, (HEIGHT, WIDTH, 3)).astype(np.float32)
     places = random.integers(0, (HEIGHT, WIDTH), (count, 2))
@@ -87,7 +90,7 @@ def drawn_photographs(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
 
 
 def _texture(random: np.random.Generator) -> NDArray[np.float32]:
-    """(HEIGHT, WIDTH, 3) of noise in three octaves, as a blade has it."""
+    """(HEIGHT, WIDTH, 3) noise in three octaves, like the texture of a leaf."""
     whole = np.zeros((HEIGHT, WIDTH, 3), np.float32)
     for step, strength in ((64, 30), (16, 16), (4, 9)):
         coarse = random.normal(0, strength, (3, HEIGHT // step + 2, WIDTH // step + 2)).astype(np.float32)
@@ -113,22 +116,22 @@ def _draw(texture: NDArray[np.float32], noise: NDArray[np.float32], place: Any, 
 
 
 def check_source(source: str) -> None:
-    """UserError for a place without photographs, or with too few, before anything is begun."""
+    """UserError for a place without photographs, or with too few, before anything is measured."""
     from ufgvc.evaluation.predict import list_photographs
 
-    if (found := len(list_photographs(source)[1])) < LEAST:
-        raise too_few(f"{found} photographs", source)
+    if (found := len(list_photographs(source)[1])) < MIN_PHOTOGRAPHS:
+        raise _too_few(f"{found} photographs", source)
 
 
-def too_few(found: str, source: str) -> UserError:
-    fix = "give a folder with more, or leave --source out: drawn photographs are taken then"
-    return UserError(f"holds {found}, at least {LEAST} are needed to measure with", where=source, fix=fix)
+def _too_few(found: str, source: str) -> UserError:
+    fix = "give a folder with more, or leave --source out to use synthetic photographs"
+    return UserError(f"holds {found}, at least {MIN_PHOTOGRAPHS} are needed", where=source, fix=fix)
 
 
 def own_photographs(source: str, count: int) -> Iterator[tuple[str, bytes]]:
-    """(ending, file) of up to `count` different readable photographs of a folder or URI, spread evenly over its listing.
+    """(suffix, content) of up to `count` different readable photographs of a place, evenly spaced in its listing.
 
-    UserError if there are none, or too few to measure with.
+    UserError if there are too few.
     """
     from ufgvc.evaluation.predict import list_photographs
 
@@ -146,18 +149,18 @@ def own_photographs(source: str, count: int) -> Iterator[tuple[str, bytes]]:
         try:
             inspect(content)
         except BadImage:
-            continue  # `ingest` is what reports unreadable files; here any readable ones do
+            continue  # `ingest` reports unreadable files; here any readable ones will do
         if digest not in seen:
             seen.add(digest)
             yield PurePosixPath(name).suffix.lower(), content
         if len(seen) == count:
             return
-    if len(seen) < LEAST:
-        raise too_few(f"{len(seen)} different readable photographs", source)
+    if len(seen) < MIN_PHOTOGRAPHS:
+        raise _too_few(f"{len(seen)} different readable photographs", source)
 
 
 def write_source(folder: Path, photographs: Iterator[tuple[str, bytes]]) -> None:
-    """The photographs in the released layout, dealt to CLASSES cultivars and to both splits, with exact masks beside them."""
+    """The photographs in the released layout, divided among CLASSES cultivars and both splits, with exact masks."""
     for name in ("images", "anno", *(f"masks/{region}" for region in REGIONS)):
         (folder / name).mkdir(parents=True, exist_ok=True)
     lists: dict[str, list[str]] = {"train": [], "test": []}
@@ -168,15 +171,15 @@ def write_source(folder: Path, photographs: Iterator[tuple[str, bytes]]) -> None
         (folder / "images" / f"{stem}{ending}").write_bytes(content)
         lists[split].append(f"{stem}{ending} {label}\n")
         about = inspect(content)
-        for region, mask in zip(REGIONS, draw_masks(about.height, about.width), strict=True):
+        for region, mask in zip(REGIONS, synthetic_masks(about.height, about.width), strict=True):
             (folder / "masks" / region / f"{stem}.png").write_bytes(encode_mask(mask))
     for split, lines in lists.items():
         (folder / "anno" / f"{split}.txt").write_text("".join(lines), encoding="utf-8")
     (folder / "classes.txt").write_text("".join(f"cultivar-{i + 1}\n" for i in range(CLASSES)), encoding="utf-8")
 
 
-def draw_masks(height: int, width: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """(vein, contour), each (height, width): a midrib with side veins, and a band about the blade."""
+def synthetic_masks(height: int, width: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(vein, contour), each (height, width): a midrib with side veins, and a band along the outline."""
     vein, contour = Image.new("1", (width, height)), Image.new("1", (width, height))
     thick = max(1, height // 100)
     pen = ImageDraw.Draw(vein)
@@ -191,7 +194,7 @@ def draw_masks(height: int, width: int) -> tuple[NDArray[np.bool_], NDArray[np.b
 
 
 def read_encoded(dataset: Dataset) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
-    """The training photographs and their two masks as they are stored, in the order of the split."""
+    """The training photographs and their two masks as stored, in the order of the split."""
     images: list[bytes] = []
     masks: list[tuple[bytes, bytes]] = []
     for chunk in list_chunks(dataset, "train", MASKS):

@@ -1,4 +1,4 @@
-"""From the decoded set to batches on the training device, and training steps fed by it."""
+"""Times the loader: batches from the cache of decoded images, and training steps that it feeds."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ufgvc.bench.dataset import MASKS, BenchData
-from ufgvc.bench.reading import single_threaded
-from ufgvc.bench.steps import StepCase, case_options
+from ufgvc.bench.reading import SingleThreaded
+from ufgvc.bench.steps import StepCase, options_of
 from ufgvc.bench.timing import Measurement, Spread, Timed, time_in_turn
 from ufgvc.data.cache import CachedSource, DecodedSplit, load_decoded_split
 from ufgvc.data.dataset import read_index
@@ -36,10 +36,10 @@ CELLS = (14, 14)  # of the attention map of a stride-32 backbone at CROP
 CACHED_BATCHES = (16, 64)
 
 
-def training_plan(
+def worker_config(
     data: BenchData, case: StepCase, runs: str, cache: str, seed: int, resize: int | None = None
 ) -> WorkerConfig:
-    """What `ufgvc train` would hand to its worker."""
+    """The configuration that `ufgvc train` would give to its worker."""
     settings = TrainSettings.model_validate(
         {
             "init": "none",
@@ -53,12 +53,12 @@ def training_plan(
             "checkpoint_seconds": 1e9,
         }
     )
-    method = build(case.method, num_classes=len(data.dataset.classes), init="none", **case_options(case))
+    method = build(case.method, num_classes=len(data.dataset.classes), init="none", **options_of(case))
     return make_worker_config(data.dataset, method, settings, seed, data.mask_fingerprint, runs)[0]
 
 
-def batches_from_cache(data: BenchData, runs: str, device: torch.device, rounds: int, seed: int) -> list[Measurement]:
-    """Batches with crop, flip, masks and attention targets from the cache, beside copying the bytes that they are made of.
+def time_cached_batches(data: BenchData, runs: str, device: torch.device, rounds: int, seed: int) -> list[Measurement]:
+    """Batches with crop, flip, masks and attention targets from the cache, compared with copying their bytes.
 
     On a CPU single-threaded in process time (images a second and core), on a GPU in wall time, waiting for the device.
     """
@@ -70,17 +70,17 @@ def batches_from_cache(data: BenchData, runs: str, device: torch.device, rounds:
         calls: dict[str, Callable[[], object]] = {}
         copy = f"copying the same bytes, batch {size}"
         for where in ("host", "device") if device.type == "cuda" else ("host",):
-            plan = training_plan(data, case, runs, where, seed, resize=RESIZE)
+            plan = worker_config(data, case, runs, where, seed, resize=RESIZE)
             feed = _feed(plan, data, index, device)
             at = np.resize(np.random.default_rng(seed).permutation(feed.num_train), size).astype(np.int64)
             calls[f"ufgvc, {where} cache, batch {size}"] = partial(_one_batch, feed, at)
         held = load_decoded_split(data.dataset, "train", RESIZE, MASKS, data.mask_fingerprint, Path(plan.cache_folder))
         calls[copy] = partial(_copy, held, at, device)
         timed = _time(calls, rounds, device, seed)
-        rows += [timed.rate(name, unit, size, beside=copy) for name in calls if name != copy] + [
+        rows += [timed.rate(name, unit, size, baseline=copy) for name in calls if name != copy] + [
             timed.rate(copy, unit, size)
         ]
-    return rows + attention_targets(device, rounds, seed)
+    return rows + time_attention_targets(device, rounds, seed)
 
 
 def _feed(plan: WorkerConfig, data: BenchData, index: Any, device: torch.device) -> BatchLoader:
@@ -90,7 +90,7 @@ def _feed(plan: WorkerConfig, data: BenchData, index: Any, device: torch.device)
 def _time(calls: dict[str, Callable[[], object]], rounds: int, device: torch.device, seed: int) -> Timed:
     if device.type == "cuda":
         return time_in_turn(calls, rounds * 4, device=device, budget=3, seed=seed)
-    with single_threaded():
+    with SingleThreaded():
         return time_in_turn(calls, rounds, clock=time.process_time, budget=3, seed=seed)
 
 
@@ -105,7 +105,7 @@ def _copy(held: DecodedSplit, at: np.ndarray, device: torch.device) -> list[Tens
     return [torch.from_numpy(array[at]).to(device) for array in (held.images, *held.packed_masks.values())]
 
 
-def attention_targets(device: torch.device, rounds: int, seed: int) -> list[Measurement]:
+def time_attention_targets(device: torch.device, rounds: int, seed: int) -> list[Measurement]:
     """Microseconds an image for the attention targets of both masks, once the masks are cropped."""
     size = CACHED_BATCHES[0]
     masks = (torch.rand(size, 1, CROP, CROP, generator=torch.Generator().manual_seed(seed)) > 0.9).float().to(device)
@@ -114,10 +114,11 @@ def attention_targets(device: torch.device, rounds: int, seed: int) -> list[Meas
     return [Measurement("attention targets of both masks", measured.value, "µs/image")]
 
 
-def fed_steps(
+def time_fed_steps(
     data: BenchData, case: StepCase, runs: str, device: torch.device, rounds: int, seed: int
 ) -> list[Measurement]:
-    """Whole epochs of `ufgvc train`'s own worker, beside the same steps on batches that lie on the device already."""
+    """Whole epochs of `ufgvc train`'s worker, compared with the same steps on batches that are on the device
+    already."""
     folder = Path(runs) / "checkpoint"
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -126,7 +127,7 @@ def fed_steps(
         shutil.move(written / FILE, folder / FILE)
         written.rmdir()
 
-    worker = Worker.start(training_plan(data, case, runs, "auto", seed), 0, 1, 1, device, None, keep)
+    worker = Worker.start(worker_config(data, case, runs, "auto", seed), 0, 1, 1, device, None, keep)
     worker.model.train()
     resident = list(worker.loader.training(0))
     images = sum(len(batch.labels) for batch in resident)
@@ -152,14 +153,14 @@ def fed_steps(
         row = worker.step()
         outside.append(time.perf_counter() - started - images / row["images_per_second"])
 
-    beside = "the same batches, resident"
-    calls: dict[str, Callable[[], object]] = {"fed by the cache": fed, beside: on_resident, "whole": whole_epoch}
+    baseline = "the same batches, resident"
+    calls: dict[str, Callable[[], object]] = {"fed by the loader": fed, baseline: on_resident, "whole": whole_epoch}
     timed = time_in_turn(calls, rounds, device=device, budget=15, seed=seed)
-    measured = timed.rate("fed by the cache", "images/s", images, beside=beside)
-    rows = [timed.rate(beside, "images/s", images), measured]  # of the two lists, the first entries warmed up
-    rows.append(Measurement("share of the fed steps' time in the feed", Spread.of(waits[1:]).scaled(100), "%"))
+    measured = timed.rate("fed by the loader", "images/s", images, baseline=baseline)
+    rows = [timed.rate(baseline, "images/s", images), measured]  # of the two lists, the first entries warmed up
+    rows.append(Measurement("share of the time spent waiting for the loader", Spread.of(waits[1:]).scaled(100), "%"))
     rows.append(Measurement("an epoch outside of its steps", Spread.of(outside[1:]).scaled(1000), "ms"))
-    return [*rows, *checkpoints(worker, folder, rounds, seed)]
+    return [*rows, *time_checkpoints(worker, folder, rounds, seed)]
 
 
 def _with_wait(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
@@ -173,14 +174,14 @@ def _step(worker: Worker, batch: Batch) -> None:
     train_step(worker.method, worker.model, batch, worker.optimizer, worker.precision)
 
 
-def checkpoints(worker: Worker, folder: Path, rounds: int, seed: int) -> list[Measurement]:
-    """A checkpoint as the worker writes it, beside writing as many bytes.  folder: where the worker's `keep` puts it."""
+def time_checkpoints(worker: Worker, folder: Path, rounds: int, seed: int) -> list[Measurement]:
+    """A checkpoint as the worker writes it, compared with writing as many bytes.  folder: where `keep` puts it."""
     worker.save()
     content = (folder / FILE).read_bytes()
-    beside = f"writing its {len(content) / 1e6:.0f} MB"
+    baseline = f"writing its {len(content) / 1e6:.0f} MB"
     calls: dict[str, Callable[[], object]] = {
         "a checkpoint": worker.save,
-        beside: lambda: (folder / "plain").write_bytes(content),
+        baseline: lambda: (folder / "plain").write_bytes(content),
     }
     timed = time_in_turn(calls, rounds, budget=5, seed=seed)
-    return [timed.time("a checkpoint", beside=beside), timed.time(beside)]
+    return [timed.time("a checkpoint", baseline=baseline), timed.time(baseline)]

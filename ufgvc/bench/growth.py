@@ -1,4 +1,4 @@
-"""How time and memory grow with the rows: ingest, an epoch and predict at 1, 10 and 100 times as many, each in a process of its own."""
+"""Time and memory of ingest, an epoch and predict at 1, 10 and 100 times the rows, each in its own process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from scipy.optimize import brentq
 from ufgvc.bench.startup import finish_command, start_command
 
 FACTORS = (1, 10, 100)
-SIDE = 96  # pixels of the photographs: small, so that a hundredfold is done in minutes
+SIDE = 96  # pixels of the photographs: small, so that 100 times the rows take minutes
 CROP, BATCH, EPOCHS = 64, 16, 3
 CLASSES = 4
 SAMPLE_SECONDS = 0.3
@@ -28,9 +28,12 @@ STEPS = ("ingest", "an epoch", "predict")
 
 
 @dataclass(frozen=True)
-class Grown:
-    """One step at every size.  rows: training and test together, or those of an epoch.  seconds, memory (bytes at the peak of all
-    processes): one each.  time_exponent, memory_exponent: k in fixed + c rows^k; None where the sizes do not tell.
+class StepGrowth:
+    """One step at each size.
+
+    rows: training and test images together, or those of an epoch.  seconds, memory: one for each size; memory is the
+    peak of all processes, in bytes.  time_exponent, memory_exponent: k in fixed + c rows^k; None if it cannot be
+    fitted.
     """
 
     step: str
@@ -41,65 +44,43 @@ class Grown:
     memory_exponent: float | None
 
 
-def measure_growth(folder: Path, rows: int, gpu: bool, seed: int) -> list[Grown]:
-    """Three sizes through the command line."""
+def measure_growth(folder: Path, rows: int, gpu: bool, seed: int) -> list[StepGrowth]:
+    """Runs the steps at `rows` times each of FACTORS through the command line."""
     found: dict[str, list[tuple[int, float, float]]] = {step: [] for step in STEPS}
     for factor in FACTORS:
-        place = folder / str(factor)
-        source = write_photographs(place / "leaves", rows * factor, seed)
-        data, runs, out = (str(place / name) for name in ("data", "runs", "predictions"))
-        seconds, memory = watched("ingest", "--source", str(source), "--data", data)
-        found["ingest"].append((rows * factor, seconds, memory))
-        flags = [
-            "train",
-            "--data",
-            data,
-            "--runs",
-            runs,
-            "--method",
-            "resnet50",
-            "--options.backbone",
-            "shufflenet_v2_x0_5",
-        ]
-        flags += [
-            "--train.init",
-            "none",
-            "--train.crop",
-            str(CROP),
-            "--train.resize",
-            str(SIDE),
-            "--train.batch-size",
-            str(BATCH),
-        ]
-        flags += ["--train.epochs", str(EPOCHS), "--train.device", "gpu" if gpu else "cpu", "--tracking.uri", "off"]
-        _, memory = watched(*flags)
-        (metrics,) = Path(runs).rglob("metrics.jsonl")
-        epochs = [json.loads(line)["seconds"] for line in metrics.read_text().splitlines()]
-        learnt = json.loads((Path(data) / "dataset.json").read_text())["counts"]["train"]
-        found["an epoch"].append((learnt, float(np.median(epochs[1:])), memory))
-        predict = [
-            "predict",
-            "--source",
-            str(source),
-            "--model",
-            str(metrics.parent / "model"),
-            "--out",
-            out,
-            "--runs",
-            runs,
-        ]
-        seconds, memory = watched(*predict, "--device", "gpu" if gpu else "cpu", "--tracking.uri", "off")
-        found["predict"].append((rows * factor, seconds, memory))
-    return [_grown(step, points) for step, points in found.items()]
+        for step, point in _measure_size(folder / str(factor), rows * factor, "gpu" if gpu else "cpu", seed).items():
+            found[step].append(point)
+    return [_fit_growth(step, points) for step, points in found.items()]
 
 
-def _grown(step: str, points: Sequence[tuple[int, float, float]]) -> Grown:
+def _measure_size(folder: Path, rows: int, device: str, seed: int) -> dict[str, tuple[int, float, float]]:
+    """{step: (rows, seconds, peak bytes)} for one number of rows."""
+    source = write_photographs(folder / "leaves", rows, seed)
+    data, runs, out = (str(folder / name) for name in ("data", "runs", "predictions"))
+    seconds, memory = run_measured("ingest", "--source", str(source), "--data", data)
+    found = {"ingest": (rows, seconds, memory)}
+    off = ["--tracking.uri", "off"]
+    training = ["--train.crop", CROP, "--train.resize", SIDE, "--train.batch-size", BATCH, "--train.epochs", EPOCHS]
+    flags = ["--method", "resnet50", "--options.backbone", "shufflenet_v2_x0_5", "--train.init", "none"]
+    flags += [*map(str, training), "--train.device", device, *off]
+    _, memory = run_measured("train", "--data", data, "--runs", runs, *flags)
+    (metrics,) = Path(runs).rglob("metrics.jsonl")
+    epochs = [json.loads(line)["seconds"] for line in metrics.read_text().splitlines()]
+    num_train = json.loads((Path(data) / "dataset.json").read_text())["counts"]["train"]
+    found["an epoch"] = (num_train, float(np.median(epochs[1:])), memory)
+    places = ["--source", str(source), "--model", str(metrics.parent / "model"), "--out", out, "--runs", runs]
+    seconds, memory = run_measured("predict", *places, "--device", device, *off)
+    found["predict"] = (rows, seconds, memory)
+    return found
+
+
+def _fit_growth(step: str, points: Sequence[tuple[int, float, float]]) -> StepGrowth:
     rows, seconds, memory = zip(*points, strict=True)
-    return Grown(step, rows, seconds, memory, exponent(rows, seconds), exponent(rows, memory))
+    return StepGrowth(step, rows, seconds, memory, exponent(rows, seconds), exponent(rows, memory))
 
 
 def exponent(rows: Sequence[float], values: Sequence[float]) -> float | None:
-    """k of fixed + c rows^k through three points; None if they do not rise, or rise otherwise than such a curve can."""
+    """k of fixed + c rows^k through three points; None if no such curve passes through them."""
     small, middle, large = values
     if not small < middle < large:
         return None
@@ -114,7 +95,7 @@ def exponent(rows: Sequence[float], values: Sequence[float]) -> float | None:
 
 
 def write_photographs(folder: Path, count: int, seed: int) -> Path:
-    """<split>/<cultivar>/<k>.jpg; three of four are training leaves. Each is another picture."""
+    """<split>/<cultivar>/<k>.jpg, all different; three of four are training images."""
     random = np.random.default_rng(seed)
     for number in range(count):
         split = "test" if number // CLASSES % 4 == 3 else "train"
@@ -127,8 +108,8 @@ def write_photographs(folder: Path, count: int, seed: int) -> Path:
     return folder
 
 
-def watched(*arguments: str) -> tuple[float, float]:
-    """(seconds, peak bytes of the process and everything below it) of one `ufgvc` command. RuntimeError if it fails."""
+def run_measured(*arguments: str) -> tuple[float, float]:
+    """(seconds, peak bytes of the process and its descendants) of one `ufgvc` command. RuntimeError if it fails."""
     started = time.monotonic()
     process = start_command(*arguments)
     peak = [0.0]
@@ -142,12 +123,13 @@ def watched(*arguments: str) -> tuple[float, float]:
 
 def _watch(process: subprocess.Popen[str], peak: list[float]) -> None:
     while process.poll() is None:
-        peak[0] = max(peak[0], tree_memory(process.pid))
+        peak[0] = max(peak[0], process_tree_memory(process.pid))
         time.sleep(SAMPLE_SECONDS)
 
 
-def tree_memory(pid: int) -> float:
-    """Bytes of a process and all below it; what they share counts once (proportional set size), where the system tells it."""
+def process_tree_memory(pid: int) -> float:
+    """Bytes of a process and its descendants; shared memory counts once (proportional set size) where the system
+    reports it."""
     try:
         root = psutil.Process(pid)
         tree = [root, *root.children(recursive=True)]
@@ -158,19 +140,19 @@ def tree_memory(pid: int) -> float:
         try:
             about: Any = each.memory_full_info()
             total += getattr(about, "pss", about.uss)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):  # it ended meanwhile
+        except (psutil.NoSuchProcess, psutil.AccessDenied):  # it has ended
             continue
     return total
 
 
-def draw_growth(grown: Sequence[Grown]) -> bytes:
+def plot_growth(grown: Sequence[StepGrowth]) -> bytes:
     """A PNG: seconds and peak memory over the rows, both axes logarithmic."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     from ufgvc.reports.figures import ACCENT, INK, SECOND, STYLE
 
-    with mpl.rc_context(STYLE | {"text.parse_math": True}):  # the powers of ten beside the axes are formulae
+    with mpl.rc_context(STYLE | {"text.parse_math": True}):  # the powers of ten at the axes are formulae
         figure = Figure(figsize=(9, 4.4), layout="constrained")
         left, right = figure.subplots(1, 2)
         for one, colour in zip(grown, (ACCENT, SECOND, INK), strict=True):

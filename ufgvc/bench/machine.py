@@ -1,4 +1,4 @@
-"""The machine that the figures are of: what it is, what else it is doing, and how fast it multiplies matrices."""
+"""Describes the machine, and times matrix products on it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MORE_PACKAGES = ("timm", "opencv-python-headless", "simplejpeg", "triton")
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """CPU, cores, memory, GPU, versions, and the load when the run begins."""
+    """CPU, cores, memory, GPU, versions of packages, and the load at the start."""
     found = versions()
     for name in MORE_PACKAGES:
         try:
@@ -43,6 +43,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
+    """The processor's model name."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
@@ -52,14 +53,14 @@ def cpu_name() -> str:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that the training device has left."""
+    """Free memory of the training device, in bytes."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)
 
 
 def matrix_rates(device: torch.device, rounds: int, seed: int) -> dict[str, Spread]:
-    """TFLOP/s of a square matrix product in both precisions, whether a step is timed in them or not."""
+    """TFLOP/s of a square matrix product in both precisions."""
     products = {precision: matrix_product(device, precision, seed) for precision in ("fp32", "bf16")}
     timed = time_in_turn(
         {name: call for name, (call, _) in products.items()}, rounds, device=device, budget=2, seed=seed
@@ -68,7 +69,8 @@ def matrix_rates(device: torch.device, rounds: int, seed: int) -> dict[str, Spre
 
 
 def matrix_product(device: torch.device, precision: str, seed: int) -> tuple[Callable[[], object], float]:
-    """A call that multiplies square matrices of random numbers (zeros run faster), and its operations (2 a multiply-add)."""
+    """A function that multiplies square matrices of random numbers (zeros run faster), and its FLOPs (2 a
+    multiply-add)."""
     side, times = (8192, 10) if device.type == "cuda" else (1024, 5)
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
     generator = torch.Generator(device).manual_seed(seed)

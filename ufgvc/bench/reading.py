@@ -1,4 +1,4 @@
-"""From encoded photographs to decoded squares with both masks: on one core, and on all of them."""
+"""Times decoding: from encoded photographs to square images with both masks, on one core and on all of them."""
 
 from __future__ import annotations
 
@@ -34,10 +34,13 @@ PLAIN = "Pillow + torchvision transforms"
 
 
 def read_on_one_core(data: BenchData, rounds: int, seed: int) -> list[Measurement]:
-    """Decode, square and both masks, single-threaded, in process time: ours, what users write, the fastest exact way, the floor."""
+    """Image and both masks, single-threaded, in process time.
+
+    `ufgvc` is compared with Pillow and torchvision transforms, the fastest exact way, and decoding alone.
+    """
     images, masks = data.encoded[:SAMPLE], data.masks[:SAMPLE]
     name, fastest = fastest_exact_decoder(images, seed)
-    # The chunk that training reads: Parquet, decoding, squares, packed masks.
+    # As training reads: Parquet, decoding, resizing, packed masks.
     chunk = _first_rows(list_chunks(data.dataset, "train", "exact")[0], SAMPLE)
     alone, exact = f"decoding alone ({name})", f"fastest exact: {name}, torch resize, OpenCV masks"
     calls: dict[str, Callable[[], object]] = {
@@ -46,20 +49,20 @@ def read_on_one_core(data: BenchData, rounds: int, seed: int) -> list[Measuremen
         exact: lambda: [fast_sample(fastest, *each) for each in zip(images, masks, strict=True)],
         alone: lambda: [fastest(image) for image in images],
     }
-    with single_threaded():
+    with SingleThreaded():
         timed = time_in_turn(calls, rounds, clock=time.process_time, seed=seed)
     count = len(images)
     rows = [timed.rate(PLAIN, UNIT, count)]
-    rows += [timed.rate(each, UNIT, count, beside=PLAIN) for each in ("ufgvc", exact, alone)]
-    return [*rows, timed.rate("ufgvc", UNIT, count, beside=exact), timed.rate("ufgvc", UNIT, count, beside=alone)]
+    rows += [timed.rate(each, UNIT, count, baseline=PLAIN) for each in ("ufgvc", exact, alone)]
+    return [*rows, timed.rate("ufgvc", UNIT, count, baseline=exact), timed.rate("ufgvc", UNIT, count, baseline=alone)]
 
 
 def _first_rows(chunk: Chunk, rows: int) -> Chunk:
     return Chunk(chunk.images, chunk.masks, chunk.start, min(chunk.start + rows, chunk.stop), chunk.position)
 
 
-class single_threaded:
-    """torch and OpenCV on one thread within the block."""
+class SingleThreaded:
+    """Context manager: torch and OpenCV use one thread."""
 
     def __enter__(self) -> None:
         import cv2
@@ -76,7 +79,7 @@ class single_threaded:
 
 
 def plain_sample(image: bytes, masks: Sequence[bytes]) -> tuple[torch.Tensor, ...]:
-    """What a user writes with Pillow and torchvision: image (3, SIDE, SIDE) and masks (1, SIDE, SIDE), float in [0, 1]."""
+    """The usual way with Pillow and torchvision: image (3, SIDE, SIDE) and masks (1, SIDE, SIDE), float in [0, 1]."""
     from torchvision.transforms import functional as transforms
     from torchvision.transforms.functional import InterpolationMode
 
@@ -88,7 +91,8 @@ def plain_sample(image: bytes, masks: Sequence[bytes]) -> tuple[torch.Tensor, ..
 
 
 def fast_sample(decoder: Decoder, image: bytes, masks: Sequence[bytes]) -> tuple[Pixels, ...]:
-    """The same as uint8 (SIDE, SIDE, 3) and packed masks: torch's antialiased uint8 resize is Pillow's within one grey level."""
+    """The same as uint8 (SIDE, SIDE, 3) and packed masks; torch's antialiased uint8 resize is within one grey level
+    of Pillow's."""
     import cv2
 
     pixels = torch.from_numpy(decoder(image)).permute(2, 0, 1)[None]  # channels last in memory
@@ -101,7 +105,7 @@ def fast_sample(decoder: Decoder, image: bytes, masks: Sequence[bytes]) -> tuple
 
 
 def decoders() -> dict[str, Decoder]:
-    """Decoders to (H, W, 3) uint8 RGB that are installed."""
+    """The installed decoders to (H, W, 3) uint8 RGB, by name."""
     import cv2
     from torchvision.io import ImageReadMode, decode_image
 
@@ -126,7 +130,7 @@ def decoders() -> dict[str, Decoder]:
 
 
 def fastest_exact_decoder(images: Sequence[bytes], seed: int) -> tuple[str, Decoder]:
-    """The quickest of the installed decoders whose pixels are Pillow's within EXACT grey levels on these photographs."""
+    """The fastest installed decoder whose pixels are within EXACT grey levels of Pillow's on these photographs."""
     known = decoders()
     exact = {
         name: decoder
@@ -134,7 +138,7 @@ def fastest_exact_decoder(images: Sequence[bytes], seed: int) -> tuple[str, Deco
         if all(_agrees(decoder, known["Pillow"], image) for image in images[:2])
     }
     calls = {name: partial(_decode_all, decoder, images) for name, decoder in exact.items()}
-    with single_threaded():
+    with SingleThreaded():
         timed = time_in_turn(calls, rounds=3, clock=time.process_time, seed=seed)
     name = min(exact, key=lambda each: sorted(timed.seconds[each])[1])
     return name, exact[name]
@@ -156,7 +160,7 @@ def _agrees(decoder: Decoder, reference: Decoder, image: bytes) -> bool:
 
 
 class Photographs(Dataset[Mapping[str, Any]]):
-    """The same decoding as a torch data set, for a DataLoader. Files are read by its processes: what is handed over is small."""
+    """The same decoding as a torch data set, for a DataLoader. Its worker processes read the files."""
 
     def __init__(self, source: Path, length: int) -> None:
         self.source, self.length = source, length
@@ -176,11 +180,13 @@ class Photographs(Dataset[Mapping[str, Any]]):
 
 
 def stack(samples: Sequence[Mapping[str, Pixels]]) -> dict[str, Pixels]:
+    """Collates samples."""
     return {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
 
 
 def read_on_all_cores(data: BenchData, rounds: int, seed: int) -> list[Measurement]:
-    """The same decoding through Ray Data and through a DataLoader with as many processes, in wall time. Inside of a Ray session."""
+    """The same decoding through Ray Data and through a DataLoader with as many processes, in wall time. Inside of a
+    Ray session."""
     cores = cpu_count()
     batch = max(4, min(SIDE // 8, len(data.encoded) // (2 * cores)))
     tasks = [
@@ -213,4 +219,4 @@ def read_on_all_cores(data: BenchData, rounds: int, seed: int) -> list[Measureme
         "Ray Data": through_ray,
     }
     timed = time_in_turn(calls, rounds, budget=20, seed=seed)
-    return [timed.rate(other, "photographs/s", count), timed.rate("Ray Data", "photographs/s", count, beside=other)]
+    return [timed.rate(other, "photographs/s", count), timed.rate("Ray Data", "photographs/s", count, baseline=other)]

@@ -1,4 +1,4 @@
-"""`ufgvc bench` from its settings to its tables."""
+"""Runs the parts of `ufgvc bench`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ import torch
 
 from ufgvc.bench import feeding, reading, startup, steps
 from ufgvc.bench.dataset import BenchData, check_source, make_data
-from ufgvc.bench.growth import draw_growth, measure_growth
+from ufgvc.bench.growth import measure_growth, plot_growth
 from ufgvc.bench.machine import describe_machine, free_memory, matrix_rates
-from ufgvc.bench.report import BenchReport
+from ufgvc.bench.report import BenchReport, Rates
 from ufgvc.bench.settings import BenchSettings
-from ufgvc.bench.sizing import Rates
 from ufgvc.bench.steps import StepCase
 from ufgvc.bench.timing import Measurement
 from ufgvc.core.errors import UserError
@@ -27,22 +26,23 @@ from ufgvc.core.process import cpu_count
 from ufgvc.core.storage import open_store
 from ufgvc.runtime.resources import choose_device
 from ufgvc.runtime.session import RaySettings, ray_session
+from ufgvc.tracking.context import Context
 
 log = logging.getLogger(__name__)
 READING, CACHED, FEED, START, USE = (
     "Reading: decode, square to 512 px, both masks",
     "Cached: batches at 448 px from 512",
-    "Steps fed by the cache",
+    "Steps fed by the loader",
     "From the command to the first step",
     "Evaluate and predict",
 )
 
 
-def bench(settings: BenchSettings, ray: RaySettings | None = None) -> BenchReport:
-    """Measures what the settings ask for and writes <out>/bench.json and bench.md (and growth.png).
+def bench(settings: BenchSettings, context: Context = Context()) -> BenchReport:
+    """Measures the chosen parts and writes <out>/bench.json and bench.md (and growth.png).
 
-    UserError, before anything is measured, for what cannot be: an unknown method, a batch that memory does not hold, a GPU that is
-    not there, a source without photographs.
+    UserError, before anything is measured, for an unknown method, a batch larger than memory, a missing GPU, and a
+    source without photographs.
     """
     started = time.monotonic()
     device = torch.device(choose_device(settings.device))
@@ -59,7 +59,7 @@ def bench(settings: BenchSettings, ray: RaySettings | None = None) -> BenchRepor
     work = Path(tempfile.mkdtemp(prefix="ufgvc-bench-"))
 
     def save() -> None:
-        """After each part: a run that is cut off leaves what it has."""
+        """Called after each part, so that an interrupted run leaves its results."""
         report.rates = _rates(report, device, out)
         report.seconds = time.monotonic() - started
         report.write(out)
@@ -71,11 +71,11 @@ def bench(settings: BenchSettings, ray: RaySettings | None = None) -> BenchRepor
             report.steps = steps.time_steps(cases, costs, device, settings.rounds, settings.seed)
             save()
         if set(settings.parts) - {"step"}:
-            _with_photographs(settings, device, cases[-1], work, report, ray, save)
+            _with_photographs(settings, device, cases[-1], work, report, context.ray, save)
         if settings.growth:
             log.info("growth: %d, %d and %d rows", *(settings.growth_rows * factor for factor in (1, 10, 100)))
             report.growth = measure_growth(work / "growth", settings.growth_rows, device.type == "cuda", settings.seed)
-            (out / "growth.png").write_bytes(draw_growth(report.growth))
+            (out / "growth.png").write_bytes(plot_growth(report.growth))
     finally:
         shutil.rmtree(work, ignore_errors=True)
     save()
@@ -83,7 +83,7 @@ def bench(settings: BenchSettings, ray: RaySettings | None = None) -> BenchRepor
 
 
 def command_line(arguments: list[str]) -> str:
-    """The command as a person types it, whether `ufgvc bench` or `python -m jobs.bench` was called."""
+    """The command as `ufgvc bench ...`, also if it was started as `python -m jobs.bench`."""
     return shlex.join(["ufgvc", "bench", *(arguments[1:] if arguments[:1] == ["bench"] else arguments)])
 
 
@@ -93,23 +93,24 @@ def _with_photographs(
     case: StepCase,
     work: Path,
     report: BenchReport,
-    ray: RaySettings | None,
+    ray: RaySettings,
     save: Callable[[], None],
 ) -> None:
-    """The parts that read photographs. A Ray session serves them; the command that `startup` times starts one of its own."""
+    """The parts that read photographs. A Ray session serves them; the command that `startup` times starts one of its
+    own."""
     count = settings.photographs or (512 if device.type == "cuda" else 64)
     runs, rounds, seed = str(work / "runs"), settings.rounds, settings.seed
     with ray_session(ray):
-        log.info("photographs: %s", settings.source or f"{count} drawn ones")
+        log.info("photographs: %s", settings.source or f"{count} synthetic ones")
         data = make_data(work, settings.source, count, seed)
         report.settings["photograph_bytes"] = data.photograph_bytes
         if "cached" in settings.parts:
             log.info("cached")
-            report.measured[CACHED] = feeding.batches_from_cache(data, runs, device, rounds, seed)
+            report.measured[CACHED] = feeding.time_cached_batches(data, runs, device, rounds, seed)
             save()
         if "feed" in settings.parts:
-            log.info("steps fed by the cache")
-            report.measured[FEED] = feeding.fed_steps(data, case, runs, device, rounds, seed)
+            log.info("steps fed by the loader")
+            report.measured[FEED] = feeding.time_fed_steps(data, case, runs, device, rounds, seed)
             report.notes[FEED] = f"{case.name}, {data.dataset.counts['train']} leaves an epoch."
             save()
         if "reading" in settings.parts:
@@ -121,7 +122,7 @@ def _with_photographs(
         if "startup" in settings.parts:
             log.info("from the command to the first step")
             report.measured[START], run = startup.time_start(data, case, str(work / "command"), device.type == "cuda")
-            report.notes[START] = f"`ufgvc train`, {case.name}, one start, in a process of its own."
+            report.notes[START] = f"`ufgvc train`, {case.name}, one start, in its own process."
             save()
             log.info("evaluate and predict")
             report.measured[USE] = startup.time_use(data, run, device, rounds, seed)
@@ -129,7 +130,7 @@ def _with_photographs(
 
 
 def _photographs_text(data: BenchData) -> str:
-    kind = "The user's photographs" if data.own else "Drawn photographs of 1200 x 900"
+    kind = "The user's photographs" if data.own else "Synthetic photographs of 1200 x 900"
     return f"{kind}, {data.photograph_bytes / 1e3:.0f} KB each on average, two 1-bit masks each"
 
 

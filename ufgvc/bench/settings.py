@@ -14,20 +14,22 @@ PARTS: tuple[Part, ...] = ("reading", "cached", "step", "feed", "startup")
 
 
 class BenchSettings(Settings):
-    """What is measured, and at which sizes. What is left empty fits the machine."""
+    """What is measured, and at which sizes. Empty settings are chosen for the machine."""
 
     out: str = "bench"
     """local folder for bench.json, bench.md and growth.png"""
     source: str | None = None
-    """your own photographs, a folder or a URI; default: drawn ones (1200 x 900 JPEG, about 200 KB)"""
+    """your own photographs, a folder or a URI; default: synthetic ones (1200 x 900 JPEG, about 200 KB)"""
     photographs: int | None = Field(None, ge=16)
     """photographs to measure with; default: 64, with a GPU 512"""
     parts: tuple[Part, ...] = PARTS
-    """what is measured: reading, cached, step, feed (the step fed by the cache), startup (with evaluate and predict)"""
+    """what is measured: reading, cached, step, feed (the step fed by the loader), startup (with evaluate and
+    predict)"""
     methods: tuple[str, ...] = Field(("resnet50", "mask_guided"), min_length=1)
     """methods whose training step is timed, in turn; ratios are to the first"""
     backbones: tuple[str, ...] = ()
-    """backbones of the methods that let one choose; default: each method's own; without a GPU resnet18 for resnet50"""
+    """backbones of the methods that have this option; default: each method's own; without a GPU resnet18 for
+    resnet50"""
     sides: tuple[int, ...] = ()
     """sides of the training crop in pixels; default: 160, with a GPU 448"""
     batches: tuple[int, ...] = ()
@@ -39,13 +41,13 @@ class BenchSettings(Settings):
     device: Device = "auto"
     """cpu, gpu, or auto: a GPU if torch sees one"""
     rounds: int = Field(5, ge=3)
-    """rounds at most, in each of which everything that is compared is timed once, in a drawn order; three at least"""
+    """rounds at most (3 at least); each times everything that is compared once, in a random order"""
     growth: bool = False
-    """also ingest, an epoch and predict at 1, 10 and 100 times the rows: time and peak memory (takes minutes more)"""
+    """also time and peak memory of ingest, an epoch and predict at 1, 10 and 100 times the rows (takes minutes more)"""
     growth_rows: int = Field(48, ge=16)
     """rows of the smallest step of growth"""
     seed: int = Field(0, ge=0)
-    """seed of the drawn photographs, of the networks and of the order within a round"""
+    """seed of the synthetic photographs, the networks and the order within a round"""
 
     _each_once = field_validator("parts", "methods", "backbones", "sides", "batches", "precisions")(unique)
 

@@ -1,4 +1,4 @@
-"""Around the training: from the command to the first step; evaluate and predict beside the bare network."""
+"""Times the start of a training, evaluate and predict."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ TIMEOUT = 600.0  # seconds that a command may take
 
 
 def start_command(*arguments: str) -> subprocess.Popen[str]:
-    """`ufgvc ...` in a process of its own, with a Ray session of its own; both of its streams come in one."""
+    """Starts `ufgvc ...` as a process with its own Ray session; stderr goes to stdout."""
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    command = [sys.executable, "-m", "ufgvc.cli", *arguments]
+    command = [sys.executable, "-m", "ufgvc", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
 
 def finish_command(process: subprocess.Popen[str], *arguments: str) -> None:
-    """Waits for its end. RuntimeError with its last lines if it fails; it is ended if it takes longer than TIMEOUT."""
+    """Waits for the process. RuntimeError with its last lines if it fails; it is killed after TIMEOUT seconds."""
     try:
         output, _ = process.communicate(timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
@@ -46,27 +46,24 @@ def train_command(
     data: str, runs: str, case: StepCase, epochs: int, gpu: bool, extra: tuple[str, ...] = ()
 ) -> list[str]:
     """The flags of a short training of a bench case."""
-    flags = [
-        "train",
-        "--data",
-        data,
-        "--runs",
-        runs,
-        "--method",
-        case.method,
-        "--tracking.uri",
-        "off",
+    flags = ["train", "--data", data, "--runs", runs, "--method", case.method, "--tracking.uri", "off"]
+    flags += [
         "--train.init",
         "none",
+        "--train.crop",
+        str(case.side),
+        "--train.batch-size",
+        str(case.batch),
+        "--train.epochs",
+        str(epochs),
     ]
-    flags += ["--train.crop", str(case.side), "--train.batch-size", str(case.batch), "--train.epochs", str(epochs)]
     flags += ["--train.precision", case.precision, "--train.device", "gpu" if gpu else "cpu"]
     flags += ["--options.backbone", case.backbone] if case.backbone else []
     return [*flags, *extra]
 
 
 def time_start(data: BenchData, case: StepCase, runs: str, gpu: bool) -> tuple[list[Measurement], str]:
-    """One `ufgvc train`: seconds of each phase up to the first step; and the run's folder."""
+    """Seconds of each phase of one `ufgvc train` up to the first step, and the run's folder."""
     command = train_command(data.dataset.store.uri, runs, case, EPOCHS, gpu, ("--mask-kind", MASKS))
     finish_command(start_command(*command), *command)
     (found,) = Path(runs, data.dataset.name, case.method).glob("*/startup.json")
@@ -81,7 +78,7 @@ def _once(value: float) -> Spread:
 
 
 def time_use(data: BenchData, run: str, device: torch.device, rounds: int, seed: int) -> list[Measurement]:
-    """Scoring as `evaluate` does it, and `predict` on the same photographs, beside the bare network on resident batches."""
+    """Scoring as in `evaluate`, and `predict`, compared with the bare network on resident batches."""
     from ufgvc.evaluation.predict import predict
     from ufgvc.evaluation.score import score_split
     from ufgvc.evaluation.settings import PredictSettings, ScoreSettings
@@ -103,15 +100,15 @@ def time_use(data: BenchData, run: str, device: torch.device, rounds: int, seed:
             for view in views:
                 model.method.predict(view)
 
-    beside = "the bare network, resident batches"
+    baseline = "the bare network, resident batches"
     calls: dict[str, Callable[[], object]] = {
-        beside: bare,
+        baseline: bare,
         "evaluate: reading and scoring, one process": lambda: score_split(
             data.dataset, {"model": model}, ScoreSettings(device=on, max_actors=0), split="train"
         ),
     }
     timed = time_in_turn(calls, rounds, device=device, budget=10, seed=seed)
-    rows = [timed.rate(name, "photographs/s", count, beside=None if name == beside else beside) for name in calls]
+    rows = [timed.rate(name, "photographs/s", count, baseline=None if name == baseline else baseline) for name in calls]
     photographs = len(list(source.iterdir()))
     once = time_in_turn(
         {"predict": lambda: predict(str(source), str(Path(run) / "model"), str(folder), settings, off)},
@@ -123,7 +120,7 @@ def time_use(data: BenchData, run: str, device: torch.device, rounds: int, seed:
     return [
         *rows,
         Measurement(
-            f"predict, its start included, {photographs} photographs", measured.value, "photographs/s", beside, ratio
+            f"predict, its start included, {photographs} photographs", measured.value, "photographs/s", baseline, ratio
         ),
     ]
 

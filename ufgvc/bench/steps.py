@@ -1,4 +1,4 @@
-"""The training step on one resident batch: how fast, how much memory, and what share of what the device can compute."""
+"""Times the training step on one resident batch: images a second, memory, and share of the device's peak FLOP/s."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class StepCase:
 
     @property
     def network(self) -> tuple[str, str, int]:
-        """What decides the cost of an image."""
+        """The parts that decide the cost of an image."""
         return self.method, self.backbone, self.side
 
     @property
@@ -63,13 +63,13 @@ class StepCase:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a step costs, counted on PROBE images.  flops: operations an image.  kept: bytes an image that backward needs.
+    """Cost of a step, counted on PROBE images.  flops: operations an image.  saved: bytes an image that autograd saves.
 
     fixed: bytes of weights, gradients and momentum.
     """
 
     flops: float
-    kept: float
+    saved: float
     fixed: int
 
 
@@ -80,7 +80,7 @@ Costs = dict[tuple[str, str, int], Cost]
 class TimedStep:
     """row: images/s.  milliseconds a step.  memory: bytes at the peak (on a GPU measured, on a CPU counted).
 
-    share: of the operations a second of a square matrix product of that precision, timed in turn; product: its TFLOP/s.
+    share: of the FLOP/s of a square matrix product of that precision, timed in turn.  product: its TFLOP/s.
     """
 
     case: StepCase
@@ -91,12 +91,13 @@ class TimedStep:
     product: Spread
 
 
-def case_options(case: StepCase) -> dict[str, Any]:
+def options_of(case: StepCase) -> dict[str, Any]:
     return {"backbone": case.backbone} if case.backbone else {}
 
 
 def choose_cases(settings: BenchSettings, device: torch.device) -> list[StepCase]:
-    """Every combination that the settings ask for. UserError for a method, backbone or side that cannot be, or bf16 without a GPU."""
+    """Every combination of the settings. UserError for an unknown method or backbone, and for bf16 on a device
+    without it."""
     gpu = device.type == "cuda"
     sides = settings.sides or ((448,) if gpu else (160,))
     batches = settings.batches or ((16, 128) if gpu else (8,))
@@ -112,7 +113,7 @@ def choose_cases(settings: BenchSettings, device: torch.device) -> list[StepCase
 
 
 def backbones_of(method: str, wanted: tuple[str, ...], gpu: bool) -> tuple[str, ...]:
-    """("",) for a method that lets nobody choose. Unless others are wanted a CPU gets resnet18 in place of resnet50."""
+    """("",) for a method without this option. The default on a CPU is resnet18 instead of resnet50."""
     field = options_class(method).model_fields.get("backbone")
     if field is None:
         return ("",)
@@ -120,23 +121,24 @@ def backbones_of(method: str, wanted: tuple[str, ...], gpu: bool) -> tuple[str, 
 
 
 def check_cases(cases: list[StepCase], device: torch.device, seed: int) -> Costs:
-    """What a step of each network costs. UserError for a side that a method does not take, or a batch that memory does not hold."""
+    """The cost of a step of each network. UserError for a side that a method does not take, or a batch larger than
+    memory."""
     costs: Costs = {}
     for case in cases:
         if case.network not in costs:
-            method = build(case.method, num_classes=CLASSES, init="none", **case_options(case))
+            method = build(case.method, num_classes=CLASSES, init="none", **options_of(case))
             if case.side < method.min_side:
                 what = f"{case.method} does not take images of {case.side} px"
                 raise UserError(what, where="--sides", fix=f"give {method.min_side} or more")
             costs[case.network] = count_cost(method, case.side, seed)
         cost = costs[case.network]
-        # Half of what is kept is in bfloat16 under autocast, so this is on the safe side only by a little.
-        image = cost.kept * (0.6 if case.precision == "bf16" else 1.0)
+        # About half of the saved bytes are bfloat16 under autocast: 0.6 is slightly more than measured.
+        image = cost.saved * (0.6 if case.precision == "bf16" else 1.0)
         room = HEADROOM * free_memory(device) - cost.fixed
         if image * case.batch > room:
             fits = max(0, int(room / image))
             need = (image * case.batch + cost.fixed) / 1e9
-            what = f"{case.name} needs about {need:.1f} GB, of which this machine has {free_memory(device) / 1e9:.1f} GB free"
+            what = f"{case.name} needs about {need:.1f} GB, this machine has {free_memory(device) / 1e9:.1f} GB free"
             fix = (
                 f"give {fits} or fewer, or smaller --sides"
                 if fits >= 2
@@ -147,23 +149,23 @@ def check_cases(cases: list[StepCase], device: torch.device, seed: int) -> Costs
 
 
 def count_cost(method: Method, side: int, seed: int) -> Cost:
-    """Counts one step on the CPU: operations, and the bytes of what autograd keeps (each storage once)."""
+    """Counts one step on the CPU: operations, and the bytes that autograd saves (each storage once)."""
     batch = random_batch(method, PROBE, side, torch.device("cpu"), seed)
     weights = {parameter.untyped_storage().data_ptr() for parameter in method.net.parameters()}
-    kept: dict[int, int] = {}
+    saved: dict[int, int] = {}
 
-    def note(tensor: Tensor) -> Tensor:
+    def count(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
+            saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     method.net.train()
-    with saved_tensors_hooks(note, lambda tensor: tensor), FlopCounterMode(display=False) as counter:
+    with saved_tensors_hooks(count, lambda tensor: tensor), FlopCounterMode(display=False) as counter:
         parts = method.losses(method.net((seen := method.views(batch)).images), seen)
         sum(total for total, _ in parts.values()).backward()  # type: ignore[union-attr]
     fixed = 3 * sum(parameter.nbytes for parameter in method.net.parameters())
-    return Cost(counter.get_total_flops() / PROBE, sum(kept.values()) / PROBE, fixed)
+    return Cost(counter.get_total_flops() / PROBE, sum(saved.values()) / PROBE, fixed)
 
 
 def random_batch(method: Method, size: int, side: int, device: torch.device, seed: int) -> Batch:
@@ -183,7 +185,8 @@ def random_batch(method: Method, size: int, side: int, device: torch.device, see
 
 
 def time_steps(cases: list[StepCase], costs: Costs, device: torch.device, rounds: int, seed: int) -> list[TimedStep]:
-    """Steps of all cases; those of the same side, batch, precision and compilation in turn, with a matrix product among them."""
+    """Times all cases; those of the same side, batch, precision and compilation in turn, with a matrix product for
+    reference."""
     found: list[TimedStep] = []
     for _, group in itertools.groupby(cases, key=lambda case: (case.side, case.batch, case.precision, case.compile)):
         together = list(group)
@@ -203,12 +206,12 @@ def _time_group(cases: list[StepCase], costs: Costs, device: torch.device, round
     product = timed.rate(PRODUCT, "TFLOP/s", operations / 1e12).value
     results = []
     for case in cases:
-        beside = _plain_of(case, cases)
-        row = timed.rate(case.name, "images/s", times * case.batch, beside=beside.name if beside else None)
-        if beside:
-            row = replace(row, beside=f"{beside.method}, the same")
+        baseline = _baseline_of(case, cases)
+        row = timed.rate(case.name, "images/s", times * case.batch, baseline=baseline.name if baseline else None)
+        if baseline:
+            row = replace(row, baseline=f"{baseline.method}, the same")
         share = timed.rate(
-            case.name, "", costs[case.network].flops * times * case.batch, beside=PRODUCT, beside_units=operations
+            case.name, "", costs[case.network].flops * times * case.batch, baseline=PRODUCT, baseline_units=operations
         ).ratio
         assert share is not None
         milliseconds = 1000 * case.batch / row.value.median
@@ -225,8 +228,8 @@ def _repeat(step: Callable[[], object], times: int) -> None:
         step()
 
 
-def _plain_of(case: StepCase, cases: list[StepCase]) -> StepCase | None:
-    """The first method's case of the same backbone (or the first case), that the others are compared with; None for itself."""
+def _baseline_of(case: StepCase, cases: list[StepCase]) -> StepCase | None:
+    """The case to compare with: the first method's with the same backbone (or the first case); None for itself."""
     first = next(
         (each for each in cases if each.method == cases[0].method and each.backbone == case.backbone), cases[0]
     )
@@ -234,11 +237,11 @@ def _plain_of(case: StepCase, cases: list[StepCase]) -> StepCase | None:
 
 
 def _prepare(case: StepCase, device: torch.device, seed: int) -> Callable[[], object]:
-    """One step as `train` takes it, on a batch that lies on the device."""
+    """A function that takes one step as `train` does, on a batch on the device."""
     torch.manual_seed(seed)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # as in a training of many steps (training/ddp.py)
-    method = build(case.method, num_classes=CLASSES, init="none", **case_options(case))
+    method = build(case.method, num_classes=CLASSES, init="none", **options_of(case))
     method.net.to(device).to(memory_format=memory_format(method.net, device)).train()
     optimizer = make_optimizer(method, method.recipe.stages[-1])
     model: nn.Module = torch.compile(method.net) if case.compile else method.net  # type: ignore[assignment]
@@ -248,10 +251,10 @@ def _prepare(case: StepCase, device: torch.device, seed: int) -> Callable[[], ob
 
 def _peak_memory(step: Callable[[], object], cost: Cost, case: StepCase, device: torch.device) -> float:
     if device.type != "cuda":
-        return cost.kept * case.batch + cost.fixed
+        return cost.saved * case.batch + cost.fixed
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     step()
     torch.cuda.synchronize()
-    # The other cases' networks and batches lie there too; this one's weights, gradients and momentum are counted.
+    # The other cases' networks and batches are there too, so weights, gradients and momentum of this one are counted.
     return float(torch.cuda.max_memory_allocated(device) - before + cost.fixed)

@@ -1,4 +1,4 @@
-"""Timing of things that are compared: in turn, several rounds, a drawn order in each, medians and quartiles."""
+"""Times functions for a comparison: several rounds, each in a random order; medians and quartiles over the rounds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-LEAST_ROUNDS = 3
+MIN_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -22,24 +22,26 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
+        """Of the values of all rounds."""
         low, median, high = np.quantile(np.asarray(values, np.float64), (0.25, 0.5, 0.75)).tolist()
         return cls(median, low, high)
 
     def scaled(self, factor: float) -> Spread:
+        """Multiplied by a factor."""
         return Spread(self.median * factor, self.low * factor, self.high * factor)
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One line of a table.  value: in `unit`.  beside: what it was timed in turn with.
+    """One line of a table.  value: in `unit`.  baseline: name of the measurement that it was timed in turn with.
 
-    ratio: how many times the rate of `beside` this one has (above 1: faster), median and quartiles of the rounds' ratios.
+    ratio: of its rate to that of `baseline` (above 1: faster), median and quartiles of the rounds' ratios.
     """
 
     name: str
     value: Spread
     unit: str
-    beside: str | None = None
+    baseline: str | None = None
     ratio: Spread | None = None
 
 
@@ -50,21 +52,22 @@ class Timed:
     seconds: Mapping[str, tuple[float, ...]]
 
     def rate(
-        self, name: str, unit: str, units: float, beside: str | None = None, beside_units: float | None = None
+        self, name: str, unit: str, units: float, baseline: str | None = None, baseline_units: float | None = None
     ) -> Measurement:
-        """units: what one call handles, so that the value is units a second; beside_units: of the other call, if they differ."""
+        """Units a second.  units: number that one call handles.  baseline_units: that of the baseline, if it
+        differs."""
         own = np.asarray(self.seconds[name])
         ratio = None
-        if beside is not None:
-            other = np.asarray(self.seconds[beside])
-            ratio = Spread.of(((units / own) / ((beside_units or units) / other)).tolist())
-        return Measurement(name, Spread.of((units / own).tolist()), unit, beside, ratio)
+        if baseline is not None:
+            other = np.asarray(self.seconds[baseline])
+            ratio = Spread.of(((units / own) / ((baseline_units or units) / other)).tolist())
+        return Measurement(name, Spread.of((units / own).tolist()), unit, baseline, ratio)
 
-    def time(self, name: str, unit: str = "s", scale: float = 1.0, beside: str | None = None) -> Measurement:
+    def time(self, name: str, unit: str = "s", scale: float = 1.0, baseline: str | None = None) -> Measurement:
         """The seconds themselves, times `scale`."""
         own = np.asarray(self.seconds[name])
-        ratio = Spread.of((np.asarray(self.seconds[beside]) / own).tolist()) if beside is not None else None
-        return Measurement(name, Spread.of((own * scale).tolist()), unit, beside, ratio)
+        ratio = Spread.of((np.asarray(self.seconds[baseline]) / own).tolist()) if baseline is not None else None
+        return Measurement(name, Spread.of((own * scale).tolist()), unit, baseline, ratio)
 
 
 def time_in_turn(
@@ -77,10 +80,11 @@ def time_in_turn(
     warm_up: bool = True,
     seed: int = 0,
 ) -> Timed:
-    """Calls each once a round, in an order drawn for each round, after a round that does not count.
+    """Calls each function once a round, in a random order, after a warm-up round.
 
-    clock: seconds; `time.process_time` counts what this process computed, whatever else the machine does.  device: waited for
-    before and after each call, if it is a GPU.  budget: seconds of wall time after which no round begins, once there are three.
+    clock: in seconds; `time.process_time` excludes the time of other processes.  device: synchronised before and
+    after each call, if it is a GPU.  budget: seconds of wall time after which no round begins, once there are
+    MIN_ROUNDS.
     """
     wait = torch.cuda.synchronize if device is not None and device.type == "cuda" else lambda: None
     random = np.random.default_rng(seed)
@@ -91,7 +95,7 @@ def time_in_turn(
             calls[name]()
     begun = time.monotonic()
     for number in range(rounds):
-        if number >= LEAST_ROUNDS and time.monotonic() - begun > budget:
+        if number >= MIN_ROUNDS and time.monotonic() - begun > budget:
             break
         for place in random.permutation(len(names)):
             name = names[int(place)]

@@ -15,14 +15,14 @@ class Bench(HasRay, HasSeed, BenchSettings):
     out: WrittenPlace = "bench"
     """local folder for bench.json, bench.md and growth.png"""
     source: Place | None = None
-    """your own photographs, a folder or a URI; default: generated ones (1200 x 900 JPEG, about 200 KB)"""
+    """your own photographs, a folder or a URI; default: synthetic ones (1200 x 900 JPEG, about 200 KB)"""
 
 
 def run(settings: Bench, context: Context) -> None:
     from ufgvc.bench.run import bench
     from ufgvc.reports.tables import show_tables
 
-    report = bench(select_fields(BenchSettings, settings), context.ray)
+    report = bench(select_fields(BenchSettings, settings), context)
     print(report.machine_line())
     for table in report.tables():
         show_tables([table])

@@ -21,8 +21,8 @@ if TYPE_CHECKING:  # for the list of commands, neither pyarrow nor torch is impo
 class Command:
     """A command of `ufgvc`.
 
-    Its module `ufgvc.commands.<name>` holds the class of its settings, named like the command with a capital letter, and
-    `run(settings, context)`, which does the work, prints the result, and returns the exit code (None: 0).
+    Its module `ufgvc.commands.<name>` holds the class of its settings, named like the command with a capital letter,
+    and `run(settings, context)`, which does the work, prints the result, and returns the exit code (None: 0).
     """
 
     name: str

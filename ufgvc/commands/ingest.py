@@ -29,7 +29,7 @@ class HasSource(CommandSettings):
     name: str | None = None
     """name of the data set; default: the last part of --data"""
     reader: ReaderName = "auto"
-    """form of the source; auto looks at it"""
+    """form of the source; auto detects it"""
     boxes: Place | None = None
     """boxes in YOLO, COCO or Pascal VOC form, if they do not lie in the source"""
     split: float | None = Field(None, gt=0, lt=1)

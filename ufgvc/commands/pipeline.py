@@ -43,7 +43,8 @@ class Pipeline(HasCompared, WritesData, HasSource, Train):
 
 
 def run(settings: Pipeline, context: Context) -> None:
-    """Runs all steps and prints a line for each. UserError, before anything runs, for what a later step would refuse."""
+    """Runs all steps and prints a line for each. UserError, before anything runs, for what a later step would
+    refuse."""
     _check(settings, context)
     with ray_session(context.ray):
         _report("ingest", lambda: ingest.execute(settings.settings_for(ingest.Ingest, settings.ingest), context))

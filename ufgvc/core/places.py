@@ -74,7 +74,8 @@ def _markers(annotation: object, metadata: list[object]) -> Iterator[PlaceMarker
 
 
 def check_absolute(settings: Settings) -> None:
-    """UserError for a relative path: inside of a Ray job it would lie in Ray's copy of the project, which is deleted."""
+    """UserError for a relative path: inside of a Ray job it would lie in Ray's copy of the project, which is
+    deleted."""
     for place in places_of(settings):
         # models:/name has one slash
         absolute = re.match(r"[a-z][a-z0-9+.-]*:/", place.text) or os.path.isabs(os.path.expanduser(place.text))

@@ -65,32 +65,35 @@ def augment(
     top = (uniforms[:, 0] * (height - crop + 1)).long()
     left = (uniforms[:, 1] * (width - crop + 1)).long()
     flip = uniforms[:, 2] < 0.5
-    side = torch.arange(crop)
-    rows = top[:, None] + side
-    columns = left[:, None] + torch.where(flip[:, None], crop - 1 - side, side)
     if rotate:
         angle = torch.deg2rad((2 * uniforms[:, 3] - 1) * rotate)
-        grid = to_device(_rotated_grid(rows, columns, angle, height, width).float(), images.device)
+        grid = to_device(_crop_grid(top, left, flip, angle, crop, height, width).float(), images.device)
         # Interpolation may exceed 1 by a rounding error.
         rotated = _divide_by_255(_sample(images.permute(0, 3, 1, 2), grid, "bilinear")).clamp(0, 1)
         return _channels_last(rotated), {
             region: _sample(mask[:, None], grid, "nearest") for region, mask in masks.items()
         }
+    side = torch.arange(crop)
+    rows = top[:, None] + side
+    columns = left[:, None] + torch.where(flip[:, None], crop - 1 - side, side)
     index = torch.arange(len(images), device=images.device)[:, None, None]
     rows, columns = to_device(rows, images.device)[:, :, None], to_device(columns, images.device)[:, None, :]
     cropped = {region: mask[index, rows, columns][:, None].float() for region, mask in masks.items()}
     return _to_float(images[index, rows, columns]), cropped
 
 
-def _rotated_grid(rows: Tensor, columns: Tensor, angle: Tensor, height: int, width: int) -> Tensor:
-    """Sampling grid (B, crop, crop, 2) in [-1, 1] of a crop of the images rotated by `angle` (B,) about their centre.
+def _crop_grid(top: Tensor, left: Tensor, flip: Tensor, angle: Tensor, crop: int, height: int, width: int) -> Tensor:
+    """Sampling grid (B, crop, crop, 2) in [-1, 1] of crops of images that are rotated about their centre.
 
-    rows, columns: (B, crop) pixels of the crop.
+    top, left: (B,) pixels.  flip: (B,) bool.  angle: (B,) radians.
     """
-    y = (rows + 0.5 - height / 2)[:, :, None]
-    x = (columns + 0.5 - width / 2)[:, None, :]
-    cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
-    return torch.stack([(cos * x - sin * y) * 2 / width, (sin * x + cos * y) * 2 / height], dim=-1)
+    x, y = left + (crop - width) / 2, top + (crop - height) / 2  # the crop's centre, from the image's
+    cos, sin, sign = angle.cos(), angle.sin(), torch.where(flip, -1.0, 1.0)
+    theta = [
+        torch.stack([sign * cos * crop / width, -sin * crop / width, (cos * x - sin * y) * 2 / width], dim=1),
+        torch.stack([sign * sin * crop / height, cos * crop / height, (sin * x + cos * y) * 2 / height], dim=1),
+    ]
+    return functional.affine_grid(torch.stack(theta, dim=1), [len(top), 1, crop, crop], align_corners=False)
 
 
 def _sample(channels: Tensor, grid: Tensor, mode: str) -> Tensor:

@@ -6,6 +6,7 @@ Shard k of regions and masks holds the image_ids of shard k of images, in the sa
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import uuid
@@ -132,7 +133,8 @@ def read_manifest(dataset: Dataset, folder: str) -> Manifest:
 
 def read_images(dataset: Dataset, shard: Shard | str) -> pa.Table:
     """Reads all columns of one shard of the images. shard: or its name."""
-    return _read(dataset, IMAGES, shard if isinstance(shard, Shard) else _find_shard(dataset.shards, shard))
+    found = shard if isinstance(shard, Shard) else next(each for each in dataset.shards if each.name == shard)
+    return _read(dataset, IMAGES, found)
 
 
 def read_shard(dataset: Dataset, folder: str, shard: Shard | str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -259,10 +261,6 @@ def _shard_order(shard: Shard) -> tuple[int, str]:
     return SPLITS.index(shard.split), shard.name
 
 
-def _find_shard(shards: Sequence[Shard], name: str) -> Shard:
-    return next(shard for shard in shards if shard.name == name)
-
-
 def _command(folder: str) -> str:
     """The command that writes a folder."""
     top, _, kind = folder.partition("/")
@@ -282,10 +280,8 @@ def _read(dataset: Dataset, folder: str, shard: Shard, columns: Sequence[str] | 
         ) from None
 
 
-class _HashSink:
-    """A file object for pyarrow that hashes what is written to it."""
-
-    closed = False
+class _HashSink(io.BytesIO):
+    """A file object for pyarrow that hashes what is written to it, and stores nothing."""
 
     def __init__(self) -> None:
         self.hash = hashlib.sha256()
@@ -293,10 +289,6 @@ class _HashSink:
     def write(self, data: Any) -> int:
         self.hash.update(data)
         return len(data)
-
-    def flush(self) -> None: ...
-
-    def close(self) -> None: ...
 
 
 def _digest(table: pa.Table) -> str:

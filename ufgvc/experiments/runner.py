@@ -17,6 +17,7 @@ import torch
 from ufgvc.core.errors import user_error_in
 from ufgvc.core.process import trim_memory
 from ufgvc.core.storage import Store
+from ufgvc.core.text import format_duration
 from ufgvc.experiments.resources import TrialResources
 
 if TYPE_CHECKING:  # Tune is imported after the environment that it reads is set; Optuna is needed by a search only
@@ -130,7 +131,7 @@ def _progress_callback(on_end: Callable[[int, str | None], str], count: int) -> 
             self.ended += 1
             line = on_end(trial.config["number"], error)
             seconds = (time.monotonic() - started) / self.ended * (count - self.ended)
-            log.info("%d/%d  %s  about %s left", self.ended, count, line, format_seconds(seconds))
+            log.info("%d/%d  %s  about %s left", self.ended, count, line, format_duration(seconds))
 
     return Progress()
 
@@ -174,8 +175,3 @@ def describe_error(error: BaseException) -> str:
         return found.what
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
-
-
-def format_seconds(seconds: float) -> str:
-    """`45 s`, or `12 min` from 90 s on."""
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -20,7 +20,7 @@ from ufgvc.training.settings import TrainSettings, apply_overrides
 WHERE = "search.space"
 LOSS_RANGE = (0.01, 10.0)  # of loss weights in the default space; the weight of the cross-entropy is 1
 # The other fields of TrainSettings would make trials incomparable (epochs, the split), or do not affect results.
-SEARCHABLE = {"init", "mask", "batch_size", "learning_rate", "resize", "crop", "precision", "sync_batchnorm"}
+SEARCHABLE = {"init", "mask_kind", "batch_size", "learning_rate", "resize", "crop", "precision", "sync_batchnorm"}
 
 
 def read_space(

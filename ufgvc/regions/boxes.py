@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
 from ufgvc.core.types import Box
+from ufgvc.regions import yolo
 
 
 def to_tensor(boxes: Sequence[Box]) -> Tensor:
@@ -39,28 +39,21 @@ def select_boxes(boxes: Sequence[Box], confidence: float, max_boxes: Mapping[str
 def average_precision(
     truths: Sequence[Sequence[Box]], found: Sequence[Sequence[Box]], region: str, iou_threshold: float = 0.5
 ) -> float | None:
-    """AP of one region over images: mean interpolated precision at 101 recalls (COCO). None if no image has the region.
+    """AP of one region over images, as YOLOv5 computes it (`yolo.average_precision`). None if no image has the region.
 
-    Detections over all images go by falling score; each matches the free true box of the largest IoU, if that is at
-    least `iou_threshold`.
+    In each image the detections are matched by falling score, each to the free true box of the largest IoU, if that is
+    at least `iou_threshold`.
     """
     total = 0
-    rows: list[tuple[float, bool]] = []
+    matches: list[bool] = []
+    scores: list[float] = []
     for truth, boxes in zip(truths, found, strict=True):
-        mine = [b for b in truth if b.region == region]
+        mine = [box for box in truth if box.region == region]
         total += len(mine)
-        ranked = sorted((b for b in boxes if b.region == region), key=lambda box: -box.score)
-        rows += zip((box.score for box in ranked), match_boxes(mine, ranked, iou_threshold), strict=True)
-    if total == 0:
-        return None
-    if not rows:
-        return 0.0
-    ordered = np.array(sorted(rows, key=lambda row: -row[0]))
-    hits = np.cumsum(ordered[:, 1])
-    recall, precision = hits / total, hits / np.arange(1, len(hits) + 1)
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    at = np.searchsorted(recall, np.linspace(0, 1, 101) - 1e-12, side="left")
-    return float(np.append(envelope, 0.0)[at].mean())
+        ranked = sorted((box for box in boxes if box.region == region), key=lambda box: -box.score)
+        matches += match_boxes(mine, ranked, iou_threshold)
+        scores += [box.score for box in ranked]
+    return yolo.average_precision(matches, scores, total) if total else None
 
 
 def match_boxes(truth: Sequence[Box], ranked: Sequence[Box], iou_threshold: float) -> list[bool]:

@@ -83,7 +83,7 @@ def mask(
 class BoxOrigin:
     """Where the boxes of the masks come from.
 
-    confidence: lowest score.  regions: of the detector; none without one.  origin: everything that determines the boxes.
+    confidence: lowest score.  regions: of the detector; none without one.  origin: what determines the boxes.
     """
 
     confidence: float

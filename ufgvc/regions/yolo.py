@@ -1,4 +1,4 @@
-"""Builds, loads and trains YOLOv5 networks with an anchor-free head; the only module that imports ultralytics.
+"""Builds, loads, trains and scores YOLOv5 networks with an anchor-free head; the only module that imports ultralytics.
 
 The library is restricted: no downloads, no telemetry, no integrations, no settings outside of a temporary folder, and
 no pickled models of ours.
@@ -164,6 +164,20 @@ def _trainer_class() -> Any:
             return None
 
     return Trainer
+
+
+def average_precision(matches: Sequence[bool], scores: Sequence[float], num_true: int) -> float:
+    """AP in [0, 1] as YOLOv5 computes it, so that it compares with the paper's figures; 0.995 at the most.
+
+    matches: whether each detection is a true positive.  scores: of the detections.  num_true: boxes to be found, > 0.
+    """
+    if not matches:
+        return 0.0
+    _ultralytics()
+    from ultralytics.utils.metrics import ap_per_class
+
+    classes, targets = np.zeros(len(matches)), np.zeros(num_true)
+    return float(ap_per_class(np.array(matches)[:, None], np.array(scores), classes, targets)[5][0, 0])
 
 
 def _overrides(data: Path, work: Path, config: YoloConfig, device: str) -> dict[str, Any]:

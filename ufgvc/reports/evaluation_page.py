@@ -43,7 +43,7 @@ def compose_evaluation(record: Evaluation, cam: Panels | None, regions: Panels |
         eyebrow=f"ufgvc evaluation on {record.dataset}",
         title=f"{record.method}: {len(classes)} cultivars",
         headline=percent(one.accuracy.value) or "",
-        explanation=f"accuracy: {one.accuracy.k} of {one.accuracy.n} test leaves classified correctly; "
+        explanation=f"{one.accuracy.k} of {one.accuracy.n} test leaves classified correctly; "
         f"95\u00a0% interval {interval(one.accuracy)}",
         stats=[
             (percent(one.balanced_accuracy) or "", "balanced accuracy"),

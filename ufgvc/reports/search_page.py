@@ -17,7 +17,8 @@ from ufgvc.reports.tables import interval, p_text, percent, points
 
 SIGNIFICANT = 0.05
 SIMPLEX_TEXT = (
-    "Each point is a complete trial. The nearer to a corner, the larger that weight; the darker, the higher the score."
+    "Each point is a complete trial. The nearer to a corner, the larger that weight (grid lines: steps of 0.2); the "
+    "darker, the higher the score."
 )
 
 
@@ -118,8 +119,9 @@ def describe_bias(summary: SearchSummary) -> str:
     )
     if summary.paper_is_best:
         return f"Selection bias: {expected}."
+    observed = f"The observed gain of {points(bias.gain)} points (p {p_text(bias.p)})"
     conclusion = "exceeds the selection bias" if bias.p < SIGNIFICANT else "can be explained by selection bias"
-    return f"Selection bias: {expected}. The observed gain of {points(bias.gain)} points (p {p_text(bias.p)}) {conclusion}."
+    return f"Selection bias: {expected}. {observed} {conclusion}."
 
 
 def describe_gain(summary: SearchSummary) -> str:

@@ -35,7 +35,8 @@ def write_checkpoint(
     """Writes <folder>/state.pt. UserError if the disk is full or cannot be written to.
 
     epoch: number of finished epochs.  history: one row of metrics an epoch.  random: state of each rank's generator.
-    best: epoch, accuracy and weights ("net") of the best epoch so far, and (logits, labels) of its held-out training images.
+    best: epoch, accuracy and weights ("net") of the best epoch so far, and (logits, labels) of its held-out training
+    images.
     """
     state = {
         "net": net.state_dict(),
@@ -86,7 +87,8 @@ class RunCheckpoint:
 
 
 def remove_orphans(store: Store) -> list[str]:
-    """Deletes checkpoint folders that Ray Train's snapshot does not list, which a crash left incomplete. Returns their names.
+    """Deletes checkpoint folders that Ray Train's snapshot does not list, which a crash left incomplete. Returns their
+    names.
 
     store: the folder that holds Ray Train's `checkpoint_manager_snapshot.json`.
     """

@@ -1,4 +1,4 @@
-"""Data-parallel training with torch.distributed: the wrapped network, and collective operations that one process skips."""
+"""Data-parallel training with torch.distributed: the wrapped network, and collective operations."""
 
 from __future__ import annotations
 

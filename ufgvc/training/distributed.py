@@ -92,7 +92,7 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def report(folder: Path | None, epoch: int) -> None:
-    """Passes a checkpoint to Ray Train, which uploads it in the background. A `CheckpointSink`; all ranks must call it."""
+    """Passes a checkpoint to Ray Train, which uploads it in the background. A `CheckpointSink` (all ranks call it)."""
     if folder is None:
         ray.train.report({})
         return
@@ -105,12 +105,14 @@ def report(folder: Path | None, epoch: int) -> None:
 
 
 class StopOnUserError(UserCallback):
-    """Stops a run at a worker's first UserError, by raising it in Ray Train's controller: a restart would only repeat it.
+    """Stops a run at a worker's first UserError, by raising it in Ray Train's controller: a restart would only repeat
+    it.
 
-    Also excludes failures caused by the loss of a node (a spot machine, a hardware failure) from `max_failures`; Ray itself
-    excludes only nodes whose end was announced. All other failures count.
+    Also excludes failures caused by the loss of a node (a spot machine, a hardware failure) from `max_failures`; Ray
+    itself excludes only nodes whose end was announced. All other failures count.
     checkpoints: folder to name in errors about its disk, because Ray Train copies checkpoints in the background and its
-    error names no file.  lost: `lost_nodes` before the run.  noticed_seconds: how long to wait for Ray to notice a loss.
+    error names no file.  lost: `lost_nodes` before the run.  noticed_seconds: how long to wait for Ray to notice a
+    loss.
     """
 
     def __init__(
@@ -149,7 +151,7 @@ class StopOnUserError(UserCallback):
 
 
 def lost_nodes(nodes: list[dict[str, Any]]) -> frozenset[str]:
-    """Ids of the dead nodes, except those that an autoscaler removed because they were idle.  nodes: of `ray.nodes()`."""
+    """Ids of the dead nodes, except idle ones that an autoscaler removed.  nodes: of `ray.nodes()`."""
     return frozenset(node["NodeID"] for node in nodes if not node["Alive"] and node.get("DeathReason") != IDLE)
 
 
@@ -169,8 +171,8 @@ def interface_of(address: str) -> str | None:
 def bind_gloo_to_ray_interface() -> None:
     """Binds gloo to the interface by which Ray's nodes know this one, unless GLOO_SOCKET_IFNAME is set.
 
-    By default gloo binds to the address of the host's name, which on Debian and Ubuntu is 127.0.1.1 and cannot be reached
-    from other nodes.
+    By default gloo binds to the address of the host's name, which on Debian and Ubuntu is 127.0.1.1 and cannot be
+    reached from other nodes.
     """
     interface = interface_of(ray.util.get_node_ip_address())
     if interface:

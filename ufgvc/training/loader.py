@@ -34,9 +34,10 @@ AUGMENT_UNIFORMS = 4  # random numbers of an image for crop (2), flip and rotati
 class BatchLoader:
     """The training and validation batches of one rank.
 
-    keys: hashes of the training images' ids, which seed their random numbers.  num_train, num_val: images over all ranks.
-    val_images: the decoded split with the validation images; None without validation.  val_indices: this rank's images in
-    it.  val_labels: labels of that whole split.  num_uniforms: see `Method`.
+    keys: hashes of the training images' ids, which seed their random numbers.  num_train, num_val: images over all
+    ranks.
+    val_images: the decoded split with the validation images; None without validation.  val_indices: this rank's images
+    in it.  val_labels: labels of that whole split.  num_uniforms: see `Method`.
     """
 
     config: WorkerConfig
@@ -151,7 +152,8 @@ def _source(
 
 
 def choose_cache(cache: str, rows: int, side: int, with_masks: bool, device: torch.device, folder: Path) -> str:
-    """Resolves `auto`: "device" if a third of the free GPU memory is enough, "host" if half of the free disk is, else "none".
+    """Resolves `auto`: "device" if a third of the free GPU memory is enough, "host" if half of the free disk is, else
+    "none".
 
     rows, side: number and side in pixels of the decoded images.  folder: of the cache on disk.
     """

@@ -13,8 +13,8 @@ import torch
 from ufgvc.core.errors import UserError
 from ufgvc.methods.recipe import Recipe
 
-# Messages of torch's other out-of-memory errors: of the host, the driver, cuBLAS and cuDNN; the last one is raised by cuDNN's
-# benchmark mode if no algorithm had enough workspace memory.
+# Messages of torch's other out-of-memory errors: of the host, the driver, cuBLAS and cuDNN; the last one is raised by
+# cuDNN's benchmark mode if no algorithm had enough workspace memory.
 MESSAGES = (
     *("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
     "FIND was unable to find an engine",
@@ -40,7 +40,7 @@ def enough_memory(what: str, where: str, fix: str, device: torch.device) -> Iter
 def memory_for_batches(
     recipe: Recipe, world: int, resident: bool, device: torch.device
 ) -> AbstractContextManager[None]:
-    """`enough_memory` for training batches.  world: number of workers.  resident: whether images are cached on the device."""
+    """`enough_memory` for training batches.  world: workers.  resident: whether images are cached on the device."""
     size, side = recipe.batch_size, recipe.crop
     shared = f" ({-(-size // world)} of them on each of {world} workers)" if world > 1 else ""
     fix = f"use a smaller batch (`--train.batch-size {max(2, size // 2)}`) or a smaller crop (`--train.crop`)"

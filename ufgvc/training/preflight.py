@@ -56,7 +56,8 @@ def worker_resources(settings: TrainSettings, device: TorchDevice) -> dict[str, 
 def check_batch(batch_size: int, workers: int, leaves: int) -> None:
     """UserError unless every rank gets at least two images in every step, which BatchNorm needs.
 
-    The images are split evenly, no batch is smaller than half of `batch_size`, so four images a worker are always enough.
+    The images are split evenly, no batch is smaller than half of `batch_size`, so four images a worker are always
+    enough.
     leaves: images of the training split.
     """
     if workers > 1 and batch_size < 4 * workers:

@@ -53,8 +53,8 @@ class Follower:
     """Context manager: a thread that follows a run's metrics.jsonl and shows new epochs.
 
     epochs: of the whole training.
-    on_checkpointed: called with the rows of epochs that a checkpoint covers, each row once. Epochs after it may be repeated
-    after a crash and are passed on later.
+    on_checkpointed: called with the rows of epochs that a checkpoint covers, each row once. Epochs after it may be
+    repeated after a crash and are passed on later.
     """
 
     def __init__(self, run: Store, epochs: int, on_checkpointed: Callable[[list[Row]], None]) -> None:

@@ -63,17 +63,23 @@ class TrainResult:
 
 
 def train(
-    data: str, method: str, options: Mapping[str, Any], settings: TrainSettings, context: Context = Context()
+    data: str,
+    method: str = "mask_guided",
+    options: Mapping[str, Any] | None = None,
+    settings: TrainSettings | None = None,
+    context: Context = Context(),
 ) -> TrainResult:
-    """Trains a method on an ingested data set. A finished run with the same settings is returned, an interrupted one resumed.
+    """Trains a method on an ingested data set. A finished run with the same settings is returned, an interrupted one
+    resumed.
 
     data: URI of the data set.  method, options: see `ufgvc.methods.build`.
     UserError for settings that cannot work, and for `validation: kfold` without `fold` (see `train_folds`).
     """
+    settings = settings or TrainSettings()
     if settings.validation == "kfold" and settings.fold is None:
         raise UserError("k-fold validation trains several models", where="train.fold", fix="give one fold, e.g. 0")
     dataset = open_dataset(data)
-    built = build(method, num_classes=len(dataset.classes), init="none", **options)
+    built = build(method, num_classes=len(dataset.classes), init="none", **(options or {}))
     masks = read_manifest(dataset, f"masks/{settings.mask_kind}").fingerprint if built.regions else None
     check_init(settings.init)
     config, identity = make_worker_config(dataset, built, settings, context.seed, masks, context.runs)
@@ -109,7 +115,7 @@ def train(
 def train_folds(
     data: str, method: str, options: Mapping[str, Any], settings: TrainSettings, context: Context = Context()
 ) -> list[TrainResult]:
-    """Trains all folds of `validation: kfold`, one after another; parameters as of `train`. One result for each fold."""
+    """Trains all folds of `validation: kfold`, one after another. Parameters as of `train`."""
     folds = [settings.model_copy(update={"fold": fold}) for fold in range(settings.folds)]
     return [train(data, method, options, fold, context) for fold in folds]
 

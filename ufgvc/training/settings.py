@@ -23,7 +23,7 @@ class TrainSettings(Settings):
     """Training. Empty settings take the value of the method's published recipe."""
 
     init: WeightsPlace = "imagenet"
-    """initial weights: imagenet (torchvision's), none, or the URI of a state dict (safetensors, or torch.save of tensors)"""
+    """initial weights: imagenet (torchvision's), none, or the URI of a state dict (safetensors or torch.save)"""
     mask_kind: Annotated[MaskKind, tyro.conf.Suppress] = "box"
     """kind of the masks, for methods that need masks"""
     epochs: int | None = Field(None, ge=1)
@@ -37,7 +37,7 @@ class TrainSettings(Settings):
     crop: int | None = Field(None, ge=32)
     """side in pixels of the random crop, and of the images in evaluation"""
     validation: Validation = "last"
-    """epoch that is saved: the last; the best on leaves held out of the training split (holdout, kfold); the best on test"""
+    """epoch that is saved: last; the best on leaves held out of the training split (holdout, kfold) or on test"""
     holdout: float = Field(0.34, gt=0, le=0.5)
     """`holdout`: share of each cultivar's training leaves that is held out"""
     folds: int = Field(3, ge=2)
@@ -105,8 +105,8 @@ class WorkerConfig:
 def apply_overrides(recipe: Recipe, settings: TrainSettings) -> Recipe:
     """The recipe with the user's settings. UserError for values that do not fit together.
 
-    Other epochs scale stages, steps and milestones of the schedule in proportion. Another learning rate scales the rates of
-    all stages by the same factor, so that the first stage has it. A crop without a resize keeps their ratio.
+    Other epochs scale stages, steps and milestones of the schedule in proportion. Another learning rate scales the
+    rates of all stages by the same factor, so that the first stage has it. A crop without a resize keeps their ratio.
     """
     stages = recipe.stages
     if settings.epochs is not None:

@@ -17,8 +17,8 @@ from ufgvc.methods.recipe import Recipe
 
 Precision = Literal["fp32", "bf16"]
 # Steps of a training from which cuDNN's benchmark mode pays off. It searches for the fastest algorithms again for every
-# batch size: on an H200, twelve concurrent trainings of 300 to 400 steps waited some 50 s for each size, longer than for
-# all of their steps.
+# batch size: on an H200, twelve concurrent trainings of 300 to 400 steps waited some 50 s for each size, longer than
+# for all of their steps.
 BENCHMARK_STEPS = 2000
 
 
@@ -47,7 +47,8 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
 
 @dataclass(frozen=True)
 class StepResult:
-    """Results of one step on one rank: tensors without gradient that stay on the device, so that the step does not wait.
+    """Results of one step on one rank: tensors without gradient that stay on the device, so that the step does not
+    wait.
 
     losses: {name: (sum, count)}, unweighted.  correct: () number of rows whose largest logit is that of their label.
     count: rows of the batch after the method's views.  images: rows before the views.
@@ -64,9 +65,9 @@ def total_loss(
 ) -> Tensor:
     """The loss that a rank differentiates: sum over the parts of weight * (own sum / count over all ranks) * world.
 
-    reduce: sums a tensor over the ranks; called once.  world: number of ranks. DDP averages gradients over the ranks, so
-    the factor makes them the gradient of one process over all images, however unevenly these are distributed. A part with
-    a count of 0 (no image has that mask) is 0.
+    reduce: sums a tensor over the ranks; called once.  world: number of ranks. DDP averages gradients over the ranks,
+    so the factor makes them the gradient of one process over all images, however unevenly these are distributed. A part
+    with a count of 0 (no image has that mask) is 0.
     """
     counts = reduce(torch.stack([count.detach() for _, count in parts.values()])).clamp(min=1)
     terms = [

@@ -33,7 +33,7 @@ CALIBRATION_IMAGES = 20_000
 
 
 def train_in_process(config: WorkerConfig, device: torch.device) -> dict[str, Any]:
-    """Trains in this process without Ray Train, from the run's checkpoint if there is one. Returns the last checkpoint."""
+    """Trains in this process without Ray Train, from the run's checkpoint if there is one. Returns the last one."""
     checkpoint = RunCheckpoint.of(config.run)
     Worker.start(config, 0, 1, 1, device, checkpoint.read(), checkpoint.write).run()
     state = checkpoint.read()
@@ -261,7 +261,7 @@ class Worker:
         }
 
     def _score_validation(self) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """This rank's (correct, count, loss) (3,) float64, and (logits, labels) of up to CALIBRATION_IMAGES on all ranks."""
+        """This rank's (correct, count, loss) (3,) float64, and (logits, labels) of at most CALIBRATION_IMAGES."""
         net = self.method.net.eval()
         sums = torch.zeros(3, dtype=torch.float64, device=self.ranks.device)
         scored: list[tuple[Tensor, Tensor]] = []

@@ -19,7 +19,8 @@ def list_source(
 ) -> Listing:
     """Lists the photographs of a source. UserError if there are none in a known layout.
 
-    reader: auto takes a .csv or .parquet file as a manifest, and else the first layout that fits: ufg, manifest, folder.
+    reader: auto takes a .csv or .parquet file as a manifest, and else the first layout that fits: ufg, manifest,
+    folder.
     without: a folder below the source whose files are ignored.
     """
     folder_uri, table = split_uri(source)
@@ -47,6 +48,7 @@ def list_source(
         listing = folder.read(found)
     list_unused_files(listing, found)
     if not listing.photos and not listing.rejected:
-        fix = "expected images/ with anno/*.txt, or <split>/<class>/<file>, or <class>/<file>, or a .csv or .parquet manifest"
+        layouts = "images/ with anno/*.txt, <split>/<class>/<file>, <class>/<file>, or a .csv or .parquet manifest"
+        fix = f"expected {layouts}"
         raise UserError("contains no photographs in a known layout", where=source, fix=fix)
     return listing

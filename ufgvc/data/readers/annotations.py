@@ -20,7 +20,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class AnnotatedPhotos:
-    """The photographs with boxes.  by_path: the boxes by path.  rejected: box files that cannot be read.  folder: their URI."""
+    """The photographs with boxes.  by_path: the boxes by path.  rejected: box files that cannot be read.  folder: their
+    URI.
+    """
 
     by_path: dict[str, Annotation] = field(default_factory=dict)
     rules: BoxRules = "named"
@@ -28,7 +30,8 @@ class AnnotatedPhotos:
     folder: str | None = None
 
     def warn_about_rotation(self, index: pa.Table, paths: dict[str, str]) -> None:
-        """Warns if photographs are rotated by EXIF and their box files do not show on which orientation they were drawn.
+        """Warns if photographs are rotated by EXIF and their box files do not show on which orientation they were
+        drawn.
 
         index: image_id and orientation (EXIF 1-8) of every photograph.  paths: image_id -> path in the source.
         """
@@ -41,8 +44,9 @@ class AnnotatedPhotos:
         ]
         if rotated:
             log.warning(
-                "%d of %d photographs with boxes are rotated by EXIF (for example %s); their boxes are read as drawn on the upright"
-                " photograph. For boxes of LabelImg before 1.8.4, VoTT or Labelbox give --box-orientation stored (docs/boxes.md)",
+                "%d of %d photographs with boxes are rotated by EXIF (for example %s); their boxes are read as drawn on"
+                " the upright photograph. For boxes of LabelImg before 1.8.4, VoTT or Labelbox give"
+                " --box-orientation stored (docs/boxes.md)",
                 len(rotated),
                 len(self.by_path),
                 rotated[0],

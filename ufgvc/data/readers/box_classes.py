@@ -1,4 +1,4 @@
-"""What the classes of boxes mean: the files in which tools write their names, and the rules for numbers without names."""
+"""Maps the classes of boxes to regions: by their names, or by rules for numbers without names."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ufgvc.data.readers.listing import clean_name
 
 BoxRules = Literal["auto", "named", "two_classes", "one_class"]
 BoxOrientation = Literal["auto", "upright", "stored"]
-_TOLERANCE = 1.0  # pixels: tools round, and a box drawn to the edge may end that far beyond it
+_TOLERANCE = 1.0  # pixels: tools round, so a box at the edge may end this far outside
 _NAME_LISTS = frozenset(("classes.txt", "labels.txt", "predefined_classes.txt", "obj.names", "_darknet.labels"))
 _YAML = (".yaml", ".yml")
-# Where the corner (x, y) of stored pixels of width w and height h lies on the upright photograph, by EXIF orientation.
-_TURNED = {
+# Maps a corner (x, y) from stored pixels of width w and height h to the upright photograph, by EXIF orientation.
+_TO_UPRIGHT = {
     1: lambda x, y, w, h: (x, y),
     2: lambda x, y, w, h: (w - x, y),
     3: lambda x, y, w, h: (w - x, h - y),
@@ -35,7 +35,7 @@ _TURNED = {
 
 @dataclass(frozen=True)
 class ClassNames:
-    """Class number -> name as a file gives them."""
+    """The class names in a file.  names: by class number."""
 
     file: str
     names: dict[int, str]
@@ -43,16 +43,16 @@ class ClassNames:
 
 @dataclass
 class NameFiles:
-    """The names files of a place with boxes, by their folder. `names_for` says which counts for a box file."""
+    """The files of class names in a folder with boxes, by their folder.  above: the one in the parent folder."""
 
     uri: str
     by_folder: dict[str, ClassNames] = field(default_factory=dict)
     above: ClassNames | None = None
 
     def names_for(self, file: str) -> ClassNames | None:
-        """Of the nearest folder above the file that has a names file; else the only ones there are; else of the folder above all.
+        """The class names for a box file: of the nearest folder above it, else the only ones, else those of `above`.
 
-        UserError if several contradict each other and none of them lies above the file.
+        UserError if several differ and none is in a folder above the file.
         """
         folder = posixpath.dirname(file)
         while True:
@@ -71,15 +71,15 @@ class NameFiles:
 
 
 def is_names_file(name: str) -> bool:
-    """Whether tools write class names into files of this name."""
+    """Whether annotation tools write class names into files of this name."""
     base = posixpath.basename(name).lower()
     return base in _NAME_LISTS or base.endswith((".names", *_YAML)) or base == "notes.json"
 
 
 def read_name_files(store: Store, names: Iterable[str], cultivars: Iterable[str], parent: Store | None) -> NameFiles:
-    """The class names in files below `store`, and in the folder above it (`parent`) if they name regions.
+    """Reads the class names of boxes below `store`, and in its parent folder if they are those of regions.
 
-    A file that lists the cultivars is none: names stand in both. UserError if two files of one folder contradict each other.
+    cultivars: a file with these names lists the cultivars and is ignored.  UserError if two files of one folder differ.
     """
     known = {clean_name(name) for name in cultivars}
     files = NameFiles(store.uri)
@@ -100,6 +100,7 @@ def read_name_files(store: Store, names: Iterable[str], cultivars: Iterable[str]
 
 
 def has_region_names(names: Iterable[str]) -> bool:
+    """Whether any of the names is that of a region."""
     return any(name.lower() in REGIONS for name in names)
 
 
@@ -124,7 +125,7 @@ def _yaml_names(text: str, where: str) -> dict[Any, Any]:
     try:
         document = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"not valid YAML: {error}", where=where, fix="mend the file") from None
+        raise UserError(f"not valid YAML: {error}", where=where, fix="correct the file") from None
     names = document.get("names") if isinstance(document, dict) else None
     if isinstance(names, list):
         return dict(enumerate(names))
@@ -132,9 +133,9 @@ def _yaml_names(text: str, where: str) -> dict[Any, Any]:
 
 
 def choose_rules(labels: set[str], setting: BoxRules, names_file: str | None = None) -> BoxRules:
-    """Which rules the labels of a whole set call for: region names as they are; class 1 occurs: two classes; else one class.
+    """The rules for the labels of a data set: named if they are regions, two_classes if class 1 occurs, else one_class.
 
-    UserError for a label that is neither a region nor a number, and for numbers mixed with names.
+    UserError for a label that is neither a region nor a number, and for names and numbers together.
     """
     numbers = {label for label in labels if label.isdecimal()}
     others = sorted(labels - numbers)
@@ -161,21 +162,23 @@ def to_regions(
     orientation: int = 1,
     drawn_on: BoxOrientation = "auto",
 ) -> list[Box]:
-    """The boxes of one upright photograph in pixels, by region. ValueError(reason) if one lies outside it or has no area.
+    """The boxes of a photograph in pixels of the upright image, with regions. ValueError(reason) for a box outside or
+    without area.
 
-    named: the class is the region. two_classes (soy): 0 is vein, 1 contour, any other number is read as 0; of three boxes or more
-    without a vein the thinnest is it. one_class (cotton): the thinnest is the vein, the others are contour.
-    orientation: EXIF 1-8.  drawn_on: whether the boxes were drawn on the upright photograph or on its stored pixels; auto: upright,
-    unless the file claims the size of the stored pixels and the boxes fit only into that.
+    named: the class is the region. two_classes (soy): 0 is vein, 1 is contour, any other number is read as 0; if there
+    are three or more boxes and no vein, the thinnest is the vein. one_class (cotton): the thinnest is the vein, the
+    others are contour.
+    orientation: EXIF 1-8.  drawn_on: whether the boxes were drawn on the upright photograph or on its stored pixels;
+    auto: upright, unless the file has the size of the stored pixels and the boxes fit only into that.
     """
-    turned = _drawn_on_stored_pixels(annotation, width, height, orientation, drawn_on)
-    drawn = (height, width) if turned and orientation >= 5 else (width, height)
+    rotated = _drawn_on_stored_pixels(annotation, width, height, orientation, drawn_on)
+    drawn = (height, width) if rotated and orientation >= 5 else (width, height)
     sx, sy = drawn if annotation.relative else (1, 1)
-    turn = _TURNED[orientation if turned else 1]
+    turn = _TO_UPRIGHT[orientation if rotated else 1]
     boxes = []
     for raw in annotation.boxes:
         (xa, ya), (xb, yb) = turn(raw.x0 * sx, raw.y0 * sy, *drawn), turn(raw.x1 * sx, raw.y1 * sy, *drawn)
-        boxes.append(_checked(Box("", min(xa, xb), min(ya, yb), max(xa, xb), max(ya, yb), raw.score), width, height))
+        boxes.append(_clip_box(Box("", min(xa, xb), min(ya, yb), max(xa, xb), max(ya, yb), raw.score), width, height))
     labels = [box.label.lower() for box in annotation.boxes]
     if rules == "one_class":
         named = _thinnest(boxes)
@@ -189,7 +192,9 @@ def to_regions(
 def _drawn_on_stored_pixels(
     annotation: Annotation, width: int, height: int, orientation: int, drawn_on: BoxOrientation
 ) -> bool:
-    """docs/boxes.md says which tools write which size. ValueError if the size is of neither, or the boxes fit into both."""
+    """Whether boxes were drawn on stored pixels (see docs/boxes.md). ValueError if the size is of neither, or the boxes
+    fit both.
+    """
     stored = (height, width) if orientation >= 5 else (width, height)
     if annotation.size not in (None, (width, height), stored):
         drawn = " x ".join(str(side) for side in annotation.size or ())
@@ -201,8 +206,9 @@ def _drawn_on_stored_pixels(
     # Old LabelImg and CVAT draw on the stored pixels; Label Studio's COCO has upright boxes next to the stored size.
     fits_upright, fits_stored = _fits(annotation, width, height), _fits(annotation, *stored)
     if fits_upright and fits_stored:
-        what = f"EXIF turns the photograph to {width} x {height} pixels, its boxes give {stored[0]} x {stored[1]} and fit into both"
-        raise ValueError(f"{what}: say which with `--box-orientation upright` or `--box-orientation stored`")
+        what = f"EXIF rotates the photograph to {width} x {height} pixels"
+        what += f", its boxes have {stored[0]} x {stored[1]} and fit both"
+        raise ValueError(f"{what}: choose with `--box-orientation upright` or `--box-orientation stored`")
     return fits_stored
 
 
@@ -211,8 +217,10 @@ def _fits(annotation: Annotation, width: int, height: int) -> bool:
 
 
 def _thinnest(boxes: list[Box]) -> list[str]:
-    """The box with the largest ratio of its sides is the vein. On the released labels this picks the middle box of cotton in 469 of 480
-    photographs, and class 0 of soy in 1101 of 1150; the smallest width picks 462 and 167, the smallest side 462 and 1011.
+    """Regions of the boxes: the one with the largest aspect ratio is the vein.
+
+    On the released labels this is the middle box of cotton in 469 of 480 photographs, and class 0 of soy in 1101 of
+    1150; the smallest width gives 462 and 167, the smallest side 462 and 1011.
     """
     if not boxes:
         return []
@@ -222,7 +230,7 @@ def _thinnest(boxes: list[Box]) -> list[str]:
     return [REGIONS[0] if k == vein else REGIONS[1] for k in range(len(boxes))]
 
 
-def _checked(box: Box, width: int, height: int) -> Box:
+def _clip_box(box: Box, width: int, height: int) -> Box:
     corners = f"({box.x0:.0f}, {box.y0:.0f}) to ({box.x1:.0f}, {box.y1:.0f})"
     if not (
         -_TOLERANCE <= box.x0 <= box.x1 <= width + _TOLERANCE and -_TOLERANCE <= box.y0 <= box.y1 <= height + _TOLERANCE

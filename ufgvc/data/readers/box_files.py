@@ -1,4 +1,6 @@
-"""Parsers of what annotation tools export: YOLO text, Pascal VOC XML, COCO JSON. Everything wrong is a ValueError that says where."""
+"""Parses the exports of annotation tools: YOLO text, Pascal VOC XML, COCO JSON. Errors are ValueErrors with the line or
+key.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,12 @@ from xml.etree import ElementTree
 
 from pydantic import BaseModel, ValidationError
 
-_TOLERANCE = 0.01  # of a side: polygons drawn to the edge may end that far beyond it
+_TOLERANCE = 0.01  # of a side: polygons at the edge may end this far outside
 
 
 @dataclass(frozen=True, slots=True)
 class RawBox:
-    """A box as its file has it. label: class name or number. Corners in pixels, or in [0, 1] of the photograph if relative."""
+    """A box as in its file.  label: class name or number.  Corners in pixels, or as fractions if relative."""
 
     label: str
     x0: float
@@ -29,9 +31,10 @@ class RawBox:
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """The boxes of one photograph. file: where they stand.
+    """The boxes of one photograph.  file: the file that they come from.
 
-    size: (width, height) that the file claims, None if it claims none.  relative: corners are shares of width and height.
+    size: (width, height) according to the file, None if it has none.  relative: corners are fractions of width and
+    height.
     """
 
     file: str
@@ -41,9 +44,10 @@ class Annotation:
 
 
 def parse_yolo(text: str, names: dict[int, str]) -> tuple[RawBox, ...]:
-    """Lines `class x y width height [score]`, centre and size in [0, 1]; a polygon or oriented box becomes the box around it.
+    """Parses lines `class x y width height [score]`, centre and size in [0, 1]; of polygons and oriented boxes the
+    bounding box.
 
-    names: class number -> name, where a names file gives them.  ValueError names the line.
+    names: of the class numbers, if there is a file of names.  ValueError with the line.
     """
     boxes = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -74,7 +78,7 @@ def _yolo_box(label: str, values: list[float], where: str) -> RawBox:
     x, y, width, height = values[:4]
     if max(values[:4]) > 2:
         raise ValueError(
-            f"{where} has {max(values[:4]):g}: YOLO boxes are shares of width and height, these seem to be pixels"
+            f"{where} has {max(values[:4]):g}: YOLO boxes are fractions of width and height, these seem to be pixels"
         )
     if min(width, height) < 0:
         raise ValueError(f"{where} has a negative width or height")
@@ -96,7 +100,7 @@ def _class_name(label: str, names: dict[int, str]) -> str:
 
 
 def parse_voc(data: bytes, file: str) -> Annotation:
-    """One photograph's XML file; the encoding is the one that the XML declares. ValueError for anything else."""
+    """Parses the XML file of one photograph, in the encoding that it declares. ValueError if it is not Pascal VOC."""
     root = _xml(data)
     if root.tag == "annotations" and root.find("image") is not None:
         raise ValueError("is in CVAT's own XML format: export as `COCO 1.0`, `YOLO 1.1` or `PASCAL VOC 1.1`")
@@ -136,7 +140,7 @@ def _number(text: str | None, where: str) -> float:
 
 
 def _size(text: str | float | None) -> int:
-    """Pixels of a side; 0 if the file does not say."""
+    """A side in pixels; 0 if it is missing."""
     try:
         return max(0, round(float(text or 0)))
     except (ValueError, OverflowError):
@@ -170,7 +174,9 @@ class _Coco(BaseModel):
 
 
 def parse_coco(document: Any, file: str) -> list[tuple[str, Annotation]]:
-    """(file_name, its boxes) of every image of a COCO document; one without boxes counts as annotated. ValueError names the key."""
+    """(file_name, boxes) of every image of a COCO document; an image without boxes counts as annotated. ValueError with
+    the key.
+    """
     try:
         coco = _Coco.model_validate(document)
     except ValidationError as error:
@@ -208,12 +214,14 @@ def _coco_box(box: _Box, label: str, where: str) -> RawBox:
 
 
 def _key(value: float | str) -> str:
-    """An id as text: 3, 3.0 and "3" are one."""
+    """An id as text: 3, 3.0 and "3" are the same."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
 
 
 def json_format(document: Any) -> str:
-    """coco; names (categories without boxes); or what another tool calls its format, for the message; "" if it is none known."""
+    """The format of a JSON document: coco, names (categories without boxes), the format of another tool, or "" if
+    unknown.
+    """
     if isinstance(document, list):
         first = document[0] if document and isinstance(document[0], dict) else {}
         if {"data", "annotations"} <= first.keys() or {"data", "predictions"} <= first.keys():
@@ -239,6 +247,7 @@ def _is_via(values: Iterable[Any]) -> bool:
 
 
 def load_json(text: str) -> Any:
+    """The value of a JSON text. ValueError if it is not JSON."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:

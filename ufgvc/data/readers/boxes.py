@@ -1,4 +1,4 @@
-"""Boxes on photographs: finds the files of annotation tools in a place, reads them, and gives each photograph its boxes.
+"""Finds and reads the box files of annotation tools, and matches them to photographs.
 
 Boxes are relative to the upright photograph, as annotation tools show it (docs/boxes.md).
 """
@@ -23,17 +23,18 @@ from ufgvc.data.readers.matching import PathMatcher
 from ufgvc.data.readers.scan import Rejected, scan, split_uri
 
 _READERS = 8
-_FEW = 4  # JSON files that are opened to see whether they hold boxes
+_MAX_JSON = 4  # JSON files among the photographs that are opened to find boxes
 _FORMATS = {".txt": "YOLO .txt", ".xml": "Pascal VOC .xml", ".json": "COCO .json"}
 _FIX = "point --boxes at a folder with one format, or at the .json file"
 
 
 @dataclass
 class BoxFiles:
-    """What the box files of a place hold.
+    """The content of the box files of a folder.
 
-    entries: (the photograph's name as the file gives it, its boxes).  unread: (name, why its boxes cannot be read).
-    names: the files that name the classes, mapping: what they say.  folder: URI of the place.  files: all that was read there.
+    entries: (name of the photograph in the file, its boxes).  unread: (name, why its boxes cannot be read).
+    names: files of class names that were used, mapping: their content.  folder: its URI.  files: all files that were
+    read.
     """
 
     uri: str
@@ -51,7 +52,9 @@ class BoxFiles:
 
 @dataclass(frozen=True)
 class Matched:
-    """by_path: each photograph's boxes.  rejected: boxes of a photograph that cannot be used.  left_out: files of no photograph."""
+    """by_path: the boxes of each photograph.  rejected: boxes that cannot be used.  left_out: files without a
+    photograph.
+    """
 
     by_path: dict[str, Annotation]
     rejected: list[Rejected]
@@ -59,14 +62,15 @@ class Matched:
 
 
 def read_boxes(uri: str, cultivars: Iterable[str] = ()) -> BoxFiles:
-    """Reads every YOLO .txt, Pascal VOC .xml or COCO .json file below a folder, or one .json file, with the files that name its classes.
+    """Reads every YOLO .txt, Pascal VOC .xml or COCO .json file below a folder, or one .json file, with the files of
+    class names.
 
-    cultivars: names of the data set's classes, so that a list of them is not taken for classes of boxes.
-    UserError if there is nothing of the kind, or several kinds.
+    cultivars: the classes of the data set, so that a list of them is not taken for classes of boxes.
+    UserError if there are no box files, or several formats.
     """
     folder, file = split_uri(uri)
     if file and file_extension(file) != ".json":
-        raise UserError(f"is one file, and no COCO .json ({file})", where=uri, fix=_FIX)
+        raise UserError(f"is one file, but not COCO .json ({file})", where=uri, fix=_FIX)
     store = open_store(folder)
     if file and not store.is_file(file):
         raise UserError("there is no such file", where=uri, fix="check --boxes")
@@ -105,16 +109,16 @@ def read_boxes(uri: str, cultivars: Iterable[str] = ()) -> BoxFiles:
 
 
 def _check_formats(found: BoxFiles) -> None:
-    """UserError if nothing could be read, or boxes of several formats."""
+    """UserError if nothing could be read, or if there are several formats."""
     formats = sorted({file_extension(annotation.file) for _, annotation in found.entries})
     if len(formats) > 1:
         several = ", ".join(_FORMATS[ending] for ending in formats)
-        raise UserError(f"holds boxes of several formats ({several})", where=found.uri, fix=_FIX)
+        raise UserError(f"contains boxes of several formats ({several})", where=found.uri, fix=_FIX)
     if not formats and found.unread:
         first = found.unread[0][1]
-        raise UserError(f"holds no boxes that can be read; {first.path}: {first.reason}", where=found.uri, fix=_FIX)
+        raise UserError(f"contains no boxes that can be read; {first.path}: {first.reason}", where=found.uri, fix=_FIX)
     if not formats:
-        raise UserError("holds no YOLO .txt, COCO .json or Pascal VOC .xml files", where=found.uri, fix=_FIX)
+        raise UserError("contains no YOLO .txt, COCO .json or Pascal VOC .xml files", where=found.uri, fix=_FIX)
 
 
 def _read_yolo(store: Store, name: str, data: bytes, classes: ClassNames | None, found: BoxFiles) -> Annotation:
@@ -127,7 +131,7 @@ def _read_yolo(store: Store, name: str, data: bytes, classes: ClassNames | None,
 
 
 def _read_json(store: Store, names: list[str], only: bool) -> dict[str, Any]:
-    """The COCO documents among the .json files. UserError for a file of another tool: it says which one."""
+    """The COCO documents among the .json files. UserError for the format of another tool."""
     documents: dict[str, Any] = {}
     for name in names:
         where = f"{store.uri}/{name}"
@@ -147,25 +151,25 @@ def _read_json(store: Store, names: list[str], only: bool) -> dict[str, Any]:
 
 
 def parent_folder(store: Store) -> Store | None:
-    """The folder above, where YOLO exports keep the class names of labels/; None at the top of a bucket or disk."""
+    """The parent folder, where YOLO exports keep the class names of labels/; None for a bucket or the root folder."""
     parent, _, name = store.uri.rstrip("/").rpartition("/")
     return open_store(parent) if name and parent and not parent.endswith("/") else None
 
 
 def find_boxes(listing: Listing) -> str | None:
-    """The place of boxes that lie among the photographs: files of the same names, or one COCO file; None if there are none."""
+    """The URI of boxes among the photographs: files of the same names, or one COCO file; None if there are none."""
     stems = {posixpath.splitext(photo.path)[0] for photo in listing.photos}
     if any(
         file_extension(path) in (".txt", ".xml") and posixpath.splitext(path)[0] in stems for path in listing.unused
     ):
         return listing.store.uri
     documents = [path for path in listing.unused if file_extension(path) == ".json"]
-    coco = [path for path in documents[:_FEW] if json_format(_any_json(listing.store, path)) == "coco"]
+    coco = [path for path in documents[:_MAX_JSON] if json_format(_read_any_json(listing.store, path)) == "coco"]
     return join(listing.store.uri, coco[0]) if len(coco) == len(documents) == 1 else None
 
 
-def _any_json(store: Store, name: str) -> Any:
-    """A JSON file that nobody has named; None if it is none."""
+def _read_any_json(store: Store, name: str) -> Any:
+    """The value of a file; None if it cannot be read as JSON."""
     try:
         return load_json(store.read_text(name))
     except (ValueError, UserError):
@@ -173,10 +177,10 @@ def _any_json(store: Store, name: str) -> Any:
 
 
 def match_boxes(found: BoxFiles, paths: Iterable[str]) -> Matched:
-    """Gives every photograph the boxes of the files that mean it; files with different classes of one photograph are put together.
+    """Matches the boxes to the photographs; several files with different classes of one photograph are merged.
 
-    A file that means no photograph, or several, is left out; two files with boxes of the same class for one photograph contradict
-    each other unless the boxes are equal, and both are rejected.
+    A file that matches no photograph, or several, is left out. Two files with different boxes of the same class for one
+    photograph contradict each other, and both are rejected.
     """
     matcher = PathMatcher(paths)
     by_path: dict[str, list[Annotation]] = defaultdict(list)
@@ -186,7 +190,7 @@ def match_boxes(found: BoxFiles, paths: Iterable[str]) -> Matched:
         if len(photos) == 1:
             by_path[photos[0]].append(annotation)
         else:
-            matched.left_out.append(Rejected(_entry(name, annotation), _why_lost(photos)))
+            matched.left_out.append(Rejected(_describe_entry(name, annotation), _why_unmatched(photos)))
     for name, bad in found.unread:
         if matcher.find(name):
             matched.rejected.append(bad)
@@ -207,26 +211,26 @@ def match_boxes(found: BoxFiles, paths: Iterable[str]) -> Matched:
     return matched
 
 
-def _entry(name: str, annotation: Annotation) -> str:
+def _describe_entry(name: str, annotation: Annotation) -> str:
     return f"{annotation.file}: {name}" if file_extension(annotation.file) == ".json" else annotation.file
 
 
-def _why_lost(photos: list[str]) -> str:
+def _why_unmatched(photos: list[str]) -> str:
     if not photos:
         return "its boxes belong to no photograph of the data set"
     return f"{len(photos)} photographs have this name: {', '.join(photos[:3])}"
 
 
 def _contradiction(first: Annotation, other: Annotation) -> str:
-    """Why the boxes of two files cannot be put together; "" if they can."""
+    """Why the boxes of two files cannot be merged; "" if they can."""
     if (first.size, first.relative) != (other.size, other.relative):
         return f"has boxes in {first.file} and {other.file}, drawn on pictures of different sizes"
     both = {box.label for box in first.boxes} & {box.label for box in other.boxes}
     for label in sorted(both):
-        if _of(first, label) != _of(other, label):
+        if _boxes_of(first, label) != _boxes_of(other, label):
             return f"has boxes of the class {label!r} in {first.file} and in {other.file}"
     return ""
 
 
-def _of(annotation: Annotation, label: str) -> set[RawBox]:
+def _boxes_of(annotation: Annotation, label: str) -> set[RawBox]:
     return {box for box in annotation.boxes if box.label == label}

@@ -25,7 +25,8 @@ _DETECTION_FOLDERS = frozenset(("images", "labels", "obj_train_data", "jpegimage
 def read(source: Source) -> Listing:
     """Lists the photographs, with the name of their folder as class; folders inside a class folder belong to the class.
 
-    UserError for folders that are not cultivars: splits next to others, a single folder around all, folders of annotation tools.
+    UserError for folders that are not cultivars: splits next to others, a single folder around all, folders of
+    annotation tools.
     """
     where, sizes = source.store.uri, source.sizes
     tops = Counter(path.partition("/")[0] for path in sizes if "/" in path)
@@ -79,7 +80,9 @@ def _check_class_folders(classes: set[str], sizes: dict[str, int], depth: int, w
     """UserError if the folders at the level of the classes are something else."""
     tools = sorted(name for name in classes if name.lower() in _DETECTION_FOLDERS)
     if tools:
-        what = f"is laid out for detection ({tools[0]}/ where the cultivars' folders would be) and gives no cultivar for the leaves"
+        what = (
+            f"is laid out for detection ({tools[0]}/ instead of folders of cultivars), without the cultivar of a leaf"
+        )
         raise UserError(
             what,
             where=where,

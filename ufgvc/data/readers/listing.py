@@ -24,7 +24,9 @@ LABEL_WITHOUT_CLASS = "its label {label} has no class"
 
 @dataclass(slots=True)
 class Photo:
-    """One photograph.  path: below the source.  size: in bytes.  split, group: None if unknown.  label: from 0; -1: unknown."""
+    """One photograph.  path: below the source.  size: in bytes.  split, group: None if unknown.  label: from 0; -1:
+    unknown.
+    """
 
     path: str
     size: int
@@ -37,7 +39,8 @@ class Photo:
 
 @dataclass
 class Listing:
-    """The photographs of `store`.  classes: names in label order.  boxes: URI of the boxes of the source, if it has any.
+    """The photographs of `store`.  classes: names in label order.  boxes: URI of the boxes of the source, if it has
+    any.
 
     rejected: inputs with errors.  left_out: files that are not used, which is no error.
     used: files that were read, or that other commands read.  unused: other files that are not photographs.
@@ -70,7 +73,7 @@ class Source:
         return self.photographs.sizes
 
     def top_folder(self, name: str) -> str | None:
-        """The top folder with this name in any case (images, Images), with a slash at the end; None if there is none."""
+        """The top folder with this name in any case (images, Images), followed by a slash; None if there is none."""
         tops = {path.partition("/")[0] for path in self.files.sizes if "/" in path}
         return next((f"{top}/" for top in sorted(tops) if top.lower() == name), None)
 
@@ -81,7 +84,9 @@ def clean_name(name: str) -> str:
 
 
 def image_ids(paths: Iterable[str]) -> dict[str, str]:
-    """The image id of each path: the path without its extension in composed Unicode (NFC), or with it if two would be the same."""
+    """The image id of each path: the path without its extension in composed Unicode (NFC), or with it if two would be
+    the same.
+    """
     paths = sorted(set(paths))
     bare = {path: unicodedata.normalize("NFC", posixpath.splitext(path)[0]) for path in paths}
     uses = Counter(bare.values())
@@ -136,7 +141,8 @@ def label_base(
 ) -> int:
     """0 or 1: the first label of a source with a classes.txt.
 
-    prefixes: for each label, the <cultivar> of its file names, which in the released sets count from 1.  setting: auto, 0 or 1.
+    prefixes: for each label, the <cultivar> of its file names, which in the released sets count from 1.  setting: auto,
+    0 or 1.
     """
     if setting != "auto":
         return int(setting)
@@ -145,7 +151,8 @@ def label_base(
         return 0
     if max(found) >= len(classes):
         return 1
-    # Neither the first nor the last label occurs, so the names decide: 0-based labels are one less than the names' numbers.
+    # Neither the first nor the last label occurs, so the names decide: 0-based labels are one less than the names'
+    # numbers.
     return 0 if all(prefixes.get(label) == {str(label + 1)} for label in found) else 1
 
 
@@ -158,8 +165,8 @@ def map_labels(
 ) -> tuple[tuple[str, ...], dict[str, int]]:
     """The classes of numeric labels, and the class index of each label that has a class.
 
-    classes: of classes.txt, in label order. If it is None the labels that occur are the classes, in their order, with the names
-    of `prefixes` (label -> names used with it) if these are unique, else with their own text (001 stays 001).
+    classes: of classes.txt, in label order. If it is None the labels that occur are the classes, in their order, with
+    the names of `prefixes` (label -> names used with it) if these are unique, else with their own text (001 stays 001).
     """
     texts = sorted(set(labels), key=lambda text: (int(text), text))
     twice = [(one, other) for one, other in pairwise(texts) if int(one) == int(other)]
@@ -192,7 +199,9 @@ def merge_name_forms(names: Iterable[str], where: str) -> dict[str, str]:
 
 
 def check_names(listing: Listing, where: str) -> None:
-    """UserError for a single cultivar, or for names that differ only in case, each in one split only; others are logged."""
+    """UserError for a single cultivar, or for names that differ only in case, each in one split only; others are
+    logged.
+    """
     splits: dict[str, set[str | None]] = defaultdict(set)
     for photo in listing.photos:
         splits[photo.cultivar].add(photo.split)

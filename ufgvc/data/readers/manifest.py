@@ -35,7 +35,9 @@ _SEPARATORS = (",", ";", "\t")
 
 
 def find_table(source: Source) -> str | None:
-    """The manifest in the top folder: manifest.csv, manifest.parquet, or the only other table with its columns; else None."""
+    """The manifest in the top folder: manifest.csv, manifest.parquet, or the only other table with its columns; else
+    None.
+    """
     found = [path for path in source.files.sizes if "/" not in path and path.lower().endswith(EXTENSIONS)]
     named = [path for path in found if posixpath.splitext(path)[0].lower() == "manifest"]
     if named:
@@ -55,7 +57,9 @@ def find_table(source: Source) -> str | None:
 
 
 def read(source: Source, table_name: str, base_setting: str | int) -> Listing:
-    """Lists the photographs of a table; its paths are relative to its folder. UserError if a required column is missing."""
+    """Lists the photographs of a table; its paths are relative to its folder. UserError if a required column is
+    missing.
+    """
     where = f"{source.store.uri}/{table_name}"
     table = _load(source.store, table_name)
     if not _is_manifest(table.column_names):
@@ -157,7 +161,7 @@ def _find_photos(
             reason = (
                 "lies outside the manifest's folder; paths are relative to it"
                 if outside
-                else "the manifest names it, but it is not there"
+                else "the manifest lists it, but it does not exist"
             )
             if found:
                 reason = f"{len(found)} photographs have this name: give its folder too"

@@ -36,9 +36,10 @@ def strip_image_extension(name: str) -> str:
 class PathMatcher:
     """Finds photographs by the names that annotation tools give them.
 
-    The file name must match: with its extension, else without it, else without the additions of Label Studio and Roboflow, else in
-    another case. Of several photographs of one name the one with the longest common tail of folders is taken. A name in another
-    folder of the source (another cultivar, the other split) never matches a photograph of this one.
+    The file name must match: with its extension, else without it, else without the additions of Label Studio and
+    Roboflow, else in another case. Of several photographs of one name the one with the longest common tail of folders
+    is taken. A name in another folder of the source (another cultivar, the other split) never matches a photograph of
+    this one.
 
     inside: the names are paths of this source, perhaps with more or fewer folders in front; then no folder may differ.
     """

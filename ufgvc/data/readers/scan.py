@@ -1,6 +1,6 @@
-"""One listing of a place: every file once, what lies there by accident, and which files are photographs.
+"""Lists the files of a folder or bucket, and finds the photographs among them.
 
-`ingest` and `predict` both read this list, so that a photograph that one of them takes is taken by the other.
+`ingest` and `predict` both use it, so that they accept the same photographs.
 """
 
 from __future__ import annotations
@@ -27,65 +27,62 @@ from ufgvc.data.file_types import (
     file_extension,
 )
 
-# What operating systems, file servers and sharing tools leave behind. Compared in lower case.
+# Files of operating systems, file servers and sharing tools, in lower case.
 _SYSTEM_FOLDERS = frozenset(
     ("@eadir", "#recycle", "#snapshot", "@recycle", "$recycle.bin", "recycler", "lost+found", "__macosx", "__pycache__")
 ) | {"system volume information", "network trash folder", "temporary items"}
 _SYSTEM_FILES = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"))
 _UNFINISHED = ("~", ".part", ".crdownload", ".download", ".tmp", ".temp", ".bak")
-# Files that are not opened to see whether they are photographs: there may be as many of them as photographs.
-_NO_PICTURES = frozenset(
-    (
-        *(
-            ".txt",
-            ".csv",
-            ".tsv",
-            ".json",
-            ".jsonl",
-            ".xml",
-            ".yaml",
-            ".yml",
-            ".toml",
-            ".ini",
-            ".md",
-            ".rst",
-            ".html",
-            ".htm",
-        ),
-        *(
-            ".names",
-            ".data",
-            ".labels",
-            ".cache",
-            ".log",
-            ".py",
-            ".ipynb",
-            ".parquet",
-            ".xls",
-            ".xlsx",
-            ".ods",
-            ".doc",
-            ".docx",
-        ),
-        *(
-            ".npy",
-            ".npz",
-            ".pt",
-            ".pth",
-            ".onnx",
-            ".mat",
-            ".zip",
-            ".gz",
-            ".tgz",
-            ".tar",
-            ".7z",
-            ".rar",
-            ".aae",
-            ".xmp",
-            ".thm",
-        ),
-        *(".mp3", ".wav", ".db", ".sqlite"),
-    )
+# Files that are not opened to find out whether they are images, because there may be very many of them.
+_NOT_OPENED = frozenset(
+    [
+        ".txt",
+        ".csv",
+        ".tsv",
+        ".json",
+        ".jsonl",
+        ".xml",
+        ".yaml",
+        ".yml",
+        ".toml",
+        ".ini",
+        ".md",
+        ".rst",
+        ".html",
+        ".htm",
+        ".names",
+        ".data",
+        ".labels",
+        ".cache",
+        ".log",
+        ".py",
+        ".ipynb",
+        ".parquet",
+        ".xls",
+        ".xlsx",
+        ".ods",
+        ".doc",
+        ".docx",
+        ".npy",
+        ".npz",
+        ".pt",
+        ".pth",
+        ".onnx",
+        ".mat",
+        ".zip",
+        ".gz",
+        ".tgz",
+        ".tar",
+        ".7z",
+        ".rar",
+        ".aae",
+        ".xmp",
+        ".thm",
+        ".mp3",
+        ".wav",
+        ".db",
+        ".sqlite",
+    ]
 )
 _READERS = 8
 _FILE_EXTENSIONS = (
@@ -97,7 +94,7 @@ _FILE_EXTENSIONS = (
 
 @dataclass(frozen=True)
 class Rejected:
-    """An input that is not used: `path` below its place, `reason` for people."""
+    """An input that is not used, with the reason as text.  path: relative to the folder."""
 
     path: str
     reason: str
@@ -105,10 +102,10 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Scan:
-    """The files of a place, without system files.
+    """The files of a folder, without system files.
 
-    sizes: bytes by relative path, sorted.  modified: nanoseconds since 1970 by path, where the storage knows.
-    unusable: names that cannot be opened (dangling links, names that are not UTF-8), with the reason.
+    sizes: in bytes, by relative path, sorted.  modified: nanoseconds since 1970, by path; 0 if unknown.
+    unusable: names that cannot be opened (broken links, names that are not UTF-8), with the reason.
     """
 
     store: Store
@@ -119,10 +116,10 @@ class Scan:
 
 @dataclass(frozen=True)
 class Photographs:
-    """The photographs among the files of a scan.
+    """The photographs of a scan.
 
-    sizes: bytes by path.  rejected: photographs that cannot be read, known by their names.  others: files of other kinds.
-    left_out: copies and duplicates that are passed over, with the reason.
+    sizes: in bytes, by path.  rejected: images of types that cannot be read.  others: files of other types.
+    left_out: backup copies and raw files next to a photograph, with the reason.
     """
 
     sizes: dict[str, int]
@@ -131,10 +128,10 @@ class Photographs:
     others: list[str]
 
 
-def scan(store: Store, what: str = "--source", without: Store | None = None) -> Scan:
-    """Lists every file below `store`. UserError if there is no file.
+def scan(store: Store, flag: str = "--source", without: Store | None = None) -> Scan:
+    """Lists every file below `store`. UserError if there is none.
 
-    what: the flag that named it, for the message.  without: a place whose files are left out if it lies below `store`.
+    flag: the flag with this folder, for the message.  without: a folder below `store` whose files are ignored.
     """
     result = Scan(store, {}, {})
     outside = f"{without.path[len(store.path) :].strip('/')}/" if without and _is_below(without, store) else None
@@ -147,24 +144,24 @@ def scan(store: Store, what: str = "--source", without: Store | None = None) -> 
             result.sizes[path] = size
             result.modified[path] = modified
     if not result.sizes and not result.unusable:
-        raise UserError(_why_empty(store), where=store.uri, fix=f"check {what}")
+        raise UserError(_why_empty(store), where=store.uri, fix=f"check {flag}")
     return result
 
 
 def find_photographs(files: Scan) -> Photographs:
-    """Sorts out which files are photographs: by their endings, and by their first bytes where the ending is not known."""
+    """Finds the photographs by their extensions, and by their first bytes if the extension is unknown."""
     found = Photographs({}, [], [], [])
     unknown: list[str] = []
-    other_kinds: dict[str, str] = {}
+    unsupported: dict[str, str] = {}
     for path, size in files.sizes.items():
-        ending = file_extension(path)
+        extension = file_extension(path)
         if path.lower().rstrip().endswith(_UNFINISHED):
-            found.left_out.append(Rejected(path, "is a backup copy or an unfinished download by its name"))
-        elif ending in IMAGE_EXTENSIONS:
+            found.left_out.append(Rejected(path, "is a backup copy or an incomplete download by its name"))
+        elif extension in IMAGE_EXTENSIONS:
             found.sizes[path] = size
-        elif ending in UNSUPPORTED_EXTENSIONS:
-            other_kinds[path] = ending
-        elif ending in _NO_PICTURES:
+        elif extension in UNSUPPORTED_EXTENSIONS:
+            unsupported[path] = extension
+        elif extension in _NOT_OPENED:
             found.others.append(path)
         else:
             unknown.append(path)
@@ -173,17 +170,17 @@ def find_photographs(files: Scan) -> Photographs:
             if kind in READABLE_TYPES:
                 found.sizes[path] = files.sizes[path]
             elif kind:
-                other_kinds[path] = f".{kind}"
+                unsupported[path] = f".{kind}"
             else:
                 found.others.append(path)
     used = {posixpath.splitext(path)[0] for path in found.sizes}
-    for path, ending in other_kinds.items():
-        reason = UNSUPPORTED_EXTENSIONS[ending]
+    for path, extension in unsupported.items():
+        reason = UNSUPPORTED_EXTENSIONS[extension]
         if posixpath.splitext(path)[0] in used:
             reason = f"{reason.partition(':')[0]}; the photograph of the same name is used"
             found.left_out.append(Rejected(path, reason))
         else:
-            (found.left_out if ending in NON_IMAGE_EXTENSIONS else found.rejected).append(Rejected(path, reason))
+            (found.left_out if extension in NON_IMAGE_EXTENSIONS else found.rejected).append(Rejected(path, reason))
     for bad in files.unusable:
         (found.rejected if file_extension(bad.path) in IMAGE_EXTENSIONS else found.left_out).append(bad)
     return Photographs(dict(sorted(found.sizes.items())), found.rejected, found.left_out, sorted(found.others))
@@ -204,7 +201,9 @@ def _sniff(store: Store, path: str) -> str | None:
 
 
 def _walk_local(store: Store) -> Iterator[tuple[str, int, int, str]]:
-    """(relative path, bytes, modified, problem) of every file; pyarrow stops at names that are not UTF-8 and follows loops."""
+    """(relative path, bytes, modified, problem) of every file. pyarrow fails on names that are not UTF-8 and follows
+    cycles of links.
+    """
     root = store.path
     if not os.path.isdir(root):
         return
@@ -231,7 +230,7 @@ def _walk_local(store: Store) -> Iterator[tuple[str, int, int, str]]:
                     path,
                     0,
                     0,
-                    "is a link to nothing" if entry.is_symlink() else f"may not be read ({error.strerror})",
+                    "is a broken link" if entry.is_symlink() else f"may not be read ({error.strerror})",
                 )
                 continue
             if entry.is_file():
@@ -245,12 +244,12 @@ def _walk_local(store: Store) -> Iterator[tuple[str, int, int, str]]:
 
 
 def _relative(path: str, root: str) -> str:
-    """As text that can be printed and written: bytes that are no UTF-8 are shown as \\xNN."""
+    """The relative path as valid text: bytes that are not UTF-8 become \\xNN."""
     return os.fsencode(os.path.relpath(path, root)).decode("utf-8", "backslashreplace")
 
 
 def _list_remote(store: Store) -> Iterator[tuple[str, int, int, str]]:
-    store.list(recursive=False)  # storage that refuses is explained here
+    store.list(recursive=False)  # raises UserError if the storage fails
     for info in store.fs.get_file_info(pafs.FileSelector(store.path, recursive=True, allow_not_found=True)):
         if info.type != pafs.FileType.File:
             continue
@@ -262,7 +261,7 @@ def _list_remote(store: Store) -> Iterator[tuple[str, int, int, str]]:
 
 def _why_empty(store: Store) -> str:
     if not store.is_local:
-        return "holds no files"
+        return "contains no files"
     if os.path.isdir(store.path):
         return "is an empty folder"
     return "is a file, and a folder is needed" if os.path.exists(store.path) else "there is no such file or folder"

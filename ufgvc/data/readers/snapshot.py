@@ -1,4 +1,4 @@
-"""What a source looks like now, as a short text: `ingest` compares it with the last time to know whether anything has changed."""
+"""Snapshots of a source: `ingest` compares them to find out whether any file has changed."""
 
 from __future__ import annotations
 
@@ -11,29 +11,35 @@ from ufgvc.data.readers.box_classes import is_names_file
 from ufgvc.data.readers.boxes import parent_folder
 from ufgvc.data.readers.scan import scan, split_uri
 
-_TEXTS = (".txt", ".csv", ".xml", ".json", ".yaml", ".yml", ".names", ".labels")
-_SMALL = 16 << 20  # bytes: a larger text counts as changed when its time of writing changes
-_MANY = 2000  # texts on remote storage: reading more would take longer than their times are worth
+_TEXT_EXTENSIONS = (".txt", ".csv", ".xml", ".json", ".yaml", ".yml", ".names", ".labels")
+_MAX_HASHED = 16 << 20  # bytes: of a larger text file only size and time are compared
+_MAX_REMOTE = 2000  # text files that are read from remote storage; of more only sizes and times are compared
 _READERS = 16
 
 
 def source_state(uri: str, without: Store | None = None) -> list[list[str | int]]:
-    """[path, bytes, hash or time of writing] of every file of a source, from one listing.
+    """[path, bytes, SHA-256 or modification time] of every file of a source.
 
-    Small texts (labels, boxes) are hashed, so that one corrected digit counts whatever the clocks say. A table stands for its folder,
-    since it names photographs there.  without: a place whose files do not count, for a data set that is written into its own source.
+    Small text files (labels, boxes) are hashed, so that any correction is found. The state of a table is that of its
+    folder, because it
+    lists photographs there.  without: a folder that is ignored, for a data set inside its own source.
     """
     folder, file = split_uri(uri)
     store = open_store(folder)
     files = scan(store, without=without)
-    texts = [path for path, size in files.sizes.items() if file_extension(path) in _TEXTS and size <= _SMALL]
+    texts = [
+        path for path, size in files.sizes.items() if file_extension(path) in _TEXT_EXTENSIONS and size <= _MAX_HASHED
+    ]
     return _state(
-        store, files.sizes, files.modified, texts if store.is_local or len(texts) <= _MANY else [file] if file else []
+        store,
+        files.sizes,
+        files.modified,
+        texts if store.is_local or len(texts) <= _MAX_REMOTE else [file] if file else [],
     )
 
 
 def boxes_state(uri: str) -> list[list[str | int]]:
-    """The same for a place with boxes, and for the class names in the folder above it."""
+    """The same for a folder or file of boxes, with the files of class names in its parent folder."""
     folder, file = split_uri(uri)
     if file:
         store = open_store(folder)

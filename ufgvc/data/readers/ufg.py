@@ -1,4 +1,6 @@
-"""The released Ultra-FGVC folder: images/, anno/*.txt, labels/*.txt (boxes), classes.txt; names <cultivar>_<k>_<split>."""
+"""Reads the layout of the released Ultra-FGVC sets: images/<cultivar>_<k>_<split>, anno/*.txt, labels/*.txt (boxes),
+classes.txt.
+"""
 
 from __future__ import annotations
 
@@ -31,16 +33,19 @@ _HEADER = frozenset(
 
 
 def fits(source: Source) -> bool:
+    """Whether the source has this layout: images/ with anno/, or with names that give cultivar and split."""
     images = source.top_folder("images")
     photos = [path for path in source.sizes if images and path.startswith(images)]
     return bool(photos) and (bool(_anno_files(source)) or all(_NAME.match(file_stem(path)) for path in photos))
 
 
 def read(source: Source, base_setting: str | int) -> Listing:
-    """Photographs with the labels of anno/*.txt, or of their names where there is no anno folder. UserError on files that make no sense."""
+    """Lists the photographs, with the labels of anno/*.txt, or of their names without an anno folder. UserError for
+    invalid files.
+    """
     store, images = source.store, source.top_folder("images")
     if images is None:
-        fix = "give the folder that holds images/ and anno/, or another --reader"
+        fix = "give the folder that contains images/ and anno/, or another --reader"
         raise UserError("has no folder images/", where=store.uri, fix=fix)
     photos = [path for path in source.sizes if path.startswith(images)]
     annos = _anno_files(source)
@@ -51,7 +56,7 @@ def read(source: Source, base_setting: str | int) -> Listing:
         rows = [(path, match["split"], match["cultivar"]) for path in photos if (match := _NAME.match(file_stem(path)))]
     rows = list(dict.fromkeys(rows))
     named = {path for path, _, _ in rows}
-    reason = "no anno file names it" if annos else "its name is not <cultivar>_<k>_<split>"
+    reason = "no anno file lists it" if annos else "its name is not <cultivar>_<k>_<split>"
     listing.left_out = [Rejected(path, reason) for path in photos if path not in named]
     masks_folder = source.top_folder("masks")  # `mask --mask-kind exact` reads them
     listing.used += [path for path in source.sizes if masks_folder and path.startswith(masks_folder)]
@@ -105,7 +110,7 @@ def _split_of_anno(path: str) -> str | None:
 def _read_anno(
     source: Source, anno: str, photos: list[str], rejected: list[Rejected]
 ) -> Iterator[tuple[str, str, str]]:
-    """(path, split, label) of every line that names a photograph that is there."""
+    """(path, split, label) of every line whose photograph exists; the other lines are rejected."""
     matcher, split = PathMatcher(photos, inside=True), _split_of_anno(anno)
     assert split is not None
     for number, line in enumerate(source.store.read_text(anno).splitlines(), 1):
@@ -115,16 +120,16 @@ def _read_anno(
         found = matcher.find(name) if name else []
         if not name or not label:
             what = f"line {number} is not `<file> <label>`: {line.strip()!r}"
-            raise UserError(what, where=f"{source.store.uri}/{anno}", fix="mend the line")
+            raise UserError(what, where=f"{source.store.uri}/{anno}", fix="correct the line")
         if len(found) == 1:
             yield found[0], split, integer_text(label)
         else:
-            problem = f"which {len(found)} photographs are called" if found else "but it is not there"
-            rejected.append(Rejected(f"images/{name}", f"{anno} names it in line {number}, {problem}"))
+            problem = f"but {len(found)} photographs have this name" if found else "but it does not exist"
+            rejected.append(Rejected(f"images/{name}", f"{anno} lists it in line {number}, {problem}"))
 
 
 def _split_line(line: str, matcher: PathMatcher) -> tuple[str, str]:
-    """(file, label) of a line, in either order, parted by a tab, a comma, a semicolon or blanks; quotes around them are dropped."""
+    """(file, label) of a line, in either order, separated by a tab, comma, semicolon or blanks, without quotes."""
     separator = next((sign for sign in ("\t", ",", ";") if sign in line), " ")
     first, last = line.rpartition(separator)[::2], line.partition(separator)[::2]
     name, label = (text.strip().strip("\"'").strip() for text in first)
@@ -136,7 +141,7 @@ def _split_line(line: str, matcher: PathMatcher) -> tuple[str, str]:
 
 
 def _prefixes(rows: list[tuple[str, str, str]]) -> dict[str, set[str]]:
-    """label -> <cultivar> of its file names; {} if one of them has no such name."""
+    """The <cultivar> of the file names of each label; {} if a file name has none."""
     prefixes: dict[str, set[str]] = defaultdict(set)
     for path, _, label in rows:
         match = _NAME.match(file_stem(path))

@@ -210,7 +210,7 @@ def test_first_better_worse_and_back(field: Field, capsys: pytest.CaptureFixture
         first,
     )
     assert record["test"]["losses"] == 10
-    assert "because --force was given" in record["sentence"]
+    assert "because of --force" in record["sentence"]
     assert field.champion() == first
 
 

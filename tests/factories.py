@@ -100,7 +100,9 @@ def ingested(
 
 
 def three_cultivars(uri: str, classes: Sequence[str] = THREE) -> str:
-    """A data set "tiny" of 3 training and 9 test images (two shards) of 48 px; test image i is `coloured(i % 3, i + 100)`."""
+    """A data set "tiny" of 3 training and 9 test images (two shards) of 48 px; test image i is `coloured(i % 3, i +
+    100)`.
+    """
     shards = [
         ("train", [(i % 3, coloured(i % 3, i)) for i in range(3)]),
         ("test", [(i % 3, coloured(i % 3, i + 100)) for i in range(5)]),

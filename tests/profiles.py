@@ -63,7 +63,10 @@ def to_xyz(primaries: tuple[tuple[float, float], ...], white: tuple[float, float
 def expected_srgb(
     pixels: np.ndarray, primaries: tuple[tuple[float, float], ...], gamma: float | None = None
 ) -> np.ndarray:
-    """What uint8 pixels of a display with these primaries (white D65) are in sRGB, computed in numbers. gamma: None is sRGB's curve."""
+    """What uint8 pixels of a display with these primaries (white D65) are in sRGB, computed in numbers.
+
+    gamma: None is sRGB's curve.
+    """
     values = pixels / 255
     linear = values**gamma if gamma else np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
     seen = np.clip(linear @ (np.linalg.inv(to_xyz(SRGB, D65)) @ to_xyz(primaries, D65)).T, 0, 1)

@@ -33,7 +33,9 @@ SIDE = 64
 
 @pytest.fixture(scope="module")
 def model(leaves: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The folder of a model that has learnt a little of noise, so that its BatchNorm has seen images; made on the CPU."""
+    """The folder of a model that has learnt a little of noise, so that its BatchNorm has seen images; made on the
+    CPU.
+    """
     dataset = open_dataset(leaves)
     method = small("mask_guided", len(dataset.classes))
     optimizer = make_optimizer(method, Stage(epochs=1, lr=0.01))

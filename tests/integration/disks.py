@@ -34,7 +34,8 @@ def on_small_disk(
     full: bool = False,
     read_only: bool = False,
 ) -> tuple[int, str]:
-    """Runs a command while <folder>/disk is a disk of its own; its exit code and output, with LOST and LEFT lines if files changed.
+    """Runs a command while <folder>/disk is a disk of its own; its exit code and output, with LOST and LEFT lines if
+    files changed.
 
     before: a folder whose files the disk holds.  full: nothing more goes on it.
     """

@@ -1,7 +1,7 @@
 """The metadata service of a cloud machine with a role, as EC2 has it (version 2: a token first). It logs each request.
 
-The keys are read from a JSON file at each request: {"key": ..., "secret": ..., "token": ..., "seconds": until they expire}; without the
-file the machine has no role.
+The keys are read from a JSON file at each request: {"key": ..., "secret": ..., "token": ..., "seconds": until they
+expire}; without the file the machine has no role.
 """
 
 from __future__ import annotations

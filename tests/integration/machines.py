@@ -1,8 +1,9 @@
 """Several machines on this one, for tests that lose one of them.
 
-With root and the tools of Linux a machine is made of the kernel's namespaces: an address on a bridge, a host name that means loopback (as
-on Debian), its own processes, /tmp and shared memory. All of it hangs on processes that die with this one, and the kernel takes it down
-with the last of them. Elsewhere the machines are groups of processes on loopback, which share this machine's folders.
+With root and the tools of Linux a machine is made of the kernel's namespaces: an address on a bridge, a host name that
+means loopback (as on Debian), its own processes, /tmp and shared memory. All of it hangs on processes that die with
+this one, and the kernel takes it down with the last of them. Elsewhere the machines are groups of processes on
+loopback, which share this machine's folders.
 """
 
 from __future__ import annotations
@@ -114,8 +115,10 @@ class Namespaces:
         hosts.write_text(f"127.0.0.1 localhost\n127.0.1.1 {name}\n")
         # The shell is process 1 of the machine: it clears orphans away, and all the others die with it.
         becoming = (
-            f"hostname {name} && mount -t tmpfs shm /dev/shm && mount --bind {hosts} /etc/hosts && {_own_tmp(machine.tmp)} && "
-            f"until ip link set eth0 up; do sleep 0.1; done && ip address add {machine.address}/24 dev eth0 && ip link set lo up && "
+            f"hostname {name} && mount -t tmpfs shm /dev/shm && mount --bind {hosts} /etc/hosts && "
+            f"{_own_tmp(machine.tmp)} && "
+            f"until ip link set eth0 up; do sleep 0.1; done && "
+            f"ip address add {machine.address}/24 dev eth0 && ip link set lo up && "
             "touch /tmp/ready; while :; do sleep 60; done"
         )
         namespaces = ["--net", "--mount", "--pid", "--uts", "--ipc", "--mount-proc", "--kill-child"]

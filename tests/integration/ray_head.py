@@ -1,6 +1,7 @@
 """One Ray head for a whole pytest run: all xdist workers, and the commands that tests start, join it.
 
-The first fixture that needs it starts it in a process of its own, which ends with the pytest process that began the run.
+The first fixture that needs it starts it in a process of its own, which ends with the pytest process that began the
+run.
 """
 
 from __future__ import annotations

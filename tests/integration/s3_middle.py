@@ -1,8 +1,12 @@
-"""A program between a client and an S3 server: a proxy, a server with a certificate, or a server with faults. It logs each request.
+"""A program between a client and an S3 server: a proxy, a server with a certificate, or a server with faults.
 
-As a proxy it understands `GET http://...` and CONNECT; called by its own address it passes on to --upstream. The file of --faults is read
-at each request: [{"status": 503, "code": "SlowDown", "method": "GET", "path": "a", "key": "ACCESSKEY", "times": 2, "cut": 100}], where all
-but the status is optional. `times` counts down for each new content of the file; `cut` sends so many bytes of the true answer.
+It logs each request. As a proxy it understands `GET http://...` and CONNECT; called by its own address it passes on to
+--upstream. The file of --faults is read at each request:
+
+    [{"status": 503, "code": "SlowDown", "method": "GET", "path": "a", "key": "ACCESSKEY", "times": 2, "cut": 100}]
+
+All but the status is optional. `times` counts down for each new content of the file; `cut` sends so many bytes of the
+true answer.
 """
 
 from __future__ import annotations

@@ -59,7 +59,9 @@ def keys_in(url: str, bucket: str) -> list[str]:
 
 @contextlib.contextmanager
 def start_middle(port: int, folder: Path, options: list[str]) -> Iterator[str]:
-    """tests/integration/s3_middle.py in a process of its own; its log is requests.log, and its faults are read from faults.json."""
+    """tests/integration/s3_middle.py in a process of its own; its log is requests.log, and its faults are read from
+    faults.json.
+    """
     files = ["--log", str(folder / "requests.log"), "--faults", str(folder / "faults.json")]
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.integration.s3_middle", "--port", str(port), *files, *options]

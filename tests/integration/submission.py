@@ -1,4 +1,6 @@
-"""A folder with the repository's files and nothing else, a stack of cluster/local.py, and jobs submitted from the one to the other."""
+"""A folder with the repository's files and nothing else, a stack of cluster/local.py, and jobs submitted from the one
+to the other.
+"""
 
 from __future__ import annotations
 

@@ -71,7 +71,9 @@ def work(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Path:
 
 
 def write_boxes(work: Path) -> None:
-    """Boxes of the training leaves: yolo/, voc/, coco/instances.json, and next-to/, photographs with boxes next to them."""
+    """Boxes of the training leaves: yolo/, voc/, coco/instances.json, and next-to/, photographs with boxes next to
+    them.
+    """
     photographs = sorted((work / "folders" / "train").rglob("*.jpg"))
     shutil.copytree(work / "folders", work / "next-to")
     for folder in ("yolo", "voc", "coco"):

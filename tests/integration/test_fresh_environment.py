@@ -1,4 +1,6 @@
-"""The champion loads where this project has never been: in a new virtual environment with what the model itself names."""
+"""The champion loads where this project has never been: in a new virtual environment with what the model itself
+names.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +46,9 @@ def test_the_champion_answers_in_a_new_environment(
 ) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    server = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-              "--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", str(tmp_path / "served")]  # fmt: skip
+    server = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    server += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
+    server += ["--artifacts-destination", str(tmp_path / "served")]
     serve(server, f"{url}/health", log=tmp_path / "server.log", within=300)
     torch.manual_seed(0)
     made = methods.build("mask_guided", len(CLASSES), backbone="shufflenet_v2_x0_5")
@@ -90,9 +93,17 @@ def test_the_champion_answers_in_a_new_environment(
     assert row["cultivar"] == wanted.cultivar[0]
     assert row["probability"] == pytest.approx(wanted.probability[0], abs=1e-5)
     assert json.loads(row["top5"])[0]["cultivar"] == wanted.cultivar[0]
-    assert "No module named" in subprocess.run(
-        [str(there / "bin" / "python"), "-c", "import ray"], env=clean, capture_output=True, text=True, check=False, cwd=empty
-    ).stderr  # fmt: skip
+    assert (
+        "No module named"
+        in subprocess.run(
+            [str(there / "bin" / "python"), "-c", "import ray"],
+            env=clean,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=empty,
+        ).stderr
+    )
     assert list(empty.iterdir()) == []
     shutil.rmtree(there)  # gigabytes
 

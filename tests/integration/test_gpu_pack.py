@@ -1,4 +1,6 @@
-"""The call on a GPU host (cluster/gpu): what its runner does when parts fail or take too long, and the whole of it on a CPU."""
+"""The call on a GPU host (cluster/gpu): what its runner does when parts fail or take too long, and the whole of it on
+a CPU.
+"""
 
 from __future__ import annotations
 
@@ -234,7 +236,8 @@ def test_left(): pass
 FAKE_BENCH = """
 import signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)", "left-by-" + sys.argv[2]], start_new_session=True)
+sleeper = [sys.executable, "-c", "import time; time.sleep(300)", "left-by-" + sys.argv[2]]
+subprocess.Popen(sleeper, start_new_session=True)
 print("begun", flush=True)
 time.sleep(300)
 """
@@ -246,8 +249,11 @@ def project(tmp_path: Path) -> Path:
     there = tmp_path / "project"
     shutil.copytree(ROOT / "cluster" / "gpu", there / "cluster" / "gpu", ignore=shutil.ignore_patterns("__pycache__"))
     for file, content in {
-        "cluster/__init__.py": "", "jobs/__init__.py": "", "jobs/bench.py": FAKE_BENCH, "tests/gpu/test_fake.py": FAKE_TESTS,
-    }.items():  # fmt: skip
+        "cluster/__init__.py": "",
+        "jobs/__init__.py": "",
+        "jobs/bench.py": FAKE_BENCH,
+        "tests/gpu/test_fake.py": FAKE_TESTS,
+    }.items():
         (there / file).parent.mkdir(parents=True, exist_ok=True)
         (there / file).write_text(content)
     return there
@@ -256,7 +262,9 @@ def project(tmp_path: Path) -> Path:
 def call(
     project: Path, tmp_path: Path, *flags: str, python: str = sys.executable, within: float = 120
 ) -> tuple[int, str, Path]:
-    """(exit code, what was said, folder of results) of the runner, with a home and a temporary folder that must be empty at the end."""
+    """(exit code, what was said, folder of results) of the runner, with a home and a temporary folder that must be
+    empty at the end.
+    """
     home, temporary, out = tmp_path / "home", tmp_path / "t", tmp_path / "out"
     for folder in (home, temporary, out):
         folder.mkdir(exist_ok=True)
@@ -328,7 +336,10 @@ def python312() -> str | None:
 
 @pytest.fixture(scope="session")
 def host() -> str:
-    """Python of an environment that holds what the host holds. Kept: it takes minutes and gigabytes. UFGVC_GPU_VENV names another."""
+    """Python of an environment that holds what the host holds.
+
+    Kept: it takes minutes and gigabytes. UFGVC_GPU_VENV names another.
+    """
     folder = Path(os.environ.get("UFGVC_GPU_VENV") or ROOT / ".venv" / "var" / "gpu-host")
     python = folder / "bin" / "python"
     made = folder / "made"

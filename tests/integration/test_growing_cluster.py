@@ -1,4 +1,7 @@
-"""A step that waits for GPUs which the cluster may still add. None are added here; with an autoscaler it was tried by hand."""
+"""A step that waits for GPUs which the cluster may still add.
+
+None are added here; with an autoscaler it was tried by hand.
+"""
 
 from __future__ import annotations
 

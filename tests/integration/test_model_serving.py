@@ -85,7 +85,8 @@ def test_a_photograph_is_set_upright_as_its_file_says(model: LoadedModel) -> Non
 def test_predicting_needs_neither_ray_nor_the_detector(folder: Path) -> None:
     heavy = ("ray", "ultralytics", "boto3", "skimage", "sklearn", "scipy", "matplotlib")
     blocked = f"import sys\nfor name in {heavy}: sys.modules[name] = None\n"
-    code = f"{blocked}from ufgvc.models.pyfunc import _load_pyfunc\n_load_pyfunc({str(folder)!r})\nprint('loaded', 'mlflow' in sys.modules)"
+    load = f"from ufgvc.models.pyfunc import _load_pyfunc\n_load_pyfunc({str(folder)!r})\n"
+    code = f"{blocked}{load}print('loaded', 'mlflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.strip() == "loaded False", done.stderr
 

@@ -1,4 +1,6 @@
-"""Names that people and systems give to files, folders and cultivars: everything that reads or writes takes them as they are."""
+"""Names that people and systems give to files, folders and cultivars: everything that reads or writes takes them as
+they are.
+"""
 
 from __future__ import annotations
 

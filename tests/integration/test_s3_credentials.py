@@ -1,4 +1,7 @@
-"""Credentials that a machine gets from its role, and credentials that expire while a job runs. Only rclone's server checks keys."""
+"""Credentials that a machine gets from its role, and credentials that expire while a job runs.
+
+Only rclone's server checks keys.
+"""
 
 from __future__ import annotations
 

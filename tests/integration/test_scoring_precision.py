@@ -1,4 +1,6 @@
-"""Whoever scores a leaf gets the same logits: training's validation, calibration, benchmark, evaluation and prediction."""
+"""Whoever scores a leaf gets the same logits: training's validation, calibration, benchmark, evaluation and
+prediction.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a person reads when storage refuses: each message names the remedy and no secret. Only rclone's server checks keys."""
+"""What a person reads when storage refuses: each message names the remedy and no secret.
+
+Only rclone's server checks keys.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The whole Store on two S3 servers: moto's, and rclone's, which checks signatures and turns directory markers into files."""
+"""The whole Store on two S3 servers: moto's, and rclone's, which checks signatures and turns directory markers into
+files.
+"""
 
 from __future__ import annotations
 

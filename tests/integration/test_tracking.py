@@ -143,8 +143,9 @@ def test_a_server_that_is_absent_then_killed_then_back(
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     settings = TrackingSettings(uri=url, timeout=2)
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-               "--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", str(tmp_path / "served")]  # fmt: skip
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
+    command += ["--artifacts-destination", str(tmp_path / "served")]
     runs = str(tmp_path / "runs")
     run_folder = str(tmp_path / "runs" / "tiny" / "resnet50" / "away")
     with caplog.at_level(logging.WARNING):

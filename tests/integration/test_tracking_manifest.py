@@ -1,4 +1,6 @@
-"""MLflow's server with the flags of cluster/kuberay/tracking.yaml, on this machine: it answers to its own names and to no other."""
+"""MLflow's server with the flags of cluster/kuberay/tracking.yaml, on this machine: it answers to its own names and
+to no other.
+"""
 
 from __future__ import annotations
 

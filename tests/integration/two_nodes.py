@@ -1,4 +1,6 @@
-"""A Ray cluster of several nodes on one machine, with an S3 server that all of them reach, and commands run on it as users run them."""
+"""A Ray cluster of several nodes on one machine, with an S3 server that all of them reach, and commands run on it as
+users run them.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,10 @@ class Cluster:
         return f"{self.nodes[0].address}:{self.port}"
 
     def add(self, cpus: int) -> Machine:
-        """A node that has joined. Ray gives its raylet half a minute to start, which on a busy machine may take three tries."""
+        """A node that has joined.
+
+        Ray gives its raylet half a minute to start, which on a busy machine may take three tries.
+        """
         for _ in range(2):
             with contextlib.suppress(AssertionError):
                 return self._add(cpus)

@@ -1,4 +1,7 @@
-"""Every bad input gives one clear error that names the file and the remedy, or is left out and listed. Tasks run in this process here."""
+"""Every bad input gives one clear error that names the file and the remedy, or is left out and listed.
+
+Tasks run in this process here.
+"""
 
 from __future__ import annotations
 
@@ -339,7 +342,9 @@ def test_fixing_the_input_removes_the_list(source: Path) -> None:
 def test_boxes_of_a_photograph_that_exif_turns(
     source: Path, caplog: pytest.LogCaptureFixture, setting: str, corners: tuple[int, ...]
 ) -> None:
-    """60 x 40 stored pixels, 40 x 60 upright; a tall thin box on the upright photograph is a wide flat one on the stored pixels."""
+    """60 x 40 stored pixels, 40 x 60 upright; a tall thin box on the upright photograph is a wide flat one on the
+    stored pixels.
+    """
     exif = Image.Exif()
     exif[0x0112] = 6
     put(source / "train" / "a" / "train0.jpg", encoded("turned", exif=exif.tobytes()))

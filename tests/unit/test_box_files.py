@@ -1,4 +1,6 @@
-"""Boxes as annotation tools really write them: formats and their variants, class names wherever they stand, several files together."""
+"""Boxes as annotation tools really write them: formats and their variants, class names wherever they stand, several
+files together.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def regions(folder: Path | str, photo: str = PHOTOS[0]) -> list[str]:
 
 
 def names_of(kind: str) -> dict[str, str]:
-    """Where tools write what the numbers mean: {file: text}, with labels of every photograph below labels/ or at the top."""
+    """Where tools write what the numbers mean: {file: text}, with labels of every photograph below labels/ or at the
+    top.
+    """
     lines, in_yaml = "contour\nvein\n", "names:\n  0: contour\n  1: vein\n"
     categories = json.dumps({"categories": [{"id": 0, "name": "contour"}, {"id": 1, "name": "vein"}]})
     return {

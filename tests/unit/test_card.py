@@ -71,8 +71,8 @@ def test_spread_calibration_and_warnings_where_they_are_known() -> None:
     assert "45 of 64 (seed 0), 49 of 64 (seed 1); standard deviation 4.4 points" in card
     assert "temperature 1.37, from 40 leaves held out of train; calibration error on the test leaves 4.3 %" in card
     assert (
-        "unknown above an out-of-distribution score of 0.41, so that 95 % of those leaves are known; of the test leaves 7 are called"
-        in card
+        "unknown above an out-of-distribution score of 0.41, so that 95 % of those leaves are known; "
+        "of the test leaves 7 are called" in card
     )
     assert "- selected on test. The accuracy is too high." in card
     assert "not ours" not in card

@@ -21,7 +21,8 @@ from ufgvc.models.onnx import compare, to_onnx, with_onnx_net
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
-# Large graphs, half a minute each. The others have the same layers but for NTS-Net's proposals and the traits of leaf_traits.
+# Large graphs, half a minute each. The others have the same layers but for NTS-Net's proposals and the traits of
+# leaf_traits.
 SLOW = ("dcl", "improved_bcnn", "inception_v3", "leaf_traits", "maskcov", "mobilenet_v2", "mpn_cov", "nts_net", "vgg16")
 
 

@@ -17,7 +17,7 @@ GENERATED = ("docs/results/bench", "docs/results/gpu")  # reports as a past vers
 RETIRED = re.compile(
     r"\btold\b|\bbeside\b|\bstrange|\bcontestants?\b|\bcrown|\bcautions?\b|\bverdicts?\b|\bkicker\b|\bspoken\b|\bin_words\b"
     r"|\b(?:quiet_data|test_view|train_view|center_view|made_from|each_once|give_memory_back|send_nothing_home)\b"
-    r"|\b(?:kept_signals|yield_idle_threads|known_share|of_the_result|runs_uri|data_uri|ray_settings|at_once)\b"
+    r"|\b(?:kept_signals|yield_idle_threads|of_the_result|runs_uri|ray_settings|at_once)\b"
     r"|\b(?:FolderWriter|StopByWord|SearchStory|Suggester|Contest|Luck|Away|Gone)\b"
 )
 

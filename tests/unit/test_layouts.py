@@ -1,4 +1,4 @@
-"""Sources as people have them: one folder too many, names typed in two ways, numbers as labels, text of every editor."""
+"""Sources as people have them: one folder too many, names in two spellings, numbers as labels, any encoding."""
 
 from __future__ import annotations
 

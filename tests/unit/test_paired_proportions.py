@@ -1,4 +1,6 @@
-"""The interval of a paired difference and the leaves that would be needed: published figures, brute force, simulation."""
+"""The interval of a paired difference and the leaves that would be needed: published figures, brute force,
+simulation.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def test_published_examples(gains: int, losses: int, n: int, low: float, high: f
 
 
 def score(gains: int, losses: int, n: int, difference: float) -> float:
-    """The score statistic with the likeliest nuisance share found by search over the multinomial likelihood, not by a formula."""
+    """The score statistic with the likeliest nuisance share found by search over the multinomial likelihood, not by a
+    formula.
+    """
 
     def unlikely(q: float) -> float:
         shares = (q + difference, q, 1 - 2 * q - difference)

@@ -1,4 +1,6 @@
-"""One list of photographs for ingest and predict: what lies in a folder is used or listed with its reason, never passed over."""
+"""One list of photographs for ingest and predict: what lies in a folder is used or listed with its reason, never
+passed over.
+"""
 
 from __future__ import annotations
 

@@ -81,7 +81,10 @@ def test_another_stack_and_an_unmarked_process_are_left_alone(mark: str, tmp_pat
 
 def test_what_lost_its_server_is_asked_to_end_too(mark: str, tmp_path: Path) -> None:
     """As a raylet whose `ray start` was killed."""
-    orphan = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(print('asked'))); print('ready'); time.sleep(60)"
+    orphan = (
+        "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(print('asked'))); "
+        "print('ready'); time.sleep(60)"
+    )
     server = run(
         f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-u', '-c', {orphan!r}]); time.sleep(60)",
         mark,
@@ -145,7 +148,10 @@ def test_a_server_that_never_answers_is_given_up(launcher: Launcher, monkeypatch
 
 def test_a_server_is_tried_again_and_known_by_its_last_try(launcher: Launcher) -> None:
     tries = launcher.stack.folder / "tries"
-    code = f"import time; file = open({str(tries)!r}, 'a'); file.write('x'); file.close(); time.sleep(len(open({str(tries)!r}).read()) - 1)"
+    code = (
+        f"import time; file = open({str(tries)!r}, 'a'); file.write('x'); file.close(); "
+        f"time.sleep(len(open({str(tries)!r}).read()) - 1)"
+    )
     ready = lambda server: tries.exists() and tries.read_text() == "xxx"  # noqa: E731
     launcher._start("ray head", ["-c", code], {}, None, ready, tries=3)
     stack = read_stack(launcher.stack.folder)

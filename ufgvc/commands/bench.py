@@ -19,6 +19,7 @@ class Bench(HasRay, HasSeed, BenchSettings):
 
 
 def run(settings: Bench, context: Context) -> None:
+    """Measures the machine and prints the tables."""
     from ufgvc.bench.run import bench
     from ufgvc.reports.tables import show_tables
 

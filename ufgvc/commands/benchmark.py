@@ -29,6 +29,7 @@ class Benchmark(HasRay, WritesRuns, HasMaskKind, BenchmarkSettings):
 
 
 def run(settings: Benchmark, context: Context) -> None:
+    """Runs the benchmark and prints its tables."""
     from ufgvc.experiments.benchmark import benchmark
     from ufgvc.reports.tables import show_tables
 

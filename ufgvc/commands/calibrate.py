@@ -13,5 +13,6 @@ class Calibrate(HasRay, HasRuns, HasModel, HasData, CalibrateSettings):
 
 
 def run(settings: Calibrate, context: Context) -> None:
+    """Calibrates a model and prints the result."""
     chosen = select_fields(CalibrateSettings, settings)
     print(calibrate_model(settings.data, settings.model, chosen, context).summary())

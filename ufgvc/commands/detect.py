@@ -19,6 +19,7 @@ class Detect(HasRay, HasFresh, HasSeed, WritesRuns, HasData, DetectSettings):
 
 
 def run(settings: Detect, context: Context) -> None:
+    """Trains the detector and prints Table I."""
     print(execute(settings, context).summary)
 
 

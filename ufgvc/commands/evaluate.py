@@ -21,6 +21,7 @@ class Evaluate(HasRay, HasSeed, HasRuns, HasMaskKind, HasCompared, HasModel, Has
 
 
 def run(settings: Evaluate, context: Context) -> None:
+    """Evaluates a model and prints its scores."""
     print(execute(settings, context).summary)
 
 

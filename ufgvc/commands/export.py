@@ -17,6 +17,7 @@ class Export(HasRuns, HasModel, ExportSettings):
 
 
 def run(settings: Export, context: Context) -> None:
+    """Exports a model and prints how far it differs from torch."""
     from ufgvc.models.model import export, load_model
 
     parity = export(load_model(settings.model, context), settings.out, select_fields(ExportSettings, settings))

@@ -41,6 +41,7 @@ class Ingest(HasRay, HasFresh, HasSeed, WritesData, HasSource, IngestSettings):
 
 
 def run(settings: Ingest, context: Context) -> None:
+    """Stores the data set and prints what it contains."""
     print(execute(settings, context).summary)
 
 

@@ -25,6 +25,7 @@ class Mask(HasRay, HasFresh, HasRuns, HasMaskKind, HasData, MaskSettings):
 
 
 def run(settings: Mask, context: Context) -> None:
+    """Stores the masks and prints how many regions were found."""
     print(execute(settings, context).summary)
 
 

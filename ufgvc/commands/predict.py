@@ -19,6 +19,7 @@ class Predict(HasRay, HasRuns, HasModel, PredictSettings):
 
 
 def run(settings: Predict, context: Context) -> None:
+    """Predicts and prints where the predictions are."""
     from ufgvc.evaluation.predict import predict
 
     chosen = select_fields(PredictSettings, settings)

@@ -13,6 +13,7 @@ class Pretrain(HasRay, WritesRuns, HasData, PretrainSettings):
 
 
 def run(settings: Pretrain, context: Context) -> None:
+    """Trains initial weights and prints their accuracies."""
     from ufgvc.experiments.pretrain import pretrain
 
     print(pretrain(settings.data, select_fields(PretrainSettings, settings), context).summary())

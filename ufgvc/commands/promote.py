@@ -20,6 +20,7 @@ class Promote(HasRay, HasRuns, HasData, PromoteSettings):
 
 
 def run(settings: Promote, context: Context) -> int | None:
+    """Decides about the champion and prints the decision. Returns the exit code of `--strict`."""
     from ufgvc.evaluation.promote import promote
     from ufgvc.reports.promotion_tables import promotion_tables
     from ufgvc.reports.tables import show_tables

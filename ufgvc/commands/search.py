@@ -18,6 +18,7 @@ class Search(HasRay, HasSeed, WritesRuns, HasMaskKind, HasMethod, HasData):
 
 
 def run(settings: Search, context: Context) -> None:
+    """Runs the search and prints its tables."""
     from ufgvc.experiments.search import search
     from ufgvc.reports.tables import show_tables
 

@@ -19,6 +19,7 @@ class Sync(HasRuns):
 
 
 def run(settings: Sync, context: Context) -> None:
+    """Sends MLflow what it lacks and prints how much."""
     from ufgvc.tracking.sync import sync
 
     store = open_store(settings.run or context.runs)

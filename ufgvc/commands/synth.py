@@ -17,6 +17,7 @@ class Synth(HasSeed, SynthSettings):
 
 
 def run(settings: Synth, context: Context) -> None:
+    """Writes synthetic leaves and prints where."""
     from ufgvc.core.errors import disk_errors
     from ufgvc.core.process import cpu_count
     from ufgvc.core.storage import open_store

@@ -21,6 +21,7 @@ class Train(HasRay, HasFresh, HasSeed, WritesRuns, HasMaskKind, HasMethod, HasDa
 
 
 def run(settings: Train, context: Context) -> None:
+    """Trains a model and prints its last metrics."""
     print(execute(settings, context).summary)
 
 

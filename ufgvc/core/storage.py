@@ -44,6 +44,7 @@ class Store:
 
     @property
     def is_local(self) -> bool:
+        """Whether it is a folder of this machine."""
         return isinstance(self.fs, pafs.LocalFileSystem)
 
     @property
@@ -142,9 +143,11 @@ class Store:
             file.write(data)
 
     def write_text(self, name: str, text: str) -> None:
+        """Writes a text file in UTF-8."""
         self.write_bytes(name, text.encode("utf-8"))
 
     def write_json(self, name: str, value: Any) -> None:
+        """Writes a value as indented JSON."""
         self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
     @contextlib.contextmanager

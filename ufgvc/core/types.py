@@ -23,12 +23,15 @@ class Box:
 
     @property
     def width(self) -> float:
+        """In pixels."""
         return self.x1 - self.x0
 
     @property
     def height(self) -> float:
+        """In pixels."""
         return self.y1 - self.y0
 
     @property
     def area(self) -> float:
+        """In square pixels."""
         return self.width * self.height

@@ -1,4 +1,4 @@
-"""Registry of the classification methods. `build` creates one by name; docs/adding-a-method.md describes how to add one."""
+"""Registry of the classification methods. `build` creates one by name; docs/adding-a-method.md shows how to add one."""
 
 from __future__ import annotations
 

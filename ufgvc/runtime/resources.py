@@ -26,8 +26,7 @@ def choose_device(
     """The name that torch has for the device to compute on. UserError for fewer GPUs than needed.
 
     gpus: how many there are; default: those that torch sees in this process.  needed: how many it takes; with `auto`
-    this counts only
-    if there is a GPU at all.  where, fix: of the error.
+    this counts only if there is a GPU at all.  where, fix: of the error.
     """
     owner = "the cluster has"
     if gpus is None:

@@ -21,8 +21,8 @@ def source_state(uri: str, without: Store | None = None) -> list[list[str | int]
     """[path, bytes, SHA-256 or modification time] of every file of a source.
 
     Small text files (labels, boxes) are hashed, so that any correction is found. The state of a table is that of its
-    folder, because it
-    lists photographs there.  without: a folder that is ignored, for a data set inside its own source.
+    folder, because it lists photographs there.  without: a folder that is ignored, for a data set inside its own
+    source.
     """
     folder, file = split_uri(uri)
     store = open_store(folder)

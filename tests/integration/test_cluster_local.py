@@ -28,10 +28,26 @@ from ufgvc.core.storage import open_store
 from ufgvc.synthetic import SynthSettings, synthesize
 
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
-TINY = (
-    "--method resnet50 --options.backbone shufflenet_v2_x0_5 --train.init none --train.epochs 8 --train.batch-size 4 "
-    "--train.resize 40 --train.crop 32 --train.checkpoint-seconds 0 --train.cpus-per-worker 0.5"
-).split()
+TINY = [
+    "--method",
+    "resnet50",
+    "--options.backbone",
+    "shufflenet_v2_x0_5",
+    "--train.init",
+    "none",
+    "--train.epochs",
+    "8",
+    "--train.batch-size",
+    "4",
+    "--train.resize",
+    "40",
+    "--train.crop",
+    "32",
+    "--train.checkpoint-seconds",
+    "0",
+    "--train.cpus-per-worker",
+    "0.5",
+]
 
 
 @pytest.fixture(scope="module")

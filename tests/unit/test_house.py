@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 CODE = sorted(path for folder in ("ufgvc", "jobs", "cluster") for path in (ROOT / folder).rglob("*.py"))
 MARKDOWN = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "cluster").rglob("*.md")])
-GENERATED = ("docs/results/bench", "docs/results/gpu")  # reports as a past version wrote them
+# Reports as a past version wrote them, and the upgrade of models of the first format.
+EXEMPT = ("CHANGELOG.md", "docs/results/bench", "docs/results/gpu", "ufgvc/models/format.py")
 # Words of the first versions that readers had to learn; docs/glossary.md and CHANGELOG.md have what replaced them.
 RETIRED = re.compile(
     r"\btold\b|\bbeside\b|\bstrange|\bcontestants?\b|\bcrown|\bcautions?\b|\bverdicts?\b|\bkicker\b|\bspoken\b|\bin_words\b"
@@ -43,7 +44,7 @@ def test_no_retired_word() -> None:
     found = [
         f"{path.relative_to(ROOT)}:{number}: {word[0]}"
         for path in files
-        if path.name != "CHANGELOG.md" and not path.relative_to(ROOT).as_posix().startswith(GENERATED)
+        if not path.relative_to(ROOT).as_posix().startswith(EXEMPT)
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
         for word in RETIRED.finditer(line)
     ]

@@ -37,8 +37,6 @@ class EvaluateSettings(ScoreSettings):
     """also show the paper's accuracies on this data set; only for the real photographs"""
     register_version: bool = True
     """register the model in MLflow as `challenger` (only a model of a run, and only with tracking)"""
-    seed: int = 0
-    """of the random samples of leaves"""
 
 
 class PromoteSettings(ScoreSettings):

@@ -60,8 +60,8 @@ def evaluate(
     metrics = evaluation.to_json()
     # As in the paper's figure: first the models that are compared, last the one that is evaluated.
     shown = {name: models[name] for name in (*(compare or {}), OWN_LABEL)}
-    cam = cam_panels(dataset, shown, scored, dataset.classes, settings.cam_leaves, settings.seed)
-    regions = region_panels(dataset, scored, dataset.classes, settings.mask_kind, settings.region_leaves, settings.seed)
+    cam = cam_panels(dataset, shown, scored, dataset.classes, settings.cam_leaves, context.seed)
+    regions = region_panels(dataset, scored, dataset.classes, settings.mask_kind, settings.region_leaves, context.seed)
     page = compose_evaluation(evaluation, cam, regions)
     folder = _report_folder(dataset, model_uri, context.runs)
     for figure in page.figures:

@@ -150,9 +150,9 @@ class World:
         for number, path in enumerate(sorted((HERE / "photographs").glob("leaf-*.png"))):
             for name in "ab":
                 shutil.copy(path, root / "photographs" / name / f"{number}.png")
-        (root / "photographs" / "b" / "2.png").write_bytes((HERE / "photographs" / "strange.png").read_bytes())
+        (root / "photographs" / "b" / "2.png").write_bytes((HERE / "photographs" / "unknown.png").read_bytes())
         (root / "photographs" / "b" / "0.png").unlink()
-        shutil.copy(HERE / "photographs" / "strange.png", root / "photographs" / "a" / "1.png")
+        shutil.copy(HERE / "photographs" / "unknown.png", root / "photographs" / "a" / "1.png")
         (root / "text").write_text("a file that somebody needs\n")
         (root / "other" / "kept.txt").write_text("a file that somebody needs\n")
         return cls(root)

@@ -175,13 +175,13 @@ def _open(image: bytes) -> ImageFile.ImageFile:
             else:
                 picture = Image.open(io.BytesIO(image), formats=[file_type.upper()])
     except Image.DecompressionBombError:
-        raise _bomb() from None
+        raise _decompression_bomb() from None
     except UnidentifiedImageError:
         raise BadImage(f"is a {file_type.upper()} variant that cannot be read, or its beginning is damaged") from None
     except _DECODER_ERRORS as error:
         raise _decoding_error(error) from error
     if picture.width * picture.height > MAX_PIXELS:
-        raise _bomb()
+        raise _decompression_bomb()
     return picture
 
 
@@ -192,7 +192,7 @@ def _open_heic(image: bytes) -> ImageFile.ImageFile:
     return HeifImageFile(io.BytesIO(image))
 
 
-def _bomb() -> BadImage:
+def _decompression_bomb() -> BadImage:
     return BadImage(f"has more than {MAX_PIXELS // 1_000_000} million pixels (a decompression bomb?)")
 
 

@@ -39,7 +39,7 @@ class Batch:
     uniforms: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.float64))
 
 
-def no_views(batch: Batch) -> Batch:
+def identity_views(batch: Batch) -> Batch:
     """The batch itself, for methods that train on plain images."""
     return batch
 
@@ -68,7 +68,7 @@ class Method:
     recipe: Recipe
     head: tuple[str, ...] = ("classifier",)
     regions: tuple[str, ...] = ()
-    views: Callable[[Batch], Batch] = no_views
+    views: Callable[[Batch], Batch] = identity_views
     num_uniforms: int = 0
     images_forwarded: float = 1.0
     min_side: int = 32

@@ -16,7 +16,7 @@ YoloModel = Literal["yolov5n", "yolov5s", "yolov5m"]
 BoxSource = Literal["detected", "annotated", "annotated_else_detected"]
 
 
-class PretrainSettings(Settings):
+class SyntheticInitSettings(Settings):
     """Training of the initial weights of `init: synthetic` on synthetic leaves."""
 
     preset: Literal["cotton80", "soylocal200"] = "cotton80"
@@ -53,7 +53,7 @@ class DetectSettings(Settings):
     (.safetensors, .pt)"""
     coco_weights: WeightsPlace | None = None
     """for `init: coco`: the file yolov5nu.pt (yolov5su.pt, ...) of ultralytics"""
-    pretrain: PretrainSettings = PretrainSettings()
+    pretrain: SyntheticInitSettings = SyntheticInitSettings()
     """for `init: synthetic`"""
     device: Device = "auto"
     """cpu, gpu, or auto: a GPU if torch sees one (does not change the run's key)"""

@@ -16,7 +16,7 @@ from ufgvc.data.readers.box_classes import choose_rules, to_regions
 from ufgvc.data.readers.boxes import read_boxes
 from ufgvc.regions.annotated import write_example
 from ufgvc.regions.detector import Detector
-from ufgvc.regions.settings import PretrainSettings, YoloModel
+from ufgvc.regions.settings import SyntheticInitSettings, YoloModel
 from ufgvc.regions.yolo import YoloConfig, read_weights, train_yolo
 from ufgvc.synthetic import SynthSettings, synthesize
 
@@ -26,7 +26,7 @@ _PER_CULTIVAR = 4
 _SEED = 20211129  # unlikely to be the seed of synthetic leaves that a detector is evaluated on
 
 
-def synthetic_weights(runs: str, model: YoloModel, settings: PretrainSettings, device: str) -> dict[str, Tensor]:
+def synthetic_weights(runs: str, model: YoloModel, settings: SyntheticInitSettings, device: str) -> dict[str, Tensor]:
     """The tensors of a detector trained on synthetic leaves; trains it if <runs>/_detectors/<key>/ does not exist."""
     key = short_key({"settings": settings.model_dump(), "weights": model, "version": _VERSION})
     store = open_store(runs).child("_detectors", key)
@@ -41,7 +41,7 @@ def synthetic_weights(runs: str, model: YoloModel, settings: PretrainSettings, d
         return read_weights(folder / "model")
 
 
-def _train(folder: Path, model: YoloModel, settings: PretrainSettings, device: str) -> None:
+def _train(folder: Path, model: YoloModel, settings: SyntheticInitSettings, device: str) -> None:
     log.info("detector: training initial weights on %d synthetic leaves", settings.leaves)
     leaves = SynthSettings(
         preset=settings.preset,

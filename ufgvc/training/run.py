@@ -105,7 +105,7 @@ def train(
     log.info("training %s on %s: run %s", method, dataset.name, store.uri)
     with finish_run_on_exit(run):
         with ray_session(context.ray, settings.workers if settings.device == "gpu" else 0):
-            mark("settings and steps before")
+            mark("setup")
             state = _fit(replace(config, run_id=run.id, marks=marks()), store, run, context.runs)
         metrics = save_trained(store, dataset, built, config, identity, state, run)
     model = join(store.uri, "model")

@@ -110,13 +110,19 @@ for name, code in json.loads((root / 'writers.json').read_text()).items():
         assert "\n  -> " in answer, name
 
 
-# Several commands in one process, which imports for seconds. No arguments: nothing more goes on the disk.
+# Several commands in one process, which imports for seconds, and in one Ray session. ["fill"]: nothing more goes on the
+# disk, ["lock"]: it is read-only from here on.
 COMMANDS = """
-import json, pathlib, shutil, sys
+import json, pathlib, shutil, subprocess, sys
 from ufgvc.cli import main
+from ufgvc.runtime.session import RaySettings, ray_session
 disk = pathlib.Path(sys.argv[1])
+session = ray_session(RaySettings(cpus=2))
+session.__enter__()
 for arguments in json.loads(sys.argv[2]):
-    if arguments:
+    if arguments == ['lock']:
+        subprocess.run(['mount', '-o', 'remount,ro', str(disk)], check=True)
+    elif arguments != ['fill']:
         try:
             code = main(arguments)
         except SystemExit as stopped:
@@ -132,18 +138,27 @@ for arguments in json.loads(sys.argv[2]):
                     file.write(bytes(4096))
         except OSError:
             pass
+session.__exit__(None, None, None)
 """
 
 
-def refused(commands: list[list[str]], folder: Path, message: str, **disk: object) -> None:
-    """Each of the commands (one list of arguments) says the message and ends with 2."""
+def refused(commands: list[list[str]], folder: Path, size: str) -> None:
+    """Each of the commands (one list of arguments) ends with 2 and says that the disk is full, or after ["lock"] that
+    it is read-only.
+    """
     program = [sys.executable, "-c", COMMANDS, str(folder / "disk"), json.dumps(commands)]
-    code, said = on_small_disk(program, folder, **disk)  # type: ignore[arg-type]
+    code, said = on_small_disk(program, folder, size=size)
     assert code == 0, said
-    for name in (arguments[0] for arguments in commands if arguments):
-        assert f"CODE {name} 2\n" in said, said
-        assert f"ufgvc {name}: {folder / 'disk'}" in said
-    assert said.count(message) >= sum(map(bool, commands)), said
+    rest, message = said, FULL
+    for name, *others in commands:
+        if others:
+            part, found, rest = rest.partition(f"CODE {name} ")
+            assert found, said
+            assert rest.startswith("2\n"), said
+            assert f"ufgvc {name}: {folder / 'disk'}" in part, said
+            assert message in part, said
+        elif name == "lock":
+            message = READ_ONLY
     for bad in ("Traceback", "LOST", "LEFT"):
         assert bad not in said, said
 
@@ -157,9 +172,8 @@ def test_synth_and_ingest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
                 put(tmp_path / "source" / split / cultivar / f"{split} {number}.png")
     disk = tmp_path / "disk"
     synth = ["synth", "--out", f"{disk}/new", "--size", "64"]
-    ingest = ["ingest", "--source", f"{tmp_path / 'source'}", "--data", f"{disk}", "--name", "new", "--ray.cpus", "2"]
-    refused([synth, ingest], tmp_path, FULL, size="16k")
-    refused([ingest], tmp_path, READ_ONLY, read_only=True)
+    ingest = ["ingest", "--source", f"{tmp_path / 'source'}", "--data", f"{disk}", "--name", "new"]
+    refused([synth, ingest, ["lock"], ingest], tmp_path, size="16k")
 
 
 @pytest.mark.slow
@@ -177,7 +191,7 @@ def test_train(small_dataset: str, tmp_path: Path) -> None:
         "--ray.cpus",
         "2",
     ]
-    refused([train], tmp_path, FULL, size="300k")
+    refused([train], tmp_path, size="300k")
 
 
 def test_export_and_predict(tmp_path: Path, ray_head: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,4 +201,4 @@ def test_export_and_predict(tmp_path: Path, ray_head: dict[str, str], monkeypatc
     export = ["export", "--model", model, "--out", out]
     predict = ["predict", "--source", str(HERE / "photographs"), "--model", model, "--out", out]
     predict += ["--ray.cpus", "2", "--tracking.uri", "off"]
-    refused([export, [], predict], tmp_path, FULL, size="1m")
+    refused([export, ["fill"], predict], tmp_path, size="1m")

@@ -6,10 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
+from tests.command_line import ufgvc
 from tests.factories import put
 
 TINY = ["--photographs", "16", "--rounds", "3", "--backbones", "shufflenet_v2_x0_5", "--sides", "32", "--batches", "4"]
@@ -61,16 +65,28 @@ def test_all_parts_leave_their_tables_and_nothing_else(tmp_path: Path) -> None:
         assert title in done.stdout
 
 
-def test_own_photographs_are_measured(tmp_path: Path) -> None:
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """As many threads afterwards as before: `bench` takes them all."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_own_photographs_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_local: None, threads: None
+) -> None:
     for k in range(18):
         put(tmp_path / "leaves" / f"{k}.png")
-    flags = ("--out", str(tmp_path / "out"), "--source", str(tmp_path / "leaves"), "--parts", "reading", "step")
-    done = bench(tmp_path / "tmp", *flags)
-    assert done.returncode == 0, done.stderr[-3000:]
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    flags = ("--out", tmp_path / "out", "--source", tmp_path / "leaves", "--parts", "reading", "step")
+    done = ufgvc("bench", "--device", "cpu", *TINY, *flags)
+    assert done.code == 0, done.err[-3000:]
     found = json.loads((tmp_path / "out" / "bench.json").read_text())
     assert list(found["measured"]) == ["Reading: decode, square to 512 px, both masks"]
     assert [step["case"]["method"] for step in found["steps"]] == ["resnet50", "mask_guided"]
-    assert "The user's photographs" in done.stdout
+    assert "The user's photographs" in done.out
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["bench.json", "bench.md"]
     assert not [path.name for path in (tmp_path / "tmp").iterdir() if path.name.startswith("ufgvc")]
 

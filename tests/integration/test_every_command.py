@@ -222,7 +222,8 @@ class TestModels:
         assert "== evaluate" in ended.out
 
 
-@pytest.mark.parametrize("runtime", ["auto", "onnx"])
+# test_calibrate_predict.py exports for a prediction too, and test_export above by the command line.
+@pytest.mark.parametrize("runtime", ["auto", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_predict_with_the_saved_model(runtime: str, tmp_path: Path, ray_local: None) -> None:
     ended = done(
         "predict",

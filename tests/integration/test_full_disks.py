@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.disks import on_small_disk, ufgvc
+from tests.factories import put
+from tests.golden.trainings import HERE
+from tests.integration.disks import on_small_disk
 
 FULL, READ_ONLY = r"no space is left on this disk", "the disk is read-only"
 TRAIN = [
@@ -65,7 +67,8 @@ def before(tmp_path: Path) -> Path:
     return tmp_path / "before"
 
 
-@pytest.mark.parametrize("kind", ["small", "full", "read-only"])
+# A full disk is also that of test_export_and_predict.
+@pytest.mark.parametrize("kind", ["small", pytest.param("full", marks=pytest.mark.slow), "read-only"])
 def test_writers(kind: str, before: Path, tmp_path: Path) -> None:
     """Each writer in a folder of its own on one disk; all in one process, which imports for seconds."""
     (tmp_path / "source").mkdir()
@@ -107,27 +110,76 @@ for name, code in json.loads((root / 'writers.json').read_text()).items():
         assert "\n  -> " in answer, name
 
 
-def refused(command: list[str], folder: Path, message: str, **disk: object) -> None:
-    code, said = on_small_disk(command, folder, **disk)  # type: ignore[arg-type]
-    assert code == 2, said
-    assert f"ufgvc {command[3]}: {folder / 'disk'}" in said
-    assert message in said
+# Several commands in one process, which imports for seconds, and in one Ray session. ["fill"]: nothing more goes on the
+# disk, ["lock"]: it is read-only from here on.
+COMMANDS = """
+import json, pathlib, shutil, subprocess, sys
+from ufgvc.cli import main
+from ufgvc.runtime.session import RaySettings, ray_session
+disk = pathlib.Path(sys.argv[1])
+session = ray_session(RaySettings(cpus=2))
+session.__enter__()
+for arguments in json.loads(sys.argv[2]):
+    if arguments == ['lock']:
+        subprocess.run(['mount', '-o', 'remount,ro', str(disk)], check=True)
+    elif arguments != ['fill']:
+        try:
+            code = main(arguments)
+        except SystemExit as stopped:
+            code = stopped.code
+        print('CODE', arguments[0], code, flush=True)
+        for path in disk.rglob('*.ufgvc-tmp-*'):
+            print('LEFT', path)
+        shutil.rmtree(disk / 'new', ignore_errors=True)
+    else:
+        try:
+            with open(disk / 'filling', 'wb', buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+        except OSError:
+            pass
+session.__exit__(None, None, None)
+"""
+
+
+def refused(commands: list[list[str]], folder: Path, size: str) -> None:
+    """Each of the commands (one list of arguments) ends with 2 and says that the disk is full, or after ["lock"] that
+    it is read-only.
+    """
+    program = [sys.executable, "-c", COMMANDS, str(folder / "disk"), json.dumps(commands)]
+    code, said = on_small_disk(program, folder, size=size)
+    assert code == 0, said
+    rest, message = said, FULL
+    for name, *others in commands:
+        if others:
+            part, found, rest = rest.partition(f"CODE {name} ")
+            assert found, said
+            assert rest.startswith("2\n"), said
+            assert f"ufgvc {name}: {folder / 'disk'}" in part, said
+            assert message in part, said
+        elif name == "lock":
+            message = READ_ONLY
     for bad in ("Traceback", "LOST", "LEFT"):
         assert bad not in said, said
 
 
-def test_synth_and_ingest(small_dataset: str, tmp_path: Path) -> None:
-    source, disk = Path(small_dataset).parent / "source", tmp_path / "disk"
-    refused(ufgvc("synth", "--out", f"{disk}/new", "--size", "64"), tmp_path, FULL, size="100k")
-    new = ufgvc("ingest", "--source", str(source), "--data", f"{disk}", "--name", "new", "--ray.cpus", "2")
-    refused(new, tmp_path, FULL, size="16k")
-    refused(new, tmp_path, READ_ONLY, read_only=True)
+def test_synth_and_ingest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a Ray session of its own: the workers of another would see another disk, and they write the photographs."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for split in ("train", "test"):
+        for cultivar in "ab":
+            for number in range(4):
+                put(tmp_path / "source" / split / cultivar / f"{split} {number}.png")
+    disk = tmp_path / "disk"
+    synth = ["synth", "--out", f"{disk}/new", "--size", "64"]
+    ingest = ["ingest", "--source", f"{tmp_path / 'source'}", "--data", f"{disk}", "--name", "new"]
+    refused([synth, ingest, ["lock"], ingest], tmp_path, size="16k")
 
 
 @pytest.mark.slow
 def test_train(small_dataset: str, tmp_path: Path) -> None:
     """The disk holds the run's small files, and not its checkpoint, which Ray Train copies in the background."""
-    train = ufgvc(
+    train = [
         "train",
         "--data",
         small_dataset,
@@ -138,35 +190,15 @@ def test_train(small_dataset: str, tmp_path: Path) -> None:
         "off",
         "--ray.cpus",
         "2",
-    )
-    refused(train, tmp_path, FULL, size="300k")
+    ]
+    refused([train], tmp_path, size="300k")
 
 
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    import torch
-
-    from ufgvc import methods
-    from ufgvc.models.format import save_model
-
-    torch.manual_seed(0)
-    made = methods.build("resnet50", 2, init="none", backbone="shufflenet_v2_x0_5")
-    made.net.eval()
-    save_model(
-        tmp_path / "model",
-        made,
-        ("ash", "birch"),
-        {"resize": 40, "size": 32},
-        {"data": "none"},
-        {},
-    )
-    return tmp_path / "model"
-
-
-def test_predict_and_export(model: Path, small_dataset: str, tmp_path: Path) -> None:
-    source, disk = Path(small_dataset).parent / "source" / "images", tmp_path / "disk"
-    predict = ufgvc(
-        "predict", "--source", str(source), "--model", str(model), "--out", f"{disk}/out", "--ray.cpus", "2"
-    )
-    refused(predict, tmp_path, FULL, full=True)
-    refused(ufgvc("export", "--model", str(model), "--out", f"{disk}/out"), tmp_path, FULL, size="2m")
+def test_export_and_predict(tmp_path: Path, ray_head: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is smaller than the ONNX file, then full."""
+    monkeypatch.setenv("RAY_ADDRESS", ray_head["RAY_ADDRESS"])
+    model, out = str(HERE / "model"), f"{tmp_path / 'disk'}/new"
+    export = ["export", "--model", model, "--out", out]
+    predict = ["predict", "--source", str(HERE / "photographs"), "--model", model, "--out", out]
+    predict += ["--ray.cpus", "2", "--tracking.uri", "off"]
+    refused([export, ["fill"], predict], tmp_path, size="1m")

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from cluster.gpu import collect, pack, run, wheels
+from cluster.gpu import collect, commands, pack, run, wheels
 from cluster.gpu.commands import Command, Log, watch
 from cluster.gpu.parts import Part
 from cluster.gpu.paths import GpuCallError
@@ -93,7 +93,10 @@ def processes(words: str) -> list[int]:
     return found
 
 
-def test_commands_side_by_side_end_each_in_its_way(begin: Callable[..., Command], tmp_path: Path) -> None:
+def test_commands_side_by_side_end_each_in_its_way(
+    begin: Callable[..., Command], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "GRACE", 3.0)
     ticks: list[float] = []
     children = [
         begin("fine", "print('figures')"),

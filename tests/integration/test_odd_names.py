@@ -34,6 +34,8 @@ NAMES = {
     "colon": "s3:leaf",
     "dots": "a..b..",
 }
+FOLDERS = ("blanks", "quotes", "percent", "hash", "dollars", "umlauts", "umlauts apart", "backslash", "dash")
+ALL = " ".join(NAMES[name] for name in reversed(FOLDERS))  # begins with the dash, ends with a blank
 TRAIN = (
     "--method",
     "resnet50",
@@ -97,23 +99,11 @@ def test_every_photograph_is_named_or_listed(source: Path, tmp_path: Path) -> No
     assert set(listed(tmp_path / "out")) == wanted
 
 
-def test_cultivars_in_a_report(data: Path, tmp_path: Path) -> None:
-    ended = ufgvc("train", "--data", data, "--runs", tmp_path, *TRAIN, *SIZES, *OFF)
-    assert ended.code == 0, ended.text
-    model = ended.out.strip().rpartition("model ")[2]
-    ended = ufgvc("evaluate", "--data", data, "--runs", tmp_path, "--model", model, *OFF)
-    assert ended.code == 0, ended.text
-    page = Path(model).parent.joinpath("report", "report.html").read_text(encoding="utf-8")
-    assert "<b>bold & co" not in page
-
-
-@pytest.mark.parametrize(
-    "name", ["blanks", "quotes", "percent", "hash", "dollars", "umlauts", "umlauts apart", "backslash", "dash"]
-)
+@pytest.mark.parametrize("name", ["all of them", *(pytest.param(each, marks=pytest.mark.slow) for each in FOLDERS)])
 def test_folders_of_such_names(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_local: None) -> None:
     """--source, --data, --model and --out, as paths from here and from the root."""
     monkeypatch.chdir(tmp_path)
-    odd = NAMES[name]
+    odd = NAMES.get(name, ALL)
     for split in ("train", "test"):
         for cultivar in "ab":
             put(Path(odd, split, cultivar, f"{split}.png"), (split, cultivar))
@@ -135,27 +125,20 @@ def test_a_folder_in_which_mlflow_can_keep_no_database(name: str, tmp_path: Path
     assert os.listdir(tmp_path) in ([], [name])  # nothing under another name
 
 
-def test_runs_and_exports_in_a_folder_of_such_a_name(tmp_path: Path, ray_local: None) -> None:
+def test_runs_in_a_folder_of_such_a_name_and_cultivars_in_a_report(data: Path, tmp_path: Path) -> None:
     """MLflow's database, checkpoints, the cache and the report as well."""
     runs = tmp_path / "my runs, 100 #1 ü 'q' $HOME"
-    ended = ufgvc("train", "--data", HERE / "leaves", "--runs", runs, *TRAIN, *SIZES)
+    ended = ufgvc("train", "--data", data, "--runs", runs, *TRAIN, *SIZES)
     assert ended.code == 0, ended.text
     model = ended.out.strip().rpartition("model ")[2]
     assert Path(model, "model.json").is_file()
     assert sorted(os.listdir(tmp_path)) == [runs.name]
-    ended = ufgvc("evaluate", "--data", HERE / "leaves", "--runs", runs, "--model", model)
+    ended = ufgvc("evaluate", "--data", data, "--runs", runs, "--model", model)
     assert ended.code == 0, ended.text
-    ended = ufgvc(
-        "predict",
-        "--source",
-        HERE / "photographs",
-        "--runs",
-        runs,
-        "--model",
-        "models:/ufgvc-golden@challenger",
-        "--out",
-        tmp_path / "o",
-    )
+    page = Path(model).parent.joinpath("report", "report.html").read_text(encoding="utf-8")
+    assert "<b>bold & co" not in page
+    named = ("--model", "models:/ufgvc-odd@challenger", "--out", tmp_path / "o")
+    ended = ufgvc("predict", "--source", HERE / "photographs", "--runs", runs, *named)
     assert ended.code == 0, ended.text
 
 

@@ -74,7 +74,8 @@ def test_an_answer_that_is_cut_off(store: Store, middle: Path, read: Callable[[S
     [
         (503, "SlowDown", r"slow down.*\n.*later"),
         (500, "InternalError", r"fails.*\n.*later"),
-        (429, "", r"slow down.*\n.*later"),
+        # It is tried again as 503 is, which test_a_refusal_that_passes shows, and says the same.
+        pytest.param(429, "", r"slow down.*\n.*later", marks=pytest.mark.slow),
     ],
 )
 def test_a_refusal_that_stays(

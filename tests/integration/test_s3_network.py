@@ -15,6 +15,7 @@ import pytest
 from tests.integration.s3_servers import new_bucket, start_middle, use_server
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, open_store
+from ufgvc.synthetic import SynthSettings, synthesize
 
 PROXIES = (
     "HTTP_PROXY",
@@ -181,21 +182,8 @@ def test_ingest_by_way_of_a_proxy(s3_endpoint: str, free_port: Callable[[], int]
     bucket = new_bucket(s3_endpoint)
     with pytest.MonkeyPatch.context() as environment:
         use_server(s3_endpoint, environment)
-        synth = [
-            sys.executable,
-            "-m",
-            "ufgvc.cli",
-            "synth",
-            "--out",
-            str(tmp_path / "drawn"),
-            "--size",
-            "64",
-            "--cultivars",
-            "2",
-        ]
-        subprocess.run(
-            [*synth, "--train-per-cultivar", "2", "--test-per-cultivar", "2"], check=True, capture_output=True
-        )
+        settings = SynthSettings(cultivars=2, train_per_cultivar=2, test_per_cultivar=2, size=64)
+        synthesize(tmp_path / "drawn", settings)
         open_store(f"s3://{bucket}/src").upload(tmp_path / "drawn")
         with start_middle(free_port(), tmp_path, []) as proxy:
             command = [

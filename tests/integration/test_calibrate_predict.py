@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -37,6 +38,8 @@ from ufgvc.training.settings import TrainSettings
 from ufgvc.training.worker import train_in_process
 
 OFF = TrackingSettings(uri="off")
+TRAINED: dict[str, tuple[dict[str, Any], str]] = {}
+"""{validation: (what a training ends with, its metrics.jsonl)} of the trainings of this module"""
 COLOURS = {"amber": (190, 110, 60), "birch": (90, 150, 80), "cedar": (90, 110, 160)}
 SMALL = EvaluateSettings(cam_leaves=0, region_leaves=0, max_actors=0)
 
@@ -51,7 +54,7 @@ def leaf(name: str, seed: int, side: int = 48) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> str:
+def data(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Iterator[str]:
     root = tmp_path_factory.mktemp("leaves")
     for split, each in (("train", 6), ("test", 4)):
         for name in COLOURS:
@@ -60,11 +63,15 @@ def data(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> str:
                 (root / split / name / f"{number}.png").write_bytes(leaf(name, number + 100 * (split == "test")))
     uri = str(tmp_path_factory.mktemp("data") / "colours")
     ingest(str(root), uri)
-    return uri
+    yield uri
+    TRAINED.clear()
 
 
 def trained(data: str, runs: Path, validation: str = "last", tracking: TrackingSettings = OFF) -> str:
-    """The URI of a run's model, as `train` writes it; without Ray Train, whose start takes longer than the training."""
+    """The URI of a run's model, as `train` writes it; without Ray Train, whose start takes longer than the training.
+
+    All runs with the same validation are the same training, which happens once.
+    """
     dataset = open_dataset(data)
     method = build("resnet50", len(dataset.classes), backbone="resnet18")
     settings = TrainSettings(
@@ -72,18 +79,18 @@ def trained(data: str, runs: Path, validation: str = "last", tracking: TrackingS
     )
     plan, identity = make_worker_config(dataset, method, settings, 0, None, str(runs))
     store = open_store(plan.run)
+    if validation not in TRAINED:
+        state = train_in_process(plan, torch.device("cpu"))
+        TRAINED[validation] = (
+            {name: state[name] for name in ("net", "best", "history")},
+            store.read_text("metrics.jsonl"),
+        )
+    state, metrics = TRAINED[validation]
+    store.write_text("metrics.jsonl", metrics)
     store.write_text("config.yaml", to_yaml(identity))
     run = start_run(Context(runs=str(runs), tracking=tracking), dataset.name, "train", identity, {}, store=store)
     with finish_run_on_exit(run):
-        save_trained(
-            store,
-            dataset,
-            method,
-            plan,
-            identity,
-            train_in_process(replace(plan, run_id=run.id), torch.device("cpu")),
-            run,
-        )
+        save_trained(store, dataset, method, plan, identity, state, run)
     return f"{plan.run}/model"
 
 
@@ -197,25 +204,28 @@ def test_a_leaf_above_the_threshold_is_unknown_and_keeps_its_candidates(
     assert {row["cultivar"] for row in named.values()} <= set(COLOURS)
 
 
-def test_a_cultivar_that_is_called_unknown_is_another_thing(calibrated: str, photographs: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("classes", "marker"),
+    [
+        pytest.param(["Unknown", "birch", "cedar"], "(unknown)", marks=pytest.mark.slow),
+        (["unknown", "(unknown)", "cedar"], "((unknown))"),
+    ],
+)
+def test_a_cultivar_that_is_called_unknown_is_another_thing(
+    classes: list[str], marker: str, calibrated: str, photographs: str, tmp_path: Path
+) -> None:
     folder = open_store(str(tmp_path / "named"))
     folder.upload(Path(calibrated))
     info = folder.read_json("model.json")
-    for classes, marker in (
-        (["Unknown", "birch", "cedar"], "(unknown)"),
-        (["unknown", "(unknown)", "cedar"], "((unknown))"),
-    ):
-        info["classes"] = classes
-        info["calibration"]["threshold"] = -1.0  # no leaf is known
-        folder.write_json("model.json", info)
-        rows = rows_of(
-            predict(photographs, folder.uri, str(tmp_path / "out"), PredictSettings(), Context(tracking=OFF))
-        )
-        assert {(row["cultivar"], row["known"]) for row in rows.values()} == {(marker, "false")}
-        assert {row["top1_cultivar"] for row in rows.values()} <= set(classes)
-        table = load_model(folder.uri).predict([path.read_bytes() for path in sorted(Path(photographs).glob("*.png"))])
-        assert set(table.cultivar) == {marker}
-        assert not table.known.any()
+    info["classes"] = classes
+    info["calibration"]["threshold"] = -1.0  # no leaf is known
+    folder.write_json("model.json", info)
+    rows = rows_of(predict(photographs, folder.uri, str(tmp_path / "out"), PredictSettings(), Context(tracking=OFF)))
+    assert {(row["cultivar"], row["known"]) for row in rows.values()} == {(marker, "false")}
+    assert {row["top1_cultivar"] for row in rows.values()} <= set(classes)
+    table = load_model(folder.uri).predict([path.read_bytes() for path in sorted(Path(photographs).glob("*.png"))])
+    assert set(table.cultivar) == {marker}
+    assert not table.known.any()
 
 
 def test_a_model_that_was_never_calibrated_says_so(data: str, photographs: str, tmp_path: Path) -> None:
@@ -264,7 +274,7 @@ def test_a_model_with_held_out_leaves_is_calibrated_when_it_is_trained(
     assert again.threshold > 0
 
 
-@pytest.mark.parametrize("validation", ["holdout", "kfold"])
+@pytest.mark.parametrize("validation", ["holdout", pytest.param("kfold", marks=pytest.mark.slow)])
 def test_a_model_with_held_out_leaves_is_evaluated_and_registered(data: str, tmp_path: Path, validation: str) -> None:
     tracking = TrackingSettings(uri=f"sqlite:///{tmp_path}/mlflow.db")
     model = trained(data, tmp_path, validation, tracking)

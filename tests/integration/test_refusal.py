@@ -37,7 +37,8 @@ def fail(config: dict[str, Any]) -> None:
     raise RuntimeError("our fault")
 
 
-@pytest.mark.parametrize(("mistake", "starts"), [(True, 1), (False, 2)])
+# That other faults are tried again is shown by the killed worker of test_training.py.
+@pytest.mark.parametrize(("mistake", "starts"), [(True, 1), pytest.param(False, 2, marks=pytest.mark.slow)])
 def test_only_our_faults_are_tried_again(mistake: bool, starts: int, tmp_path: Path) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -80,6 +81,7 @@ def test_a_batch_too_large_is_told_by_a_training_in_one_process(
     assert "--train.batch-size 2" in str(caught.value)
 
 
+@pytest.mark.slow  # test_benchmark.py has a training that fails
 def test_a_trial_that_fails_is_one_line_of_the_table(small_dataset: str, tmp_path: Path) -> None:
     dataset = open_dataset(small_dataset)
     method = build("resnet50", num_classes=len(dataset.classes), backbone="shufflenet_v2_x0_5")

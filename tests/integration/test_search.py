@@ -54,7 +54,7 @@ pytestmark = pytest.mark.usefixtures("ray_local")
 
 
 def arguments(folder: Path, data: str, **more: object) -> list[str]:
-    settings = {"num_trials": 4, "repeats": 1, "seeds": 1, "grace_epochs": 1, "max_concurrent_trials": 2} | more
+    settings = {"num_trials": 3, "repeats": 1, "seeds": 1, "grace_epochs": 1, "max_concurrent_trials": 2} | more
     given = {name: value for name, value in TRAIN.model_dump(mode="json").items() if value is not None}
     shared = {"options": OPTIONS, "mask_kind": given.pop("mask_kind"), "train": given}
     (folder / "search.yaml").write_text(yaml.safe_dump(shared | {"search": settings}))
@@ -112,7 +112,7 @@ def test_a_search_killed_twice_resumes_and_writes_its_report(
     assert done.code == 0, done.text
     after = ended(tmp_path)
     assert all(after[path] == stamp for path, stamp in before.items()), "finished trials were run again"
-    assert [path.parent.name for path in sorted(after)] == ["0000", "0001", "0002", "0003", "0004"]
+    assert [path.parent.name for path in sorted(after)] == ["0000", "0001", "0002", "0003"]
     assert "trials were finished before" in caplog.text
     assert not list(folder.glob("trials/*/fold-*/checkpoints")), "the weights of trials are deleted"
     assert {"report.html", "trials.csv", "best.yaml", "config.yaml"} <= {path.name for path in folder.iterdir()}
@@ -141,7 +141,7 @@ def _nested_runs(folder: Path) -> None:
     (parent,) = [run for run in runs if run.data.tags.get("step") == "search"]
     assert parent.info.status == "FINISHED"
     trials = [run for run in below(parent.info.run_id) if run.data.tags["step"] == "trial"]
-    assert sorted(run.info.run_name for run in trials) == [f"trial-{number}" for number in range(5)]
+    assert sorted(run.info.run_name for run in trials) == [f"trial-{number}" for number in range(4)]
     for trial in trials:
         assert trial.info.status == "FINISHED"
         assert "options.fusion.base" in trial.data.params
@@ -156,12 +156,12 @@ def test_the_test_leaves_are_never_opened_before_the_end(small_dataset: str, tmp
     shutil.copytree(small_dataset, data)
     for part in (data / "images").glob("test-*"):
         part.unlink()
-    settings = SearchSettings(num_trials=2, repeats=0, seeds=0)
+    settings = SearchSettings(num_trials=1, repeats=0, seeds=0)
     train = TRAIN.model_copy(update={"epochs": 1})
     done = search(
         str(data), "mask_guided", OPTIONS, train, settings, Context(runs=str(tmp_path / "runs"), tracking=OFF)
     )
-    assert len(list(Path(done.folder).glob("trials/*/result.json"))) == 2
+    assert len(list(Path(done.folder).glob("trials/*/result.json"))) == 1
     assert (Path(done.folder) / "best.yaml").exists()
     with pytest.raises(FileNotFoundError):
         search(
@@ -214,7 +214,7 @@ def test_a_failure_ends_its_trial_only(ray_local: None, tmp_path: Path) -> None:
         folder=str(tmp_path / "search"),
     )
     settings = SearchSettings(num_trials=2, repeats=1)
-    resources = TrialResources({"CPU": 1.0}, max_concurrent=2, threads=1)
+    resources = TrialResources({"CPU": 1.0}, max_concurrent=1, threads=1)
     recorded: list[TrialConfig] = []
     results = run_trials(store, settings, 3, resources, lambda trial, result: recorded.append(trial))
     assert [result.state for result in results] == ["failed"] * 3

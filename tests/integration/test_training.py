@@ -112,6 +112,7 @@ def test_the_same_settings_find_the_finished_run(leaves: str, trained: TrainResu
     assert again.run == trained.run
 
 
+@pytest.mark.slow  # the killed worker below, and the killed pipeline in test_pipeline.py, resume too
 def test_a_run_without_its_model_resumes_from_the_last_checkpoint(
     leaves: str, trained: TrainResult, tmp_path: Path
 ) -> None:
@@ -212,5 +213,5 @@ def test_the_test_leaves_choose_the_epoch_and_never_calibrate(leaves: str, tmp_p
 
 def test_what_cannot_be_scheduled_is_refused(leaves: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"leave none of the {SLOTS} for Ray Data") as caught:
-        run(leaves, tmp_path, workers=SLOTS, batch_size=4 * SLOTS, cpus_per_worker=1)
+        run(leaves, tmp_path, workers=2, cpus_per_worker=SLOTS / 2)
     assert "--train.cpus-per-worker" in str(caught.value)

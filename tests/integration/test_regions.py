@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -46,14 +45,6 @@ def leaf(k: int) -> tuple[np.ndarray, list[Box]]:
     vein = Box("vein", 43 + dx, 10 + dy, 54 + dx, 70 + dy)
     sides = [Box("contour", 18 + dx, 10 + dy, 43 + dx, 70 + dy), Box("contour", 54 + dx, 10 + dy, 78 + dx, 70 + dy)]
     return image, [vein, *sides]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """The threads of a training on a few tiny images would wait for each other, and for the tests beside this one."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ufgvc.regions.yolo.cpu_count", lambda: 1)
-        yield
 
 
 @pytest.fixture(scope="module")

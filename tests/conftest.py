@@ -26,6 +26,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         config.stash[_ANNOUNCED] = Path(tempfile.mkdtemp(prefix="ufgvc-tests-"))
         ray_head.announce(config.stash[_ANNOUNCED])
+        # Else each MLflow server starts processes for jobs that we do not use.
+        os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -13,6 +13,14 @@ from tests.integration import ray_head as ray_head_process
 from tests.integration.s3_servers import KEY, SECRET
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread_for_the_detector() -> Iterator[None]:
+    """The threads of a training on a few tiny images wait for each other while other tests have the cores."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ufgvc.regions.yolo.cpu_count", lambda: 1)
+        yield
+
+
 @pytest.fixture(scope="session")
 def ray_head() -> dict[str, str]:
     """Environment variables with which a command joins the Ray head of this pytest run."""

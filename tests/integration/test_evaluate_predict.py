@@ -97,10 +97,11 @@ def test_every_test_leaf_is_scored_once_and_the_report_tells_it(run: str, data: 
 
 
 def test_actors_give_the_same_numbers(run: str, data: str, tmp_path: Path, ray_local: None) -> None:
-    here = evaluate(data, f"{run}/model", {}, SMALL, Context(runs=str(tmp_path), tracking=OFF))
+    plain = SMALL.model_copy(update={"cam_leaves": 0, "region_leaves": 0})
+    here = evaluate(data, f"{run}/model", {}, plain, Context(runs=str(tmp_path), tracking=OFF))
     first = pq.read_table(Path(run) / "report" / "predictions.parquet")
     there = evaluate(
-        data, f"{run}/model", {}, SMALL.model_copy(update={"workers": 2}), Context(runs=str(tmp_path), tracking=OFF)
+        data, f"{run}/model", {}, plain.model_copy(update={"max_actors": 2}), Context(runs=str(tmp_path), tracking=OFF)
     )
     second = pq.read_table(Path(run) / "report" / "predictions.parquet")
     assert first["image_id"] == second["image_id"]
@@ -114,10 +115,10 @@ def test_a_model_for_other_cultivars_is_refused(data: str, tmp_path: Path) -> No
         evaluate(data, model, {}, SMALL, Context(runs=str(tmp_path), tracking=OFF))
 
 
-def test_a_model_of_another_state_of_the_data_is_marked(data: str, tmp_path: Path) -> None:
+def test_a_model_of_another_version_of_the_data_is_marked(data: str, tmp_path: Path) -> None:
     model = make_model(tmp_path / "loose", data, fingerprint="0" * 64)
     result = evaluate(data, model, {}, SMALL, Context(runs=str(tmp_path), tracking=OFF))
-    assert "another state of the data set" in open_store(result.folder).read_text("report.html")
+    assert "trained on another version of the data set" in open_store(result.folder).read_text("report.html")
     assert Path(result.folder).is_relative_to(tmp_path / "tiny" / "evaluate")
 
 
@@ -156,11 +157,12 @@ def test_photographs_come_from_a_bucket_and_predictions_go_to_one(run: str, s3: 
     store = open_store(f"{s3}/in")
     for place in range(5):
         store.write_bytes(f"deep/{place}.png", coloured(place % 3, place))
-    result = predict(
-        f"{s3}/in", f"{run}/model", f"{s3}/out", PredictSettings(batch_size=2, rows_per_file=2), Context(tracking=OFF)
-    )
+    settings = PredictSettings(batch_size=2, rows_per_file=2, max_actors=1)
+    result = predict(f"{s3}/in", f"{run}/model", f"{s3}/out", settings, Context(tracking=OFF))
     assert (result.predicted, result.rejected, len(result.parquet)) == (5, 0, 3)
-    again = predict(f"{s3}/in", f"{run}/model", f"{s3}/out", PredictSettings(batch_size=2), Context(tracking=OFF))
+    again = predict(
+        f"{s3}/in", f"{run}/model", f"{s3}/out", PredictSettings(batch_size=2, max_actors=1), Context(tracking=OFF)
+    )
     assert open_store(f"{s3}/out").list("predictions") == ["predictions/part-00000.parquet"]
     assert again.predicted == 5
     rows = list(csv.DictReader(io.StringIO(open_store(f"{s3}/out").read_text("predictions.csv"))))

@@ -33,7 +33,7 @@ TINY = {
         "crop": 32,
         "cpus_per_worker": 0.5,
     },
-    "evaluate": {"cam_leaves": 1, "region_leaves": 1},
+    "evaluate": {"cam_leaves": 0, "region_leaves": 0},
     "tracking": {"uri": "off"},
 }
 

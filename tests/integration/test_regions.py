@@ -18,7 +18,7 @@ from ufgvc.data.images import decode_mask
 from ufgvc.data.ingest import IngestSettings, ingest
 from ufgvc.regions.annotated import write_example
 from ufgvc.regions.detector import Detector, load_detector
-from ufgvc.regions.mask_dataset import mask
+from ufgvc.regions.mask_dataset import mask, newest_detector
 from ufgvc.regions.mask_results import Coverage, check_masks
 from ufgvc.regions.settings import DetectSettings, MaskSettings
 from ufgvc.regions.train_detector import detect
@@ -31,6 +31,8 @@ from ufgvc.training.settings import TrainSettings
 REGIONS = ("vein", "contour")
 TINY = DetectSettings(num_annotated=6, image_size=64, epochs=1, batch_size=4, init="none", confidence=0.001)
 OFF = TrackingSettings(uri="off")
+ONE = {"max_actors": 1}
+"""where the number of actors does not matter: each imports torch and the detector's library for seconds"""
 
 
 def leaf(k: int) -> tuple[np.ndarray, list[Box]]:
@@ -85,13 +87,13 @@ def test_a_detector_learns_saves_and_loads_without_a_pickle(tmp_path: Path):
     for k in range(8):
         write_example(tmp_path / "yolo", f"{k}", *leaf(k), REGIONS, 64)
     losses = []
-    config = YoloConfig(image_size=64, epochs=6, batch_size=4, learning_rate=3e-3)
+    config = YoloConfig(image_size=64, epochs=4, batch_size=4, learning_rate=3e-3)
 
     def on_epoch(epoch: int, parts: dict[str, float]) -> None:
         losses.append(sum(parts.values()))
 
     net = train_yolo(tmp_path / "yolo", tmp_path / "work", REGIONS, config, on_epoch=on_epoch)
-    assert len(losses) == 6
+    assert len(losses) == 4
     assert losses[-1] < losses[0]
     again = train_yolo(tmp_path / "yolo", tmp_path / "work2", REGIONS, config)
     assert all((a == b).all() for a, b in zip(net.state_dict().values(), again.state_dict().values(), strict=True))
@@ -113,7 +115,7 @@ def detected(data: str, runs: str):
     return detect(data, TINY, Context(runs=runs, tracking=OFF, seed=1))
 
 
-def test_detect_writes_a_complete_run_and_finds_it_again(data: str, runs: str, detected):
+def test_detect_writes_a_complete_run_finds_it_again_and_takes_the_newest(data: str, runs: str, detected):
     run = Path(detected.run)
     assert {path.name for path in run.iterdir()} >= {"config.yaml", "metrics.json", "model", "report"}
     assert not list(run.glob("work-*"))
@@ -127,7 +129,9 @@ def test_detect_writes_a_complete_run_and_finds_it_again(data: str, runs: str, d
     again = detect(data, TINY, Context(runs=runs, tracking=OFF, seed=1))
     assert again.found
     assert again.metrics == detected.metrics
-    assert detect(data, TINY, Context(runs=runs, tracking=OFF, seed=2)).run != detected.run
+    newest = detect(data, TINY, Context(runs=runs, tracking=OFF, seed=2))
+    assert newest.run != detected.run
+    assert newest_detector(open_dataset(data), runs) == newest.model
 
 
 def test_coco_weights_that_are_not_there_are_refused_before_training(data: str, runs: str):
@@ -155,18 +159,20 @@ def test_masks_of_detected_boxes(data: str, runs: str, detected, ray_local: None
 
 
 def test_other_kinds_use_the_existing_boxes(data: str, runs: str, detected, ray_local: None):
-    mask(data, MaskSettings(mask_kind="box"), detected.model, context=Context(runs=runs))
+    mask(data, MaskSettings(mask_kind="box", **ONE), detected.model, context=Context(runs=runs))
     before = read_manifest(open_dataset(data), "regions/detected")
-    structure = mask(data, MaskSettings(mask_kind="structure"), detected.model, context=Context(runs=runs))
+    structure = mask(data, MaskSettings(mask_kind="structure", **ONE), detected.model, context=Context(runs=runs))
     assert read_manifest(open_dataset(data), "regions/detected") == before
     assert (
         structure.fingerprint
-        != mask(data, MaskSettings(mask_kind="box"), detected.model, context=Context(runs=runs)).fingerprint
+        != mask(data, MaskSettings(mask_kind="box", **ONE), detected.model, context=Context(runs=runs)).fingerprint
     )
 
 
 def test_masks_of_annotated_boxes_need_no_detector(data: str, ray_local: None, tmp_path: Path):
-    result = mask(data, MaskSettings(mask_kind="luminance", boxes="annotated"), context=Context(runs=str(tmp_path)))
+    result = mask(
+        data, MaskSettings(mask_kind="luminance", boxes="annotated", **ONE), context=Context(runs=str(tmp_path))
+    )
     assert result.complete == 12
     assert all(
         found["vein"].shape == (80, 96) and found["vein"].any() for found in masks_of(data, "luminance").values()
@@ -176,8 +182,8 @@ def test_masks_of_annotated_boxes_need_no_detector(data: str, ray_local: None, t
 def test_a_detector_that_finds_nothing_guides_nothing(
     data: str, runs: str, detected, ray_local: None, tmp_path: Path, caplog
 ):
-    strict = {"mask_kind": "box", "confidence": 0.9999}
-    before = mask(data, MaskSettings(mask_kind="box"), detected.model, context=Context(runs=runs))
+    strict = {"mask_kind": "box", "confidence": 0.9999, **ONE}
+    before = mask(data, MaskSettings(mask_kind="box", **ONE), detected.model, context=Context(runs=runs))
     with pytest.raises(UserError, match=r"every region on 0 of 8 training leaves \(0.0%\)") as caught:
         mask(data, MaskSettings(**strict), detected.model, context=Context(runs=runs))
     assert "--min-found 0" in str(caught.value)
@@ -207,7 +213,7 @@ def test_a_detector_that_finds_nothing_guides_nothing(
     again = mask(data, MaskSettings(**strict, min_found=0), detected.model, context=Context(runs=runs))
     assert not again.found, "masks that were not accepted before are made again"
     assert check_masks(dataset, "box").min_found == 0
-    mask(data, MaskSettings(mask_kind="box"), detected.model, context=Context(runs=runs))
+    mask(data, MaskSettings(mask_kind="box", **ONE), detected.model, context=Context(runs=runs))
 
 
 def test_a_detector_that_no_node_can_hold_is_refused(data: str, runs: str, detected, ray_local: None):
@@ -225,13 +231,6 @@ def test_a_detector_that_no_node_can_hold_is_refused(data: str, runs: str, detec
 def test_without_a_detector_the_command_to_run_is_named(data: str, tmp_path: Path, ray_local: None):
     with pytest.raises(UserError, match="ufgvc detect --data"):
         mask(data, MaskSettings(), context=Context(runs=str(tmp_path)))
-
-
-def test_the_newest_detector_is_taken(data: str, runs: str, detected, ray_local: None):
-    from ufgvc.regions.mask_dataset import newest_detector
-
-    newest = detect(data, TINY.model_copy(update={"confidence": 0.002}), Context(runs=runs, tracking=OFF, seed=1))
-    assert newest_detector(open_dataset(data), runs) == newest.model
 
 
 def test_one_damaged_photograph_costs_only_itself(data: str, runs: str, detected, tmp_path: Path):

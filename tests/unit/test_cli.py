@@ -305,8 +305,18 @@ def run_without_a_reader(program: list[str], unbuffered: bool) -> tuple[int, str
     return done.returncode, done.stderr
 
 
-@pytest.mark.parametrize("unbuffered", [False, True])
-@pytest.mark.parametrize("arguments", [["--help"], ["synth", "--help"], ["train", "--help"]])
+# A process each. The overview is written by us, the help of a command by tyro; a long one takes the way of a short one.
+@pytest.mark.parametrize(
+    ("arguments", "unbuffered"),
+    [
+        (["--help"], False),
+        (["--help"], True),
+        (["train", "--help"], False),
+        pytest.param(["train", "--help"], True, marks=pytest.mark.slow),
+        pytest.param(["synth", "--help"], False, marks=pytest.mark.slow),
+        (["synth", "--help"], True),
+    ],
+)
 def test_closed_output_ends_a_command_quietly(arguments: list[str], unbuffered: bool) -> None:
     assert run_without_a_reader(["-m", "ufgvc", *arguments], unbuffered) == (141, "")
 

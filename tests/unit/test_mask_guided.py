@@ -287,6 +287,7 @@ def test_softmax_to_the_letter_hardly_learns():
     batch = tiny_batch(side=224)
     for activation in ACTIVATIONS:
         method = tiny(activation=activation)
+        method.net.backbone.requires_grad_(False)  # only the attention's gradient is looked at
         total, count = method.losses(method.net.eval()(batch.images), batch)["vein"]
         (total / count).backward()
         pull[activation] = float(method.net.attention["vein"].conv.weight.grad.norm())

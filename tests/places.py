@@ -60,7 +60,7 @@ BASE: dict[str, tuple[str, ...]] = {
     ),
     "ingest": ("--source", "{}/photographs", "--data", "{}/out", "--split", "0.5"),
     "detect": ("--data", "{}/data", "--runs", "{}/runs", "--init", "none", "--num-annotated", "4", *OFF),
-    "mask": ("--data", "{}/data", "--runs", "{}/runs", "--boxes", "annotated", *OFF),
+    "mask": ("--data", "{}/data", "--runs", "{}/runs", "--box-source", "annotated", *OFF),
     "train": ("--data", "{}/data", "--runs", "{}/runs", *QUICK, *SIZES, *OFF),
     "evaluate": (
         "--data",
@@ -102,7 +102,7 @@ BASE: dict[str, tuple[str, ...]] = {
 # A flag has an effect only with these.
 WITH = {
     ("mask", "source"): ("--mask-kind", "exact"),
-    ("mask", "detector"): ("--boxes", "detected"),
+    ("mask", "detector"): ("--box-source", "detected"),
     ("detect", "coco-weights"): ("--init", "coco"),
     ("pipeline", "detect.coco-weights"): ("--detect.init", "coco"),
 }

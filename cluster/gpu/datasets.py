@@ -63,7 +63,7 @@ def make(name: str, photographs: Path, folder: Path, python: Path) -> None:
         run_ufgvc(
             python, "ingest", "--source", os.path.relpath(photographs, ROOT), "--data", str(folder), "--name", name
         )
-        flags = ["--boxes", "annotated", "--mask-kind", "box", "--runs", runs, "--tracking.uri", "off"]
+        flags = ["--box-source", "annotated", "--mask-kind", "box", "--runs", runs, "--tracking.uri", "off"]
         run_ufgvc(python, "mask", "--data", str(folder), *flags)
 
 

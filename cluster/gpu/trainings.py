@@ -175,7 +175,7 @@ class Maker(threading.Thread):
         leaves, data = folder(self.call) / f"{name}-leaves", self.path(name)
         size = TINY if self.call.dry else SYNTHETIC[name]
         boxes = (
-            "--boxes",
+            "--box-source",
             "annotated",
             "--mask-kind",
             "box",

@@ -183,7 +183,7 @@ def test_train_evaluate_promote_predict_serve_by_submission(
     where = stack.submit("python", "-c", "import os, ufgvc; print('code', ufgvc.__file__)")
     assert re.search(rf"code {re.escape(str(described(stack).session))}\S*/working_dir_files/", where), where
     assert "3 cultivars, 12 train, 6 test leaves" in job("ingest", "--source", "s3://ufgvc/photos", *data)
-    assert "masks (box) of 18 leaves" in job("mask", *data, *runs, "--boxes", "annotated")
+    assert "masks (box) of 18 leaves" in job("mask", *data, *runs, "--box-source", "annotated")
     small = TINY[TINY.index("--options.backbone") :]
     log = job(
         "train",

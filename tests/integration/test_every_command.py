@@ -181,7 +181,7 @@ class TestModels:
         for kind in ("box", "luminance", "structure"):
             assert (
                 f"masks ({kind})"
-                in done("mask", "--data", data, "--runs", runs, "--mask-kind", kind, "--boxes", "annotated").out
+                in done("mask", "--data", data, "--runs", runs, "--mask-kind", kind, "--box-source", "annotated").out
             )
 
     def test_promote_and_predict(self, data: Path, runs: Path, challenger: str, work: Path) -> None:

@@ -18,7 +18,7 @@ SETTINGS = {
     "name": "tiny",
     "synth": {"preset": "cotton80", "cultivars": 3, "train_per_cultivar": 4, "test_per_cultivar": 2, "size": 96},
     "detect": {"num_annotated": 6, "init": "none", "image_size": 64, "epochs": 1, "batch_size": 4},
-    "mask": {"boxes": "annotated_else_detected"},
+    "mask": {"box_source": "annotated_else_detected"},
     "method": "mask_guided",
     "options": {"backbone": "shufflenet_v2_x0_5"},
     "train": {"init": "none", "epochs": 6, "batch_size": 6, "resize": 40, "crop": 32, "checkpoint_seconds": 0},

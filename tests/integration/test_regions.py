@@ -19,7 +19,7 @@ from ufgvc.data.ingest import IngestSettings, ingest
 from ufgvc.regions.annotated import write_example
 from ufgvc.regions.detector import Detector, load_detector
 from ufgvc.regions.mask_dataset import mask, newest_detector
-from ufgvc.regions.mask_results import Coverage, check_masks
+from ufgvc.regions.mask_results import MaskCompleteness, check_masks
 from ufgvc.regions.settings import DetectSettings, MaskSettings
 from ufgvc.regions.train_detector import detect
 from ufgvc.regions.yolo import YoloConfig, train_yolo
@@ -171,7 +171,7 @@ def test_other_kinds_use_the_existing_boxes(data: str, runs: str, detected, ray_
 
 def test_masks_of_annotated_boxes_need_no_detector(data: str, ray_local: None, tmp_path: Path):
     result = mask(
-        data, MaskSettings(mask_kind="luminance", boxes="annotated", **ONE), context=Context(runs=str(tmp_path))
+        data, MaskSettings(mask_kind="luminance", box_source="annotated", **ONE), context=Context(runs=str(tmp_path))
     )
     assert result.complete == 12
     assert all(
@@ -197,7 +197,7 @@ def test_a_detector_that_finds_nothing_guides_nothing(
     assert mask(data, MaskSettings(**strict, min_found=0), detected.model, context=Context(runs=runs)).found
     with pytest.raises(UserError, match="every region on 0 of 8"):
         mask(data, MaskSettings(**strict), detected.model, context=Context(runs=runs))
-    assert check_masks(dataset, "box") == Coverage(0, 8, 0, 0.0)
+    assert check_masks(dataset, "box") == MaskCompleteness(0, 8, 0, 0.0)
     assert "the box masks show every region on 0 of 8 training leaves" in caplog.text
 
     # a manifest without min_found

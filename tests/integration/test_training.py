@@ -65,7 +65,7 @@ def leaves(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> str:
         (source / "labels" / f"{stem}.txt").unlink()
     data = str(folder / "data")
     assert ingest(str(source), data, name="tiny").counts == {"train": 13, "test": 6}
-    mask(data, MaskSettings(boxes="annotated"), context=Context(runs=str(folder / "runs")))
+    mask(data, MaskSettings(box_source="annotated"), context=Context(runs=str(folder / "runs")))
     return data
 
 

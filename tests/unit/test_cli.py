@@ -134,11 +134,11 @@ def test_the_kind_of_masks_is_one_setting(name: str, config: Any) -> None:
 
 
 def test_the_kind_of_masks_reaches_every_step_of_a_pipeline(config: Any) -> None:
-    settings = configured(config("mask_kind: exact\nboxes: /tmp/boxes\nmask: {boxes: annotated}\n"), "pipeline")
+    settings = configured(config("mask_kind: exact\nboxes: /tmp/boxes\nmask: {box_source: annotated}\n"), "pipeline")
     mask = settings.settings_for(
         COMMANDS.get("mask").settings(), settings.mask, detector=None, mask_kind=settings.mask_kind
     )
-    assert (mask.mask_kind, mask.boxes, mask.source, settings.boxes) == (
+    assert (mask.mask_kind, mask.box_source, mask.source, settings.boxes) == (
         "exact",
         "annotated",
         "/tmp/source",
@@ -434,7 +434,7 @@ def test_absolute_places_and_names_are_accepted_in_a_job() -> None:
         check_absolute(settings_of("train", "--data", "leaves"))
     check_absolute(settings_of("train", "--data", "~/leaves", "--runs", "s3://bucket/runs"))
     shared = ["--data", "s3://b/d", "--runs", "s3://b/r"]
-    check_absolute(settings_of("mask", *shared, "--boxes", "annotated"))  # a choice, no place
+    check_absolute(settings_of("mask", *shared, "--box-source", "annotated"))  # a choice, no place
     check_absolute(settings_of("train", *shared, "--train.init", "imagenet"))
     models = ["--model", "models:/ufgvc-x@champion", "--compare", "old=runs:/0123/model"]
     check_absolute(settings_of("evaluate", *shared, *models))

@@ -14,7 +14,7 @@ from ufgvc.evaluation.model_card import model_card
 from ufgvc.evaluation.provenance import facts, warnings
 from ufgvc.methods import build
 from ufgvc.models.model import LoadedModel
-from ufgvc.regions.mask_results import Coverage
+from ufgvc.regions.mask_results import MaskCompleteness
 
 
 def shard(split: str, **found: int) -> dict[str, Any]:
@@ -36,14 +36,14 @@ ROWS = [shard("train", both=3, vein=2), shard("train", vein=4, none=1), shard("t
     ],
 )
 def test_an_image_with_every_possible_region_is_complete(rows: Any, regions: Any, train: int, complete: int) -> None:
-    assert Coverage.from_rows(rows, regions, 0.5) == Coverage(train, 10, complete, 0.5)
+    assert MaskCompleteness.from_rows(rows, regions, 0.5) == MaskCompleteness(train, 10, complete, 0.5)
 
 
 def test_the_required_share() -> None:
-    Coverage(5, 10, 5).check(0.5, "here", "do that")
-    Coverage(0, 10, 0).check(0, "here", "do that")
+    MaskCompleteness(5, 10, 5).check(0.5, "here", "do that")
+    MaskCompleteness(0, 10, 0).check(0, "here", "do that")
     with pytest.raises(UserError, match=r"every region on 4 of 10 training leaves \(40.0%\), less than"):
-        Coverage(4, 10, 4).check(0.5, "here", "do that")
+        MaskCompleteness(4, 10, 4).check(0.5, "here", "do that")
 
 
 class Described:

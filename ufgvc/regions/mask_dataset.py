@@ -15,7 +15,7 @@ from ufgvc.core.storage import open_store
 from ufgvc.data.dataset import Dataset, Manifest, Shard, ShardWriter, open_dataset, read_manifest
 from ufgvc.regions.annotated import ANNOTATED
 from ufgvc.regions.exact_masks import EXACT, exact_masks
-from ufgvc.regions.mask_results import Coverage, MaskResult, find_existing, run_on_shards
+from ufgvc.regions.mask_results import MaskCompleteness, MaskResult, find_existing, run_on_shards
 from ufgvc.regions.mask_worker import DETECTED, ShardMasker
 from ufgvc.regions.settings import MaskSettings
 from ufgvc.regions.train_detector import METRICS
@@ -47,7 +47,7 @@ def mask(
     if settings.mask_kind == EXACT:
         return exact_masks(dataset, source, context)
     folder = f"masks/{settings.mask_kind}"
-    if detector is None and settings.boxes != "annotated":
+    if detector is None and settings.box_source != "annotated":
         detector = newest_detector(dataset, context.runs)
     boxes = _describe_boxes(dataset, detector, settings)
     key = short_key({"kind": settings.mask_kind, "origin": boxes.origin})
@@ -57,7 +57,7 @@ def mask(
         return MaskResult.from_manifest(dataset, settings.mask_kind, existing, started, found=True)
     reuse_boxes = (
         not context.fresh
-        and settings.boxes == "detected"
+        and settings.box_source == "detected"
         and find_existing(dataset, DETECTED, boxes.detected_key) is not None
     )
     writers = {
@@ -67,8 +67,8 @@ def mask(
     arguments = {
         "dataset": dataset,
         "writers": writers,
-        "detector": None if reuse_boxes or settings.boxes == "annotated" else open_store(str(detector)),
-        "source": "existing" if reuse_boxes else settings.boxes,
+        "detector": None if reuse_boxes or settings.box_source == "annotated" else open_store(str(detector)),
+        "source": "existing" if reuse_boxes else settings.box_source,
         "kind": settings.mask_kind,
         "confidence": boxes.confidence,
         "batch_size": settings.batch_size,
@@ -113,7 +113,7 @@ def _commit(
         raise UserError(
             f"no photograph could be read; the first: {failed[0][0]}: {failed[0][1]}", fix="run `ufgvc ingest` again"
         )
-    coverage = Coverage.from_rows(rows, boxes.regions, settings.min_found)
+    coverage = MaskCompleteness.from_rows(rows, boxes.regions, settings.min_found)
     extra: dict[str, Any] = {
         "complete": coverage.complete,
         "failed": failed,
@@ -134,17 +134,17 @@ def _can_reuse(dataset: Dataset, manifest: Manifest, settings: MaskSettings) -> 
 
     UserError if they cover less than `settings.min_found`.
     """
-    coverage = Coverage.from_manifest(manifest)
+    coverage = MaskCompleteness.from_manifest(manifest)
     _check_coverage(dataset, coverage, settings)
     return coverage.share >= coverage.min_found
 
 
-def _check_coverage(dataset: Dataset, coverage: Coverage, settings: MaskSettings) -> None:
+def _check_coverage(dataset: Dataset, coverage: MaskCompleteness, settings: MaskSettings) -> None:
     remedy = (
         "train a better detector (`ufgvc detect` with more annotated leaves, `--num-annotated`, or more `--epochs`)"
     )
-    if settings.boxes == "annotated":
-        remedy = "annotate more leaves, or let a detector find the boxes (`--boxes annotated_else_detected`)"
+    if settings.box_source == "annotated":
+        remedy = "annotate more leaves, or let a detector find the boxes (`--box-source annotated_else_detected`)"
     fix = f"{remedy}, or accept the masks with `--min-found 0`"
     coverage.check(settings.min_found, f"{dataset.store.uri}, masks of kind {settings.mask_kind}", fix)
 
@@ -163,11 +163,11 @@ def newest_detector(dataset: Dataset, runs: str) -> str:
 def _describe_boxes(dataset: Dataset, detector: str | None, settings: MaskSettings) -> BoxOrigin:
     """UserError if a detector is needed and `detector` holds none, or if there are no annotated boxes."""
     regions: tuple[str, ...] = ()
-    origin: dict[str, Any] = {"boxes": settings.boxes}
+    origin: dict[str, Any] = {"boxes": settings.box_source}
     confidence = settings.confidence or 0.25
-    if settings.boxes != "detected":
+    if settings.box_source != "detected":
         origin["annotated"] = read_manifest(dataset, ANNOTATED).fingerprint
-    if settings.boxes != "annotated":
+    if settings.box_source != "annotated":
         try:
             store = open_store(str(detector))
             description = store.read_json("model.json")

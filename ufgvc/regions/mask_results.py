@@ -59,7 +59,7 @@ class MaskResult:
 
 
 @dataclass(frozen=True)
-class Coverage:
+class MaskCompleteness:
     """How many images have a mask of every region.
 
     train: training images, of num_train.  complete: images of all splits.  min_found: the share of the training images
@@ -90,7 +90,7 @@ class Coverage:
             )
 
     @classmethod
-    def from_rows(cls, rows: Sequence[Mapping[str, Any]], regions: Sequence[str], min_found: float) -> Coverage:
+    def from_rows(cls, rows: Sequence[Mapping[str, Any]], regions: Sequence[str], min_found: float) -> MaskCompleteness:
         """From the results of `ShardMasker`.  regions: those that there can be; none: those that occur in the rows."""
         counts = [
             (json.loads(row["masks"])["split"], set(combination.split("+")), n)
@@ -104,16 +104,16 @@ class Coverage:
         return cls(sum(n for found, n in train if wanted <= found), sum(n for _, n in train), complete, min_found)
 
     @classmethod
-    def from_manifest(cls, manifest: Manifest) -> Coverage:
+    def from_manifest(cls, manifest: Manifest) -> MaskCompleteness:
         """Of existing masks. If the manifest has no counts of the training images, those of all splits are taken."""
         extra, total = manifest.extra, sum(shard.rows for shard in manifest.shards)
         train, num_train = extra.get("train_found", (extra["complete"], total))
         return cls(train, num_train, extra["complete"], extra.get("min_found", MIN_FOUND))
 
 
-def check_masks(dataset: Dataset, kind: str) -> Coverage:
+def check_masks(dataset: Dataset, kind: str) -> MaskCompleteness:
     """The coverage of masks before a training. UserError if they do not exist, or cover less than their `min_found`."""
-    coverage = Coverage.from_manifest(read_manifest(dataset, f"masks/{kind}"))
+    coverage = MaskCompleteness.from_manifest(read_manifest(dataset, f"masks/{kind}"))
     fix = f"run `ufgvc mask --data {dataset.store.uri} --mask-kind {kind}` again and follow its message"
     coverage.check(coverage.min_found, f"{dataset.store.uri}/masks/{kind}", fix)
     if coverage.share < MIN_FOUND:
@@ -130,7 +130,7 @@ def masks_found(dataset: Dataset, kind: str, fingerprint: str | None) -> dict[st
     manifest = read_manifest(dataset, f"masks/{kind}")
     if manifest.fingerprint != fingerprint:
         return None
-    coverage = Coverage.from_manifest(manifest)
+    coverage = MaskCompleteness.from_manifest(manifest)
     return {"leaves": coverage.train, "of": coverage.num_train}
 
 

@@ -93,7 +93,7 @@ def test_a_pipeline_passes_its_settings_on(
     ((data, mask_settings, detector, source, context),) = masks
     assert (data, mask_settings.mask_kind, mask_settings.confidence) == ("data", kind, 0.4)
     assert (detector, source) == (None if kind == "exact" else "the detector", "leaves")
-    assert (mask_settings.boxes, context.seed) == ("detected", 3)
+    assert (mask_settings.box_source, context.seed) == ("detected", 3)
     ((_, method, _, train_settings, _),) = trains
     assert (method, train_settings.mask_kind, train_settings.init) == ("mask_guided", kind, "none")
     ((_, model, others, evaluate_settings, _),) = evaluates

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,18 +34,7 @@ class Command:
         settings: type[CommandSettings] = getattr(self._module(), self.name.capitalize())
         if "options" not in settings.model_fields:
             return settings
-        from ufgvc.methods import names, options_class
-
-        options = options_class(method)
-        chosen = create_model(
-            settings.__name__,
-            __base__=settings,
-            __module__=settings.__module__,
-            __doc__=settings.__doc__,
-            method=(str, Field("mask_guided", description=f"one of {', '.join(names())}; --options are its own")),
-            options=(options, Field(options(), description="options of the method")),
-        )
-        return cast("type[CommandSettings]", chosen)
+        return _with_options_of(method, settings)
 
     def run(self, settings: CommandSettings) -> int:
         """Runs the command and returns its exit code."""
@@ -53,6 +43,23 @@ class Command:
 
     def _module(self) -> ModuleType:
         return importlib.import_module(f"ufgvc.commands.{self.name}")
+
+
+@functools.cache
+def _with_options_of(method: str, settings: type[CommandSettings]) -> type[CommandSettings]:
+    """The settings class with the options of a method, made once."""
+    from ufgvc.methods import names, options_class
+
+    options = options_class(method)
+    chosen = create_model(
+        settings.__name__,
+        __base__=settings,
+        __module__=settings.__module__,
+        __doc__=settings.__doc__,
+        method=(str, Field("mask_guided", description=f"one of {', '.join(names())}; --options are its own")),
+        options=(options, Field(options(), description="options of the method")),
+    )
+    return cast("type[CommandSettings]", chosen)
 
 
 COMMANDS: Registry[Command] = Registry("command")

@@ -164,7 +164,9 @@ class TestModels:
         ended = done("train", "--data", data, "--runs", runs, *SMALL, *SIZES)
         model = ended.out.strip().rpartition("model ")[2]
         assert Path(model, "model.json").is_file()
-        assert done("train", "--data", data, "--runs", runs, *SMALL, *SIZES).out == ended.out
+        again = done("train", "--data", data, "--runs", runs, *SMALL, *SIZES)
+        # The last line: a busy Ray writes warnings of its own.
+        assert again.out.splitlines()[-1] == ended.out.splitlines()[-1]
         return model
 
     @pytest.fixture(scope="class")

@@ -7,8 +7,10 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import psutil
@@ -66,12 +68,14 @@ def ended(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in (folder / "runs").glob("leaves/search/*/trials/*/result.json")}
 
 
-def wait_for(what, process: subprocess.Popen, log: Path) -> None:
+def wait_for(what: Callable[[], Any], process: subprocess.Popen, log: Path) -> Any:
+    """The first true value of `what`."""
     deadline = time.monotonic() + 300
-    while not what():
+    while not (found := what()):
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.05)
+    return found
 
 
 def test_a_search_killed_twice_resumes_and_writes_its_report(
@@ -94,12 +98,12 @@ def test_a_search_killed_twice_resumes_and_writes_its_report(
         # Ray gives the process of an actor the name of what it runs: Tune's Trainable.train.
         return processes_reading(tmp_path / "runs" / "_cache", ".train")
 
-    wait_for(
+    found = wait_for(
         lambda: list((tmp_path / "runs").glob("leaves/search/*/trials/*/fold-0/metrics.jsonl")) and trials(),
         process,
         log,
     )
-    trials()[0].kill()
+    found[0].kill()
     wait_for(lambda: len(ended(tmp_path)) >= 2, process, log)
     process.kill()
     process.wait(30)

@@ -9,6 +9,18 @@ from dataclasses import dataclass
 
 from ufgvc.cli import main
 
+# Flags of a training that takes seconds.
+QUICK_TRAINING = (
+    "--method",
+    "resnet50",
+    "--options.backbone",
+    "shufflenet_v2_x0_5",
+    "--train.init",
+    "none",
+    "--train.epochs",
+    "1",
+)
+
 
 @dataclass(frozen=True)
 class Ended:

@@ -13,23 +13,13 @@ from typing import Any
 
 import pytest
 
-from tests.command_line import Ended, ufgvc
+from tests.command_line import QUICK_TRAINING, Ended, ufgvc
 from tests.documented import ROOT
 from tests.golden.trainings import HERE
 from ufgvc.commands import COMMANDS
 from ufgvc.core.config import Settings
 from ufgvc.core.places import place_marker
 
-QUICK = (
-    "--method",
-    "resnet50",
-    "--options.backbone",
-    "shufflenet_v2_x0_5",
-    "--train.init",
-    "none",
-    "--train.epochs",
-    "1",
-)
 SIZES = ("--train.batch-size", "6", "--train.resize", "40", "--train.crop", "32")
 OFF = ("--tracking.uri", "off")
 # What each command needs besides: {} is the folder of tests.
@@ -61,7 +51,7 @@ BASE: dict[str, tuple[str, ...]] = {
     "ingest": ("--source", "{}/photographs", "--data", "{}/out", "--split", "0.5"),
     "detect": ("--data", "{}/data", "--runs", "{}/runs", "--init", "none", "--num-annotated", "4", *OFF),
     "mask": ("--data", "{}/data", "--runs", "{}/runs", "--box-source", "annotated", *OFF),
-    "train": ("--data", "{}/data", "--runs", "{}/runs", *QUICK, *SIZES, *OFF),
+    "train": ("--data", "{}/data", "--runs", "{}/runs", *QUICK_TRAINING, *SIZES, *OFF),
     "evaluate": (
         "--data",
         "{}/data",
@@ -87,7 +77,7 @@ BASE: dict[str, tuple[str, ...]] = {
         "{}/runs",
         "--split",
         "0.5",
-        *QUICK,
+        *QUICK_TRAINING,
         *SIZES,
         *OFF,
     ),
@@ -95,7 +85,7 @@ BASE: dict[str, tuple[str, ...]] = {
     "sync": ("--runs", "{}/runs", *OFF),
     "benchmark": ("--data", "{}/data", "--runs", "{}/runs", "--methods", "resnet50", "--init", "none", *OFF),
     "pretrain": ("--data", "{}/data", "--runs", "{}/runs", "--architectures", "mobilenet_v2", *OFF),
-    "search": ("--data", "{}/data", "--runs", "{}/runs", *QUICK, *SIZES, *OFF),
+    "search": ("--data", "{}/data", "--runs", "{}/runs", *QUICK_TRAINING, *SIZES, *OFF),
 }
 
 

@@ -14,21 +14,11 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from tests.command_line import Ended, ufgvc
+from tests.command_line import QUICK_TRAINING, Ended, ufgvc
 from tests.golden.trainings import HERE
 from ufgvc.data.dataset import open_dataset, read_index, read_shard
 
 ROOT = Path(__file__).parents[2]
-SMALL = (
-    "--method",
-    "resnet50",
-    "--options.backbone",
-    "shufflenet_v2_x0_5",
-    "--train.init",
-    "none",
-    "--train.epochs",
-    "1",
-)
 SIZES = ("--train.batch-size", "6", "--train.resize", "40", "--train.crop", "32", "--train.cache", "host")
 MODEL, PHOTOGRAPHS = HERE / "model", HERE / "photographs"
 
@@ -161,10 +151,10 @@ class TestModels:
 
     @pytest.fixture(scope="class")
     def model(self, data: Path, runs: Path) -> str:
-        ended = done("train", "--data", data, "--runs", runs, *SMALL, *SIZES)
+        ended = done("train", "--data", data, "--runs", runs, *QUICK_TRAINING, *SIZES)
         model = ended.out.strip().rpartition("model ")[2]
         assert Path(model, "model.json").is_file()
-        again = done("train", "--data", data, "--runs", runs, *SMALL, *SIZES)
+        again = done("train", "--data", data, "--runs", runs, *QUICK_TRAINING, *SIZES)
         # The last line: a busy Ray writes warnings of its own.
         assert again.out.splitlines()[-1] == ended.out.splitlines()[-1]
         return model
@@ -218,7 +208,7 @@ class TestModels:
     def test_pipeline(self, work: Path, data: Path, runs: Path, model: str) -> None:
         """All steps in one; what the single commands did is found."""
         places = ("--source", work / "leaves", "--data", data, "--name", "drawn", "--runs", runs)
-        ended = done("pipeline", *places, *SMALL, *SIZES)
+        ended = done("pipeline", *places, *QUICK_TRAINING, *SIZES)
         assert "== ingest (found, not done again)" in ended.out
         assert "== train (found, not done again)" in ended.out
         assert "== evaluate" in ended.out

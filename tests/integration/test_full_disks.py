@@ -8,22 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.command_line import QUICK_TRAINING
 from tests.factories import put
 from tests.golden.trainings import HERE
 from tests.integration.disks import on_small_disk
 
 FULL, READ_ONLY = r"no space is left on this disk", "the disk is read-only"
-TRAIN = [
-    "--method",
-    "resnet50",
-    "--options.backbone",
-    "shufflenet_v2_x0_5",
-    "--train.init",
-    "none",
-    "--train.epochs",
-    "1",
-]
-TRAIN += ["--train.resize", "40", "--train.crop", "32"]
+TRAIN = [*QUICK_TRAINING, "--train.resize", "40", "--train.crop", "32"]
 
 WRITERS = {
     "store": "from ufgvc.core.storage import open_store; open_store(disk).write_bytes('old', bytes(3 << 20))",

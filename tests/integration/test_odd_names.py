@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import Ended, ufgvc
+from tests.command_line import QUICK_TRAINING, Ended, ufgvc
 from tests.factories import encoded
 from tests.golden.trainings import HERE
 from ufgvc.data.dataset import open_dataset, read_index
@@ -36,16 +36,6 @@ NAMES = {
 }
 FOLDERS = ("blanks", "quotes", "percent", "hash", "dollars", "umlauts", "umlauts apart", "backslash", "dash")
 ALL = " ".join(NAMES[name] for name in reversed(FOLDERS))  # begins with the dash, ends with a blank
-TRAIN = (
-    "--method",
-    "resnet50",
-    "--options.backbone",
-    "shufflenet_v2_x0_5",
-    "--train.init",
-    "none",
-    "--train.epochs",
-    "1",
-)
 SIZES = ("--train.batch-size", "6", "--train.resize", "40", "--train.crop", "32", "--train.cache", "host")
 OFF = ("--tracking.uri", "off")
 
@@ -119,7 +109,7 @@ def test_folders_of_such_names(name: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("name", ["100 %41", "a?b=c"])
 def test_a_folder_in_which_mlflow_can_keep_no_database(name: str, tmp_path: Path, ray_local: None) -> None:
-    ended = ufgvc("train", "--data", HERE / "leaves", "--runs", tmp_path / name, *TRAIN, *SIZES)
+    ended = ufgvc("train", "--data", HERE / "leaves", "--runs", tmp_path / name, *QUICK_TRAINING, *SIZES)
     assert ended.code == 2
     assert "choose a folder without % and ?" in ended.err
     assert os.listdir(tmp_path) in ([], [name])  # nothing under another name
@@ -128,7 +118,7 @@ def test_a_folder_in_which_mlflow_can_keep_no_database(name: str, tmp_path: Path
 def test_runs_in_a_folder_of_such_a_name_and_cultivars_in_a_report(data: Path, tmp_path: Path) -> None:
     """MLflow's database, checkpoints, the cache and the report as well."""
     runs = tmp_path / "my runs, 100 #1 ü 'q' $HOME"
-    ended = ufgvc("train", "--data", data, "--runs", runs, *TRAIN, *SIZES)
+    ended = ufgvc("train", "--data", data, "--runs", runs, *QUICK_TRAINING, *SIZES)
     assert ended.code == 0, ended.text
     model = ended.out.strip().rpartition("model ")[2]
     assert Path(model, "model.json").is_file()
@@ -185,7 +175,7 @@ def test_a_folder_name_that_is_no_utf_8(tmp_path: Path, ray_local: None) -> None
         ("predict", "--source", folder, "--model", HERE / "model", "--out", tmp_path / "out", *OFF),
         ("predict", "--source", HERE / "photographs", "--model", HERE / "model", "--out", folder, *OFF),
         ("ingest", "--source", folder, "--data", tmp_path / "data"),
-        ("train", "--data", HERE / "leaves", "--runs", folder, *TRAIN, *SIZES, *OFF),
+        ("train", "--data", HERE / "leaves", "--runs", folder, *QUICK_TRAINING, *SIZES, *OFF),
     ):
         answered(ufgvc(*arguments))
 

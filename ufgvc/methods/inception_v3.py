@@ -7,7 +7,6 @@ from dataclasses import replace
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models.inception import InceptionAux
 
 from ufgvc.core.config import Settings
 from ufgvc.methods.backbones import Backbone, build_backbone
@@ -79,6 +78,8 @@ def inception_losses(outputs: Outputs, batch: Batch) -> LossParts:
 @method("inception_v3", InceptionOptions)
 def build_inception_v3(num_classes: int, init: str, options: InceptionOptions) -> Method:
     """`Method` of InceptionV3; see `ufgvc.methods.build`."""
+    from torchvision.models.inception import InceptionAux
+
     auxiliary = InceptionAux(MIDDLE_CHANNELS, num_classes)
     convolutions = nn.ModuleDict({"AuxLogits": nn.ModuleDict({"conv0": auxiliary.conv0, "conv1": auxiliary.conv1})})
     kaiming_init_(convolutions)

@@ -1,13 +1,14 @@
-"""The `predict` command: predicts any number of photographs with Ray actors, in constant memory."""
+"""The `predict` command: any number of photographs with Ray actors, in constant memory; a few in this process."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import logging
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,7 @@ from ufgvc.data.readers.scan import Rejected, find_photographs, scan, split_uri
 from ufgvc.evaluation.settings import PredictResult, PredictSettings
 from ufgvc.models.model import LoadedModel, load_model
 from ufgvc.models.onnx import has_gpu_provider
-from ufgvc.runtime.resources import actor_pool
+from ufgvc.runtime.resources import actor_pool, choose_device
 from ufgvc.runtime.session import ray_session
 from ufgvc.runtime.tasks import configure_ray_data, run_tasks
 from ufgvc.tracking.context import Context
@@ -29,6 +30,7 @@ from ufgvc.training.memory import memory_for_scores
 
 log = logging.getLogger(__name__)
 
+MAX_IN_PROCESS = 100  # photographs; up to here starting Ray and an actor takes longer than it saves
 CSV, REJECTED, PARQUET = "predictions.csv", "rejected.csv", "predictions"
 
 
@@ -59,12 +61,25 @@ def predict(
             "the predictions would be written among the photographs", where="--out", fix="give another folder"
         )
     loaded = choose_runtime(settings.runtime, load_model(model, context), model)
-    with ray_session(context.ray, settings.gpus_to_wait_for), PredictionWriter(target, loaded, settings) as writer:
+    session: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if not predicts_in_process(len(names), settings):
+        session = ray_session(context.ray, settings.gpus_to_wait_for)
+    with session, PredictionWriter(target, loaded, settings) as writer:
         for file in rejected:
             writer.reject(file.path, file.reason)
         for row in _predict_rows(store, names, loaded, settings):
             writer.add(row)
         return writer.finish(len(names) + len(rejected))
+
+
+def predicts_in_process(photographs: int, settings: PredictSettings) -> bool:
+    """Whether this process predicts that many photographs itself.
+
+    With `max_actors: 0`; without a number for a few of them, unless they need a GPU, which the cluster may have only
+    elsewhere.
+    """
+    few = photographs <= MAX_IN_PROCESS and settings.device != "gpu"
+    return settings.max_actors == 0 or (settings.max_actors is None and few)
 
 
 def choose_runtime(runtime: str, model: LoadedModel, uri: str) -> LoadedModel:
@@ -117,13 +132,18 @@ def _read_head(store: Store, name: str) -> bytes:
 
 
 class Predictor:
-    """An actor that predicts batches of photographs. One that cannot be read gets a reason instead of a prediction."""
+    """Predicts batches of photographs. One that cannot be read gets a reason instead of a prediction.
 
-    def __init__(self, store: Store, model_ref: Any, top: int, device: str) -> None:
-        import ray
+    model: or, for an actor, Ray's reference to it.
+    """
 
+    def __init__(self, store: Store, model: Any, top: int, device: str) -> None:
+        if not isinstance(model, LoadedModel):
+            import ray
+
+            model = ray.get(model)
         self.store, self.top = store, top
-        self.model: LoadedModel = ray.get(model_ref).to(device)
+        self.model: LoadedModel = model.to(device)
 
     def __call__(self, batch: dict[str, Any]) -> pa.Table:
         """{"path": (B,)} -> columns path, reason ("" if it was read), known, and lists of classes and probabilities."""
@@ -160,13 +180,33 @@ class Predictor:
 def _predict_rows(
     store: Store, names: list[str], model: LoadedModel, settings: PredictSettings
 ) -> Iterator[dict[str, Any]]:
-    import ray
-
-    configure_ray_data()
     can_use_gpu = not model.exported or has_gpu_provider()
     if settings.device == "gpu" and not can_use_gpu:
         what = "the onnxruntime that is installed cannot use a GPU"
         raise UserError(what, where="--device gpu", fix="use `--device auto`, or install onnxruntime-gpu")
+    predict = _predict_here if predicts_in_process(len(names), settings) else _predict_by_actors
+    classes = model.classes
+    for batch in predict(store, names, model, settings, can_use_gpu):
+        for row in batch.to_pylist():
+            row["names"] = [classes[i] for i in row.pop("classes")]
+            yield row
+
+
+def _predict_here(
+    store: Store, names: list[str], model: LoadedModel, settings: PredictSettings, can_use_gpu: bool
+) -> Iterator[pa.Table]:
+    device = choose_device(settings.device) if can_use_gpu else "cpu"
+    predictor = Predictor(store, model, settings.top, device)
+    size = settings.batch_size
+    return (predictor({"path": names[start : start + size]}) for start in range(0, len(names), size))
+
+
+def _predict_by_actors(
+    store: Store, names: list[str], model: LoadedModel, settings: PredictSettings, can_use_gpu: bool
+) -> Iterator[pa.Table]:
+    import ray
+
+    configure_ray_data()
     batches = -(-len(names) // settings.batch_size)
     pool = actor_pool(settings, batches, can_use_gpu=can_use_gpu)
     rows = ray.data.from_arrow(pa.table({"path": names})).repartition(min(batches, 4 * pool.max_actors))
@@ -176,11 +216,7 @@ def _predict_rows(
         batch_size=settings.batch_size,
         **pool.options,
     )
-    classes = model.classes
-    for batch in run_tasks(predicted.iter_batches(batch_size=None, batch_format="pyarrow")):
-        for row in cast(pa.Table, batch).to_pylist():
-            row["names"] = [classes[i] for i in row.pop("classes")]
-            yield row
+    return run_tasks(predicted.iter_batches(batch_size=None, batch_format="pyarrow"))
 
 
 class PredictionWriter:

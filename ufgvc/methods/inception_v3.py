@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -13,6 +14,9 @@ from ufgvc.methods.backbones import Backbone, build_backbone
 from ufgvc.methods.method import Batch, LossParts, Method, Outputs, method
 from ufgvc.methods.resnet50 import GlobalAverage, classification_loss, cross_entropy, plain_method
 from ufgvc.methods.weights import kaiming_init_
+
+if TYPE_CHECKING:
+    from torchvision.models.inception import InceptionAux
 
 # The map that the auxiliary classifier takes: the block that it follows, and the number of its channels.
 MIDDLE, MIDDLE_CHANNELS = "Mixed_6e", 768

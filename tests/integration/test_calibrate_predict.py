@@ -109,7 +109,7 @@ def calibrated(data: str, tmp_path_factory: pytest.TempPathFactory, ray_local: N
     model = trained(data, runs)
     hidden = [path for path in Path(data, "images").glob("test-*") if path.rename(path.with_suffix(".hidden"))]
     assert hidden
-    settings = CalibrateSettings(folds=2, max_concurrent_trials=2, coverage=0.9)
+    settings = CalibrateSettings(folds=2, max_concurrent_trials=1, coverage=0.9)
     result = calibrate_model(data, model, settings, Context(runs=str(runs), tracking=OFF))
     run = Path(model).parent
     cells = {path: path.stat().st_mtime_ns for path in run.glob("calibration/fold-*/result.json")}
@@ -139,16 +139,16 @@ def test_onnxruntime_names_the_photographs_as_torch_does(calibrated: str, photog
                 photographs,
                 model,
                 str(tmp_path / f"out-{place}"),
-                PredictSettings(batch_size=4, runtime=runtime),
+                PredictSettings(batch_size=4, runtime=runtime, max_actors=actors),
                 Context(tracking=OFF),
             )
         )
-        for place, (model, runtime) in enumerate(
+        for place, (model, runtime, actors) in enumerate(
             (
-                (calibrated, "torch"),
-                (calibrated, "onnx"),
-                (str(tmp_path / "exported"), "auto"),
-            )  # exported for the purpose; exported before
+                (calibrated, "torch", 0),
+                (calibrated, "onnx", 1),  # exported for the purpose, and sent to an actor
+                (str(tmp_path / "exported"), "auto", 0),  # exported before
+            )
         )
     ]
     assert len(predictions[0]) == 6

@@ -27,7 +27,7 @@ from ufgvc.experiments.evaluate import evaluate
 from ufgvc.methods import build
 from ufgvc.models.calibration import Calibration, fit_feature_subspace
 from ufgvc.models.format import write_calibration
-from ufgvc.models.model import export, load_model
+from ufgvc.models.model import load_model
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.registry import list_versions, register
 from ufgvc.tracking.runs import finish_run_on_exit, start_run
@@ -132,44 +132,30 @@ def rows_of(result) -> dict[str, dict[str, str]]:
 
 
 def test_onnxruntime_names_the_photographs_as_torch_does(calibrated: str, photographs: str, tmp_path: Path) -> None:
-    export(load_model(calibrated), str(tmp_path / "exported"))
-    predictions = [
+    """By torch in this process, and exported for the purpose by an actor."""
+    torch_rows, onnx_rows = (
         rows_of(
             predict(
                 photographs,
-                model,
-                str(tmp_path / f"out-{place}"),
+                calibrated,
+                str(tmp_path / runtime),
                 PredictSettings(batch_size=4, runtime=runtime, max_actors=actors),
                 Context(tracking=OFF),
             )
         )
-        for place, (model, runtime, actors) in enumerate(
-            (
-                (calibrated, "torch", 0),
-                (calibrated, "onnx", 1),  # exported for the purpose, and sent to an actor
-                (str(tmp_path / "exported"), "auto", 0),  # exported before
-            )
-        )
-    ]
-    assert len(predictions[0]) == 6
-    assert len({row["top1_cultivar"] for row in predictions[0].values()}) > 1, (
+        for runtime, actors in (("torch", 0), ("onnx", 1))
+    )
+    assert len(torch_rows) == 6
+    assert len({row["top1_cultivar"] for row in torch_rows.values()}) > 1, (
         "a model that always says the same proves little"
     )
-    for path, wanted in predictions[0].items():
-        for found in (predictions[1][path], predictions[2][path]):
-            assert [found[column] for column in found if column.endswith("cultivar")] == [
-                wanted[column] for column in wanted if column.endswith("cultivar")
-            ]
-            for column in (name for name in wanted if name.endswith("probability")):
-                assert float(found[column]) == pytest.approx(float(wanted[column]), abs=1e-4)
-    with pytest.raises(UserError, match="exported model, which torch cannot run"):
-        predict(
-            photographs,
-            str(tmp_path / "exported"),
-            str(tmp_path / "out"),
-            PredictSettings(runtime="torch"),
-            Context(tracking=OFF),
-        )
+    for path, wanted in torch_rows.items():
+        found = onnx_rows[path]
+        assert [found[column] for column in found if column.endswith("cultivar")] == [
+            wanted[column] for column in wanted if column.endswith("cultivar")
+        ]
+        for column in (name for name in wanted if name.endswith("probability")):
+            assert float(found[column]) == pytest.approx(float(wanted[column]), abs=1e-4)
 
 
 def test_a_leaf_above_the_threshold_is_unknown_and_keeps_its_candidates(

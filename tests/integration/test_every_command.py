@@ -195,20 +195,12 @@ class TestModels:
 
     def test_export(self, model: str, runs: Path, work: Path) -> None:
         done("export", "--model", model, "--runs", runs, "--out", work / "onnx")
-        ended = done(
-            "predict",
-            "--source",
-            PHOTOGRAPHS,
-            "--model",
-            work / "onnx",
-            "--max-actors",
-            1,
-            "--out",
-            work / "by-onnx",
-            "--tracking.uri",
-            "off",
-        )
+        places = ("--source", PHOTOGRAPHS, "--model", work / "onnx", "--out", work / "by-onnx")
+        ended = done("predict", *places, "--tracking.uri", "off")
         assert "3 photographs predicted" in ended.out
+        ended = ufgvc("predict", *places, "--tracking.uri", "off", "--runtime", "torch")
+        assert ended.code == 2
+        assert "exported model, which torch cannot run" in ended.err
 
     def test_pipeline(self, work: Path, data: Path, runs: Path, model: str) -> None:
         """All steps in one; what the single commands did is found."""

@@ -85,7 +85,7 @@ def numbers(result: TrainResult) -> list[dict[str, float]]:
 
 
 # Three ranks: from three on, the order in which DDP sums gradients could differ after a restart.
-HELD_OUT = {"workers": 3, "validation": "holdout", "checkpoint_seconds": 0, "epochs": 5}
+HELD_OUT = {"workers": 3, "batch_size": 12, "validation": "holdout", "checkpoint_seconds": 0, "epochs": 5}
 
 
 @pytest.fixture(scope="module")

@@ -331,10 +331,12 @@ def test_without_a_gpu_and_without_wheels_it_says_so(project: Path, tmp_path: Pa
 
 
 def python312() -> str | None:
-    """A Python like the host's."""
-    if found := shutil.which("python3.12"):
-        return found
-    return next((str(path) for path in sorted(Path.home().glob(".pyenv/versions/3.12.*/bin/python"))), None)
+    """A Python like the host's; a shim of pyenv may be there without starting."""
+    candidates = [shutil.which("python3.12"), *sorted(Path.home().glob(".pyenv/versions/3.12.*/bin/python"))]
+    for path in filter(None, candidates):
+        if subprocess.run([path, "-c", ""], capture_output=True, check=False).returncode == 0:
+            return str(path)
+    return None
 
 
 @pytest.fixture(scope="session")

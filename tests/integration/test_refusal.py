@@ -28,15 +28,6 @@ pytestmark = pytest.mark.usefixtures("ray_local")
 SMALL = TrainSettings(init="none", epochs=1, batch_size=4, resize=40, crop=32)
 
 
-def fail(config: dict[str, Any]) -> None:
-    """A training that fails, and writes a line each time it is started."""
-    with open(config["log"], "a") as file:
-        file.write("started\n")
-    if config["mistake"]:
-        raise UserError("too large", where="train.batch_size", fix="make it smaller")
-    raise RuntimeError("our fault")
-
-
 # That other faults are tried again is shown by the killed worker of test_training.py.
 @pytest.mark.parametrize(("mistake", "starts"), [(True, 1), pytest.param(False, 2, marks=pytest.mark.slow)])
 def test_only_our_faults_are_tried_again(mistake: bool, starts: int, tmp_path: Path) -> None:
@@ -44,6 +35,14 @@ def test_only_our_faults_are_tried_again(mistake: bool, starts: int, tmp_path: P
     from ray.train.torch import TorchTrainer
 
     from ufgvc.training.distributed import StopOnUserError
+
+    def fail(config: dict[str, Any]) -> None:  # here, so that the worker does not import what this file imports
+        """A training that fails, and writes a line each time it is started."""
+        with open(config["log"], "a") as file:
+            file.write("started\n")
+        if config["mistake"]:
+            raise UserError("too large", where="train.batch_size", fix="make it smaller")
+        raise RuntimeError("our fault")
 
     log = tmp_path / "log"
     trainer = TorchTrainer(

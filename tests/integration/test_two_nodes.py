@@ -18,6 +18,7 @@ from tests.integration.two_nodes import PATIENT, Cluster, cluster
 from ufgvc.core.storage import Store, open_store
 from ufgvc.data.dataset import open_dataset, read_index
 from ufgvc.synthetic import SynthSettings, synthesize
+from ufgvc.training.checkpoint import SNAPSHOT
 from ufgvc.training.progress import read_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
@@ -147,18 +148,15 @@ def while_running(job: subprocess.Popen[Any] | None, condition: Callable[[], Any
 
 
 def begun(job: subprocess.Popen[Any] | None, runs: str) -> Store:
-    """The one training below `runs`, as soon as it has two checkpoints."""
+    """The one training below `runs`, as soon as Ray Train has registered a checkpoint, which it uploads meanwhile."""
     store = open_store(runs)
 
     def found() -> Store | None:
-        names = [name for name in store.list() if name.endswith("/progress.json")]
-        return (
-            store.child(names[0].rsplit("/", 1)[0])
-            if names and store.read_json(names[0])["checkpointed"] >= 2
-            else None
-        )
+        names = [name for name in store.list() if name.endswith(f"/checkpoints/{SNAPSHOT}")]
+        registered = names and "checkpoint_" in store.read_text(names[0])
+        return store.child(names[0].removesuffix(f"/checkpoints/{SNAPSHOT}")) if registered else None
 
-    run: Store = while_running(job, found, "a training with two checkpoints")
+    run: Store = while_running(job, found, "a training with a checkpoint")
     return run
 
 
@@ -183,4 +181,5 @@ def goes_on(before: list[dict[str, float]], run: Store) -> None:
 def cells() -> dict[str, Any]:
     """What the finished trainings of the benchmark left, by their folder."""
     store = open_store(f"{RUNS}/benchmark")
-    return {name: store.read_json(name) for name in store.list() if name.endswith("/result.json")}
+    names = [name for name in store.list() if name.endswith("/result.json") and "/tune/" not in name]
+    return {name: store.read_json(name) for name in names}

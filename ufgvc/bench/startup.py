@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from ufgvc.bench.timing import Measurement, Spread, time_in_turn
 from ufgvc.data.images import decode
 from ufgvc.runtime.resources import Device
 from ufgvc.training.loader import EVAL_BATCH
+
+if TYPE_CHECKING:
+    from ufgvc.models.model import LoadedModel
 
 EPOCHS = 1
 TIMEOUT = 600.0  # seconds that a command may take
@@ -125,7 +128,7 @@ def time_use(data: BenchData, run: str, device: torch.device, rounds: int, seed:
     ]
 
 
-def _resident_views(data: BenchData, model: Any) -> list[torch.Tensor]:
+def _resident_views(data: BenchData, model: LoadedModel) -> list[torch.Tensor]:
     images = [decode(image) for image in data.encoded]
-    squares = np.stack([model.square(image) for image in images])
+    squares = np.stack([model.resize(image) for image in images])
     return [model.view(list(squares[start : start + EVAL_BATCH])) for start in range(0, len(squares), EVAL_BATCH)]

@@ -16,6 +16,7 @@ from ufgvc.core.errors import disk_errors
 from ufgvc.core.storage import Store, open_store
 
 FILE = "state.pt"
+SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's list of the checkpoints that are complete
 # Stores a checkpoint: (local folder on rank 0, None on other ranks; number of finished epochs). Called on every rank.
 CheckpointSink = Callable[[Path | None, int], None]
 
@@ -90,11 +91,10 @@ def remove_orphans(store: Store) -> list[str]:
     """Deletes checkpoint folders that Ray Train's snapshot does not list, which a crash left incomplete. Returns their
     names.
 
-    store: the folder that holds Ray Train's `checkpoint_manager_snapshot.json`.
+    store: the folder that holds Ray Train's SNAPSHOT.
     """
     names = sorted({name.split("/")[0] for name in store.list() if name.startswith("checkpoint_") and "/" in name})
-    snapshot = "checkpoint_manager_snapshot.json"
-    known = store.read_text(snapshot) if store.exists(snapshot) else ""
+    known = store.read_text(SNAPSHOT) if store.exists(SNAPSHOT) else ""
     orphans = [name for name in names if name not in known]
     for name in orphans:
         store.delete_tree(name)

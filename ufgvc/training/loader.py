@@ -88,10 +88,19 @@ def unpack(bits: Tensor, side: int) -> Tensor:
 
 
 def split_indices(config: WorkerConfig, labels: Ints, groups: Sequence[str | None]) -> tuple[Ints, Ints]:
-    """Indices into the training split: images to train on, and images held out (none for `last` and `test`).
+    """Indices into `config.split`: images to train on, and images held out (none for `last` and `test`). Those of
+    `config.held_fold` are in neither.
 
     labels: (N,).  groups: N names; images with the same name are never separated; None: no group.
     """
+    rows = np.arange(len(labels))
+    if config.held_fold is not None:
+        rows, _ = config.held_fold.indices(labels, groups)
+    train, held = _validation_indices(config, labels[rows], [groups[row] for row in rows])
+    return rows[train], rows[held]
+
+
+def _validation_indices(config: WorkerConfig, labels: Ints, groups: Sequence[str | None]) -> tuple[Ints, Ints]:
     train, seed = config.train, config.seed if config.split_seed is None else config.split_seed
     if train.validation == "holdout":
         return holdout_indices(labels, groups, train.holdout, seed)
@@ -104,10 +113,13 @@ def split_indices(config: WorkerConfig, labels: Ints, groups: Sequence[str | Non
 def make_loader(
     config: WorkerConfig, recipe: Recipe, dataset: Dataset, index: pa.Table, ranks: Ranks, num_uniforms: int = 0
 ) -> BatchLoader:
-    """The loader of one rank.  index: of the training split.  UserError if the cache does not fit into GPU memory."""
+    """The loader of one rank.  UserError if the cache does not fit into GPU memory.
+
+    dataset: of `config.open_dataset`.  index: of its split `config.split`.
+    """
     labels = index["label"].to_numpy().astype(np.int64)
     train, val = split_indices(config, labels, index["group"].to_pylist())
-    split, val_labels = "train", labels
+    split, val_labels = config.split, labels
     if config.train.validation == "test":
         split = "test"
         val_labels = read_index(dataset, "test")["label"].to_numpy().astype(np.int64)
@@ -141,8 +153,8 @@ def _source(
     common = (labels, train, recipe.batch_size, config.seed, ranks.rank, ranks.world_size, device)
     where = choose_cache(config.train.cache, len(labels), recipe.resize, with_masks, device, folder)
     if where == "none":
-        return StreamedSource(dataset, config.mask_kind, recipe.resize, *common)
-    data = load_decoded_split(dataset, "train", recipe.resize, config.mask_kind, config.mask_fingerprint, folder)
+        return StreamedSource(dataset, config.mask_kind, recipe.resize, *common, split=config.split)
+    data = load_decoded_split(dataset, config.split, recipe.resize, config.mask_kind, config.mask_fingerprint, folder)
     resident = None
     if where == "device":
         gib = decoded_size(len(labels), recipe.resize, with_masks) / 2**30

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from ufgvc.core.startup import COMMAND, phases
 from ufgvc.core.storage import open_store
-from ufgvc.data.dataset import open_dataset, read_index
+from ufgvc.data.dataset import read_index
 from ufgvc.methods import build
 from ufgvc.methods.backbones import memory_format
 from ufgvc.methods.method import Method
@@ -110,8 +110,8 @@ class Worker:
             torch.set_num_threads(max(1, config.cores // local_world_size))
         torch.manual_seed(config.seed)
         recipe = Recipe.model_validate(config.recipe)
-        dataset = open_dataset(config.data)
-        index = read_index(dataset, "train")
+        dataset = config.open_dataset()
+        index = read_index(dataset, config.split)
         torch.backends.cudnn.benchmark = use_cudnn_benchmark(recipe, index.num_rows, device)
         init = "none" if state else config.train.init
         method = build(config.method, num_classes=len(dataset.classes), init=init, **config.options)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
@@ -17,12 +18,17 @@ from pathlib import Path
 import pytest
 
 from tests.integration import ray_head
+from ufgvc.core.process import passive_omp_wait
 
 _ANNOUNCED = pytest.StashKey[Path]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A folder through which the processes of this run share one Ray head; xdist's workers inherit its name."""
+    """A folder through which the processes of this run share one Ray head; xdist's workers inherit its name, and all
+    processes that idle threads sleep.
+    """
+    passive_omp_wait()
+    os.environ["RAY_prestart_worker_first_driver"] = "0"  # Ray would start a worker for each slot, needed or not
     if not hasattr(config, "workerinput"):
         config.stash[_ANNOUNCED] = Path(tempfile.mkdtemp(prefix="ufgvc-tests-"))
         ray_head.announce(config.stash[_ANNOUNCED])
@@ -35,6 +41,15 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if folder is not None:
         ray_head.end(folder)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _threads_stay() -> Iterator[None]:
+    """A command that takes all cores for torch leaves the next test as many threads as before."""
+    before = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None
+    yield
+    if before is not None and sys.modules["torch"].get_num_threads() != before:
+        sys.modules["torch"].set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,7 @@ _SCRIPT = """
 set -e
 mount -t tmpfs -o size=$SIZE,mode=777 none "$DISK"
 [ -z "$BEFORE" ] || cp -a "$BEFORE"/. "$DISK"
-[ -z "$FILL" ] || head -c 1G /dev/zero > "$DISK/filling" 2> /dev/null || true
-(cd "$DISK"; find . -type f ! -name filling -print0 | sort -z | xargs -0 -r sha256sum) > "$SUMS"
-[ -z "$READ_ONLY" ] || mount -o remount,ro "$DISK"
+(cd "$DISK"; find . -type f -print0 | sort -z | xargs -0 -r sha256sum) > "$SUMS"
 set +e
 "$@"
 code=$?
@@ -31,20 +28,17 @@ def on_small_disk(
     folder: Path,
     size: str = "1m",
     before: Path | None = None,
-    full: bool = False,
-    read_only: bool = False,
 ) -> tuple[int, str]:
     """Runs a command while <folder>/disk is a disk of its own; its exit code and output, with LOST and LEFT lines if
     files changed.
 
-    before: a folder whose files the disk holds.  full: nothing more goes on it.
+    before: a folder whose files the disk holds.
     """
     disk = folder / "disk"
     disk.mkdir(exist_ok=True)
     if subprocess.run(["unshare", "-Urm", "mount", "-t", "tmpfs", "none", str(disk)], capture_output=True).returncode:
         pytest.skip("mount namespaces are not allowed here")
     own = {"DISK": str(disk), "SUMS": str(folder / "sums"), "SIZE": size, "BEFORE": str(before or "")}
-    own |= {"FILL": "yes" if full else "", "READ_ONLY": "yes" if read_only else ""}
     done = subprocess.run(
         ["unshare", "-Urm", "bash", "-c", _SCRIPT, "bash", *command],
         env={**os.environ, **own},
@@ -54,7 +48,3 @@ def on_small_disk(
         timeout=300,
     )
     return done.returncode, done.stdout
-
-
-def ufgvc(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "ufgvc.cli", *arguments]

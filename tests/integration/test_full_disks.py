@@ -45,7 +45,7 @@ with disk_errors(disk):
 from ufgvc.tracking.registry import registry_client
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.settings import TrackingSettings
-with registry_client(Context(tracking=TrackingSettings(uri=f'sqlite:///{disk}/mlflow.db'))) as (client, _):
+with registry_client(Context(tracking=TrackingSettings(uri=f'sqlite:///{disk}/{kind}.db'))) as (client, _):
     client.create_registered_model('leaves')
 """,
 }
@@ -58,43 +58,54 @@ def before(tmp_path: Path) -> Path:
     return tmp_path / "before"
 
 
-# A full disk is also that of test_export_and_predict.
-@pytest.mark.parametrize("kind", ["small", pytest.param("full", marks=pytest.mark.slow), "read-only"])
-def test_writers(kind: str, before: Path, tmp_path: Path) -> None:
-    """Each writer in a folder of its own on one disk; all in one process, which imports for seconds."""
+# Each writer in a folder of its own on one disk that is read-only, then too small, then full; all in one process, which
+# imports for seconds.
+WRITE = """
+import json, pathlib, shutil, subprocess
+from ufgvc.core.errors import user_error_in
+root = pathlib.Path({root!r})
+disk, answers = root / 'disk', dict()
+for kind in ('read-only', 'small', 'full'):
+    if kind != 'full':
+        subprocess.run(['mount', '-o', 'remount,' + ('ro' if kind == 'read-only' else 'rw'), str(disk)], check=True)
+    else:
+        try:
+            with open(disk / 'filling', 'wb', buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+        except OSError:
+            pass
+    for name, code in json.loads((root / 'writers.json').read_text()).items():
+        there = dict(kind=kind, disk=str(disk), source=str(root / 'source'), pathlib=pathlib)
+        try:
+            exec(code, there)
+            answers[kind + ' ' + name] = 'it succeeded'
+        except Exception as error:
+            answers[kind + ' ' + name] = str(user_error_in(error) or repr(error))
+        for path in disk.rglob('*.ufgvc-tmp-*'):
+            print('LEFT', path)
+        for path in disk.iterdir():  # room for the next
+            if path.name not in ('old', 'filling'):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        there.clear()
+(root / 'answers.json').write_text(json.dumps(answers))
+"""
+
+
+def test_writers(before: Path, tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "a").write_bytes(bytes(3 << 20))
     (tmp_path / "writers.json").write_text(json.dumps(WRITERS))
-    program = f"""
-import json, pathlib, shutil
-from ufgvc.core.errors import user_error_in
-root, answers = pathlib.Path({str(tmp_path)!r}), dict()
-for name, code in json.loads((root / 'writers.json').read_text()).items():
-    there = dict(disk=str(root / 'disk'), source=str(root / 'source'), pathlib=pathlib)
-    try:
-        exec(code, there)
-        answers[name] = 'it succeeded'
-    except Exception as error:
-        answers[name] = str(user_error_in(error) or repr(error))
-    for path in (root / 'disk').rglob('*.ufgvc-tmp-*'):
-        print('LEFT', path)
-    if {kind == "small"}:
-        for path in (root / 'disk').iterdir():  # room for the next
-            if path.name != 'old':
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-    there.clear()
-(root / 'answers.json').write_text(json.dumps(answers))
-"""
-    kinds = {"full": kind == "full", "read_only": kind == "read-only"}
-    code, output = on_small_disk([sys.executable, "-c", program], tmp_path, size="512k", before=before, **kinds)
+    program = WRITE.format(root=str(tmp_path))
+    code, output = on_small_disk([sys.executable, "-c", program], tmp_path, size="512k", before=before)
     assert code == 0, output
     assert "LOST" not in output
     assert "LEFT" not in output
     answers = json.loads((tmp_path / "answers.json").read_text())
-    assert set(answers) == set(WRITERS)
+    assert set(answers) == {f"{kind} {name}" for kind in ("read-only", "small", "full") for name in WRITERS}
     for name, answer in answers.items():
-        expected = READ_ONLY if kind == "read-only" else FULL
-        if kind == "read-only" and name == "MLflow's database":
+        expected = READ_ONLY if name.startswith("read-only") else FULL
+        if name == "read-only MLflow's database":
             expected = "no database can be made"
         assert expected in answer, (name, answer)
         assert str(tmp_path / "disk") in answer, name

@@ -28,15 +28,6 @@ pytestmark = pytest.mark.usefixtures("ray_local")
 SMALL = TrainSettings(init="none", epochs=1, batch_size=4, resize=40, crop=32)
 
 
-def fail(config: dict[str, Any]) -> None:
-    """A training that fails, and writes a line each time it is started."""
-    with open(config["log"], "a") as file:
-        file.write("started\n")
-    if config["mistake"]:
-        raise UserError("too large", where="train.batch_size", fix="make it smaller")
-    raise RuntimeError("our fault")
-
-
 # That other faults are tried again is shown by the killed worker of test_training.py.
 @pytest.mark.parametrize(("mistake", "starts"), [(True, 1), pytest.param(False, 2, marks=pytest.mark.slow)])
 def test_only_our_faults_are_tried_again(mistake: bool, starts: int, tmp_path: Path) -> None:
@@ -44,6 +35,14 @@ def test_only_our_faults_are_tried_again(mistake: bool, starts: int, tmp_path: P
     from ray.train.torch import TorchTrainer
 
     from ufgvc.training.distributed import StopOnUserError
+
+    def fail(config: dict[str, Any]) -> None:  # here, so that the worker does not import what this file imports
+        """A training that fails, and writes a line each time it is started."""
+        with open(config["log"], "a") as file:
+            file.write("started\n")
+        if config["mistake"]:
+            raise UserError("too large", where="train.batch_size", fix="make it smaller")
+        raise RuntimeError("our fault")
 
     log = tmp_path / "log"
     trainer = TorchTrainer(
@@ -116,7 +115,7 @@ def test_a_batch_too_large_is_told_by_the_actors_of_an_evaluation_and_a_predicti
     assert "--batch-size 3" in str(error)
     store, names, _ = list_photographs(str(Path(small_dataset).parent / "source" / "images"))
     with pytest.raises(Exception) as caught:
-        list(_predict_rows(store, names, model, PredictSettings(batch_size=6)))
+        list(_predict_rows(store, names, model, PredictSettings(max_actors=1, batch_size=6)))
     error = user_error_in(caught.value)
     assert error is not None
     assert "--batch-size 3" in str(error)

@@ -109,14 +109,23 @@ def test_the_role_of_a_container_whose_keys_come_to_their_end(
     assert store.read_bytes("a") == b"leaf"
 
 
+@pytest.fixture(scope="module")
+def server(
+    rclone_endpoint: str, free_port: Callable[[], int], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, Path]]:
+    """The address of a server that stands before rclone's, and the file of its faults."""
+    folder = tmp_path_factory.mktemp("middle")
+    with start_middle(free_port(), folder, ["--upstream", rclone_endpoint]) as url:
+        yield url, folder / "faults.json"
+
+
 @pytest.fixture
-def middle(
-    rclone_endpoint: str, free_port: Callable[[], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Path]:
-    """The file of faults of a server that stands before rclone's."""
-    with start_middle(free_port(), tmp_path, ["--upstream", rclone_endpoint]) as url:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
-        yield tmp_path / "faults.json"
+def middle(server: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of faults of the server that is used."""
+    url, faults = server
+    faults.write_text("[]")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+    return faults
 
 
 def _write_keys(folder: Path, key: str) -> None:

@@ -26,14 +26,23 @@ ACTIONS: dict[str, Callable[[Store], object]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def server(
+    s3_endpoint: str, free_port: Callable[[], int], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, Path]]:
+    """The address of a server that stands before moto's, and the file of its faults."""
+    folder = tmp_path_factory.mktemp("middle")
+    with start_middle(free_port(), folder, ["--upstream", s3_endpoint]) as url:
+        yield url, folder / "faults.json"
+
+
 @pytest.fixture
-def middle(
-    s3_endpoint: str, free_port: Callable[[], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Path]:
-    """The file of faults of a server that stands before moto's."""
-    with start_middle(free_port(), tmp_path, ["--upstream", s3_endpoint]) as url:
-        use_server(url, monkeypatch)
-        yield tmp_path / "faults.json"
+def middle(server: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of faults of the server that is used."""
+    url, faults = server
+    faults.write_text("[]")
+    use_server(url, monkeypatch)
+    return faults
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""Control-C during Ray Train, which handles the signal itself and exits; the command still reports what happened."""
+"""Control-C during Ray Train, which handles the signal itself and exits; the command still reports what happened.
+
+Once on the Ray head that tests share, and (slow) in a session of the command's own.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +20,23 @@ from tests.integration.submission import plain_environment, wait_until
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_a_training_that_is_stopped(number: signal.Signals, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "shared"), [(signal.SIGINT, True), pytest.param(signal.SIGTERM, False, marks=pytest.mark.slow)]
+)
+def test_a_training_that_is_stopped(
+    number: signal.Signals, shared: bool, ray_head: dict[str, str], tmp_path: Path
+) -> None:
     data, runs = tmp_path / "data", tmp_path / "runs"
     three_cultivars(str(data))
     settings = "--train.init none --train.epochs 200 --train.batch-size 4 --train.resize 40 --train.crop 32"
     command = ["train", "--data", str(data), "--runs", str(runs), "--method", "resnet50"]
     command += ["--options.backbone", "shufflenet_v2_x0_5", *settings.split(), "--train.checkpoint-seconds", "0"]
+    environment = os.environ | ray_head | {"HOME": str(tmp_path)} if shared else plain_environment(tmp_path)
     with open(tmp_path / "log", "wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "ufgvc.cli", *command],
             cwd=ROOT,
-            env=plain_environment(tmp_path),
+            env=environment,
             stdout=log,
             stderr=log,
             start_new_session=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import shutil
 import subprocess
 import sys
 import time
@@ -38,9 +39,21 @@ def _no_server_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A runs folder whose SQLite database is made once: that takes seconds."""
-    return str(tmp_path_factory.mktemp("runs"))
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite database with MLflow's tables, to be copied: making them takes seconds."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("database") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture(scope="module")
+def runs(database: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A runs folder whose database all tests share."""
+    folder = tmp_path_factory.mktemp("runs")
+    shutil.copy(database, folder)
+    return str(folder)
 
 
 def client_of(settings: TrackingSettings, runs: str) -> Any:
@@ -138,8 +151,9 @@ def test_off_keeps_nothing(tmp_path: Path) -> None:
 
 
 def test_a_server_that_is_absent_then_killed_then_back(
-    serve: Serve, free_port: Callable[[], int], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    serve: Serve, free_port: Callable[[], int], database: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    shutil.copy(database, tmp_path / "server.db")
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     settings = TrackingSettings(uri=url, timeout=2)
@@ -230,7 +244,8 @@ def test_any_folder_can_be_registered(runs: str, tmp_path: Path) -> None:
     assert [file.path for file in client_of(LOCAL, runs).list_artifacts(found.run_id, "model")] == ["model/weights.pt"]
 
 
-def test_artifacts_and_journal_on_object_storage(s3: str, tmp_path: Path) -> None:
+def test_artifacts_and_journal_on_object_storage(s3: str, database: Path, tmp_path: Path) -> None:
+    shutil.copy(database, tmp_path / "ml.db")
     settings = TrackingSettings(uri=f"sqlite:///{tmp_path}/ml.db")
     run = begin(f"{s3}/runs", "far", settings)
     assert isinstance(run, MlflowRun)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.integration import ray_head as ray_head_process
+from tests.integration.run_folder import made_once
 from tests.integration.s3_servers import KEY, SECRET
+from ufgvc.core.process import disable_telemetry
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -18,6 +23,27 @@ def _one_thread_for_the_detector() -> Iterator[None]:
     """The threads of a training on a few tiny images wait for each other while other tests have the cores."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ufgvc.regions.yolo.cpu_count", lambda: 1)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _migrate_mlflow_once() -> Iterator[None]:
+    """A new SQLite database of MLflow in this process is a copy: the 50 migrations of an empty one take a second."""
+    disable_telemetry()  # MLflow reads that when it is imported
+    from mlflow.store.db import utils
+
+    migrate = utils._initialize_tables
+
+    def copy(engine: Any) -> None:
+        if not (engine.url.drivername == "sqlite" and engine.url.database and utils._is_empty_database(engine)):
+            migrate(engine)
+            return
+        template = made_once("mlflow.db", lambda path: migrate(utils.create_sqlalchemy_engine(f"sqlite:///{path}")))
+        with closing(sqlite3.connect(template)) as source, closing(sqlite3.connect(engine.url.database)) as target:
+            source.backup(target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, "_initialize_tables", copy)
         yield
 
 
@@ -88,17 +114,19 @@ def s3(s3_environment: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def small_dataset(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An ingested set of three cultivars with exact masks: 9 training leaves and 12 test leaves of 64 px."""
+def small_dataset(ray_local: None) -> str:
+    """An ingested set of three cultivars with exact masks: 9 training leaves and 12 test leaves of 64 px. Its drawn
+    leaves are next to it in source/.
+    """
     from ufgvc.data.dataset import open_dataset
     from ufgvc.data.ingest import ingest
     from ufgvc.regions.exact_masks import exact_masks
     from ufgvc.synthetic import SynthSettings, synthesize
 
-    folder = tmp_path_factory.mktemp("small_dataset")
-    source = synthesize(
-        folder / "source", SynthSettings(cultivars=3, train_per_cultivar=3, test_per_cultivar=4, size=64), seed=3
-    )
-    ingest(str(source), str(folder / "data"), name="leaves")
-    exact_masks(open_dataset(str(folder / "data")), str(source))
-    return str(folder / "data")
+    def make(folder: Path) -> None:
+        settings = SynthSettings(cultivars=3, train_per_cultivar=3, test_per_cultivar=4, size=64)
+        source = synthesize(folder / "source", settings, seed=3)
+        ingest(str(source), str(folder / "data"), name="leaves")
+        exact_masks(open_dataset(str(folder / "data")), str(source))
+
+    return str(made_once("small_dataset", make) / "data")

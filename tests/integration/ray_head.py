@@ -16,22 +16,24 @@ import sys
 import time
 from pathlib import Path
 
+from tests.integration.run_folder import VARIABLE
+
 SLOTS = 8
 """CPU slots: more than cores, so that two tests that wait for a slot while they hold others do not block each other"""
 _STARTING = 300  # seconds that the head may take on a busy machine
-_FOLDER, _PID = "UFGVC_TESTS_FOLDER", "UFGVC_TESTS_PID"
+_PID = "UFGVC_TESTS_PID"
 
 
 def announce(folder: Path) -> None:
     """In the pytest process that begins the run, before Ray is imported: what its workers need to share one head."""
-    os.environ[_FOLDER], os.environ[_PID] = str(folder), str(os.getpid())
+    os.environ[VARIABLE], os.environ[_PID] = str(folder), str(os.getpid())
     # Ray reads them once, when a process imports it.
     os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", secrets.token_hex(32)
 
 
 def shared_address() -> str:
     """host:port of the head, which is started if nothing has started it."""
-    folder = Path(os.environ[_FOLDER])
+    folder = Path(os.environ[VARIABLE])
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "address").exists():

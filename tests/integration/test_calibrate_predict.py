@@ -27,7 +27,7 @@ from ufgvc.experiments.evaluate import evaluate
 from ufgvc.methods import build
 from ufgvc.models.calibration import Calibration, fit_feature_subspace
 from ufgvc.models.format import write_calibration
-from ufgvc.models.model import export, load_model
+from ufgvc.models.model import load_model
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.registry import list_versions, register
 from ufgvc.tracking.runs import finish_run_on_exit, start_run
@@ -109,7 +109,7 @@ def calibrated(data: str, tmp_path_factory: pytest.TempPathFactory, ray_local: N
     model = trained(data, runs)
     hidden = [path for path in Path(data, "images").glob("test-*") if path.rename(path.with_suffix(".hidden"))]
     assert hidden
-    settings = CalibrateSettings(folds=2, max_concurrent_trials=2, coverage=0.9)
+    settings = CalibrateSettings(folds=2, max_concurrent_trials=1, coverage=0.9)
     result = calibrate_model(data, model, settings, Context(runs=str(runs), tracking=OFF))
     run = Path(model).parent
     cells = {path: path.stat().st_mtime_ns for path in run.glob("calibration/fold-*/result.json")}
@@ -132,44 +132,30 @@ def rows_of(result) -> dict[str, dict[str, str]]:
 
 
 def test_onnxruntime_names_the_photographs_as_torch_does(calibrated: str, photographs: str, tmp_path: Path) -> None:
-    export(load_model(calibrated), str(tmp_path / "exported"))
-    predictions = [
+    """By torch in this process, and exported for the purpose by an actor."""
+    torch_rows, onnx_rows = (
         rows_of(
             predict(
                 photographs,
-                model,
-                str(tmp_path / f"out-{place}"),
-                PredictSettings(batch_size=4, runtime=runtime),
+                calibrated,
+                str(tmp_path / runtime),
+                PredictSettings(batch_size=4, runtime=runtime, max_actors=actors),
                 Context(tracking=OFF),
             )
         )
-        for place, (model, runtime) in enumerate(
-            (
-                (calibrated, "torch"),
-                (calibrated, "onnx"),
-                (str(tmp_path / "exported"), "auto"),
-            )  # exported for the purpose; exported before
-        )
-    ]
-    assert len(predictions[0]) == 6
-    assert len({row["top1_cultivar"] for row in predictions[0].values()}) > 1, (
+        for runtime, actors in (("torch", 0), ("onnx", 1))
+    )
+    assert len(torch_rows) == 6
+    assert len({row["top1_cultivar"] for row in torch_rows.values()}) > 1, (
         "a model that always says the same proves little"
     )
-    for path, wanted in predictions[0].items():
-        for found in (predictions[1][path], predictions[2][path]):
-            assert [found[column] for column in found if column.endswith("cultivar")] == [
-                wanted[column] for column in wanted if column.endswith("cultivar")
-            ]
-            for column in (name for name in wanted if name.endswith("probability")):
-                assert float(found[column]) == pytest.approx(float(wanted[column]), abs=1e-4)
-    with pytest.raises(UserError, match="exported model, which torch cannot run"):
-        predict(
-            photographs,
-            str(tmp_path / "exported"),
-            str(tmp_path / "out"),
-            PredictSettings(runtime="torch"),
-            Context(tracking=OFF),
-        )
+    for path, wanted in torch_rows.items():
+        found = onnx_rows[path]
+        assert [found[column] for column in found if column.endswith("cultivar")] == [
+            wanted[column] for column in wanted if column.endswith("cultivar")
+        ]
+        for column in (name for name in wanted if name.endswith("probability")):
+            assert float(found[column]) == pytest.approx(float(wanted[column]), abs=1e-4)
 
 
 def test_a_leaf_above_the_threshold_is_unknown_and_keeps_its_candidates(

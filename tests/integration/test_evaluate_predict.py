@@ -122,7 +122,7 @@ def test_a_model_of_another_version_of_the_data_is_marked(data: str, tmp_path: P
     assert Path(result.folder).is_relative_to(tmp_path / "tiny" / "evaluate")
 
 
-def test_bad_photographs_are_listed_and_not_fatal(run: str, tmp_path: Path, ray_local: None) -> None:
+def test_bad_photographs_are_listed_and_not_fatal(run: str, tmp_path: Path) -> None:
     source = tmp_path / "photographs"
     (source / "field, 2").mkdir(parents=True)
     names = {"a.png": (0, "PNG"), "field, 2/b.jpg": (1, "JPEG"), "field, 2/c.webp": (2, "WEBP"), "d.tif": (0, "TIFF")}
@@ -135,6 +135,7 @@ def test_bad_photographs_are_listed_and_not_fatal(run: str, tmp_path: Path, ray_
         str(source), f"{run}/model", str(tmp_path / "out"), PredictSettings(batch_size=2), Context(tracking=OFF)
     )
     assert (result.predicted, result.rejected) == (4, 3)
+    assert "the probabilities are not calibrated and no leaf can be called unknown" in result.summary()
     with open(result.csv, newline="", encoding="utf-8") as file:
         rows = {row["path"]: row for row in csv.DictReader(file)}
     assert set(rows) == set(names)
@@ -154,19 +155,26 @@ def test_bad_photographs_are_listed_and_not_fatal(run: str, tmp_path: Path, ray_
 
 
 def test_photographs_come_from_a_bucket_and_predictions_go_to_one(run: str, s3: str, ray_local: None) -> None:
+    """By an actor, and then in this process, with the same predictions."""
     store = open_store(f"{s3}/in")
     for place in range(5):
         store.write_bytes(f"deep/{place}.png", coloured(place % 3, place))
     settings = PredictSettings(batch_size=2, rows_per_file=2, max_actors=1)
     result = predict(f"{s3}/in", f"{run}/model", f"{s3}/out", settings, Context(tracking=OFF))
     assert (result.predicted, result.rejected, len(result.parquet)) == (5, 0, 3)
-    again = predict(
-        f"{s3}/in", f"{run}/model", f"{s3}/out", PredictSettings(batch_size=2, max_actors=1), Context(tracking=OFF)
-    )
+
+    def rows() -> list[dict[str, str]]:
+        text = open_store(f"{s3}/out").read_text("predictions.csv")
+        return sorted(csv.DictReader(io.StringIO(text)), key=lambda row: row["path"])
+
+    by_actors = rows()
+    assert [row["path"] for row in by_actors] == [f"deep/{i}.png" for i in range(5)]
+    again = predict(f"{s3}/in", f"{run}/model", f"{s3}/out", PredictSettings(batch_size=2), Context(tracking=OFF))
     assert open_store(f"{s3}/out").list("predictions") == ["predictions/part-00000.parquet"]
     assert again.predicted == 5
-    rows = list(csv.DictReader(io.StringIO(open_store(f"{s3}/out").read_text("predictions.csv"))))
-    assert sorted(row["path"] for row in rows) == [f"deep/{i}.png" for i in range(5)]
+    for here, there in zip(rows(), by_actors, strict=True):
+        assert here["cultivar"] == there["cultivar"]
+        assert float(here["probability"]) == pytest.approx(float(there["probability"]), abs=1e-5)
 
 
 @pytest.mark.parametrize("content", [{}, {"readme.md": b"x"}])

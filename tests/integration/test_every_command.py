@@ -19,7 +19,8 @@ from tests.golden.trainings import HERE
 from ufgvc.data.dataset import open_dataset, read_index, read_shard
 
 ROOT = Path(__file__).parents[2]
-SIZES = ("--train.batch-size", "6", "--train.resize", "40", "--train.crop", "32", "--train.cache", "host")
+TRAINING = (*QUICK_TRAINING, "--method", "mask_guided", "--mask-kind", "exact", "--train.batch-size", "6")
+TRAINING += ("--train.resize", "40", "--train.crop", "32", "--train.cache", "host")
 MODEL, PHOTOGRAPHS = HERE / "model", HERE / "photographs"
 
 
@@ -151,30 +152,32 @@ class TestModels:
 
     @pytest.fixture(scope="class")
     def model(self, data: Path, runs: Path) -> str:
-        ended = done("train", "--data", data, "--runs", runs, *QUICK_TRAINING, *SIZES)
+        ended = done("train", "--data", data, "--runs", runs, *TRAINING)
         model = ended.out.strip().rpartition("model ")[2]
         assert Path(model, "model.json").is_file()
-        again = done("train", "--data", data, "--runs", runs, *QUICK_TRAINING, *SIZES)
+        row = json.loads(Path(model).with_name("metrics.jsonl").read_text())
+        assert row["loss_vein"] > 0
+        assert row["loss_contour"] > 0
+        again = done("train", "--data", data, "--runs", runs, *TRAINING)
         # The last line: a busy Ray writes warnings of its own.
         assert again.out.splitlines()[-1] == ended.out.splitlines()[-1]
         return model
 
     @pytest.fixture(scope="class")
     def challenger(self, data: Path, runs: Path, model: str) -> str:
-        assert "temperature" in done("calibrate", "--data", data, "--runs", runs, "--model", model, "--folds", 2).out
+        folds = ("--folds", 2, "--max-concurrent-trials", 1)
+        assert "temperature" in done("calibrate", "--data", data, "--runs", runs, "--model", model, *folds).out
         ended = done("evaluate", "--data", data, "--runs", runs, "--model", model, "--compare", f"the same={model}")
         assert "of 6" in ended.out
         assert Path(ended.out.strip().rpartition("report: ")[2]).is_file()
         return "models:/ufgvc-drawn@challenger"
 
-    def test_detect_and_its_masks(self, data: Path, runs: Path) -> None:
+    def test_detect_and_its_masks(self, data: Path, work: Path) -> None:
+        runs = work / "detectors"
         quick = ("--init", "none", "--num-annotated", 4, "--image-size", 64, "--epochs", 1, "--tracking.uri", "off")
         assert "mAP" in done("detect", "--data", data, "--runs", runs, *quick).out
-        for kind in ("box", "luminance", "structure"):
-            assert (
-                f"masks ({kind})"
-                in done("mask", "--data", data, "--runs", runs, "--mask-kind", kind, "--box-source", "annotated").out
-            )
+        chosen = ("--mask-kind", "luminance", "--box-source", "annotated", "--max-actors", 1)
+        assert "masks (luminance)" in done("mask", "--data", data, "--runs", runs, *chosen).out
 
     def test_promote_and_predict(self, data: Path, runs: Path, challenger: str, work: Path) -> None:
         ended = done("promote", "--data", data, "--runs", runs)
@@ -192,26 +195,22 @@ class TestModels:
 
     def test_export(self, model: str, runs: Path, work: Path) -> None:
         done("export", "--model", model, "--runs", runs, "--out", work / "onnx")
-        ended = done(
-            "predict",
-            "--source",
-            PHOTOGRAPHS,
-            "--model",
-            work / "onnx",
-            "--out",
-            work / "by-onnx",
-            "--tracking.uri",
-            "off",
-        )
+        places = ("--source", PHOTOGRAPHS, "--model", work / "onnx", "--out", work / "by-onnx")
+        ended = done("predict", *places, "--tracking.uri", "off")
         assert "3 photographs predicted" in ended.out
+        ended = ufgvc("predict", *places, "--tracking.uri", "off", "--runtime", "torch")
+        assert ended.code == 2
+        assert "exported model, which torch cannot run" in ended.err
 
     def test_pipeline(self, work: Path, data: Path, runs: Path, model: str) -> None:
         """All steps in one; what the single commands did is found."""
         places = ("--source", work / "leaves", "--data", data, "--name", "drawn", "--runs", runs)
-        ended = done("pipeline", *places, *QUICK_TRAINING, *SIZES)
+        ended = done("pipeline", *places, *TRAINING)
         assert "== ingest (found, not done again)" in ended.out
         assert "== train (found, not done again)" in ended.out
         assert "== evaluate" in ended.out
+        assert "== detect" not in ended.out, "exact masks need no detector"
+        assert "masks (exact) of 18 leaves, every region on 18" in ended.out
 
 
 # test_calibrate_predict.py exports for a prediction too, and test_export above by the command line.

@@ -1,13 +1,11 @@
-"""Exact masks from the command line, and a pipeline that trains with them without a detector."""
+"""Exact masks, also from the command line."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from ufgvc.cli import main
 from ufgvc.core.errors import UserError
@@ -20,22 +18,6 @@ from ufgvc.synthetic import SynthSettings, synthesize
 from ufgvc.tracking.context import Context
 
 EXACT = MaskSettings(mask_kind="exact")
-TINY = {
-    "name": "tiny",
-    "method": "mask_guided",
-    "options": {"backbone": "shufflenet_v2_x0_5"},
-    "mask_kind": "exact",
-    "train": {
-        "init": "none",
-        "epochs": 1,
-        "batch_size": 6,
-        "resize": 40,
-        "crop": 32,
-        "cpus_per_worker": 0.5,
-    },
-    "evaluate": {"cam_leaves": 0, "region_leaves": 0},
-    "tracking": {"uri": "off"},
-}
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 
@@ -82,30 +64,10 @@ def test_an_error_in_a_task_is_one_message(source: Path, tmp_path: Path, capsys:
         read_manifest(open_dataset(data), "masks/exact")
 
 
-def test_a_pipeline_with_exact_masks_trains_without_a_detector(
-    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
-    data, runs = tmp_path / "data", tmp_path / "runs"
-    arguments = [
-        "pipeline",
-        "--config",
-        str(tmp_path / "tiny.yaml"),
-        "--source",
-        str(source),
-        "--data",
-        str(data),
-        "--runs",
-        str(runs),
-    ]
-    assert main(arguments) == 0
-    out = capsys.readouterr().out
-    assert "masks (exact) of 8 leaves, every region on 8" in out
-    assert "== detect" not in out
-    assert not (runs / "tiny" / "regions").exists()
-    (metrics,) = runs.glob("tiny/mask_guided/*/metrics.jsonl")
-    row = json.loads(metrics.read_text())
-    assert row["loss_vein"] > 0
-    assert row["loss_contour"] > 0
-    assert main(["mask", *arguments[1:3], "--data", str(data), "--source", str(source)]) == 0
+# A training with exact masks, and a pipeline with them that needs no detector: TestModels of test_every_command.py.
+def test_the_kind_of_masks_may_stand_in_a_file(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text("mask_kind: exact\ntracking: {uri: 'off'}\ntrain: {epochs: 1}\n")
+    data = tmp_path / "data"
+    ingest(str(source), str(data), name="tiny")
+    assert main(["mask", "--config", str(tmp_path / "tiny.yaml"), "--data", str(data), "--source", str(source)]) == 0
     assert mask(str(data), EXACT, source=str(source)).found

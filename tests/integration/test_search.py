@@ -42,7 +42,7 @@ OPTIONS = {"backbone": "shufflenet_v2_x0_5"}
 TRAIN = TrainSettings(
     init="none",
     mask_kind="exact",
-    epochs=3,
+    epochs=2,
     batch_size=4,
     resize=40,
     crop=32,
@@ -56,7 +56,7 @@ pytestmark = pytest.mark.usefixtures("ray_local")
 
 
 def arguments(folder: Path, data: str, **more: object) -> list[str]:
-    settings = {"num_trials": 3, "repeats": 1, "seeds": 1, "grace_epochs": 1, "max_concurrent_trials": 2} | more
+    settings = {"num_trials": 2, "repeats": 1, "seeds": 1, "grace_epochs": 1, "max_concurrent_trials": 2} | more
     given = {name: value for name, value in TRAIN.model_dump(mode="json").items() if value is not None}
     shared = {"options": OPTIONS, "mask_kind": given.pop("mask_kind"), "train": given}
     (folder / "search.yaml").write_text(yaml.safe_dump(shared | {"search": settings}))
@@ -104,7 +104,7 @@ def test_a_search_killed_twice_resumes_and_writes_its_report(
         log,
     )
     found[0].kill()
-    wait_for(lambda: len(ended(tmp_path)) >= 2, process, log)
+    wait_for(lambda: ended(tmp_path), process, log)
     process.kill()
     process.wait(30)
     wait_until(lambda: not trials(), "the end of the processes whose driver was killed", within=60)
@@ -116,7 +116,7 @@ def test_a_search_killed_twice_resumes_and_writes_its_report(
     assert done.code == 0, done.text
     after = ended(tmp_path)
     assert all(after[path] == stamp for path, stamp in before.items()), "finished trials were run again"
-    assert [path.parent.name for path in sorted(after)] == ["0000", "0001", "0002", "0003"]
+    assert [path.parent.name for path in sorted(after)] == ["0000", "0001", "0002"]
     assert "trials were finished before" in caplog.text
     assert not list(folder.glob("trials/*/fold-*/checkpoints")), "the weights of trials are deleted"
     assert {"report.html", "trials.csv", "best.yaml", "config.yaml"} <= {path.name for path in folder.iterdir()}
@@ -145,7 +145,7 @@ def _nested_runs(folder: Path) -> None:
     (parent,) = [run for run in runs if run.data.tags.get("step") == "search"]
     assert parent.info.status == "FINISHED"
     trials = [run for run in below(parent.info.run_id) if run.data.tags["step"] == "trial"]
-    assert sorted(run.info.run_name for run in trials) == [f"trial-{number}" for number in range(4)]
+    assert sorted(run.info.run_name for run in trials) == [f"trial-{number}" for number in range(3)]
     for trial in trials:
         assert trial.info.status == "FINISHED"
         assert "options.fusion.base" in trial.data.params
@@ -160,22 +160,13 @@ def test_the_test_leaves_are_never_opened_before_the_end(small_dataset: str, tmp
     shutil.copytree(small_dataset, data)
     for part in (data / "images").glob("test-*"):
         part.unlink()
-    settings = SearchSettings(num_trials=1, repeats=0, seeds=0)
+    settings = SearchSettings(num_trials=1, repeats=0, seeds=1)
     train = TRAIN.model_copy(update={"epochs": 1})
-    done = search(
-        str(data), "mask_guided", OPTIONS, train, settings, Context(runs=str(tmp_path / "runs"), tracking=OFF)
-    )
-    assert len(list(Path(done.folder).glob("trials/*/result.json"))) == 1
-    assert (Path(done.folder) / "best.yaml").exists()
     with pytest.raises(FileNotFoundError):
-        search(
-            str(data),
-            "mask_guided",
-            OPTIONS,
-            train,
-            settings.model_copy(update={"seeds": 1}),
-            Context(runs=str(tmp_path / "runs"), tracking=OFF),
-        )
+        search(str(data), "mask_guided", OPTIONS, train, settings, Context(runs=str(tmp_path / "runs"), tracking=OFF))
+    (folder,) = (tmp_path / "runs" / "leaves" / "search").iterdir()
+    assert len(list(folder.glob("trials/*/result.json"))) == 1
+    assert (folder / "best.yaml").exists()
 
 
 def test_folds_in_step_are_the_folds_alone(small_dataset: str, tmp_path: Path) -> None:
@@ -198,7 +189,7 @@ def test_folds_in_step_are_the_folds_alone(small_dataset: str, tmp_path: Path) -
     while second.epochs < second.total:
         second.step()
     for worker, state in zip(second.workers, alone, strict=True):
-        assert worker.epoch == 3
+        assert worker.epoch == TRAIN.epochs
         for name, tensor in worker.method.net.state_dict().items():
             assert torch.equal(tensor, state["net"][name]), name
         assert [row["loss"] for row in worker.history] == [row["loss"] for row in state["history"]]
@@ -251,9 +242,9 @@ def test_trials_of_several_workers_leave_no_group_behind(small_dataset: str, tmp
     assert [row.state for row in rows if row] == ["complete", "stopped"]
     assert rows[0] is not None
     assert rows[1] is not None
-    assert len(rows[0].curve) == 3
+    assert len(rows[0].curve) == TRAIN.epochs
     assert len(rows[1].curve) == 1
     assert done.best == 0
     groups = ray.util.placement_group_table().values()
     assert [group["state"] for group in groups if group["state"] != "REMOVED"] == []
-    assert [len(read_metrics(store.fold(0, fold))) for fold in range(3)] == [3, 3, 3]
+    assert [len(read_metrics(store.fold(0, fold))) for fold in range(3)] == [TRAIN.epochs] * 3

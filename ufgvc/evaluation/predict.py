@@ -1,27 +1,25 @@
-"""The `predict` command: predicts any number of photographs with Ray actors, in constant memory."""
+"""The `predict` command: any number of photographs with Ray actors, in constant memory; a few in this process."""
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import logging
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ufgvc.core.errors import UnreadableFile, UserError
-from ufgvc.core.storage import Store, join, open_store
+from ufgvc.core.storage import Store, open_store
 from ufgvc.data.file_types import HEAD_BYTES, READABLE_TYPES, detect_file_type, explain_unreadable
 from ufgvc.data.images import BadImage, decode, inspect
 from ufgvc.data.readers.scan import Rejected, find_photographs, scan, split_uri
+from ufgvc.evaluation.prediction_writer import PredictionWriter
 from ufgvc.evaluation.settings import PredictResult, PredictSettings
 from ufgvc.models.model import LoadedModel, load_model
 from ufgvc.models.onnx import has_gpu_provider
-from ufgvc.runtime.resources import actor_pool
+from ufgvc.runtime.resources import actor_pool, choose_device
 from ufgvc.runtime.session import ray_session
 from ufgvc.runtime.tasks import configure_ray_data, run_tasks
 from ufgvc.tracking.context import Context
@@ -29,7 +27,7 @@ from ufgvc.training.memory import memory_for_scores
 
 log = logging.getLogger(__name__)
 
-CSV, REJECTED, PARQUET = "predictions.csv", "rejected.csv", "predictions"
+MAX_IN_PROCESS = 100  # photographs; up to here starting Ray and an actor takes longer than it saves
 
 
 def predict(
@@ -59,12 +57,25 @@ def predict(
             "the predictions would be written among the photographs", where="--out", fix="give another folder"
         )
     loaded = choose_runtime(settings.runtime, load_model(model, context), model)
-    with ray_session(context.ray, settings.gpus_to_wait_for), PredictionWriter(target, loaded, settings) as writer:
+    session: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if not predicts_in_process(len(names), settings):
+        session = ray_session(context.ray, settings.gpus_to_wait_for)
+    with session, PredictionWriter(target, loaded, settings) as writer:
         for file in rejected:
             writer.reject(file.path, file.reason)
         for row in _predict_rows(store, names, loaded, settings):
             writer.add(row)
         return writer.finish(len(names) + len(rejected))
+
+
+def predicts_in_process(photographs: int, settings: PredictSettings) -> bool:
+    """Whether this process predicts that many photographs itself.
+
+    With `max_actors: 0`; without a number for a few of them, unless they need a GPU, which the cluster may have only
+    elsewhere.
+    """
+    few = photographs <= MAX_IN_PROCESS and settings.device != "gpu"
+    return settings.max_actors == 0 or (settings.max_actors is None and few)
 
 
 def choose_runtime(runtime: str, model: LoadedModel, uri: str) -> LoadedModel:
@@ -117,13 +128,18 @@ def _read_head(store: Store, name: str) -> bytes:
 
 
 class Predictor:
-    """An actor that predicts batches of photographs. One that cannot be read gets a reason instead of a prediction."""
+    """Predicts batches of photographs. One that cannot be read gets a reason instead of a prediction.
 
-    def __init__(self, store: Store, model_ref: Any, top: int, device: str) -> None:
-        import ray
+    model: or, for an actor, Ray's reference to it.
+    """
 
+    def __init__(self, store: Store, model: Any, top: int, device: str) -> None:
+        if not isinstance(model, LoadedModel):
+            import ray
+
+            model = ray.get(model)
         self.store, self.top = store, top
-        self.model: LoadedModel = ray.get(model_ref).to(device)
+        self.model: LoadedModel = model.to(device)
 
     def __call__(self, batch: dict[str, Any]) -> pa.Table:
         """{"path": (B,)} -> columns path, reason ("" if it was read), known, and lists of classes and probabilities."""
@@ -160,13 +176,33 @@ class Predictor:
 def _predict_rows(
     store: Store, names: list[str], model: LoadedModel, settings: PredictSettings
 ) -> Iterator[dict[str, Any]]:
-    import ray
-
-    configure_ray_data()
     can_use_gpu = not model.exported or has_gpu_provider()
     if settings.device == "gpu" and not can_use_gpu:
         what = "the onnxruntime that is installed cannot use a GPU"
         raise UserError(what, where="--device gpu", fix="use `--device auto`, or install onnxruntime-gpu")
+    predict = _predict_here if predicts_in_process(len(names), settings) else _predict_by_actors
+    classes = model.classes
+    for batch in predict(store, names, model, settings, can_use_gpu):
+        for row in batch.to_pylist():
+            row["names"] = [classes[i] for i in row.pop("classes")]
+            yield row
+
+
+def _predict_here(
+    store: Store, names: list[str], model: LoadedModel, settings: PredictSettings, can_use_gpu: bool
+) -> Iterator[pa.Table]:
+    device = choose_device(settings.device) if can_use_gpu else "cpu"
+    predictor = Predictor(store, model, settings.top, device)
+    size = settings.batch_size
+    return (predictor({"path": names[start : start + size]}) for start in range(0, len(names), size))
+
+
+def _predict_by_actors(
+    store: Store, names: list[str], model: LoadedModel, settings: PredictSettings, can_use_gpu: bool
+) -> Iterator[pa.Table]:
+    import ray
+
+    configure_ray_data()
     batches = -(-len(names) // settings.batch_size)
     pool = actor_pool(settings, batches, can_use_gpu=can_use_gpu)
     rows = ray.data.from_arrow(pa.table({"path": names})).repartition(min(batches, 4 * pool.max_actors))
@@ -176,93 +212,4 @@ def _predict_rows(
         batch_size=settings.batch_size,
         **pool.options,
     )
-    classes = model.classes
-    for batch in run_tasks(predicted.iter_batches(batch_size=None, batch_format="pyarrow")):
-        for row in cast(pa.Table, batch).to_pylist():
-            row["names"] = [classes[i] for i in row.pop("classes")]
-            yield row
-
-
-class PredictionWriter:
-    """Writes the files of a prediction row by row: the CSV files through temporary files, Parquet in parts."""
-
-    def __init__(self, store: Store, model: LoadedModel, settings: PredictSettings) -> None:
-        self.store, self.limit, self.top = store, settings.rows_per_file, min(settings.top, len(model.classes))
-        self.calibrated, self.has_threshold = model.calibration is not None, model.subspace is not None
-        self.name_unknown, self.unknown, self.unknown_name = settings.unknown, 0, model.unknown_name
-        self.rows: list[dict[str, Any]] = []
-        self.parts: list[str] = []
-        self.counts = {CSV: 0, REJECTED: 0}
-
-    def __enter__(self) -> PredictionWriter:
-        self.folder = tempfile.TemporaryDirectory(prefix="ufgvc-predict-")
-        self.files = {
-            name: (Path(self.folder.name) / name).open("w", newline="", encoding="utf-8") for name in self.counts
-        }
-        self.writers = {name: csv.writer(file) for name, file in self.files.items()}
-        self.columns = ["path", "cultivar", "probability", "known"]
-        self.columns += [f"top{i}_{what}" for i in range(1, self.top + 1) for what in ("cultivar", "probability")]
-        self.writers[CSV].writerow(self.columns)
-        self.writers[REJECTED].writerow(["path", "reason"])
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for file in self.files.values():
-            file.close()
-        self.folder.cleanup()
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Adds a photograph: {path, reason, known, names, probabilities}."""
-        if row["reason"]:
-            self.reject(row["path"], row["reason"])
-            return
-        self.counts[CSV] += 1
-        pairs = list(zip(row["names"], row["probabilities"], strict=True))
-        flat = [cell for name, probability in pairs for cell in (name, f"{probability:.6f}")]
-        known = row["known"] or not self.name_unknown
-        self.unknown += not known
-        cultivar = pairs[0][0] if known else self.unknown_name
-        self.writers[CSV].writerow([row["path"], cultivar, f"{pairs[0][1]:.6f}", "true" if known else "false", *flat])
-        cells = [row["path"], cultivar, pairs[0][1], known, *(cell for pair in pairs for cell in pair)]
-        self.rows.append(dict(zip(self.columns, cells, strict=True)))
-        if len(self.rows) >= self.limit:
-            self._write_part()
-
-    def reject(self, path: str, reason: str) -> None:
-        """Adds a file without a prediction."""
-        self.counts[REJECTED] += 1
-        self.writers[REJECTED].writerow([path, reason])
-
-    def finish(self, expected: int) -> PredictResult:
-        """Writes the remaining rows and the CSV files. RuntimeError unless there are `expected` files in all."""
-        if sum(self.counts.values()) != expected:
-            raise RuntimeError(f"{sum(self.counts.values())} of {expected} photographs came back from the workers")
-        if self.rows:
-            self._write_part()
-        stale = set(self.store.list(PARQUET)) - set(self.parts)
-        for name, file in self.files.items():
-            file.flush()
-            with Path(file.name).open("rb") as source, self.store.writer(name) as target:
-                while chunk := source.read(1 << 22):
-                    target.write(chunk)
-        self.store.delete(*sorted(stale))
-        if self.counts[REJECTED]:
-            log.warning("%d files have no prediction: %s", self.counts[REJECTED], join(self.store.uri, REJECTED))
-        parquet = tuple(join(self.store.uri, name) for name in self.parts)
-        return PredictResult(
-            predicted=self.counts[CSV],
-            rejected=self.counts[REJECTED],
-            csv=join(self.store.uri, CSV),
-            rejected_csv=join(self.store.uri, REJECTED),
-            parquet=parquet,
-            unknown=self.unknown,
-            calibrated=self.calibrated,
-            has_threshold=self.has_threshold,
-        )
-
-    def _write_part(self) -> None:
-        name = f"{PARQUET}/part-{len(self.parts):05d}.parquet"
-        with self.store.writer(name) as file:
-            pq.write_table(pa.Table.from_pylist(self.rows), file, compression="zstd")
-        self.parts.append(name)
-        self.rows = []
+    return run_tasks(predicted.iter_batches(batch_size=None, batch_format="pyarrow"))

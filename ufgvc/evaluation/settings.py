@@ -61,6 +61,9 @@ class PredictSettings(ActorSettings):
     """name leaves above the model's out-of-distribution threshold `unknown` (`ufgvc calibrate` fits one)"""
     batch_size: int = Field(32, ge=1)
     """photographs in a forward pass"""
+    max_actors: int | None = Field(None, ge=0)
+    """actors at most; 0: predict in this process; default: this process for up to 100 photographs, else as many as
+    fit"""
     rows_per_file: int = Field(100_000, ge=1)
     """photographs in one Parquet file"""
 

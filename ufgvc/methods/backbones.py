@@ -11,7 +11,6 @@ from urllib.error import URLError
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models import inception
 
 from ufgvc.core.errors import UserError
 from ufgvc.methods.weights import kaiming_init_, load_weights, read_state_dict
@@ -251,6 +250,8 @@ def has_padded_average_pooling(net: nn.Module) -> bool:
 
     torchvision's Inception blocks call it in their `forward`, so they are recognised by their class.
     """
+    from torchvision.models import inception
+
     blocks = (inception.InceptionA, inception.InceptionC, inception.InceptionE)
     return any(
         isinstance(module, blocks) or (isinstance(module, nn.AvgPool2d) and module.padding not in (0, (0, 0)))

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models.inception import InceptionAux
 
 from ufgvc.core.config import Settings
 from ufgvc.methods.backbones import Backbone, build_backbone
 from ufgvc.methods.method import Batch, LossParts, Method, Outputs, method
 from ufgvc.methods.resnet50 import GlobalAverage, classification_loss, cross_entropy, plain_method
 from ufgvc.methods.weights import kaiming_init_
+
+if TYPE_CHECKING:
+    from torchvision.models.inception import InceptionAux
 
 # The map that the auxiliary classifier takes: the block that it follows, and the number of its channels.
 MIDDLE, MIDDLE_CHANNELS = "Mixed_6e", 768
@@ -79,6 +82,8 @@ def inception_losses(outputs: Outputs, batch: Batch) -> LossParts:
 @method("inception_v3", InceptionOptions)
 def build_inception_v3(num_classes: int, init: str, options: InceptionOptions) -> Method:
     """`Method` of InceptionV3; see `ufgvc.methods.build`."""
+    from torchvision.models.inception import InceptionAux
+
     auxiliary = InceptionAux(MIDDLE_CHANNELS, num_classes)
     convolutions = nn.ModuleDict({"AuxLogits": nn.ModuleDict({"conv0": auxiliary.conv0, "conv1": auxiliary.conv1})})
     kaiming_init_(convolutions)

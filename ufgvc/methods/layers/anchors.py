@@ -10,7 +10,6 @@ import math
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchvision.ops import box_iou
 
 # For each level: side in pixels of its anchors in an image of 448 px, and its scale factors.
 LEVELS = (
@@ -67,6 +66,8 @@ def select_proposals(scores: Tensor, boxes: Tensor, count: int, iou_threshold: f
     more with a better kept box is suppressed.  If fewer than `count` are kept, the best suppressed boxes follow, unlike
     `torchvision.ops.nms`, and all images are processed at once.  Of equal scores the first box is better.
     """
+    from torchvision.ops import box_iou
+
     total = len(boxes)
     # Works on ranks, not scores: adding N for suppressed and 2 N for taken boxes keeps the order within each group
     # exactly.

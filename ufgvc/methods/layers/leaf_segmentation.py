@@ -11,7 +11,6 @@ import math
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchvision.transforms.functional import gaussian_blur
 
 MIN_CONTRAST = 16 / 255  # images whose largest difference from the background is smaller count as all leaf
 ITERATIONS = 12  # of the threshold; it converges after half of them
@@ -73,6 +72,8 @@ def ridges(images: Tensor, inside: Tensor) -> Tensor:
 
     The strength is the negative smaller eigenvalue of the Hessian of the smoothed brightness, where it is positive.
     """
+    from torchvision.transforms.functional import gaussian_blur
+
     std = max(1.0, VEIN_STD * max(images.shape[2:]))
     light = gaussian_blur(images.mean(dim=1, keepdim=True), [2 * math.ceil(3 * std) + 1] * 2, [std] * 2)
     padded = functional.pad(light, (1, 1, 1, 1), mode="replicate")

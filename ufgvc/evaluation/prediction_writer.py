@@ -1,0 +1,105 @@
+"""The files of a prediction."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ufgvc.core.storage import Store, join
+from ufgvc.evaluation.settings import PredictResult, PredictSettings
+from ufgvc.models.model import LoadedModel
+
+log = logging.getLogger(__name__)
+
+CSV, REJECTED, PARQUET = "predictions.csv", "rejected.csv", "predictions"
+
+
+class PredictionWriter:
+    """Writes the files of a prediction row by row: the CSV files through temporary files, Parquet in parts."""
+
+    def __init__(self, store: Store, model: LoadedModel, settings: PredictSettings) -> None:
+        self.store, self.limit, self.top = store, settings.rows_per_file, min(settings.top, len(model.classes))
+        self.calibrated, self.has_threshold = model.calibration is not None, model.subspace is not None
+        self.name_unknown, self.unknown, self.unknown_name = settings.unknown, 0, model.unknown_name
+        self.rows: list[dict[str, Any]] = []
+        self.parts: list[str] = []
+        self.counts = {CSV: 0, REJECTED: 0}
+
+    def __enter__(self) -> PredictionWriter:
+        self.folder = tempfile.TemporaryDirectory(prefix="ufgvc-predict-")
+        self.files = {
+            name: (Path(self.folder.name) / name).open("w", newline="", encoding="utf-8") for name in self.counts
+        }
+        self.writers = {name: csv.writer(file) for name, file in self.files.items()}
+        self.columns = ["path", "cultivar", "probability", "known"]
+        self.columns += [f"top{i}_{what}" for i in range(1, self.top + 1) for what in ("cultivar", "probability")]
+        self.writers[CSV].writerow(self.columns)
+        self.writers[REJECTED].writerow(["path", "reason"])
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self.files.values():
+            file.close()
+        self.folder.cleanup()
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Adds a photograph: {path, reason, known, names, probabilities}."""
+        if row["reason"]:
+            self.reject(row["path"], row["reason"])
+            return
+        self.counts[CSV] += 1
+        pairs = list(zip(row["names"], row["probabilities"], strict=True))
+        flat = [cell for name, probability in pairs for cell in (name, f"{probability:.6f}")]
+        known = row["known"] or not self.name_unknown
+        self.unknown += not known
+        cultivar = pairs[0][0] if known else self.unknown_name
+        self.writers[CSV].writerow([row["path"], cultivar, f"{pairs[0][1]:.6f}", "true" if known else "false", *flat])
+        cells = [row["path"], cultivar, pairs[0][1], known, *(cell for pair in pairs for cell in pair)]
+        self.rows.append(dict(zip(self.columns, cells, strict=True)))
+        if len(self.rows) >= self.limit:
+            self._write_part()
+
+    def reject(self, path: str, reason: str) -> None:
+        """Adds a file without a prediction."""
+        self.counts[REJECTED] += 1
+        self.writers[REJECTED].writerow([path, reason])
+
+    def finish(self, expected: int) -> PredictResult:
+        """Writes the remaining rows and the CSV files. RuntimeError unless there are `expected` files in all."""
+        if sum(self.counts.values()) != expected:
+            raise RuntimeError(f"{sum(self.counts.values())} of {expected} photographs came back from the workers")
+        if self.rows:
+            self._write_part()
+        stale = set(self.store.list(PARQUET)) - set(self.parts)
+        for name, file in self.files.items():
+            file.flush()
+            with Path(file.name).open("rb") as source, self.store.writer(name) as target:
+                while chunk := source.read(1 << 22):
+                    target.write(chunk)
+        self.store.delete(*sorted(stale))
+        if self.counts[REJECTED]:
+            log.warning("%d files have no prediction: %s", self.counts[REJECTED], join(self.store.uri, REJECTED))
+        parquet = tuple(join(self.store.uri, name) for name in self.parts)
+        return PredictResult(
+            predicted=self.counts[CSV],
+            rejected=self.counts[REJECTED],
+            csv=join(self.store.uri, CSV),
+            rejected_csv=join(self.store.uri, REJECTED),
+            parquet=parquet,
+            unknown=self.unknown,
+            calibrated=self.calibrated,
+            has_threshold=self.has_threshold,
+        )
+
+    def _write_part(self) -> None:
+        name = f"{PARQUET}/part-{len(self.parts):05d}.parquet"
+        with self.store.writer(name) as file:
+            pq.write_table(pa.Table.from_pylist(self.rows), file, compression="zstd")
+        self.parts.append(name)
+        self.rows = []

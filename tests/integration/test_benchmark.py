@@ -10,19 +10,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import mlflow
+import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
 
 from tests.command_line import ufgvc
-from ufgvc.data.dataset import open_dataset
-from ufgvc.experiments.benchmark import benchmark
+from tests.factories import encoded
+from ufgvc.data.dataset import SCHEMAS, ShardWriter, open_dataset, read_images, read_index, write_dataset
+from ufgvc.data.splits import HeldFold, pool_splits
+from ufgvc.experiments.benchmark import benchmark, choose_lr_factors
 from ufgvc.experiments.entries import decode_images, make_entry, make_final_jobs, make_lr_jobs
 from ufgvc.experiments.method_table import LISTED
 from ufgvc.experiments.pretrain import pretrain
 from ufgvc.experiments.settings import BenchmarkSettings, PretrainSettings
-from ufgvc.experiments.training_job import run_job
+from ufgvc.experiments.training_job import JobOutcome, read_all_scores, run_job
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.settings import TrackingSettings
+from ufgvc.training.progress import read_metrics
 
 SETTINGS = {
     "methods": ["mask_guided", "mask_guided:none"],
@@ -136,6 +141,86 @@ def test_learning_rates_are_chosen_without_the_test_leaves(small_dataset: str, t
     assert result["validation_leaves"] == 3  # one of three training leaves of each cultivar
     with pytest.raises(FileNotFoundError):
         decode_images([final], [dataset])
+
+
+def test_cross_validation_scores_every_leaf_beside_the_fixed_split(
+    small_dataset: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As resumed after a stop with one training finished."""
+    caplog.set_level("INFO")
+    given = SETTINGS | {"methods": ["resnet50"], "seeds": 1, "protocol": "both", "folds": 2}
+    settings = BenchmarkSettings.model_validate(given)
+    dataset = open_dataset(small_dataset)
+    entries = [make_entry(LISTED["resnet50"], len(dataset.classes), settings)]
+    held = HeldFold(2, 1, 0, "all")
+    first = make_final_jobs(entries, [dataset], settings, str(tmp_path / "runs"), {"resnet50": 3.0}, held)[0]
+    decode_images([first], [dataset])
+    assert run_job(first)["leaves"] == 9  # of each of three cultivars 3 of 7 leaves
+    result = benchmark([small_dataset], settings, Context(runs=str(tmp_path / "runs"), tracking=OFF))
+    assert result.failed == 0
+    assert [table.title for table in result.tables if table.title.startswith("Cross-validation")]
+    folder = Path(result.folder)
+    rows = {row["protocol"]: row for row in csv.DictReader((folder / "benchmark.csv").open())}
+    assert (rows["fixed"]["leaves"], rows["crossval"]["leaves"]) == ("12", "21")
+    assert "of 21" in (folder / "table-crossval.md").read_text()
+    results = [json.loads(path.read_text()) for path in (tmp_path / "runs").glob("leaves/*/*/result.json")]
+    # The fixed split and two folds try two learning rates each, and are scored; one more was trained here if its fold
+    # chose the other rate.
+    assert sum(each["purpose"] == "lr_search" for each in results) == 2 + 2 * 2
+    assert sum(each["purpose"] == "final" for each in results) in (3, 4)
+
+
+def rewritten(uri: str, target: Path, images: dict[str, bytes], labels: dict[str, int]) -> str:
+    """A copy of a data set in which some photographs and labels are others, by image id."""
+    shutil.copytree(uri, target)
+    dataset = open_dataset(str(target))
+    writer = ShardWriter(dataset.store, "images", "", "images")
+    shards, tables = [], []
+    for shard in dataset.shards:
+        rows = read_images(dataset, shard).to_pylist()
+        for row in rows:
+            name = row["image_id"]
+            row |= {"image": images.get(name, row["image"]), "label": labels.get(name, row["label"])}
+            row |= {"cultivar": dataset.classes[row["label"]]}
+        table = pa.Table.from_pylist(rows, SCHEMAS["images"])
+        shards.append(writer.write(shard.name, shard.split, table))
+        tables.append(table)
+    write_dataset(dataset.store, dataset.name, dataset.classes, pa.concat_tables(tables), shards, "a test")
+    return str(target)
+
+
+def test_the_learning_rate_of_a_fold_is_chosen_without_its_leaves(
+    small_dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other photographs and other labels in the fold change its score, and nothing in the choice."""
+    dataset = open_dataset(small_dataset)
+    settings = BenchmarkSettings.model_validate(SETTINGS | {"protocol": "crossval", "folds": 2})
+    index = read_index(pool_splits(dataset), "all")
+    labels, image_ids = index["label"].to_numpy().astype(int), index["image_id"].to_pylist()
+    held = HeldFold(2, 0, 0, "all")
+    partition = held.indices(labels, index["group"].to_pylist())
+    inside = [image_ids[row] for row in partition[1]]
+    noise = {name: encoded(f"other {name}", "PNG", 64, 64) for name in inside}
+    others = {name: (labels[image_ids.index(name)] + 1) % 3 for name in inside}
+    changed = rewritten(small_dataset, tmp_path / "data", noise, others)
+    # The folds are stratified by label, so other labels would give other folds.
+    monkeypatch.setattr(HeldFold, "indices", lambda *_: partition)
+    rows = {}
+    for name, uri in (("before", small_dataset), ("after", changed)):
+        data, runs = open_dataset(uri), str(tmp_path / name)
+        entries = [make_entry(LISTED["resnet50"], len(data.classes), settings)]
+        jobs = make_lr_jobs(entries, [data], settings, runs, held)
+        jobs += make_final_jobs(entries, [data], settings, runs, {"resnet50": 1.0}, held)
+        decode_images(jobs, [data])
+        outcomes = [JobOutcome(job, run_job(job)) for job in jobs]
+        tried = [read_metrics(outcome.job.store) for outcome in outcomes]
+        timed = {"seconds", "images_per_second", "data_wait"}
+        epochs = [{k: v for k, v in row.items() if k not in timed} for each in tried for row in each]
+        rows[name] = (epochs, choose_lr_factors(outcomes[:2], entries, settings))
+        assert [outcome.result["leaves"] for outcome in outcomes[2:] if outcome.result] == [len(inside)]
+        rows[f"{name} scores"] = read_all_scores(outcomes[2].job.store)[1]  # type: ignore[assignment]
+    assert rows["before"] == rows["after"]
+    assert not np.array_equal(rows["before scores"], rows["after scores"])
 
 
 def stopped_at(last: int, train_epoch):

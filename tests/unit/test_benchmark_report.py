@@ -38,7 +38,7 @@ def method(key: str, right: dict[tuple[str, int], int | str], **changes) -> Meth
     runs = [
         RunResult(dataset, seed, None, k, 5.0)
         if isinstance(k, str)
-        else RunResult(dataset, seed, first(k), None, 60.0 * (seed + 1), 100.0, 0.01)
+        else RunResult(dataset, seed, first(k), None, 60.0 * (seed + 1), 100.0, (0.01,))
         for (dataset, seed), k in right.items()
     ]
     defaults = {
@@ -214,7 +214,7 @@ def test_leaves_of_thirds_and_long_errors() -> None:
 
 
 def test_csv_holds_raw_numbers_and_texts(whole: BenchmarkRecord, rows: list[MethodSummary]) -> None:
-    lines = {line["key"]: line for line in csv.DictReader(io.StringIO(to_csv(whole, rows)))}
+    lines = {line["key"]: line for line in csv.DictReader(io.StringIO(to_csv([(whole, rows)])))}
     assert list(lines) == [one.key for one in whole.methods]
     one = lines["mask_guided"]
     assert float(one["accuracy"]) == 0.75
@@ -226,7 +226,7 @@ def test_csv_holds_raw_numbers_and_texts(whole: BenchmarkRecord, rows: list[Meth
         name for name in ("correct", "leaves", "accuracy", "seeds", "minutes", "accuracy_text") if lines["dcl"][name]
     } == set()
     assert lines["dcl"]["runs_failed"] == "2"
-    assert to_csv(whole, []) == ""
+    assert to_csv([(whole, [])]) == ""
 
 
 def test_markdown_survives_a_bar_in_a_text(whole: BenchmarkRecord, rows: list[MethodSummary]) -> None:
@@ -241,7 +241,7 @@ def test_one_seed_each_is_a_warning() -> None:
     one = record(method("maskcov", {("a", 0): 9, ("b", 0): 9}, options="epochs 3"))
     (row,) = summarize(one, 20)
     assert row.notes == ("epochs 3",)
-    assert any("One seed" in warning for warning in compose_benchmark(one, [row]).warnings)
+    assert any("One seed" in warning for warning in compose_benchmark([(one, [row])]).warnings)
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def test_without_runs_nothing_is_claimed(whole: BenchmarkRecord) -> None:
         rows = summarize(made, 20)
         text = summary_text(made, rows)
         assert text == f"{reason}, so the gain was not measured."
-        page = compose_benchmark(made, rows)
+        page = compose_benchmark([(made, rows)])
         assert page.headline == "not measured"
         assert not any(isinstance(block, figures.Chart) for section in page.sections for block in section.blocks)
         assert page.to_html()
@@ -318,7 +318,7 @@ def test_names_are_unique_and_data_sets_known(whole: BenchmarkRecord) -> None:
 def test_the_page_is_complete(whole: BenchmarkRecord, rows: list[MethodSummary]) -> None:
     picture = np.zeros((8, 8, 3), np.uint8)
     cam = figures.Panels("cam", "Maps", "Maps of a leaf", ("leaf",), ("one",), ((picture,),), (("62 % inside",),))
-    page = compose_benchmark(whole, rows, cam, footer="now")
+    page = compose_benchmark([(whole, rows)], cam, footer="now")
     html = page.to_html()
     reader = Reader()
     reader.feed(html)

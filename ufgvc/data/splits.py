@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +14,43 @@ from numpy.typing import NDArray
 from ufgvc.core.errors import UserError
 
 if TYPE_CHECKING:
+    from ufgvc.data.dataset import Dataset
     from ufgvc.data.readers.listing import Photo
 
 Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class HeldFold:
+    """A fold that a training never reads, so that it can be scored afterwards.
+
+    folds, fold, seed: see `kfold_indices`; another seed is another partition.
+    split: what is divided: "train", or "all", the leaves of all splits (see `pool_splits`).
+    """
+
+    folds: int
+    fold: int
+    seed: int
+    split: Literal["train", "all"]
+
+    def indices(self, labels: Ints, groups: Sequence[str | None]) -> tuple[Ints, Ints]:
+        """(other images, images of the fold). Arguments and errors as for `kfold_indices`."""
+        return kfold_indices(labels, groups, self.folds, self.fold, self.seed)
+
+
+def pool_splits(dataset: Dataset) -> Dataset:
+    """The data set with a single split "all": its images, in the same files, in the order of the shards."""
+    shards = tuple(replace(shard, split="all") for shard in dataset.shards)
+    return replace(dataset, shards=shards, counts={"all": sum(dataset.counts.values())})
+
+
+def count_groups(labels: Ints, groups: Sequence[str | None], num_classes: int) -> Ints:
+    """(num_classes,) groups (plants) of each label; an image without a group counts as one."""
+    units = {
+        (int(label), index if group is None else group)
+        for index, (label, group) in enumerate(zip(labels, groups, strict=True))
+    }
+    return np.bincount([label for label, _ in units], minlength=num_classes)
 
 
 def assign_splits(photos: list[Photo], test_share: float, seed: int) -> None:
@@ -61,22 +96,35 @@ def kfold_indices(labels: Ints, groups: Sequence[str | None], folds: int, fold: 
     labels: (N,).  groups: N names; None is a group of its own.  fold: 0 to folds - 1.
     UserError if a label has a single group, because nothing of it could be held out.
     """
+    numbers = assign_folds(labels, groups, folds, seed)
+    if (numbers < 0).any():
+        raise UserError(
+            f"the cultivar with label {labels[numbers < 0].min()} has one training leaf (or one group of leaves): "
+            "nothing of it can be held out",
+            where="train.validation",
+            fix="use `--train.validation last`",
+        )
+    return np.flatnonzero(numbers != fold), np.flatnonzero(numbers == fold)
+
+
+def assign_folds(labels: Ints, groups: Sequence[str | None], folds: int, seed: int) -> Ints:
+    """The fold (N,) of each image, 0 to folds - 1, or -1 if its label has a single group: nothing can be held out.
+
+    Arguments as for `kfold_indices`.
+    """
     rng = np.random.default_rng(np.random.SeedSequence([seed, folds]))
     units = np.array([f"group {group}" if group is not None else f"leaf {index}" for index, group in enumerate(groups)])
-    fold_numbers = np.empty(len(labels), np.int64)
+    numbers = np.empty(len(labels), np.int64)
+    number: dict[str, int] = {}  # also of groups with several labels, which stay in the fold that the first one gave
     for label in np.unique(labels):
         at = np.flatnonzero(labels == label)
         names = rng.permutation(np.unique(units[at]))
         if len(names) < 2:
-            raise UserError(
-                f"the cultivar with label {label} has one training leaf (or one group of leaves): "
-                "nothing of it can be held out",
-                where="train.validation",
-                fix="use `--train.validation last`",
-            )
-        number = {name: index % min(folds, len(names)) for index, name in enumerate(names)}
-        fold_numbers[at] = [number[unit] for unit in units[at]]
-    return np.flatnonzero(fold_numbers != fold), np.flatnonzero(fold_numbers == fold)
+            numbers[at] = -1
+            continue
+        number = {name: index % min(folds, len(names)) for index, name in enumerate(names)} | number
+        numbers[at] = [number[unit] for unit in units[at]]
+    return numbers
 
 
 def holdout_indices(labels: Ints, groups: Sequence[str | None], share: float, seed: int) -> tuple[Ints, Ints]:

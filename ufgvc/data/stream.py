@@ -152,7 +152,8 @@ class StreamedSource:
     """Reads and decodes the training split again every epoch: chunks in a seeded order, then a seeded shuffle buffer.
 
     labels: (N,) of the whole split.  positions: rows of it that are trained on.  batch_size: over all ranks.
-    buffer: rows in the shuffle buffer.  RuntimeError if an epoch yields more or fewer rows than expected.
+    buffer: rows in the shuffle buffer.  split: that holds the rows.  RuntimeError if an epoch yields more or fewer rows
+    than expected.
     """
 
     dataset: Dataset
@@ -166,13 +167,14 @@ class StreamedSource:
     world: int
     device: torch.device
     buffer: int = 512
+    split: str = "train"
 
     def epoch(self, epoch: int) -> Iterator[RawBatch]:
         """See `BatchSource`."""
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, epoch]))
         wanted = np.zeros(len(self.labels), bool)
         wanted[self.positions] = True
-        chunks = list_chunks(self.dataset, "train", self.mask_kind)
+        chunks = list_chunks(self.dataset, self.split, self.mask_kind)
         mine, count = rank_chunks([chunks[i] for i in rng.permutation(len(chunks))], wanted, self.rank, self.world)
         steps = num_batches(len(self.positions), self.batch_size)
         sizes = [len(part) for part in np.array_split(np.arange(count), steps)]

@@ -10,15 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 TableName = Literal["II", "III", "controls"]
+Protocol = Literal["fixed", "crossval"]
 
 
 @dataclass(frozen=True)
 class RunResult:
     """One training run of a method, with one seed on one data set.
 
-    right: (N,) bool, whether each test leaf of the data set was classified correctly; None if the run failed or is
+    right: (N,) bool, whether each scored leaf of the data set was classified correctly; None if the run failed or is
     missing.  error: why it failed (its first line is shown).  seconds: wall time.  images_per_second: in training.
+    learning_rates: different ones only in cross-validation, where each fold chooses its own.
     train_accuracy: on the augmented images of the last epoch, in [0, 1].
+    A run of a cross-validation is a training for each fold: the figures except `right` are means over the folds.
     """
 
     dataset: str
@@ -27,7 +30,7 @@ class RunResult:
     error: str | None = None
     seconds: float | None = None
     images_per_second: float | None = None
-    learning_rate: float | None = None
+    learning_rates: tuple[float, ...] = ()
     train_accuracy: float | None = None
 
 
@@ -57,17 +60,22 @@ class MethodResult:
 
 @dataclass(frozen=True, eq=False)
 class BenchmarkDataset:
-    """The test leaves of one data set; equal to itself only.  labels: (N,) int64 in [0, classes)."""
+    """The scored leaves of one data set; equal to itself only.
+
+    labels: (N,) int64 in [0, classes).  groups: (N,) int64 id of each leaf's plant or photograph; None: not known.
+    """
 
     name: str
     labels: NDArray[np.int64]
     classes: int
+    groups: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
 class BenchmarkRecord:
     """A whole benchmark. ValueError if keys or data set names repeat, or a run names an unknown data set.
 
+    protocol: fixed scores the test leaves; crossval every leaf of the data sets once a seed, out of fold.
     references: keys of the baseline and of the proposed methods; every method is compared with each of them.
     energy: {label: (mean share of the class activation map inside the masks, mean share of the image that the masks
     cover, number of leaves)}.
@@ -80,6 +88,7 @@ class BenchmarkRecord:
     references: tuple[str, ...] = ("resnet50", "mask_guided")
     facts: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    protocol: Protocol = "fixed"
     energy: Mapping[str, tuple[float, float, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -19,6 +19,7 @@ from ufgvc.evaluation.stats import (
     estimate,
     holm,
     pooled_cultivars,
+    pooled_groups,
     resampled_means,
     right_by_seed,
     seed_mean,
@@ -86,7 +87,8 @@ class _Resamples:
             means = {one.key: seed_mean(one, datasets) for one in self.record.methods}
             known = {key: mean for key, mean in means.items() if mean is not None}
             values = np.stack(list(known.values()), axis=1)
-            columns = resampled_means(values, pooled_cultivars(datasets), self.resamples, self.seed)
+            cultivars, groups = pooled_cultivars(datasets), pooled_groups(datasets)
+            columns = resampled_means(values, cultivars, self.resamples, self.seed, groups)
             self.drawn[names] = dict(zip(known, columns.T, strict=True))
         return self.drawn[names]
 
@@ -145,7 +147,7 @@ def _costs(one: MethodResult) -> dict[str, Any]:
         "train_accuracy": mean([run.train_accuracy for run in done]),
         "minutes": None if seconds is None else seconds / 60,
         "images_per_second": mean([run.images_per_second for run in done]),
-        "learning_rates": tuple(sorted({run.learning_rate for run in done if run.learning_rate is not None})),
+        "learning_rates": tuple(sorted({rate for run in done for rate in run.learning_rates})),
     }
 
 

@@ -1,7 +1,8 @@
 """Methods on the same images: seed-averaged accuracies and differences, with two-level bootstrap intervals.
 
-N test images. The bootstrap resamples cultivars and their images; training seeds are averaged and never counted as more
-images. The variation between seeds is reported separately.
+N scored images. The bootstrap resamples cultivars and, within them, groups of images (a plant, a photograph; an image
+without a group is one by itself); training seeds are averaged and never counted as more images. The variation between
+seeds is reported separately.
 """
 
 from __future__ import annotations
@@ -67,43 +68,65 @@ def pooled_cultivars(datasets: Sequence[BenchmarkDataset]) -> Ints:
     return np.concatenate(labels).astype(np.int64)
 
 
-def resampled_means(values: Floats, cultivar_ids: Ints, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
-    """Bootstrap means (resamples, M) of values (N, M); a resample is the same for all M columns.  cultivar_ids: (N,).
+def pooled_groups(datasets: Sequence[BenchmarkDataset]) -> Ints:
+    """(N of all data sets,) an id of each image's group, within its cultivar; without groups each image is one."""
+    known = [np.arange(len(each.labels)) if each.groups is None else each.groups for each in datasets]
+    return np.concatenate(known).astype(np.int64)
 
-    A resample takes as many cultivars as there are, with replacement, and for each of them as many of its images as it
-    has, with replacement. That equals multinomial counts: a cultivar of n images that was taken k times distributes k n
-    images over its n. Both levels vary, so with few images of a cultivar the intervals are wide rather than narrow
-    (Davison and Hinkley 1997, 3.8).
+
+def resampled_means(
+    values: Floats, cultivar_ids: Ints, resamples: int = RESAMPLES, seed: int = 0, groups: Ints | None = None
+) -> Floats:
+    """Bootstrap means (resamples, M) of values (N, M); a resample is the same for all M columns.
+
+    cultivar_ids: (N,).  groups: (N,) ids of the groups whose images are not independent; None: every image by itself.
+    A resample takes as many cultivars as there are, with replacement, and for each of them as many of its groups as it
+    has, with replacement, each with all of its images. That equals multinomial counts: a cultivar of n groups that was
+    taken k times distributes k n groups over its n. Both levels vary, so with few groups of a cultivar the intervals
+    are wide rather than narrow (Davison and Hinkley 1997, 3.8).
     """
-    _, place, sizes = np.unique(cultivar_ids, return_inverse=True, return_counts=True)
-    by_cultivar, first = np.argsort(place, kind="stable"), np.cumsum(sizes) - sizes
-    # Cultivars with equally many images are resampled in one call: members (G,), values of their images (G n, M).
-    groups = []
+    units = np.arange(len(cultivar_ids)) if groups is None else groups
+    # The units of the lower level, by cultivar: (2, U) cultivar and group, and the sums over their images (U, M + 1).
+    (owners, _), of_unit = np.unique(np.stack([cultivar_ids, units]), axis=1, return_inverse=True)
+    sums_of_unit = np.zeros((len(owners), values.shape[1] + 1))
+    np.add.at(sums_of_unit, of_unit, np.column_stack([values, np.ones(len(values))]))
+    _, sizes = np.unique(owners, return_counts=True)
+    first = np.cumsum(sizes) - sizes
+    # Cultivars with equally many units are resampled in one call: members (G,), sums of their units (G n, M + 1).
+    alike = []
     for n in np.unique(sizes):
         members = np.flatnonzero(sizes == n)
-        rows = by_cultivar[first[members][:, None] + np.arange(n)]
-        groups.append((int(n), members, np.asarray(values, np.float64)[rows.ravel()]))
+        rows = first[members][:, None] + np.arange(n)
+        alike.append((int(n), members, sums_of_unit[rows.ravel()]))
     random, cultivars = np.random.default_rng(seed), len(sizes)
-    step, means = max(1, MAX_COUNTS // len(cultivar_ids)), []
+    step, means = max(1, MAX_COUNTS // len(owners)), []
     for start in range(0, resamples, step):
         size = min(step, resamples - start)
         taken = random.multinomial(cultivars, np.full(cultivars, 1 / cultivars), size=size)
-        sums = np.zeros((size, values.shape[1]))
-        for n, members, group_values in groups:
+        sums = np.zeros((size, values.shape[1] + 1))
+        for n, members, unit_sums in alike:
             counts = random.multinomial(n * taken[:, members], np.full(n, 1 / n))
-            sums += counts.reshape(size, -1).astype(np.float64) @ group_values
-        means.append(sums / (taken @ sizes)[:, None])
+            sums += counts.reshape(size, -1).astype(np.float64) @ unit_sums
+        means.append(sums[:, :-1] / sums[:, -1:])
     return np.concatenate(means)
 
 
 def paired_bootstrap(
-    first: Floats, second: Floats, cultivar_ids: Ints, resamples: int = RESAMPLES, seed: int = 0
+    first: Floats,
+    second: Floats,
+    cultivar_ids: Ints,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    groups: Ints | None = None,
 ) -> Difference:
-    """The mean of first - second, both (N,) of the same images in the same order. ValueError if the lengths differ."""
+    """The mean of first - second, both (N,) of the same images in the same order. ValueError if the lengths differ.
+
+    groups: see `resampled_means`.
+    """
     if not first.shape == second.shape == cultivar_ids.shape or not len(first):
         raise ValueError(f"not the same leaves: {first.shape}, {second.shape}, cultivars {cultivar_ids.shape}")
     gap = np.subtract(first, second, dtype=np.float64)
-    return difference(float(gap.mean()), resampled_means(gap[:, None], cultivar_ids, resamples, seed)[:, 0])
+    return difference(float(gap.mean()), resampled_means(gap[:, None], cultivar_ids, resamples, seed, groups)[:, 0])
 
 
 def difference(value: float, resampled: Floats) -> Difference:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ufgvc.core.config import short_key, to_yaml
 from ufgvc.core.storage import Store, join, open_store
 from ufgvc.data.dataset import Dataset, open_dataset
-from ufgvc.evaluation.benchmark_record import BenchmarkRecord
+from ufgvc.evaluation.benchmark_record import BenchmarkRecord, Protocol
 from ufgvc.evaluation.benchmark_summary import summarize
+from ufgvc.experiments.crossval import check_leaves, list_held_folds
 from ufgvc.experiments.entries import (
     BenchmarkEntry,
     check_datasets,
@@ -25,7 +26,7 @@ from ufgvc.experiments.entries import (
 from ufgvc.experiments.method_table import select_variants
 from ufgvc.experiments.mlflow_trials import JobRecorder
 from ufgvc.experiments.resources import check_shared_storage, trial_resources
-from ufgvc.experiments.results import collect_results, write_report
+from ufgvc.experiments.results import collect_results, table_files, write_report
 from ufgvc.experiments.settings import BenchmarkSettings, gpus_to_wait_for
 from ufgvc.experiments.training_job import JobOutcome, TrainingJob, run_jobs
 from ufgvc.methods.weights import check_init
@@ -68,6 +69,9 @@ def benchmark(data: Sequence[str], settings: BenchmarkSettings, context: Context
     variants = [each for each in select_variants(settings.methods) if each.mask_kind != settings.mask_kind]
     entries = [make_entry(variant, len(datasets[0].classes), settings) for variant in variants]
     check_entry_masks(entries, datasets)
+    for protocol in settings.protocols:
+        for dataset in datasets:
+            check_leaves(dataset, settings, protocol)
     if "{backbone}" not in settings.init:  # with it, one architecture without weights is one failed cell
         check_init(resolve_init(settings.init, ""))
     folder = benchmark_folder(datasets, settings, context.runs)
@@ -91,11 +95,39 @@ def benchmark(data: Sequence[str], settings: BenchmarkSettings, context: Context
                 resources = trial_resources(settings)
                 return run_jobs(jobs, resources, folder.child("tune"), settings.max_failures, recorder)
 
-            lr_outcomes = train(make_lr_jobs(entries, datasets, settings, context.runs))
-            lr_factors = choose_lr_factors(lr_outcomes, entries, settings)
-            final_outcomes = train(make_final_jobs(entries, datasets, settings, context.runs, lr_factors))
-        record, cam = collect_results(datasets, entries, settings, lr_outcomes, final_outcomes)
-        return _report(record, cam, folder, run)
+            outcomes = {
+                protocol: _train_protocol(entries, datasets, settings, context.runs, protocol, train)
+                for protocol in settings.protocols
+            }
+        records: list[BenchmarkRecord] = []
+        maps = None
+        for protocol, (lr_outcomes, final_outcomes) in outcomes.items():
+            record, cam = collect_results(datasets, entries, settings, lr_outcomes, final_outcomes, protocol)
+            records.append(record)
+            maps = maps or cam
+        return _report(records, maps, folder, run)
+
+
+def _train_protocol(
+    entries: Sequence[BenchmarkEntry],
+    datasets: Sequence[Dataset],
+    settings: BenchmarkSettings,
+    runs: str,
+    protocol: Protocol,
+    train: Callable[[list[TrainingJob]], list[JobOutcome]],
+) -> tuple[list[JobOutcome], list[JobOutcome]]:
+    """(outcomes of the jobs that try learning rates, of the trainings that are scored).
+
+    In cross-validation each fold chooses a learning rate of its own, with jobs that never read it.
+    """
+    held_folds = list_held_folds(protocol, settings)
+    lr_outcomes = train([job for held in held_folds for job in make_lr_jobs(entries, datasets, settings, runs, held)])
+    final_jobs = []
+    for held in held_folds:
+        own = [outcome for outcome in lr_outcomes if outcome.job.config.held_fold == held]
+        factors = choose_lr_factors(own, entries, settings)
+        final_jobs += make_final_jobs(entries, datasets, settings, runs, factors, held)
+    return lr_outcomes, train(final_jobs)
 
 
 def benchmark_folder(datasets: Sequence[Dataset], settings: BenchmarkSettings, runs: str) -> Store:
@@ -104,6 +136,8 @@ def benchmark_folder(datasets: Sequence[Dataset], settings: BenchmarkSettings, r
     excluded = {
         "methods",
         "seeds",
+        "protocol",
+        "folds",
         "paper",
         "cam_leaves",
         "max_concurrent_trials",
@@ -114,7 +148,10 @@ def benchmark_folder(datasets: Sequence[Dataset], settings: BenchmarkSettings, r
         "max_failures",
         "fingerprints",
     }
-    key = short_key([settings.model_dump(mode="json", exclude=excluded), [each.fingerprint for each in datasets]])
+    parts = [settings.model_dump(mode="json", exclude=excluded), [each.fingerprint for each in datasets]]
+    if "crossval" in settings.protocols:
+        parts.append({"folds": settings.folds})
+    key = short_key(parts)
     return open_store(runs).child(datasets[0].name, "benchmark", f"{settings.budget}-{key}")
 
 
@@ -141,12 +178,16 @@ def choose_lr_factors(
     }
 
 
-def _report(record: BenchmarkRecord, cam: Panels | None, folder: Store, run: Run) -> BenchmarkResult:
-    summaries = summarize(record)
-    tables = benchmark_tables(record, summaries)
-    page = compose_benchmark(record, summaries, cam, footer())
-    facts = "\n".join(f"- {name}: {value}" for name, value in record.facts.items())
-    write_report(folder, run, page, tables, {"benchmark.csv": to_csv(record, summaries)}, appendix=f"\n{facts}\n")
+def _report(records: Sequence[BenchmarkRecord], cam: Panels | None, folder: Store, run: Run) -> BenchmarkResult:
+    results = [(record, summarize(record)) for record in records]
+    files, tables = {"benchmark.csv": to_csv(results)}, list[Table]()
+    for record, summaries in results:
+        own = benchmark_tables(record, summaries)
+        facts = "\n".join(f"- {name}: {value}" for name, value in record.facts.items())
+        files |= table_files(own, appendix=f"\n{facts}\n")
+        tables += own.values()
+    write_report(folder, run, compose_benchmark(results, cam, footer()), files)
     log.info("report: %s", join(folder.uri, "report.html"))
-    failed = sum(one.right is None for method in record.methods for one in method.runs)
-    return BenchmarkResult(folder.uri, tuple(tables.values()), summary_text(record, summaries), failed)
+    failed = sum(one.right is None for record in records for method in record.methods for one in method.runs)
+    summary = "\n".join(summary_text(record, summaries) for record, summaries in results)
+    return BenchmarkResult(folder.uri, tuple(tables), summary, failed)

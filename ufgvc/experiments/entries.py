@@ -8,15 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
 from ufgvc.data.cache import load_decoded_split
-from ufgvc.data.dataset import Dataset, read_index, read_manifest
-from ufgvc.data.splits import holdout_indices
+from ufgvc.data.dataset import Dataset, read_manifest
+from ufgvc.data.splits import HeldFold, pool_splits
 from ufgvc.experiments.method_table import MethodVariant
 from ufgvc.experiments.settings import BenchmarkSettings
 from ufgvc.experiments.training_job import TrainingJob
@@ -139,26 +138,22 @@ def check_datasets(datasets: Sequence[Dataset], fingerprints: Sequence[str]) -> 
             raise UserError(what, where=dataset.store.uri, fix=fix)
 
 
-def check_holdout(dataset: Dataset, fraction: float) -> None:
-    """UserError if a cultivar has too few leaves to hold some out for choosing a learning rate."""
-    index = read_index(dataset, "train")
-    try:
-        holdout_indices(index["label"].to_numpy().astype(np.int64), index["group"].to_pylist(), fraction, seed=0)
-    except UserError as error:
-        fix = "give a single one of --lr-factors, so that there is nothing to choose, or ingest more photographs"
-        raise UserError(error.what, where=dataset.store.uri, fix=fix) from None
-
-
 def make_lr_jobs(
-    entries: Sequence[BenchmarkEntry], datasets: Sequence[Dataset], settings: BenchmarkSettings, runs: str
+    entries: Sequence[BenchmarkEntry],
+    datasets: Sequence[Dataset],
+    settings: BenchmarkSettings,
+    runs: str,
+    held_fold: HeldFold | None = None,
 ) -> list[TrainingJob]:
-    """A job for every learning rate of every tuned entry on every data set; none if there is nothing to choose."""
-    if settings.budget == "published" or len(settings.lr_factors) == 1:
+    """A job for every learning rate of every tuned entry on every data set; none if there is nothing to choose.
+
+    held_fold: of the cross-validation, whose seed is that of the jobs; None: the fixed split, with seed 0.
+    """
+    if not settings.chooses_lr:
         return []
-    for dataset in datasets:
-        check_holdout(dataset, settings.holdout)
+    seed = 0 if held_fold is None else held_fold.seed
     return [
-        _make_job(entry, index, dataset, settings, runs, seed=0, lr_factor=factor, lr_search=True)
+        _make_job(entry, index, dataset, settings, runs, seed, factor, held_fold, lr_search=True)
         for entry in entries
         if entry.variant.lr_from is None
         for index, dataset in enumerate(datasets)
@@ -172,17 +167,21 @@ def make_final_jobs(
     settings: BenchmarkSettings,
     runs: str,
     lr_factors: Mapping[str, float],
+    held_fold: HeldFold | None = None,
 ) -> list[TrainingJob]:
-    """A job for every entry on every data set with every seed. Seeds come first, so that a stopped run has whole seeds.
+    """A job for each seed, entry and data set. Entries without a learning rate that worked are left out.
 
-    lr_factors: the tuned multiple of the learning rate by variant; entries without a tuned learning rate are skipped.
+    lr_factors: of `choose_lr_factors`.  held_fold: see `make_lr_jobs`.
     """
     jobs = []
-    for seed in range(settings.seeds):
+    for seed in range(settings.seeds) if held_fold is None else [held_fold.seed]:
         for entry in entries:
             factor = lr_factors.get(entry.variant.lr_from or entry.variant.key)
             if factor is not None:
-                jobs += [_make_job(entry, i, each, settings, runs, seed, factor) for i, each in enumerate(datasets)]
+                jobs += [
+                    _make_job(entry, i, each, settings, runs, seed, factor, held_fold)
+                    for i, each in enumerate(datasets)
+                ]
     return jobs
 
 
@@ -194,6 +193,7 @@ def _make_job(
     runs: str,
     seed: int,
     lr_factor: float,
+    held_fold: HeldFold | None,
     lr_search: bool = False,
 ) -> TrainingJob:
     train = TrainSettings(
@@ -208,8 +208,8 @@ def _make_job(
     )
     method = replace(entry.method, recipe=make_recipe(entry.method, settings, lr_factor))
     masks = read_manifest(dataset, f"masks/{entry.mask_kind}").fingerprint if method.regions else None
-    config, identity = make_worker_config(dataset, method, train, seed, masks, runs)
-    in_figure = "III" in entry.variant.tables and seed == 0 and dataset_index == 0 and not lr_search
+    config, identity = make_worker_config(dataset, method, train, seed, masks, runs, held_fold)
+    in_figure = "III" in entry.variant.tables and seed == dataset_index == 0 and not lr_search and held_fold is None
     return TrainingJob(
         entry.variant.key,
         dataset_index,
@@ -232,13 +232,14 @@ def decode_images(jobs: Sequence[TrainingJob], datasets: Sequence[Dataset]) -> N
     decoded: set[tuple[Any, ...]] = set()
     for job in jobs:
         config, recipe = job.config, Recipe.model_validate(job.config.recipe)
-        needed = [("train", recipe.resize, config.mask_kind, config.mask_fingerprint)]
-        if job.purpose in ("lr_search", "fold"):
-            needed.append(("train", recipe.eval_resize, None, None))
+        needed = [(config.split, recipe.resize, config.mask_kind, config.mask_fingerprint)]
+        if job.purpose in ("lr_search", "fold") or config.held_fold is not None:
+            needed.append((config.split, recipe.eval_resize, None, None))
         elif job.purpose == "final":
             needed.append(("test", recipe.eval_resize, None, None))
         for split, side, kind, fingerprint in needed:
             if (job.dataset_index, split, side, kind) not in decoded:
                 decoded.add((job.dataset_index, split, side, kind))
                 dataset = datasets[job.dataset_index]
+                dataset = pool_splits(dataset) if split == "all" else dataset
                 load_decoded_split(dataset, split, side, kind, fingerprint, Path(config.cache_folder))

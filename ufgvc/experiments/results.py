@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -15,9 +14,10 @@ from ufgvc.core.storage import Store, join
 from ufgvc.core.types import REGIONS
 from ufgvc.data.dataset import Dataset, read_index, read_manifest
 from ufgvc.data.images import decode, decode_mask
-from ufgvc.evaluation.benchmark_record import BenchmarkDataset, BenchmarkRecord, MethodResult, RunResult
+from ufgvc.evaluation.benchmark_record import BenchmarkDataset, BenchmarkRecord, MethodResult, Protocol, RunResult
 from ufgvc.evaluation.cam import mean_energy
 from ufgvc.evaluation.paper_results import paper_accuracy
+from ufgvc.experiments.crossval import COSTS, Leaves, assemble_runs, list_held_folds, scored_leaves
 from ufgvc.experiments.entries import BenchmarkEntry
 from ufgvc.experiments.method_table import ABLATIONS, OURS, PAPER_ROWS
 from ufgvc.experiments.settings import BenchmarkSettings
@@ -43,24 +43,28 @@ def collect_results(
     settings: BenchmarkSettings,
     lr_outcomes: Sequence[JobOutcome],
     final_outcomes: Sequence[JobOutcome],
+    protocol: Protocol,
 ) -> tuple[BenchmarkRecord, Panels | None]:
-    """The results of the benchmark, and the class activation maps of the ablations (None without any).
+    """The results of one protocol, and the class activation maps of the ablations (None without any).
 
-    lr_outcomes: of the jobs that try learning rates.  final_outcomes: of the trainings that are scored on the test
-    leaves.
+    lr_outcomes: of the jobs that try learning rates.  final_outcomes: of the trainings that are scored.
     """
     kind = _mask_kind_of_maps(datasets[0], settings)
     panels, energy = measure_maps(datasets[0], entries, settings, final_outcomes, kind) if kind else (None, {})
-    facts = _facts(datasets, entries, settings, final_outcomes)
+    facts = _facts(datasets, entries, settings, final_outcomes, protocol)
+    leaves = [scored_leaves(dataset, protocol) for dataset in datasets]
     controlled = [row.key for row in OURS if any(each.variant.key.startswith(f"{row.key}:") for each in entries)]
     record = BenchmarkRecord(
         title=", ".join(dataset.name for dataset in datasets),
         budget=settings.budget,
-        datasets=tuple(BenchmarkDataset(each.name, _test_labels(each), len(each.classes)) for each in datasets),
+        protocol=protocol,
+        datasets=tuple(each for each, _ in leaves),
         references=("resnet50", "mask_guided", *controlled),
-        methods=tuple(_method_result(entry, datasets, settings, lr_outcomes, final_outcomes) for entry in entries),
+        methods=tuple(
+            _method_result(entry, leaves, settings, lr_outcomes, final_outcomes, protocol) for entry in entries
+        ),
         facts=facts | ({"Maps measured inside": f"{kind} masks"} if energy else {}),
-        warnings=_warnings(settings),
+        warnings=_warnings(settings, datasets),
         energy=energy,
     )
     return record, panels
@@ -72,19 +76,22 @@ def _test_labels(dataset: Dataset) -> np.ndarray:
 
 def _method_result(
     entry: BenchmarkEntry,
-    datasets: Sequence[Dataset],
+    leaves: Sequence[Leaves],
     settings: BenchmarkSettings,
     lr_outcomes: Sequence[JobOutcome],
     final_outcomes: Sequence[JobOutcome],
+    protocol: Protocol,
 ) -> MethodResult:
     variant = entry.variant
     own = [outcome for outcome in final_outcomes if outcome.job.variant == variant.key]
-    runs = [_run_result(outcome, datasets) for outcome in own]
-    failed = [each for each in lr_outcomes if each.job.variant == variant.key and each.error]
-    excluded = {outcome.job.lr_factor: outcome.error for outcome in failed}
-    if not own:  # no learning rate worked, so nothing could be trained
-        failed = [o for o in lr_outcomes if o.job.variant == (variant.lr_from or variant.key) and o.error]
-        runs = [RunResult(datasets[o.job.dataset_index].name, o.job.seed, None, o.error) for o in failed[:1]]
+    failed = [each for each in lr_outcomes if each.job.variant == (variant.lr_from or variant.key) and each.error]
+    excluded = {each.job.lr_factor: each.error for each in failed if each.job.variant == variant.key}
+    if protocol == "crossval":
+        runs = assemble_runs(own, failed, list_held_folds(protocol, settings), leaves)
+    elif own:
+        runs = [_run_result(outcome, *leaves[outcome.job.dataset_index]) for outcome in own]
+    else:  # no learning rate worked, so nothing could be trained
+        runs = [RunResult(leaves[o.job.dataset_index][0].name, o.job.seed, None, o.error) for o in failed[:1]]
     published = variant in PAPER_ROWS or variant in ABLATIONS
     show_options = "controls" in variant.tables and not published
     options = ", ".join(f"{name} {value}" for name, value in flatten(variant.options).items())
@@ -105,22 +112,13 @@ def _method_result(
     )
 
 
-def _run_result(outcome: JobOutcome, datasets: Sequence[Dataset]) -> RunResult:
+def _run_result(outcome: JobOutcome, dataset: BenchmarkDataset, image_ids: list[str]) -> RunResult:
     job, result = outcome.job, outcome.result
-    dataset = datasets[job.dataset_index]
     if result is None:
         return RunResult(dataset.name, job.seed, None, outcome.error)
-    index = read_index(dataset, "test")
-    logits = read_scores(job.store, index["image_id"].to_pylist())
-    return RunResult(
-        dataset.name,
-        job.seed,
-        rank_classes(logits, 1)[:, 0] == index["label"].to_numpy(),
-        seconds=result["seconds"],
-        images_per_second=result["images_per_second"],
-        learning_rate=job.config.recipe["stages"][-1]["lr"],
-        train_accuracy=result["train_accuracy"],
-    )
+    right = rank_classes(read_scores(job.store, image_ids), 1)[:, 0] == dataset.labels
+    costs = {name: result[name] for name in COSTS}
+    return RunResult(dataset.name, job.seed, right, learning_rates=(job.learning_rate,), **costs)
 
 
 def _mask_kind_of_maps(dataset: Dataset, settings: BenchmarkSettings) -> str | None:
@@ -179,6 +177,7 @@ def _facts(
     entries: Sequence[BenchmarkEntry],
     settings: BenchmarkSettings,
     outcomes: Sequence[JobOutcome],
+    protocol: Protocol,
 ) -> dict[str, str]:
     """What determined the results, for the end of the page."""
     machines = sorted({str(each.result["machine"]) for each in outcomes if each.result and "machine" in each.result})
@@ -190,6 +189,7 @@ def _facts(
             f"{d.name}: {len(d.classes)} cultivars, {d.counts['train']} train, {d.counts['test']} test"
             for d in datasets
         ),
+        "Protocol": _describe_protocol(settings, protocol),
         "Fingerprints": ", ".join(f"{dataset.name} {dataset.fingerprint}" for dataset in datasets),
         "Budget": _describe_budget(entries, settings) + smaller,
         "Initial weights": init,
@@ -218,12 +218,24 @@ def _describe_budget(entries: Sequence[BenchmarkEntry], settings: BenchmarkSetti
     )
 
 
+def _describe_protocol(settings: BenchmarkSettings, protocol: Protocol) -> str:
+    if protocol == "fixed":
+        return "trained on the training leaves, scored on the test leaves"
+    chosen = "; learning rate chosen within the other folds" if settings.chooses_lr else ""
+    return (
+        f"cross-validation over the training and test leaves together: {settings.folds} folds, stratified by cultivar, "
+        f"groups (plants, photographs) undivided, another partition for each seed{chosen}"
+    )
+
+
 def _is_scaled(settings: BenchmarkSettings) -> bool:
     return settings.budget == "published" and min(settings.epoch_scale, settings.image_scale) < 1
 
 
-def _warnings(settings: BenchmarkSettings) -> tuple[str, ...]:
+def _warnings(settings: BenchmarkSettings, datasets: Sequence[Dataset]) -> tuple[str, ...]:
     found = []
+    if sum(len(dataset.classes) for dataset in datasets) < 3:
+        found.append("Two cultivars: the intervals resample cultivars, so with two they say little.")
     if settings.seeds < 3:
         found.append("Fewer than three seeds: the spread between trainings is not known.")
     if _is_scaled(settings):
@@ -231,18 +243,14 @@ def _warnings(settings: BenchmarkSettings) -> tuple[str, ...]:
     return tuple(found)
 
 
-def write_report(
-    folder: Store, run: Run, page: Page, tables: Mapping[Any, Table], files: Mapping[str, str], appendix: str = ""
-) -> None:
-    """Writes report.html, its figures, table-*.md and other files, and attaches them to the run on MLflow.
+def table_files(tables: Mapping[str, Table], appendix: str = "") -> dict[str, str]:
+    """{"table-<name>.md": table with its note and the appendix}."""
+    return {f"table-{name}.md": f"{table.to_markdown()}\n\n{table.note}\n{appendix}" for name, table in tables.items()}
 
-    tables: by the name in the file name.  files: other texts by file name.  appendix: text below each table.
-    """
-    contents = {
-        f"table-{name}.md": f"{table.to_markdown()}\n\n{table.note}\n{appendix}".encode()
-        for name, table in tables.items()
-    }
-    contents |= {name: text.encode() for name, text in files.items()} | {"report.html": page.to_html().encode()}
+
+def write_report(folder: Store, run: Run, page: Page, files: Mapping[str, str]) -> None:
+    """Writes report.html, its figures and other texts by file name, and attaches them to the run on MLflow."""
+    contents = {name: text.encode() for name, text in files.items()} | {"report.html": page.to_html().encode()}
     contents |= {f"{figure.name}.png": figure.to_png() for figure in page.figures}
     for name, content in contents.items():
         folder.write_bytes(name, content)

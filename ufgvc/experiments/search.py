@@ -22,7 +22,7 @@ from ufgvc.experiments.entries import resolve_init
 from ufgvc.experiments.final_evaluation import evaluate_finalists
 from ufgvc.experiments.mlflow_trials import JobRecorder, TrialRecorder
 from ufgvc.experiments.resources import check_shared_storage, trial_resources
-from ufgvc.experiments.results import write_report
+from ufgvc.experiments.results import table_files, write_report
 from ufgvc.experiments.search_trial import best_trial, run_trials
 from ufgvc.experiments.settings import SearchSettings, TrialSettings, gpus_to_wait_for
 from ufgvc.experiments.space import apply_values, describe_dimension, paper_values, read_space
@@ -250,7 +250,8 @@ def _report(record: SearchRecord, store: SearchStore, run: Run, best: int, faile
     summary = summarize(record)
     tables = search_tables(record, summary)
     folder = open_store(store.folder)
-    write_report(folder, run, compose_search(record, footer(), summary), tables, {"trials.csv": to_csv(record)})
+    files = table_files(tables) | {"trials.csv": to_csv(record)}
+    write_report(folder, run, compose_search(record, footer(), summary), files)
     run.log_artifact_bytes("best.yaml", folder.read_bytes("best.yaml"))
     log.info("report: %s", join(folder.uri, "report.html"))
     return SearchResult(folder.uri, tuple(tables.values()), summary_text(record, summary), best, failed)

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 from ufgvc.core.config import Settings
 from ufgvc.core.places import WeightsPlace
 from ufgvc.core.types import MaskKind
+from ufgvc.evaluation.benchmark_record import Protocol
 from ufgvc.runtime.resources import Device
 
 
@@ -50,6 +51,11 @@ class BenchmarkSettings(TrialSettings):
     """smaller architectures as large=small, e.g. resnet50=resnet18 vgg16=vgg11; they replace the large ones"""
     seeds: int = Field(5, ge=1)
     """trainings of each row on each data set, with seeds from 0"""
+    protocol: Literal["fixed", "crossval", "both"] = "fixed"
+    """fixed: train on the training leaves, score the test leaves; crossval: every leaf of both is scored, out of fold,
+    once a seed"""
+    folds: int = Field(5, ge=2)
+    """crossval: folds, stratified by cultivar; a group (plant, photograph) stays together; a seed, a partition"""
     budget: Literal["equal", "published"] = "equal"
     """equal: the same image size, initial weights, images forwarded and learning rates ; published: each its recipe"""
     mask_kind: MaskKind = "box"
@@ -85,6 +91,16 @@ class BenchmarkSettings(TrialSettings):
             if not (large and equals and small):
                 raise ValueError(f"{pair!r} is not large=small, e.g. resnet50=resnet18")
         return pairs
+
+    @property
+    def chooses_lr(self) -> bool:
+        """Whether learning rates are tried on training leaves."""
+        return self.budget == "equal" and len(self.lr_factors) > 1
+
+    @property
+    def protocols(self) -> tuple[Protocol, ...]:
+        """The protocols that are asked for."""
+        return ("fixed", "crossval") if self.protocol == "both" else (self.protocol,)
 
     def backbone_for(self, name: str) -> str:
         """The smaller architecture that replaces `name`, or `name` itself."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, open_store
-from ufgvc.data.dataset import Dataset, open_dataset, read_index
+from ufgvc.data.dataset import Dataset, read_index
 from ufgvc.experiments.resources import TrialResources
 from ufgvc.experiments.runner import InBackground, run
 from ufgvc.methods import build
@@ -41,8 +41,8 @@ class TrainingJob:
     variant: what is trained: the key of a MethodVariant, an architecture, or the label of a setting.
     dataset_index: of its data set among those of the benchmark.  lr_factor: multiple of the published learning rate.
     purpose: `lr_search` trains on a part of the training leaves and validates on the rest; `fold` scores the leaves of
-    its fold with the weights of the last epoch; `final` trains on all training leaves and scores the test leaves, which
-    no other purpose reads; `pretrain` only saves its weights.
+    its fold with the weights of the last epoch; `final` trains on all training leaves and scores the test leaves (or
+    those of `config.held_fold`), which no other purpose reads; `pretrain` only saves its weights.
     config, identity: of the training, as `training.run.make_worker_config` returns them.
     save_model: whether <run>/model is written.
     """
@@ -62,13 +62,20 @@ class TrainingJob:
         return open_store(self.config.run)
 
     @property
+    def learning_rate(self) -> float:
+        """The initial learning rate of the last stage."""
+        return float(self.config.recipe["stages"][-1]["lr"])
+
+    @property
     def name(self) -> str:
         """The job in log lines and on MLflow."""
         if self.purpose == "fold":
             return f"{self.variant}, fold {(self.config.train.fold or 0) + 1} of {self.config.train.folds}"
         dataset = self.config.run.split("/")[-3]
         factor = f" learning rate x{self.lr_factor:g}" if self.purpose == "lr_search" else ""
-        return f"{self.variant} on {dataset}, seed {self.seed}{factor}"
+        held = self.config.held_fold
+        fold = "" if held is None else f", fold {held.fold + 1} of {held.folds}"
+        return f"{self.variant} on {dataset}, seed {self.seed}{fold}{factor}"
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,8 @@ class JobOutcome:
             return f"{self.job.name}: failed: {self.error}"
         result = self.result
         if "correct" in result:
-            leaves = "held-out" if result["purpose"] == "fold" else "test"
+            out_of_fold = result["purpose"] == "fold" or self.job.config.held_fold is not None
+            leaves = "held-out" if out_of_fold else "test"
             score = f"{result['correct']} of {result['leaves']} {leaves} leaves"
         elif "validation_correct" in result:
             score = f"{result['validation_correct']:.0f} of {result['validation_leaves']:.0f} held-out leaves"
@@ -164,7 +172,7 @@ def run_job(job: TrainingJob, on: str = "cpu") -> dict[str, Any]:
     if (found := load_result(job)) is not None:
         return found
     device = torch.device(on)
-    store, dataset = job.store, open_dataset(job.config.data)
+    store, dataset = job.store, job.config.open_dataset()
     description = {"variant": job.variant, "data": dataset.name, "seed": job.seed, "purpose": job.purpose}
     store.write_json(JOB, description | {"lr_factor": job.lr_factor})  # the key in the path does not say it
     if job.config.train.workers > 1:
@@ -199,7 +207,7 @@ def run_job(job: TrainingJob, on: str = "cpu") -> dict[str, Any]:
 
 
 def _score(job: TrainingJob, method: Method, dataset: Dataset, device: torch.device) -> dict[str, int]:
-    """Writes the scores of the test leaves, or of the leaves of the job's fold; {"correct", "leaves"}."""
+    """Writes the scores of the leaves that the purpose scores; {"correct", "leaves"}."""
     columns: dict[str, NDArray[np.float64]] = {}
     if job.purpose == "final":
         logits, labels, image_ids = score_test(method, dataset, job.config, device)
@@ -216,10 +224,18 @@ def _score(job: TrainingJob, method: Method, dataset: Dataset, device: torch.dev
 def score_test(
     method: Method, dataset: Dataset, config: WorkerConfig, device: torch.device
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], list[str]]:
-    """(logits (N, K), labels (N,), image ids) of every test leaf, in the order of the index."""
-    index = read_index(dataset, "test")
-    logits, _ = score_indices(method, dataset, "test", config, np.arange(index.num_rows), device)
-    return logits, index["label"].to_numpy().astype(np.int64), index["image_id"].to_pylist()
+    """(logits (N, K), labels (N,), image ids) of every test leaf, or of every leaf of `config.held_fold`, in the order
+    of the index.
+
+    dataset: of `config.open_dataset`.
+    """
+    split = "test" if config.held_fold is None else config.split
+    index = read_index(dataset, split)
+    labels, rows = index["label"].to_numpy().astype(np.int64), np.arange(index.num_rows)
+    if config.held_fold is not None:
+        _, rows = config.held_fold.indices(labels, index["group"].to_pylist())
+    logits, _ = score_indices(method, dataset, split, config, rows, device)
+    return logits, labels[rows], index["image_id"].take(rows).to_pylist()
 
 
 def read_scores(store: Store, image_ids: list[str], column: str = "logits") -> NDArray[np.float64]:
@@ -227,8 +243,14 @@ def read_scores(store: Store, image_ids: list[str], column: str = "logits") -> N
 
     RuntimeError if it scored other images.
     """
-    table = pq.read_table(io.BytesIO(store.read_bytes(SCORES)))
-    rows = {image_id: row for row, image_id in enumerate(table["image_id"].to_pylist())}
+    scored, values = read_all_scores(store, column)
+    rows = {image_id: row for row, image_id in enumerate(scored)}
     if rows.keys() != set(image_ids):
         raise RuntimeError(f"{store.uri}/{SCORES} does not hold the scores of these {len(image_ids)} leaves")
-    return np.stack(table[column].to_numpy())[[rows[image_id] for image_id in image_ids]].astype(np.float64)
+    return values[[rows[image_id] for image_id in image_ids]]
+
+
+def read_all_scores(store: Store, column: str = "logits") -> tuple[list[str], NDArray[np.float64]]:
+    """(N image ids, logits (N, K) or another column (N,)) that a job wrote."""
+    table = pq.read_table(io.BytesIO(store.read_bytes(SCORES)))
+    return table["image_id"].to_pylist(), np.stack(table[column].to_numpy()).astype(np.float64)

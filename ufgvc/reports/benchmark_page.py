@@ -12,31 +12,40 @@ from matplotlib.figure import Figure
 from ufgvc.evaluation.benchmark_record import BenchmarkRecord
 from ufgvc.evaluation.benchmark_summary import MethodSummary
 from ufgvc.reports.benchmark_tables import benchmark_tables, row_notes, rows_of
-from ufgvc.reports.benchmark_text import describe_controls, describe_gain, describe_paper
+from ufgvc.reports.benchmark_text import describe_controls, describe_gain, describe_paper, summary_text
 from ufgvc.reports.figures import ACCENT, INK, SECOND, SOFT, STYLE, Chart, Panels
 from ufgvc.reports.page import Page, Section
 from ufgvc.reports.tables import Cells, Table, percent, points, points_with_interval
 
+SCORED_LEAVES = {"fixed": "test leaves", "crossval": "leaves scored out of fold"}
 BUDGETS = {"equal": "the same for every method", "published": "each method with its published settings"}
 CAM_TEXT = (
     "Class activation maps for the predicted cultivar, with the share of the map inside vein and contour. "
     "A uniform map has the share of the image that the masks cover."
 )
 DIFFERENCES_TEXT = (
-    "Paired difference in accuracy on the same test leaves, in points, with its 95\u00a0% interval. The intervals are "
+    "Paired difference in accuracy on the same leaves, in points, with its 95\u00a0% interval. The intervals are "
     "not corrected for the number of methods; p in the tables is."
 )
 SECTIONS: dict[str, tuple[str, str]] = {
     "II": ("The methods", "The paper's methods in its order, then others."),
     "III": ("The effect of the masks", "The same network trained with no, one or both masks."),
     "controls": ("Controls", "Variants with one thing changed, to find what explains a gain."),
+    "crossval": (
+        "Cross-validation",
+        "Training and test leaves together; every leaf is scored once a seed, out of fold.",
+    ),
 }
+Result = tuple[BenchmarkRecord, Sequence[MethodSummary]]
 
 
-def compose_benchmark(
-    record: BenchmarkRecord, summaries: Sequence[MethodSummary], cam: Panels | None = None, footer: str = ""
-) -> Page:
-    """The whole page.  summaries: of `summarize`.  cam: class activation maps, of `energy_panels`."""
+def compose_benchmark(results: Sequence[Result], cam: Panels | None = None, footer: str = "") -> Page:
+    """The whole page.
+
+    results: (record, its summaries of `summarize`) of each protocol; the head of the page is of the first one.
+    cam: class activation maps, of `energy_panels`.
+    """
+    record, summaries = results[0]
     base, proposed = (record.find(key) for key in record.references[:2])
     ours = next((one for one in summaries if proposed and one.result is proposed), None)
     gap = ours.differences.get(base.key) if ours and base else None
@@ -45,7 +54,8 @@ def compose_benchmark(
     if chart and base:
         text = f"{DIFFERENCES_TEXT} {describe_paper(record, summaries)}".strip()
         sections.append(Section(f"Every method compared with {base.label}", text, [chart]))
-    sections += _table_sections(record, summaries)
+    for result in results:
+        sections += _table_sections(*result)
     maps = [block for block in (cam, _energy_table(record)) if block]
     if maps:
         sections.append(Section("Class activation maps", CAM_TEXT, maps))
@@ -56,8 +66,8 @@ def compose_benchmark(
         explanation=describe_gain(record, summaries),
         stats=_stats(record),
         sections=sections,
-        facts={"Budget": BUDGETS[record.budget], **record.facts, **_facts(record)},
-        warnings=[*record.warnings, *_warnings(record)],
+        facts={"Budget": BUDGETS[record.budget], **record.facts, **_facts(results)},
+        warnings=[*record.warnings, *(warning for one, _ in results for warning in _warnings(one))],
         footer=footer,
     )
 
@@ -70,6 +80,8 @@ def _table_sections(record: BenchmarkRecord, summaries: Sequence[MethodSummary])
         title, text = SECTIONS[which]
         if which == "controls":
             text = f"{text} {describe_controls(record, summaries)}".strip()
+        if which == "crossval":
+            text = f"{text} {summary_text(record, summaries)}"
         note = table.note if place == 0 else row_notes(which, rows_of(summaries, which))
         sections.append(Section(title, text, [replace(table, note=note)]))
     return sections
@@ -127,15 +139,21 @@ def _stats(record: BenchmarkRecord) -> list[tuple[str, str]]:
     return [
         (str(len(record.methods)), "methods and variants"),
         (f"{sum(run.right is not None for run in runs)} of {len(runs)}", "training runs finished"),
-        (f"{leaves:,}", f"test leaves of {cultivars} cultivars"),
+        (f"{leaves:,}", f"{SCORED_LEAVES[record.protocol]} of {cultivars} cultivars"),
         (percent(chance) or "", "chance level"),
     ]
 
 
-def _facts(record: BenchmarkRecord) -> dict[str, str]:
-    seeds = sorted({run.seed for one in record.methods for run in one.runs})
-    leaves = [f"{one.name} ({len(one.labels)} test leaves of {one.classes} cultivars)" for one in record.datasets]
-    return {"Test leaves": "; ".join(leaves), "Seeds": ", ".join(map(str, seeds))}
+def _facts(results: Sequence[Result]) -> dict[str, str]:
+    seeds = sorted({run.seed for record, _ in results for one in record.methods for run in one.runs})
+    leaves = [
+        f"{one.name} ({len(one.labels)} {SCORED_LEAVES[record.protocol]} of {one.classes} cultivars)"
+        for record, _ in results
+        for one in record.datasets
+    ]
+    protocols = [record.facts["Protocol"] for record, _ in results if "Protocol" in record.facts]
+    facts = {"Scored leaves": "; ".join(leaves), "Seeds": ", ".join(map(str, seeds))}
+    return facts | ({"Protocol": "; ".join(protocols)} if protocols else {})
 
 
 def _warnings(record: BenchmarkRecord) -> list[str]:

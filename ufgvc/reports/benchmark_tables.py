@@ -28,6 +28,7 @@ TITLES: dict[str, str] = {
     "II": "Table II: the methods",
     "III": "Table III: the masks that guide the network",
     "controls": "Controls",
+    "crossval": "Cross-validation: every leaf scored out of fold",
 }
 DCL_NOTE = (
     "The figures of the plain ResNet-50 in the paper's Table III are those of DCL in its Table II (53.75 and "
@@ -36,9 +37,9 @@ DCL_NOTE = (
 
 
 def rows_of(summaries: Sequence[MethodSummary], which: str) -> list[MethodSummary]:
-    """The methods of a table (a TableName), in its order."""
-    chosen = [one for one in summaries if which in one.result.tables]
-    if which == "II":
+    """The methods of a table (a TableName, or crossval: all methods), in its order."""
+    chosen = [one for one in summaries if which == "crossval" or which in one.result.tables]
+    if which in ("II", "crossval"):
         return sorted(chosen, key=lambda one: _rank(one.result.key, METHODS))
     return sorted(chosen, key=lambda one: _rank(one.result.regions, REGIONS)) if which == "III" else chosen
 
@@ -48,13 +49,14 @@ def _rank(value: object, order: Sequence[object]) -> int:
 
 
 def benchmark_tables(record: BenchmarkRecord, summaries: Sequence[MethodSummary]) -> dict[str, Table]:
-    """{TableName: table} of the tables that have rows."""
-    made = {which: benchmark_table(record, which, summaries) for which in TITLES}
+    """{TableName: table} of the tables that have rows; of a cross-validation {"crossval": its table}."""
+    names = [which for which in TITLES if (which == "crossval") == (record.protocol == "crossval")]
+    made = {which: benchmark_table(record, which, summaries) for which in names}
     return {which: table for which, table in made.items() if table}
 
 
 def benchmark_table(record: BenchmarkRecord, which: str, summaries: Sequence[MethodSummary]) -> Table | None:
-    """One of the three tables; None without rows."""
+    """One of the tables of TITLES; None without rows."""
     rows = rows_of(summaries, which)
     if not rows:
         return None
@@ -98,9 +100,9 @@ def _difference(one: MethodSummary, reference: str) -> str | None:
 
 def _column_note(rows: Sequence[MethodSummary]) -> str:
     notes = [
-        "Correct: mean over the seeds. Intervals: 95\u00a0%, bootstrap over cultivars and their leaves; the seeds are "
-        "averaged first, so the variance over seeds (spread: standard deviation of the accuracy in points, and the "
-        "number of seeds) is not in the interval."
+        "Correct: mean over the seeds. Intervals: 95\u00a0%, bootstrap over cultivars and their leaves (over groups of "
+        "leaves where plants or photographs are known); the seeds are averaged first, so the variance over seeds "
+        "(spread: standard deviation of the accuracy in points, and the number of seeds) is not in the interval."
     ]
     if any(one.corrected for one in rows):
         notes.append(
@@ -116,10 +118,16 @@ def row_notes(which: str, rows: Sequence[MethodSummary]) -> str:
     return " ".join([*([DCL_NOTE] if which == "III" else []), *notes])
 
 
-def to_csv(record: BenchmarkRecord, summaries: Sequence[MethodSummary]) -> str:
-    """One line for each method: raw numbers (shares in [0, 1], empty if not measured), then the texts of the tables."""
-    references = [key for key in record.references if record.find(key)]
-    lines = [_csv_line(one, references) for one in summaries]
+def to_csv(results: Sequence[tuple[BenchmarkRecord, Sequence[MethodSummary]]]) -> str:
+    """One line for each protocol and method: raw numbers (shares in [0, 1], empty if not measured), then the texts of
+    the tables.
+
+    results: of the protocols, with the same methods.
+    """
+    lines = []
+    for record, summaries in results:
+        references = [key for key in record.references if record.find(key)]
+        lines += [{"protocol": record.protocol, **_csv_line(one, references)} for one in summaries]
     buffer = io.StringIO()
     if lines:
         writer = csv.DictWriter(buffer, list(lines[0]), lineterminator="\n")

@@ -10,6 +10,7 @@ from ufgvc.evaluation.paper_results import PAPER
 from ufgvc.reports.tables import p_text, points
 
 SIGNIFICANT = 0.05
+SCORED = {"fixed": "on the test leaves", "crossval": "in cross-validation over all leaves"}
 # Variants that train at the same learning rate without the masks of the leaf itself; and the two baselines of the gain,
 # which chose learning rates of their own, so a difference to them may be due to the rate.
 WITHOUT_OWN_MASKS = {"mask_guided:shuffled", "mask_guided:centre", "mask_guided:no_loss", "mask_guided:gain"}
@@ -39,7 +40,7 @@ def describe_gain(record: BenchmarkRecord, summaries: Sequence[MethodSummary]) -
     than = f"{abs(amount):.1f} points {'more' if amount > 0 else 'less'} accurate than" if amount else "as accurate as"
     family = sum(base in one.differences for one in summaries)
     text = (
-        f"{names[0]} is {than} {names[1]} on the test leaves (95\u00a0% interval {points(gap.low)} to "
+        f"{names[0]} is {than} {names[1]} {SCORED[record.protocol]} (95\u00a0% interval {points(gap.low)} to "
         f"{points(gap.high)}; p {p_text(gap.p)}, with Holm's correction for {family} methods {p_text(p)}). "
         f"{describe_significance(gap.p, p)}"
     )
@@ -59,10 +60,10 @@ def describe_significance(p: float, corrected: float) -> str:
 
 
 def describe_paper(record: BenchmarkRecord, summaries: Sequence[MethodSummary]) -> str:
-    """The paper's differences of Table II, relative to our interval; "" if ours was not measured."""
+    """The paper's differences of Table II, relative to our interval; "" if ours was not measured on its split."""
     base, proposed = record.references[:2]
     gaps = [one.differences[base] for one in summaries if one.result.key == proposed and base in one.differences]
-    if not gaps:
+    if not gaps or record.protocol == "crossval":
         return ""
     texts = []
     for name, accuracies in PAPER.items():

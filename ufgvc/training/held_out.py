@@ -39,10 +39,10 @@ def score_held_out(method: Method, dataset: Dataset, config: WorkerConfig, devic
 
     method: with the configuration's recipe and the weights to score.  UserError if the net diverged.
     """
-    index = read_index(dataset, "train")
+    index = read_index(dataset, config.split)
     labels = index["label"].to_numpy().astype(np.int64)
     train, held = split_indices(config, labels, index["group"].to_pylist())
-    logits, features = score_indices(method, dataset, "train", config, held, device)
+    logits, features = score_indices(method, dataset, config.split, config, held, device)
     subspace = fit_subspace(method, dataset, config, train, device)
     image_ids = index["image_id"].to_pylist()
     return HeldOutScores(
@@ -58,7 +58,7 @@ def fit_subspace(
     train: indices into the training split.
     """
     few = train[:: -(-len(train) // SUBSPACE_IMAGES)]
-    return fit_feature_subspace(score_indices(method, dataset, "train", config, few, device)[1])
+    return fit_feature_subspace(score_indices(method, dataset, config.split, config, few, device)[1])
 
 
 def score_indices(

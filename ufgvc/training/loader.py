@@ -34,8 +34,8 @@ AUGMENT_UNIFORMS = 4  # random numbers of an image for crop (2), flip and rotati
 class BatchLoader:
     """The training and validation batches of one rank.
 
-    keys: hashes of the training images' ids, which seed their random numbers.  num_train, num_val: images over all
-    ranks.
+    keys: hashes of the training images' ids, which seed their random numbers.  num_val: images over all ranks.
+    train_indices: rows of the split that are trained on, over all ranks.  train_labels, train_groups: of these rows.
     val_images: the decoded split with the validation images; None without validation.  val_indices: this rank's images
     in it.  val_labels: labels of that whole split.  num_uniforms: see `Method`.
     """
@@ -44,13 +44,20 @@ class BatchLoader:
     recipe: Recipe
     source: BatchSource
     keys: NDArray[np.uint64]
-    num_train: int
+    train_indices: Ints
+    train_labels: Ints
+    train_groups: Sequence[str | None]
     num_val: int
     val_images: DecodedSplit | None
     val_indices: Ints
     val_labels: Ints
     device: torch.device
     num_uniforms: int = 0
+
+    @property
+    def num_train(self) -> int:
+        """Training images over all ranks."""
+        return len(self.train_indices)
 
     @property
     def resident(self) -> bool:
@@ -88,10 +95,19 @@ def unpack(bits: Tensor, side: int) -> Tensor:
 
 
 def split_indices(config: WorkerConfig, labels: Ints, groups: Sequence[str | None]) -> tuple[Ints, Ints]:
-    """Indices into the training split: images to train on, and images held out (none for `last` and `test`).
+    """Indices into `config.split`: images to train on, and images held out (none for `last` and `test`). Those of
+    `config.held_fold` are in neither.
 
     labels: (N,).  groups: N names; images with the same name are never separated; None: no group.
     """
+    rows = np.arange(len(labels))
+    if config.held_fold is not None:
+        rows, _ = config.held_fold.indices(labels, groups)
+    train, held = _validation_indices(config, labels[rows], [groups[row] for row in rows.tolist()])
+    return rows[train], rows[held]
+
+
+def _validation_indices(config: WorkerConfig, labels: Ints, groups: Sequence[str | None]) -> tuple[Ints, Ints]:
     train, seed = config.train, config.seed if config.split_seed is None else config.split_seed
     if train.validation == "holdout":
         return holdout_indices(labels, groups, train.holdout, seed)
@@ -104,10 +120,14 @@ def split_indices(config: WorkerConfig, labels: Ints, groups: Sequence[str | Non
 def make_loader(
     config: WorkerConfig, recipe: Recipe, dataset: Dataset, index: pa.Table, ranks: Ranks, num_uniforms: int = 0
 ) -> BatchLoader:
-    """The loader of one rank.  index: of the training split.  UserError if the cache does not fit into GPU memory."""
+    """The loader of one rank.  UserError if the cache does not fit into GPU memory.
+
+    dataset: of `config.open_dataset`.  index: of its split `config.split`.
+    """
     labels = index["label"].to_numpy().astype(np.int64)
-    train, val = split_indices(config, labels, index["group"].to_pylist())
-    split, val_labels = "train", labels
+    groups = index["group"].to_pylist()
+    train, val = split_indices(config, labels, groups)
+    split, val_labels = config.split, labels
     if config.train.validation == "test":
         split = "test"
         val_labels = read_index(dataset, "test")["label"].to_numpy().astype(np.int64)
@@ -123,7 +143,9 @@ def make_loader(
         recipe,
         source,
         keys,
-        num_train=len(train),
+        train_indices=train,
+        train_labels=labels[train],
+        train_groups=[groups[row] for row in train],
         num_val=len(val),
         val_images=val_images,
         val_indices=own,
@@ -141,8 +163,8 @@ def _source(
     common = (labels, train, recipe.batch_size, config.seed, ranks.rank, ranks.world_size, device)
     where = choose_cache(config.train.cache, len(labels), recipe.resize, with_masks, device, folder)
     if where == "none":
-        return StreamedSource(dataset, config.mask_kind, recipe.resize, *common)
-    data = load_decoded_split(dataset, "train", recipe.resize, config.mask_kind, config.mask_fingerprint, folder)
+        return StreamedSource(dataset, config.mask_kind, recipe.resize, *common, split=config.split)
+    data = load_decoded_split(dataset, config.split, recipe.resize, config.mask_kind, config.mask_fingerprint, folder)
     resident = None
     if where == "device":
         gib = decoded_size(len(labels), recipe.resize, with_masks) / 2**30

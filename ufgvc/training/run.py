@@ -7,7 +7,7 @@ import hashlib
 import logging
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ufgvc.core.startup import mark, marks
 from ufgvc.core.storage import Store, join, open_store
 from ufgvc.data.cache import cache_folder
 from ufgvc.data.dataset import Dataset, open_dataset, read_manifest
+from ufgvc.data.splits import HeldFold
 from ufgvc.methods import build
 from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
@@ -121,11 +122,18 @@ def train_folds(
 
 
 def make_worker_config(
-    dataset: Dataset, method: Method, settings: TrainSettings, seed: int, masks: str | None, runs: str
+    dataset: Dataset,
+    method: Method,
+    settings: TrainSettings,
+    seed: int,
+    masks: str | None,
+    runs: str,
+    held_fold: HeldFold | None = None,
 ) -> tuple[WorkerConfig, dict[str, Any]]:
     """The configuration of the workers, and the run's identity: all that can change the result, and its "key".
 
     masks: fingerprint of the masks; None for methods without masks.  runs: URI of the folder of all runs.
+    held_fold: see `WorkerConfig`.
     """
     recipe = apply_overrides(method.recipe, settings)
     identity: dict[str, Any] = {
@@ -137,6 +145,8 @@ def make_worker_config(
         "data": dataset.fingerprint,
         "masks": masks,
     }
+    if held_fold is not None:
+        identity["held_fold"] = asdict(held_fold)
     if settings.init not in ("imagenet", "none"):
         identity["init_sha256"] = file_digest(settings.init)  # the content counts, not the file's name
     identity["key"] = short_key(identity)
@@ -152,6 +162,7 @@ def make_worker_config(
         mask_fingerprint=masks,
         cache_folder=str(cache_folder(runs)),
         cores=cpu_count(),
+        held_fold=held_fold,
     )
     return config, identity
 

@@ -13,6 +13,8 @@ from ufgvc.core.config import Settings, describe_validation
 from ufgvc.core.errors import UserError
 from ufgvc.core.places import WeightsPlace
 from ufgvc.core.types import MaskKind
+from ufgvc.data.dataset import Dataset, open_dataset
+from ufgvc.data.splits import HeldFold, pool_splits
 from ufgvc.methods.recipe import Recipe, Stage
 from ufgvc.runtime.resources import Device
 
@@ -79,6 +81,7 @@ class WorkerConfig:
     recipe: a `Recipe` as JSON values, with the settings applied.  mask_kind: None for methods without masks.
     cache_folder: local folder for decoded images.  cores: CPU threads of this machine.  run_id: of MLflow.
     split_seed: seed of the held-out split; None: `seed`.
+    held_fold: leaves that are neither trained on nor used to choose anything; None: the test split.
     marks: Unix times of the phases since the command's start (core/startup.py); empty: start-up is not recorded.
     """
 
@@ -95,7 +98,18 @@ class WorkerConfig:
     cores: int
     run_id: str | None = None
     split_seed: int | None = None
+    held_fold: HeldFold | None = None
     marks: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def split(self) -> str:
+        """The split that holds the training images."""
+        return "train" if self.held_fold is None else self.held_fold.split
+
+    def open_dataset(self) -> Dataset:
+        """The data set, with its splits pooled if the training images come from all of them."""
+        dataset = open_dataset(self.data)
+        return pool_splits(dataset) if self.split == "all" else dataset
 
     def with_train(self, **changes: Any) -> WorkerConfig:
         """The same configuration with other values of some `TrainSettings`."""

@@ -15,13 +15,14 @@ from torch.nn import functional
 
 from ufgvc.core.startup import COMMAND, phases
 from ufgvc.core.storage import open_store
-from ufgvc.data.dataset import open_dataset, read_index
+from ufgvc.data.dataset import read_index
 from ufgvc.methods import build
 from ufgvc.methods.backbones import memory_format
 from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
 from ufgvc.training.checkpoint import CheckpointSink, RunCheckpoint, write_checkpoint
 from ufgvc.training.ddp import Ranks, warm_up_ddp_buckets, wrap_ddp
+from ufgvc.training.fit import fit_epoch
 from ufgvc.training.loader import BatchLoader, make_loader
 from ufgvc.training.memory import memory_for_batches
 from ufgvc.training.optim import lr_at, make_optimizer, set_lr, stage_at, train_mode
@@ -110,8 +111,8 @@ class Worker:
             torch.set_num_threads(max(1, config.cores // local_world_size))
         torch.manual_seed(config.seed)
         recipe = Recipe.model_validate(config.recipe)
-        dataset = open_dataset(config.data)
-        index = read_index(dataset, "train")
+        dataset = config.open_dataset()
+        index = read_index(dataset, config.split)
         torch.backends.cudnn.benchmark = use_cudnn_benchmark(recipe, index.num_rows, device)
         init = "none" if state else config.train.init
         method = build(config.method, num_classes=len(dataset.classes), init=init, **config.options)
@@ -177,6 +178,9 @@ class Worker:
 
     def _train_epoch(self) -> dict[str, float]:
         """Trains for one epoch; its row of metrics. RuntimeError if not all training images were seen."""
+        if self.recipe.classifier_fit:
+            self._mark_first_step()
+            return {"epoch": float(self.epoch + 1)} | fit_epoch(self.method, self.loader, self.ranks, self.config.seed)
         set_lr(self.optimizer, lr_at(self.recipe.stages, self.epoch, self._schedule_rows()))
         train_mode(self.method, self.model, self.recipe.stages[self.stage])
         if self.ranks.device.type == "cuda":

@@ -1,0 +1,254 @@
+"""Cross-validation: folds that score every leaf once, what a training may read, statistics of grouped leaves."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+from collections import Counter
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from scipy.stats import bootstrap
+
+from tests.factories import coloured, ingested
+from ufgvc.core.errors import UserError
+from ufgvc.data.dataset import Dataset, open_dataset, read_index
+from ufgvc.data.splits import HeldFold, count_groups, kfold_indices, pool_splits
+from ufgvc.evaluation.benchmark_record import BenchmarkDataset, BenchmarkRecord, MethodResult, RunResult
+from ufgvc.evaluation.benchmark_summary import summarize
+from ufgvc.evaluation.stats import accuracy_interval, paired_bootstrap, resampled_means
+from ufgvc.experiments import crossval
+from ufgvc.experiments.settings import BenchmarkSettings
+from ufgvc.experiments.training_job import JobOutcome
+from ufgvc.reports.benchmark_page import compose_benchmark
+from ufgvc.reports.benchmark_tables import benchmark_tables, to_csv
+from ufgvc.training.loader import split_indices
+from ufgvc.training.settings import TrainSettings, WorkerConfig
+
+LABELS = np.repeat(np.arange(4), 12).astype(np.int64)
+GROUPS = [f"plant {i // 3}" if label < 2 else None for i, label in enumerate(LABELS)]
+
+
+def leaves(folder: Path, train: int, test: int, classes: int = 2) -> Dataset:
+    """A data set with so many leaves of each cultivar in each split."""
+    splits = {"train": train, "test": test}
+    rows = {
+        name: [(label, coloured(label, i)) for label in range(classes) for i in range(n)] for name, n in splits.items()
+    }
+    ingested(
+        str(folder), "few", [f"cultivar {i}" for i in range(classes)], [(k, v) for k, v in rows.items() if v], side=48
+    )
+    return open_dataset(str(folder))
+
+
+def test_every_leaf_is_in_one_fold_of_each_seed_and_groups_stay_together() -> None:
+    settings = BenchmarkSettings(protocol="crossval", folds=4, seeds=3)
+    held = [each for each in crossval.list_held_folds("crossval", settings) if each is not None]
+    assert len(held) == 12
+    partitions = []
+    for seed in range(3):
+        folds = [each.indices(LABELS, GROUPS) for each in held if each.seed == seed]
+        assert sorted(itertools.chain(*(inside.tolist() for _, inside in folds))) == list(range(48))
+        for others, inside in folds:
+            assert sorted([*others, *inside]) == list(range(48))
+            assert Counter(LABELS[inside].tolist()) == dict.fromkeys(range(4), 3)
+            assert not {GROUPS[i] for i in inside} & {GROUPS[i] for i in others} - {None}
+        partitions.append([inside.tolist() for _, inside in folds])
+    assert partitions[0] != partitions[1] != partitions[2]
+
+
+def test_a_group_with_leaves_of_several_cultivars_is_not_divided() -> None:
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    groups = ["a", "b", "c", "c", "b", "d"]
+    for seed in range(20):
+        for fold in range(3):
+            others, inside = kfold_indices(labels, groups, 3, fold, seed)
+            assert not {groups[i] for i in inside} & {groups[i] for i in others}
+
+
+def test_groups_are_counted_for_each_cultivar() -> None:
+    assert count_groups(LABELS, GROUPS, 5).tolist() == [4, 4, 12, 12, 0]
+
+
+@pytest.mark.parametrize("validation", ["last", "holdout", "kfold"])
+def test_no_training_and_no_choice_reads_the_held_fold(validation: str) -> None:
+    config = WorkerConfig(
+        "", "", "resnet50", {}, 1, {}, TrainSettings(validation=validation, fold=1), None, None, "", 1
+    )
+    for fold in range(4):
+        held = HeldFold(4, fold, seed=1, split="all")
+        train, chosen = split_indices(replace(config, held_fold=held), LABELS, GROUPS)
+        others, inside = held.indices(LABELS, GROUPS)
+        assert sorted([*train, *chosen]) == others.tolist()
+        assert not set(inside.tolist()) & {*train.tolist(), *chosen.tolist()}
+        assert (len(chosen) > 0) == (validation != "last")
+
+
+def test_the_pooled_data_set_has_the_leaves_of_both_splits(tmp_path: Path) -> None:
+    dataset = leaves(tmp_path, train=2, test=3)
+    pooled = pool_splits(dataset)
+    assert pooled.counts == {"all": 10}
+    assert read_index(pooled, "all")["image_id"].to_pylist() == read_index(dataset)["image_id"].to_pylist()
+    found, image_ids = crossval.scored_leaves(dataset, "crossval")
+    assert (len(found.labels), len(image_ids), found.groups) == (10, 10, None)
+    assert len(crossval.scored_leaves(dataset, "fixed")[1]) == 6
+
+
+class TestTooFewLeaves:
+    def refuse(self, dataset: Dataset, **settings: object) -> str:
+        with pytest.raises(UserError) as caught:
+            crossval.check_leaves(dataset, BenchmarkSettings.model_validate(settings), "crossval")
+        return str(caught.value)
+
+    def test_fewer_leaves_than_folds(self, tmp_path: Path) -> None:
+        text = self.refuse(leaves(tmp_path, 1, 2), folds=4)
+        assert "cultivar cultivar 0 has 3 leaves in all, too few for 4 folds" in text
+        assert "use `--folds 3`" in text
+
+    def test_one_leaf_of_a_cultivar(self, tmp_path: Path) -> None:
+        assert "leave it out" in self.refuse(leaves(tmp_path, 1, 0), folds=2)
+
+    def test_nothing_to_choose_a_learning_rate_on(self, tmp_path: Path) -> None:
+        dataset = leaves(tmp_path, 1, 1)
+        assert "to choose a learning rate, one must be held out" in self.refuse(dataset, folds=2)
+        crossval.check_leaves(dataset, BenchmarkSettings(folds=2, lr_factors=(1.0,)), "crossval")
+        with pytest.raises(UserError, match="only one leaf to train on"):
+            crossval.check_leaves(dataset, BenchmarkSettings(), "fixed")
+
+
+HELD = [HeldFold(2, fold, 0, "all") for fold in range(2)]
+FOUR = BenchmarkDataset("few", np.array([0, 1, 0, 1]), 2)
+
+
+def outcome(fold: int, error: str | None = None) -> JobOutcome:
+    result = {"seconds": 2.0 + fold, "images_per_second": 1.0, "train_accuracy": 0.5}
+    job = SimpleNamespace(
+        seed=0,
+        dataset_index=0,
+        variant="v",
+        learning_rate=0.1 * (fold + 1),
+        store=fold,
+        config=SimpleNamespace(held_fold=HELD[fold]),
+    )
+    return JobOutcome(job, None if error else result, error)  # type: ignore[arg-type]
+
+
+class TestRunsOfFolds:
+    @pytest.fixture(autouse=True)
+    def scores(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        logits = {
+            0: (["c", "a"], np.array([[2.0, 1.0], [0.0, 1.0]])),
+            1: (["b", "d"], np.array([[0.0, 1.0], [1.0, 0.0]])),
+        }
+        monkeypatch.setattr(crossval, "read_all_scores", logits.__getitem__)
+
+    def test_the_folds_of_a_seed_are_one_run_over_all_leaves(self) -> None:
+        (run,) = crossval.assemble_runs([outcome(0), outcome(1)], [], HELD, [(FOUR, ["a", "b", "c", "d"])])
+        assert run.right is not None
+        assert run.right.tolist() == [False, True, True, False]
+        assert (run.seconds, run.learning_rates) == (2.5, (0.1, 0.2))
+
+    def test_a_fold_that_failed_leaves_no_figure(self) -> None:
+        (run,) = crossval.assemble_runs([outcome(0), outcome(1, "lost")], [], HELD, [(FOUR, list("abcd"))])
+        assert (run.right, run.error) == (None, "lost")
+        (run,) = crossval.assemble_runs([outcome(0)], [outcome(1, "diverged")], HELD, [(FOUR, list("abcd"))])
+        assert (run.right, run.error) == (None, "diverged")
+
+    def test_leaves_that_were_not_scored_once_are_a_bug(self) -> None:
+        with pytest.raises(RuntimeError, match="every leaf of few once"):
+            crossval.assemble_runs(
+                [outcome(0), outcome(1)], [], HELD, [(replace(FOUR, labels=np.zeros(5, int)), list("abcde"))]
+            )
+
+
+def test_grouped_resamples_have_the_distribution_of_every_choice() -> None:
+    """Two cultivars of two groups each; every choice of cultivars and, for each chosen one, of its groups."""
+    cultivars = [[[1, 0], [1]], [[0], [1, 1, 0]]]
+    expected: Counter[Fraction] = Counter()
+    for chosen in itertools.product(cultivars, repeat=2):
+        for groups in itertools.product(*(itertools.product(each, repeat=2) for each in chosen)):
+            flat = [value for cultivar in groups for group in cultivar for value in group]
+            expected[Fraction(sum(flat), len(flat))] += Fraction(1, 4 * 16)
+    flat = [(value, c, g) for c, each in enumerate(cultivars) for g, group in enumerate(each) for value in group]
+    values, owners, groups = (np.array(column) for column in zip(*flat, strict=True))
+    draws = 40_000
+    means = resampled_means(values[:, None].astype(float), owners, draws, seed=5, groups=groups)[:, 0]
+    counts = Counter(np.round(means, 9).tolist())
+    assert set(counts) == {round(float(mean), 9) for mean in expected}
+    for mean, probability in expected.items():
+        p = float(probability)
+        assert abs(counts[round(float(mean), 9)] / draws - p) < 5 * np.sqrt(p * (1 - p) / draws)
+
+
+def test_the_interval_of_one_cultivar_is_scipys_bootstrap_over_its_groups() -> None:
+    random = np.random.default_rng(0)
+    sizes = random.integers(1, 6, 30)
+    values = np.concatenate([np.clip(random.normal(random.random(), 0.1, n), 0, 1) for n in sizes])
+    groups = np.repeat(np.arange(30), sizes)
+    sums = np.bincount(groups, values)
+    found = resampled_means(values[:, None], np.zeros(len(values), np.int64), 20_000, groups=groups)[:, 0]
+    theirs = bootstrap(
+        (sums, sizes),
+        lambda s, n, axis: s.sum(axis) / n.sum(axis),
+        paired=True,
+        n_resamples=20_000,
+        method="percentile",
+        rng=1,
+    ).confidence_interval
+    assert np.quantile(found, [0.025, 0.975]) == pytest.approx([theirs.low, theirs.high], abs=0.01)
+
+
+def test_more_leaves_of_the_same_plants_do_not_narrow_the_interval() -> None:
+    random = np.random.default_rng(3)
+    plants, cultivars = (random.random(40) < 0.6).astype(float), np.repeat(np.arange(8), 5)
+    once = accuracy_interval(plants, cultivars, 4000)
+    ids = np.repeat(np.arange(40), 6)
+    means = resampled_means(np.repeat(plants, 6)[:, None], np.repeat(cultivars, 6), 4000, groups=ids)[:, 0]
+    assert tuple(np.quantile(means, [0.025, 0.975])) == pytest.approx((once.low, once.high))
+    naive = accuracy_interval(np.repeat(plants, 6), np.repeat(cultivars, 6), 4000)
+    assert naive.high - naive.low < 0.95 * (once.high - once.low)
+
+
+def test_both_protocols_stand_in_one_report() -> None:
+    random = np.random.default_rng(1)
+    labels, ids = np.repeat(np.arange(10), 4), np.arange(40) // 2
+
+    def result(key: str, share: float, name: str) -> MethodResult:
+        runs = tuple(RunResult(name, seed, random.random(40) < share, learning_rates=(0.1, 0.2)) for seed in range(2))
+        return MethodResult(key=key, label=key, method=key, backbone="net", tables=frozenset({"II"}), runs=runs)
+
+    results = []
+    for protocol in ("fixed", "crossval"):
+        datasets = (BenchmarkDataset("few", labels, 10, ids),)
+        methods = (result("resnet50", 0.5, "few"), result("mask_guided", 0.9, "few"))
+        made = BenchmarkRecord(
+            "few", "equal", datasets, methods, protocol=protocol, facts={"Protocol": f"it is {protocol}"}
+        )
+        results.append((made, summarize(made, 400)))
+    fixed, crossed = (benchmark_tables(*each) for each in results)
+    assert (list(fixed), list(crossed)) == (["II"], ["crossval"])
+    assert [row[0] for row in crossed["crossval"].rows] == ["resnet50", "mask_guided"]
+    assert {row[-1] for row in crossed["crossval"].rows} == {"0.1, 0.2"}
+    rows = list(csv.DictReader(io.StringIO(to_csv(results))))
+    assert [(row["protocol"], row["key"]) for row in rows] == [
+        (protocol, key) for protocol in ("fixed", "crossval") for key in ("resnet50", "mask_guided")
+    ]
+    gap = paired_bootstrap(
+        *(np.mean([run.right for run in results[1][0].methods[i].runs], axis=0) for i in (1, 0)),
+        labels,
+        400,
+        groups=ids,
+    )
+    assert float(rows[3]["against_resnet50_low"]) == gap.low
+    page = compose_benchmark(results).to_html()
+    assert "in cross-validation over all leaves" in page
+    assert "on the test leaves" in page
+    assert "it is fixed; it is crossval" in page
+    alone = compose_benchmark(results[1:]).to_html()
+    assert "40 leaves scored out of fold of 10 cultivars" in alone.replace("(", "").replace(")", "")
+    assert "on the test leaves" not in alone

@@ -9,7 +9,7 @@ import pytest
 
 from tests.command_line import ufgvc
 from ufgvc.experiments import auto
-from ufgvc.experiments.auto import Candidate
+from ufgvc.experiments.candidates import Candidate
 from ufgvc.experiments.training_job import run_jobs
 
 pytestmark = pytest.mark.usefixtures("ray_local")

@@ -10,13 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from tests.factories import coloured, ingested
 from ufgvc.cli import parse
 from ufgvc.commands import COMMANDS
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
+from ufgvc.data.dataset import open_dataset
 from ufgvc.data.splits import HeldFold
 from ufgvc.experiments import auto
-from ufgvc.experiments.auto import Attempt, Candidate, Choice, fits, train_settings
+from ufgvc.experiments.auto import fits
+from ufgvc.experiments.candidates import Attempt, Candidate, Choice, train_settings
 from ufgvc.experiments.training_job import JobOutcome
 from ufgvc.training.settings import TrainSettings
 
@@ -35,6 +38,7 @@ class Machine:
         monkeypatch.setattr(auto._Comparison, "_jobs", lambda _, candidate: self.jobs(candidate))
         self.comparison = auto._Comparison(
             None,
+            3,
             TrainSettings(),
             None,
             open_store(str(folder)),
@@ -139,6 +143,18 @@ def test_a_single_training_leaf_of_a_cultivar_is_always_trained_on() -> None:
     assert all(0 in others for others, _ in folds)
     with pytest.raises(UserError, match="nothing of it can be held out"):
         HeldFold(3, 0, 0, "all").indices(labels, [None] * 6)
+
+
+def test_cultivars_with_one_training_leaf_each_cannot_be_compared(tmp_path: Path) -> None:
+    for each, folds in ((1, None), (2, 2), (5, 3)):
+        rows = [(label, coloured(label, i)) for label in range(2) for i in range(each)]
+        ingested(str(tmp_path / str(each)), "few", ("a", "b"), [("train", rows)], side=48)
+        dataset = open_dataset(str(tmp_path / str(each)))
+        if folds is None:
+            with pytest.raises(UserError, match="no cultivar has two training leaves"):
+                auto.count_folds(dataset)
+        else:
+            assert auto.count_folds(dataset) == folds
 
 
 def test_auto_is_a_method_of_train_and_pipeline_only() -> None:

@@ -46,7 +46,8 @@ def execute(settings: Train, context: Context) -> Step[list[TrainResult]]:
 
 def _train_best(settings: Train, chosen: TrainSettings, context: Context) -> Step[list[TrainResult]]:
     """Chooses a method within the budget and trains it on all training leaves."""
-    from ufgvc.experiments.auto import choose_method, train_settings
+    from ufgvc.experiments.auto import choose_method
+    from ufgvc.experiments.candidates import train_settings
     from ufgvc.training.run import train
 
     choice = choose_method(settings.data, settings.budget, chosen, context)

@@ -2,7 +2,7 @@
 
 The first candidate is always measured. Each further one is tried if the time of one of its epochs says that its folds
 and a final training fit into what is left of the budget, and kept if it is better than the best so far beyond its
-error: the 95 % interval of the paired difference (bootstrap over cultivars and groups of leaves) lies above zero.
+error: the 95 % interval of the paired difference on the same leaves (bootstrap over groups) lies above zero.
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ufgvc.core.config import flatten, short_key
+from ufgvc.core.config import short_key
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, open_store
 from ufgvc.data.dataset import Dataset, open_dataset, read_index, read_manifest
-from ufgvc.data.splits import HeldFold
-from ufgvc.evaluation.stats import paired_bootstrap
+from ufgvc.data.splits import HeldFold, count_groups
+from ufgvc.evaluation.stats import paired_group_bootstrap
+from ufgvc.experiments.candidates import CANDIDATES, Attempt, Candidate, Choice, Outcome, train_settings
 from ufgvc.experiments.crossval import group_ids
 from ufgvc.experiments.entries import decode_images
 from ufgvc.experiments.mlflow_trials import JobRecorder
@@ -44,78 +45,6 @@ FOLDS = 3
 CHOICE, SECONDS = "choice.json", "seconds.json"
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A method that may be tried.  train: settings of `TrainSettings` where the user gave none."""
-
-    method: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    train: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def label(self) -> str:
-        """The candidate in messages."""
-        options = ", ".join(f"{name} {value}" for name, value in flatten(self.options).items())
-        return f"{self.method} ({options})" if options else self.method
-
-
-# The order in which they are tried: the cheapest first. Those that are not registered are left out.
-CANDIDATES = (
-    Candidate("linear_probe"),
-    Candidate("part_probe"),
-    Candidate("resnet50"),
-    Candidate("leaf_traits"),
-    Candidate("mask_guided"),
-)
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """What became of a candidate.
-
-    outcome: first, the first one that could be measured; better or not better than the best before it; too slow for
-    what was left of the budget; failed; unsuitable for this data set.
-    correct, leaves: of the training leaves, each scored out of fold.  low, high: 95 % interval of the difference to the
-    best before it, in [-1, 1].  seconds: that it took.  reason: of what was not measured.
-    """
-
-    label: str
-    outcome: Literal["first", "better", "not better", "too slow", "failed", "unsuitable"]
-    seconds: float = 0.0
-    correct: int | None = None
-    leaves: int | None = None
-    difference: float | None = None
-    low: float | None = None
-    high: float | None = None
-    reason: str = ""
-
-    def summary(self) -> str:
-        """One line for the terminal."""
-        if self.correct is None:
-            return f"{self.label}: {self.outcome}: {self.reason}"
-        text = f"{self.label}: {self.correct} of {self.leaves} training leaves out of fold ({self.seconds:.0f} s)"
-        if self.difference is None or self.low is None or self.high is None:
-            return text
-        gap, low, high = (100 * value for value in (self.difference, self.low, self.high))
-        return f"{text}; {gap:+.1f} points ({low:+.1f} to {high:+.1f}), {self.outcome} beyond its error"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The method that `choose_method` chose, with what it tried.  budget: minutes."""
-
-    candidate: Candidate
-    attempts: tuple[Attempt, ...]
-    budget: float
-
-    def summary(self) -> str:
-        """The lines for the terminal."""
-        slow = sum(attempt.outcome == "too slow" for attempt in self.attempts)
-        stopped = f"{slow} would not fit into {self.budget:g} minutes" if slow else "all candidates were considered"
-        lines = [attempt.summary() for attempt in self.attempts]
-        return "\n".join([*lines, f"chosen: {self.candidate.label}; stopped because {stopped}"])
-
-
 def choose_method(
     data: str,
     budget: float,
@@ -134,6 +63,7 @@ def choose_method(
         what = f"the method is chosen by cross-validation of its own, not with validation {settings.validation}"
         raise UserError(what, where="--method auto", fix="use `--train.validation last`, or name a method")
     dataset = open_dataset(data)
+    folds = count_folds(dataset)
     known = [each for each in (CANDIDATES if candidates is None else candidates) if each.method in names()]
     key = short_key([dataset.fingerprint, context.seed, settings.result_affecting(), [asdict(each) for each in known]])
     folder = open_store(context.runs).child(dataset.name, AUTO, key)
@@ -153,16 +83,21 @@ def choose_method(
             decode_images(jobs, [dataset])
             return run_jobs(jobs, resources, folder.child("tune"), settings.max_failures, recorder)
 
-        choice = _Comparison(dataset, settings, context, folder, resources, execute).choose(known, budget)
+        choice = _Comparison(dataset, folds, settings, context, folder, resources, execute).choose(known, budget)
         run.log_text(choice.summary(), "choice.txt")
     folder.write_json(CHOICE, asdict(choice))
     return choice
 
 
-def train_settings(candidate: Candidate, settings: TrainSettings) -> TrainSettings:
-    """The settings of a training of the candidate: the user's, then its own."""
-    own = {name: value for name, value in candidate.train.items() if name not in settings.model_fields_set}
-    return settings.model_copy(update=own)
+def count_folds(dataset: Dataset) -> int:
+    """FOLDS, or fewer if no cultivar has so many training leaves (or groups of them). UserError if none has two."""
+    index = read_index(dataset, "train")
+    labels = index["label"].to_numpy().astype(np.int64)
+    most = int(count_groups(labels, index["group"].to_pylist(), len(dataset.classes)).max())
+    if most < 2:
+        what = "no cultivar has two training leaves (or groups of leaves), so methods cannot be compared"
+        raise UserError(what, where=dataset.store.uri, fix="name a --method, or ingest more photographs")
+    return min(FOLDS, most)
 
 
 def fits(spent: float, folds: float, final: float, budget: float) -> bool:
@@ -192,6 +127,7 @@ class _Comparison:
     """Tries candidates one after another."""
 
     dataset: Dataset
+    folds: int
     settings: TrainSettings
     context: Context
     folder: Store
@@ -210,7 +146,7 @@ class _Comparison:
             if attempt.outcome in ("first", "better", "not better"):
                 seconds.setdefault(candidate.label, time.monotonic() - started)
                 self.folder.write_json(SECONDS, seconds)
-            attempt = Attempt(**{**asdict(attempt), "seconds": seconds.get(candidate.label, 0.0)})
+            attempt = replace(attempt, seconds=seconds.get(candidate.label, 0.0))
             log.info("%s", attempt.summary())
             attempts.append(attempt)
             if attempt.outcome in ("first", "better"):
@@ -233,7 +169,7 @@ class _Comparison:
                 return Attempt(candidate.label, "failed", reason=timed.error or ""), None
             fold = timed.result["seconds"] * _epochs(jobs[0]) / _epochs(timing)
             folds = fold * math.ceil(len(jobs) / self.resources.max_concurrent)
-            final = max(best.final, _final_seconds(fold))
+            final = max(best.final, self._final_seconds(fold))
             if not fits(spent, folds, final, budget):
                 reason = f"its folds and the final training need about {(folds + final) / 60:.1f} minutes"
                 return Attempt(
@@ -251,22 +187,26 @@ class _Comparison:
         index = read_index(self.dataset, "train")
         image_ids, labels = index["image_id"].to_pylist(), index["label"].to_numpy().astype(np.int64)
         named: dict[str, int] = {}
-        for outcome in outcomes:
-            held, logits = read_all_scores(outcome.job.store)
+        for each in outcomes:
+            held, logits = read_all_scores(each.job.store)
             named |= dict(zip(held, logits.argmax(1).tolist(), strict=True))
         rows = [row for row, image in enumerate(image_ids) if image in named]
         right = np.array([named[image_ids[row]] == labels[row] for row in rows])
-        mean = float(np.mean([outcome.result["seconds"] for outcome in outcomes if outcome.result]))
-        scores = _Scores(candidate, right, _final_seconds(mean))
-        counts = {"correct": int(right.sum()), "leaves": len(rows)}
+        mean = float(np.mean([each.result["seconds"] for each in outcomes if each.result]))
+        scores = _Scores(candidate, right, self._final_seconds(mean))
+        counts = int(right.sum()), len(rows)
         if best is None:
-            return Attempt(candidate.label, "first", **counts), scores
+            return Attempt(candidate.label, "first", 0.0, *counts), scores
         groups = group_ids(index)
-        ids = None if groups is None else groups[rows]
-        gap = paired_bootstrap(right.astype(float), best.right.astype(float), labels[rows], groups=ids)
-        outcome_word: Literal["better", "not better"] = "better" if gap.low > 0 else "not better"
-        figures = {"difference": gap.value, "low": gap.low, "high": gap.high}
-        return Attempt(candidate.label, outcome_word, **counts, **figures), scores
+        ids = np.arange(len(labels)) if groups is None else groups
+        gap = paired_group_bootstrap(right.astype(float), best.right.astype(float), ids[rows])
+        outcome: Outcome = "better" if gap.low > 0 else "not better"
+        attempt = Attempt(candidate.label, outcome, 0.0, *counts, gap.value, gap.low, gap.high)
+        return attempt, scores
+
+    def _final_seconds(self, fold: float) -> float:
+        """Of the training on all leaves, from the seconds of one fold."""
+        return fold * self.folds / (self.folds - 1)
 
     def _jobs(self, candidate: Candidate) -> tuple[TrainingJob, list[TrainingJob]]:
         """(the first fold with one epoch a stage, all folds). UserError if the candidate does not suit the data set."""
@@ -280,18 +220,13 @@ class _Comparison:
 
         def make(fold: int, **changes: Any) -> TrainingJob:
             train = settings.model_copy(update=shared | changes)
-            held = HeldFold(FOLDS, fold, self.context.seed, "train")
+            held = HeldFold(self.folds, fold, self.context.seed, "train")
             place = self.context.seed, masks, self.context.runs, held
             config, identity = make_worker_config(dataset, method, train, *place)
             return TrainingJob(candidate.label, 0, self.context.seed, 1.0, "final", config, identity)
 
-        return make(0, epochs=len(method.recipe.stages)), [make(fold) for fold in range(FOLDS)]
+        return make(0, epochs=len(method.recipe.stages)), [make(fold) for fold in range(self.folds)]
 
 
 def _epochs(job: TrainingJob) -> int:
     return Recipe.model_validate(job.config.recipe).epochs
-
-
-def _final_seconds(fold: float) -> float:
-    """The training on all leaves, from the seconds of one fold."""
-    return fold * FOLDS / (FOLDS - 1)

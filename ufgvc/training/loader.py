@@ -96,7 +96,7 @@ def split_indices(config: WorkerConfig, labels: Ints, groups: Sequence[str | Non
     rows = np.arange(len(labels))
     if config.held_fold is not None:
         rows, _ = config.held_fold.indices(labels, groups)
-    train, held = _validation_indices(config, labels[rows], [groups[row] for row in rows])
+    train, held = _validation_indices(config, labels[rows], [groups[row] for row in rows.tolist()])
     return rows[train], rows[held]
 
 

@@ -101,9 +101,9 @@ def _difference(one: MethodSummary, reference: str) -> str | None:
 def _column_note(rows: Sequence[MethodSummary], which: str) -> str:
     resampled = "groups of leaves" if which == "crossval" else "cultivars and, within them, groups of leaves"
     notes = [
-        f"Correct: mean over the seeds. Intervals: 95\u00a0%, bootstrap over {resampled} (a plant, a photograph; single "
-        "leaves where these are not known); the seeds are averaged first, so the variance over seeds (spread: standard "
-        "deviation of the accuracy in points, and the number of seeds) is not in the interval."
+        f"Correct: mean over the seeds. Intervals: 95\u00a0%, bootstrap over {resampled} (a plant, a photograph; "
+        "single leaves where these are not known); the seeds are averaged first, so the variance over seeds (spread: "
+        "standard deviation of the accuracy in points, and the number of seeds) is not in the interval."
     ]
     if any(one.corrected for one in rows):
         notes.append(

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ufgvc.core.errors import UserError
-from ufgvc.methods.backbones import PROBE_SIDE, Backbone
+from ufgvc.methods.backbones import Backbone, TokenGrid
 
+SIDE = 96  # pixels, of the image with which stages are found: a multiple of the usual strides
 MIN_STRIDE = 8  # of the stages that are taken where none are named: earlier ones hold edges and colours only
 
 
@@ -41,17 +42,18 @@ def list_stages(backbone: Backbone) -> list[Stage]:
             seen.append((module, output.shape))
 
     trunk = backbone.trunk
+    side = 8 * trunk.patch if isinstance(trunk, TokenGrid) else SIDE
     hooks = [module.register_forward_hook(record) for module in _layers(trunk)]
     was_training = trunk.training
     with torch.no_grad():
-        last = backbone.eval()(torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE))
+        last = backbone.eval()(torch.zeros(1, 3, side, side))
     backbone.train(was_training)
     for hook in hooks:
         hook.remove()
     if not seen or seen[-1][1] != last.shape:
         seen.append((trunk, last.shape))
     ends = [list(group)[-1] for _, group in groupby(seen, key=lambda each: each[1])]
-    return [Stage(module, shape[1], round(PROBE_SIDE / shape[2])) for module, shape in ends]
+    return [Stage(module, shape[1], round(side / shape[2])) for module, shape in ends]
 
 
 def _layers(module: nn.Module) -> list[nn.Module]:

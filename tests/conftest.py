@@ -28,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
     processes that idle threads sleep.
     """
     passive_omp_wait()
-    os.environ["RAY_prestart_worker_first_driver"] = "0"  # Ray would start a worker for each slot, needed or not
+    os.environ |= {"RAY_prestart_worker_first_driver": "0"}  # Ray would start a worker for each slot, needed or not
     if not hasattr(config, "workerinput"):
         config.stash[_ANNOUNCED] = Path(tempfile.mkdtemp(prefix="ufgvc-tests-"))
         ray_head.announce(config.stash[_ANNOUNCED])

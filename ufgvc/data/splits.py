@@ -38,7 +38,10 @@ class HeldFold:
 
         Of the training split a label with a single group is in no fold: it is always trained on.
         """
-        return kfold_indices(labels, groups, self.folds, self.fold, self.seed, keep_single=self.split == "train")
+        if self.split == "all":
+            return kfold_indices(labels, groups, self.folds, self.fold, self.seed)
+        numbers = assign_folds(labels, groups, self.folds, self.seed)
+        return np.flatnonzero(numbers != self.fold), np.flatnonzero(numbers == self.fold)
 
 
 def pool_splits(dataset: Dataset) -> Dataset:
@@ -93,34 +96,41 @@ def _order_key(seed: int, key: tuple[str, str]) -> bytes:
     return hashlib.blake2b(f"{seed}\0{key[0]}\0{key[1]}".encode(), digest_size=16).digest()
 
 
-def kfold_indices(
-    labels: Ints, groups: Sequence[str | None], folds: int, fold: int, seed: int, keep_single: bool = False
-) -> tuple[Ints, Ints]:
+def kfold_indices(labels: Ints, groups: Sequence[str | None], folds: int, fold: int, seed: int) -> tuple[Ints, Ints]:
     """(training, validation) indices of one of `folds` folds, stratified by label; a group (plant) is never divided.
 
     labels: (N,).  groups: N names; None is a group of its own.  fold: 0 to folds - 1.
-    UserError if a label has a single group, because nothing of it could be held out; with keep_single its images are
-    for training in every fold.
+    UserError if a label has a single group, because nothing of it could be held out.
+    """
+    numbers = assign_folds(labels, groups, folds, seed)
+    if (numbers < 0).any():
+        raise UserError(
+            f"the cultivar with label {labels[numbers < 0].min()} has one training leaf (or one group of leaves): "
+            "nothing of it can be held out",
+            where="train.validation",
+            fix="use `--train.validation last`",
+        )
+    return np.flatnonzero(numbers != fold), np.flatnonzero(numbers == fold)
+
+
+def assign_folds(labels: Ints, groups: Sequence[str | None], folds: int, seed: int) -> Ints:
+    """The fold (N,) of each image, 0 to folds - 1, or -1 if its label has a single group: nothing can be held out.
+
+    Arguments as for `kfold_indices`.
     """
     rng = np.random.default_rng(np.random.SeedSequence([seed, folds]))
     units = np.array([f"group {group}" if group is not None else f"leaf {index}" for index, group in enumerate(groups)])
-    fold_numbers = np.empty(len(labels), np.int64)
+    numbers = np.empty(len(labels), np.int64)
     number: dict[str, int] = {}  # also of groups with several labels, which stay in the fold that the first one gave
     for label in np.unique(labels):
         at = np.flatnonzero(labels == label)
         names = rng.permutation(np.unique(units[at]))
-        if len(names) < 2 and keep_single:
-            number |= dict.fromkeys(names, -1)
-        elif len(names) < 2:
-            raise UserError(
-                f"the cultivar with label {label} has one training leaf (or one group of leaves): "
-                "nothing of it can be held out",
-                where="train.validation",
-                fix="use `--train.validation last`",
-            )
+        if len(names) < 2:
+            numbers[at] = -1
+            continue
         number = {name: index % min(folds, len(names)) for index, name in enumerate(names)} | number
-        fold_numbers[at] = [number[unit] for unit in units[at]]
-    return np.flatnonzero(fold_numbers != fold), np.flatnonzero(fold_numbers == fold)
+        numbers[at] = [number[unit] for unit in units[at]]
+    return numbers
 
 
 def holdout_indices(labels: Ints, groups: Sequence[str | None], share: float, seed: int) -> tuple[Ints, Ints]:

@@ -43,6 +43,11 @@ class Recipe(Settings):
     """Stages, image sizes, augmentation and batch size of a training."""
 
     stages: tuple[Stage, ...] = Field(min_length=1)
+    classifier_fit: bool = Field(
+        False,
+        description="the backbone is frozen and the classifier fitted to its embeddings of unaugmented images: "
+        "there is one epoch, and no learning rate",
+    )
     batch_size: int = Field(16, gt=0, description="images a step, summed over all workers")
     resize: int = Field(512, gt=0, description="side in pixels to which training images are resized (square)")
     crop: int = Field(448, gt=0, description="side in pixels of the random crop, and of the images in evaluation")

@@ -34,8 +34,8 @@ AUGMENT_UNIFORMS = 4  # random numbers of an image for crop (2), flip and rotati
 class BatchLoader:
     """The training and validation batches of one rank.
 
-    keys: hashes of the training images' ids, which seed their random numbers.  num_train, num_val: images over all
-    ranks.
+    keys: hashes of the training images' ids, which seed their random numbers.  num_val: images over all ranks.
+    train_indices: rows of the split that are trained on, over all ranks.  train_labels, train_groups: of these rows.
     val_images: the decoded split with the validation images; None without validation.  val_indices: this rank's images
     in it.  val_labels: labels of that whole split.  num_uniforms: see `Method`.
     """
@@ -44,13 +44,20 @@ class BatchLoader:
     recipe: Recipe
     source: BatchSource
     keys: NDArray[np.uint64]
-    num_train: int
+    train_indices: Ints
+    train_labels: Ints
+    train_groups: Sequence[str | None]
     num_val: int
     val_images: DecodedSplit | None
     val_indices: Ints
     val_labels: Ints
     device: torch.device
     num_uniforms: int = 0
+
+    @property
+    def num_train(self) -> int:
+        """Training images over all ranks."""
+        return len(self.train_indices)
 
     @property
     def resident(self) -> bool:
@@ -118,7 +125,8 @@ def make_loader(
     dataset: of `config.open_dataset`.  index: of its split `config.split`.
     """
     labels = index["label"].to_numpy().astype(np.int64)
-    train, val = split_indices(config, labels, index["group"].to_pylist())
+    groups = index["group"].to_pylist()
+    train, val = split_indices(config, labels, groups)
     split, val_labels = config.split, labels
     if config.train.validation == "test":
         split = "test"
@@ -135,7 +143,9 @@ def make_loader(
         recipe,
         source,
         keys,
-        num_train=len(train),
+        train_indices=train,
+        train_labels=labels[train],
+        train_groups=[groups[row] for row in train],
         num_val=len(val),
         val_images=val_images,
         val_indices=own,

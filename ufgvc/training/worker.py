@@ -22,6 +22,7 @@ from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
 from ufgvc.training.checkpoint import CheckpointSink, RunCheckpoint, write_checkpoint
 from ufgvc.training.ddp import Ranks, warm_up_ddp_buckets, wrap_ddp
+from ufgvc.training.fit import fit_epoch
 from ufgvc.training.loader import BatchLoader, make_loader
 from ufgvc.training.memory import memory_for_batches
 from ufgvc.training.optim import lr_at, make_optimizer, set_lr, stage_at, train_mode
@@ -177,6 +178,9 @@ class Worker:
 
     def _train_epoch(self) -> dict[str, float]:
         """Trains for one epoch; its row of metrics. RuntimeError if not all training images were seen."""
+        if self.recipe.classifier_fit:
+            self._mark_first_step()
+            return {"epoch": float(self.epoch + 1)} | fit_epoch(self.method, self.loader, self.ranks, self.config.seed)
         set_lr(self.optimizer, lr_at(self.recipe.stages, self.epoch, self._schedule_rows()))
         train_mode(self.method, self.model, self.recipe.stages[self.stage])
         if self.ranks.device.type == "cuda":

@@ -27,6 +27,8 @@ Result = TypeVar("Result")
 class Pipeline(HasCompared, WritesData, HasSource, Train):
     """Settings of `ufgvc pipeline`: those of `train`, and a section for each other step."""
 
+    method: str = "auto"
+    """name of the method; --options are its own"""
     ingest: IngestSettings = IngestSettings()
     """how the source is read"""
     detect: DetectSettings = DetectSettings()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ufgvc.core.config import flatten
+from ufgvc.methods import build
 from ufgvc.training.settings import TrainSettings
 
 Outcome = Literal["first", "better", "not better", "too slow", "failed", "unsuitable"]
@@ -27,13 +28,15 @@ class Candidate:
         return f"{self.method} ({options})" if options else self.method
 
 
-# The order in which they are tried: the cheapest first. Those that are not registered are left out.
+LITE = {"backbone": "efficientnet_lite0"}  # its ImageNet weights need no network
+SMALL = {"epochs": 40, "batch_size": 8, "resize": 256, "crop": 224}  # minutes a training on a CPU
+# In the order in which they are tried: the cheapest first.
 CANDIDATES = (
     Candidate("linear_probe"),
     Candidate("part_probe"),
-    Candidate("resnet50"),
-    Candidate("leaf_traits"),
-    Candidate("mask_guided"),
+    Candidate("resnet50", LITE, SMALL),
+    Candidate("leaf_traits", LITE, SMALL),
+    Candidate("mask_guided", LITE, SMALL),
 )
 
 
@@ -85,6 +88,11 @@ class Choice:
 
 
 def train_settings(candidate: Candidate, settings: TrainSettings) -> TrainSettings:
-    """The settings of a training of the candidate: the user's, then its own."""
+    """The settings of a training of the candidate: the user's, then its own.
+
+    A classifier that is fitted has no epochs and no learning rate, so the user's are for the other candidates.
+    """
     own = {name: value for name, value in candidate.train.items() if name not in settings.model_fields_set}
+    if build(candidate.method, num_classes=2, **candidate.options).recipe.classifier_fit:
+        own |= {"epochs": None, "learning_rate": None}
     return settings.model_copy(update=own)

@@ -23,7 +23,15 @@ from ufgvc.core.storage import Store, open_store
 from ufgvc.data.dataset import Dataset, open_dataset, read_index, read_manifest
 from ufgvc.data.splits import HeldFold, count_groups
 from ufgvc.evaluation.stats import paired_group_bootstrap
-from ufgvc.experiments.candidates import CANDIDATES, Attempt, Candidate, Choice, Outcome, train_settings
+from ufgvc.experiments.candidates import (
+    CANDIDATES,
+    Attempt,
+    Candidate,
+    Choice,
+    Outcome,
+    check_validation,
+    train_settings,
+)
 from ufgvc.experiments.crossval import group_ids
 from ufgvc.experiments.entries import decode_images
 from ufgvc.experiments.mlflow_trials import JobRecorder
@@ -59,9 +67,7 @@ def choose_method(
     budget: minutes, final training included; the first candidate is measured however long it takes.
     UserError if no candidate could be measured, and for a validation other than `last`.
     """
-    if settings.validation != "last":
-        what = f"the method is chosen by cross-validation of its own, not with validation {settings.validation}"
-        raise UserError(what, where="--method auto", fix="use `--train.validation last`, or name a method")
+    check_validation(settings)
     dataset = open_dataset(data)
     folds = count_folds(dataset)
     candidates = CANDIDATES if candidates is None else candidates

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ufgvc.core.config import flatten
+from ufgvc.core.errors import UserError
 from ufgvc.methods import build
 from ufgvc.training.settings import TrainSettings
 
@@ -15,7 +16,7 @@ Outcome = Literal["first", "better", "not better", "too slow", "failed", "unsuit
 
 @dataclass(frozen=True)
 class Candidate:
-    """A method that may be tried.  train: settings of `TrainSettings` where the user gave none."""
+    """A method that may be tried.  train: values of `TrainSettings` where the user's are empty (None)."""
 
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -92,7 +93,14 @@ def train_settings(candidate: Candidate, settings: TrainSettings) -> TrainSettin
 
     A classifier that is fitted has no epochs and no learning rate, so the user's are for the other candidates.
     """
-    own = {name: value for name, value in candidate.train.items() if name not in settings.model_fields_set}
+    own = {name: value for name, value in candidate.train.items() if getattr(settings, name) is None}
     if build(candidate.method, num_classes=2, **candidate.options).recipe.classifier_fit:
         own |= {"epochs": None, "learning_rate": None}
     return settings.model_copy(update=own)
+
+
+def check_validation(settings: TrainSettings) -> None:
+    """UserError for a validation other than `last`, which leaves all training leaves to the folds."""
+    if settings.validation != "last":
+        what = f"the method is chosen by cross-validation of its own, not with validation {settings.validation}"
+        raise UserError(what, where="--method auto", fix="use `--train.validation last`, or name a --method")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from ufgvc.core.errors import UserError
+from ufgvc.data.cache import CachedSource, DecodedSplit
 from ufgvc.data.splits import assign_folds
 from ufgvc.methods import build
 from ufgvc.methods.backbones import build_backbone
@@ -22,7 +24,9 @@ from ufgvc.methods.layers.leaf_segmentation import find_leaf
 from ufgvc.methods.layers.stages import StageMaps, choose_stages, list_stages, region_statistics
 from ufgvc.training import fit
 from ufgvc.training.ddp import Ranks
-from ufgvc.training.fit import Embeddings, fit_classifier
+from ufgvc.training.embeddings import Embeddings, embed_training_images
+from ufgvc.training.fit import fit_classifier
+from ufgvc.training.loader import BatchLoader
 from ufgvc.training.settings import TrainSettings, apply_overrides
 
 CPU = torch.device("cpu")
@@ -95,11 +99,11 @@ def test_statistics_are_weighted_means_and_standard_deviations() -> None:
                         weights[row, column] = float(cell.double().mean())
                 values = each[image].double().numpy()
                 if weights.sum() == 0:
-                    wanted += [0.0] * (2 * channels)
+                    wanted += [0.0] * channels + [1e-4] * channels
                     continue
                 mean = [(weights * values[c]).sum() / weights.sum() for c in range(channels)]
                 variance = [(weights * (values[c] - mean[c]) ** 2).sum() / weights.sum() for c in range(channels)]
-                wanted += [*mean, *np.sqrt(variance)]
+                wanted += [*mean, *np.sqrt(np.maximum(variance, 1e-8))]
         assert np.allclose(found[image], wanted, atol=1e-4)
 
 
@@ -137,12 +141,15 @@ def embeddings(count: int = 60, views: int = 2, width: int = 7, classes: int = 4
     return Embeddings(rows.astype(np.float32), labels, np.arange(count))
 
 
+@pytest.mark.parametrize("width", [7, 300], ids=["more rows", "more columns"])
 @pytest.mark.parametrize("chunk", [8192, 13])
 @pytest.mark.parametrize("strength", [0.01, 1.0])
-def test_the_classifier_is_scikit_learns(strength: float, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_classifier_is_scikit_learns(
+    strength: float, chunk: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fit, "CHUNK", chunk)
-    found = embeddings()
-    wide, repeated = found.rows.reshape(-1, 7).astype(float), np.repeat(found.labels, 2)
+    found = embeddings(width=width)
+    wide, repeated = found.rows.reshape(-1, width).astype(float), np.repeat(found.labels, 2)
     scaler = StandardScaler().fit(wide)
     wanted = LogisticRegression(C=strength, tol=1e-8, max_iter=5000).fit(scaler.transform(wide), repeated)
     fitted = fit_classifier(found, assign_folds(found.labels, [None] * 60, 5, 0), 4, ALONE, (strength,))
@@ -182,6 +189,41 @@ def test_where_nothing_can_be_held_out_there_is_a_default() -> None:
     fitted = fit_classifier(embeddings(4, 2), None, 4, ALONE)
     assert (fitted.strength, fitted.held_out) == (fit.DEFAULT_STRENGTH, None)
     assert fitted.right == 4
+
+
+def loader_of(images: np.ndarray, source: Any) -> BatchLoader:
+    rows = np.array([0, 2, 5])
+    config: Any = None
+    recipe: Any = None
+    nothing = np.arange(0)
+    return BatchLoader(config, recipe, source, nothing, rows, rows % 3, [None] * 3, 0, None, nothing, nothing, CPU)
+
+
+def test_embeddings_are_made_once_and_are_those_of_the_batches(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    method = build("part_probe", 3, backbone="resnet18", parts=2)
+    method = replace(method, recipe=method.recipe.model_copy(update={"resize": 40, "crop": 32}))
+    images = np.random.default_rng(0).integers(0, 255, (6, 40, 40, 3), dtype=np.uint8)
+    (tmp_path / "decoded").mkdir()
+    np.save(tmp_path / "decoded" / "image.npy", images)
+    mapped = np.load(tmp_path / "decoded" / "image.npy", mmap_mode="r")
+    labels, rows = np.arange(6) % 3, np.array([0, 2, 5])
+
+    def embed(array: np.ndarray) -> Embeddings:
+        source = CachedSource(DecodedSplit(array, {}, {}), labels, rows, 2, 0, 0, 1, CPU)
+        return embed_training_images(method, loader_of(array, source), CPU)
+
+    streamed, first = embed(images), embed(mapped)
+    assert first.rows.shape == (3, 2, method.net.classifier.in_features)
+    order = np.argsort(streamed.positions)
+    assert np.allclose(streamed.rows[order], first.rows, atol=1e-4)
+    assert (streamed.labels[order] == first.labels).all()
+    with torch.no_grad():
+        wanted = method.net(torch.from_numpy(images[2:3, 4:36, 4:36]).permute(0, 3, 1, 2) / 255)["embedding"]
+    assert np.allclose(first.rows[1, 0], wanted[0], atol=1e-4)
+    method.net.register_forward_pre_hook(lambda *_: pytest.fail("the network runs again"))
+    assert np.array_equal(embed(mapped).rows, first.rows)
+    assert len(list(tmp_path.glob("decoded.embeddings-*.npy"))) == 1
 
 
 @dataclass

@@ -15,6 +15,8 @@ from ufgvc.core.errors import UserError
 from ufgvc.methods.backbones import Backbone, TokenGrid
 
 SIDE = 96  # pixels, of the image with which stages are found: a multiple of the usual strides
+# Of a channel that does not answer only rounding is left, which standardisation would make as large as all others.
+MIN_VARIANCE = 1e-8
 MIN_STRIDE = 8  # of the stages that are taken where none are named: earlier ones hold edges and colours only
 
 
@@ -108,8 +110,8 @@ def region_statistics(maps: Sequence[Tensor], regions: Tensor) -> Tensor:
     """Mean and standard deviation of each channel inside each region.
 
     maps: of (B, C_i, h_i, w_i).  regions: weights (B, R, H, W) >= 0, brought to the size of each map by averaging.
-    Returns (B, R * 2 * sum C_i) float32: map by map, region by region, the means and then the standard deviations. In
-    a region of weight 0 both are 0.
+    Returns (B, R * 2 * sum C_i) float32: map by map, region by region, the means and then the standard deviations, which
+    are at least the root of MIN_VARIANCE. A region of weight 0 has mean 0 and the smallest deviation.
     """
     parts = []
     for each in maps:
@@ -123,5 +125,5 @@ def region_statistics(maps: Sequence[Tensor], regions: Tensor) -> Tensor:
         variance = weights @ shifted.square().transpose(1, 2) - mean.square()
         present = weights.sum(dim=2, keepdim=True)
         mean = mean + present * centre.transpose(1, 2)
-        parts.append(torch.cat([mean, variance.clamp(min=0).sqrt()], dim=2).flatten(1))
+        parts.append(torch.cat([mean, variance.clamp(min=MIN_VARIANCE).sqrt()], dim=2).flatten(1))
     return torch.cat(parts, dim=1)

@@ -110,8 +110,8 @@ def region_statistics(maps: Sequence[Tensor], regions: Tensor) -> Tensor:
     """Mean and standard deviation of each channel inside each region.
 
     maps: of (B, C_i, h_i, w_i).  regions: weights (B, R, H, W) >= 0, brought to the size of each map by averaging.
-    Returns (B, R * 2 * sum C_i) float32: map by map, region by region, the means and then the standard deviations, which
-    are at least the root of MIN_VARIANCE. A region of weight 0 has mean 0 and the smallest deviation.
+    Returns (B, R * 2 * sum C_i) float32: map by map, region by region, the means and then the standard deviations,
+    which are at least the root of MIN_VARIANCE. A region of weight 0 has mean 0 and the smallest deviation.
     """
     parts = []
     for each in maps:

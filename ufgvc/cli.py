@@ -104,7 +104,7 @@ def parse(command: Command, arguments: list[str]) -> Any:
     first.add_argument("--method")
     known, _ = first.parse_known_args(arguments)
     document = _read_document(known.config) if known.config is not None else {}
-    settings = command.settings(known.method or str(document.get("method") or "mask_guided"))
+    settings = command.settings(known.method or str(document.get("method") or "") or None)
     values = _ConfigFile(known.config or "settings", document).values_for(command.name, settings)
     # What neither the file nor a default gives is required of the flags.
     required = {name: tyro.MISSING for name, field in settings.model_fields.items() if field.is_required()}

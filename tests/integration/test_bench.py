@@ -45,7 +45,7 @@ def test_all_parts_leave_their_tables_and_nothing_else(tmp_path: Path) -> None:
         "ufgvc",
         "Ray Data",
         "ufgvc, host cache, batch 64",
-        "fed by the cache",
+        "fed by the loader",
         "evaluate: reading and scoring, one process",
     ):
         assert rows[name]["ratio"]["median"] > 0, name
@@ -60,7 +60,7 @@ def test_all_parts_leave_their_tables_and_nothing_else(tmp_path: Path) -> None:
     assert set(found["matrix_rates"]) == {"fp32", "bf16"}
     assert found["machine"]["cores"] >= 1
     markdown = (tmp_path / "out" / "bench.md").read_text()
-    for title in ("Reading", "Cached", "Steps fed by the cache", "Training step", "What this machine would need"):
+    for title in ("Reading", "Cached", "Steps fed by the loader", "Training step", "What this machine would need"):
         assert f"## {title}" in markdown
         assert title in done.stdout
 

@@ -464,6 +464,16 @@ def test_importing_the_package_is_quick() -> None:
     assert heavy == "[]"
 
 
+def test_ray_tasks_and_controllers_do_not_import_what_they_do_not_need() -> None:
+    """Each is a process of its own: torch takes 1.6 CPU seconds, and torchvision 1.8 more."""
+    program = (
+        "import sys, ufgvc.data.ingest, ufgvc.data.stream, ufgvc.regions.exact_masks; print('torch' in sys.modules); "
+    )
+    program += "import ufgvc.training.distributed; print('torchvision' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == ["False", "False"]
+
+
 @pytest.mark.parametrize("name", ufgvc.__all__)
 def test_the_public_functions(name: str) -> None:
     assert name in dir(ufgvc)

@@ -21,7 +21,13 @@ from ufgvc.data.dataset import Dataset, open_dataset, read_index
 from ufgvc.data.splits import HeldFold, count_groups, kfold_indices, pool_splits
 from ufgvc.evaluation.benchmark_record import BenchmarkDataset, BenchmarkRecord, MethodResult, RunResult
 from ufgvc.evaluation.benchmark_summary import summarize
-from ufgvc.evaluation.stats import accuracy_interval, paired_bootstrap, resampled_means
+from ufgvc.evaluation.stats import (
+    accuracy_interval,
+    paired_group_bootstrap,
+    pooled_groups,
+    resampled_group_means,
+    resampled_means,
+)
 from ufgvc.experiments import crossval
 from ufgvc.experiments.settings import BenchmarkSettings
 from ufgvc.experiments.training_job import JobOutcome
@@ -185,6 +191,39 @@ def test_grouped_resamples_have_the_distribution_of_every_choice() -> None:
         assert abs(counts[round(float(mean), 9)] / draws - p) < 5 * np.sqrt(p * (1 - p) / draws)
 
 
+def test_resampled_groups_have_the_distribution_of_every_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = [[1, 0], [1], [0, 1, 1]]
+    expected: Counter[Fraction] = Counter()
+    for chosen in itertools.product(groups, repeat=3):
+        flat = [value for group in chosen for value in group]
+        expected[Fraction(sum(flat), len(flat))] += Fraction(1, 27)
+    values = np.array([float(value) for group in groups for value in group])
+    ids = np.repeat([7, 2, 5], [2, 1, 3])
+    monkeypatch.setattr("ufgvc.evaluation.stats.MAX_COUNTS", 3 * 7)  # 7 resamples at a time
+    means = resampled_group_means(np.stack([values, 1 - values], axis=1), ids, 20_000, seed=1)
+    np.testing.assert_allclose(means.sum(axis=1), 1)  # the columns share their resamples
+    counts = Counter(np.round(means[:, 0], 9).tolist())
+    assert set(counts) == {round(float(mean), 9) for mean in expected}
+    for mean, probability in expected.items():
+        p = float(probability)
+        assert abs(counts[round(float(mean), 9)] / 20_000 - p) < 5 * np.sqrt(p * (1 - p) / 20_000)
+
+
+def test_a_difference_over_groups_is_wider_than_over_their_leaves() -> None:
+    random = np.random.default_rng(2)
+    plants = np.repeat(random.integers(-1, 2, 40).astype(float), 5)
+    whole = paired_group_bootstrap(plants, np.zeros(200), np.repeat(np.arange(40), 5))
+    naive = paired_group_bootstrap(plants, np.zeros(200), np.arange(200))
+    assert whole.value == naive.value == plants.mean()
+    assert whole.high - whole.low == pytest.approx(np.sqrt(5) * (naive.high - naive.low), rel=0.1)
+
+
+def test_groups_of_different_data_sets_are_different() -> None:
+    grouped = BenchmarkDataset("a", np.array([0, 0, 1]), 2, np.array([1, 1, 0]))
+    alone = BenchmarkDataset("b", np.array([0, 1]), 2)
+    assert pooled_groups([grouped, alone, grouped]).tolist() == [1, 1, 0, 2, 3, 5, 5, 4]
+
+
 def test_the_interval_of_one_cultivar_is_scipys_bootstrap_over_its_groups() -> None:
     random = np.random.default_rng(0)
     sizes = random.integers(1, 6, 30)
@@ -238,13 +277,10 @@ def test_both_protocols_stand_in_one_report() -> None:
     assert [(row["protocol"], row["key"]) for row in rows] == [
         (protocol, key) for protocol in ("fixed", "crossval") for key in ("resnet50", "mask_guided")
     ]
-    gap = paired_bootstrap(
-        *(np.mean([run.right for run in results[1][0].methods[i].runs], axis=0) for i in (1, 0)),
-        labels,
-        400,
-        groups=ids,
-    )
-    assert float(rows[3]["against_resnet50_low"]) == gap.low
+    ours, plain = (np.mean([run.right for run in results[1][0].methods[i].runs], axis=0) for i in (1, 0))
+    low, high = np.quantile(resampled_group_means((ours - plain)[:, None], ids, 400), [0.025, 0.975])
+    assert float(rows[3]["against_resnet50_low"]) == pytest.approx(low)
+    assert float(rows[3]["against_resnet50_high"]) == pytest.approx(high)
     page = compose_benchmark(results).to_html()
     assert "in cross-validation over all leaves" in page
     assert "on the test leaves" in page

@@ -224,7 +224,6 @@ def test_its_head_learns_two_outlines_from_eight_leaves():
 
 
 def test_a_vision_transformer_may_be_its_trunk():
-    pytest.importorskip("timm", reason="timm is an extra")
     torch.manual_seed(0)
     method = build("leaf_traits", 2, backbone="timm:vit_tiny_patch16_224")
     images = torch.cat([drawn_leaf(lobes=3), drawn_leaf(lobes=7)])

@@ -422,7 +422,6 @@ def test_settings_and_images_that_do_not_fit():
 
 
 def test_a_backbone_of_timm_whose_trunk_gives_a_list():
-    pytest.importorskip("timm")
     torch.manual_seed(0)
     net = build("nts_net", CLASSES, backbone="timm:resnet18").net.eval()
     images = tiny_images(1)

@@ -112,7 +112,6 @@ def test_without_regions_it_is_a_cosine_classifier():
 
 
 def test_a_vision_transformer_gives_tokens_on_its_grid():
-    pytest.importorskip("timm", reason="timm is an extra")
     torch.manual_seed(0)
     method = build("region_tokens", 4, backbone="timm:vit_tiny_patch16_224")
     masks = {region: torch.ones(2, 1, 64, 64) for region in ("vein", "contour")}

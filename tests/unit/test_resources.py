@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from ufgvc.core.errors import UserError
+from ufgvc.evaluation.predict import predicts_in_process
+from ufgvc.evaluation.settings import PredictSettings
 from ufgvc.runtime.resources import ActorSettings, Device, actor_pool, choose_device
 
 
@@ -74,3 +76,18 @@ def test_an_actor_that_no_node_can_hold(monkeypatch: pytest.MonkeyPatch) -> None
 def test_only_an_explicit_gpu_is_waited_for() -> None:
     assert ActorSettings(device="auto", min_actors=3).gpus_to_wait_for == 0
     assert ActorSettings(device="gpu", min_actors=3).gpus_to_wait_for == 3
+
+
+@pytest.mark.parametrize(
+    ("photographs", "settings", "here"),
+    [
+        (100, {}, True),
+        (101, {}, False),
+        (1, {"max_actors": 1}, False),
+        (5000, {"max_actors": 0}, True),
+        (1, {"device": "gpu"}, False),  # the cluster may have its GPU on another node
+        (1, {"device": "cpu"}, True),
+    ],
+)
+def test_a_few_photographs_are_predicted_in_this_process(photographs: int, settings: Any, here: bool) -> None:
+    assert predicts_in_process(photographs, PredictSettings(**settings)) is here

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 
@@ -12,8 +13,6 @@ from tests.unit.test_methods import CLASSES, make_step, tiny_batch
 from ufgvc.core.errors import UserError
 from ufgvc.methods import build
 from ufgvc.methods.backbones import build_backbone
-
-timm = pytest.importorskip("timm", reason="timm is an extra")
 
 
 @pytest.mark.parametrize(

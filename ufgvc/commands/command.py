@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from pydantic import Field, create_model
 
+from ufgvc.core.config import Settings
 from ufgvc.core.registry import Registry
 
 if TYPE_CHECKING:  # for the list of commands, neither pyarrow nor torch is imported
@@ -29,12 +30,15 @@ class Command:
     name: str
     summary: str
 
-    def settings(self, method: str = "mask_guided") -> type[CommandSettings]:
-        """The class of the settings; its `options` are those of the method. UserError for an unknown method."""
+    def settings(self, method: str | None = None) -> type[CommandSettings]:
+        """The class of the settings; its `options` are those of the method. UserError for an unknown method.
+
+        method: None stands for the command's default.
+        """
         settings: type[CommandSettings] = getattr(self._module(), self.name.capitalize())
         if "options" not in settings.model_fields:
             return settings
-        return _with_options_of(method, settings)
+        return _with_options_of(method or settings.model_fields["method"].default, settings)
 
     def run(self, settings: CommandSettings) -> int:
         """Runs the command and returns its exit code."""
@@ -50,13 +54,16 @@ def _with_options_of(method: str, settings: type[CommandSettings]) -> type[Comma
     """The settings class with the options of a method, made once."""
     from ufgvc.methods import names, options_class
 
-    options = options_class(method)
+    chooses = "budget" in settings.model_fields  # the command can choose the method itself
+    options = Settings if chooses and method == "auto" else options_class(method)
+    known = ", ".join(("auto", *names()) if chooses else names())
+    default = settings.model_fields["method"].default
     chosen = create_model(
         settings.__name__,
         __base__=settings,
         __module__=settings.__module__,
         __doc__=settings.__doc__,
-        method=(str, Field("mask_guided", description=f"one of {', '.join(names())}; --options are its own")),
+        method=(str, Field(default, description=f"one of {known}; --options are its own")),
         options=(options, Field(options(), description="options of the method")),
     )
     return cast("type[CommandSettings]", chosen)

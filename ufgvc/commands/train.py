@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from ufgvc.commands.fields import HasData, HasFresh, HasMaskKind, HasMethod, HasRay, HasSeed, WritesRuns
 from ufgvc.commands.step import Step
 from ufgvc.tracking.context import Context
@@ -18,6 +20,8 @@ class Train(HasRay, HasFresh, HasSeed, WritesRuns, HasMaskKind, HasMethod, HasDa
 
     train: TrainSettings = TrainSettings()
     """training"""
+    budget: float = Field(10.0, gt=0)
+    """method auto: minutes for trying methods by cross-validation and for the final training"""
 
 
 def run(settings: Train, context: Context) -> None:
@@ -30,12 +34,26 @@ def execute(settings: Train, context: Context) -> Step[list[TrainResult]]:
     from ufgvc.training.run import train, train_folds
 
     chosen = settings.train.model_copy(update={"mask_kind": settings.mask_kind})
+    if settings.method == "auto":
+        return _train_best(settings, chosen, context)
     options = settings.options.model_dump(mode="json")
     if chosen.validation == "kfold" and chosen.fold is None:
         results = train_folds(settings.data, settings.method, options, chosen, context)
     else:
         results = [train(settings.data, settings.method, options, chosen, context)]
     return Step("\n".join(_describe(each) for each in results), results, all(each.found for each in results))
+
+
+def _train_best(settings: Train, chosen: TrainSettings, context: Context) -> Step[list[TrainResult]]:
+    """Chooses a method within the budget and trains it on all training leaves."""
+    from ufgvc.experiments.auto import choose_method
+    from ufgvc.experiments.candidates import train_settings
+    from ufgvc.training.run import train
+
+    choice = choose_method(settings.data, settings.budget, chosen, context)
+    best = choice.candidate
+    result = train(settings.data, best.method, best.options, train_settings(best, chosen), context)
+    return Step(f"{choice.summary()}\n{_describe(result)}", [result], result.found)
 
 
 def _describe(result: TrainResult) -> str:

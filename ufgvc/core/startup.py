@@ -6,8 +6,6 @@ import itertools
 import time
 from collections.abc import Mapping
 
-import psutil
-
 COMMAND = "command"
 _reached: dict[str, float] = {}
 
@@ -19,6 +17,8 @@ def mark(phase: str) -> None:
 
 def marks() -> dict[str, float]:
     """Unix times: the start of this process as "command", then the end of each phase, in order."""
+    import psutil  # not where a saved model is served
+
     return {COMMAND: psutil.Process().create_time(), **_reached}
 
 

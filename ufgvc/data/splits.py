@@ -34,8 +34,11 @@ class HeldFold:
     split: Literal["train", "all"]
 
     def indices(self, labels: Ints, groups: Sequence[str | None]) -> tuple[Ints, Ints]:
-        """(other images, images of the fold). Arguments and errors as for `kfold_indices`."""
-        return kfold_indices(labels, groups, self.folds, self.fold, self.seed)
+        """(other images, images of the fold). Arguments and errors as for `kfold_indices`.
+
+        Of the training split a label with a single group is in no fold: it is always trained on.
+        """
+        return kfold_indices(labels, groups, self.folds, self.fold, self.seed, keep_single=self.split == "train")
 
 
 def pool_splits(dataset: Dataset) -> Dataset:
@@ -90,14 +93,17 @@ def _order_key(seed: int, key: tuple[str, str]) -> bytes:
     return hashlib.blake2b(f"{seed}\0{key[0]}\0{key[1]}".encode(), digest_size=16).digest()
 
 
-def kfold_indices(labels: Ints, groups: Sequence[str | None], folds: int, fold: int, seed: int) -> tuple[Ints, Ints]:
+def kfold_indices(
+    labels: Ints, groups: Sequence[str | None], folds: int, fold: int, seed: int, keep_single: bool = False
+) -> tuple[Ints, Ints]:
     """(training, validation) indices of one of `folds` folds, stratified by label; a group (plant) is never divided.
 
     labels: (N,).  groups: N names; None is a group of its own.  fold: 0 to folds - 1.
-    UserError if a label has a single group, because nothing of it could be held out.
+    UserError if a label has a single group, because nothing of it could be held out; with keep_single its images are
+    for training in every fold.
     """
     numbers = assign_folds(labels, groups, folds, seed)
-    if (numbers < 0).any():
+    if not keep_single and (numbers < 0).any():
         raise UserError(
             f"the cultivar with label {labels[numbers < 0].min()} has one training leaf (or one group of leaves): "
             "nothing of it can be held out",
@@ -120,8 +126,7 @@ def assign_folds(labels: Ints, groups: Sequence[str | None], folds: int, seed: i
         at = np.flatnonzero(labels == label)
         names = rng.permutation(np.unique(units[at]))
         if len(names) < 2:
-            numbers[at] = -1
-            continue
+            number |= dict.fromkeys(names, -1)
         number = {name: index % min(folds, len(names)) for index, name in enumerate(names)} | number
         numbers[at] = [number[unit] for unit in units[at]]
     return numbers

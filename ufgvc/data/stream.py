@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from ufgvc.core.parquet import read_parquet_rows
 from ufgvc.core.storage import Store
 from ufgvc.core.types import REGIONS
 from ufgvc.data.dataset import Dataset, read_manifest
 from ufgvc.data.images import decode, decode_mask
-from ufgvc.data.transfer import to_device
 from ufgvc.runtime.tasks import one_task_each
+
+if TYPE_CHECKING:  # the tasks that decode do not need torch, whose import takes longer than many of them
+    import torch
+    from torch import Tensor
 
 Ints = NDArray[np.int64]
 Row = dict[str, Any]
@@ -188,6 +189,10 @@ class StreamedSource:
             raise RuntimeError(f"rank {self.rank}: the stream of epoch {epoch} has more rows than the index")
 
     def _collate(self, rows: list[Row]) -> RawBatch:
+        import torch
+
+        from ufgvc.data.transfer import to_device
+
         positions = np.array([int(row["position"]) for row in rows], np.int64)
         stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0] if name != "position"}
         columns = {name: to_device(torch.from_numpy(column), self.device) for name, column in stacked.items()}

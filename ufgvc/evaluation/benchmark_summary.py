@@ -20,6 +20,7 @@ from ufgvc.evaluation.stats import (
     holm,
     pooled_cultivars,
     pooled_groups,
+    resampled_group_means,
     resampled_means,
     right_by_seed,
     seed_mean,
@@ -87,8 +88,11 @@ class _Resamples:
             means = {one.key: seed_mean(one, datasets) for one in self.record.methods}
             known = {key: mean for key, mean in means.items() if mean is not None}
             values = np.stack(list(known.values()), axis=1)
-            cultivars, groups = pooled_cultivars(datasets), pooled_groups(datasets)
-            columns = resampled_means(values, cultivars, self.resamples, self.seed, groups)
+            groups = pooled_groups(datasets)
+            if self.record.protocol == "crossval":
+                columns = resampled_group_means(values, groups, self.resamples, self.seed)
+            else:
+                columns = resampled_means(values, pooled_cultivars(datasets), self.resamples, self.seed, groups)
             self.drawn[names] = dict(zip(known, columns.T, strict=True))
         return self.drawn[names]
 

@@ -1,8 +1,8 @@
 """Methods on the same images: seed-averaged accuracies and differences, with two-level bootstrap intervals.
 
 N scored images. The bootstrap resamples cultivars and, within them, groups of images (a plant, a photograph; an image
-without a group is one by itself); training seeds are averaged and never counted as more images. The variation between
-seeds is reported separately.
+without a group is one by itself); in cross-validation it resamples groups only. Training seeds are averaged and never
+counted as more images. The variation between seeds is reported separately.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import bootstrap
 
 from ufgvc.evaluation.benchmark_record import BenchmarkDataset, MethodResult
 
@@ -69,9 +70,13 @@ def pooled_cultivars(datasets: Sequence[BenchmarkDataset]) -> Ints:
 
 
 def pooled_groups(datasets: Sequence[BenchmarkDataset]) -> Ints:
-    """(N of all data sets,) an id of each image's group, within its cultivar; without groups each image is one."""
-    known = [np.arange(len(each.labels)) if each.groups is None else each.groups for each in datasets]
-    return np.concatenate(known).astype(np.int64)
+    """(N of all data sets,) an id of each image's group; an image of a data set without groups is one by itself."""
+    pooled, start = [], 0
+    for dataset in datasets:
+        own = np.arange(len(dataset.labels)) if dataset.groups is None else dataset.groups
+        pooled.append(own + start)
+        start += int(own.max(initial=-1)) + 1
+    return np.concatenate(pooled).astype(np.int64)
 
 
 def resampled_means(
@@ -111,22 +116,43 @@ def resampled_means(
     return np.concatenate(means)
 
 
-def paired_bootstrap(
-    first: Floats,
-    second: Floats,
-    cultivar_ids: Ints,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    groups: Ints | None = None,
-) -> Difference:
-    """The mean of first - second, both (N,) of the same images in the same order. ValueError if the lengths differ.
+def resampled_group_means(values: Floats, groups: Ints, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
+    """Bootstrap means (resamples, M) of values (N, M) over groups (N ids); a resample is the same for all M columns.
 
-    groups: see `resampled_means`.
+    A resample takes as many groups as there are, with replacement, each with all of its images: the cultivars are those
+    that there are, and only the plants or photographs are a sample. ValueError for fewer than two groups.
     """
+    _, of_group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(sizes), values.shape[1]))
+    np.add.at(sums, of_group, values)
+
+    def mean(sums: Floats, sizes: Floats, axis: int) -> Floats:
+        return sums.sum(axis) / sizes.sum(axis)
+
+    shared = {
+        "paired": True,
+        "n_resamples": resamples,
+        "method": "percentile",
+        "batch": max(1, MAX_COUNTS // len(sizes)),
+    }
+    columns = [bootstrap((column, sizes), mean, rng=seed, **shared).bootstrap_distribution for column in sums.T]
+    return np.stack(columns, axis=1)
+
+
+def paired_group_bootstrap(first: Floats, second: Floats, groups: Ints) -> Difference:
+    """The mean of first - second, both (N,) of the same images in the same order, with the bootstrap over groups."""
+    gap = np.subtract(first, second, dtype=np.float64)
+    return difference(float(gap.mean()), resampled_group_means(gap[:, None], groups)[:, 0])
+
+
+def paired_bootstrap(
+    first: Floats, second: Floats, cultivar_ids: Ints, resamples: int = RESAMPLES, seed: int = 0
+) -> Difference:
+    """The mean of first - second, both (N,) of the same images in the same order. ValueError if the lengths differ."""
     if not first.shape == second.shape == cultivar_ids.shape or not len(first):
         raise ValueError(f"not the same leaves: {first.shape}, {second.shape}, cultivars {cultivar_ids.shape}")
     gap = np.subtract(first, second, dtype=np.float64)
-    return difference(float(gap.mean()), resampled_means(gap[:, None], cultivar_ids, resamples, seed, groups)[:, 0])
+    return difference(float(gap.mean()), resampled_means(gap[:, None], cultivar_ids, resamples, seed)[:, 0])
 
 
 def difference(value: float, resampled: Floats) -> Difference:

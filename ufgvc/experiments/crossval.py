@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from ufgvc.core.errors import UserError
@@ -32,14 +33,19 @@ def list_held_folds(protocol: Protocol, settings: BenchmarkSettings) -> list[Hel
 def scored_leaves(dataset: Dataset, protocol: Protocol) -> Leaves:
     """The leaves that a protocol scores."""
     index = read_index(pool_splits(dataset), "all") if protocol == "crossval" else read_index(dataset, "test")
-    labels, names = index["label"].to_numpy().astype(np.int64), index["group"].to_pylist()
-    image_ids = index["image_id"].to_pylist()
-    groups = None
-    if any(name is not None for name in names):
-        pairs = zip(names, image_ids, strict=True)
-        units = [f"leaf {image}" if name is None else f"group {name}" for name, image in pairs]
-        groups = np.unique(units, return_inverse=True)[1].astype(np.int64)
-    return BenchmarkDataset(dataset.name, labels, len(dataset.classes), groups), image_ids
+    labels = index["label"].to_numpy().astype(np.int64)
+    found = BenchmarkDataset(dataset.name, labels, len(dataset.classes), group_ids(index))
+    return found, index["image_id"].to_pylist()
+
+
+def group_ids(index: pa.Table) -> Ints | None:
+    """(N,) an id of each leaf's group, a leaf without a group being one by itself; None if there are no groups."""
+    names, image_ids = index["group"].to_pylist(), index["image_id"].to_pylist()
+    if names.count(None) == len(names):
+        return None
+    pairs = zip(names, image_ids, strict=True)
+    units = [f"leaf {image}" if name is None else f"group {name}" for name, image in pairs]
+    return np.unique(units, return_inverse=True)[1].astype(np.int64)
 
 
 def check_leaves(dataset: Dataset, settings: BenchmarkSettings, protocol: Protocol) -> None:

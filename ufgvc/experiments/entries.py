@@ -89,11 +89,14 @@ def make_recipe(method: Method, settings: BenchmarkSettings, lr_factor: float = 
 
 
 def _equal_recipe(method: Method, settings: BenchmarkSettings, lr_factor: float) -> Recipe:
-    """The same sizes, augmentation, batch size, number of images forwarded and schedule for all methods.
+    """The same sizes, augmentation, batch size, number of images forwarded and schedule for all methods
+    that are trained by gradient; a fitted classifier has the size only.
 
     Stages (what is frozen), the ratio of the learning rates of head and backbone, momentum and weight decay belong to
     the method.
     """
+    if method.recipe.classifier_fit:
+        return method.recipe.model_copy(update={"resize": settings.crop, "crop": settings.crop})
     stages = method.recipe.stages
     epochs = max(len(stages), round(settings.epochs / method.images_forwarded))
 
@@ -110,7 +113,8 @@ def _equal_recipe(method: Method, settings: BenchmarkSettings, lr_factor: float)
 
 
 def _published_recipe(recipe: Recipe, settings: BenchmarkSettings) -> Recipe:
-    epochs = max(len(recipe.stages), round(recipe.epochs * settings.epoch_scale))
+    scale = 1.0 if recipe.classifier_fit else settings.epoch_scale
+    epochs = max(len(recipe.stages), round(recipe.epochs * scale))
     sides = {side: round(getattr(recipe, side) * settings.image_scale) for side in ("resize", "crop")}
     return Recipe.model_validate(recipe.model_dump() | sides | {"stages": rescale_schedule(recipe.stages, epochs)})
 
@@ -155,7 +159,7 @@ def make_lr_jobs(
     return [
         _make_job(entry, index, dataset, settings, runs, seed, factor, held_fold, lr_search=True)
         for entry in entries
-        if entry.variant.lr_from is None
+        if entry.variant.lr_from is None and not entry.method.recipe.classifier_fit
         for index, dataset in enumerate(datasets)
         for factor in settings.lr_factors
     ]
@@ -176,7 +180,8 @@ def make_final_jobs(
     jobs = []
     for seed in range(settings.seeds) if held_fold is None else [held_fold.seed]:
         for entry in entries:
-            factor = lr_factors.get(entry.variant.lr_from or entry.variant.key)
+            fitted = entry.method.recipe.classifier_fit  # without a learning rate
+            factor = 1.0 if fitted else lr_factors.get(entry.variant.lr_from or entry.variant.key)
             if factor is not None:
                 jobs += [
                     _make_job(entry, i, each, settings, runs, seed, factor, held_fold)

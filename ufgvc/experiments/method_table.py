@@ -67,6 +67,8 @@ ABLATIONS = (
     _ablation("contour", "ResNet-50 + contour"),
 )
 OURS = (
+    _row("linear_probe", "Frozen backbone (linear_probe)", "linear_probe", "II controls"),
+    _row("part_probe", "Ours (part_probe)", "part_probe", "II controls"),
     _row("leaf_traits", "Ours (leaf_traits)", "leaf_traits", "II controls"),
     _row("region_tokens", "Ours (region_tokens)", "region_tokens", "II controls"),
 )

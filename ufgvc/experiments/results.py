@@ -64,7 +64,7 @@ def collect_results(
             _method_result(entry, leaves, settings, lr_outcomes, final_outcomes, protocol) for entry in entries
         ),
         facts=facts | ({"Maps measured inside": f"{kind} masks"} if energy else {}),
-        warnings=_warnings(settings, datasets),
+        warnings=_warnings(settings, datasets, protocol),
         energy=energy,
     )
     return record, panels
@@ -232,9 +232,9 @@ def _is_scaled(settings: BenchmarkSettings) -> bool:
     return settings.budget == "published" and min(settings.epoch_scale, settings.image_scale) < 1
 
 
-def _warnings(settings: BenchmarkSettings, datasets: Sequence[Dataset]) -> tuple[str, ...]:
+def _warnings(settings: BenchmarkSettings, datasets: Sequence[Dataset], protocol: Protocol) -> tuple[str, ...]:
     found = []
-    if sum(len(dataset.classes) for dataset in datasets) < 3:
+    if protocol == "fixed" and sum(len(dataset.classes) for dataset in datasets) < 3:
         found.append("Two cultivars: the intervals resample cultivars, so with two they say little.")
     if settings.seeds < 3:
         found.append("Fewer than three seeds: the spread between trainings is not known.")

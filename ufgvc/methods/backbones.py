@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ufgvc.core.errors import UserError
+from ufgvc.methods.lite_weights import LITE, read_lite_weights
 from ufgvc.methods.weights import kaiming_init_, load_weights, read_state_dict
 
 # Modules of torchvision's classifiers, in forward order, that end with the last feature map. A model is cut by the
@@ -50,7 +51,10 @@ ANY_SIZE: dict[str, dict[str, Any]] = {
 WHOLE_CLASSIFIER_FIX = (
     "give the weights of the whole classifier; weights of a trunk alone fit the method `resnet50` with this `backbone`"
 )
-OFFLINE_FIX = "use `init: none` or a weight file (`init: <URI>`), or download the weights on a machine with a network"
+OFFLINE_FIX = (
+    "use the backbone efficientnet_lite0, whose ImageNet weights are installed, `init: none` or a weight file "
+    "(`init: <URI>`), or download the weights on a machine with a network"
+)
 
 
 class Normalise(nn.Module):
@@ -140,14 +144,20 @@ class TokenGrid(nn.Module):
 def build_backbone(name: str, init: str, neck: nn.Module | None = None) -> Backbone:
     """The backbone of a classifier, without its head.
 
-    name: a classifier of torchvision, or `timm:<name>`.  init: `imagenet`, `none` or the URI of a state dict.
+    name: efficientnet_lite0, 1 or 2, a classifier of torchvision, or `timm:<name>`.  init: `imagenet`, `none` or the
+    URI of a state dict.
     neck: further layers of the same torchvision classifier, with torchvision's parameter names; their weights are
     loaded too. A file without them is refused, because millions of random weights would go unnoticed.
     UserError for an unknown name, a net without a feature map, and weights that are missing or do not fit.
     """
-    if name.startswith("timm:"):
+    found: Mapping[str, Tensor] = {}
+    if name in LITE:
+        backbone = _from_timm(LITE[name], imagenet=False)
+        if init == "imagenet":
+            found = read_lite_weights(name)
+            load_weights(backbone.trunk, found, init)
+    elif name.startswith("timm:"):
         backbone = _from_timm(name.removeprefix("timm:"), imagenet=init == "imagenet")
-        found: Mapping[str, Tensor] = {}
     else:
         model = _torchvision_model(name, imagenet=init == "imagenet")
         backbone = _trunk_of(name, model)
@@ -158,6 +168,11 @@ def build_backbone(name: str, init: str, neck: nn.Module | None = None) -> Backb
     if neck is not None and init != "none":
         load_weights(neck, found, init, f"layers after the backbone {name}", WHOLE_CLASSIFIER_FIX)
     return backbone
+
+
+def needs_timm(name: str) -> bool:
+    """Whether timm builds the backbone with this name."""
+    return name in LITE or name.startswith("timm:")
 
 
 def _unknown(name: str, known: list[str], library: str) -> UserError:
@@ -213,12 +228,8 @@ def _count_channels(trunk: nn.Module) -> int:
 
 
 def _from_timm(name: str, imagenet: bool) -> Backbone:
-    try:
-        import timm
-    except ImportError:
-        raise UserError(
-            f"the backbone timm:{name} needs the package timm", where="backbone", fix="pip install 'ufgvc[timm]'"
-        ) from None
+    import timm
+
     known = timm.list_models()
     if name.split(".")[0] not in known:
         raise _unknown(name, known, "timm")

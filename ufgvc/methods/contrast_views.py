@@ -50,7 +50,7 @@ class ContrastWeights(Settings):
 class ContrastOptions(Settings):
     """Options of the contrast of leaves."""
 
-    backbone: str = Field("resnet50", description="name of a torchvision model, or `timm:<name>` if timm is installed")
+    backbone: str = Field("resnet50", description="name of a torchvision model, efficientnet_lite0, or `timm:<name>`")
     # 2 in the released script for Cotton80.
     grid: int = Field(2, ge=2, le=16, description="copies are cut into grid x grid patches, which are shuffled")
     # 1 in the released script, but for another distance; see `contrast_loss`.

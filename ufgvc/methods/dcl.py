@@ -62,7 +62,7 @@ class DCLWeights(Settings):
 class DCLOptions(Settings):
     """Options of DCL."""
 
-    backbone: str = Field("resnet50", description="name of a torchvision model, or `timm:<name>` if timm is installed")
+    backbone: str = Field("resnet50", description="name of a torchvision model, efficientnet_lite0, or `timm:<name>`")
     grid: int = Field(7, ge=2, le=32, description="images are split into grid x grid patches")
     shuffle: Shuffle = Field(
         "jitter",

@@ -32,7 +32,7 @@ class LeafTraitsControl(Settings):
 class LeafTraitsOptions(Settings):
     """Options of the classifier with leaf traits."""
 
-    backbone: str = Field("resnet50", description="name of a torchvision model, or `timm:<name>` if timm is installed")
+    backbone: str = Field("resnet50", description="name of a torchvision model, efficientnet_lite0, or `timm:<name>`")
     traits: tuple[Trait, ...] = Field(
         ("outline", "veins", "colour"), description="traits that are measured; none: the network only"
     )

@@ -40,8 +40,9 @@ class ProbeOptions(Settings):
 class ProbeNet(nn.Module):
     """Images (B, 3, H, W) in [0, 1] -> "features" (B, C, h, w), "embedding" (B, D), "logits" (B, K).
 
-    embedding: the statistics of the stages' maps inside the regions, standardised with `mean` and `scale` (D,), which
-    are set when the classifier is fitted.  regions: images -> weights (B, R, H, W).  num_regions: R.
+    features: the map of the last stage that is pooled.  embedding: the statistics of the stages' maps inside the
+    regions, standardised with `mean` and `scale` (D,), which are set when the classifier is fitted.
+    regions: images -> weights (B, R, H, W).  num_regions: R.
     """
 
     mean: Tensor
@@ -65,9 +66,9 @@ class ProbeNet(nn.Module):
 
     def forward(self, images: Tensor) -> Outputs:
         """Images (B, 3, H, W) in [0, 1] -> logits (B, K), embedding and features."""
-        maps, features = self.maps.run(self.backbone, images)
+        maps = self.maps.run(self.backbone, images)
         embedding = (region_statistics(maps, self.regions(images)) - self.mean) / self.scale
-        return {"features": features, "embedding": embedding, "logits": self.classifier(embedding)}
+        return {"features": maps[-1], "embedding": embedding, "logits": self.classifier(embedding)}
 
 
 def whole_image(images: Tensor) -> Tensor:

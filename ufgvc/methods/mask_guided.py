@@ -86,7 +86,7 @@ class MaskGuidedControl(MaskControl):
 class MaskGuidedOptions(Settings):
     """Options of the mask-guided classifier."""
 
-    backbone: str = Field("resnet50", description="name of a torchvision model, or `timm:<name>` if timm is installed")
+    backbone: str = Field("resnet50", description="name of a torchvision model, efficientnet_lite0, or `timm:<name>`")
     regions: tuple[Region, ...] = Field(
         ("vein", "contour"), description="regions with an attention map; none: plain features"
     )

@@ -43,7 +43,7 @@ class MaskCOVWeights(Settings):
 class MaskCOVOptions(Settings):
     """Options of MaskCOV."""
 
-    backbone: str = Field("resnet50", description="name of a torchvision model, or `timm:<name>` if timm is installed")
+    backbone: str = Field("resnet50", description="name of a torchvision model, efficientnet_lite0, or `timm:<name>`")
     grid: int = Field(2, ge=2, le=16, description="images are split into grid x grid patches, one of which is masked")
     loss_weights: MaskCOVWeights = Field(MaskCOVWeights(), description="weights of the losses")
 

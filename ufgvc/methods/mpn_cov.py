@@ -31,7 +31,7 @@ RECIPE = Recipe(
 class CovarianceOptions(Settings):
     """Options of fast-MPN-COV."""
 
-    backbone: str = Field("resnet50", description="name of a torchvision model, or `timm:<name>` if timm is installed")
+    backbone: str = Field("resnet50", description="name of a torchvision model, efficientnet_lite0, or `timm:<name>`")
     last_stride: Literal[1, 2] | None = Field(
         None,
         description="stride of the backbone's last stage: 1, as published, doubles the sides of its map; 2 leaves it "

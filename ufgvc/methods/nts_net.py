@@ -37,7 +37,7 @@ NAVIGATOR_WIDTH = 128
 class NtsNetOptions(Settings):
     """Options of NTS-Net."""
 
-    backbone: str = Field("resnet50", description="name of a torchvision model, or `timm:<name>` if timm is installed")
+    backbone: str = Field("resnet50", description="name of a torchvision model, efficientnet_lite0, or `timm:<name>`")
     proposals: int = Field(6, gt=0, description="parts of each image that are cropped and classified")
     parts: int = Field(4, gt=0, description="best proposals that are classified together with the whole image")
 

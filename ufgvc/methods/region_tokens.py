@@ -41,7 +41,7 @@ HeadKind = Literal["cosine", "linear"]
 class RegionTokensOptions(Settings):
     """Options of the classifier with region tokens."""
 
-    backbone: str = Field("resnet50", description="name of a torchvision model, or `timm:<name>` if timm is installed")
+    backbone: str = Field("resnet50", description="name of a torchvision model, efficientnet_lite0, or `timm:<name>`")
     regions: tuple[Region, ...] = Field(
         ("vein", "contour"), description="regions with a token, in addition to the whole leaf's"
     )

@@ -27,7 +27,7 @@ RECIPE = Recipe(
 class PlainOptions(Settings):
     """Options of the plain classifier."""
 
-    backbone: str = Field("resnet50", description="name of a torchvision model, or `timm:<name>` if timm is installed")
+    backbone: str = Field("resnet50", description="name of a torchvision model, efficientnet_lite0, or `timm:<name>`")
 
 
 class GlobalAverage(nn.Module):

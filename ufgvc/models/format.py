@@ -27,6 +27,7 @@ from ufgvc.core.config import Settings, describe_validation, short_key
 from ufgvc.core.errors import UserError
 from ufgvc.core.process import versions
 from ufgvc.core.storage import Store
+from ufgvc.methods.backbones import needs_timm
 from ufgvc.methods.method import Method
 from ufgvc.models.calibration import Calibration, FeatureSubspace
 from ufgvc.models.onnx import ONNX
@@ -152,7 +153,7 @@ def write_mlflow_files(folder: Path, backbone: str = "") -> None:
         inputs=Schema([ColSpec(DataType.binary, "image")]),
         outputs=Schema([ColSpec(kind, name) for name, kind in columns.items()]),
     )
-    required = (*_REQUIRED, "timm") if backbone.startswith("timm:") else _REQUIRED
+    required = (*_REQUIRED, "timm") if needs_timm(backbone) else _REQUIRED
     with tempfile.TemporaryDirectory(prefix="ufgvc-mlflow-") as temporary, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*input example")  # the signature is given
         # In a folder of its own: MLflow refuses one with files.

@@ -10,20 +10,20 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import torch
 
 from ufgvc.core.storage import Store
 from ufgvc.core.types import REGIONS, Box
 from ufgvc.data.dataset import SCHEMAS, Dataset, Shard, ShardWriter, from_boxes, read_images, read_shard, to_boxes
 from ufgvc.data.images import BadImage, Pixels, decode, encode_mask
 from ufgvc.regions.annotated import ANNOTATED
-from ufgvc.regions.boxes import select_boxes
-from ufgvc.regions.detector import Detector, load_detector
 from ufgvc.regions.masks import make_masks
 from ufgvc.runtime.resources import TorchDevice
+
+if TYPE_CHECKING:  # an actor without a detector starts without torch
+    from ufgvc.regions.detector import Detector
 
 log = logging.getLogger(__name__)
 DETECTED = "regions/detected"
@@ -58,8 +58,12 @@ class ShardMasker:
         self.dataset, self.writers, self.source, self.kind = dataset, writers, source, kind
         self.confidence, self.batch_size, self.threads = confidence, batch_size, threads
         self.detector: Detector | None = None
-        torch.set_num_threads(1)
         if detector is not None:
+            import torch
+
+            from ufgvc.regions.detector import load_detector
+
+            torch.set_num_threads(1)
             with tempfile.TemporaryDirectory(prefix="ufgvc-detector-") as folder:
                 detector.download(Path(folder))
                 self.detector = load_detector(Path(folder), device)
@@ -123,6 +127,8 @@ class ShardMasker:
         found: list[Boxes] = [None] * len(rows)
         if self.detector is None:
             return found
+        from ufgvc.regions.boxes import select_boxes
+
         present = [k for k, image in enumerate(pixels) if image is not None]
         images: list[Pixels] = [image for image in pixels if image is not None]
         try:

@@ -75,7 +75,7 @@ def benchmark_table(record: BenchmarkRecord, which: str, summaries: Sequence[Met
         line += [percent(one.train_accuracy), None if parameters is None else f"{parameters / 1e6:.1f} M"]
         line += [number(one.result.gflops), number(one.images_per_second), number(one.minutes)]
         cells.append([*line, ", ".join(f"{rate:g}" for rate in one.learning_rates) or None])
-    note = f"{_column_note(rows)} {row_notes(which, rows)}".strip()
+    note = f"{_column_note(rows, which)} {row_notes(which, rows)}".strip()
     return Table(TITLES[which], tuple(columns), cells, frozenset({0, 1}), note)
 
 
@@ -98,11 +98,12 @@ def _difference(one: MethodSummary, reference: str) -> str | None:
     return points_with_interval(one.differences[reference]) if reference in one.differences else None
 
 
-def _column_note(rows: Sequence[MethodSummary]) -> str:
+def _column_note(rows: Sequence[MethodSummary], which: str) -> str:
+    resampled = "groups of leaves" if which == "crossval" else "cultivars and, within them, groups of leaves"
     notes = [
-        "Correct: mean over the seeds. Intervals: 95\u00a0%, bootstrap over cultivars and their leaves (over groups of "
-        "leaves where plants or photographs are known); the seeds are averaged first, so the variance over seeds "
-        "(spread: standard deviation of the accuracy in points, and the number of seeds) is not in the interval."
+        f"Correct: mean over the seeds. Intervals: 95\u00a0%, bootstrap over {resampled} (a plant, a photograph; "
+        "single leaves where these are not known); the seeds are averaged first, so the variance over seeds (spread: "
+        "standard deviation of the accuracy in points, and the number of seeds) is not in the interval."
     ]
     if any(one.corrected for one in rows):
         notes.append(

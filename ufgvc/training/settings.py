@@ -123,6 +123,10 @@ def apply_overrides(recipe: Recipe, settings: TrainSettings) -> Recipe:
     rates of all stages by the same factor, so that the first stage has it. A crop without a resize keeps their ratio.
     """
     stages = recipe.stages
+    if recipe.classifier_fit and (settings.epochs is not None or settings.learning_rate is not None):
+        name = "epochs" if settings.epochs is not None else "learning-rate"
+        what = "the classifier is fitted to convergence on a frozen backbone, without epochs or a learning rate"
+        raise UserError(what, where=f"train.{name.replace('-', '_')}", fix=f"leave `--train.{name}` out")
     if settings.epochs is not None:
         stages = rescale_schedule(stages, settings.epochs)
     if settings.learning_rate is not None:

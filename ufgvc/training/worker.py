@@ -283,8 +283,7 @@ class Worker:
         """Writes a checkpoint. Every rank calls it; rank 0 passes the files to the sink."""
         states = self.ranks.gather(torch.get_rng_state())
         if self.ranks.rank != 0:
-            self.sink(None, self.epoch)
-            return
+            return self.sink(None, self.epoch)
         folder = Path(tempfile.mkdtemp(prefix="ufgvc-checkpoint-"))
         write_checkpoint(
             folder,

@@ -79,9 +79,9 @@ def choose_stages(stages: Sequence[Stage], numbers: Sequence[int], with_last: bo
 
 
 class StageMaps:
-    """Records the maps of some stages while a backbone runs: `with StageMaps` is not needed, hooks stay in place.
+    """Takes the maps of some stages out of a backbone with forward hooks.
 
-    Not a module, because the trunk's layers are parameters of the backbone already.
+    Not a module, because the backbone holds the layers already.
     """
 
     def __init__(self, stages: Sequence[Stage]) -> None:
@@ -96,10 +96,10 @@ class StageMaps:
 
         return keep
 
-    def run(self, backbone: Backbone, images: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The stages' maps of images (B, 3, H, W) in [0, 1], and the backbone's last map (B, C, h, w)."""
-        last = backbone(images)
-        return [self._maps.pop(place) for place in range(len(self.channels))], last
+    def run(self, backbone: Backbone, images: Tensor) -> list[Tensor]:
+        """The stages' maps (B, C_i, h_i, w_i) of images (B, 3, H, W) in [0, 1]."""
+        backbone(images)
+        return [self._maps.pop(place) for place in range(len(self.channels))]
 
 
 def region_statistics(maps: Sequence[Tensor], regions: Tensor) -> Tensor:

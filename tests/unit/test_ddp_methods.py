@@ -71,9 +71,9 @@ def step(
     """The gradients and the counts of one step, from the same first weights wherever it runs."""
     method = smallest(name)
     model = wrap(training(method.net))
-    optimizer = make_optimizer(method, Stage(epochs=1, lr=0.01))
+    optimizer = make_optimizer(method, Stage(epochs=1, lr=0.01, frozen=method.recipe.stages[-1].frozen))
     done = train_step(method, model, part_of(eight_leaves(method), cut), optimizer, reduce=reduce, world=world)
-    gradients = {key: parameter.grad for key, parameter in method.net.named_parameters()}
+    gradients = {key: each.grad for key, each in method.net.named_parameters() if each.requires_grad}
     return {"gradients": gradients, "losses": done.losses, "correct": int(done.correct), "count": done.count}
 
 

@@ -14,6 +14,7 @@ from ufgvc.cli import main, parse
 from ufgvc.commands import COMMANDS, detect, evaluate, mask, pipeline, train
 from ufgvc.core.errors import UserError
 from ufgvc.data.dataset import open_dataset
+from ufgvc.experiments.candidates import Attempt, Candidate, Choice
 from ufgvc.methods import build
 from ufgvc.runtime.session import RaySettings
 from ufgvc.tracking.context import Context
@@ -87,7 +88,7 @@ def test_a_pipeline_passes_its_settings_on(
     trains = stub(monkeypatch, "ufgvc.training.run.train", metrics={"train_accuracy": 0.5}, model="the model")
     evaluates = stub(monkeypatch, "ufgvc.experiments.evaluate.evaluate")
     more = ["--mask-kind", kind, "--boxes", "b.json", "--mask.confidence", "0.4", "--train.init", "none", "--seed", "3"]
-    settings = settings_of("pipeline", *PLACES, *more)
+    settings = settings_of("pipeline", *PLACES, "--method", "mask_guided", *more)
     pipeline.run(settings, settings.context())
     assert [call[0] for call in detects] == ([] if kind == "exact" else ["data"])
     ((data, mask_settings, detector, source, context),) = masks
@@ -110,8 +111,34 @@ def test_a_pipeline_over_folds_is_refused_before_anything_runs(capsys: pytest.Ca
     assert "nowhere" not in message
 
 
+def test_a_pipeline_chooses_its_method_and_makes_no_masks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ufgvc.commands.pipeline.ray_session", lambda ray: nullcontext())
+    stub(monkeypatch, "ufgvc.commands.ingest.execute", result=None)
+    stub(monkeypatch, "ufgvc.experiments.evaluate.evaluate")
+    trains = stub(monkeypatch, "ufgvc.training.run.train", metrics={"train_accuracy": 0.5}, model="the model")
+    candidate = Candidate("resnet50", {"backbone": "resnet18"}, {"epochs": 7})
+    chosen = Choice(candidate, (Attempt("resnet50", "first", 1.0, 3, 4),), 2.0)
+    monkeypatch.setattr("ufgvc.experiments.auto.choose_method", lambda *_: chosen)
+    settings = settings_of("pipeline", *PLACES, "--budget", "2", "--train.init", "none")
+    pipeline.run(settings, settings.context())
+    ((data, method, options, train_settings, _),) = trains
+    assert (data, method, options, train_settings.epochs) == ("data", "resnet50", {"backbone": "resnet18"}, 7)
+    printed = capsys.readouterr().out
+    assert "resnet50: 3 of 4 training leaves out of fold (1 s)" in printed
+    assert "== mask" not in printed
+
+
+def test_a_pipeline_that_chooses_its_method_refuses_a_validation_before_anything_runs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["pipeline", "--source", "nowhere", "--data", "none", "--train.validation", "holdout"]) == 2
+    assert "not with validation holdout" in capsys.readouterr().err
+
+
 def test_a_pipeline_of_one_fold_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
-    flags = ["--train.validation", "kfold", "--train.fold", "1", "--train.init", "none"]
+    flags = ["--method", "resnet50", "--train.validation", "kfold", "--train.fold", "1", "--train.init", "none"]
 
     def begins(*_: object) -> None:
         raise UserError("it begins")

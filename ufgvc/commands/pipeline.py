@@ -27,6 +27,8 @@ Result = TypeVar("Result")
 class Pipeline(HasCompared, WritesData, HasSource, Train):
     """Settings of `ufgvc pipeline`: those of `train`, and a section for each other step."""
 
+    method: str = "auto"
+    """name of the method; --options are its own"""
     ingest: IngestSettings = IngestSettings()
     """how the source is read"""
     detect: DetectSettings = DetectSettings()
@@ -78,6 +80,7 @@ def _report(name: str, execute: Callable[[], Step[Result]]) -> Result:
 
 def _check(settings: Pipeline, context: Context) -> None:
     """UserError for a training over folds, and for initial weights and models that only the last steps would read."""
+    from ufgvc.experiments.candidates import check_validation
     from ufgvc.methods.weights import check_init
     from ufgvc.models.model import load_model
 
@@ -88,6 +91,8 @@ def _check(settings: Pipeline, context: Context) -> None:
             fix="use last, holdout or test here; after `ufgvc ingest` (and `mask`), "
             "`ufgvc train --train.validation kfold` measures",
         )
+    if settings.method == "auto":
+        check_validation(settings.train)
     check_init(settings.train.init)
     for model in evaluate.labelled_models(settings.compare).values():
         load_model(model, context)

@@ -23,14 +23,22 @@ from ufgvc.core.storage import Store, open_store
 from ufgvc.data.dataset import Dataset, open_dataset, read_index, read_manifest
 from ufgvc.data.splits import HeldFold, count_groups
 from ufgvc.evaluation.stats import paired_group_bootstrap
-from ufgvc.experiments.candidates import CANDIDATES, Attempt, Candidate, Choice, Outcome, train_settings
+from ufgvc.experiments.candidates import (
+    CANDIDATES,
+    Attempt,
+    Candidate,
+    Choice,
+    Outcome,
+    check_validation,
+    train_settings,
+)
 from ufgvc.experiments.crossval import group_ids
 from ufgvc.experiments.entries import decode_images
 from ufgvc.experiments.mlflow_trials import JobRecorder
 from ufgvc.experiments.resources import TrialResources, check_shared_storage, trial_resources
 from ufgvc.experiments.settings import TrialSettings, gpus_to_wait_for
 from ufgvc.experiments.training_job import JobOutcome, TrainingJob, read_all_scores, run_jobs
-from ufgvc.methods import build, names
+from ufgvc.methods import build
 from ufgvc.methods.recipe import Recipe
 from ufgvc.regions.mask_results import check_masks
 from ufgvc.runtime.session import ray_session
@@ -59,13 +67,13 @@ def choose_method(
     budget: minutes, final training included; the first candidate is measured however long it takes.
     UserError if no candidate could be measured, and for a validation other than `last`.
     """
-    if settings.validation != "last":
-        what = f"the method is chosen by cross-validation of its own, not with validation {settings.validation}"
-        raise UserError(what, where="--method auto", fix="use `--train.validation last`, or name a method")
+    check_validation(settings)
     dataset = open_dataset(data)
     folds = count_folds(dataset)
-    known = [each for each in (CANDIDATES if candidates is None else candidates) if each.method in names()]
-    key = short_key([dataset.fingerprint, context.seed, settings.result_affecting(), [asdict(each) for each in known]])
+    candidates = CANDIDATES if candidates is None else candidates
+    key = short_key(
+        [dataset.fingerprint, context.seed, settings.result_affecting(), [asdict(each) for each in candidates]]
+    )
     folder = open_store(context.runs).child(dataset.name, AUTO, key)
     if context.fresh:
         folder.delete_tree()
@@ -83,7 +91,7 @@ def choose_method(
             decode_images(jobs, [dataset])
             return run_jobs(jobs, resources, folder.child("tune"), settings.max_failures, recorder)
 
-        choice = _Comparison(dataset, folds, settings, context, folder, resources, execute).choose(known, budget)
+        choice = _Comparison(dataset, folds, settings, context, folder, resources, execute).choose(candidates, budget)
         run.log_text(choice.summary(), "choice.txt")
     folder.write_json(CHOICE, asdict(choice))
     return choice
@@ -209,7 +217,10 @@ class _Comparison:
         return fold * self.folds / (self.folds - 1)
 
     def _jobs(self, candidate: Candidate) -> tuple[TrainingJob, list[TrainingJob]]:
-        """(the first fold with one epoch a stage, all folds). UserError if the candidate does not suit the data set."""
+        """(a training that is timed, all folds). UserError if the candidate does not suit the data set.
+
+        Timed is the first fold, with one epoch a stage if it has epochs.
+        """
         dataset, settings = self.dataset, train_settings(candidate, self.settings)
         method = build(candidate.method, len(dataset.classes), init="none", **candidate.options)
         masks = None
@@ -225,7 +236,8 @@ class _Comparison:
             config, identity = make_worker_config(dataset, method, train, *place)
             return TrainingJob(candidate.label, 0, self.context.seed, 1.0, "final", config, identity)
 
-        return make(0, epochs=len(method.recipe.stages)), [make(fold) for fold in range(self.folds)]
+        timed = {} if method.recipe.classifier_fit else {"epochs": len(method.recipe.stages)}
+        return make(0, **timed), [make(fold) for fold in range(self.folds)]
 
 
 def _epochs(job: TrainingJob) -> int:

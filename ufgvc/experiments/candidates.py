@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ufgvc.core.config import flatten
+from ufgvc.core.errors import UserError
+from ufgvc.methods import build
 from ufgvc.training.settings import TrainSettings
 
 Outcome = Literal["first", "better", "not better", "too slow", "failed", "unsuitable"]
@@ -14,7 +16,7 @@ Outcome = Literal["first", "better", "not better", "too slow", "failed", "unsuit
 
 @dataclass(frozen=True)
 class Candidate:
-    """A method that may be tried.  train: settings of `TrainSettings` where the user gave none."""
+    """A method that may be tried.  train: values of `TrainSettings` where the user's are empty (None)."""
 
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -27,13 +29,15 @@ class Candidate:
         return f"{self.method} ({options})" if options else self.method
 
 
-# The order in which they are tried: the cheapest first. Those that are not registered are left out.
+LITE = {"backbone": "efficientnet_lite0"}  # its ImageNet weights need no network
+SMALL = {"epochs": 40, "batch_size": 8, "resize": 256, "crop": 224}  # minutes a training on a CPU
+# In the order in which they are tried: the cheapest first.
 CANDIDATES = (
     Candidate("linear_probe"),
     Candidate("part_probe"),
-    Candidate("resnet50"),
-    Candidate("leaf_traits"),
-    Candidate("mask_guided"),
+    Candidate("resnet50", LITE, SMALL),
+    Candidate("leaf_traits", LITE, SMALL),
+    Candidate("mask_guided", LITE, SMALL),
 )
 
 
@@ -85,6 +89,18 @@ class Choice:
 
 
 def train_settings(candidate: Candidate, settings: TrainSettings) -> TrainSettings:
-    """The settings of a training of the candidate: the user's, then its own."""
-    own = {name: value for name, value in candidate.train.items() if name not in settings.model_fields_set}
+    """The settings of a training of the candidate: the user's, then its own.
+
+    A classifier that is fitted has no epochs and no learning rate, so the user's are for the other candidates.
+    """
+    own = {name: value for name, value in candidate.train.items() if getattr(settings, name) is None}
+    if build(candidate.method, num_classes=2, **candidate.options).recipe.classifier_fit:
+        own |= {"epochs": None, "learning_rate": None}
     return settings.model_copy(update=own)
+
+
+def check_validation(settings: TrainSettings) -> None:
+    """UserError for a validation other than `last`, which leaves all training leaves to the folds."""
+    if settings.validation != "last":
+        what = f"the method is chosen by cross-validation of its own, not with validation {settings.validation}"
+        raise UserError(what, where="--method auto", fix="use `--train.validation last`, or name a --method")

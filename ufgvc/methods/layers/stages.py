@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ufgvc.core.errors import UserError
-from ufgvc.methods.backbones import PROBE_SIDE, Backbone
+from ufgvc.methods.backbones import Backbone, TokenGrid
 
 SMALL_VARIANCE = 1e-5
+SIDE = 96  # pixels, of the image with which stages are found: a multiple of the usual strides
 MIN_STRIDE = 8  # of the stages that are taken where none are named: earlier ones hold edges and colours only
 
 
@@ -44,8 +44,7 @@ def list_stages(backbone: Backbone) -> list[Stage]:
             seen.append((module, output.shape))
 
     trunk = backbone.trunk
-    patch = getattr(trunk, "patch", 1)  # of a transformer, which takes multiples of it only
-    side = math.ceil(PROBE_SIDE / patch) * patch
+    side = 8 * trunk.patch if isinstance(trunk, TokenGrid) else SIDE
     hooks = [module.register_forward_hook(record) for module in _layers(trunk)]
     was_training = trunk.training
     with torch.no_grad():

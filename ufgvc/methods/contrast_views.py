@@ -83,7 +83,7 @@ def erase_rectangle(images: Tensor, uniforms: Tensor) -> Tensor:
     in_rows = (rows >= edges[0]) & (rows < edges[1])
     in_columns = (columns >= edges[2]) & (columns < edges[3])
     erased = in_rows[:, None, :, None] & in_columns[:, None, None, :]
-    colour = images.new_tensor(IMAGENET_MEAN).view(1, 3, 1, 1)
+    colour = to_device(torch.tensor(IMAGENET_MEAN, dtype=images.dtype), images.device).view(1, 3, 1, 1)
     return torch.where(erased, colour, images)
 
 

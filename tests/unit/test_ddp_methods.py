@@ -17,9 +17,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tests.unit.test_methods import SMALLER, small, tiny_batch
 from ufgvc.methods import Batch, Method, Stage, names, options_class
+from ufgvc.methods.method import identity
 from ufgvc.training.ddp import warm_up_ddp_buckets
 from ufgvc.training.optim import make_optimizer
-from ufgvc.training.steps import identity, train_step
+from ufgvc.training.steps import train_step
 
 COUNT = 8
 CUTS = (slice(0, 5), slice(5, COUNT))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.nn import functional
 from ufgvc.core.errors import UserError
 from ufgvc.methods.backbones import Backbone, TokenGrid
 
+SMALL_VARIANCE = 1e-5
 SIDE = 96  # pixels, of the image with which stages are found: a multiple of the usual strides
 # Of a channel that does not answer only rounding is left, which standardisation would make as large as all others.
 MIN_VARIANCE = 1e-8
@@ -92,18 +94,44 @@ class StageMaps:
         self.channels = tuple(stage.channels for stage in stages)
         self._maps: dict[int, Tensor] = {}
         for place, stage in enumerate(stages):
-            stage.module.register_forward_hook(self._keep(place))
+            # Not a closure: a copy of the net (deepcopy, pickle) is to have hooks that fill the copy's maps.
+            stage.module.register_forward_hook(partial(self._keep, place))
 
-    def _keep(self, place: int) -> Any:
-        def keep(_: nn.Module, __: Any, output: Any) -> None:
-            self._maps[place] = output[-1] if isinstance(output, list | tuple) else output
-
-        return keep
+    def _keep(self, place: int, _: nn.Module, __: Any, output: Any) -> None:
+        self._maps[place] = output[-1] if isinstance(output, list | tuple) else output
 
     def run(self, backbone: Backbone, images: Tensor) -> list[Tensor]:
         """The stages' maps (B, C_i, h_i, w_i) of images (B, 3, H, W) in [0, 1]."""
         backbone(images)
+        return self.take()
+
+    def take(self) -> list[Tensor]:
+        """The stages' maps of the backbone's last forward pass, once."""
         return [self._maps.pop(place) for place in range(len(self.channels))]
+
+
+class StagePool(nn.Module):
+    """The last map (B, C, h, w) of a backbone -> (B, width): statistics of its earlier stages, then the map's mean.
+
+    Of each stage: mean and standard deviation of each channel, scaled together to mean 0 and variance 1 in each image
+    (ours: stages differ in scale, and the layers that follow are to see them alike).
+    numbers: of the stages, see `choose_stages`; the last stage only if it is named.
+    """
+
+    def __init__(self, backbone: Backbone, numbers: Sequence[int] = ()) -> None:
+        super().__init__()
+        self.maps = StageMaps(choose_stages(list_stages(backbone), numbers, with_last=False))
+        self.width = 2 * sum(self.maps.channels) + backbone.channels
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, C, h, w), the output of the backbone's last forward pass -> (B, width) float32."""
+        parts = []
+        for each in self.maps.take():
+            # Of at least SMALL_VARIANCE: the gradient of the root is infinite at 0, the variance of a dead channel.
+            variance, mean = torch.var_mean(each.float(), dim=(2, 3), correction=0)
+            both = torch.cat([mean, (variance + SMALL_VARIANCE).sqrt()], dim=1)
+            parts.append(functional.layer_norm(both, both.shape[1:]))
+        return torch.cat([*parts, features.float().mean(dim=(2, 3))], dim=1)
 
 
 def region_statistics(maps: Sequence[Tensor], regions: Tensor) -> Tensor:

@@ -20,13 +20,14 @@ from torch import Tensor, nn
 from tests.gpu.parts import noise_batch, on, small
 from ufgvc.experiments.calibrate import CalibrateSettings, calibrate_model
 from ufgvc.methods import Stage
+from ufgvc.methods.method import identity
 from ufgvc.models.model import load_model
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training.optim import make_optimizer
 from ufgvc.training.run import TrainResult, train
 from ufgvc.training.settings import TrainSettings
-from ufgvc.training.steps import identity, train_step
+from ufgvc.training.steps import train_step
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("ray_here")]
 OFF = TrackingSettings(uri="off")

@@ -17,9 +17,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tests.unit.test_methods import SMALLER, small, tiny_batch
 from ufgvc.methods import Batch, Method, Stage, names, options_class
+from ufgvc.methods.method import identity
 from ufgvc.training.ddp import warm_up_ddp_buckets
 from ufgvc.training.optim import make_optimizer
-from ufgvc.training.steps import identity, train_step
+from ufgvc.training.steps import train_step
 
 COUNT = 8
 CUTS = (slice(0, 5), slice(5, COUNT))
@@ -70,9 +71,9 @@ def step(
     """The gradients and the counts of one step, from the same first weights wherever it runs."""
     method = smallest(name)
     model = wrap(training(method.net))
-    optimizer = make_optimizer(method, Stage(epochs=1, lr=0.01))
+    optimizer = make_optimizer(method, Stage(epochs=1, lr=0.01, frozen=method.recipe.stages[-1].frozen))
     done = train_step(method, model, part_of(eight_leaves(method), cut), optimizer, reduce=reduce, world=world)
-    gradients = {key: parameter.grad for key, parameter in method.net.named_parameters()}
+    gradients = {key: each.grad for key, each in method.net.named_parameters() if each.requires_grad}
     return {"gradients": gradients, "losses": done.losses, "correct": int(done.correct), "count": done.count}
 
 

@@ -14,7 +14,7 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.types import REGIONS
 from ufgvc.methods import Batch, Method, Recipe, Stage, build, names, options_class
 from ufgvc.methods.backbones import build_backbone
-from ufgvc.training.optim import frozen_modules, make_optimizer
+from ufgvc.training.optim import freeze, frozen_modules, make_optimizer
 from ufgvc.training.steps import eval_step, train_step
 
 CLASSES, SIDE = 5, 64
@@ -35,7 +35,9 @@ def small(name: str, seed: int = 0, **options: object) -> Method:
     """The method on a small backbone, where it lets one choose."""
     torch.manual_seed(seed)
     usual = {"backbone": "resnet18"} if "backbone" in options_class(name).model_fields else {}
-    return build(name, CLASSES, **(usual | SMALLER.get(name, {}) | options))
+    method = build(name, CLASSES, **(usual | SMALLER.get(name, {}) | options))
+    freeze(method, method.recipe.stages[-1])
+    return method
 
 
 def tiny_batch(method: Method, count: int = 4, seed: int = 0) -> Batch:
@@ -65,7 +67,9 @@ class TestContract:
             assert torch.isfinite(total), part
             assert count > 0
         sum(method.loss_weights[part] * total / count for part, (total, count) in parts.items()).backward()
-        for parameter_name, parameter in method.net.named_parameters():
+        trained = {name: each for name, each in method.net.named_parameters() if each.requires_grad}
+        assert {"classifier.weight"} <= trained.keys()
+        for parameter_name, parameter in trained.items():
             assert parameter.grad is not None, parameter_name
             assert torch.isfinite(parameter.grad).all(), parameter_name
             assert parameter.grad.abs().sum() > 0, parameter_name
@@ -77,7 +81,11 @@ class TestContract:
             grouped = [id(parameter) for group in groups for parameter in group["params"]]
             assert len(grouped) == len(set(grouped))
             assert set(grouped) == {id(parameter) for parameter in method.net.parameters() if parameter.requires_grad}
-        assert all(parameter.requires_grad for parameter in method.net.parameters()), "the last stage trains everything"
+        trained = {name for name, parameter in method.net.named_parameters() if parameter.requires_grad}
+        if method.recipe.classifier_fit:
+            assert trained == {"classifier.weight", "classifier.bias"}
+        else:
+            assert trained == {name for name, _ in method.net.named_parameters()}, "the last stage trains everything"
         heads = {name for name, _ in method.net.named_parameters() if method.is_head(name)}
         assert "classifier.weight" in heads
         assert not any(name.startswith("backbone.") for name in heads)

@@ -125,7 +125,8 @@ def feed_of(method: Method, resident: bool, rotate: float, side: int) -> BatchLo
     source = CachedSource(data, labels, np.arange(8), 4, 0, 0, 1, GPU, held)
     config: Any = type("Config", (), {"seed": 0})
     keys = np.arange(8, dtype=np.uint64)
-    return BatchLoader(config, recipe, source, keys, 8, 0, None, np.arange(0), labels, GPU, method.num_uniforms)
+    rows = (np.arange(8), labels, [None] * 8)
+    return BatchLoader(config, recipe, source, keys, *rows, 0, None, np.arange(0), labels, GPU, method.num_uniforms)
 
 
 def give_gradients(net: nn.Module) -> None:

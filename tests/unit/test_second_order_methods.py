@@ -71,18 +71,41 @@ def test_first_stage_leaves_the_backbone_alone_and_the_second_does_not():
         assert {name.split(".")[0] for name in changed} == ({"classifier", "backbone"} if moves else {"classifier"})
 
 
-@pytest.mark.parametrize(("backbone", "channels"), [("resnet18", 512), ("resnet50", 2048)])
+@pytest.mark.parametrize(("backbone", "channels"), [("resnet18", 512), ("resnet50", 2048), ("mobilenet_v2", 1280)])
 def test_last_stride(backbone: str, channels: int):
     assert on_meta("mpn_cov", 448, backbone=backbone) == (1, channels, 28, 28)
     assert on_meta("mpn_cov", 448, backbone=backbone, last_stride=2) == (1, channels, 14, 14)
     names = build("mpn_cov", 2, backbone=backbone).net.backbone.trunk.state_dict().keys()
-    assert names == {name for name in models.get_model(backbone).state_dict() if not name.startswith("fc.")}
+    head = ("fc.", "classifier.")
+    assert names == {name for name in models.get_model(backbone).state_dict() if not name.startswith(head)}
 
 
-def test_last_stride_needs_a_resnet():
-    with pytest.raises(UserError, match=r"last_stride: alexnet has no last stage"):
-        build("mpn_cov", 2, backbone="alexnet")
-    assert on_meta("mpn_cov", 64, backbone="alexnet", last_stride=2)[:2] == (1, 256)
+@pytest.mark.parametrize(
+    "backbone", ["alexnet", "vgg11", "densenet121", "inception_v3", "convnext_tiny", "squeezenet1_1"]
+)
+def test_a_backbone_that_pools_before_its_last_stage_keeps_its_map(backbone: str):
+    with pytest.raises(UserError, match=rf"last_stride: {backbone} has no last stage"):
+        build("mpn_cov", 2, backbone=backbone, last_stride=1)
+    found, asked = (build("mpn_cov", 2, backbone=backbone, last_stride=given) for given in (None, 2))
+    assert found.options == asked.options
+    assert found.options["last_stride"] == 2
+    maps = [
+        method.net.backbone.eval().to("meta")(torch.empty(1, 3, 96, 96, device="meta")) for method in (found, asked)
+    ]
+    assert maps[0].shape == maps[1].shape
+
+
+@pytest.mark.parametrize("name", ["bcnn", "improved_bcnn"])
+def test_bcnn_reduces_the_channels_of_a_wide_backbone(name: str):
+    torch.manual_seed(0)
+    method = build(name, 3, backbone="resnet18", dimension=16)
+    assert method.head == ("reduce", "classifier")
+    outputs = method.net.eval()(torch.rand(2, 3, 64, 64))
+    assert outputs["features"].shape == (2, 512, 2, 2)
+    assert outputs["embedding"].shape == (2, 256)
+    reduced = method.net.reduce(outputs["features"])
+    assert torch.equal(outputs["embedding"], HEADS[name](reduced))
+    assert "reduce.0.weight" not in build(name, 3, backbone="alexnet").net.state_dict()
 
 
 def test_bad_options_are_reported():

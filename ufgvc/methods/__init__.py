@@ -11,6 +11,7 @@ from ufgvc.core.errors import UserError
 from ufgvc.methods import (
     alexnet,
     bcnn,
+    contrast_views,
     dcl,
     improved_bcnn,
     inception_v3,
@@ -39,6 +40,7 @@ __all__ = [
     "alexnet",
     "bcnn",
     "build",
+    "contrast_views",
     "dcl",
     "improved_bcnn",
     "inception_v3",

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from ufgvc.core.config import Settings
 from ufgvc.methods.backbones import Backbone, build_backbone
-from ufgvc.methods.layers.second_order import bilinear_pool, signed_sqrt, sqrt_by_norm
+from ufgvc.methods.layers.second_order import bilinear_pool, reduce_channels, signed_sqrt, sqrt_by_norm
 from ufgvc.methods.method import Method, Outputs, method
 from ufgvc.methods.recipe import Recipe, Stage
 from ufgvc.methods.resnet50 import classification_loss
@@ -41,6 +41,15 @@ class BilinearOptions(Settings):
         description="name of a torchvision model, without its last max-pooling, or `timm:<name>`; C channels in the "
         "last map give an embedding of C x C numbers",
     )
+    # Ours: published B-CNNs pool VGG's 512 channels. At the 2048 of a ResNet-50, the classifier has 4.2 million weights
+    # for each class.
+    dimension: int | None = Field(
+        None,
+        ge=2,
+        le=1024,
+        description="channels that a 1x1 convolution leaves of the last map before pooling, for backbones with many; "
+        "unset: no such convolution",
+    )
 
 
 class BilinearNet(nn.Module):
@@ -48,20 +57,29 @@ class BilinearNet(nn.Module):
 
     "features" (B, C, h, w), "embedding" (B, C * C) float32 of L2 norm 1, "logits" (B, K) float32: bilinear pooling,
     signed square root, L2 normalisation and a linear layer.
+    dimension: d channels are left by a 1x1 convolution before pooling, and the embedding is (B, d * d); None: C.
     iterations: Newton-Schulz steps for the square root of the pooled matrix (improved B-CNN); None: no matrix root.
     """
 
-    def __init__(self, backbone: nn.Module, channels: int, num_classes: int, iterations: int | None = None) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        channels: int,
+        num_classes: int,
+        dimension: int | None = None,
+        iterations: int | None = None,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.iterations = iterations
+        self.reduce = nn.Identity() if dimension is None else reduce_channels(channels, dimension)
         # With bias, as in the published B-CNNs.
-        self.classifier = nn.Linear(channels * channels, num_classes)
+        self.classifier = nn.Linear((dimension or channels) ** 2, num_classes)
 
     def forward(self, images: Tensor) -> Outputs:
         """Images (B, 3, H, W) in [0, 1] -> logits (B, K), embedding and features."""
         features = self.backbone(images)
-        pooled = bilinear_pool(features)
+        pooled = bilinear_pool(self.reduce(features))
         if self.iterations is not None:
             pooled = sqrt_by_norm(pooled, self.iterations)
         embedding = functional.normalize(signed_sqrt(pooled).flatten(1))
@@ -79,6 +97,11 @@ def build_fine_backbone(name: str, init: str) -> Backbone:
     return backbone
 
 
+def head_of(options: BilinearOptions) -> tuple[str, ...]:
+    """The new layers of a `BilinearNet`."""
+    return ("classifier",) if options.dimension is None else ("reduce", "classifier")
+
+
 @method("bcnn", BilinearOptions)
 def build_bcnn(num_classes: int, init: str, options: BilinearOptions) -> Method:
     """`Method` of B-CNN; see `ufgvc.methods.build`."""
@@ -87,8 +110,9 @@ def build_bcnn(num_classes: int, init: str, options: BilinearOptions) -> Method:
         name="bcnn",
         num_classes=num_classes,
         options=options.model_dump(mode="json"),
-        net=BilinearNet(backbone, backbone.channels, num_classes),
+        net=BilinearNet(backbone, backbone.channels, num_classes, options.dimension),
         losses=classification_loss,
         loss_weights={"classification": 1.0},
         recipe=RECIPE,
+        head=head_of(options),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from ufgvc.methods.bcnn import RECIPE, BilinearNet, BilinearOptions, build_fine_backbone
+from ufgvc.methods.bcnn import RECIPE, BilinearNet, BilinearOptions, build_fine_backbone, head_of
 from ufgvc.methods.method import Method, method
 from ufgvc.methods.resnet50 import classification_loss
 
@@ -24,8 +24,9 @@ def build_improved_bcnn(num_classes: int, init: str, options: ImprovedOptions) -
         name="improved_bcnn",
         num_classes=num_classes,
         options=options.model_dump(mode="json"),
-        net=BilinearNet(backbone, backbone.channels, num_classes, options.iterations),
+        net=BilinearNet(backbone, backbone.channels, num_classes, options.dimension, options.iterations),
         losses=classification_loss,
         loss_weights={"classification": 1.0},
         recipe=RECIPE,
+        head=head_of(options),
     )

@@ -20,6 +20,11 @@ POOLED_FEATURES = "pooled_features"  # what exported nets return in place of the
 LossParts = dict[str, tuple[Tensor, Tensor]]
 
 
+def identity(value: Tensor) -> Tensor:
+    """The reduction over a single rank."""
+    return value
+
+
 @dataclass(frozen=True)
 class Batch:
     """A training batch of B images; regions are "vein" and "contour".
@@ -29,6 +34,8 @@ class Batch:
     extra: {name: tensor}, targets that a method's views add for its losses.
     uniforms: (B, Method.num_uniforms) float64 uniform in [0, 1), on the CPU: the random numbers of a method's views, so
     that an image's views depend on seed, epoch and image only, not on the batch or the rank.
+    sum_over_ranks: sums a tensor without gradient over all ranks, in place, for losses that compare images. A loss
+    calls it equally often on every rank.
     """
 
     images: Tensor
@@ -37,6 +44,7 @@ class Batch:
     has_mask: Mapping[str, Tensor] = field(default_factory=dict)
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     uniforms: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.float64))
+    sum_over_ranks: Callable[[Tensor], Tensor] = identity
 
 
 def identity_views(batch: Batch) -> Batch:

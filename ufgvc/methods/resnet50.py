@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ufgvc.core.config import Settings
-from ufgvc.methods.backbones import build_backbone
+from ufgvc.methods.backbones import Backbone, build_backbone
+from ufgvc.methods.layers.stages import StagePool
 from ufgvc.methods.method import Batch, LossParts, Method, Outputs, method
 from ufgvc.methods.recipe import Recipe, Stage
 
@@ -28,6 +31,19 @@ class PlainOptions(Settings):
     """Options of the plain classifier."""
 
     backbone: str = Field("resnet50", description="name of a torchvision model, efficientnet_lite0, or `timm:<name>`")
+    pooling: Literal["mean", "stages"] = Field(
+        "mean",
+        description="mean: over the last map, as published; stages: also mean and standard deviation of earlier stages",
+    )
+    stages: tuple[int, ...] = Field(
+        (), description="`stages`: their numbers, from 1; empty: all but the last of stride 8 or more"
+    )
+
+    @model_validator(mode="after")
+    def _stages_are_pooled(self) -> PlainOptions:
+        if self.stages and self.pooling != "stages":
+            raise ValueError("`stages` are pooled with `pooling: stages` only")
+        return self
 
 
 class GlobalAverage(nn.Module):
@@ -60,6 +76,17 @@ class PlainNet(nn.Module):
         return {"features": features, "embedding": embedding, "logits": self.classifier(embedding)}
 
 
+def pooled_net(backbone: Backbone, num_classes: int, options: PlainOptions) -> PlainNet:
+    """The `PlainNet` on a backbone with the pooling of the options.
+
+    Its classifier has no bias, as in DCL's released code and those derived from it.
+    """
+    if options.pooling == "mean":
+        return PlainNet(backbone, backbone.channels, num_classes, bias=False)
+    neck = StagePool(backbone, options.stages)
+    return PlainNet(backbone, neck.width, num_classes, neck, bias=False)
+
+
 def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """(sum over the images, number of images) of the cross-entropy of logits (B, K) at labels (B,)."""
     total = functional.cross_entropy(logits.float(), labels, reduction="sum")
@@ -88,8 +115,5 @@ def plain_method(name: str, num_classes: int, options: Settings, net: nn.Module,
 @method("resnet50", PlainOptions)
 def build_resnet50(num_classes: int, init: str, options: PlainOptions) -> Method:
     """`Method` of the plain classifier; see `ufgvc.methods.build`."""
-    backbone = build_backbone(options.backbone, init)
-    # Without bias, as in DCL's released code and those derived from it.
-    return plain_method(
-        "resnet50", num_classes, options, PlainNet(backbone, backbone.channels, num_classes, bias=False)
-    )
+    net = pooled_net(build_backbone(options.backbone, init), num_classes, options)
+    return plain_method("resnet50", num_classes, options, net)

@@ -14,10 +14,10 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ufgvc.data.augment import eval_view
 from ufgvc.data.splits import assign_folds
 from ufgvc.methods.method import Method
 from ufgvc.training.ddp import Ranks
+from ufgvc.training.embeddings import Embeddings, embed_training_images
 from ufgvc.training.loader import BatchLoader
 
 log = logging.getLogger(__name__)
@@ -29,15 +29,6 @@ ONE_FOLD_ABOVE = 20_000  # rows: with so many, one held-out fold decides
 CHUNK = 8192  # rows that are on the device in float64 at a time
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Embeddings:
-    """This rank's training images: rows (N, V, D) float32 of V views, labels (N,), positions (N,) in the split."""
-
-    rows: NDArray[np.float32]
-    labels: Ints
-    positions: Ints
 
 
 @dataclass(frozen=True)
@@ -58,20 +49,6 @@ class Fitted:
     held_out: tuple[int, int] | None
 
 
-def embed(method: Method, loader: BatchLoader, device: torch.device) -> Embeddings:
-    """The embeddings of this rank's training images and, if the recipe says `mirror`, of their mirror images."""
-    net = method.net.eval()
-    rows, labels, positions = [], [], []
-    with torch.inference_mode(), torch.autocast(device.type, enabled=False):
-        for raw in loader.source.epoch(0):
-            images = eval_view(raw.images, method.recipe.crop)
-            views = [images, images.flip(3)] if method.recipe.mirror else [images]
-            rows.append(torch.stack([net(view)["embedding"].float().cpu() for view in views], dim=1).numpy())
-            labels.append(raw.labels.cpu().numpy())
-            positions.append(raw.positions)
-    return Embeddings(np.concatenate(rows), np.concatenate(labels), np.concatenate(positions))
-
-
 def fit_epoch(method: Method, loader: BatchLoader, ranks: Ranks, seed: int) -> dict[str, float]:
     """Fits the classifier of a probe on the loader's training images and puts it into the net; the metrics' row.
 
@@ -80,7 +57,7 @@ def fit_epoch(method: Method, loader: BatchLoader, ranks: Ranks, seed: int) -> d
     """
     started = time.monotonic()
     _set(method.net, mean=0.0, scale=1.0)
-    found = embed(method, loader, ranks.device)
+    found = embed_training_images(method, loader, ranks.device)
     seconds = time.monotonic() - started
     folds = np.full(int(loader.train_indices.max()) + 1, -1)
     folds[loader.train_indices] = assign_folds(loader.train_labels, loader.train_groups, FOLDS, seed)
@@ -163,22 +140,35 @@ def _sum(value: Tensor, ranks: Ranks) -> Tensor:
 
 
 class _Problem:
-    """Multinomial logistic regression on the rows of all ranks, a chunk at a time, in float64."""
+    """Multinomial logistic regression on the rows of all ranks, a chunk at a time, in float64.
+
+    Fewer rows than columns are turned into the space that they span: the weights of the solution lie in it, so nothing
+    is lost, and every step costs as many columns as there are rows.  basis: (r, D) of that space; None: not turned.
+    """
 
     def __init__(self, found: Embeddings, mean: Tensor, scale: Tensor, num_classes: int, ranks: Ranks) -> None:
         self.found, self.ranks, self.num_classes = found, ranks, num_classes
         self.mean, self.scale = mean.to(ranks.device), scale.to(ranks.device)
         self.width = found.rows.shape[2]
+        self.basis: Tensor | None = None
+        count, views, width = found.rows.shape
+        if ranks.world_size == 1 and count * views < width:
+            _, values, basis = torch.linalg.svd(self._standardised(slice(None)).flatten(0, 1), full_matrices=False)
+            self.basis = basis[values > 1e-9 * values[0]]
+            self.width = len(self.basis)
         self.count = int(_sum(torch.tensor(float(len(found.labels)), dtype=torch.float64), ranks))
+
+    def _standardised(self, places: slice | Ints) -> Tensor:
+        rows = torch.from_numpy(np.asarray(self.found.rows[places])).to(self.ranks.device).double()
+        return (rows - self.mean) / self.scale
 
     def chunks(self, chosen: NDArray[np.bool_]) -> Iterator[tuple[Tensor, Tensor]]:
         """Standardised rows (n, V, D) float64 and labels (n,) of the chosen images, on the device."""
         places = np.flatnonzero(chosen)
         for at in range(0, len(places), CHUNK):
             place = places[at : at + CHUNK]
-            rows = torch.from_numpy(self.found.rows[place]).to(self.ranks.device).double()
-            labels = torch.from_numpy(self.found.labels[place]).to(self.ranks.device)
-            yield (rows - self.mean) / self.scale, labels
+            rows, labels = self._standardised(place), torch.from_numpy(self.found.labels[place]).to(self.ranks.device)
+            yield (rows if self.basis is None else rows @ self.basis.T), labels
 
     def solve(self, chosen: NDArray[np.bool_], strength: float, start: Floats | None) -> Floats:
         """The minimiser (K * (D + 1),) of C times the sum of the cross-entropies plus half the weights' square norm.
@@ -234,6 +224,7 @@ class _Problem:
         weight, bias = self._unpack(flat)
         loss, right, _ = self.score(np.ones(len(self.found.labels), bool), flat)
         mean, scale = self.mean.float(), self.scale.float()
+        weight = weight if self.basis is None else weight @ self.basis
         return Fitted(weight.float(), bias.float(), mean, scale, loss, right, strength, held_out)
 
     def _unpack(self, flat: Floats) -> tuple[Tensor, Tensor]:

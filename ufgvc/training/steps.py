@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ufgvc.core.errors import UserError
 from ufgvc.data.stream import num_batches
-from ufgvc.methods.method import Batch, LossParts, Method
+from ufgvc.methods.method import Batch, LossParts, Method, identity
 from ufgvc.methods.recipe import Recipe
 
 Precision = Literal["fp32", "bf16"]
@@ -25,11 +25,6 @@ BENCHMARK_STEPS = 2000
 def use_cudnn_benchmark(recipe: Recipe, images: int, device: torch.device) -> bool:
     """Whether to set `torch.backends.cudnn.benchmark` for a training on this number of images."""
     return device.type == "cuda" and recipe.epochs * num_batches(images, recipe.batch_size) >= BENCHMARK_STEPS
-
-
-def identity(value: Tensor) -> Tensor:
-    """The reduction over a single rank."""
-    return value
 
 
 def choose_precision(wanted: Literal["auto", "fp32", "bf16"], device: torch.device) -> Precision:
@@ -91,7 +86,7 @@ def train_step(
     model: the method's net, plain or wrapped (DDP, compiled), in training mode.  reduce, world: see `total_loss`.
     """
     images = len(batch.labels)
-    batch = method.views(batch)
+    batch = method.views(replace(batch, sum_over_ranks=reduce))
     device = batch.images.device
     with autocast(choose_precision(precision, device), device):
         outputs = model(batch.images)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Concatenate, ParamSpec
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 P = ParamSpec("P")
 
@@ -28,6 +28,12 @@ def in_full_precision(function: Callable[Concatenate[Tensor, P], Tensor]) -> Cal
             return function(values if values.dtype == torch.float64 else values.float(), *rest, **named)
 
     return run
+
+
+def reduce_channels(channels: int, dimension: int) -> nn.Sequential:
+    """1x1 convolution, BatchNorm and ReLU: (B, channels, h, w) -> (B, dimension, h, w) (iSQRT-COV)."""
+    convolution = nn.Conv2d(channels, dimension, kernel_size=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(dimension), nn.ReLU())
 
 
 @in_full_precision

@@ -1,0 +1,94 @@
+"""Embeddings of the training images by a frozen network, kept next to the decoded images."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ufgvc.core.config import short_key
+from ufgvc.core.errors import disk_errors
+from ufgvc.data.augment import eval_view
+from ufgvc.data.cache import CachedSource
+from ufgvc.methods.method import Method
+from ufgvc.training.loader import EVAL_BATCH, BatchLoader
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """This rank's training images: rows (N, V, D) float32 of V views, labels (N,), positions (N,) in the split."""
+
+    rows: NDArray[np.float32]
+    labels: Ints
+    positions: Ints
+
+
+def embed_training_images(method: Method, loader: BatchLoader, device: torch.device) -> Embeddings:
+    """The embeddings of this rank's training images and, if the recipe says `mirror`, of their mirror images.
+
+    A process that trains alone from decoded images on disk embeds the whole split once, so that every fold and seed
+    after it finds the file. Otherwise each rank embeds its own images as they come.
+    """
+    source = loader.source
+    if isinstance(source, CachedSource) and source.world == 1 and isinstance(source.data.images, np.memmap):
+        rows = _find_or_embed(method, source.data.images, device)
+        return Embeddings(rows[loader.train_indices], loader.train_labels, loader.train_indices)
+    labels, positions = [], []
+
+    def batches() -> Iterator[Tensor]:
+        for raw in source.epoch(0):
+            labels.append(raw.labels.cpu().numpy())
+            positions.append(raw.positions)
+            yield raw.images
+
+    found = _embed(method, batches(), device)
+    return Embeddings(found, np.concatenate(labels), np.concatenate(positions))
+
+
+def _find_or_embed(method: Method, images: np.memmap, device: torch.device) -> NDArray[np.float32]:
+    """Rows (N, V, D) of all decoded images (N, R, R, 3), from a file next to theirs if another process made it."""
+    folder = Path(str(images.filename)).parent
+    key = short_key([_digest(method), method.name, method.options, method.recipe.crop, method.recipe.mirror])
+    target = folder.with_name(f"{folder.name}.embeddings-{key}.npy")
+    with FileLock(target.with_name(f".{target.name}.lock")):
+        if not target.exists():
+            batches = (
+                torch.from_numpy(np.array(images[at : at + EVAL_BATCH])).to(device)
+                for at in range(0, len(images), EVAL_BATCH)
+            )
+            rows = _embed(method, batches, device)
+            with disk_errors(target), tempfile.TemporaryDirectory(dir=target.parent) as building:
+                np.save(Path(building) / target.name, rows)
+                os.replace(Path(building) / target.name, target)
+    return np.load(target, mmap_mode="r")
+
+
+def _embed(method: Method, batches: Iterable[Tensor], device: torch.device) -> NDArray[np.float32]:
+    """Embeddings (N, V, D) of batches of decoded images (B, R, R, 3) uint8 on the device."""
+    net, rows = method.net.eval(), []
+    with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+        for batch in batches:
+            images = eval_view(batch, method.recipe.crop)
+            views = [images, images.flip(3)] if method.recipe.mirror else [images]
+            rows.append(torch.stack([net(view)["embedding"].float().cpu() for view in views], dim=1).numpy())
+    return np.concatenate(rows)
+
+
+def _digest(method: Method) -> str:
+    """SHA-256 of the backbone's weights."""
+    digest = hashlib.sha256()
+    for name, tensor in method.net.get_submodule("backbone").state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

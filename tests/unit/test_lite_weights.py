@@ -35,14 +35,14 @@ def test_photographs_get_their_imagenet_class(photograph: str, label: int) -> No
     assert logits.argmax() == label
 
 
-@pytest.mark.parametrize("name", list(LITE))
-def test_every_size_starts_from_its_package(name: str) -> None:
+@pytest.mark.parametrize(("name", "channels"), list(zip(LITE, (320, 320, 352), strict=True)))
+def test_every_size_starts_from_its_package(name: str, channels: int) -> None:
     assert needs_timm(name)
     trained, random = build_backbone(name, "imagenet"), build_backbone(name, "none")
     weights = read_lite_weights(name)
     for key, tensor in trained.trunk.state_dict().items():
         assert torch.equal(tensor, weights[key]), key
-    assert trained.channels == random.channels == 320
+    assert trained.channels == random.channels == channels
     assert build("resnet50", 3, init="imagenet", backbone=name).net.classifier.in_features == trained.channels
 
 

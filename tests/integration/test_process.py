@@ -31,6 +31,7 @@ def run(code: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_two_sessions_of_ray_one_after_the_other_leave_nothing() -> None:
     assert run(SESSIONS).split() == ["7", "7"]
 

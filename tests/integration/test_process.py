@@ -7,6 +7,8 @@ import sys
 
 SESSIONS = """
 import os
+import pytest
+
 from ufgvc.runtime.session import RaySettings, ray_session
 for _ in range(2):
     with ray_session(RaySettings(cpus=1, object_store_mb=100)):

@@ -20,8 +20,9 @@ from ufgvc.core.errors import disk_errors
 from ufgvc.data.augment import eval_view
 from ufgvc.data.cache import CachedSource, preallocate
 from ufgvc.methods.method import Method
-from ufgvc.training.loader import EVAL_BATCH, BatchLoader
+from ufgvc.training.loader import BatchLoader
 
+BATCH = 16  # images of 640 px in a forward pass: on a CPU, larger ones take gigabytes and no less time
 Ints = NDArray[np.int64]
 
 
@@ -65,8 +66,7 @@ def _find_or_embed(method: Method, images: np.memmap, device: torch.device) -> N
     with FileLock(target.with_name(f".{target.name}.lock")):
         if not target.exists():
             batches = (
-                torch.from_numpy(np.array(images[at : at + EVAL_BATCH])).to(device)
-                for at in range(0, len(images), EVAL_BATCH)
+                torch.from_numpy(np.array(images[at : at + BATCH])).to(device) for at in range(0, len(images), BATCH)
             )
             with disk_errors(target), tempfile.TemporaryDirectory(dir=target.parent) as building:
                 part = Path(building) / target.name

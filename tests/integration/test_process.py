@@ -5,10 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
-SESSIONS = """
-import os
 import pytest
 
+SESSIONS = """
+import os
 from ufgvc.runtime.session import RaySettings, ray_session
 for _ in range(2):
     with ray_session(RaySettings(cpus=1, object_store_mb=100)):

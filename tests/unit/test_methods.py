@@ -314,12 +314,24 @@ def test_timm_backbone():
         assert backbone(torch.rand(1, 3, 64, 64)).shape[1] == backbone.channels == channels
     with pytest.raises(UserError, match="timm has no model"):
         build_backbone("timm:resnet19", "none")
+    with pytest.raises(UserError, match=r"timm has no model 'resnet18\.a1_in2k'") as caught:
+        build_backbone("timm:resnet18.a1_in2k", "none")
+    assert "resnet18.a1_in1k" in str(caught.value)
+    with pytest.raises(UserError, match="timm has no weights of resnetv2_50d") as caught:
+        build_backbone("timm:resnetv2_50d", "imagenet")
+    assert "efficientnet_lite0" in str(caught.value)
+    with pytest.raises(UserError, match="torchvision has no model 'efficientnet_lite'") as caught:
+        build_backbone("efficientnet_lite", "none")
+    assert "efficientnet_lite0" in str(caught.value)
 
 
-def test_no_network_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+@pytest.mark.parametrize("name", ["resnet18", "timm:resnet18"])
+def test_no_network_is_reported(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """With nothing fetched yet and no way out, the message says what else can be done."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    with pytest.raises(UserError, match="could not be downloaded") as caught:
-        build_backbone("resnet18", "imagenet")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # else it tries for 48 seconds
+    with pytest.raises(UserError, match=f"weights of {name} could not be downloaded") as caught:
+        build_backbone(name, "imagenet")
     assert "efficientnet_lite0" in str(caught.value)

@@ -20,9 +20,8 @@ from ufgvc.core.errors import disk_errors
 from ufgvc.data.augment import eval_view
 from ufgvc.data.cache import CachedSource, preallocate
 from ufgvc.methods.method import Method
-from ufgvc.training.loader import BatchLoader
+from ufgvc.training.loader import BatchLoader, eval_batch
 
-BATCH = 16  # images of 640 px in a forward pass: on a CPU, larger ones take gigabytes and no less time
 Ints = NDArray[np.int64]
 
 

@@ -64,8 +64,9 @@ def _find_or_embed(method: Method, images: np.memmap, device: torch.device) -> N
     target = folder.with_name(f"{folder.name}.embeddings-{key}.npy")
     with FileLock(target.with_name(f".{target.name}.lock")):
         if not target.exists():
+            size = eval_batch(method.recipe.crop, device)
             batches = (
-                torch.from_numpy(np.array(images[at : at + BATCH])).to(device) for at in range(0, len(images), BATCH)
+                torch.from_numpy(np.array(images[at : at + size])).to(device) for at in range(0, len(images), size)
             )
             with disk_errors(target), tempfile.TemporaryDirectory(dir=target.parent) as building:
                 part = Path(building) / target.name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from typing import Any
@@ -15,15 +16,17 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.unit.test_methods import SMALLER, small, tiny_batch
+from tests.unit.test_methods import CLASSES, SMALLER, small, tiny_batch
 from ufgvc.methods import Batch, Method, Stage, names, options_class
 from ufgvc.methods.method import identity
 from ufgvc.training.ddp import warm_up_ddp_buckets
+from ufgvc.training.loader import soften_labels
 from ufgvc.training.optim import make_optimizer
 from ufgvc.training.steps import train_step
 
 COUNT = 8
 CUTS = (slice(0, 5), slice(5, COUNT))
+SOFT = " soft"
 RESNETS = ("mpn_cov", "nts_net", "region_tokens")  # they use more of a ResNet than its last map
 
 
@@ -33,9 +36,11 @@ def smallest(name: str) -> Method:
     return small(name, **({"backbone": "squeezenet1_1"} if free else {}))
 
 
-def eight_leaves(method: Method) -> Batch:
+def eight_leaves(method: Method, soft: bool) -> Batch:
     """Masks of some images are missing; the second rank has no contour at all, so the ranks' counts differ."""
     batch = tiny_batch(method, COUNT)
+    if soft:
+        batch = replace(batch, targets=soften_labels(batch.labels, CLASSES, 0.3))
     batch.has_mask["vein"][[1, 6]] = False
     batch.has_mask["contour"][[0, 5, 6, 7]] = False
     return batch
@@ -44,7 +49,8 @@ def eight_leaves(method: Method) -> Batch:
 def part_of(batch: Batch, cut: slice) -> Batch:
     masks = {region: mask[cut] for region, mask in batch.masks.items()}
     has = {region: flags[cut] for region, flags in batch.has_mask.items()}
-    return Batch(batch.images[cut], batch.labels[cut], masks, has, uniforms=batch.uniforms[cut])
+    targets = None if batch.targets is None else batch.targets[cut]
+    return Batch(batch.images[cut], batch.labels[cut], masks, has, targets, uniforms=batch.uniforms[cut])
 
 
 def training(net: nn.Module) -> nn.Module:
@@ -68,11 +74,15 @@ def step(
     reduce: Callable[[Tensor], Tensor] = identity,
     world: int = 1,
 ) -> dict[str, Any]:
-    """The gradients and the counts of one step, from the same first weights wherever it runs."""
-    method = smallest(name)
+    """The gradients and the counts of one step, from the same first weights wherever it runs.
+
+    name: of the method, with SOFT after it for softened labels.
+    """
+    soft = name.endswith(SOFT)
+    method = smallest(name.removesuffix(SOFT))
     model = wrap(training(method.net))
     optimizer = make_optimizer(method, Stage(epochs=1, lr=0.01, frozen=method.recipe.stages[-1].frozen))
-    done = train_step(method, model, part_of(eight_leaves(method), cut), optimizer, reduce=reduce, world=world)
+    done = train_step(method, model, part_of(eight_leaves(method, soft), cut), optimizer, reduce=reduce, world=world)
     gradients = {key: each.grad for key, each in method.net.named_parameters() if each.requires_grad}
     return {"gradients": gradients, "losses": done.losses, "correct": int(done.correct), "count": done.count}
 
@@ -122,7 +132,7 @@ def second(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
     assert process.exitcode == 0
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", [*names(), *(f"{name}{SOFT}" for name in ("dcl", "nts_net", "contrast_views"))])
 def test_two_ranks_have_the_gradients_of_one(name: str, second: Connection) -> None:
     second.send(name)
     mine = step(name, CUTS[0], parallel, add_up, len(CUTS))

@@ -7,6 +7,7 @@ flip and rotation.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -20,6 +21,7 @@ from ufgvc.data.transfer import to_device
 # Of SplitMix64 (Steele, Lea and Flood 2014): a counter with this step, then two rounds of multiply and shift.
 _STEP = 0x9E3779B97F4A7C15
 _MASK_64 = (1 << 64) - 1
+CROP_RATIO = (3 / 4, 4 / 3)  # of width to height of a crop of random size: torchvision's
 
 
 def image_key(image_id: str) -> int:
@@ -48,12 +50,19 @@ def per_image_uniforms(image_keys: NDArray[np.uint64], seed: int, epoch: int, n:
 
 
 def augment(
-    images: Tensor, masks: Mapping[str, Tensor], uniforms: Tensor, crop: int, rotate: float = 0.0
+    images: Tensor,
+    masks: Mapping[str, Tensor],
+    uniforms: Tensor,
+    crop: int,
+    rotate: float = 0.0,
+    crop_scale: tuple[float, float] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """A random crop, flipped left to right with probability 1/2, after a rotation by -`rotate` to `rotate` degrees.
 
     images: (B, R, R, 3) uint8.  masks: {region: (B, R, R) uint8 of 0 and 1, or bool}.
-    uniforms: (B, 3) in [0, 1) for top, left and flip; (B, 4) with `rotate`, for the angle.  crop: side in pixels.
+    uniforms: (B, 3) in [0, 1) for top, left and flip; (B, 4) with `rotate`, for the angle; (B, 6) with `crop_scale`,
+    for area and ratio.  crop: side in pixels.  crop_scale: smallest and largest share of the image's area; the crop has
+    a random size (`crop_sides`) and is resized to `crop`, bilinear without antialiasing (masks: nearest).
     Returns images (B, 3, crop, crop) float in [0, 1], channels_last, and masks {region: (B, 1, crop, crop) float in
     [0, 1]}. What a rotation moves in from outside of the image is black and has mask 0. ValueError if crop > R.
     """
@@ -62,15 +71,18 @@ def augment(
         raise ValueError(f"a crop of {crop} px does not fit into photographs of {width} x {height} px")
     # Positions are computed in float64 on the CPU, so that every device takes the same crop.
     uniforms = uniforms.cpu().double()
-    top = (uniforms[:, 0] * (height - crop + 1)).long()
-    left = (uniforms[:, 1] * (width - crop + 1)).long()
+    tall, wide = crop_sides(uniforms, crop, height, width, crop_scale)
+    top = (uniforms[:, 0] * (height - tall + 1)).long()
+    left = (uniforms[:, 1] * (width - wide + 1)).long()
     flip = uniforms[:, 2] < 0.5
-    if rotate:
+    if rotate or crop_scale:
         angle = torch.deg2rad((2 * uniforms[:, 3] - 1) * rotate)
-        grid = to_device(_crop_grid(top, left, flip, angle, crop, height, width).float(), images.device)
+        grid = _crop_grid(top, left, tall, wide, flip, angle, crop, height, width)
+        grid = to_device(grid.float(), images.device)
         # Interpolation may exceed 1 by a rounding error.
-        rotated = _divide_by_255(_sample(images.permute(0, 3, 1, 2), grid, "bilinear")).clamp(0, 1)
-        return _channels_last(rotated), {
+        edge = "zeros" if rotate else "border"
+        sampled = _divide_by_255(_sample(images.permute(0, 3, 1, 2), grid, "bilinear", edge)).clamp(0, 1)
+        return _channels_last(sampled), {
             region: _sample(mask[:, None], grid, "nearest") for region, mask in masks.items()
         }
     side = torch.arange(crop)
@@ -82,22 +94,50 @@ def augment(
     return _to_float(images[index, rows, columns]), cropped
 
 
-def _crop_grid(top: Tensor, left: Tensor, flip: Tensor, angle: Tensor, crop: int, height: int, width: int) -> Tensor:
+def crop_sides(
+    uniforms: Tensor, crop: int, height: int, width: int, crop_scale: tuple[float, float] | None
+) -> tuple[Tensor, Tensor]:
+    """Height and width (B,) float64 of the crops in whole pixels: `crop` each, or random with `crop_scale`.
+
+    As in torchvision's RandomResizedCrop, they have an area uniform in that range and a ratio of width to height that
+    is log-uniform in CROP_RATIO. torchvision draws again where a side does not fit into the image; here the side is
+    then the image's.  uniforms: (B, 6) with `crop_scale`, see `augment`.
+    """
+    if crop_scale is None:
+        side = torch.full((len(uniforms),), float(crop), dtype=torch.float64)
+        return side, side
+    area = (crop_scale[0] + uniforms[:, 4] * (crop_scale[1] - crop_scale[0])) * height * width
+    low, high = (math.log(bound) for bound in CROP_RATIO)
+    ratio = (low + uniforms[:, 5] * (high - low)).exp()
+    return (area / ratio).sqrt().round().clamp(1, height), (area * ratio).sqrt().round().clamp(1, width)
+
+
+def _crop_grid(
+    top: Tensor,
+    left: Tensor,
+    tall: Tensor,
+    wide: Tensor,
+    flip: Tensor,
+    angle: Tensor,
+    crop: int,
+    height: int,
+    width: int,
+) -> Tensor:
     """Sampling grid (B, crop, crop, 2) in [-1, 1] of crops of images that are rotated about their centre.
 
-    top, left: (B,) pixels.  flip: (B,) bool.  angle: (B,) radians.
+    top, left, tall, wide: (B,) pixels.  flip: (B,) bool.  angle: (B,) radians.
     """
-    x, y = left + (crop - width) / 2, top + (crop - height) / 2  # the crop's centre, from the image's
+    x, y = left + (wide - width) / 2, top + (tall - height) / 2  # the crop's centre, from the image's
     cos, sin, sign = angle.cos(), angle.sin(), torch.where(flip, -1.0, 1.0)
     theta = [
-        torch.stack([sign * cos * crop / width, -sin * crop / width, (cos * x - sin * y) * 2 / width], dim=1),
-        torch.stack([sign * sin * crop / height, cos * crop / height, (sin * x + cos * y) * 2 / height], dim=1),
+        torch.stack([sign * cos * wide / width, -sin * tall / width, (cos * x - sin * y) * 2 / width], dim=1),
+        torch.stack([sign * sin * wide / height, cos * tall / height, (sin * x + cos * y) * 2 / height], dim=1),
     ]
     return functional.affine_grid(torch.stack(theta, dim=1), [len(top), 1, crop, crop], align_corners=False)
 
 
-def _sample(channels: Tensor, grid: Tensor, mode: str) -> Tensor:
-    return functional.grid_sample(channels.float(), grid, mode=mode, padding_mode="zeros", align_corners=False)
+def _sample(channels: Tensor, grid: Tensor, mode: str, edge: str = "zeros") -> Tensor:
+    return functional.grid_sample(channels.float(), grid, mode=mode, padding_mode=edge, align_corners=False)
 
 
 def _channels_last(images: Tensor) -> Tensor:

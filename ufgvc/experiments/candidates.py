@@ -91,11 +91,12 @@ class Choice:
 def train_settings(candidate: Candidate, settings: TrainSettings) -> TrainSettings:
     """The settings of a training of the candidate: the user's, then its own.
 
-    A classifier that is fitted has no epochs and no learning rate, so the user's are for the other candidates.
+    A classifier that is fitted has no epochs, learning rate or modern recipe, so the user's are for the other
+    candidates.
     """
     own = {name: value for name, value in candidate.train.items() if getattr(settings, name) is None}
     if build(candidate.method, num_classes=2, **candidate.options).recipe.classifier_fit:
-        own |= {"epochs": None, "learning_rate": None}
+        own |= {"epochs": None, "learning_rate": None, "recipe": "published"}
     return settings.model_copy(update=own)
 
 

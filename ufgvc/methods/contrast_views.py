@@ -121,10 +121,10 @@ def contrast_loss(embedding: Tensor, batch: Batch, margin: float) -> tuple[Tenso
 def contrast_losses(outputs: Outputs, batch: Batch, margin: float) -> LossParts:
     """Cross-entropies "classification" of the leaves and "shuffled" of their copies, and "contrast"."""
     logits, copies = outputs["logits"].chunk(2)
-    labels = batch.labels[: len(logits)]
+    targets = batch.class_targets[: len(logits)]
     return {
-        "classification": cross_entropy(logits, labels),
-        "shuffled": cross_entropy(copies, labels),
+        "classification": cross_entropy(logits, targets),
+        "shuffled": cross_entropy(copies, targets),
         "contrast": contrast_loss(outputs["embedding"], batch, margin),
     }
 

@@ -138,6 +138,7 @@ def stack_views(batch: Batch, views: list[Tensor], extra: dict[str, Tensor]) -> 
         batch,
         images=torch.cat(views),
         labels=torch.cat([batch.labels] * len(views)),
+        targets=None if batch.targets is None else torch.cat([batch.targets] * len(views)),
         masks=repeat(batch.masks),
         has_mask=repeat(batch.has_mask),
         extra=repeat(batch.extra) | extra,
@@ -179,11 +180,19 @@ def absolute_error(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def dcl_losses(outputs: Outputs, batch: Batch, num_classes: int, adversary: Adversary) -> LossParts:
-    """The paper's L_cls "classification", L_adv "adversarial" and L_loc "location", each over both views."""
+    """The paper's L_cls "classification", L_adv "adversarial" and L_loc "location", each over both views.
+
+    Softened labels soften the classes only: that a view is shuffled stays certain, and so do the patches' places.
+    """
     shuffled = batch.extra["shuffled"].long()
-    targets = batch.labels + num_classes * shuffled if adversary == "classes" else shuffled
+    if adversary == "binary":
+        targets = shuffled
+    elif batch.targets is None:
+        targets = batch.labels + num_classes * shuffled
+    else:
+        targets = torch.cat([batch.targets * (1 - shuffled)[:, None], batch.targets * shuffled[:, None]], dim=1)
     return {
-        "classification": cross_entropy(outputs["logits"], batch.labels),
+        "classification": cross_entropy(outputs["logits"], batch.class_targets),
         "adversarial": cross_entropy(outputs["adversary"], targets),
         "location": absolute_error(outputs["location"], batch.extra["location"]),
     }

@@ -74,7 +74,7 @@ def enlarge(middle: Tensor) -> Tensor:
 
 def inception_losses(outputs: Outputs, batch: Batch) -> LossParts:
     """Cross-entropy of both classifiers: "classification" and "auxiliary"."""
-    return classification_loss(outputs, batch) | {"auxiliary": cross_entropy(outputs["auxiliary"], batch.labels)}
+    return classification_loss(outputs, batch) | {"auxiliary": cross_entropy(outputs["auxiliary"], batch.class_targets)}
 
 
 # The recipe of all plain nets, whose crop of 384 px is above the 299 px of ImageNet. Dropout is torchvision's and the

@@ -127,7 +127,7 @@ class LeafTraitsNet(nn.Module):
 
 def leaf_traits_losses(outputs: Outputs, batch: Batch) -> LossParts:
     """`token_losses` of network and traits."""
-    return token_losses(outputs, batch.labels)
+    return token_losses(outputs, batch.class_targets)
 
 
 @method("leaf_traits", LeafTraitsOptions)

@@ -201,7 +201,7 @@ def mask_guided_losses(outputs: Outputs, batch: Batch, regions: tuple[str, ...])
 
     Images without a mask of the region do not count for its loss.
     """
-    parts = {"classification": cross_entropy(outputs["logits"], batch.labels)}
+    parts = {"classification": cross_entropy(outputs["logits"], batch.class_targets)}
     for region in regions:
         attention = outputs["attention"][region]
         target, has = region_target(batch, region, attention)

@@ -113,7 +113,7 @@ def maskcov_views(batch: Batch, grid: int) -> Batch:
 def maskcov_losses(outputs: Outputs, batch: Batch) -> LossParts:
     """Cross-entropies "classification" and "shuffled", and L1 error "covariance", each over the three views."""
     return {
-        "classification": cross_entropy(outputs["logits"], batch.labels),
+        "classification": cross_entropy(outputs["logits"], batch.class_targets),
         "shuffled": cross_entropy(outputs["shuffled"], batch.extra["in_order"].long()),
         "covariance": absolute_error(outputs["covariance"], batch.extra["covariance"]),
     }

@@ -31,7 +31,8 @@ class Batch:
 
     images: (B, 3, H, W) float in [0, 1], RGB.  labels: (B,) int64.  masks: {region: (B, 1, H, W) float in [0, 1]}.
     has_mask: {region: (B,) bool}, False for images without a mask of that region (their mask is ignored).
-    extra: {name: tensor}, targets that a method's views add for its losses.
+    targets: (B, K) float, class probabilities of softened labels; None: the labels are certain. The labels are then
+    their likeliest classes.  extra: {name: tensor}, targets that a method's views add for its losses.
     uniforms: (B, Method.num_uniforms) float64 uniform in [0, 1), on the CPU: the random numbers of a method's views, so
     that an image's views depend on seed, epoch and image only, not on the batch or the rank.
     sum_over_ranks: sums a tensor without gradient over all ranks, in place, for losses that compare images. A loss
@@ -42,9 +43,15 @@ class Batch:
     labels: Tensor
     masks: Mapping[str, Tensor] = field(default_factory=dict)
     has_mask: Mapping[str, Tensor] = field(default_factory=dict)
+    targets: Tensor | None = None
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     uniforms: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.float64))
     sum_over_ranks: Callable[[Tensor], Tensor] = identity
+
+    @property
+    def class_targets(self) -> Tensor:
+        """What the cross-entropy of the classes is computed against: `targets`, or `labels` where these are certain."""
+        return self.labels if self.targets is None else self.targets
 
 
 def identity_views(batch: Batch) -> Batch:

@@ -147,12 +147,12 @@ def nts_losses(outputs: Outputs, batch: Batch) -> LossParts:
     part_logits = outputs["part_logits"].float()
     count, proposals, _ = part_logits.shape
     part_losses = functional.cross_entropy(
-        part_logits.flatten(0, 1), batch.labels.repeat_interleave(proposals), reduction="none"
+        part_logits.flatten(0, 1), batch.class_targets.repeat_interleave(proposals, dim=0), reduction="none"
     )
     ranking = ranking_loss(outputs["scores"], part_losses.view(count, proposals))
     return {
-        "classification": cross_entropy(outputs["logits"], batch.labels),
-        "raw": cross_entropy(outputs["raw_logits"], batch.labels),
+        "classification": cross_entropy(outputs["logits"], batch.class_targets),
+        "raw": cross_entropy(outputs["raw_logits"], batch.class_targets),
         "parts": (part_losses.sum(), part_losses.new_full((), float(part_losses.numel()))),
         "rank": (ranking.sum(), ranking.new_full((), float(count))),
     }

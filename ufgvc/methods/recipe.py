@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from ufgvc.core.config import Settings
 
 
+def added(default: Any, description: str | None = None, **limits: Any) -> Any:
+    """A field that is younger than some runs: it is not dumped at its default, so that these keep their key."""
+    return Field(default, description=description, exclude_if=lambda value: value == default, **limits)
+
+
 class Stage(Settings):
-    """A training stage: epochs of SGD with one learning rate schedule and, optionally, frozen modules."""
+    """A training stage: epochs of one optimizer and learning rate schedule and, optionally, frozen modules."""
 
     epochs: int = Field(gt=0, description="epochs in this stage")
     lr: float = Field(gt=0, description="learning rate of the backbone at the start of the stage")
     head_lr_factor: float = Field(
         1.0, gt=0, description="learning rate of the new layers, as a multiple of the backbone's"
     )
+    optimizer: Literal["sgd", "adamw"] = added("sgd", "sgd with momentum, or adamw")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
-    weight_decay: float = Field(0.0, ge=0, description="L2 penalty on the weights")
+    weight_decay: float = Field(
+        0.0, ge=0, description="L2 penalty on the weights; of `adamw` decoupled, and not on biases and norms"
+    )
     schedule: Literal["constant", "step", "milestones", "cosine", "plateau"] = Field(
         "step", description="learning rate schedule"
     )
@@ -54,6 +62,18 @@ class Recipe(Settings):
     rotate: float = Field(
         0.0, ge=0, le=180, description="training images are rotated by up to this many degrees in both directions"
     )
+    crop_scale: tuple[float, float] | None = added(
+        None,
+        "smallest and largest share of the image's area in a crop of random size, resized to `crop`; none: the crop "
+        "has `crop` pixels a side",
+    )
+    label_smoothing: float = added(0.0, "share of each label that is spread evenly over all classes", ge=0, lt=1)
+    ema_decay: float = added(
+        0.0,
+        "decay of a moving average of the weights over the steps, which is evaluated and saved; 0: no average",
+        ge=0,
+        lt=1,
+    )
     eval_view: Literal["resize", "center_crop"] = Field(
         "resize",
         description="in evaluation, images are resized to `crop`, or resized to `resize` and centre-cropped",
@@ -64,6 +84,8 @@ class Recipe(Settings):
     def _crop_fits(self) -> Recipe:
         if self.crop > self.resize:
             raise ValueError(f"a crop of {self.crop} px does not fit into an image resized to {self.resize} px")
+        if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise ValueError(f"crop_scale is {self.crop_scale}, not two increasing shares in (0, 1]")
         return self
 
     @property

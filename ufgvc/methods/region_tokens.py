@@ -78,12 +78,15 @@ class TokenHead(nn.Linear):
             )
 
 
-def token_losses(outputs: Outputs, labels: Tensor) -> LossParts:
-    """Cross-entropies "classification" of "logits" (B, K) and "tokens" of the heads' "token_logits" (B, T, K)."""
+def token_losses(outputs: Outputs, targets: Tensor) -> LossParts:
+    """Cross-entropies "classification" of "logits" (B, K) and "tokens" of the heads' "token_logits" (B, T, K).
+
+    targets: of `Batch.class_targets`.
+    """
     token_logits = outputs["token_logits"]
-    repeated = labels.repeat_interleave(token_logits.shape[1])
+    repeated = targets.repeat_interleave(token_logits.shape[1], dim=0)
     return {
-        "classification": cross_entropy(outputs["logits"], labels),
+        "classification": cross_entropy(outputs["logits"], targets),
         "tokens": cross_entropy(token_logits.flatten(0, 1), repeated),
     }
 
@@ -153,7 +156,7 @@ def dice_loss(attention: Tensor, target: Tensor) -> Tensor:
 
 def region_tokens_losses(outputs: Outputs, batch: Batch, regions: tuple[str, ...]) -> LossParts:
     """`token_losses`, and for each region the Dice loss of its attention over the images that have its mask."""
-    parts = token_losses(outputs, batch.labels)
+    parts = token_losses(outputs, batch.class_targets)
     for region in regions:
         attention = outputs["attention"][region]
         target, has = region_target(batch, region, attention)

@@ -87,15 +87,15 @@ def pooled_net(backbone: Backbone, num_classes: int, options: PlainOptions) -> P
     return PlainNet(backbone, neck.width, num_classes, neck, bias=False)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """(sum over the images, number of images) of the cross-entropy of logits (B, K) at labels (B,)."""
-    total = functional.cross_entropy(logits.float(), labels, reduction="sum")
-    return total, torch.full((), float(len(labels)), device=total.device)
+def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """(sum over the images, number of images) of the cross-entropy of logits (B, K) at `Batch.class_targets`."""
+    total = functional.cross_entropy(logits.float(), targets, reduction="sum")
+    return total, torch.full((), float(len(targets)), device=total.device)
 
 
 def classification_loss(outputs: Outputs, batch: Batch) -> LossParts:
     """Cross-entropy of "logits" as the loss "classification"."""
-    return {"classification": cross_entropy(outputs["logits"], batch.labels)}
+    return {"classification": cross_entropy(outputs["logits"], batch.class_targets)}
 
 
 def plain_method(name: str, num_classes: int, options: Settings, net: nn.Module, min_side: int = 32) -> Method:

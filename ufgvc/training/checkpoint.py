@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ufgvc.core.errors import disk_errors
 from ufgvc.core.storage import Store, open_store
+from ufgvc.training.average import WeightAverage
 
 FILE = "state.pt"
 SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's list of the checkpoints that are complete
@@ -32,12 +33,13 @@ def write_checkpoint(
     best: dict[str, Any] | None,
     random: list[Tensor],
     run_id: str | None,
+    average: WeightAverage | None = None,
 ) -> None:
     """Writes <folder>/state.pt. UserError if the disk is full or cannot be written to.
 
     epoch: number of finished epochs.  history: one row of metrics an epoch.  random: state of each rank's generator.
     best: epoch, accuracy and weights ("net") of the best epoch so far, and (logits, labels) of its held-out training
-    images.
+    images.  average: of the net's weights, which then are the checkpoint's "net"; the net's own are "trained".
     """
     state = {
         "net": net.state_dict(),
@@ -49,6 +51,8 @@ def write_checkpoint(
         "random": random,
         "run_id": run_id,
     }
+    if average is not None:
+        state |= {"net": average.net.state_dict(), "trained": net.state_dict(), "averaged": average.steps}
     with disk_errors(folder / FILE), (folder / FILE).open("wb") as file:
         try:
             torch.save(state, file)

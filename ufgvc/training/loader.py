@@ -28,6 +28,7 @@ from ufgvc.training.settings import WorkerConfig
 Ints = NDArray[np.int64]
 EVAL_BATCH = 64
 AUGMENT_UNIFORMS = 4  # random numbers of an image for crop (2), flip and rotation
+SIZE_UNIFORMS = 2  # more of them for crops of random size: area and ratio
 
 
 def eval_batch(side: int, device: torch.device) -> int:
@@ -48,7 +49,7 @@ class BatchLoader:
     keys: hashes of the training images' ids, which seed their random numbers.  num_val: images over all ranks.
     train_indices: rows of the split that are trained on, over all ranks.  train_labels, train_groups: of these rows.
     val_images: the decoded split with the validation images; None without validation.  val_indices: this rank's images
-    in it.  val_labels: labels of that whole split.  num_uniforms: see `Method`.
+    in it.  val_labels: labels of that whole split.  num_uniforms: see `Method`.  num_classes: for softened labels.
     """
 
     config: WorkerConfig
@@ -64,6 +65,7 @@ class BatchLoader:
     val_labels: Ints
     device: torch.device
     num_uniforms: int = 0
+    num_classes: int = 0
 
     @property
     def num_train(self) -> int:
@@ -82,13 +84,21 @@ class BatchLoader:
 
     def augment(self, raw: RawBatch, epoch: int) -> Batch:
         """The training batch of decoded images: crop, flip and rotation depend on (seed, epoch, image) only."""
-        count = AUGMENT_UNIFORMS + self.num_uniforms
-        uniforms = per_image_uniforms(self.keys[raw.positions], self.config.seed, epoch, count)
-        masks = {region: unpack(bits, self.recipe.resize) for region, bits in raw.packed_masks.items()}
-        own = torch.from_numpy(uniforms[:, :AUGMENT_UNIFORMS])
-        images, cropped = augment(raw.images, masks, own, self.recipe.crop, self.recipe.rotate)
-        rest = torch.from_numpy(uniforms[:, AUGMENT_UNIFORMS:])
-        return Batch(images=images, labels=raw.labels, masks=cropped, has_mask=dict(raw.has_mask), uniforms=rest)
+        recipe, first, last = self.recipe, AUGMENT_UNIFORMS, AUGMENT_UNIFORMS + self.num_uniforms
+        # The method's numbers come before those that only some recipes need, so that these change no other.
+        count = last + (SIZE_UNIFORMS if recipe.crop_scale else 0)
+        uniforms = torch.from_numpy(per_image_uniforms(self.keys[raw.positions], self.config.seed, epoch, count))
+        masks = {region: unpack(bits, recipe.resize) for region, bits in raw.packed_masks.items()}
+        own = torch.cat([uniforms[:, :first], uniforms[:, last:]], dim=1)
+        images, cropped = augment(raw.images, masks, own, recipe.crop, recipe.rotate, recipe.crop_scale)
+        return Batch(
+            images=images,
+            labels=raw.labels,
+            masks=cropped,
+            has_mask=dict(raw.has_mask),
+            targets=soften_labels(raw.labels, self.num_classes, recipe.label_smoothing),
+            uniforms=uniforms[:, first:last],
+        )
 
     def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
         """This rank's validation images (B, 3, crop, crop) in [0, 1] and labels (B,), B <= EVAL_BATCH."""
@@ -97,6 +107,18 @@ class BatchLoader:
             at = self.val_indices[start : start + EVAL_BATCH]
             images = to_device(torch.from_numpy(self.val_images.images[at]), self.device)
             yield eval_view(images, self.recipe.crop), to_device(torch.from_numpy(self.val_labels[at]), self.device)
+
+
+def soften_labels(labels: Tensor, num_classes: int, smoothing: float) -> Tensor | None:
+    """Class probabilities (B, K) float32 of labels (B,): 1 - smoothing at the label, and smoothing / K at each class.
+
+    None without smoothing. It is torch's `cross_entropy(..., label_smoothing=smoothing)`.
+    """
+    if not smoothing:
+        return None
+    # Not torch's one_hot, which checks the labels' range and so waits for the GPU.
+    targets = torch.full((len(labels), num_classes), smoothing / num_classes, device=labels.device)
+    return targets.scatter_add(1, labels[:, None], torch.full_like(targets[:, :1], 1 - smoothing))
 
 
 def unpack(bits: Tensor, side: int) -> Tensor:
@@ -163,6 +185,7 @@ def make_loader(
         val_labels=val_labels,
         device=ranks.device,
         num_uniforms=num_uniforms,
+        num_classes=len(dataset.classes),
     )
 
 

@@ -1,4 +1,4 @@
-"""SGD with two parameter groups (backbone, head) and the learning rate schedules of a recipe."""
+"""The optimizers with their parameter groups (backbone, head) and the learning rate schedules of a recipe."""
 
 from __future__ import annotations
 
@@ -53,12 +53,16 @@ def train_mode(method: Method, model: nn.Module, stage: Stage) -> None:
 def parameter_groups(method: Method, stage: Stage) -> list[dict[str, Any]]:
     """Trainable parameters in the groups "backbone" and "head", for torch.optim; empty groups are omitted.
 
-    Each group's "initial_lr" is its learning rate before the schedule.
+    Each group's "initial_lr" is its learning rate before the schedule. With `adamw`, biases and the parameters of
+    norms, which have one dimension, are in groups of their own without weight decay, as in timm.
     """
-    groups: dict[str, list[nn.Parameter]] = {"backbone": [], "head": []}
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {
+        (name, decays): [] for name in ("backbone", "head") for decays in (True, False)
+    }
     for name, parameter in method.net.named_parameters():
         if parameter.requires_grad:
-            groups["head" if method.is_head(name) else "backbone"].append(parameter)
+            decays = stage.optimizer == "sgd" or parameter.ndim > 1
+            groups["head" if method.is_head(name) else "backbone", decays].append(parameter)
     rates = {"backbone": stage.lr, "head": stage.lr * stage.head_lr_factor}
     return [
         {
@@ -66,17 +70,20 @@ def parameter_groups(method: Method, stage: Stage) -> list[dict[str, Any]]:
             "name": name,
             "lr": rates[name],
             "initial_lr": rates[name],
-            "weight_decay": stage.weight_decay,
+            "weight_decay": stage.weight_decay if decays else 0.0,
         }
-        for name, parameters in groups.items()
+        for (name, decays), parameters in groups.items()
         if parameters
     ]
 
 
-def make_optimizer(method: Method, stage: Stage) -> torch.optim.SGD:
-    """Freezes the stage's frozen modules and returns SGD over the other parameters."""
+def make_optimizer(method: Method, stage: Stage) -> torch.optim.Optimizer:
+    """Freezes the stage's frozen modules and returns its optimizer over the other parameters."""
     freeze(method, stage)
-    return torch.optim.SGD(parameter_groups(method, stage), lr=stage.lr, momentum=stage.momentum)
+    groups = parameter_groups(method, stage)
+    if stage.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=stage.lr)
+    return torch.optim.SGD(groups, lr=stage.lr, momentum=stage.momentum)
 
 
 def lr_factor(stage: Stage, epoch: int, history: Sequence[Mapping[str, float]] = ()) -> float:

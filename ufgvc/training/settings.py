@@ -15,7 +15,8 @@ from ufgvc.core.places import WeightsPlace
 from ufgvc.core.types import MaskKind
 from ufgvc.data.dataset import Dataset, open_dataset
 from ufgvc.data.splits import HeldFold, pool_splits
-from ufgvc.methods.recipe import Recipe, Stage
+from ufgvc.methods.modern import modernise
+from ufgvc.methods.recipe import Recipe, Stage, added
 from ufgvc.runtime.resources import Device
 
 Validation = Literal["last", "holdout", "kfold", "test"]
@@ -28,6 +29,9 @@ class TrainSettings(Settings):
     """initial weights: imagenet (torchvision's), none, or the URI of a state dict (safetensors or torch.save)"""
     mask_kind: Annotated[MaskKind, tyro.conf.Suppress] = "box"
     """kind of the masks, for methods that need masks"""
+    recipe: Literal["published", "modern"] = added("published")
+    """published: as the method's authors train it; modern: AdamW, cosine, crops of random size, softened labels and
+    averaged weights, chosen for pretrained weights"""
     epochs: int | None = Field(None, ge=1)
     """passes over the training leaves"""
     batch_size: int | None = Field(None, ge=2)
@@ -119,9 +123,15 @@ class WorkerConfig:
 def apply_overrides(recipe: Recipe, settings: TrainSettings) -> Recipe:
     """The recipe with the user's settings. UserError for values that do not fit together.
 
-    Other epochs scale stages, steps and milestones of the schedule in proportion. Another learning rate scales the
-    rates of all stages by the same factor, so that the first stage has it. A crop without a resize keeps their ratio.
+    `modern` changes the published recipe first. Other epochs scale stages, steps and milestones of the schedule in
+    proportion. Another learning rate scales the rates of all stages by the same factor, so that the first stage has it.
+    A crop without a resize keeps their ratio.
     """
+    if settings.recipe == "modern":
+        if recipe.classifier_fit:
+            what = "the classifier is fitted to convergence on a frozen backbone, which has no other recipe"
+            raise UserError(what, where="train.recipe", fix="leave `--train.recipe` out")
+        recipe = modernise(recipe)
     stages = recipe.stages
     if recipe.classifier_fit and (settings.epochs is not None or settings.learning_rate is not None):
         name = "epochs" if settings.epochs is not None else "learning-rate"

@@ -20,6 +20,7 @@ from ufgvc.methods import build
 from ufgvc.methods.backbones import memory_format
 from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
+from ufgvc.training.average import WeightAverage
 from ufgvc.training.checkpoint import CheckpointSink, RunCheckpoint, write_checkpoint
 from ufgvc.training.ddp import Ranks, warm_up_ddp_buckets, wrap_ddp
 from ufgvc.training.fit import fit_epoch
@@ -28,6 +29,7 @@ from ufgvc.training.memory import memory_for_batches
 from ufgvc.training.optim import lr_at, make_optimizer, set_lr, stage_at, train_mode
 from ufgvc.training.settings import WorkerConfig
 from ufgvc.training.steps import Precision, choose_precision, eval_step, train_step, use_cudnn_benchmark
+from ufgvc.training.totals import EpochTotals
 
 # Held-out images whose logits are kept: enough to fit a temperature, and small in comparison with the weights.
 CALIBRATION_IMAGES = 20_000
@@ -42,37 +44,12 @@ def train_in_process(config: WorkerConfig, device: torch.device) -> dict[str, An
     return state
 
 
-class EpochTotals:
-    """Sums over the batches of a training epoch, on the device, so that no step waits for it."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.losses: dict[str, Tensor] = {}
-        self.correct = torch.zeros((), dtype=torch.int64, device=device)
-        self.rows = self.images = 0
-
-    def add(self, losses: dict[str, tuple[Tensor, Tensor]], correct: Tensor, rows: int, images: int) -> None:
-        """Adds a step's `StepResult`."""
-        for name, (total, number) in losses.items():
-            pair = torch.stack([total.detach().double(), number.detach().double()])
-            self.losses[name] = self.losses[name] + pair if name in self.losses else pair
-        self.correct, self.rows, self.images = self.correct + correct, self.rows + rows, self.images + images
-
-    def reduce(self, ranks: Ranks) -> Tensor:
-        """(number of losses + 2, 2) float64 on the CPU, summed over the ranks.
-
-        Rows: (sum, count) of each loss, (correct, rows), (images, images). A single transfer; it waits for the device.
-        """
-        accuracy = torch.stack([self.correct.double(), torch.full_like(self.correct, self.rows, dtype=torch.float64)])
-        images = torch.full((2,), float(self.images), dtype=torch.float64, device=self.device)
-        return ranks.sum(torch.stack([*self.losses.values(), accuracy, images])).cpu()
-
-
 @dataclass
 class Worker:
     """One rank of a training.  model: the method's net wrapped by DDP and torch.compile.
 
     history: metrics of the finished epochs.  best: see `write_checkpoint`.  marks: see `WorkerConfig`.
+    average: of the net's weights; None if the recipe has none.
     """
 
     config: WorkerConfig
@@ -90,6 +67,10 @@ class Worker:
     best: dict[str, Any] | None = None
     saved_at: float = field(default_factory=time.monotonic)
     marks: dict[str, float] = field(default_factory=dict)
+    average: WeightAverage | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.average = WeightAverage(self.method.net, self.recipe.ema_decay) if self.recipe.ema_decay else None
 
     @classmethod
     def start(
@@ -126,15 +107,18 @@ class Worker:
         worker = cls(config, recipe, ranks, precision, method, loader, sink, marks=marks)
         worker._enter_stage()
         if state:
-            worker._restore(state)
+            worker.restore(state)
         else:
             torch.manual_seed(config.seed * 1_000_003 + rank)
         return worker
 
-    def _restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on from a checkpoint.  state: of `read_checkpoint`."""
         self.epoch, self.history, self.best = state["epoch"], state["history"], state["best"]
         self._enter_stage()
-        self.method.net.load_state_dict(state["net"])
+        self.method.net.load_state_dict(state["net"] if self.average is None else state["trained"])
+        if self.average is not None:
+            self.average.restore(state["net"], state["averaged"])
         if state["stage"] == self.stage:
             self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random"][min(self.ranks.rank, len(state["random"]) - 1)])
@@ -202,6 +186,8 @@ class Worker:
                 reduce=self.ranks.sum,
                 world=self.ranks.world_size,
             )
+            if self.average is not None:
+                self.average.update(self.method.net)
             sums.add(done.losses, done.correct, done.count, done.images)
             self._mark_first_step()
             mark = time.monotonic()
@@ -254,7 +240,7 @@ class Worker:
             raise RuntimeError(f"evaluated {int(count)} of {self.loader.num_val} images")
         accuracy = correct / count
         if self.best is None or accuracy > self.best["accuracy"]:
-            weights = {name: tensor.detach().cpu().clone() for name, tensor in self.method.net.state_dict().items()}
+            weights = {name: tensor.detach().cpu().clone() for name, tensor in self.evaluated.state_dict().items()}
             held = [pair for rank in self.ranks.gather(scored) for pair in rank]
             self.best = {"epoch": self.epoch + 1, "accuracy": accuracy, "net": weights, "held": held}
         return {
@@ -264,9 +250,14 @@ class Worker:
             "validation_loss": loss / count,
         }
 
+    @property
+    def evaluated(self) -> nn.Module:
+        """The net whose weights are evaluated and saved."""
+        return self.method.net if self.average is None else self.average.net
+
     def _score_validation(self) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """This rank's (correct, count, loss) (3,) float64, and (logits, labels) of at most CALIBRATION_IMAGES."""
-        net = self.method.net.eval()
+        net = self.evaluated.eval()
         sums = torch.zeros(3, dtype=torch.float64, device=self.ranks.device)
         scored: list[tuple[Tensor, Tensor]] = []
         every = -(-self.loader.num_val // CALIBRATION_IMAGES)
@@ -295,6 +286,7 @@ class Worker:
             best=self.best,
             random=states,
             run_id=self.config.run_id,
+            average=self.average,
         )
         self.sink(folder, self.epoch)
         open_store(self.config.run).write_json("progress.json", {"checkpointed": self.epoch})

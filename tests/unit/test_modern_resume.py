@@ -1,0 +1,83 @@
+"""A modern training that is interrupted goes on to the same weights to the bit; what it saves are the averaged ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.unit.test_methods import CLASSES, small
+from ufgvc.core.types import REGIONS
+from ufgvc.data.cache import CachedSource, DecodedSplit
+from ufgvc.training.checkpoint import read_checkpoint
+from ufgvc.training.ddp import Ranks
+from ufgvc.training.loader import BatchLoader
+from ufgvc.training.settings import TrainSettings, WorkerConfig, apply_overrides
+from ufgvc.training.worker import Worker
+
+CPU = torch.device("cpu")
+LEAVES, SIDE, EPOCHS = 11, 72, 4
+
+
+def decoded() -> DecodedSplit:
+    random = np.random.default_rng(0)
+    bits = {region: random.integers(0, 255, (LEAVES, SIDE, SIDE // 8), dtype=np.uint8) for region in REGIONS}
+    images = random.integers(0, 255, (LEAVES, SIDE, SIDE, 3), dtype=np.uint8)
+    return DecodedSplit(images, bits, {region: np.ones(LEAVES, bool) for region in REGIONS})
+
+
+class Sink:
+    """Keeps the last checkpoint."""
+
+    state: dict[str, Any]
+
+    def __call__(self, folder: Path | None, epoch: int) -> None:
+        assert folder is not None
+        self.state = read_checkpoint(folder)
+
+
+def worker(name: str, folder: Path) -> Worker:
+    """A worker on random leaves, of which the last three are held out."""
+    settings = TrainSettings(recipe="modern", epochs=EPOCHS, batch_size=4, resize=SIDE, crop=64, validation="holdout")
+    method = small(name)
+    recipe = apply_overrides(method.recipe, settings)
+    method = replace(method, recipe=recipe)
+    labels = np.arange(LEAVES, dtype=np.int64) % CLASSES
+    data, train = decoded(), np.arange(LEAVES - 3)
+    config = WorkerConfig("", str(folder), name, {}, 0, recipe.model_dump(), settings, None, None, str(folder), 1)
+    source = CachedSource(data, labels, train, 4, 0, 0, 1, CPU)
+    held = DecodedSplit(data.images[:, 4:68, 4:68].copy(), {}, {})
+    loader = BatchLoader(
+        config, recipe, source, np.arange(LEAVES, dtype=np.uint64), train, labels[train], [None] * len(train), 3, held,
+        np.arange(LEAVES - 3, LEAVES), labels, CPU, method.num_uniforms, CLASSES,
+    )  # fmt: skip
+    return Worker(config, recipe, Ranks(0, 1, CPU), "fp32", method, loader, Sink())
+
+
+@pytest.mark.parametrize("name", ["mask_guided", "dcl"])
+def test_an_interrupted_training_ends_with_the_same_weights(name: str, tmp_path: Path) -> None:
+    whole = worker(name, tmp_path / "whole")
+    whole.run()
+    first = worker(name, tmp_path / "first")
+    first.step()
+    first.step()
+    first.save()
+    second = worker(name, tmp_path / "second")
+    second.restore(first.sink.state)
+    assert second.epoch == 2
+    second.run()
+    wanted, found = whole.sink.state, second.sink.state
+    for part in ("net", "trained"):
+        assert all(torch.equal(found[part][key], value) for key, value in wanted[part].items()), part
+    assert found["averaged"] == wanted["averaged"] == EPOCHS * 2
+    assert not torch.equal(found["net"]["classifier.weight"], found["trained"]["classifier.weight"])
+    for row, other in zip(found["history"], wanted["history"], strict=True):
+        assert {key: row[key] for key in ("loss", "validation_loss")} == {
+            key: other[key] for key in ("loss", "validation_loss")
+        }
+    for key, value in whole.best["net"].items():
+        assert torch.equal(second.best["net"][key], value)

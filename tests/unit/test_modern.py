@@ -47,9 +47,11 @@ def test_published_runs_keep_their_key() -> None:
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_modern_recipe_keeps_what_belongs_to_the_method(name: str) -> None:
-    published = small(name).recipe
-    modern = apply_overrides(published, MODERN)
-    assert modern == modernise(published)
+    method = small(name)
+    published = method.recipe
+    modern = apply_overrides(published, MODERN, method.whole_leaf)
+    assert modern == modernise(published, method.whole_leaf)
+    assert (modern.cutmix == 0) == (name == "leaf_traits"), "only it measures outlines"
     for field in ("batch_size", "resize", "crop", "rotate", "eval_view", "mirror", "epochs"):
         assert getattr(modern, field) == getattr(published, field), field
     assert [(stage.epochs, stage.frozen) for stage in modern.stages] == [

@@ -42,7 +42,7 @@ def read_space(
 def published_settings(method: str, options: Mapping[str, Any], train: TrainSettings) -> dict[str, Any]:
     """{"options": ..., "train": ...}: every setting, with the method's published value where the user gave none."""
     built = build(method, 2, **options)
-    recipe = apply_overrides(built.recipe, train)
+    recipe = apply_overrides(built.recipe, train, built.whole_leaf)
     from_recipe = {
         "learning_rate": recipe.stages[0].lr,
         "batch_size": recipe.batch_size,

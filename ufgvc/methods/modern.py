@@ -26,18 +26,18 @@ LABEL_SMOOTHING = 0.1
 EMA_DECAY = 0.999
 
 
-def modernise(recipe: Recipe) -> Recipe:
+def modernise(recipe: Recipe, whole_leaf: bool = False) -> Recipe:
     """The modern recipe: that of the method with AdamW, layer-wise rates, warm-up and cosine, crops of random size,
     colour jitter, CutMix, softened labels and averaged weights.
 
     What belongs to the method or to a fair comparison stays: its stages with their epochs and frozen modules, image
     sizes, batch size, rotation and view in evaluation. The values are for pretrained weights; those above are stated
-    by the sources they name, and the choice among them is ours.
+    by the sources they name, and the choice among them is ours.  whole_leaf: see `Method`; without CutMix.
     """
     changes = {
         "crop_scale": CROP_SCALE,
         "colour_jitter": COLOUR_JITTER,
-        "cutmix": CUTMIX,
+        "cutmix": 0.0 if whole_leaf else CUTMIX,
         "label_smoothing": LABEL_SMOOTHING,
         "ema_decay": EMA_DECAY,
         "stages": tuple(_modernise_stage(stage) for stage in recipe.stages),

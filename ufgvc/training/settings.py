@@ -122,18 +122,18 @@ class WorkerConfig:
         return replace(self, train=self.train.model_copy(update=changes))
 
 
-def apply_overrides(recipe: Recipe, settings: TrainSettings) -> Recipe:
+def apply_overrides(recipe: Recipe, settings: TrainSettings, whole_leaf: bool = False) -> Recipe:
     """The recipe with the user's settings. UserError for values that do not fit together.
 
     `modern` changes the published recipe first. Other epochs scale stages, steps and milestones of the schedule in
     proportion. Another learning rate scales the rates of all stages by the same factor, so that the first stage has it.
-    A crop without a resize keeps their ratio.
+    A crop without a resize keeps their ratio.  whole_leaf: of the recipe's method.
     """
     if settings.recipe == "modern":
         if recipe.classifier_fit:
             what = "the classifier is fitted to convergence on a frozen backbone, which has no other recipe"
             raise UserError(what, where="train.recipe", fix="leave `--train.recipe` out")
-        recipe = modernise(recipe)
+        recipe = modernise(recipe, whole_leaf)
     stages = recipe.stages
     if recipe.classifier_fit and (settings.epochs is not None or settings.learning_rate is not None):
         name = "epochs" if settings.epochs is not None else "learning-rate"

@@ -174,6 +174,21 @@ def test_a_killed_worker_changes_no_number(leaves: str, trained: TrainResult, tm
     assert all(np.array_equal(first[name].numpy(), second[name].numpy()) for name in first)
 
 
+@pytest.mark.slow  # tests/unit/test_modern_resume.py has one rank
+def test_a_killed_worker_changes_no_number_of_a_modern_training(leaves: str, tmp_path: Path) -> None:
+    settings = HELD_OUT | {"workers": 2, "cache": "host", "recipe": "modern", "early_stopping": 6}
+    whole = run(leaves, tmp_path / "whole", **settings)
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_a_worker_after, args=(2, tmp_path / "broken", killed), daemon=True)
+    killer.start()
+    broken = run(leaves, tmp_path / "broken", **settings)
+    killer.join()
+    assert killed, "no worker was killed, so the test shows nothing"
+    assert numbers(broken) == numbers(whole)
+    first, second = (dict(load_model(result.model).net.state_dict()) for result in (whole, broken))
+    assert all(np.array_equal(first[name].numpy(), second[name].numpy()) for name in first)
+
+
 @pytest.mark.parametrize("batch_size", [4, 13])
 def test_every_leaf_is_seen_once_and_streamed_leaves_are_the_cached_ones(
     leaves: str, tmp_path: Path, batch_size: int

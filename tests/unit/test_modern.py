@@ -47,9 +47,11 @@ def test_published_runs_keep_their_key() -> None:
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_modern_recipe_keeps_what_belongs_to_the_method(name: str) -> None:
-    published = small(name).recipe
-    modern = apply_overrides(published, MODERN)
-    assert modern == modernise(published)
+    method = small(name)
+    published = method.recipe
+    modern = apply_overrides(published, MODERN, method.whole_leaf)
+    assert modern == modernise(published, method.whole_leaf)
+    assert (modern.cutmix == 0) == (name == "leaf_traits"), "only it measures outlines"
     for field in ("batch_size", "resize", "crop", "rotate", "eval_view", "mirror", "epochs"):
         assert getattr(modern, field) == getattr(published, field), field
     assert [(stage.epochs, stage.frozen) for stage in modern.stages] == [
@@ -58,6 +60,18 @@ def test_a_modern_recipe_keeps_what_belongs_to_the_method(name: str) -> None:
     assert {(stage.optimizer, stage.schedule) for stage in modern.stages} == {("adamw", "cosine")}
     assert (modern.crop_scale, modern.label_smoothing) == (CROP_SCALE, LABEL_SMOOTHING)
     assert type(modern).model_validate(modern.model_dump(mode="json")) == modern
+
+
+def test_early_stopping_needs_held_out_leaves() -> None:
+    recipe = small("resnet50").recipe
+    made = apply_overrides(recipe, TrainSettings(early_stopping=7, validation="holdout"))
+    assert made.early_stopping == 7
+    for validation in ("last", "test"):
+        with pytest.raises(UserError, match=f"with validation {validation} no training leaves are held out") as caught:
+            apply_overrides(recipe, TrainSettings.model_validate({"early_stopping": 7, "validation": validation}))
+        assert "--train.validation holdout" in str(caught.value.fix)
+    with pytest.raises(UserError, match="without epochs"):
+        apply_overrides(build("linear_probe", 3, backbone="resnet18").recipe, TrainSettings(early_stopping=7))
 
 
 def test_settings_change_the_modern_recipe() -> None:
@@ -134,12 +148,10 @@ def test_an_image_without_a_rotation_has_no_black_edge() -> None:
 def test_softened_labels_are_the_label_smoothing_of_torch() -> None:
     logits, labels = torch.randn(7, CLASSES, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 4, 0, 2])
     targets = soften_labels(labels, CLASSES, 0.3)
-    assert targets is not None
     for row, label in zip(targets.tolist(), labels.tolist(), strict=True):
         assert row == pytest.approx([0.7 * (each == label) + 0.3 / CLASSES for each in range(CLASSES)])
     expected = functional.cross_entropy(logits, labels, label_smoothing=0.3)
     assert float(functional.cross_entropy(logits, targets.double())) == pytest.approx(float(expected))
-    assert soften_labels(labels, CLASSES, 0.0) is None
 
 
 def losses_of(method: Method, targets: Tensor | None) -> dict[str, float]:
@@ -168,7 +180,6 @@ def test_every_method_takes_class_probabilities(name: str) -> None:
 def test_dcl_softens_the_class_and_not_whether_a_view_is_shuffled() -> None:
     method = small("dcl")
     targets = soften_labels(tiny_batch(method).labels, CLASSES, 0.4)
-    assert targets is not None
     batch = method.views(replace(tiny_batch(method), targets=targets))
     adversary = torch.randn(8, 2 * CLASSES, dtype=torch.float64)
     outputs = {"logits": torch.zeros(8, CLASSES), "adversary": adversary, "location": torch.zeros(8, 49)}
@@ -185,6 +196,10 @@ def test_dcl_softens_the_class_and_not_whether_a_view_is_shuffled() -> None:
 # --- the optimizer
 
 
+def found_in_order(method: Method) -> list[str]:
+    return [name for name, _ in method.net.named_parameters()]
+
+
 def test_adamw_does_not_shrink_biases_and_norms() -> None:
     method = small("mask_guided")
     stage = modernise(method.recipe).stages[0]
@@ -197,9 +212,12 @@ def test_adamw_does_not_shrink_biases_and_norms() -> None:
         for parameter in group["params"]
     }
     assert found.keys() == set(named.values())
+    backbone = [name for name in found_in_order(method) if not method.is_head(name)]
     for name, parameter in method.net.named_parameters():
-        rate = stage.lr * (stage.head_lr_factor if method.is_head(name) else 1)
-        assert found[name] == (rate, 0.05 if parameter.ndim > 1 else 0.0), name
+        factor = stage.head_lr_factor if method.is_head(name) else 0.8 ** (11 - backbone.index(name) * 12 // 60)
+        assert found[name] == (pytest.approx(stage.lr * factor), 0.05 if parameter.ndim > 1 else 0.0), name
+    assert len(backbone) == 60
+    assert optimizer.param_groups[0]["lr"] == stage.lr, "the rate that is logged is that of the last layers"
 
 
 # --- averaged weights

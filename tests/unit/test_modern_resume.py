@@ -40,9 +40,9 @@ class Sink:
         self.state = read_checkpoint(folder)
 
 
-def worker(name: str, folder: Path) -> Worker:
+def worker(name: str, folder: Path, epochs: int = EPOCHS) -> Worker:
     """A worker on random leaves, of which the last three are held out."""
-    settings = TrainSettings(recipe="modern", epochs=EPOCHS, batch_size=4, resize=SIDE, crop=64, validation="holdout")
+    settings = TrainSettings(recipe="modern", epochs=epochs, batch_size=4, resize=SIDE, crop=64, validation="holdout")
     method = small(name)
     recipe = apply_overrides(method.recipe, settings)
     method = replace(method, recipe=recipe)
@@ -56,6 +56,29 @@ def worker(name: str, folder: Path) -> Worker:
         np.arange(LEAVES - 3, LEAVES), labels, CPU, method.num_uniforms, CLASSES,
     )  # fmt: skip
     return Worker(config, recipe, Ranks(0, 1, CPU), "fp32", method, loader, Sink())
+
+
+def test_a_training_stops_when_held_out_leaves_are_no_longer_named_better(tmp_path: Path) -> None:
+    patient = worker("resnet50", tmp_path, epochs=9)
+    patient.recipe = patient.recipe.model_copy(update={"early_stopping": 2})
+    scores = iter([0.3, 0.5, 0.5, 0.4])
+    # The accuracies are given: those of a real net would not stop at a known epoch.
+    patient._validate = lambda: note(patient, next(scores))  # type: ignore[method-assign]
+    patient.run()
+    assert patient.epoch == 4
+    assert patient.best == {"epoch": 2, "accuracy": 0.5}
+    again = worker("resnet50", tmp_path, epochs=9)
+    again.recipe = patient.recipe
+    again.restore(patient.sink.state)
+    assert again.stops_early, "a training that is started again stays ended"
+    again.run()
+    assert again.epoch == 4
+
+
+def note(patient: Worker, accuracy: float) -> dict[str, float]:
+    if patient.best is None or accuracy > patient.best["accuracy"]:
+        patient.best = {"epoch": patient.epoch + 1, "accuracy": accuracy}
+    return {"validation_accuracy": accuracy}
 
 
 @pytest.mark.parametrize("name", ["mask_guided", "dcl"])

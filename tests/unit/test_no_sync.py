@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,10 @@ from tests.unit.test_methods import CLASSES, small
 from ufgvc.core.types import REGIONS
 from ufgvc.data.cache import CachedSource, DecodedSplit, copy_to_device
 from ufgvc.data.transfer import to_device
-from ufgvc.methods import Method, Stage, names
+from ufgvc.methods import Method, Recipe, Stage, names
 from ufgvc.methods.leaf_traits import CumulativeBatchNorm
+from ufgvc.methods.modern import modernise
+from ufgvc.training.average import WeightAverage
 from ufgvc.training.loader import BatchLoader
 from ufgvc.training.optim import make_optimizer
 from ufgvc.training.steps import train_step
@@ -136,20 +139,30 @@ def give_gradients(net: nn.Module) -> None:
 
 
 def waits_of_an_epoch(
-    monkeypatch: pytest.MonkeyPatch, method: Method, resident: bool = True, rotate: float = 15.0
+    monkeypatch: pytest.MonkeyPatch,
+    method: Method,
+    resident: bool = True,
+    rotate: float = 15.0,
+    recipe: Callable[[Recipe], Recipe] = lambda published: published,
 ) -> list[str]:
     side = max(64, method.min_side)
     with fake_gpu() as waits:
         move(method.net)
         method.net.train()
-        optimizer = make_optimizer(method, Stage(epochs=1, lr=0.1, weight_decay=1e-4))
+        stage = Stage(epochs=1, lr=0.1, weight_decay=1e-4)
         feed = feed_of(method, resident, rotate, side)
+        feed = replace(feed, recipe=recipe(feed.recipe), num_classes=CLASSES)
+        modern = feed.recipe.ema_decay > 0
+        optimizer = make_optimizer(method, feed.recipe.stages[-1] if modern else stage)
+        average = WeightAverage(method.net, 0.9)
         monkeypatch.setattr(Tensor, "backward", lambda loss: give_gradients(method.net))
         waits.found.clear()
         steps = 0
         for batch in feed.training(0):
             assert batch.images.device == GPU
             train_step(method, method.net, batch, optimizer)
+            if modern:
+                average.update(method.net)
             steps += 1
     assert steps == 2
     return waits.found
@@ -158,6 +171,12 @@ def waits_of_an_epoch(
 @pytest.fixture(autouse=True)
 def _no_question_about_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ufgvc.training.steps.choose_precision", lambda wanted, device: "fp32")
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_no_modern_training_waits_for_the_gpu(resident: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = waits_of_an_epoch(monkeypatch, small("mask_guided"), resident, recipe=modernise)
+    assert not found, "\n".join(found)
 
 
 @pytest.mark.parametrize("name", names())

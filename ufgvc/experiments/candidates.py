@@ -96,7 +96,7 @@ def train_settings(candidate: Candidate, settings: TrainSettings) -> TrainSettin
     """
     own = {name: value for name, value in candidate.train.items() if getattr(settings, name) is None}
     if build(candidate.method, num_classes=2, **candidate.options).recipe.classifier_fit:
-        own |= {"epochs": None, "learning_rate": None, "recipe": "published"}
+        own |= {"epochs": None, "learning_rate": None, "recipe": "published", "early_stopping": None}
     return settings.model_copy(update=own)
 
 

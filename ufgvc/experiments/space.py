@@ -42,7 +42,7 @@ def read_space(
 def published_settings(method: str, options: Mapping[str, Any], train: TrainSettings) -> dict[str, Any]:
     """{"options": ..., "train": ...}: every setting, with the method's published value where the user gave none."""
     built = build(method, 2, **options)
-    recipe = apply_overrides(built.recipe, train)
+    recipe = apply_overrides(built.recipe, train, built.whole_leaf)
     from_recipe = {
         "learning_rate": recipe.stages[0].lr,
         "batch_size": recipe.batch_size,
@@ -50,15 +50,15 @@ def published_settings(method: str, options: Mapping[str, Any], train: TrainSett
         "crop": recipe.crop,
         "epochs": recipe.epochs,
     }
-    return {"options": built.options, "train": train.model_dump(mode="json") | from_recipe}
+    return {"options": built.options, "train": dict(train) | from_recipe}
 
 
 def paper_values(
     dimensions: Sequence[Dimension], method: str, options: Mapping[str, Any], train: TrainSettings
 ) -> dict[str, Any]:
     """The published value of every dimension, whatever the user's configuration says about it: trial 0."""
-    bare = {"options": _plain(options), "train": train.model_dump()}
-    defaults = TrainSettings().model_dump()
+    bare = {"options": _plain(options), "train": dict(train)}
+    defaults = dict(TrainSettings())
     for dimension in dimensions:
         section, *path = dimension.name.split(".")
         if section == "train":

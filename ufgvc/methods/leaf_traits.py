@@ -143,4 +143,5 @@ def build_leaf_traits(num_classes: int, init: str, options: LeafTraitsOptions) -
         loss_weights={"classification": 1.0, "tokens": options.token_weight},
         recipe=RECIPE,
         head=("classifier", "heads"),
+        whole_leaf=True,
     )

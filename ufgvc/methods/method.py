@@ -70,7 +70,8 @@ class Method:
     head: prefixes of the parameter names in `net` that are not pretrained; they form the optimizer's group "head".
     num_uniforms: random numbers that the views of an image need.  images_forwarded: cost of a training image in forward
     passes of a whole image (a view of half the side counts a quarter).  min_side: smallest crop in pixels.
-    regions: masks that training needs.  last_map: name of the output (B, C, h, w) before pooling.
+    regions: masks that training needs.  whole_leaf: whether the net measures the leaf's outline, which CutMix would
+    break.  last_map: name of the output (B, C, h, w) before pooling.
     options: all options as JSON values; build(name, num_classes, **options) and the state dict restore the method.
     """
 
@@ -87,6 +88,7 @@ class Method:
     num_uniforms: int = 0
     images_forwarded: float = 1.0
     min_side: int = 32
+    whole_leaf: bool = False
     last_map: str = "features"
 
     def is_head(self, parameter: str) -> bool:

@@ -12,6 +12,13 @@ LR, HEAD_LR_FACTOR, WEIGHT_DECAY = 1e-4, 10.0, 0.05
 WARMUP = 0.05
 # CLE-ViT's share of the area for cultivars: a leaf photograph has one object, which smaller crops would cut to pieces.
 CROP_SCALE = (0.67, 1.0)
+# CLE-ViT's for cultivars, without a change of hue: green tells them apart.
+COLOUR_JITTER = 0.3
+# Every second image, as in timm's recipes with CutMix. CutMix and not mixup: the pixels stay those of a leaf, and the
+# masks are cut like them.
+CUTMIX = 0.5
+# Between neighbouring twelfths of the backbone, as in ConvNeXt's fine-tuning: few leaves should not change its edges.
+LAYER_DECAY = 0.8
 # Usual since Inception-v3. With two leaves a cultivar a net is soon sure of all labels.
 LABEL_SMOOTHING = 0.1
 # Of a step; short trainings average over less, see `WeightAverage`. timm's and torchvision's are 0.9998 and more, for
@@ -19,16 +26,18 @@ LABEL_SMOOTHING = 0.1
 EMA_DECAY = 0.999
 
 
-def modernise(recipe: Recipe) -> Recipe:
-    """The modern recipe: that of the method with AdamW, warm-up and cosine, crops of random size, softened labels and
-    averaged weights.
+def modernise(recipe: Recipe, whole_leaf: bool = False) -> Recipe:
+    """The modern recipe: that of the method with AdamW, layer-wise rates, warm-up and cosine, crops of random size,
+    colour jitter, CutMix, softened labels and averaged weights.
 
     What belongs to the method or to a fair comparison stays: its stages with their epochs and frozen modules, image
     sizes, batch size, rotation and view in evaluation. The values are for pretrained weights; those above are stated
-    by the sources they name, and the choice among them is ours.
+    by the sources they name, and the choice among them is ours.  whole_leaf: see `Method`; without CutMix.
     """
     changes = {
         "crop_scale": CROP_SCALE,
+        "colour_jitter": COLOUR_JITTER,
+        "cutmix": 0.0 if whole_leaf else CUTMIX,
         "label_smoothing": LABEL_SMOOTHING,
         "ema_decay": EMA_DECAY,
         "stages": tuple(_modernise_stage(stage) for stage in recipe.stages),
@@ -42,6 +51,7 @@ def _modernise_stage(stage: Stage) -> Stage:
         lr=LR,
         head_lr_factor=HEAD_LR_FACTOR,
         optimizer="adamw",
+        layer_decay=LAYER_DECAY,
         weight_decay=WEIGHT_DECAY,
         schedule="cosine",
         warmup_epochs=round(WARMUP * stage.epochs),

@@ -23,6 +23,12 @@ class Stage(Settings):
         1.0, gt=0, description="learning rate of the new layers, as a multiple of the backbone's"
     )
     optimizer: Literal["sgd", "adamw"] = added("sgd", "sgd with momentum, or adamw")
+    layer_decay: float = added(
+        1.0,
+        "factor of the backbone's learning rate from one twelfth of its tensors to the one below; the last has `lr`",
+        gt=0,
+        le=1,
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
     weight_decay: float = Field(
         0.0, ge=0, description="L2 penalty on the weights; of `adamw` decoupled, and not on biases and norms"
@@ -67,12 +73,21 @@ class Recipe(Settings):
         "smallest and largest share of the image's area in a crop of random size, resized to `crop`; none: the crop "
         "has `crop` pixels a side",
     )
+    colour_jitter: float = added(
+        0.0, "brightness, contrast and saturation of training images change by up to this share", ge=0, le=1
+    )
+    cutmix: float = added(
+        0.0, "share of training images that get a rectangle of another one, with its share of the label", ge=0, le=1
+    )
     label_smoothing: float = added(0.0, "share of each label that is spread evenly over all classes", ge=0, lt=1)
     ema_decay: float = added(
         0.0,
         "decay of a moving average of the weights over the steps, which is evaluated and saved; 0: no average",
         ge=0,
         lt=1,
+    )
+    early_stopping: int = added(
+        0, "epochs without a better accuracy on held-out leaves after which the training ends; 0: it never does", ge=0
     )
     eval_view: Literal["resize", "center_crop"] = Field(
         "resize",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +13,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ufgvc.core.errors import UserError
 from ufgvc.data.augment import augment, eval_view, image_key, per_image_uniforms
 from ufgvc.data.cache import CachedSource, DecodedSplit, copy_to_device, decoded_size, load_decoded_split
 from ufgvc.data.dataset import Dataset, read_index
+from ufgvc.data.mixing import (
+    COLOUR_UNIFORMS,
+    CUTMIX_UNIFORMS,
+    choose_partners,
+    jitter_colours,
+    mix,
+    rectangles,
+)
 from ufgvc.data.splits import holdout_indices, kfold_indices
 from ufgvc.data.stream import BatchSource, RawBatch, StreamedSource
 from ufgvc.data.transfer import to_device
@@ -27,8 +36,9 @@ from ufgvc.training.settings import WorkerConfig
 
 Ints = NDArray[np.int64]
 EVAL_BATCH = 64
-AUGMENT_UNIFORMS = 4  # random numbers of an image for crop (2), flip and rotation
-SIZE_UNIFORMS = 2  # more of them for crops of random size: area and ratio
+# Random numbers of an image, in their order: crop (2), flip and rotation; the method's; area and ratio of crops of
+# random size; colours; CutMix.
+UNIFORMS = {"crop": 4, "method": 0, "size": 2, "colour": COLOUR_UNIFORMS, "cutmix": CUTMIX_UNIFORMS}
 
 
 def eval_batch(side: int, device: torch.device) -> int:
@@ -83,22 +93,61 @@ class BatchLoader:
             yield self.augment(raw, epoch)
 
     def augment(self, raw: RawBatch, epoch: int) -> Batch:
-        """The training batch of decoded images: crop, flip and rotation depend on (seed, epoch, image) only."""
-        recipe, first, last = self.recipe, AUGMENT_UNIFORMS, AUGMENT_UNIFORMS + self.num_uniforms
-        # The method's numbers come before those that only some recipes need, so that these change no other.
-        count = last + (SIZE_UNIFORMS if recipe.crop_scale else 0)
-        uniforms = torch.from_numpy(per_image_uniforms(self.keys[raw.positions], self.config.seed, epoch, count))
+        """The training batch of decoded images: all that is random depends on (seed, epoch, image) only."""
+        uniforms = self._uniforms(raw.positions, epoch)
+        images, masks = self._view(raw, uniforms)
+        labels, has_mask = raw.labels, dict(raw.has_mask)
+        soft = self.recipe.label_smoothing or self.recipe.cutmix
+        targets = soften_labels(labels, self.num_classes, self.recipe.label_smoothing) if soft else None
+        if self.recipe.cutmix and targets is not None:
+            images, masks, has_mask, targets = self._cutmix(images, masks, has_mask, targets, uniforms, epoch)
+        return Batch(images, labels, masks, has_mask, targets, uniforms=torch.from_numpy(uniforms["method"]))
+
+    def _uniforms(self, positions: Ints, epoch: int) -> dict[str, NDArray[np.float64]]:
+        """Random numbers (B, n) of images; those that only modern recipes need come last and so change no other."""
+        counts = UNIFORMS | {"method": self.num_uniforms}
+        uniforms = per_image_uniforms(self.keys[positions], self.config.seed, epoch, sum(counts.values()))
+        parts = np.split(uniforms, np.cumsum(list(counts.values()))[:-1], axis=1)
+        return dict(zip(counts, parts, strict=True))
+
+    def _view(self, raw: RawBatch, uniforms: Mapping[str, NDArray[np.float64]]) -> tuple[Tensor, dict[str, Tensor]]:
+        recipe = self.recipe
         masks = {region: unpack(bits, recipe.resize) for region, bits in raw.packed_masks.items()}
-        own = torch.cat([uniforms[:, :first], uniforms[:, last:]], dim=1)
-        images, cropped = augment(raw.images, masks, own, recipe.crop, recipe.rotate, recipe.crop_scale)
-        return Batch(
-            images=images,
-            labels=raw.labels,
-            masks=cropped,
-            has_mask=dict(raw.has_mask),
-            targets=soften_labels(raw.labels, self.num_classes, recipe.label_smoothing),
-            uniforms=uniforms[:, first:last],
-        )
+        geometry = torch.from_numpy(np.concatenate([uniforms["crop"], uniforms["size"]], axis=1))
+        images, masks = augment(raw.images, masks, geometry, recipe.crop, recipe.rotate, recipe.crop_scale)
+        if recipe.colour_jitter:
+            images = jitter_colours(images, torch.from_numpy(uniforms["colour"]), recipe.colour_jitter)
+        return images, masks
+
+    def _cutmix(
+        self,
+        images: Tensor,
+        masks: dict[str, Tensor],
+        has_mask: dict[str, Tensor],
+        targets: Tensor,
+        uniforms: Mapping[str, NDArray[np.float64]],
+        epoch: int,
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor], Tensor]:
+        """Pastes rectangles of other training images, as these look in this epoch, and mixes masks and targets alike.
+
+        An image has a mask after it if both had one.
+        """
+        assert isinstance(self.source, CachedSource)
+        rows, chosen = choose_partners(uniforms["cutmix"], self.recipe.cutmix, self.num_train)
+        if len(rows) == 0:
+            return images, masks, has_mask, targets
+        partners = self.source.gather(self.train_indices[chosen])
+        edges, share = rectangles(uniforms["cutmix"][rows], self.recipe.crop)
+        at, where = (to_device(torch.from_numpy(each), self.device) for each in (rows, edges))
+        others = self._view(partners, self._uniforms(partners.positions, epoch))
+        images, masks = mix(images, masks, others, at, where)
+        has_mask = {
+            region: has.index_copy(0, at, has[at] & partners.has_mask[region]) for region, has in has_mask.items()
+        }
+        other = soften_labels(partners.labels, self.num_classes, self.recipe.label_smoothing)
+        part = to_device(torch.from_numpy(share).float()[:, None], self.device)
+        mixed = targets[at] * (1 - part) + other * part
+        return images, masks, has_mask, targets.index_copy(0, at, mixed)
 
     def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
         """This rank's validation images (B, 3, crop, crop) in [0, 1] and labels (B,), B <= EVAL_BATCH."""
@@ -109,13 +158,11 @@ class BatchLoader:
             yield eval_view(images, self.recipe.crop), to_device(torch.from_numpy(self.val_labels[at]), self.device)
 
 
-def soften_labels(labels: Tensor, num_classes: int, smoothing: float) -> Tensor | None:
+def soften_labels(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
     """Class probabilities (B, K) float32 of labels (B,): 1 - smoothing at the label, and smoothing / K at each class.
 
-    None without smoothing. It is torch's `cross_entropy(..., label_smoothing=smoothing)`.
+    It is torch's `cross_entropy(..., label_smoothing=smoothing)`.
     """
-    if not smoothing:
-        return None
     # Not torch's one_hot, which checks the labels' range and so waits for the GPU.
     targets = torch.full((len(labels), num_classes), smoothing / num_classes, device=labels.device)
     return targets.scatter_add(1, labels[:, None], torch.full_like(targets[:, :1], 1 - smoothing))
@@ -196,6 +243,11 @@ def _source(
     with_masks, device, folder = config.mask_kind is not None, ranks.device, Path(config.cache_folder)
     common = (labels, train, recipe.batch_size, config.seed, ranks.rank, ranks.world_size, device)
     where = choose_cache(config.train.cache, len(labels), recipe.resize, with_masks, device, folder)
+    if where == "none" and recipe.cutmix:
+        what = (
+            "CutMix needs the decoded images at hand, which are streamed here: on a disk that is too small, or as set"
+        )
+        raise UserError(what, where="train.cache", fix="use `--train.cache host`, or `--train.recipe published`")
     if where == "none":
         return StreamedSource(dataset, config.mask_kind, recipe.resize, *common, split=config.split)
     data = load_decoded_split(dataset, config.split, recipe.resize, config.mask_kind, config.mask_fingerprint, folder)

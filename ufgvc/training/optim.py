@@ -14,6 +14,8 @@ from ufgvc.core.errors import UserError
 from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Stage
 
+LAYERS = 12  # parts of a backbone that differ in their learning rate, as in ConvNeXt's fine-tuning
+
 
 def freeze(method: Method, stage: Stage) -> None:
     """Sets `requires_grad` of all parameters: False in the stage's frozen modules, else True.
@@ -54,27 +56,36 @@ def parameter_groups(method: Method, stage: Stage) -> list[dict[str, Any]]:
     """Trainable parameters in the groups "backbone" and "head", for torch.optim; empty groups are omitted.
 
     Each group's "initial_lr" is its learning rate before the schedule. With `adamw`, biases and the parameters of
-    norms, which have one dimension, are in groups of their own without weight decay, as in timm.
+    norms, which have one dimension, are in groups of their own without weight decay, as in timm. With `layer_decay`,
+    each of LAYERS equal parts of the backbone's tensors, in their order, has its own groups, the last part first.
     """
-    groups: dict[tuple[str, bool], list[nn.Parameter]] = {
-        (name, decays): [] for name in ("backbone", "head") for decays in (True, False)
-    }
+    layers = _layers(method) if stage.layer_decay < 1 else {}
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
     for name, parameter in method.net.named_parameters():
-        if parameter.requires_grad:
-            decays = stage.optimizer == "sgd" or parameter.ndim > 1
-            groups["head" if method.is_head(name) else "backbone", decays].append(parameter)
-    rates = {"backbone": stage.lr, "head": stage.lr * stage.head_lr_factor}
-    return [
-        {
-            "params": parameters,
-            "name": name,
-            "lr": rates[name],
-            "initial_lr": rates[name],
+        if not parameter.requires_grad:
+            continue
+        decays = stage.optimizer == "sgd" or parameter.ndim > 1
+        above = layers.get(name, 0)
+        head = method.is_head(name)
+        rate = stage.lr * (stage.head_lr_factor if head else stage.layer_decay**above)
+        group: dict[str, Any] = {
+            "params": [],
+            "name": "head" if head else "backbone",
+            "lr": rate,
+            "initial_lr": rate,
             "weight_decay": stage.weight_decay if decays else 0.0,
         }
-        for (name, decays), parameters in groups.items()
-        if parameters
-    ]
+        groups.setdefault((LAYERS if head else above, not decays), group)["params"].append(parameter)
+    return [groups[key] for key in sorted(groups)]
+
+
+def _layers(method: Method) -> dict[str, int]:
+    """{name: number of parts above it} of the backbone's parameters, which are in the order of their layers.
+
+    In timm and torchvision they are; timm's own groups need its own models.
+    """
+    names = [name for name, _ in method.net.named_parameters() if not method.is_head(name)]
+    return {name: LAYERS - 1 - place * LAYERS // len(names) for place, name in enumerate(names)}
 
 
 def make_optimizer(method: Method, stage: Stage) -> torch.optim.Optimizer:

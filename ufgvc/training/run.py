@@ -135,7 +135,7 @@ def make_worker_config(
     masks: fingerprint of the masks; None for methods without masks.  runs: URI of the folder of all runs.
     held_fold: see `WorkerConfig`.
     """
-    recipe = apply_overrides(method.recipe, settings)
+    recipe = apply_overrides(method.recipe, settings, method.whole_leaf)
     identity: dict[str, Any] = {
         "method": method.name,
         "options": dict(method.options),

@@ -42,6 +42,8 @@ class TrainSettings(Settings):
     """side in pixels to which photographs are resized before the random crop"""
     crop: int | None = Field(None, ge=32)
     """side in pixels of the random crop, and of the images in evaluation"""
+    early_stopping: int | None = added(None, ge=1)
+    """epochs without a better accuracy on held-out leaves (`holdout`, `kfold`) after which the training ends"""
     validation: Validation = "last"
     """epoch that is saved: last; the best on leaves held out of the training split (holdout, kfold) or on test"""
     holdout: float = Field(0.34, gt=0, le=0.5)
@@ -120,18 +122,18 @@ class WorkerConfig:
         return replace(self, train=self.train.model_copy(update=changes))
 
 
-def apply_overrides(recipe: Recipe, settings: TrainSettings) -> Recipe:
+def apply_overrides(recipe: Recipe, settings: TrainSettings, whole_leaf: bool = False) -> Recipe:
     """The recipe with the user's settings. UserError for values that do not fit together.
 
     `modern` changes the published recipe first. Other epochs scale stages, steps and milestones of the schedule in
     proportion. Another learning rate scales the rates of all stages by the same factor, so that the first stage has it.
-    A crop without a resize keeps their ratio.
+    A crop without a resize keeps their ratio.  whole_leaf: of the recipe's method.
     """
     if settings.recipe == "modern":
         if recipe.classifier_fit:
             what = "the classifier is fitted to convergence on a frozen backbone, which has no other recipe"
             raise UserError(what, where="train.recipe", fix="leave `--train.recipe` out")
-        recipe = modernise(recipe)
+        recipe = modernise(recipe, whole_leaf)
     stages = recipe.stages
     if recipe.classifier_fit and (settings.epochs is not None or settings.learning_rate is not None):
         name = "epochs" if settings.epochs is not None else "learning-rate"
@@ -148,11 +150,24 @@ def apply_overrides(recipe: Recipe, settings: TrainSettings) -> Recipe:
         what = f"a crop of {crop} px does not fit into an image resized to {resize} px"
         fix = f"use `--train.resize {crop}` or more, or `--train.crop {resize}` or less"
         raise UserError(what, where="train.crop", fix=fix)
+    if settings.early_stopping is not None:
+        _check_early_stopping(recipe, settings)
     changes = {"stages": stages, "crop": crop, "resize": resize, "batch_size": settings.batch_size or recipe.batch_size}
+    changes["early_stopping"] = settings.early_stopping or recipe.early_stopping
     try:
         return Recipe.model_validate(recipe.model_dump() | changes)
     except ValidationError as error:
         raise describe_validation(error, "train") from None
+
+
+def _check_early_stopping(recipe: Recipe, settings: TrainSettings) -> None:
+    """UserError if there are no held-out leaves to stop by, or no epochs to leave out."""
+    where, fix = "train.early_stopping", "leave `--train.early-stopping` out"
+    if recipe.classifier_fit:
+        raise UserError("the classifier is fitted to convergence, without epochs", where=where, fix=fix)
+    if settings.validation not in ("holdout", "kfold"):
+        what = f"with validation {settings.validation} no training leaves are held out by which to stop"
+        raise UserError(what, where=where, fix=f"use `--train.validation holdout`, or {fix}")
 
 
 def rescale_schedule(stages: tuple[Stage, ...], epochs: int) -> tuple[Stage, ...]:

@@ -125,10 +125,16 @@ class Worker:
 
     def run(self) -> dict[str, Any] | None:
         """Trains to the last epoch and saves a checkpoint. Returns the last epoch's metrics on rank 0."""
-        while self.epoch < self.recipe.epochs:
+        while self.epoch < self.recipe.epochs and not self.stops_early:
             self.step()
         self.save()
         return self.history[-1] if self.ranks.rank == 0 else None
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether the accuracy on held-out leaves has not improved for as many epochs as the recipe waits."""
+        wait = self.recipe.early_stopping
+        return wait > 0 and self.best is not None and self.epoch - self.best["epoch"] >= wait
 
     def step(self) -> dict[str, float]:
         """One epoch: train, validate, log. Saves a checkpoint if one is due, except after the last epoch."""

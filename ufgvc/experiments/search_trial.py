@@ -45,6 +45,7 @@ def run_trials(
         log.info("%d trials were finished before, %d are resumed", len(trials.finished), len(trials.unfinished))
     with InBackground(on_result) as record:
         for trial, result in trials.finished:
+            _delete_checkpoints(store, trial)  # a kill may have come between its result and this
             record(trial, result)
         if searcher.remaining:
             known = [result for _, result in trials.finished]

@@ -129,6 +129,7 @@ def run_jobs(
 
     with InBackground(on_outcome) as record:
         for outcome in outcomes.values():
+            outcome.job.store.child("checkpoints").delete_tree()  # a kill may have come between its result and this
             record(outcome)
 
         def on_end(index: int, error: str | None) -> str:

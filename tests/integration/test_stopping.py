@@ -21,7 +21,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
-    ("number", "shared"), [(signal.SIGINT, True), pytest.param(signal.SIGTERM, False, marks=pytest.mark.slow)]
+    ("number", "shared"),
+    [
+        (signal.SIGINT, True),
+        pytest.param(signal.SIGINT, False, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, False, marks=pytest.mark.slow),
+    ],
 )
 def test_a_training_that_is_stopped(
     number: signal.Signals, shared: bool, ray_head: dict[str, str], tmp_path: Path
@@ -56,7 +61,8 @@ def test_a_training_that_is_stopped(
     text = (tmp_path / "log").read_text()
     assert code == 128 + number, text
     assert "stopped; the same command continues from the last checkpoint" in text
-    ours = [line for line in text.splitlines() if " pid=" not in line]  # without what Ray's own processes print
+    # One of Ray's own actors may end with an error of its own when the driver that it watches is gone.
+    ours = [line for line in text.splitlines() if "(PlacementGroupCleaner pid=" not in line]
     assert not [line for line in ours if "Traceback" in line], text
     client = MlflowClient(f"sqlite:///{runs / 'mlflow.db'}")
     (run,) = client.search_runs([each.experiment_id for each in client.search_experiments()])

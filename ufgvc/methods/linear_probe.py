@@ -13,7 +13,7 @@ from ufgvc.methods.backbones import Backbone, build_backbone
 from ufgvc.methods.layers.stages import StageMaps, choose_stages, list_stages, region_statistics
 from ufgvc.methods.method import Method, Outputs, method
 from ufgvc.methods.recipe import Recipe, Stage
-from ufgvc.methods.resnet50 import classification_loss
+from ufgvc.methods.resnet50 import plain_method
 
 # The stage is for whoever trains the classifier by gradient steps in spite of `classifier_fit`, as tests do.
 RECIPE = Recipe(
@@ -76,23 +76,10 @@ def whole_image(images: Tensor) -> Tensor:
     return torch.ones_like(images[:, :1])
 
 
-def probe_method(name: str, num_classes: int, options: Settings, net: ProbeNet, recipe: Recipe) -> Method:
-    """The `Method` of a net whose classifier is fitted on the embeddings of its frozen backbone."""
-    return Method(
-        name=name,
-        num_classes=num_classes,
-        options=options.model_dump(mode="json"),
-        net=net,
-        losses=classification_loss,
-        loss_weights={"classification": 1.0},
-        recipe=recipe,
-    )
-
-
 @method("linear_probe", ProbeOptions)
 def build_linear_probe(num_classes: int, init: str, options: ProbeOptions) -> Method:
     """`Method` of the linear probe; see `ufgvc.methods.build`."""
     backbone = build_backbone(options.backbone, init)
     maps = StageMaps(choose_stages(list_stages(backbone), options.stages, with_last=True))
     net = ProbeNet(backbone, maps, whole_image, 1, num_classes)
-    return probe_method("linear_probe", num_classes, options, net, RECIPE)
+    return plain_method("linear_probe", num_classes, options, net, recipe=RECIPE)

@@ -13,8 +13,9 @@ from pydantic import Field
 from ufgvc.methods.backbones import build_backbone
 from ufgvc.methods.layers.leaf_parts import leaf_parts
 from ufgvc.methods.layers.stages import StageMaps, choose_stages, list_stages
-from ufgvc.methods.linear_probe import RECIPE, ProbeNet, ProbeOptions, probe_method
+from ufgvc.methods.linear_probe import RECIPE, ProbeNet, ProbeOptions
 from ufgvc.methods.method import Method, method
+from ufgvc.methods.resnet50 import plain_method
 
 SIDE = 640  # pixels
 
@@ -38,4 +39,4 @@ def build_part_probe(num_classes: int, init: str, options: PartProbeOptions) -> 
     regions = functools.partial(leaf_parts, parts=options.parts)
     net = ProbeNet(backbone, maps, regions, options.parts, num_classes)
     recipe = RECIPE.model_copy(update={"resize": SIDE, "crop": SIDE})
-    return probe_method("part_probe", num_classes, options, net, recipe)
+    return plain_method("part_probe", num_classes, options, net, recipe=recipe)

@@ -98,8 +98,10 @@ def classification_loss(outputs: Outputs, batch: Batch) -> LossParts:
     return {"classification": cross_entropy(outputs["logits"], batch.class_targets)}
 
 
-def plain_method(name: str, num_classes: int, options: Settings, net: nn.Module, min_side: int = 32) -> Method:
-    """The `Method` of a net that is trained by cross-entropy only, with the recipe of all plain nets."""
+def plain_method(
+    name: str, num_classes: int, options: Settings, net: nn.Module, min_side: int = 32, recipe: Recipe = RECIPE
+) -> Method:
+    """The `Method` of a net that is trained by cross-entropy only; the default is the recipe of all plain nets."""
     return Method(
         name=name,
         num_classes=num_classes,
@@ -107,7 +109,7 @@ def plain_method(name: str, num_classes: int, options: Settings, net: nn.Module,
         net=net,
         losses=classification_loss,
         loss_weights={"classification": 1.0},
-        recipe=RECIPE,
+        recipe=recipe,
         min_side=min_side,
     )
 

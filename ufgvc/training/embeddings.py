@@ -23,6 +23,7 @@ from ufgvc.methods.method import Method
 from ufgvc.training.loader import BatchLoader, eval_batch
 
 Ints = NDArray[np.int64]
+FORMULA = 1  # to be raised when the nets pool otherwise: files of older versions must not be found then
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def embed_training_images(method: Method, loader: BatchLoader, device: torch.dev
 def _find_or_embed(method: Method, images: np.memmap, device: torch.device) -> NDArray[np.float32]:
     """Rows (N, V, D) of all decoded images (N, R, R, 3), from a file next to theirs if another process made it."""
     folder = Path(str(images.filename)).parent
-    key = short_key([_digest(method), method.name, method.options, method.recipe.crop, method.recipe.mirror])
+    key = short_key([FORMULA, _digest(method), method.name, method.options, method.recipe.crop, method.recipe.mirror])
     target = folder.with_name(f"{folder.name}.embeddings-{key}.npy")
     with FileLock(target.with_name(f".{target.name}.lock")):
         if not target.exists():

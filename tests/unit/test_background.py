@@ -32,12 +32,12 @@ class Slow:
         self.seen.append(ended)
 
 
-def fake_job(name: str) -> Any:
-    return SimpleNamespace(name=name)
+def fake_job(name: str, folder: Path) -> Any:
+    return SimpleNamespace(name=name, store=open_store(str(folder / name)))
 
 
 def test_jobs_end_while_another_is_recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    record, jobs = Slow(), [fake_job("done before"), fake_job("ends now")]
+    record, jobs = Slow(), [fake_job("done before", tmp_path), fake_job("ends now", tmp_path)]
     results = {"done before": {"train_accuracy": 1.0, "seconds": 1.0}}
     monkeypatch.setattr(training_job, "load_result", lambda job: results.get(job.name))
 
@@ -47,9 +47,11 @@ def test_jobs_end_while_another_is_recorded(monkeypatch: pytest.MonkeyPatch, tmp
             assert "50.0 %" in on_end(item, None)
         record.loop_went_on.set()
 
+    jobs[0].store.write_bytes("checkpoints/state.pt", b"left by a kill after the result")
     monkeypatch.setattr(training_job, "run", loop)
     outcomes = training_job.run_jobs(jobs, RESOURCES, open_store(str(tmp_path)), 0, record)
     assert [outcome for (outcome,) in record.seen] == outcomes, "all are recorded, in order, when the call returns"
+    assert not jobs[0].store.list()
 
 
 @pytest.mark.parametrize("result", [None, {"train_accuracy": 1.0, "seconds": 1.0}])
@@ -59,11 +61,13 @@ def test_a_result_counts_though_the_process_was_lost(
     results: list[Any] = [None, result]
     monkeypatch.setattr(training_job, "load_result", lambda job: results.pop(0))
     monkeypatch.setattr(training_job, "run", lambda items, execute, on_end, *_: on_end(0, LOST))
-    (outcome,) = training_job.run_jobs([fake_job("a")], RESOURCES, open_store(str(tmp_path)), 0, lambda outcome: None)
+    (outcome,) = training_job.run_jobs(
+        [fake_job("a", tmp_path)], RESOURCES, open_store(str(tmp_path)), 0, lambda outcome: None
+    )
     assert (outcome.result, outcome.error) == (result, None if result else LOST)
 
 
-def test_trials_end_while_another_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trials_end_while_another_is_recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     record, trials = Slow(), [TrialConfig(0, {}), TrialConfig(1, {})]
     result = SimpleNamespace(state="failed", error="no memory")
     log = SimpleNamespace(finished=[(trials[0], result)], unfinished=[], started=[trials[0]])
@@ -72,6 +76,8 @@ def test_trials_end_while_another_is_recorded(monkeypatch: pytest.MonkeyPatch) -
         load_config=lambda number: trials[number],
         load_result=lambda trial: result,
         trial=None,
+        folds=1,
+        fold=lambda number, fold: open_store(str(tmp_path / f"{number}-{fold}")),
         folder="/tmp",
         train=SimpleNamespace(workers=1),
     )
@@ -94,4 +100,4 @@ def test_an_error_of_the_recording_is_raised(monkeypatch: pytest.MonkeyPatch, tm
 
     monkeypatch.setattr(training_job, "load_result", lambda job: {"correct": 1})
     with pytest.raises(OSError, match="the disk is full"):
-        training_job.run_jobs([fake_job("a")], RESOURCES, open_store(str(tmp_path)), 0, fail)
+        training_job.run_jobs([fake_job("a", tmp_path)], RESOURCES, open_store(str(tmp_path)), 0, fail)

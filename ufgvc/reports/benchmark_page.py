@@ -67,7 +67,8 @@ def compose_benchmark(results: Sequence[Result], cam: Panels | None = None, foot
         stats=_stats(record),
         sections=sections,
         facts={"Budget": BUDGETS[record.budget], **record.facts, **_facts(results)},
-        warnings=[*record.warnings, *(warning for one, _ in results for warning in _warnings(one))],
+        # Both protocols may have the same one.
+        warnings=list(dict.fromkeys([*record.warnings, *(each for one, _ in results for each in _warnings(one))])),
         footer=footer,
     )
 

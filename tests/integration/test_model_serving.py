@@ -91,6 +91,7 @@ def test_predicting_needs_neither_ray_nor_the_detector(folder: Path) -> None:
     assert done.stdout.strip() == "loaded False", done.stderr
 
 
+@pytest.mark.slow
 def test_mlflow_loads_the_code_that_the_model_brings_along(folder: Path, model: LoadedModel, tmp_path: Path) -> None:
     (tmp_path / "leaf.jpg").write_bytes(photograph(3))
     code = """

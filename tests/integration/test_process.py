@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 SESSIONS = """
 import os
 from ufgvc.runtime.session import RaySettings, ray_session
@@ -31,6 +33,7 @@ def run(code: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_two_sessions_of_ray_one_after_the_other_leave_nothing() -> None:
     assert run(SESSIONS).split() == ["7", "7"]
 

@@ -142,6 +142,18 @@ def test_nested_runs_and_a_run_that_mlflow_lost(runs: str) -> None:
     assert rows(client, again.id, "loss") == [(1, 0.5)]
 
 
+def test_a_process_that_died_before_it_wrote_the_runs_id(runs: str) -> None:
+    """MLflow has created the run, and the journal does not say so: it is found by its key, and goes on."""
+    first = begin(runs, "died")
+    journal = open_store(runs).child("tiny", "resnet50", "died", "journal")
+    journal.write_json("run.json", journal.read_json("run.json") | {"id": None, "described": False})
+    again = begin(runs, "died")
+    assert again.id == first.id
+    again.log_metrics({"loss": 1.5}, step=1)
+    assert rows(client_of(LOCAL, runs), str(first.id), "loss") == [(1, 1.5)]
+    assert journal.read_json("run.json")["id"] == first.id
+
+
 def test_off_keeps_nothing(tmp_path: Path) -> None:
     run = begin(str(tmp_path), "off", TrackingSettings(uri="off"))
     assert isinstance(run, NullRun)

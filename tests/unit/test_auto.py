@@ -114,6 +114,16 @@ def test_earlier_starts_count_towards_the_budget(monkeypatch: pytest.MonkeyPatch
     assert outcomes(machine.choose(budget=3.0)) == {"probe": "first", "net": "too slow"}
 
 
+def test_timing_what_is_too_slow_counts_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As if 100 of 180 s had gone into finding out that the first net does not fit: the second one needs 90 s."""
+    open_store(str(tmp_path)).write_json("seconds.json", {"slow": 100.0})
+    machine = Machine(monkeypatch, tmp_path, probe=(30, 1.0), slow=(60, 300.0), net=(60, 20.0))
+    assert outcomes(machine.choose(budget=3.0)) == {"probe": "first", "slow": "too slow", "net": "too slow"}
+    assert machine.executed == ["probe 3x10", "slow 1x1", "net 1x1"]
+    fresh = Machine(monkeypatch, tmp_path / "fresh", probe=(30, 1.0), slow=(60, 300.0), net=(60, 20.0))
+    assert outcomes(fresh.choose(budget=3.0))["net"] == "better"
+
+
 def test_budgets_are_minutes_and_hold_the_final_training() -> None:
     assert fits(30, 20, 10, 1.0)
     assert not fits(30, 20, 10.1, 1.0)
@@ -126,6 +136,7 @@ def test_failed_and_unsuitable_candidates_are_said_and_passed_over(
     choice = machine.choose(budget=10)
     assert outcomes(choice) == {"offline": "failed", "masked": "unsuitable", "probe": "first"}
     assert "offline: failed: no network" in choice.summary()
+    assert "masked: unsuitable: masks/box does not exist" in choice.summary()
     with pytest.raises(UserError, match="no method could be measured: offline: failed: no network"):
         Machine(monkeypatch, tmp_path, offline="no network").choose(budget=10)
 

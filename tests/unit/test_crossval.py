@@ -137,7 +137,7 @@ def outcome(fold: int, error: str | None = None) -> JobOutcome:
         seed=0,
         dataset_index=0,
         variant="v",
-        learning_rate=0.1 * (fold + 1),
+        learning_rates=(0.1 * (fold + 1),),
         store=fold,
         config=SimpleNamespace(held_fold=HELD[fold]),
     )

@@ -25,7 +25,18 @@ pytest.importorskip("onnxruntime")
 ALEXNET = ("mask_guided", "region_tokens")
 # Large graphs, half a minute each. The others have the same layers but for NTS-Net's proposals and the traits of
 # leaf_traits.
-SLOW = ("dcl", "improved_bcnn", "inception_v3", "leaf_traits", "maskcov", "mobilenet_v2", "mpn_cov", "nts_net", "vgg16")
+SLOW = (
+    "part_probe",
+    "dcl",
+    "improved_bcnn",
+    "inception_v3",
+    "leaf_traits",
+    "maskcov",
+    "mobilenet_v2",
+    "mpn_cov",
+    "nts_net",
+    "vgg16",
+)
 
 
 def loaded(name: str) -> LoadedModel:

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import importlib.util
+import socket
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import skimage.data
 import torch
 from torch.nn import functional
 
+from tests.golden.trainings import LEAVES
 from ufgvc.core.errors import UserError
+from ufgvc.core.storage import open_store
+from ufgvc.data.dataset import open_dataset
 from ufgvc.methods import build
 from ufgvc.methods.backbones import build_backbone, needs_timm
 from ufgvc.methods.lite_weights import LITE, read_lite_weights
+from ufgvc.training.progress import read_metrics
+from ufgvc.training.run import make_worker_config
+from ufgvc.training.settings import TrainSettings
+from ufgvc.training.worker import train_in_process
 
 
 @pytest.mark.parametrize(("photograph", "label"), [("chelsea", 285), ("coffee", 967), ("rocket", 657)])
@@ -35,15 +45,37 @@ def test_photographs_get_their_imagenet_class(photograph: str, label: int) -> No
     assert logits.argmax() == label
 
 
-@pytest.mark.parametrize("name", list(LITE))
-def test_every_size_starts_from_its_package(name: str) -> None:
+@pytest.mark.parametrize(("name", "channels"), list(zip(LITE, (320, 320, 352), strict=True)))
+def test_every_size_starts_from_its_package(name: str, channels: int) -> None:
     assert needs_timm(name)
     trained, random = build_backbone(name, "imagenet"), build_backbone(name, "none")
     weights = read_lite_weights(name)
     for key, tensor in trained.trunk.state_dict().items():
         assert torch.equal(tensor, weights[key]), key
-    assert trained.channels == random.channels == 320
+    assert trained.channels == random.channels == channels
     assert build("resnet50", 3, init="imagenet", backbone=name).net.classifier.in_features == trained.channels
+
+
+def test_a_training_starts_from_them_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One epoch on real files: the loss is finite, the weights move but stay near those of the package."""
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("it asks for a network"))
+    dataset = open_dataset(str(LEAVES))
+    method = build("resnet50", len(dataset.classes), init="none", backbone="efficientnet_lite0")
+    settings = TrainSettings.model_validate(
+        {"init": "imagenet", "epochs": 1, "batch_size": 6, "resize": 72, "crop": 64, "learning_rate": 1e-3}
+        | {"device": "cpu", "precision": "fp32", "cache": "host", "validation": "last"}
+    )
+    config, _ = make_worker_config(dataset, method, settings, seed=0, masks=None, runs=str(tmp_path))
+    threads = torch.get_num_threads()
+    try:
+        state = train_in_process(replace(config, cores=1), torch.device("cpu"))
+    finally:
+        torch.set_num_threads(threads)
+    assert np.isfinite(read_metrics(open_store(config.run))[-1]["loss"])
+    first = build_backbone("efficientnet_lite0", "imagenet").trunk.state_dict()["blocks.0.0.conv_dw.weight"]
+    now = state["net"]["backbone.trunk.blocks.0.0.conv_dw.weight"]
+    assert not torch.equal(now, first)
+    assert torch.allclose(now, first, atol=0.05)
 
 
 def test_a_missing_package_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,8 @@ SMALLER = {
 # Fully connected layers over a whole map diverge at the rate that soon fits a pooled one; these learn at their
 # recipe's.
 OWN_RATE = ("alexnet", "vgg16")
+# Sixty steps of these take as long as those of all others; their gradients are checked for each.
+SLOW_TO_FIT = ("nts_net", "vgg16", "mpn_cov", "improved_bcnn", "part_probe")
 
 
 def small(name: str, seed: int = 0, **options: object) -> Method:
@@ -114,20 +116,6 @@ class TestContract:
         one_by_one = torch.cat([eval_step(method, net, image[None]) for image in images])
         assert torch.allclose(first, one_by_one, atol=1e-4), "an image's logits depend on its company"
 
-    def test_one_batch_can_be_overfitted(self, name: str) -> None:
-        # Dropout is there to hinder it, and its noise would be in the loss that is looked at.
-        method = small(name, **({"dropout": 0.0} if "dropout" in options_class(name).model_fields else {}))
-        batch = tiny_batch(method, 8)
-        optimizer = make_optimizer(method, fast_stage(method))
-        method.net.train()
-        for _ in range(60):
-            done = train_step(method, method.net, batch, optimizer)
-            total, count = done.losses["classification"]
-            if done.correct == done.count and total / count < 0.05:
-                break
-        assert done.correct == done.count
-        assert total / count < 0.05
-
     def test_recipe_and_head_name_what_exists(self, name: str) -> None:
         method = small(name)
         for stage in method.recipe.stages:
@@ -136,6 +124,24 @@ class TestContract:
         for prefix in method.head:  # a misspelt one would let a new layer learn at the backbone's rate
             assert any(parameter.startswith(f"{prefix}.") for parameter in parameters), prefix
         assert method.recipe.crop >= method.min_side
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW_TO_FIT else []) for name in names()]
+)
+def test_one_batch_can_be_overfitted(name: str) -> None:
+    # Dropout is there to hinder it, and its noise would be in the loss that is looked at.
+    method = small(name, **({"dropout": 0.0} if "dropout" in options_class(name).model_fields else {}))
+    batch = tiny_batch(method, 8)
+    optimizer = make_optimizer(method, fast_stage(method))
+    method.net.train()
+    for _ in range(60):
+        done = train_step(method, method.net, batch, optimizer)
+        total, count = done.losses["classification"]
+        if done.correct == done.count and total / count < 0.05:
+            break
+    assert done.correct == done.count
+    assert total / count < 0.05
 
 
 def fast_stage(method: Method) -> Stage:
@@ -308,12 +314,24 @@ def test_timm_backbone():
         assert backbone(torch.rand(1, 3, 64, 64)).shape[1] == backbone.channels == channels
     with pytest.raises(UserError, match="timm has no model"):
         build_backbone("timm:resnet19", "none")
+    with pytest.raises(UserError, match=r"timm has no model 'resnet18\.a1_in2k'") as caught:
+        build_backbone("timm:resnet18.a1_in2k", "none")
+    assert "resnet18.a1_in1k" in str(caught.value)
+    with pytest.raises(UserError, match="timm has no weights of resnetv2_50d") as caught:
+        build_backbone("timm:resnetv2_50d", "imagenet")
+    assert "efficientnet_lite0" in str(caught.value)
+    with pytest.raises(UserError, match="torchvision has no model 'efficientnet_lite'") as caught:
+        build_backbone("efficientnet_lite", "none")
+    assert "efficientnet_lite0" in str(caught.value)
 
 
-def test_no_network_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+@pytest.mark.parametrize("name", ["resnet18", "timm:resnet18"])
+def test_no_network_is_reported(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """With nothing fetched yet and no way out, the message says what else can be done."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    with pytest.raises(UserError, match="could not be downloaded") as caught:
-        build_backbone("resnet18", "imagenet")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # else it tries for 48 seconds
+    with pytest.raises(UserError, match=f"weights of {name} could not be downloaded") as caught:
+        build_backbone(name, "imagenet")
     assert "efficientnet_lite0" in str(caught.value)

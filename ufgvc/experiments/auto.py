@@ -151,9 +151,8 @@ class _Comparison:
             started = time.monotonic()
             spent = sum(seconds.get(attempt.label, 0.0) for attempt in attempts)
             attempt, scores = self._try(candidate, best, spent, budget)
-            if attempt.outcome in ("first", "better", "not better"):
-                seconds.setdefault(candidate.label, time.monotonic() - started)
-                self.folder.write_json(SECONDS, seconds)
+            seconds[candidate.label] = max(seconds.get(candidate.label, 0.0), time.monotonic() - started)
+            self.folder.write_json(SECONDS, seconds)
             attempt = replace(attempt, seconds=seconds.get(candidate.label, 0.0))
             log.info("%s", attempt.summary())
             attempts.append(attempt)
@@ -170,7 +169,7 @@ class _Comparison:
         try:
             timing, jobs = self._jobs(candidate)
         except UserError as error:
-            return Attempt(candidate.label, "unsuitable", reason=error.what), None
+            return Attempt(candidate.label, "unsuitable", reason=f"{error.where or ''} {error.what}".strip()), None
         if best is not None:
             (timed,) = self.execute([timing])
             if timed.result is None:

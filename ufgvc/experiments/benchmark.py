@@ -68,6 +68,8 @@ def benchmark(data: Sequence[str], settings: BenchmarkSettings, context: Context
     # A variant with the masks of the benchmark is the same as its method: two trials would write the same folder.
     variants = [each for each in select_variants(settings.methods) if each.mask_kind != settings.mask_kind]
     entries = [make_entry(variant, len(datasets[0].classes), settings) for variant in variants]
+    if all(entry.method.recipe.classifier_fit for entry in entries):
+        settings = settings.model_copy(update={"lr_factors": (1.0,)})  # there is no learning rate to choose
     check_entry_masks(entries, datasets)
     for protocol in settings.protocols:
         for dataset in datasets:

@@ -116,5 +116,5 @@ def _assemble(outcomes: Sequence[JobOutcome], dataset: BenchmarkDataset, image_i
         raise RuntimeError(f"{outcomes[0].job.variant}: the folds do not score every leaf of {dataset.name} once")
     results = [outcome.result for outcome in outcomes if outcome.result is not None]
     costs: dict[str, Any] = {name: float(np.mean([result[name] for result in results])) for name in COSTS}
-    rates = sorted({outcome.job.learning_rate for outcome in outcomes})
+    rates = sorted({rate for outcome in outcomes for rate in outcome.job.learning_rates})
     return RunResult(dataset.name, outcomes[0].job.seed, right, learning_rates=tuple(rates), **costs)

@@ -118,7 +118,7 @@ def _run_result(outcome: JobOutcome, dataset: BenchmarkDataset, image_ids: list[
         return RunResult(dataset.name, job.seed, None, outcome.error)
     right = rank_classes(read_scores(job.store, image_ids), 1)[:, 0] == dataset.labels
     costs = {name: result[name] for name in COSTS}
-    return RunResult(dataset.name, job.seed, right, learning_rates=(job.learning_rate,), **costs)
+    return RunResult(dataset.name, job.seed, right, learning_rates=job.learning_rates, **costs)
 
 
 def _mask_kind_of_maps(dataset: Dataset, settings: BenchmarkSettings) -> str | None:

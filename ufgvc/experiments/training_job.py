@@ -62,9 +62,10 @@ class TrainingJob:
         return open_store(self.config.run)
 
     @property
-    def learning_rate(self) -> float:
-        """The initial learning rate of the last stage."""
-        return float(self.config.recipe["stages"][-1]["lr"])
+    def learning_rates(self) -> tuple[float, ...]:
+        """The initial learning rate of the last stage; none of a classifier that is fitted."""
+        recipe = Recipe.model_validate(self.config.recipe)
+        return () if recipe.classifier_fit else (recipe.stages[-1].lr,)
 
     @property
     def name(self) -> str:

@@ -73,7 +73,7 @@ def options_class(name: str) -> type[Settings]:
 def build(name: str, num_classes: int, init: str = "none", **options: Any) -> Method:
     """Builds a method, ready for training or for `net.load_state_dict`.
 
-    init: initial weights of the backbone: `imagenet` (downloaded once by torchvision or timm), `none` (random), or the
+    init: initial weights of the backbone: `imagenet` (see `build_backbone`), `none` (random), or the
     URI of a state dict (.safetensors, or any file that torch.load reads with weights_only=True).
     UserError for an unknown name or option, fewer than two classes, and weights that are missing or do not fit.
     """

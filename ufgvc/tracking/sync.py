@@ -89,7 +89,7 @@ def open_run(location: MlflowLocation, identity: dict[str, Any]) -> tuple[Any, b
         if run is None:
             recreated = identity["id"] is not None
             run = _create(client, location, identity)
-            identity["id"] = run.info.run_id
+        identity["id"] = run.info.run_id
         identity["started_ms"] = run.info.start_time
         _describe(client, identity, run)
     return client, recreated

@@ -18,9 +18,9 @@ from torch import Tensor
 from ufgvc.core.config import short_key
 from ufgvc.core.errors import disk_errors
 from ufgvc.data.augment import eval_view
-from ufgvc.data.cache import CachedSource
+from ufgvc.data.cache import CachedSource, preallocate
 from ufgvc.methods.method import Method
-from ufgvc.training.loader import EVAL_BATCH, BatchLoader
+from ufgvc.training.loader import BatchLoader, eval_batch
 
 Ints = NDArray[np.int64]
 
@@ -43,7 +43,8 @@ def embed_training_images(method: Method, loader: BatchLoader, device: torch.dev
     source = loader.source
     if isinstance(source, CachedSource) and source.world == 1 and isinstance(source.data.images, np.memmap):
         rows = _find_or_embed(method, source.data.images, device)
-        return Embeddings(rows[loader.train_indices], loader.train_labels, loader.train_indices)
+        part = rows if loader.num_train == len(rows) else rows[loader.train_indices]  # a whole file stays on the disk
+        return Embeddings(part, loader.train_labels, loader.train_indices)
     labels, positions = [], []
 
     def batches() -> Iterator[Tensor]:
@@ -52,7 +53,7 @@ def embed_training_images(method: Method, loader: BatchLoader, device: torch.dev
             positions.append(raw.positions)
             yield raw.images
 
-    found = _embed(method, batches(), device)
+    found = np.concatenate(list(_embed(method, batches(), device)))
     return Embeddings(found, np.concatenate(labels), np.concatenate(positions))
 
 
@@ -63,26 +64,39 @@ def _find_or_embed(method: Method, images: np.memmap, device: torch.device) -> N
     target = folder.with_name(f"{folder.name}.embeddings-{key}.npy")
     with FileLock(target.with_name(f".{target.name}.lock")):
         if not target.exists():
+            size = eval_batch(method.recipe.crop, device)
             batches = (
-                torch.from_numpy(np.array(images[at : at + EVAL_BATCH])).to(device)
-                for at in range(0, len(images), EVAL_BATCH)
+                torch.from_numpy(np.array(images[at : at + size])).to(device) for at in range(0, len(images), size)
             )
-            rows = _embed(method, batches, device)
             with disk_errors(target), tempfile.TemporaryDirectory(dir=target.parent) as building:
-                np.save(Path(building) / target.name, rows)
-                os.replace(Path(building) / target.name, target)
+                part = Path(building) / target.name
+                _write(part, len(images), _embed(method, batches, device))
+                os.replace(part, target)
     return np.load(target, mmap_mode="r")
 
 
-def _embed(method: Method, batches: Iterable[Tensor], device: torch.device) -> NDArray[np.float32]:
-    """Embeddings (N, V, D) of batches of decoded images (B, R, R, 3) uint8 on the device."""
-    net, rows = method.net.eval(), []
+def _write(path: Path, count: int, batches: Iterator[NDArray[np.float32]]) -> None:
+    """Writes batches (B, V, D) of `count` rows in all as one .npy file, without holding them in memory."""
+    at, file = 0, None
+    for batch in batches:
+        if file is None:
+            file = np.lib.format.open_memmap(path, "w+", np.float32, (count, *batch.shape[1:]))
+            preallocate(path)
+        file[at : at + len(batch)] = batch
+        at += len(batch)
+    if file is None or at != count:
+        raise RuntimeError(f"embedded {at} of {count} images")
+    file.flush()
+
+
+def _embed(method: Method, batches: Iterable[Tensor], device: torch.device) -> Iterator[NDArray[np.float32]]:
+    """Embeddings (B, V, D) of batches of decoded images (B, R, R, 3) uint8 on the device."""
+    net = method.net.eval()
     with torch.inference_mode(), torch.autocast(device.type, enabled=False):
         for batch in batches:
             images = eval_view(batch, method.recipe.crop)
             views = [images, images.flip(3)] if method.recipe.mirror else [images]
-            rows.append(torch.stack([net(view)["embedding"].float().cpu() for view in views], dim=1).numpy())
-    return np.concatenate(rows)
+            yield torch.stack([net(view)["embedding"].float().cpu() for view in views], dim=1).numpy()
 
 
 def _digest(method: Method) -> str:

@@ -14,7 +14,7 @@ from ufgvc.data.dataset import Dataset, read_index
 from ufgvc.methods.method import Method
 from ufgvc.models.calibration import FeatureSubspace, check_finite, fit_feature_subspace
 from ufgvc.models.score import score_images
-from ufgvc.training.loader import EVAL_BATCH, Ints, split_indices
+from ufgvc.training.loader import Ints, eval_batch, split_indices
 from ufgvc.training.settings import WorkerConfig
 
 SUBSPACE_IMAGES = 2000  # with more images the subspace hardly changes
@@ -67,7 +67,8 @@ def score_indices(
     """Logits (N, K) and pooled features (N, C) of some images of a split, in fp32. UserError if the net diverged."""
     recipe = method.recipe
     images = load_decoded_split(dataset, split, recipe.eval_resize, None, None, Path(config.cache_folder)).images
-    batches = (np.array(images[indices[at : at + EVAL_BATCH]]) for at in range(0, len(indices), EVAL_BATCH))
+    size = eval_batch(recipe.crop, device)
+    batches = (np.array(images[indices[at : at + size]]) for at in range(0, len(indices), size))
     logits, features = score_images(method, batches, recipe.crop, device, with_features=True)
     assert features is not None
     check_finite(logits)

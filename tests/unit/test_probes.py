@@ -191,6 +191,35 @@ def test_where_nothing_can_be_held_out_there_is_a_default() -> None:
     assert fitted.right == 4
 
 
+@pytest.mark.parametrize("width", [7, 300], ids=["more rows", "more columns"])
+def test_a_cultivar_without_training_leaves_is_never_named(width: int) -> None:
+    found = embeddings(width=width)
+    folds = assign_folds(found.labels, [None] * 60, fit.FOLDS, 0)
+    without = fit_classifier(found, folds, 5, ALONE)
+    fitted = fit_classifier(found, folds, 4, ALONE)
+    standardised = (torch.from_numpy(found.rows) - without.mean) / without.scale
+    logits = standardised @ without.weight.T + without.bias
+    assert logits.isfinite().all()
+    assert not (logits.argmax(2) == 4).any()
+    assert logits.softmax(2)[..., 4].max() < 0.01
+    assert (without.strength, without.held_out, without.right) == (fitted.strength, fitted.held_out, fitted.right)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("width", [7, 300], ids=["more rows", "more columns"])
+def test_rows_that_are_read_from_a_file_give_no_warning(width: int, tmp_path: Path) -> None:
+    found = embeddings(width=width)
+    folds = assign_folds(found.labels, [None] * 60, fit.FOLDS, 0)
+    np.save(tmp_path / "rows.npy", found.rows)
+    mapped = replace(found, rows=np.load(tmp_path / "rows.npy", mmap_mode="r"))
+    wanted = fit_classifier(found, folds, 4, ALONE)
+    torch.set_warn_always(True)  # else only the first such warning of a process is seen
+    try:
+        assert torch.equal(fit_classifier(mapped, folds, 4, ALONE).weight, wanted.weight)
+    finally:
+        torch.set_warn_always(False)
+
+
 def loader_of(images: np.ndarray, source: Any) -> BatchLoader:
     rows = np.array([0, 2, 5])
     config: Any = None

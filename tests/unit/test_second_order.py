@@ -231,7 +231,8 @@ def test_the_embedding_is_the_formula(name: str):
         mixed = torch.einsum("dc,bchw->bdhw", kernel, features) - norm.running_mean[None, :, None, None]
         seen = (mixed / math.sqrt(1 + norm.eps)).relu().detach().numpy()
     else:
-        net = BilinearNet(nn.Identity(), 6, 3, 10 if name == "improved_bcnn" else None).double().eval()
+        iterations = 10 if name == "improved_bcnn" else None
+        net = BilinearNet(nn.Identity(), 6, 3, iterations=iterations).double().eval()
         seen = features.numpy()
     outputs = net(features)
     wanted = np.stack([reference_embedding(name, image) for image in seen])

@@ -53,7 +53,7 @@ def fit_epoch(method: Method, loader: BatchLoader, ranks: Ranks, seed: int) -> d
     """Fits the classifier of a probe on the loader's training images and puts it into the net; the metrics' row.
 
     Metrics: loss and accuracy on the training images, strength (C), and held_out_accuracy if folds chose it.
-    UserError for a cultivar without training images.
+    A cultivar without training images is never named: nothing holds its bias, which falls until the fit has converged.
     """
     started = time.monotonic()
     _set(method.net, mean=0.0, scale=1.0)
@@ -126,11 +126,11 @@ def _mean_and_scale(rows: NDArray[np.float32], ranks: Ranks) -> tuple[Tensor, Te
     count = torch.tensor(float(rows.shape[0] * rows.shape[1]), dtype=torch.float64)
     chunks = [slice(at, at + CHUNK) for at in range(0, len(rows), CHUNK)]
     for chunk in chunks:
-        sums[0] += torch.from_numpy(rows[chunk]).double().sum(dim=(0, 1))
+        sums[0] += torch.from_numpy(rows[chunk].astype(np.float64)).sum(dim=(0, 1))
     count, first = _sum(count, ranks), _sum(sums[0], ranks)
     mean = first / count
     for chunk in chunks:
-        sums[1] += (torch.from_numpy(rows[chunk]).double() - mean).square().sum(dim=(0, 1))
+        sums[1] += (torch.from_numpy(rows[chunk].astype(np.float64)) - mean).square().sum(dim=(0, 1))
     std = (_sum(sums[1], ranks) / count).sqrt()
     return mean, torch.where(std > 1e-6 * mean.abs().clamp(min=1e-6), std, 1.0)
 
@@ -153,12 +153,12 @@ class _Problem:
         self.basis: Tensor | None = None
         count, views, width = found.rows.shape
         if ranks.world_size == 1 and count * views < width:
-            _, values, basis = torch.linalg.svd(self._standardised(slice(None)).flatten(0, 1), full_matrices=False)
+            _, values, basis = torch.linalg.svd(self._standardised(np.arange(count)).flatten(0, 1), full_matrices=False)
             self.basis = basis[values > 1e-9 * values[0]]
             self.width = len(self.basis)
         self.count = int(_sum(torch.tensor(float(len(found.labels)), dtype=torch.float64), ranks))
 
-    def _standardised(self, places: slice | Ints) -> Tensor:
+    def _standardised(self, places: Ints) -> Tensor:
         rows = torch.from_numpy(np.asarray(self.found.rows[places])).to(self.ranks.device).double()
         return (rows - self.mean) / self.scale
 

@@ -17,6 +17,7 @@ from ufgvc.experiments.runner import describe_error
 from ufgvc.experiments.settings import BenchmarkSettings
 from ufgvc.experiments.training_job import JobOutcome
 from ufgvc.methods import build, names, options_class
+from ufgvc.methods.modern import MODERN_FIELDS, modernise
 
 
 def small(name: str, **options: object):
@@ -86,6 +87,27 @@ class TestBudget:
         )
         assert {stage.schedule for stage in recipe.stages} == {"cosine"}
         assert [stage.frozen for stage in recipe.stages] == [stage.frozen for stage in method.recipe.stages]
+
+    @pytest.mark.parametrize("budget", ["equal", "published"])
+    @pytest.mark.parametrize("name", ["dcl", "bcnn", "leaf_traits", "linear_probe"])
+    def test_modern_recipes_in_a_benchmark(self, name: str, budget: str):
+        method, settings = small(name), self.settings.model_copy(update={"budget": budget})
+        modern = make_recipe(method, settings.model_copy(update={"recipe": "modern"}))
+        published = make_recipe(method, settings)
+        if name == "linear_probe":
+            assert modern == published, "a classifier that is fitted has no other recipe"
+            return
+        expected = modernise(method.recipe, method.whole_leaf)
+        for field in MODERN_FIELDS:
+            assert getattr(modern, field) == getattr(expected, field), field
+            assert getattr(published, field) == getattr(method.recipe, field), field
+        assert (modern.epochs, modern.crop, modern.batch_size) == (
+            published.epochs,
+            published.crop,
+            published.batch_size,
+        )
+        assert [stage.optimizer for stage in modern.stages] == ["adamw"] * len(method.recipe.stages)
+        assert [stage.frozen for stage in modern.stages] == [stage.frozen for stage in method.recipe.stages]
 
     def test_images_forwarded_per_leaf(self):
         assert {name: small(name).images_forwarded for name in ("resnet50", "dcl", "maskcov")} == {

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.text import decode_text
@@ -19,6 +19,11 @@ class Settings(BaseModel):
     """Base class of all settings: frozen, and unknown keys are an error. The docstring of a field is its --help."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def added(default: Any, description: str | None = None, **limits: Any) -> Any:
+    """A field that is younger than some runs: it is not dumped at its default, so that these keep their key."""
+    return Field(default, description=description, exclude_if=lambda value: value == default, **limits)
 
 
 def unique(values: tuple[Any, ...]) -> tuple[Any, ...]:

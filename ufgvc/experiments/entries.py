@@ -21,6 +21,7 @@ from ufgvc.experiments.settings import BenchmarkSettings
 from ufgvc.experiments.training_job import TrainingJob
 from ufgvc.methods import build, options_class
 from ufgvc.methods.method import Method
+from ufgvc.methods.modern import MODERN_FIELDS, modernise
 from ufgvc.methods.recipe import Recipe, Stage
 from ufgvc.regions.mask_results import check_masks
 from ufgvc.training.run import make_worker_config
@@ -80,6 +81,8 @@ def make_recipe(method: Method, settings: BenchmarkSettings, lr_factor: float = 
     not accept.
     """
     equal = settings.budget == "equal"
+    if settings.recipe == "modern" and not method.recipe.classifier_fit:
+        method = replace(method, recipe=modernise(method.recipe, method.whole_leaf))
     recipe = _equal_recipe(method, settings, lr_factor) if equal else _published_recipe(method.recipe, settings)
     if recipe.crop < method.min_side:
         fix = f"use at least {method.min_side} px, or leave {method.name} out of --methods"
@@ -93,7 +96,7 @@ def _equal_recipe(method: Method, settings: BenchmarkSettings, lr_factor: float)
     that are trained by gradient; a fitted classifier has the size only.
 
     Stages (what is frozen), the ratio of the learning rates of head and backbone, momentum and weight decay belong to
-    the method.
+    the method; what a modern recipe adds stays, but for CutMix where a method measures the whole leaf.
     """
     if method.recipe.classifier_fit:
         return method.recipe.model_copy(update={"resize": settings.crop, "crop": settings.crop})
@@ -101,7 +104,8 @@ def _equal_recipe(method: Method, settings: BenchmarkSettings, lr_factor: float)
     epochs = max(len(stages), round(settings.epochs / method.images_forwarded))
 
     def adapt(stage: Stage) -> Stage:
-        return stage.model_copy(update={"lr": stage.lr * lr_factor, "schedule": "cosine", "warmup_epochs": 0})
+        warmup = stage.warmup_epochs if settings.recipe == "modern" else 0
+        return stage.model_copy(update={"lr": stage.lr * lr_factor, "schedule": "cosine", "warmup_epochs": warmup})
 
     return Recipe(
         stages=tuple(adapt(stage) for stage in rescale_schedule(stages, epochs)),
@@ -109,6 +113,7 @@ def _equal_recipe(method: Method, settings: BenchmarkSettings, lr_factor: float)
         resize=settings.resize,
         crop=settings.crop,
         eval_view="resize",
+        **{name: getattr(method.recipe, name) for name in MODERN_FIELDS},
     )
 
 

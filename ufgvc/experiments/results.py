@@ -205,16 +205,17 @@ def _facts(
 def _describe_budget(entries: Sequence[BenchmarkEntry], settings: BenchmarkSettings) -> str:
     if settings.budget == "published":
         scaled = f", epochs times {settings.epoch_scale:g} and image sides times {settings.image_scale:g}"
-        return "each method's published recipe" + (scaled if _is_scaled(settings) else "")
+        return f"each method's {settings.recipe} recipe" + (scaled if _is_scaled(settings) else "")
     forwarded = {each.variant.label: each.method.images_forwarded for each in entries}
     several = ", ".join(f"{label} {count:g}" for label, count in forwarded.items() if count != 1)
     divided = f", divided by the images that a method forwards for each leaf ({several})" if several else ""
     factors = ", ".join(f"{factor:g}" for factor in settings.lr_factors)
+    modern = "; modern recipes (AdamW, crops of random size, CutMix and more)" if settings.recipe == "modern" else ""
     return (
         f"{settings.epochs} passes over the training leaves{divided}; photographs resized to {settings.resize} px, "
         f"random crop and mirror at {settings.crop} px, batches of {settings.batch_size}, cosine schedule; tested at "
         f"{settings.crop} px; learning rate the best of {len(settings.lr_factors)} multiples ({factors}) of the "
-        f"published one on {settings.holdout:.0%} of the training leaves"
+        f"{settings.recipe} one on {settings.holdout:.0%} of the training leaves{modern}"
     )
 
 

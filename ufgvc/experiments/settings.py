@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from pydantic import Field, field_validator
 
-from ufgvc.core.config import Settings
+from ufgvc.core.config import Settings, added
 from ufgvc.core.places import WeightsPlace
 from ufgvc.core.types import MaskKind
 from ufgvc.evaluation.benchmark_record import Protocol
@@ -58,6 +58,8 @@ class BenchmarkSettings(TrialSettings):
     """crossval: folds, stratified by cultivar; a group (plant, photograph) stays together; a seed, a partition"""
     budget: Literal["equal", "published"] = "equal"
     """equal: the same image size, initial weights, images forwarded and learning rates ; published: each its recipe"""
+    recipe: Literal["published", "modern"] = added("published")
+    """modern: each method's recipe with AdamW, augmentation and averaged weights of `train --train.recipe modern`"""
     mask_kind: MaskKind = "box"
     """kind of the masks that guide the networks"""
     epochs: int = Field(100, ge=1)

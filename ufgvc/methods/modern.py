@@ -24,6 +24,7 @@ LABEL_SMOOTHING = 0.1
 # Of a step; short trainings average over less, see `WeightAverage`. timm's and torchvision's are 0.9998 and more, for
 # trainings of 100,000 steps; those of a few hundred leaves have thousands.
 EMA_DECAY = 0.999
+MODERN_FIELDS = ("crop_scale", "colour_jitter", "cutmix", "label_smoothing", "ema_decay")  # of a `Recipe`
 
 
 def modernise(recipe: Recipe, whole_leaf: bool = False) -> Recipe:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
-from ufgvc.core.config import Settings
-
-
-def added(default: Any, description: str | None = None, **limits: Any) -> Any:
-    """A field that is younger than some runs: it is not dumped at its default, so that these keep their key."""
-    return Field(default, description=description, exclude_if=lambda value: value == default, **limits)
+from ufgvc.core.config import Settings, added
 
 
 class Stage(Settings):

@@ -9,14 +9,14 @@ from typing import Annotated, Any, Literal
 import tyro
 from pydantic import Field, ValidationError
 
-from ufgvc.core.config import Settings, describe_validation
+from ufgvc.core.config import Settings, added, describe_validation
 from ufgvc.core.errors import UserError
 from ufgvc.core.places import WeightsPlace
 from ufgvc.core.types import MaskKind
 from ufgvc.data.dataset import Dataset, open_dataset
 from ufgvc.data.splits import HeldFold, pool_splits
 from ufgvc.methods.modern import modernise
-from ufgvc.methods.recipe import Recipe, Stage, added
+from ufgvc.methods.recipe import Recipe, Stage
 from ufgvc.runtime.resources import Device
 
 Validation = Literal["last", "holdout", "kfold", "test"]

@@ -22,6 +22,7 @@ def collect_trainings(runs: Path) -> list[dict[str, Any]]:
         if not isinstance(job, dict):
             continue
         row: dict[str, Any] = {"data": job["data"], "row": job["variant"], "seed": job["seed"]}
+        row |= {key: job[key] for key in ("fold", "folds") if key in job}
         result, failure = read_json(path.with_name("result.json")), read_json(path.with_name("failed.json"))
         epochs = history(path.with_name("metrics.jsonl"))
         if result:
@@ -42,8 +43,8 @@ def collect_trainings(runs: Path) -> list[dict[str, Any]]:
             row["train_accuracy"] = epochs[-1]["train_accuracy"]
         if epochs:
             row["data_wait"] = round(statistics.median(each.get("data_wait", 0.0) for each in epochs), 4)
-        found[job["data"], job["variant"], job["seed"], job["purpose"], job["lr_factor"]] = row
-    return sorted(found.values(), key=lambda row: (row["data"], row["row"], row["seed"]))
+        found[job["data"], job["variant"], job["seed"], job["purpose"], job["lr_factor"], job.get("fold")] = row
+    return sorted(found.values(), key=lambda row: (row["data"], row["row"], row["seed"], row.get("fold", 0)))
 
 
 def history(path: Path) -> list[dict[str, float]]:
@@ -65,22 +66,23 @@ def reports(runs: Path) -> dict[str, str]:
 
 
 def by_row(found: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One line for each data set and row of the tables, with the results of all seeds."""
+    """One line for each data set and row of the tables, with the results of all seeds; in cross-validation a seed
+    counts when all its folds are done.
+    """
     grouped: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for cell in found:
         grouped.setdefault((cell["data"], cell["row"]), []).append(cell)
     lines = []
     for (data, row), several in grouped.items():
-        done = sorted(
-            (cell for cell in several if cell["state"] == "done" and "correct" in cell), key=lambda cell: cell["seed"]
-        )
+        done = [cell for cell in several if cell["state"] == "done"]
+        scored = sum_folds(cell for cell in done if "correct" in cell)
         speeds = [cell["images_per_second"] for cell in several if "images_per_second" in cell]
         lines.append(
             {
                 "data": data,
                 "row": row,
-                "correct": [cell["correct"] for cell in done],
-                "leaves": done[0]["leaves"] if done else None,
+                "correct": [correct for correct, _ in scored],
+                "leaves": scored[0][1] if scored else None,
                 "done": len(done),
                 "started": len(several),
                 "images_per_second": statistics.median(speeds) if speeds else None,
@@ -89,6 +91,15 @@ def by_row(found: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
             }
         )
     return lines
+
+
+def sum_folds(cells: Iterable[Mapping[str, Any]]) -> list[tuple[int, int]]:
+    """(correct leaves, leaves) of each seed, in order; a seed that lacks a fold is left out."""
+    of_seed: dict[int, list[Mapping[str, Any]]] = {}
+    for cell in cells:
+        of_seed.setdefault(cell["seed"], []).append(cell)
+    whole = [folds for _, folds in sorted(of_seed.items()) if len(folds) == folds[0].get("folds", 1)]
+    return [(sum(cell["correct"] for cell in folds), sum(cell["leaves"] for cell in folds)) for folds in whole]
 
 
 def table(lines: Sequence[Mapping[str, Any]]) -> list[str]:

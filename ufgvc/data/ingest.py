@@ -36,6 +36,7 @@ from ufgvc.data.packing import PackedShard, Packer, ShardPlan, plan_shards
 from ufgvc.data.readers import ReaderName, list_source
 from ufgvc.data.readers.annotations import AnnotatedPhotos, read_annotations
 from ufgvc.data.readers.box_classes import BoxOrientation, BoxRules
+from ufgvc.data.readers.groups import read_groups
 from ufgvc.data.readers.listing import Listing, check_names, set_groups
 from ufgvc.data.readers.scan import Rejected
 from ufgvc.data.splits import assign_splits
@@ -74,6 +75,7 @@ def ingest(
     name: str | None = None,
     reader: ReaderName = "auto",
     boxes: str | None = None,
+    groups: str | None = None,
     split: float | None = None,
     seed: int = 0,
     settings: IngestSettings | None = None,
@@ -82,13 +84,16 @@ def ingest(
     """Ingests the photographs of `source` (a folder, bucket or table) into a data set at `data`.
 
     name: of the data set; default: the last component of `data`.  boxes: URI of the boxes; default: labels/ of a folder
-    in the released layout.  split: share of each cultivar that becomes test, for a source without a split.
+    in the released layout.  groups: URI of a table that names the plant of each photograph.  split: share of each
+    cultivar that becomes test, for a source without a split.
     A data set that `data` holds already is replaced last, when everything is written. UserError on bad inputs.
     """
     settings = settings or IngestSettings()
     store = open_store(data)
     name = _dataset_name(name, store.uri)
     listing = list_source(source, reader, settings.label_base, without=store)
+    if groups:
+        read_groups(groups, listing)
     _assign_splits(listing, source, split, seed, settings)
     strict = settings.on_bad_image == "error"
     if strict or not listing.photos:

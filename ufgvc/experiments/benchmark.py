@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ufgvc.core.config import short_key, to_yaml
+from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, join, open_store
 from ufgvc.data.dataset import Dataset, open_dataset
 from ufgvc.evaluation.benchmark_record import BenchmarkRecord, Protocol
@@ -23,7 +24,7 @@ from ufgvc.experiments.entries import (
     make_lr_jobs,
     resolve_init,
 )
-from ufgvc.experiments.method_table import select_variants
+from ufgvc.experiments.method_table import MethodVariant, select_variants
 from ufgvc.experiments.mlflow_trials import JobRecorder
 from ufgvc.experiments.resources import check_shared_storage, trial_resources
 from ufgvc.experiments.results import collect_results, table_files, write_report
@@ -67,6 +68,7 @@ def benchmark(data: Sequence[str], settings: BenchmarkSettings, context: Context
     check_datasets(datasets, settings.fingerprints)
     # A variant with the masks of the benchmark is the same as its method: two trials would write the same folder.
     variants = [each for each in select_variants(settings.methods) if each.mask_kind != settings.mask_kind]
+    check_seed_rows(settings, variants)
     entries = [make_entry(variant, len(datasets[0].classes), settings) for variant in variants]
     if all(entry.method.recipe.classifier_fit for entry in entries):
         settings = settings.model_copy(update={"lr_factors": (1.0,)})  # there is no learning rate to choose
@@ -110,6 +112,15 @@ def benchmark(data: Sequence[str], settings: BenchmarkSettings, context: Context
         return _report(records, maps, folder, run)
 
 
+def check_seed_rows(settings: BenchmarkSettings, variants: Sequence[MethodVariant]) -> None:
+    """UserError for a row of --seeds-of that is not part of the benchmark."""
+    keys = [variant.key for variant in variants]
+    for row in settings.more_seeds:
+        if row not in keys:
+            fix = f"choose from the rows of --methods: {', '.join(keys)}"
+            raise UserError(f"{row!r} is not a row of this benchmark", where="--seeds-of", fix=fix)
+
+
 def _train_protocol(
     entries: Sequence[BenchmarkEntry],
     datasets: Sequence[Dataset],
@@ -138,6 +149,7 @@ def benchmark_folder(datasets: Sequence[Dataset], settings: BenchmarkSettings, r
     excluded = {
         "methods",
         "seeds",
+        "seeds_of",
         "protocol",
         "folds",
         "paper",

@@ -22,12 +22,12 @@ Leaves = tuple[BenchmarkDataset, list[str]]  # scored leaves, and their image id
 COSTS = ("seconds", "images_per_second", "train_accuracy")  # of a result of `run_job` and of a RunResult
 
 
-def list_held_folds(protocol: Protocol, settings: BenchmarkSettings) -> list[HeldFold | None]:
-    """Every fold of every seed, seeds outermost; [None] for the fixed split."""
+def list_held_folds(protocol: Protocol, settings: BenchmarkSettings, row: str | None = None) -> list[HeldFold | None]:
+    """Every fold of every seed (of one row, or of the row with most), seeds outermost; [None] for the fixed split."""
     if protocol == "fixed":
         return [None]
-    folds = range(settings.folds)
-    return [HeldFold(settings.folds, fold, seed, "all") for seed in range(settings.seeds) for fold in folds]
+    seeds = settings.most_seeds if row is None else settings.seeds_for(row)
+    return [HeldFold(settings.folds, fold, seed, "all") for seed in range(seeds) for fold in range(settings.folds)]
 
 
 def scored_leaves(dataset: Dataset, protocol: Protocol) -> Leaves:

@@ -165,9 +165,18 @@ def make_lr_jobs(
         _make_job(entry, index, dataset, settings, runs, seed, factor, held_fold, lr_search=True)
         for entry in entries
         if entry.variant.lr_from is None and not entry.method.recipe.classifier_fit
+        if seed < _seeds_with_its_rate(entry, entries, settings)
         for index, dataset in enumerate(datasets)
         for factor in settings.lr_factors
     ]
+
+
+def _seeds_with_its_rate(entry: BenchmarkEntry, entries: Sequence[BenchmarkEntry], settings: BenchmarkSettings) -> int:
+    """The most seeds of the rows that use the learning rate of an entry: its own, and its controls'."""
+    key = entry.variant.key
+    return max(
+        settings.seeds_for(each.variant.key) for each in entries if key in (each.variant.key, each.variant.lr_from)
+    )
 
 
 def make_final_jobs(
@@ -183,8 +192,10 @@ def make_final_jobs(
     lr_factors: of `choose_lr_factors`.  held_fold: see `make_lr_jobs`.
     """
     jobs = []
-    for seed in range(settings.seeds) if held_fold is None else [held_fold.seed]:
+    for seed in range(settings.most_seeds) if held_fold is None else [held_fold.seed]:
         for entry in entries:
+            if seed >= settings.seeds_for(entry.variant.key):
+                continue
             fitted = entry.method.recipe.classifier_fit  # without a learning rate
             factor = 1.0 if fitted else lr_factors.get(entry.variant.lr_from or entry.variant.key)
             if factor is not None:

@@ -87,7 +87,7 @@ def _method_result(
     failed = [each for each in lr_outcomes if each.job.variant == (variant.lr_from or variant.key) and each.error]
     excluded = {each.job.lr_factor: each.error for each in failed if each.job.variant == variant.key}
     if protocol == "crossval":
-        runs = assemble_runs(own, failed, list_held_folds(protocol, settings), leaves)
+        runs = assemble_runs(own, failed, list_held_folds(protocol, settings, variant.key), leaves)
     elif own:
         runs = [_run_result(outcome, *leaves[outcome.job.dataset_index]) for outcome in own]
     else:  # no learning rate worked, so nothing could be trained
@@ -195,7 +195,7 @@ def _facts(
         "Initial weights": init,
         "Masks": f"{settings.mask_kind}, found by the detector" if settings.mask_kind != "exact" else "exact",
         "Epoch chosen by": "last epoch; no selection",
-        "Seeds": f"{settings.seeds}, from 0",
+        "Seeds": ", ".join([f"{settings.seeds}, from 0", *(f"{row}: {n}" for row, n in settings.more_seeds.items())]),
         "Trained on": f"{'; '.join(machines) or 'not recorded'}{concurrent}",
         "Trained with": ", ".join(f"{name} {version}" for name, version in versions().items()),
         "Code": git_commit() or "",
@@ -237,8 +237,9 @@ def _warnings(settings: BenchmarkSettings, datasets: Sequence[Dataset], protocol
     found = []
     if protocol == "fixed" and sum(len(dataset.classes) for dataset in datasets) < 3:
         found.append("Two cultivars: the intervals resample cultivars, so with two they say little.")
-    if settings.seeds < 3:
-        found.append("Fewer than three seeds: the spread between trainings is not known.")
+    if min([settings.seeds, *settings.more_seeds.values()]) < 3:
+        some = "Some rows have fewer" if settings.most_seeds >= 3 else "Fewer"
+        found.append(f"{some} than three seeds: the spread between trainings is not known.")
     if _is_scaled(settings):
         found.append("Published recipes, but with fewer epochs or smaller images: not the published methods' figures.")
     return tuple(found)

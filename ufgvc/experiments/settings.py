@@ -51,6 +51,8 @@ class BenchmarkSettings(TrialSettings):
     """smaller architectures as large=small, e.g. resnet50=resnet18 vgg16=vgg11; they replace the large ones"""
     seeds: int = Field(5, ge=1)
     """trainings of each row on each data set, with seeds from 0"""
+    seeds_of: tuple[str, ...] = ()
+    """other numbers of seeds for some rows, as row=seeds, e.g. resnet50=3 mask_guided=3 with --seeds 1"""
     protocol: Literal["fixed", "crossval", "both"] = "fixed"
     """fixed: train on the training leaves, score the test leaves; crossval: every leaf of both is scored, out of fold,
     once a seed"""
@@ -93,6 +95,32 @@ class BenchmarkSettings(TrialSettings):
             if not (large and equals and small):
                 raise ValueError(f"{pair!r} is not large=small, e.g. resnet50=resnet18")
         return pairs
+
+    @field_validator("seeds_of")
+    @classmethod
+    def _check_seeds(cls, pairs: tuple[str, ...]) -> tuple[str, ...]:
+        for pair in pairs:
+            row, equals, seeds = pair.rpartition("=")
+            if not (row and equals and seeds.isdecimal() and int(seeds) > 0):
+                raise ValueError(f"{pair!r} is not row=seeds, e.g. resnet50=3")
+        rows = [pair.rpartition("=")[0] for pair in pairs]
+        if len(set(rows)) < len(rows):
+            raise ValueError("a row occurs twice")
+        return pairs
+
+    @property
+    def more_seeds(self) -> dict[str, int]:
+        """`seeds_of` as {row: seeds}."""
+        return {row: int(seeds) for row, _, seeds in (pair.rpartition("=") for pair in self.seeds_of)}
+
+    def seeds_for(self, row: str) -> int:
+        """How many seeds a row is trained with."""
+        return self.more_seeds.get(row, self.seeds)
+
+    @property
+    def most_seeds(self) -> int:
+        """The number of seeds of the row with most."""
+        return max([self.seeds, *self.more_seeds.values()])
 
     @property
     def chooses_lr(self) -> bool:

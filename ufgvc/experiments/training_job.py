@@ -176,7 +176,9 @@ def run_job(job: TrainingJob, on: str = "cpu") -> dict[str, Any]:
     device = torch.device(on)
     store, dataset = job.store, job.config.open_dataset()
     description = {"variant": job.variant, "data": dataset.name, "seed": job.seed, "purpose": job.purpose}
-    store.write_json(JOB, description | {"lr_factor": job.lr_factor})  # the key in the path does not say it
+    held = job.config.held_fold
+    fold = {} if held is None else {"fold": held.fold, "folds": held.folds}
+    store.write_json(JOB, description | {"lr_factor": job.lr_factor} | fold)  # the key in the path does not say it
     if job.config.train.workers > 1:
         from ufgvc.experiments.distributed_trial import train_distributed  # imports Ray Train
 

@@ -62,7 +62,7 @@ def read(source: Source, table_name: str, base_setting: str | int) -> Listing:
     missing.
     """
     where = f"{source.store.uri}/{table_name}"
-    table = _load(source.store, table_name)
+    table = load_table(source.store, table_name)
     if not _is_manifest(table.column_names):
         has = ", ".join(table.column_names)
         what = (
@@ -72,7 +72,7 @@ def read(source: Source, table_name: str, base_setting: str | int) -> Listing:
         )
         fix = "rename the columns; `--reader folder` reads the folders and no table"
         raise UserError(f"{what}, and has {has}", where=where, fix=fix)
-    columns = {name: _texts(table[name]) for name in COLUMNS if name in table.column_names}
+    columns = {name: to_texts(table[name]) for name in COLUMNS if name in table.column_names}
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     listing = Listing(source.store, [], (), used=[table_name, "classes.txt"])
     found = _find_photos(rows, source.sizes, listing)
@@ -99,7 +99,7 @@ def read(source: Source, table_name: str, base_setting: str | int) -> Listing:
 def _has_columns(store: Store, name: str) -> bool:
     """Whether a table has the columns of a manifest; False if it cannot be read."""
     try:
-        return _is_manifest(_load(store, name).column_names)
+        return _is_manifest(load_table(store, name).column_names)
     except UserError:
         return False
 
@@ -108,8 +108,8 @@ def _is_manifest(names: Iterable[str]) -> bool:
     return "path" in names and bool({"label", "cultivar"} & set(names)) and _PREDICTION not in names
 
 
-def _load(store: Store, name: str) -> pa.Table:
-    """The table, with column names in lower case and without blanks around them."""
+def load_table(store: Store, name: str, flag: str = "--source") -> pa.Table:
+    """The table, with column names in lower case and without blanks around them. flag: that named it."""
     where = f"{store.uri}/{name}"
     try:
         if name.lower().endswith(".parquet"):
@@ -126,7 +126,7 @@ def _load(store: Store, name: str) -> pa.Table:
                 data, read_options=read, parse_options=pacsv.ParseOptions(delimiter=separator), convert_options=types
             )
     except FileNotFoundError:
-        raise UserError("there is no such file", where=where, fix="check --source") from None
+        raise UserError("there is no such file", where=where, fix=f"check {flag}") from None
     except pa.ArrowInvalid as error:
         raise UserError(f"cannot be read as a table ({error})", where=where, fix="correct the file") from None
     table = table.rename_columns([str(name).strip().lower() for name in table.column_names])
@@ -136,7 +136,7 @@ def _load(store: Store, name: str) -> pa.Table:
     return table
 
 
-def _texts(column: pa.ChunkedArray) -> list[str | None]:
+def to_texts(column: pa.ChunkedArray) -> list[str | None]:
     """Cells as text without surrounding blanks; empty cells are None; in a column of integers 3.0 becomes 3."""
     cells = ["" if value is None else str(value).strip() for value in column.to_pylist()]
     if all(re.fullmatch(r"\d+(\.0+)?", cell) for cell in cells if cell):

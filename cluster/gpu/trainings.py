@@ -207,7 +207,7 @@ class Maker(threading.Thread):
 
 def pack_runs(folder: Path, file: Path) -> None:
     """Archives the runs below a folder, without weights: the same benchmark goes on from them elsewhere."""
-    left_out = ("model", "checkpoints", "tune")
+    left_out = ("model", "checkpoints", "tune", "_cache")
     with tarfile.open(file, "w:gz") as archive:
         archive.add(folder, "runs", filter=lambda each: None if Path(each.name).name in left_out else each)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ufgvc.core.types import REGIONS
 from ufgvc.data.dataset import open_dataset, read_manifest
-from ufgvc.methods import Batch, Method, build, options_class
+from ufgvc.methods import Batch, Method, build, names, options_class
 from ufgvc.methods.backbones import memory_format
 from ufgvc.training.run import make_worker_config
 from ufgvc.training.settings import TrainSettings
@@ -29,6 +29,8 @@ SMALLER = {
     "improved_bcnn": {"backbone": "alexnet", "iterations": 3},
     "vgg16": {"backbone": "vgg11_bn", "hidden": 64},
 }
+PROBES = ("linear_probe", "part_probe")  # a fit in place of steps
+TRAINED = tuple(name for name in names() if name not in PROBES)
 SECOND_ORDER = ("bcnn", "improved_bcnn", "mpn_cov")
 
 
@@ -56,6 +58,21 @@ def noise_batch(method: Method, count: int = 8, seed: int = 0) -> Batch:
     has = {region: torch.arange(count) % 4 > 0 for region in REGIONS}
     uniforms = torch.rand(count, method.num_uniforms, generator=generator, dtype=torch.float64)
     return Batch(images, torch.arange(count) % CLASSES, masks, has, uniforms=uniforms)
+
+
+def move(batch: Batch, device: torch.device) -> Batch:
+    """The batch on the device; the numbers that views draw stay on the CPU."""
+
+    def moved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: tensor.to(device) for name, tensor in tensors.items()}
+
+    return replace(
+        batch,
+        images=batch.images.to(device),
+        labels=batch.labels.to(device),
+        masks=moved(batch.masks),
+        has_mask=moved(batch.has_mask),
+    )
 
 
 def on(method: Method, device: torch.device) -> Method:
@@ -87,7 +104,7 @@ def learn(
     if compiled:
         # The CPU's own compiler takes minutes, so there only the graph is made.
         model = torch.compile(model, backend="inductor" if device.type == "cuda" else "aot_eager")
-    batch = method.views(batch.to(device))
+    batch = method.views(move(batch, device))
     with autocast(precision, device):
         outputs = model(batch.images)
     parts = method.losses(outputs, batch)
@@ -133,9 +150,8 @@ def make_worker(
     dataset = open_dataset(data)
     method = small(name, len(dataset.classes))
     side = max(side, method.min_side)
-    settings = TrainSettings(
-        init="none", mask_kind="exact", epochs=4, batch_size=5, resize=side + 8, crop=side, cache=cache, **changes
-    )
+    usual = {"init": "none", "mask_kind": "exact", "epochs": 4, "batch_size": 5, "resize": side + 8, "crop": side}
+    settings = TrainSettings(**(usual | {"cache": cache} | changes))
     masks = read_manifest(dataset, f"masks/{settings.mask_kind}").fingerprint if method.regions else None
     plan, _ = make_worker_config(dataset, method, settings, 0, masks, str(runs))
     return Worker.start(plan, 0, 1, 1, device, None, lambda folder, epoch: None)

@@ -13,12 +13,11 @@ from typing import Literal
 import pytest
 import torch
 
-from tests.gpu.parts import make_worker, small
+from tests.gpu.parts import PROBES, TRAINED, make_worker, small
 from ufgvc.core.errors import UserError
 from ufgvc.data.dataset import open_dataset, read_index
 from ufgvc.evaluation.score import score_split
 from ufgvc.evaluation.settings import ScoreSettings
-from ufgvc.methods import names
 from ufgvc.models.model import LoadedModel
 from ufgvc.training.ddp import Ranks
 from ufgvc.training.loader import make_loader
@@ -31,7 +30,9 @@ WAITS: dict[str, str] = {}  # a method whose steps wait for the GPU: why it cann
 
 
 def test_both_caches_give_the_same_batches_to_the_bit(leaves: str, tmp_path: Path, device: torch.device) -> None:
-    host, resident = (make_worker(leaves, tmp_path, "mask_guided", device, cache).feed for cache in ("host", "device"))
+    host, resident = (
+        make_worker(leaves, tmp_path, "mask_guided", device, cache).loader for cache in ("host", "device")
+    )
     assert resident.resident
     assert not host.resident
     for epoch in (0, 1):
@@ -84,7 +85,7 @@ def num_batches(worker: Worker, epoch: int) -> None:
         train_step(worker.method, worker.model, batch, worker.optimizer, worker.precision)
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", TRAINED)
 def test_no_step_waits_for_the_gpu(name: str, leaves: str, tmp_path: Path, device: torch.device) -> None:
     """The first epoch may: it loads kernels. A wait is a RuntimeError whose traceback shows the line."""
     if name in WAITS:
@@ -94,6 +95,38 @@ def test_no_step_waits_for_the_gpu(name: str, leaves: str, tmp_path: Path, devic
     num_batches(worker, 0)
     with waiting(device, "error"):
         num_batches(worker, 1)
+
+
+def test_no_step_of_the_modern_recipe_waits_for_the_gpu(leaves: str, tmp_path: Path, device: torch.device) -> None:
+    """Jitter and CutMix on the device, AdamW with a learning rate a layer, averaged weights."""
+    worker = make_worker(leaves, tmp_path, "mask_guided", device, recipe="modern")
+    assert worker.average is not None
+    train_mode(worker.method, worker.model, worker.recipe.stages[0])
+
+    def steps(epoch: int) -> None:
+        for batch in worker.loader.training(epoch):
+            train_step(worker.method, worker.model, batch, worker.optimizer, worker.precision)
+            worker.average.update(worker.method.net)
+
+    steps(0)
+    with waiting(device, "error"):
+        steps(1)
+
+
+@pytest.mark.usefixtures("exact_float32")
+@pytest.mark.parametrize("name", PROBES)
+def test_a_probe_fitted_on_both_devices(name: str, leaves: str, tmp_path: Path, device: torch.device) -> None:
+    """The same embeddings to float32, and the same classifier, which is fitted in float64."""
+    rows, found = [], []
+    for place in (torch.device("cpu"), device):
+        folder = tmp_path / f"{name}-{place.type}"
+        worker = make_worker(leaves, folder, name, place, "host", precision="fp32", epochs=None, batch_size=None)
+        rows.append(worker.step())
+        found.append(worker.method.net.classifier.weight.detach().double().cpu())
+    assert rows[0]["strength"] == rows[1]["strength"]
+    assert rows[1]["loss"] == pytest.approx(rows[0]["loss"], rel=1e-2)
+    gap = float((found[1] - found[0]).norm() / found[0].norm())
+    assert gap < 1e-2, f"the weights differ by {gap:.1e} of their length"
 
 
 def test_the_host_cache_does_not_wait_either(leaves: str, tmp_path: Path, device: torch.device) -> None:

@@ -8,9 +8,21 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.gpu.parts import SECOND_ORDER, Learnt, cosine, gradient_gap, learn, loss_gap, noise_batch, on, small
+from tests.gpu.parts import (
+    SECOND_ORDER,
+    TRAINED,
+    Learnt,
+    cosine,
+    gradient_gap,
+    learn,
+    loss_gap,
+    move,
+    noise_batch,
+    on,
+    small,
+)
 from tests.gpu.smooth import Smooth, smoothed
-from ufgvc.methods import Batch, Method, Stage, names
+from ufgvc.methods import Batch, Method, Stage
 from ufgvc.methods.layers.second_order import (
     bilinear_pool,
     covariance_pool,
@@ -58,7 +70,7 @@ def reference(name: str) -> tuple[Method, Batch, Learnt, float]:
 
 
 @pytest.mark.usefixtures("exact_float32")
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", TRAINED)
 def test_losses_and_gradients_in_float32(name: str, device: torch.device) -> None:
     method, batch, wanted, noise = reference(name)
     with Smooth():
@@ -73,7 +85,7 @@ def test_losses_and_gradients_in_float32(name: str, device: torch.device) -> Non
 
 
 @pytest.mark.usefixtures("exact_float32")
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", TRAINED)
 def test_losses_and_gradients_in_bfloat16(name: str, device: torch.device) -> None:
     method, batch, wanted, _ = reference(name)
     with Smooth():
@@ -86,7 +98,7 @@ def test_losses_and_gradients_in_bfloat16(name: str, device: torch.device) -> No
     assert angle > least, f"the cosine between the gradients is {angle:.4f}, wanted are {least} ({why})"
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", TRAINED)
 def test_a_step_in_the_precision_of_the_device(name: str, device: torch.device) -> None:
     """`auto` is bfloat16 on these GPUs; with dropout, and the method's real ReLUs."""
     method = on(small(name), device)
@@ -97,7 +109,7 @@ def test_a_step_in_the_precision_of_the_device(name: str, device: torch.device) 
     if name in ("inception_v3", "nts_net", "region_tokens"):  # these call parts of the backbone by themselves
         convolution = next(module for module in method.net.backbone.modules() if isinstance(module, torch.nn.Conv2d))
         convolution.register_forward_hook(lambda module, inputs, output: precisions.add(output.dtype))
-    done = train_step(method, method.net.train(), noise_batch(method).to(device), optimizer, "auto")
+    done = train_step(method, method.net.train(), move(noise_batch(method), device), optimizer, "auto")
     assert precisions == {torch.bfloat16 if device.type == "cuda" else torch.float32}
     losses = {part: float(total / count) for part, (total, count) in done.losses.items()}
     assert all(torch.tensor(loss).isfinite() for loss in losses.values()), losses

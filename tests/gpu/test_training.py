@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tests.gpu.parts import noise_batch, on, small
+from tests.gpu.parts import move, noise_batch, on, small
 from ufgvc.experiments.calibrate import CalibrateSettings, calibrate_model
 from ufgvc.methods import Stage
 from ufgvc.methods.method import identity
@@ -142,7 +142,7 @@ def test_a_rank_of_ddp_learns_what_a_net_alone_learns(tmp_path: Path, device: to
                     method.net, device_ids=[device] if device.type == "cuda" else None
                 )
             optimizer = make_optimizer(method, Stage(epochs=1, lr=1e-3))
-            batch = noise_batch(method).to(device)
+            batch = move(noise_batch(method), device)
             train_step(
                 method, model.train(), batch, optimizer, "fp32", reduce=summed if together else identity, world=1
             )
@@ -169,14 +169,14 @@ def test_a_compiled_training(leaves: str, tmp_path: Path, cuda: torch.device) ->
 def test_calibration(trained: TrainResult, leaves: str, device: torch.device) -> None:
     """Two folds, each trained as a trial on its share of the device."""
     settings = CalibrateSettings(
-        folds=2, trials=1, cpus_per_trial=0.5, device="gpu" if device.type == "cuda" else "cpu"
+        folds=2, max_concurrent_trials=1, cpus_per_trial=0.5, device="gpu" if device.type == "cuda" else "cpu"
     )
     done = calibrate_model(
         leaves, trained.model, settings, Context(runs=str(Path(trained.run).parents[2]), tracking=OFF)
     )
     assert done.calibration.num_images == 12
     assert 0.01 <= done.calibration.temperature <= 100
-    assert all(math.isfinite(figure) for figure in done.figures.values()), done.figures
+    assert all(math.isfinite(figure) for figure in done.metrics.values()), done.metrics
     # The temperature is the one that fits these leaves best, so it cannot do worse than none.
-    assert done.figures["log_loss_after"] <= done.figures["log_loss_before"] + 1e-6, done.figures
+    assert done.metrics["log_loss_after"] <= done.metrics["log_loss_before"] + 1e-6, done.metrics
     assert load_model(trained.model).subspace is not None

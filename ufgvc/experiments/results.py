@@ -53,13 +53,14 @@ def collect_results(
     panels, energy = measure_maps(datasets[0], entries, settings, final_outcomes, kind) if kind else (None, {})
     facts = _facts(datasets, entries, settings, final_outcomes, protocol)
     leaves = [scored_leaves(dataset, protocol) for dataset in datasets]
-    controlled = [row.key for row in OURS if any(each.variant.key.startswith(f"{row.key}:") for each in entries)]
+    keys = [entry.variant.key for entry in entries]
+    compared = [row.key for row in OURS if row.key in keys and is_reference(row.key, keys)]
     record = BenchmarkRecord(
         title=", ".join(dataset.name for dataset in datasets),
         budget=settings.budget,
         protocol=protocol,
         datasets=tuple(each for each, _ in leaves),
-        references=("resnet50", "mask_guided", *controlled),
+        references=("resnet50", "mask_guided", *compared),
         methods=tuple(
             _method_result(entry, leaves, settings, lr_outcomes, final_outcomes, protocol) for entry in entries
         ),
@@ -68,6 +69,11 @@ def collect_results(
         energy=energy,
     )
     return record, panels
+
+
+def is_reference(key: str, keys: Sequence[str]) -> bool:
+    """Whether every row is compared with the row: linear_probe, the simplest method, and those that have controls."""
+    return key == "linear_probe" or any(each.startswith(f"{key}:") for each in keys)
 
 
 def _test_labels(dataset: Dataset) -> np.ndarray:
@@ -193,13 +199,25 @@ def _facts(
         "Fingerprints": ", ".join(f"{dataset.name} {dataset.fingerprint}" for dataset in datasets),
         "Budget": _describe_budget(entries, settings) + smaller,
         "Initial weights": init,
-        "Masks": f"{settings.mask_kind}, found by the detector" if settings.mask_kind != "exact" else "exact",
+        "Masks": _describe_masks(datasets, settings.mask_kind),
         "Epoch chosen by": "last epoch; no selection",
         "Seeds": ", ".join([f"{settings.seeds}, from 0", *(f"{row}: {n}" for row, n in settings.more_seeds.items())]),
         "Trained on": f"{'; '.join(machines) or 'not recorded'}{concurrent}",
         "Trained with": ", ".join(f"{name} {version}" for name, version in versions().items()),
         "Code": git_commit() or "",
     }
+
+
+def _describe_masks(datasets: Sequence[Dataset], kind: str) -> str:
+    """The kind of the masks, and where their boxes come from."""
+    if kind == "exact":
+        return kind
+    sources = set()
+    for dataset in datasets:
+        with contextlib.suppress(UserError):  # no row of the benchmark needs masks
+            sources.add(read_manifest(dataset, f"masks/{kind}").extra["origin"]["boxes"])
+    described = {"annotated": "in annotated boxes"}
+    return ", ".join([kind, *(described.get(each, "found by the detector") for each in sorted(sources))])
 
 
 def _describe_budget(entries: Sequence[BenchmarkEntry], settings: BenchmarkSettings) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
+from ufgvc.methods.method import Method
 from ufgvc.runtime.resources import TorchDevice, choose_device, count_slots, describe_nodes, describe_resources
 from ufgvc.training.settings import TrainSettings
 
@@ -75,6 +76,17 @@ def check_crop(method: str, crop: int, smallest: int) -> None:
     if crop < smallest:
         what = f"{method} does not take images of {crop} px"
         raise UserError(what, where="train.crop", fix=f"use `--train.crop {smallest}` or more")
+
+
+def check_head(method: Method) -> None:
+    """UserError unless the method's last layer can start from a fitted classifier (`--train.head probe`)."""
+    if method.has_linear_head:
+        return
+    what = f"the logits of {method.name} are not one linear layer of its pooled features"
+    if method.recipe.classifier_fit:
+        what = f"the classifier of {method.name} is fitted in any case"
+    fix = "leave `--train.head` out, or use a method such as resnet50 or mask_guided"
+    raise UserError(what, where="train.head", fix=fix)
 
 
 def check_places(places: dict[str, str], nodes: int) -> None:

@@ -35,6 +35,7 @@ from ufgvc.training.preflight import (
     check_batch,
     check_cpus,
     check_crop,
+    check_head,
     check_nodes_hold,
     check_places,
     choose_training_device,
@@ -135,6 +136,8 @@ def make_worker_config(
     masks: fingerprint of the masks; None for methods without masks.  runs: URI of the folder of all runs.
     held_fold: see `WorkerConfig`.
     """
+    if settings.head == "probe":
+        check_head(method)
     recipe = apply_overrides(method.recipe, settings, method.whole_leaf)
     identity: dict[str, Any] = {
         "method": method.name,

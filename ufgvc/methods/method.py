@@ -72,7 +72,7 @@ class Method:
     passes of a whole image (a view of half the side counts a quarter).  min_side: smallest crop in pixels.
     regions: masks that training needs.  whole_leaf: whether the net measures the leaf's outline, which CutMix would
     break.  last_map: name of the output (B, C, h, w) before pooling.
-    added_heads: modules of the net whose outputs evaluation adds to those of `net.classifier`.
+    added_heads: linear layers of the net whose outputs evaluation adds to those of `net.classifier`.
     options: all options as JSON values; build(name, num_classes, **options) and the state dict restore the method.
     """
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from torchvision import models
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.types import REGIONS
-from ufgvc.methods import Batch, Method, Recipe, Stage, build, names, options_class
+from ufgvc.methods import Batch, Method, Recipe, Stage, backbones, build, names, options_class
 from ufgvc.methods.backbones import build_backbone
 from ufgvc.training.optim import freeze, frozen_modules, make_optimizer
 from ufgvc.training.steps import eval_step, train_step
@@ -335,3 +337,17 @@ def test_no_network_is_reported(name: str, monkeypatch: pytest.MonkeyPatch, tmp_
     with pytest.raises(UserError, match=f"weights of {name} could not be downloaded") as caught:
         build_backbone(name, "imagenet")
     assert "efficientnet_lite0" in str(caught.value)
+
+
+def test_a_silent_network_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A server that takes the connection and says nothing, as behind some firewalls: a message within the timeout."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(backbones, "ANSWER_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{server.getsockname()[1]}")
+        started = time.monotonic()
+        with pytest.raises(UserError, match="weights of resnet18 could not be downloaded") as caught:
+            build_backbone("resnet18", "imagenet")
+    assert time.monotonic() - started < 20
+    assert "efficientnet_lite0" in str(caught.value)
+    assert socket.getdefaulttimeout() is None

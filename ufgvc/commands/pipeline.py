@@ -15,6 +15,7 @@ from ufgvc.commands.ingest import HasSource
 from ufgvc.commands.step import Step
 from ufgvc.commands.train import Train
 from ufgvc.core.errors import UserError
+from ufgvc.core.storage import open_store
 from ufgvc.data.ingest import IngestSettings
 from ufgvc.evaluation.settings import EvaluateSettings
 from ufgvc.regions.settings import DetectSettings, MaskSettings
@@ -83,6 +84,7 @@ def _check(settings: Pipeline, context: Context) -> None:
     from ufgvc.experiments.candidates import check_validation
     from ufgvc.methods.weights import check_init
     from ufgvc.models.model import load_model
+    from ufgvc.training.preflight import check_weights
 
     if settings.train.validation == "kfold" and settings.train.fold is None:
         raise UserError(
@@ -93,6 +95,9 @@ def _check(settings: Pipeline, context: Context) -> None:
         )
     if settings.method == "auto":
         check_validation(settings.train)
-    check_init(settings.train.init)
+        check_init(settings.train.init)
+    elif settings.train.init != "imagenet" or not open_store(settings.data).exists("dataset.json"):
+        # Where an earlier call ingested, the training may be finished, and has a check of its own.
+        check_weights(settings.method, settings.options.model_dump(mode="json"), settings.train.init, context.ray)
     for model in evaluate.labelled_models(settings.compare).values():
         load_model(model, context)

@@ -92,10 +92,13 @@ def train_settings(candidate: Candidate, settings: TrainSettings) -> TrainSettin
     """The settings of a training of the candidate: the user's, then its own.
 
     A classifier that is fitted has no epochs, learning rate or modern recipe, so the user's are for the other
-    candidates.
+    candidates; so is a fitted first layer where the method has none.
     """
     own = {name: value for name, value in candidate.train.items() if getattr(settings, name) is None}
-    if build(candidate.method, num_classes=2, **candidate.options).recipe.classifier_fit:
+    method = build(candidate.method, num_classes=2, **candidate.options)
+    if not method.has_linear_head:
+        own["head"] = "random"
+    if method.recipe.classifier_fit:
         own |= {"epochs": None, "learning_rate": None, "recipe": "published", "early_stopping": None}
     return settings.model_copy(update=own)
 

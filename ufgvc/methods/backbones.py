@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from ufgvc.core.errors import UserError
 from ufgvc.methods.lite_weights import LITE, read_lite_weights
-from ufgvc.methods.weights import kaiming_init_, load_weights, read_state_dict
+from ufgvc.methods.weights import kaiming_init_, load_weights, read_state_dict, silence_ends_after
 
 # Modules of torchvision's classifiers, in forward order, that end with the last feature map. A model is cut by the
 # first row of which it has every module; the modules keep their names, so that published state dicts can be loaded.
@@ -51,9 +51,10 @@ ANY_SIZE: dict[str, dict[str, Any]] = {
 WHOLE_CLASSIFIER_FIX = (
     "give the weights of the whole classifier; weights of a trunk alone fit the method `resnet50` with this `backbone`"
 )
+ANSWER_SECONDS = 20.0  # torchvision itself would wait for minutes where a firewall swallows what is sent
 OFFLINE_FIX = (
-    "use the backbone efficientnet_lite0, whose ImageNet weights are installed, `init: none` or a weight file "
-    "(`init: <URI>`), or download the weights on a machine with a network"
+    "use the backbone efficientnet_lite0 (`--options.backbone`), whose ImageNet weights are installed, `init: none` or "
+    "a weight file (`init: <URI>`), or download the weights on a machine with a network"
 )
 
 
@@ -191,8 +192,9 @@ def _torchvision_model(name: str, imagenet: bool) -> nn.Module:
         with torch.device("meta"):
             return models.get_model(name, weights=None, **({"init_weights": False} if name == "inception_v3" else {}))
     try:
-        # V1 everywhere: the published methods used these, and the newer weights fine-tune differently.
-        return models.get_model(name, weights="IMAGENET1K_V1" if imagenet else None)
+        with silence_ends_after(ANSWER_SECONDS):
+            # V1 everywhere: the published methods used these, and the newer weights fine-tune differently.
+            return models.get_model(name, weights="IMAGENET1K_V1" if imagenet else None)
     except (URLError, TimeoutError, ConnectionError) as error:
         raise UserError(
             f"the ImageNet weights of {name} could not be downloaded: {error}", where="init", fix=OFFLINE_FIX

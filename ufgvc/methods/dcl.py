@@ -217,4 +217,5 @@ def build_dcl(num_classes: int, init: str, options: DCLOptions) -> Method:
         num_uniforms=num_shuffle_uniforms(options.shuffle, options.grid),
         images_forwarded=2.0,
         min_side=max(32, options.grid),
+        added_heads=("adversary",) if options.adversary == "classes" else (),
     )

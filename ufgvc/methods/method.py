@@ -72,6 +72,7 @@ class Method:
     passes of a whole image (a view of half the side counts a quarter).  min_side: smallest crop in pixels.
     regions: masks that training needs.  whole_leaf: whether the net measures the leaf's outline, which CutMix would
     break.  last_map: name of the output (B, C, h, w) before pooling.
+    added_heads: linear layers of the net whose outputs evaluation adds to those of `net.classifier`.
     options: all options as JSON values; build(name, num_classes, **options) and the state dict restore the method.
     """
 
@@ -90,6 +91,15 @@ class Method:
     min_side: int = 32
     whole_leaf: bool = False
     last_map: str = "features"
+    added_heads: tuple[str, ...] = ()
+
+    @property
+    def has_linear_head(self) -> bool:
+        """Whether the logits are one plain linear layer of the "embedding", which training learns by gradient steps.
+
+        Cosine heads are subclasses of the layer.
+        """
+        return type(self.net.classifier) is nn.Linear and not self.recipe.classifier_fit
 
     def is_head(self, parameter: str) -> bool:
         """Whether a parameter of the net, given by name, belongs to the new layers."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 
 import torch
@@ -32,6 +34,17 @@ def kaiming_init_(module: nn.Module) -> nn.Module:
         elif isinstance(layer, _BatchNorm):
             layer.reset_parameters()
     return module
+
+
+@contextlib.contextmanager
+def silence_ends_after(seconds: float) -> Iterator[None]:
+    """Sockets of this process that have no timeout of their own wait this long for an answer."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def read_file(uri: str) -> bytes:

@@ -40,6 +40,11 @@ def in_ray_job() -> bool:
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
+def cluster_address(settings: RaySettings) -> str | None:
+    """The running cluster that a session joins; None: it starts its own on this machine."""
+    return settings.address or os.environ.get("RAY_ADDRESS") or ("auto" if in_ray_job() else None)
+
+
 @contextlib.contextmanager
 def ray_session(settings: RaySettings | None = None, gpus: int = 0) -> Iterator[None]:
     """Joins a running cluster, or starts a local session and removes it with its files at the end. Nested use joins the
@@ -53,7 +58,7 @@ def ray_session(settings: RaySettings | None = None, gpus: int = 0) -> Iterator[
     import ray
 
     mark("imports")
-    address = settings.address or os.environ.get("RAY_ADDRESS") or ("auto" if in_ray_job() else None)
+    address = cluster_address(settings)
     if ray.is_initialized():
         session: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     else:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from ufgvc.methods.method import Method
 from ufgvc.training.loader import BatchLoader, eval_batch
 
 Ints = NDArray[np.int64]
+View = Callable[[Tensor], Tensor]  # (B, R, R, 3) uint8 -> (B, 3, crop, crop) float in [0, 1]
 FORMULA = 1  # to be raised when the nets pool otherwise: files of older versions must not be found then
 
 
@@ -46,15 +48,23 @@ def embed_training_images(method: Method, loader: BatchLoader, device: torch.dev
         rows = _find_or_embed(method, source.data.images, device)
         part = rows if loader.num_train == len(rows) else rows[loader.train_indices]  # a whole file stays on the disk
         return Embeddings(part, loader.train_labels, loader.train_indices)
+    return embed_batches(method, loader, partial(eval_view, size=method.recipe.crop))
+
+
+def embed_batches(method: Method, loader: BatchLoader, view: View) -> Embeddings:
+    """The embeddings of this rank's training images as they come, and of no others; nothing is written.
+
+    view: of decoded images, as the network gets them.
+    """
     labels, positions = [], []
 
     def batches() -> Iterator[Tensor]:
-        for raw in source.epoch(0):
+        for raw in loader.source.epoch(0):
             labels.append(raw.labels.cpu().numpy())
             positions.append(raw.positions)
             yield raw.images
 
-    found = np.concatenate(list(_embed(method, batches(), device)))
+    found = np.concatenate(list(_embed(method, batches(), loader.device, view)))
     return Embeddings(found, np.concatenate(labels), np.concatenate(positions))
 
 
@@ -71,7 +81,7 @@ def _find_or_embed(method: Method, images: np.memmap, device: torch.device) -> N
             )
             with disk_errors(target), tempfile.TemporaryDirectory(dir=target.parent) as building:
                 part = Path(building) / target.name
-                _write(part, len(images), _embed(method, batches, device))
+                _write(part, len(images), _embed(method, batches, device, partial(eval_view, size=method.recipe.crop)))
                 os.replace(part, target)
     return np.load(target, mmap_mode="r")
 
@@ -90,14 +100,16 @@ def _write(path: Path, count: int, batches: Iterator[NDArray[np.float32]]) -> No
     file.flush()
 
 
-def _embed(method: Method, batches: Iterable[Tensor], device: torch.device) -> Iterator[NDArray[np.float32]]:
+def _embed(
+    method: Method, batches: Iterable[Tensor], device: torch.device, view: View
+) -> Iterator[NDArray[np.float32]]:
     """Embeddings (B, V, D) of batches of decoded images (B, R, R, 3) uint8 on the device."""
     net = method.net.eval()
     with torch.inference_mode(), torch.autocast(device.type, enabled=False):
         for batch in batches:
-            images = eval_view(batch, method.recipe.crop)
+            images = view(batch)
             views = [images, images.flip(3)] if method.recipe.mirror else [images]
-            yield torch.stack([net(view)["embedding"].float().cpu() for view in views], dim=1).numpy()
+            yield torch.stack([net(each)["embedding"].float().cpu() for each in views], dim=1).numpy()
 
 
 def _digest(method: Method) -> str:

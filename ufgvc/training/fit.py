@@ -26,6 +26,7 @@ STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
 DEFAULT_STRENGTH = 1.0  # where nothing can be held out: one leaf (or plant) of each cultivar
 FOLDS = 5
 ONE_FOLD_ABOVE = 20_000  # rows: with so many, one held-out fold decides
+CONVERGED = {"maxiter": 2000, "ftol": 1e-10}  # of L-BFGS: when it stops
 CHUNK = 8192  # rows that are on the device in float64 at a time
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -57,15 +58,12 @@ def fit_epoch(method: Method, loader: BatchLoader, ranks: Ranks, seed: int) -> d
     A cultivar without training images is never named: nothing holds its bias, which falls until the fit has converged.
     """
     started = time.monotonic()
-    _set(method.net, mean=0.0, scale=1.0)
+    overwrite(method.net, mean=0.0, scale=1.0)
     found = embed_training_images(method, loader, ranks.device)
     seconds = time.monotonic() - started
-    folds = np.full(int(loader.train_indices.max()) + 1, -1)
-    folds[loader.train_indices] = assign_folds(loader.train_labels, loader.train_groups, FOLDS, seed)
-    own = folds[found.positions] if (folds >= 0).any() else None
-    fitted = fit_classifier(found, own, method.num_classes, ranks)
-    _set(method.net, mean=fitted.mean, scale=fitted.scale)
-    _set(method.net.get_submodule("classifier"), weight=fitted.weight, bias=fitted.bias)
+    fitted = fit_classifier(found, choose_folds(found, loader, seed), method.num_classes, ranks)
+    overwrite(method.net, mean=fitted.mean, scale=fitted.scale)
+    overwrite(method.net.get_submodule("classifier"), weight=fitted.weight, bias=fitted.bias)
     count = loader.num_train
     row = {
         "train_accuracy": fitted.right / count,
@@ -84,7 +82,16 @@ def fit_epoch(method: Method, loader: BatchLoader, ranks: Ranks, seed: int) -> d
     return row | {"held_out_accuracy": fitted.held_out[0] / fitted.held_out[1]}
 
 
-def _set(module: nn.Module, **values: Tensor | float) -> None:
+def choose_folds(found: Embeddings, loader: BatchLoader, seed: int) -> Ints | None:
+    """The fold (N,) of each image of `found`, grouped as the leaves are, -1 for those that always train; None: no fold
+    holds any.
+    """
+    folds = np.full(int(loader.train_indices.max()) + 1, -1)
+    folds[loader.train_indices] = assign_folds(loader.train_labels, loader.train_groups, FOLDS, seed)
+    return folds[found.positions] if (folds >= 0).any() else None
+
+
+def overwrite(module: nn.Module, **values: Tensor | float) -> None:
     """Overwrites parameters and buffers."""
     with torch.no_grad():
         for name, value in values.items():
@@ -93,15 +100,21 @@ def _set(module: nn.Module, **values: Tensor | float) -> None:
 
 
 def fit_classifier(
-    found: Embeddings, folds: Ints | None, num_classes: int, ranks: Ranks, strengths: tuple[float, ...] = STRENGTHS
+    found: Embeddings,
+    folds: Ints | None,
+    num_classes: int,
+    ranks: Ranks,
+    strengths: tuple[float, ...] = STRENGTHS,
+    intercept: bool = True,
 ) -> Fitted:
     """Fits the classifier; the strength of its penalty has the smallest log-loss on held-out images.
 
     found: of this rank; the sums of all ranks decide, so every rank returns the same.
     folds: (N,) fold of each image of `found`, -1 for those that always train; None: the default strength is used.
+    intercept: False for a layer without a bias: `bias` and `mean` are 0, so the embeddings are scaled, not centred.
     """
     mean, scale = _mean_and_scale(found.rows, ranks)
-    problem = _Problem(found, mean, scale, num_classes, ranks)
+    problem = _Problem(found, mean if intercept else mean * 0, scale, num_classes, ranks, intercept)
     everything = np.ones(len(found.labels), bool)
     if folds is None:
         return problem.fitted(problem.solve(everything, DEFAULT_STRENGTH, None), DEFAULT_STRENGTH, None)
@@ -149,8 +162,10 @@ class _Problem:
     is lost, and every step costs as many columns as there are rows.  basis: (r, D) of that space; None: not turned.
     """
 
-    def __init__(self, found: Embeddings, mean: Tensor, scale: Tensor, num_classes: int, ranks: Ranks) -> None:
-        self.found, self.ranks, self.num_classes = found, ranks, num_classes
+    def __init__(
+        self, found: Embeddings, mean: Tensor, scale: Tensor, num_classes: int, ranks: Ranks, intercept: bool
+    ) -> None:
+        self.found, self.ranks, self.num_classes, self.intercept = found, ranks, num_classes, intercept
         self.mean, self.scale = mean.to(ranks.device), scale.to(ranks.device)
         self.width = found.rows.shape[2]
         self.basis: Tensor | None = None
@@ -180,7 +195,7 @@ class _Problem:
         """
         objective = self._objective(chosen, strength)
         begin = np.zeros(self.num_classes * (self.width + 1)) if start is None else start
-        done = minimize(objective, begin, jac=True, method="L-BFGS-B", options={"maxiter": 2000, "ftol": 1e-10})
+        done = minimize(objective, begin, jac=True, method="L-BFGS-B", options=CONVERGED)
         if not done.success:
             log.info("logistic regression with C = %g stopped before it converged: %s", strength, done.message)
         return np.asarray(done.x)
@@ -199,7 +214,8 @@ class _Problem:
                 slope = log_probabilities.exp()
                 slope[torch.arange(len(wide), device=wide.device), repeated] -= 1
                 sums[:weight_size] += (slope.T @ wide).flatten()
-                sums[weight_size:-1] += slope.sum(dim=0)
+                if self.intercept:  # else its slope is 0, and it stays at the 0 where it starts
+                    sums[weight_size:-1] += slope.sum(dim=0)
             totals = self.ranks.sum(sums).cpu().numpy()
             penalised = flat[:weight_size]
             gradient = strength * totals[:-1]

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
+from ufgvc.methods import build
+from ufgvc.methods.method import Method
+from ufgvc.methods.weights import check_init
 from ufgvc.runtime.resources import TorchDevice, choose_device, count_slots, describe_nodes, describe_resources
+from ufgvc.runtime.session import RaySettings, cluster_address
 from ufgvc.training.settings import TrainSettings
 
 
@@ -75,6 +80,28 @@ def check_crop(method: str, crop: int, smallest: int) -> None:
     if crop < smallest:
         what = f"{method} does not take images of {crop} px"
         raise UserError(what, where="train.crop", fix=f"use `--train.crop {smallest}` or more")
+
+
+def check_weights(method: str, options: Mapping[str, Any], init: str, ray: RaySettings) -> None:
+    """UserError, before Ray starts, if the initial weights are missing: a file, a package, or a download.
+
+    On one machine this downloads them if need be. On a cluster the workers do, whose disks and network may be others.
+    """
+    if init != "imagenet":
+        check_init(init)
+    elif cluster_address(ray) is None:
+        build(method, num_classes=2, init=init, **options)
+
+
+def check_head(method: Method) -> None:
+    """UserError unless the method's last layer can start from a fitted classifier (`--train.head probe`)."""
+    if method.has_linear_head:
+        return
+    what = f"the logits of {method.name} are not one linear layer of its pooled features"
+    if method.recipe.classifier_fit:
+        what = f"the classifier of {method.name} is fitted in any case"
+    fix = "leave `--train.head` out, or use a method such as resnet50 or mask_guided"
+    raise UserError(what, where="train.head", fix=fix)
 
 
 def check_places(places: dict[str, str], nodes: int) -> None:

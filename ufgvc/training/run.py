@@ -35,8 +35,10 @@ from ufgvc.training.preflight import (
     check_batch,
     check_cpus,
     check_crop,
+    check_head,
     check_nodes_hold,
     check_places,
+    check_weights,
     choose_training_device,
 )
 from ufgvc.training.progress import Follower, read_metrics
@@ -93,6 +95,8 @@ def train(
         check_masks(dataset, settings.mask_kind)
     check_crop(method, config.recipe["crop"], built.min_side)
     check_batch(config.recipe["batch_size"], settings.workers, dataset.counts["train"])
+    if settings.init == "imagenet" and not store.exists("progress.json"):  # a checkpoint has weights
+        check_weights(method, built.options, settings.init, context.ray)
     store.write_text("config.yaml", to_yaml(identity))
     tags = {
         "data": dataset.fingerprint,
@@ -135,6 +139,8 @@ def make_worker_config(
     masks: fingerprint of the masks; None for methods without masks.  runs: URI of the folder of all runs.
     held_fold: see `WorkerConfig`.
     """
+    if settings.head == "probe":
+        check_head(method)
     recipe = apply_overrides(method.recipe, settings, method.whole_leaf)
     identity: dict[str, Any] = {
         "method": method.name,

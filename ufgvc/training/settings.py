@@ -32,6 +32,8 @@ class TrainSettings(Settings):
     recipe: Literal["published", "modern"] = added("published")
     """published: as the method's authors train it; modern: AdamW, cosine, crops of random size, softened labels and
     averaged weights, chosen for pretrained weights"""
+    head: Literal["random", "probe"] = added("random")
+    """first weights of the last layer; probe: of a logistic regression on the features of the training leaves"""
     epochs: int | None = Field(None, ge=1)
     """passes over the training leaves"""
     batch_size: int | None = Field(None, ge=2)

@@ -24,6 +24,7 @@ from ufgvc.training.average import WeightAverage
 from ufgvc.training.checkpoint import CheckpointSink, RunCheckpoint, write_checkpoint
 from ufgvc.training.ddp import Ranks, warm_up_ddp_buckets, wrap_ddp
 from ufgvc.training.fit import fit_epoch
+from ufgvc.training.head import fit_head
 from ufgvc.training.loader import BatchLoader, make_loader
 from ufgvc.training.memory import memory_for_batches
 from ufgvc.training.optim import lr_at, make_optimizer, set_lr, stage_at, train_mode
@@ -49,7 +50,7 @@ class Worker:
     """One rank of a training.  model: the method's net wrapped by DDP and torch.compile.
 
     history: metrics of the finished epochs.  best: see `write_checkpoint`.  marks: see `WorkerConfig`.
-    average: of the net's weights; None if the recipe has none.
+    average: of the net's weights; None if the recipe has none.  fitted: metrics of `fit_head`, for the first epoch.
     """
 
     config: WorkerConfig
@@ -68,6 +69,7 @@ class Worker:
     saved_at: float = field(default_factory=time.monotonic)
     marks: dict[str, float] = field(default_factory=dict)
     average: WeightAverage | None = field(init=False)
+    fitted: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.average = WeightAverage(self.method.net, self.recipe.ema_decay) if self.recipe.ema_decay else None
@@ -104,7 +106,8 @@ class Worker:
         loader = make_loader(config, recipe, dataset, index, ranks, method.num_uniforms)
         precision = choose_precision(config.train.precision, device)
         marks["cache"] = time.time()
-        worker = cls(config, recipe, ranks, precision, method, loader, sink, marks=marks)
+        fitted = {} if state or config.train.head == "random" else fit_head(method, loader, ranks, config.seed)
+        worker = cls(config, recipe, ranks, precision, method, loader, sink, marks=marks, fitted=fitted)
         worker._enter_stage()
         if state:
             worker.restore(state)
@@ -141,8 +144,7 @@ class Worker:
         self._enter_stage()
         started = time.monotonic()
         with memory_for_batches(self.recipe, self.ranks.world_size, self.loader.resident, self.ranks.device):
-            row = self._train_epoch()
-            row |= self._validate()
+            row = self._train_epoch() | (self.fitted if self.epoch == 0 else {}) | self._validate()
         row["seconds"] = time.monotonic() - started
         self.history.append(row)
         self.epoch += 1

@@ -142,12 +142,13 @@ def embeddings(count: int = 60, views: int = 2, width: int = 7, classes: int = 4
 
 
 @pytest.mark.parametrize("width", [7, 300], ids=["more rows", "more columns"])
-@pytest.mark.parametrize("chunk", [8192, 13])
+@pytest.mark.parametrize(("chunk", "held"), [(512, 4096), (13, 4096), (13, 0)], ids=["few", "chunks", "many"])
 @pytest.mark.parametrize("strength", [0.01, 1.0])
 def test_the_classifier_is_scikit_learns(
-    strength: float, chunk: int, width: int, monkeypatch: pytest.MonkeyPatch
+    strength: float, chunk: int, held: int, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fit, "CHUNK", chunk)
+    monkeypatch.setattr(fit, "HELD", held)
     found = embeddings(width=width)
     wide, repeated = found.rows.reshape(-1, width).astype(float), np.repeat(found.labels, 2)
     scaler = StandardScaler().fit(wide)
@@ -243,13 +244,13 @@ def test_embeddings_are_made_once_and_are_those_of_the_batches(tmp_path: Path) -
         return embed_training_images(method, loader_of(array, source), CPU)
 
     streamed, first = embed(images), embed(mapped)
-    assert first.rows.shape == (3, 2, method.net.classifier.in_features)
+    assert first.take(np.arange(3)).shape == (3, 2, method.net.classifier.in_features)
     order = np.argsort(streamed.positions)
-    assert np.allclose(streamed.rows[order], first.rows, atol=1e-4)
+    assert np.allclose(streamed.take(order), first.take(np.arange(3)), atol=1e-4)
     assert (streamed.labels[order] == first.labels).all()
     with torch.no_grad():
         wanted = method.net(torch.from_numpy(images[2:3, 4:36, 4:36]).permute(0, 3, 1, 2) / 255)["embedding"]
-    assert np.allclose(first.rows[1, 0], wanted[0], atol=1e-4)
+    assert np.allclose(first.take(np.array([1]))[0, 0], wanted[0], atol=1e-4)
     method.net.register_forward_pre_hook(lambda *_: pytest.fail("the network runs again"))
     assert np.array_equal(embed(mapped).rows, first.rows)
     assert len(list(tmp_path.glob("decoded.embeddings-*.npy"))) == 1

@@ -25,8 +25,10 @@ log = logging.getLogger(__name__)
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
 DEFAULT_STRENGTH = 1.0  # where nothing can be held out: one leaf (or plant) of each cultivar
 FOLDS = 5
-ONE_FOLD_ABOVE = 20_000  # rows: with so many, one held-out fold decides
-CHUNK = 8192  # rows that are on the device in float64 at a time
+ONE_FOLD_ABOVE = 20_000  # images: with so many, one held-out fold decides
+HELD = 4096  # images: up to here the standardised rows stay in memory, in float64
+CHUNK = 512  # images that are computed with at a time: on a CPU their rows should stay in its cache
+FALLING = 1e-6  # share; float32 sums of many rows are more exact
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -100,7 +102,7 @@ def fit_classifier(
     found: of this rank; the sums of all ranks decide, so every rank returns the same.
     folds: (N,) fold of each image of `found`, -1 for those that always train; None: the default strength is used.
     """
-    mean, scale = _mean_and_scale(found.rows, ranks)
+    mean, scale = _mean_and_scale(found, ranks)
     problem = _Problem(found, mean, scale, num_classes, ranks)
     everything = np.ones(len(found.labels), bool)
     if folds is None:
@@ -122,18 +124,18 @@ def fit_classifier(
     return problem.fitted(weights, strengths[best], (int(right[best]), total))
 
 
-def _mean_and_scale(rows: NDArray[np.float32], ranks: Ranks) -> tuple[Tensor, Tensor]:
+def _mean_and_scale(found: Embeddings, ranks: Ranks) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (D,) float64 over all rows (N, V, D) of all ranks; a constant column has scale 1."""
-    width = rows.shape[2]
+    width = found.rows.shape[2]
     sums = torch.zeros(2, width, dtype=torch.float64)
-    count = torch.tensor(float(rows.shape[0] * rows.shape[1]), dtype=torch.float64)
-    chunks = [slice(at, at + CHUNK) for at in range(0, len(rows), CHUNK)]
+    count = torch.tensor(float(len(found.labels) * found.rows.shape[1]), dtype=torch.float64)
+    chunks = [np.arange(at, min(at + CHUNK, len(found.labels))) for at in range(0, len(found.labels), CHUNK)]
     for chunk in chunks:
-        sums[0] += torch.from_numpy(rows[chunk].astype(np.float64)).sum(dim=(0, 1))
+        sums[0] += torch.from_numpy(found.take(chunk)).double().sum(dim=(0, 1))
     count, first = _sum(count, ranks), _sum(sums[0], ranks)
     mean = first / count
     for chunk in chunks:
-        sums[1] += (torch.from_numpy(rows[chunk].astype(np.float64)) - mean).square().sum(dim=(0, 1))
+        sums[1] += (torch.from_numpy(found.take(chunk)).double() - mean).square().sum(dim=(0, 1))
     std = (_sum(sums[1], ranks) / count).sqrt()
     return mean, torch.where(std > 1e-6 * mean.abs().clamp(min=1e-6), std, 1.0)
 
@@ -143,8 +145,10 @@ def _sum(value: Tensor, ranks: Ranks) -> Tensor:
 
 
 class _Problem:
-    """Multinomial logistic regression on the rows of all ranks, a chunk at a time, in float64.
+    """Multinomial logistic regression on the standardised rows of all ranks.
 
+    The rows of a few images are held in float64, standardised. Of many, a chunk at a time is read as it is, and mean
+    and scale are folded into the weights: nothing is copied, and memory does not grow with the rows.
     Fewer rows than columns are turned into the space that they span: the weights of the solution lie in it, so nothing
     is lost, and every step costs as many columns as there are rows.  basis: (r, D) of that space; None: not turned.
     """
@@ -154,68 +158,101 @@ class _Problem:
         self.mean, self.scale = mean.to(ranks.device), scale.to(ranks.device)
         self.width = found.rows.shape[2]
         self.basis: Tensor | None = None
-        count, views, width = found.rows.shape
-        if ranks.world_size == 1 and count * views < width:
-            _, values, basis = torch.linalg.svd(self._standardised(np.arange(count)).flatten(0, 1), full_matrices=False)
-            self.basis = basis[values > 1e-9 * values[0]]
-            self.width = len(self.basis)
         self.count = int(_sum(torch.tensor(float(len(found.labels)), dtype=torch.float64), ranks))
+        self.rows: Tensor | None = None
+        if self.count > HELD:
+            return
+        rows = torch.from_numpy(found.take(np.arange(len(found.labels)))).to(ranks.device).double()
+        self.rows = rows.sub_(self.mean).div_(self.scale)
+        if ranks.world_size == 1 and rows.shape[0] * rows.shape[1] < self.width:
+            _, values, basis = torch.linalg.svd(self.rows.flatten(0, 1), full_matrices=False)
+            self.basis = basis[values > 1e-9 * values[0]]
+            self.rows = self.rows @ self.basis.T
+            self.width = len(self.basis)
 
-    def _standardised(self, places: Ints) -> Tensor:
-        rows = torch.from_numpy(np.asarray(self.found.rows[places])).to(self.ranks.device).double()
-        return (rows - self.mean) / self.scale
-
-    def chunks(self, chosen: NDArray[np.bool_]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Standardised rows (n, V, D) float64 and labels (n,) of the chosen images, on the device."""
-        places = np.flatnonzero(chosen)
+    def chunks(self, chosen: NDArray[np.bool_], kind: torch.dtype) -> Iterator[tuple[Tensor, Tensor]]:
+        """Rows (n * V, D) and labels (n * V,) of the chosen images on the device; held rows are standardised."""
+        places, views = np.flatnonzero(chosen), self.found.rows.shape[1]
+        buffer = torch.empty(0)
         for at in range(0, len(places), CHUNK):
             place = places[at : at + CHUNK]
-            rows, labels = self._standardised(place), torch.from_numpy(self.found.labels[place]).to(self.ranks.device)
-            yield (rows if self.basis is None else rows @ self.basis.T), labels
+            labels = torch.from_numpy(self.found.labels[place]).to(self.ranks.device).repeat_interleave(views)
+            if self.rows is not None:
+                yield self.rows[torch.from_numpy(place).to(self.ranks.device)].flatten(0, 1), labels
+                continue
+            raw = torch.from_numpy(self.found.take(place)).flatten(0, 1).to(self.ranks.device)
+            if raw.dtype != kind:  # into the same memory each time: new pages would cost more than the arithmetic
+                if len(buffer) < len(raw):
+                    buffer = torch.empty_like(raw, dtype=kind)
+                raw = buffer[: len(raw)].copy_(raw)
+            yield raw, labels
+
+    def _fold(self, flat: Floats) -> tuple[Tensor, Tensor]:
+        """Weight (K, D) and bias (K,) float64 for the rows of `chunks`."""
+        weight, bias = self._unpack(flat)
+        if self.rows is not None:
+            return weight, bias
+        weight = weight / self.scale
+        return weight, bias - weight @ self.mean
 
     def solve(self, chosen: NDArray[np.bool_], strength: float, start: Floats | None) -> Floats:
         """The minimiser (K * (D + 1),) of C times the sum of the cross-entropies plus half the weights' square norm.
 
         As in scikit-learn's LogisticRegression the bias is not penalised. L-BFGS of SciPy, to convergence.
         """
-        objective = self._objective(chosen, strength)
         begin = np.zeros(self.num_classes * (self.width + 1)) if start is None else start
+        objective = self._objective(chosen, strength, falling=None if self.rows is not None else FALLING)
         done = minimize(objective, begin, jac=True, method="L-BFGS-B", options={"maxiter": 2000, "ftol": 1e-10})
         if not done.success:
             log.info("logistic regression with C = %g stopped before it converged: %s", strength, done.message)
         return np.asarray(done.x)
 
-    def _objective(self, chosen: NDArray[np.bool_], strength: float) -> Callable[[Floats], tuple[float, Floats]]:
+    def _objective(
+        self, chosen: NDArray[np.bool_], strength: float, falling: float | None = None
+    ) -> Callable[[Floats], tuple[float, Floats]]:
+        """What `solve` minimises, and its gradient.
+
+        falling: rows are multiplied in float32 until the value changes by less than this share from one call to the
+        next, and in float64 from then on, so that the minimum is the exact one; None: in float64 always.
+        """
         weight_size = self.num_classes * self.width
-        chunks = list(self.chunks(chosen)) if chosen.sum() <= CHUNK else None  # few rows are made once
+        held = list(self.chunks(chosen, torch.float64)) if self.rows is not None else None
+        kind, last = torch.float64 if falling is None else torch.float32, np.inf
 
         def objective(flat: Floats) -> tuple[float, Floats]:
-            weight, bias = self._unpack(flat)
-            sums = torch.zeros(len(flat) + 1, dtype=torch.float64, device=self.ranks.device)
-            for rows, labels in chunks or self.chunks(chosen):
-                wide, repeated = rows.flatten(0, 1), labels.repeat_interleave(rows.shape[1])
-                log_probabilities = (wide @ weight.T + bias).log_softmax(dim=1)
-                sums[-1] -= log_probabilities.gather(1, repeated[:, None]).sum()
+            nonlocal kind, last
+            weight, bias = (each.to(kind) for each in self._fold(flat))
+            slopes = torch.zeros(self.num_classes, self.width, dtype=torch.float64, device=self.ranks.device)
+            sums = torch.zeros(self.num_classes + 1, dtype=torch.float64, device=self.ranks.device)
+            for rows, labels in held or self.chunks(chosen, kind):
+                log_probabilities = (rows @ weight.T + bias).double().log_softmax(dim=1)
+                sums[-1] -= log_probabilities.gather(1, labels[:, None]).sum()
                 slope = log_probabilities.exp()
-                slope[torch.arange(len(wide), device=wide.device), repeated] -= 1
-                sums[:weight_size] += (slope.T @ wide).flatten()
-                sums[weight_size:-1] += slope.sum(dim=0)
-            totals = self.ranks.sum(sums).cpu().numpy()
+                slope[torch.arange(len(rows), device=rows.device), labels] -= 1
+                slopes += slope.to(kind).T @ rows
+                sums[:-1] += slope.sum(dim=0)
+            if self.rows is None:
+                slopes = (slopes - sums[:-1, None] * self.mean) / self.scale
+            totals = self.ranks.sum(torch.cat([slopes.flatten(), sums])).cpu().numpy()
             penalised = flat[:weight_size]
             gradient = strength * totals[:-1]
             gradient[:weight_size] += penalised
             # Divided by C and the rows: the stopping rule of L-BFGS should not depend on them.
             per = 1 / (strength * max(1, self.count))
-            return float((strength * totals[-1] + 0.5 * penalised @ penalised) * per), gradient * per
+            value = float((strength * totals[-1] + 0.5 * penalised @ penalised) * per)
+            if falling is not None and abs(last - value) < falling * value:
+                kind = torch.float64
+            last = value
+            return value, gradient * per
 
         return objective
 
     def score(self, chosen: NDArray[np.bool_], flat: Floats) -> tuple[float, int, int]:
         """(sum of the cross-entropies, number right, number) of the chosen images, with logits averaged over views."""
-        weight, bias = self._unpack(flat)
-        sums = torch.zeros(3, dtype=torch.float64, device=self.ranks.device)
-        for rows, labels in self.chunks(chosen):
-            logits = (rows @ weight.T + bias).mean(dim=1)
+        weight, bias = self._fold(flat)
+        sums, views = torch.zeros(3, dtype=torch.float64, device=self.ranks.device), self.found.rows.shape[1]
+        for rows, repeated in self.chunks(chosen, torch.float64):
+            logits, labels = (rows @ weight.T + bias).unflatten(0, (-1, views)).mean(dim=1), repeated[::views]
             loss = functional.cross_entropy(logits, labels, reduction="sum")
             right = (logits.argmax(1) == labels).sum()
             sums += torch.stack([loss, right.double(), torch.full_like(loss, len(labels))])

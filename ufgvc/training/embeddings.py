@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -109,9 +110,11 @@ def _embed(method: Method, batches: Iterable[Tensor], device: torch.device) -> I
 
 
 def _digest(method: Method) -> str:
-    """SHA-256 of the backbone's weights."""
-    digest = hashlib.sha256()
-    for name, tensor in method.net.get_submodule("backbone").state_dict().items():
+    """SHA-256 of the weights on which embeddings depend: the backbone's, and those of a finder of regions."""
+    digest, parts = hashlib.sha256(), [method.net.get_submodule("backbone")]
+    if method.regions:
+        parts.append(method.net.get_submodule("finder"))
+    for name, tensor in itertools.chain.from_iterable(part.state_dict().items() for part in parts):
         digest.update(name.encode())
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -18,6 +18,7 @@ from ufgvc.data.splits import assign_folds
 from ufgvc.methods.method import Method
 from ufgvc.training.ddp import Ranks
 from ufgvc.training.embeddings import Embeddings, embed_training_images
+from ufgvc.training.fit_regions import fit_regions
 from ufgvc.training.loader import BatchLoader
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,8 @@ def fit_epoch(method: Method, loader: BatchLoader, ranks: Ranks, seed: int) -> d
     """
     started = time.monotonic()
     _set(method.net, mean=0.0, scale=1.0)
+    if method.regions:
+        fit_regions(method, loader, ranks)
     found = embed_training_images(method, loader, ranks.device)
     seconds = time.monotonic() - started
     folds = np.full(int(loader.train_indices.max()) + 1, -1)

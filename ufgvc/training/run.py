@@ -23,7 +23,7 @@ from ufgvc.methods import build
 from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
 from ufgvc.methods.weights import check_init, read_file
-from ufgvc.models.calibration import calibration_of_checkpoint
+from ufgvc.models.calibration import calibration_of_checkpoint, calibration_of_fit
 from ufgvc.models.format import save_model
 from ufgvc.regions.mask_results import check_masks, masks_found
 from ufgvc.runtime.resources import alive_nodes
@@ -214,7 +214,7 @@ def save_trained(
     select_best = validation != "last" and best is not None
     method.net.load_state_dict(best["net"] if select_best else state["net"])
     metrics = dict(rows[best["epoch"] - 1] if select_best else rows[-1])
-    calibration = calibration_of_checkpoint(best, validation) if select_best else None
+    calibration = (calibration_of_checkpoint(best, validation) if select_best else None) or calibration_of_fit(metrics)
     found = masks_found(dataset, config.mask_kind, config.mask_fingerprint) if config.mask_kind else None
     with tempfile.TemporaryDirectory(prefix="ufgvc-model-") as temporary:
         folder = Path(temporary) / "model"

@@ -93,6 +93,6 @@ def _check(settings: Pipeline, context: Context) -> None:
         )
     if settings.method == "auto":
         check_validation(settings.train)
-    check_init(settings.train.init)
+    check_init(settings.train.init, getattr(settings.options, "backbone", None))
     for model in evaluate.labelled_models(settings.compare).values():
         load_model(model, context)

@@ -82,7 +82,7 @@ def train(
     dataset = open_dataset(data)
     built = build(method, num_classes=len(dataset.classes), init="none", **(options or {}))
     masks = read_manifest(dataset, f"masks/{settings.mask_kind}").fingerprint if built.regions else None
-    check_init(settings.init)
+    check_init(settings.init, built.options.get("backbone"))
     config, identity = make_worker_config(dataset, built, settings, context.seed, masks, context.runs)
     store = open_store(config.run)
     if context.fresh:

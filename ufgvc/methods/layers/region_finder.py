@@ -39,7 +39,7 @@ class RegionFinder(nn.Module):
         same = [functional.adaptive_avg_pool2d(each.float(), (height, width)) for each in maps]
         y = torch.linspace(-1, 1, height, device=last.device)[:, None].expand(height, width)
         x = torch.linspace(-1, 1, width, device=last.device).expand(height, width)
-        place = torch.stack([x, y, x * x, x * y, y * y]).expand(len(last), -1, -1, -1)
+        place = torch.stack([x, y, x * x, x * y, y * y]).expand(last.shape[0], -1, -1, -1)
         return torch.cat([*same, place], dim=1)
 
     def forward(self, maps: Sequence[Tensor], side: Sequence[int]) -> Tensor:

@@ -12,14 +12,21 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
+from tests.golden.trainings import LEAVES
 from tests.unit.test_probes import ALONE, CPU, Together, loader_of
-from ufgvc.data.cache import CachedSource, DecodedSplit
+from ufgvc.data.augment import eval_view
+from ufgvc.data.cache import CachedSource, DecodedSplit, load_decoded_split
+from ufgvc.data.dataset import open_dataset, read_index, read_manifest
 from ufgvc.methods import build
 from ufgvc.methods.method import Method
 from ufgvc.models.format import save_model
 from ufgvc.models.model import export_to_onnx, load_model
 from ufgvc.training.embeddings import embed_training_images
 from ufgvc.training.fit_regions import fit_regions
+from ufgvc.training.loader import unpack
+from ufgvc.training.run import make_worker_config
+from ufgvc.training.settings import TrainSettings
+from ufgvc.training.worker import train_in_process
 
 
 def blobs(count: int, side: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -153,3 +160,35 @@ def test_a_probe_on_regions_is_saved_and_exported_as_one_network(tmp_path: Path)
     exported, parity = export_to_onnx(model)
     assert parity.holds
     assert np.allclose(exported.logits(images), model.logits(images), atol=1e-3)
+
+
+@pytest.mark.parametrize("cache", ["host", "none"])
+def test_a_training_fits_the_finder_and_then_the_classifier(cache: str, tmp_path: Path) -> None:
+    dataset = open_dataset(str(LEAVES))
+    options = {"backbone": "resnet18", "regions": ("contour",)}
+    method = build("linear_probe", len(dataset.classes), init="none", **options)
+    settings = TrainSettings.model_validate(
+        {"init": "none", "resize": 72, "crop": 64, "device": "cpu", "cache": cache, "mask_kind": "exact"}
+    )
+    masks = read_manifest(dataset, "masks/exact").fingerprint
+    config, _ = make_worker_config(dataset, method, settings, seed=0, masks=masks, runs=str(tmp_path))
+    threads = torch.get_num_threads()
+    try:
+        state = train_in_process(replace(config, cores=1), torch.device("cpu"))
+    finally:
+        torch.set_num_threads(threads)
+    assert state["net"]["finder.weight"].abs().max() > 0
+    (row,) = state["history"]
+    assert row["held_out_leaves"] == dataset.counts["train"]
+    assert ("temperature" in row) == (row["held_out_accuracy"] < 1)
+    method.net.load_state_dict(state["net"])
+    images = load_decoded_split(dataset, "train", 72, "exact", masks, tmp_path)
+    view = eval_view(torch.from_numpy(np.array(images.images)), 64)
+    labels = read_index(dataset, "train")["label"].to_numpy()
+    with torch.no_grad():
+        named = method.net.eval()(view)["logits"].argmax(1).numpy()
+        found = method.net.get_submodule("finder")(method.net.maps.run(method.net.backbone, view), (64, 64))[:, 0]
+    assert (named == labels).mean() == pytest.approx(row["train_accuracy"], abs=0.12)  # that is with mirror images
+    wanted = unpack(torch.from_numpy(np.array(images.packed_masks["contour"])), 72)[:, 4:68, 4:68].float()
+    inside, outside = (found * wanted).sum() / wanted.sum(), (found * (1 - wanted)).sum() / (1 - wanted).sum()
+    assert inside > 2 * outside

@@ -23,7 +23,7 @@ from ufgvc.core.storage import open_store
 from ufgvc.data.cache import CachedSource, DecodedSplit
 from ufgvc.data.dataset import open_dataset
 from ufgvc.methods import Method, build, names
-from ufgvc.training import fit
+from ufgvc.training import logistic
 from ufgvc.training.ddp import Ranks
 from ufgvc.training.head import evaluation_view, fit_head
 from ufgvc.training.loader import BatchLoader
@@ -99,7 +99,7 @@ def logits_and_features(method: Method, images: np.ndarray) -> tuple[np.ndarray,
 def test_the_logits_before_a_step_are_scikit_learns(
     name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit, "CONVERGED", EXACTLY)
+    monkeypatch.setattr(logistic, "CONVERGED", EXACTLY)
     method = prepared(name, **options)
     images, labels = photographs()
     before = copy.deepcopy(method.net.state_dict())
@@ -149,7 +149,7 @@ def test_leaves_that_are_held_out_change_nothing() -> None:
 
 
 def test_two_ranks_have_the_same_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit, "CONVERGED", EXACTLY)
+    monkeypatch.setattr(logistic, "CONVERGED", EXACTLY)
     images, labels = photographs()
     method, heads = prepared("resnet50"), {}
     together = Together(2)

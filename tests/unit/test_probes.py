@@ -22,7 +22,8 @@ from ufgvc.methods.backbones import build_backbone
 from ufgvc.methods.layers.leaf_parts import leaf_parts
 from ufgvc.methods.layers.leaf_segmentation import find_leaf
 from ufgvc.methods.layers.stages import StageMaps, choose_stages, list_stages, region_statistics
-from ufgvc.training import fit
+from ufgvc.models.calibration import calibration_of_fit
+from ufgvc.training import fit, logistic
 from ufgvc.training.ddp import Ranks
 from ufgvc.training.embeddings import Embeddings, embed_training_images
 from ufgvc.training.fit import fit_classifier
@@ -142,12 +143,13 @@ def embeddings(count: int = 60, views: int = 2, width: int = 7, classes: int = 4
 
 
 @pytest.mark.parametrize("width", [7, 300], ids=["more rows", "more columns"])
-@pytest.mark.parametrize("chunk", [8192, 13])
+@pytest.mark.parametrize(("chunk", "held"), [(512, 4096), (13, 4096), (13, 0)], ids=["few", "chunks", "many"])
 @pytest.mark.parametrize("strength", [0.01, 1.0])
 def test_the_classifier_is_scikit_learns(
-    strength: float, chunk: int, width: int, monkeypatch: pytest.MonkeyPatch
+    strength: float, chunk: int, held: int, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit, "CHUNK", chunk)
+    monkeypatch.setattr(logistic, "CHUNK", chunk)
+    monkeypatch.setattr(logistic, "HELD", held)
     found = embeddings(width=width)
     wide, repeated = found.rows.reshape(-1, width).astype(float), np.repeat(found.labels, 2)
     scaler = StandardScaler().fit(wide)
@@ -166,15 +168,17 @@ def test_the_strength_has_the_least_held_out_loss() -> None:
     folds[:4] = -1  # always trained on
     fitted = fit_classifier(found, folds, 4, ALONE)
     mean, scale = found.rows.reshape(-1, 7).mean(0), found.rows.reshape(-1, 7).std(0)
-    losses, right = [], []
+    losses, right, scored = [], [], []
     for strength in fit.STRENGTHS:
         loss = correct = 0.0
+        scored.append([])
         for fold in range(fit.FOLDS):
             kept, held = folds != fold, folds == fold
             rows = ((found.rows - mean) / scale).astype(float)
             model = LogisticRegression(C=strength, tol=1e-8, max_iter=5000)
             model.fit(rows[kept].reshape(-1, 7), np.repeat(found.labels[kept], 2))
             logits = model.decision_function(rows[held].reshape(-1, 7)).reshape(-1, 2, 4).mean(1)
+            scored[-1].append((logits, found.labels[held]))
             log_probabilities = torch.from_numpy(logits).log_softmax(1).numpy()
             loss -= log_probabilities[np.arange(held.sum()), found.labels[held]].sum()
             correct += (logits.argmax(1) == found.labels[held]).sum()
@@ -183,6 +187,28 @@ def test_the_strength_has_the_least_held_out_loss() -> None:
     best = int(np.argmin(losses))
     assert fitted.strength == fit.STRENGTHS[best]
     assert fitted.held_out == (right[best], 56)
+    logits, labels = (np.concatenate(column) for column in zip(*scored[best], strict=True))
+
+    def log_loss(temperature: float) -> float:
+        scaled = logits / temperature
+        return float((np.log(np.exp(scaled).sum(1)) - scaled[np.arange(len(labels)), labels]).sum())
+
+    grid = np.linspace(0.2, 5, 2401)
+    assert fitted.temperature == pytest.approx(grid[np.argmin([log_loss(each) for each in grid])], abs=0.01)
+
+
+def test_leaves_that_are_all_named_right_fit_no_temperature() -> None:
+    found = embeddings()
+    far = replace(found, rows=found.rows + 100 * np.eye(4, 7, dtype=np.float32)[found.labels][:, None])
+    fitted = fit_classifier(far, assign_folds(found.labels, [None] * 60, fit.FOLDS, 0), 4, ALONE)
+    assert (fitted.held_out, fitted.temperature) == ((60, 60), None)
+    assert calibration_of_fit({"held_out_leaves": 60.0}) is None
+
+
+def test_the_temperature_of_a_fit_is_the_models() -> None:
+    found = calibration_of_fit({"held_out_leaves": 56.0, "temperature": 1.5, "loss": 0.1})
+    assert found is not None
+    assert (found.temperature, found.num_images, found.threshold) == (1.5, 56, None)
 
 
 def test_where_nothing_can_be_held_out_there_is_a_default() -> None:
@@ -243,13 +269,13 @@ def test_embeddings_are_made_once_and_are_those_of_the_batches(tmp_path: Path) -
         return embed_training_images(method, loader_of(array, source), CPU)
 
     streamed, first = embed(images), embed(mapped)
-    assert first.rows.shape == (3, 2, method.net.classifier.in_features)
+    assert first.take(np.arange(3)).shape == (3, 2, method.net.classifier.in_features)
     order = np.argsort(streamed.positions)
-    assert np.allclose(streamed.rows[order], first.rows, atol=1e-4)
+    assert np.allclose(streamed.take(order), first.take(np.arange(3)), atol=1e-4)
     assert (streamed.labels[order] == first.labels).all()
     with torch.no_grad():
         wanted = method.net(torch.from_numpy(images[2:3, 4:36, 4:36]).permute(0, 3, 1, 2) / 255)["embedding"]
-    assert np.allclose(first.rows[1, 0], wanted[0], atol=1e-4)
+    assert np.allclose(first.take(np.array([1]))[0, 0], wanted[0], atol=1e-4)
     method.net.register_forward_pre_hook(lambda *_: pytest.fail("the network runs again"))
     assert np.array_equal(embed(mapped).rows, first.rows)
     assert len(list(tmp_path.glob("decoded.embeddings-*.npy"))) == 1
@@ -261,7 +287,7 @@ class Together:
 
     count: int
     barrier: threading.Barrier = field(init=False)
-    values: dict[int, Tensor] = field(default_factory=dict)
+    values: dict[int, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.barrier = threading.Barrier(self.count)
@@ -272,12 +298,15 @@ class Together:
         class Rank:
             rank, world_size, device = number, outer.count, CPU
 
-            def sum(self, value: Tensor) -> Tensor:
+            def gather(self, value: Any) -> list[Any]:
                 outer.values[number] = value
                 outer.barrier.wait(60)
-                total = torch.stack([outer.values[each] for each in range(outer.count)]).sum(0)
+                gathered = [outer.values[each] for each in range(outer.count)]
                 outer.barrier.wait(60)
-                return value.copy_(total)
+                return gathered
+
+            def sum(self, value: Tensor) -> Tensor:
+                return value.copy_(torch.stack(self.gather(value.clone())).sum(0))
 
         return Rank()
 
@@ -304,6 +333,7 @@ def test_two_ranks_fit_what_one_fits() -> None:
         wanted.held_out,
         wanted.right,
     )
+    assert results[0].temperature == results[1].temperature == pytest.approx(wanted.temperature, abs=1e-3)
 
 
 @pytest.mark.parametrize(("setting", "value"), [("epochs", 3), ("learning_rate", 0.1)])

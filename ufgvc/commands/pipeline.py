@@ -95,7 +95,7 @@ def _check(settings: Pipeline, context: Context) -> None:
         )
     if settings.method == "auto":
         check_validation(settings.train)
-        check_init(settings.train.init)
+        check_init(settings.train.init, getattr(settings.options, "backbone", None))
     elif settings.train.init != "imagenet" or not open_store(settings.data).exists("dataset.json"):
         # Where an earlier call ingested, the training may be finished, and has a check of its own.
         check_weights(settings.method, settings.options.model_dump(mode="json"), settings.train.init, context.ray)

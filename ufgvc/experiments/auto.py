@@ -40,6 +40,7 @@ from ufgvc.experiments.settings import TrialSettings, gpus_to_wait_for
 from ufgvc.experiments.training_job import JobOutcome, TrainingJob, read_all_scores, run_jobs
 from ufgvc.methods import build
 from ufgvc.methods.recipe import Recipe
+from ufgvc.methods.weights import check_init
 from ufgvc.regions.mask_results import check_masks
 from ufgvc.runtime.session import ray_session
 from ufgvc.tracking.context import Context
@@ -222,6 +223,7 @@ class _Comparison:
         """
         dataset, settings = self.dataset, train_settings(candidate, self.settings)
         method = build(candidate.method, len(dataset.classes), init="none", **candidate.options)
+        check_init(settings.init, method.options.get("backbone"))
         masks = None
         if method.regions:
             check_masks(dataset, settings.mask_kind)

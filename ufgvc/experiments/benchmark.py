@@ -77,7 +77,8 @@ def benchmark(data: Sequence[str], settings: BenchmarkSettings, context: Context
         for dataset in datasets:
             check_leaves(dataset, settings, protocol)
     if "{backbone}" not in settings.init:  # with it, one architecture without weights is one failed cell
-        check_init(resolve_init(settings.init, ""))
+        for backbone in {entry.method.options.get("backbone") for entry in entries}:
+            check_init(resolve_init(settings.init, ""), backbone)
     folder = benchmark_folder(datasets, settings, context.runs)
     folder.write_text("config.yaml", to_yaml(settings.model_dump(mode="json")))
     run = start_run(

@@ -103,7 +103,7 @@ def _make_job(architecture: str, dataset: Dataset, settings: PretrainSettings, r
         cache="host",
         checkpoint_seconds=settings.checkpoint_seconds,
     )
-    check_init(train.init)
+    check_init(train.init, method.options.get("backbone"))
     config, identity = make_worker_config(dataset, replace(method, recipe=recipe), train, 0, None, runs)
     return TrainingJob(architecture, 0, 0, 1.0, "pretrain", config, identity, save_model=True)
 

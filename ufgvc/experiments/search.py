@@ -158,7 +158,7 @@ def validate(store: SearchStore, dataset: Dataset) -> int:
     config = paper_worker_config(store)
     if config.mask_kind:
         check_masks(dataset, config.mask_kind)
-    check_init(config.train.init)
+    check_init(config.train.init, config.options.get("backbone"))
     return Recipe.model_validate(config.recipe).epochs
 
 

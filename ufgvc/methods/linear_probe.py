@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from ufgvc.core.config import Settings
+from ufgvc.core.config import Settings, unique
+from ufgvc.core.types import Region
 from ufgvc.methods.backbones import Backbone, build_backbone
+from ufgvc.methods.layers.region_finder import RegionFinder
 from ufgvc.methods.layers.stages import StageMaps, choose_stages, list_stages, region_statistics
 from ufgvc.methods.method import Method, Outputs, method
 from ufgvc.methods.recipe import Recipe, Stage
@@ -27,7 +30,7 @@ RECIPE = Recipe(
 
 
 class ProbeOptions(Settings):
-    """Options of the linear classifier on a frozen backbone."""
+    """Options of all linear classifiers on a frozen backbone."""
 
     backbone: str = Field(
         "efficientnet_lite0", description="name of a torchvision model, efficientnet_lite0, or `timm:<name>`"
@@ -37,12 +40,24 @@ class ProbeOptions(Settings):
     )
 
 
+class LinearProbeOptions(ProbeOptions):
+    """Options of the linear classifier on statistics of the whole picture, and of regions in it."""
+
+    regions: tuple[Region, ...] = Field(
+        (),
+        description="regions whose statistics are further features: vein, contour; training needs their masks "
+        "(`ufgvc mask`), prediction finds them by itself",
+    )
+
+    _each_once = field_validator("regions")(unique)
+
+
 class ProbeNet(nn.Module):
     """Images (B, 3, H, W) in [0, 1] -> "features" (B, C, h, w), "embedding" (B, D), "logits" (B, K).
 
     features: the map of the last stage that is pooled.  embedding: the statistics of the stages' maps inside the
     regions, standardised with `mean` and `scale` (D,), which are set when the classifier is fitted.
-    regions: images -> weights (B, R, H, W).  num_regions: R.
+    regions: images -> weights (B, R, H, W).  num_regions: R.  finder: of F further regions; None: there are none.
     """
 
     mean: Tensor
@@ -55,11 +70,13 @@ class ProbeNet(nn.Module):
         regions: Callable[[Tensor], Tensor],
         num_regions: int,
         num_classes: int,
+        finder: RegionFinder | None = None,
     ) -> None:
         super().__init__()
-        width = 2 * num_regions * sum(maps.channels)
+        found = 0 if finder is None else len(finder.bias)
+        width = 2 * (num_regions + found) * sum(maps.channels)
         self.backbone = backbone
-        self.maps, self.regions = maps, regions
+        self.maps, self.regions, self.finder = maps, regions, finder
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("scale", torch.ones(width))
         self.classifier = nn.Linear(width, num_classes)
@@ -67,7 +84,10 @@ class ProbeNet(nn.Module):
     def forward(self, images: Tensor) -> Outputs:
         """Images (B, 3, H, W) in [0, 1] -> logits (B, K), embedding and features."""
         maps = self.maps.run(self.backbone, images)
-        embedding = (region_statistics(maps, self.regions(images)) - self.mean) / self.scale
+        regions = self.regions(images)
+        if self.finder is not None:
+            regions = torch.cat([regions, self.finder(maps, images.shape[2:])], dim=1)
+        embedding = (region_statistics(maps, regions) - self.mean) / self.scale
         return {"features": maps[-1], "embedding": embedding, "logits": self.classifier(embedding)}
 
 
@@ -76,10 +96,17 @@ def whole_image(images: Tensor) -> Tensor:
     return torch.ones_like(images[:, :1])
 
 
-@method("linear_probe", ProbeOptions)
-def build_linear_probe(num_classes: int, init: str, options: ProbeOptions) -> Method:
-    """`Method` of the linear probe; see `ufgvc.methods.build`."""
+@method("linear_probe", LinearProbeOptions)
+def build_linear_probe(num_classes: int, init: str, options: LinearProbeOptions) -> Method:
+    """`Method` of the linear probe; see `ufgvc.methods.build`.
+
+    With `regions` a linear finder of these is fitted to the masks of the training leaves before the classifier
+    (`RegionFinder`), and finds them at training and at prediction alike, so the saved net needs neither masks nor a
+    detector. A leaf in which a region is not found gets the whole picture's statistics for it.
+    """
     backbone = build_backbone(options.backbone, init)
     maps = StageMaps(choose_stages(list_stages(backbone), options.stages, with_last=True))
-    net = ProbeNet(backbone, maps, whole_image, 1, num_classes)
-    return plain_method("linear_probe", num_classes, options, net, recipe=RECIPE)
+    finder = RegionFinder(maps.channels, len(options.regions)) if options.regions else None
+    net = ProbeNet(backbone, maps, whole_image, 1, num_classes, finder)
+    made = plain_method("linear_probe", num_classes, options, net, recipe=RECIPE)
+    return replace(made, regions=tuple(options.regions))

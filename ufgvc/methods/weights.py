@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
+from ufgvc.methods.lite_weights import LITE, find_lite_weights
 
 # Prefixes that DDP, torch.compile, our nets and `TokenGrid` put before the published parameter names, outermost first.
 PREFIXES = ("module.", "_orig_mod.", "net.", "backbone.", "neck.", "trunk.", "model.")
@@ -61,9 +62,15 @@ def read_file(uri: str) -> bytes:
         raise UserError(what, where=uri, fix="give `imagenet`, `none` or the URI of a weight file") from None
 
 
-def check_init(init: str) -> None:
-    """UserError if `init` is a weight file that cannot be read. `imagenet` and `none` are always accepted."""
-    if init not in ("imagenet", "none"):
+def check_init(init: str, backbone: str | None = None) -> None:
+    """UserError, before any work, if `init` is a weight file that cannot be read, or ImageNet weights of a package that
+    is not installed.
+
+    backbone: name of the backbone, if it is known. Whether weights can be downloaded shows only when they are.
+    """
+    if init == "imagenet" and backbone in LITE:
+        find_lite_weights(backbone)
+    elif init not in ("imagenet", "none"):
         read_state_dict(init)
 
 

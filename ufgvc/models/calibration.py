@@ -153,6 +153,19 @@ def calibration_of_checkpoint(best: Mapping[str, Any], validation: str) -> Calib
     return fit_calibration(logits, labels, None, f"{validation}, the leaves that chose the epoch")
 
 
+def calibration_of_fit(metrics: Mapping[str, Any]) -> Calibration | None:
+    """The calibration of a classifier that was fitted, from the metrics of its fit; None if these have no temperature.
+
+    Its temperature was fitted to the logits of all training leaves that could be held out, each by the classifier of
+    the other folds (`training.fit.fit_classifier`). That one saw fewer leaves, so it is an approximation. It has no
+    threshold, as `calibration_of_checkpoint` says.
+    """
+    if "temperature" not in metrics:
+        return None
+    source = "leaves, each held out in one of the folds that chose the strength"
+    return Calibration(temperature=metrics["temperature"], num_images=int(metrics["held_out_leaves"]), source=source)
+
+
 def fit_temperature(logits: NDArray[Any], labels: Labels) -> float:
     """The temperature T whose softmax(logits / T) maximises the likelihood (Guo et al. 2017, arXiv 1706.04599).
 

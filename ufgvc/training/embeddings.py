@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -30,11 +31,20 @@ FORMULA = 1  # to be raised when the nets pool otherwise: files of older version
 
 @dataclass(frozen=True)
 class Embeddings:
-    """This rank's training images: rows (N, V, D) float32 of V views, labels (N,), positions (N,) in the split."""
+    """Embeddings of this rank's N training images.
+
+    rows: (M, V, D) float32 of V views; of more images if a file has them.  labels: (N,).  positions: (N,) in the split.
+    places: (N,) of the images in `rows`; None: they are in the same order.
+    """
 
     rows: NDArray[np.float32]
     labels: Ints
     positions: Ints
+    places: Ints | None = None
+
+    def take(self, images: Ints) -> NDArray[np.float32]:
+        """A copy of the rows (n, V, D) of some of the N images."""
+        return np.asarray(self.rows[images if self.places is None else self.places[images]])
 
 
 def embed_training_images(method: Method, loader: BatchLoader, device: torch.device) -> Embeddings:
@@ -46,8 +56,7 @@ def embed_training_images(method: Method, loader: BatchLoader, device: torch.dev
     source = loader.source
     if isinstance(source, CachedSource) and source.world == 1 and isinstance(source.data.images, np.memmap):
         rows = _find_or_embed(method, source.data.images, device)
-        part = rows if loader.num_train == len(rows) else rows[loader.train_indices]  # a whole file stays on the disk
-        return Embeddings(part, loader.train_labels, loader.train_indices)
+        return Embeddings(rows, loader.train_labels, loader.train_indices, places=loader.train_indices)
     return embed_batches(method, loader, partial(eval_view, size=method.recipe.crop))
 
 
@@ -113,9 +122,11 @@ def _embed(
 
 
 def _digest(method: Method) -> str:
-    """SHA-256 of the backbone's weights."""
-    digest = hashlib.sha256()
-    for name, tensor in method.net.get_submodule("backbone").state_dict().items():
+    """SHA-256 of the weights on which embeddings depend: the backbone's, and those of a finder of regions."""
+    digest, parts = hashlib.sha256(), [method.net.get_submodule("backbone")]
+    if method.regions:
+        parts.append(method.net.get_submodule("finder"))
+    for name, tensor in itertools.chain.from_iterable(part.state_dict().items() for part in parts):
         digest.update(name.encode())
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

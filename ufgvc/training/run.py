@@ -23,7 +23,7 @@ from ufgvc.methods import build
 from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
 from ufgvc.methods.weights import check_init, read_file
-from ufgvc.models.calibration import calibration_of_checkpoint
+from ufgvc.models.calibration import calibration_of_checkpoint, calibration_of_fit
 from ufgvc.models.format import save_model
 from ufgvc.regions.mask_results import check_masks, masks_found
 from ufgvc.runtime.resources import alive_nodes
@@ -84,7 +84,7 @@ def train(
     dataset = open_dataset(data)
     built = build(method, num_classes=len(dataset.classes), init="none", **(options or {}))
     masks = read_manifest(dataset, f"masks/{settings.mask_kind}").fingerprint if built.regions else None
-    check_init(settings.init)
+    check_init(settings.init, built.options.get("backbone"))
     config, identity = make_worker_config(dataset, built, settings, context.seed, masks, context.runs)
     store = open_store(config.run)
     if context.fresh:
@@ -220,7 +220,7 @@ def save_trained(
     select_best = validation != "last" and best is not None
     method.net.load_state_dict(best["net"] if select_best else state["net"])
     metrics = dict(rows[best["epoch"] - 1] if select_best else rows[-1])
-    calibration = calibration_of_checkpoint(best, validation) if select_best else None
+    calibration = (calibration_of_checkpoint(best, validation) if select_best else None) or calibration_of_fit(metrics)
     found = masks_found(dataset, config.mask_kind, config.mask_fingerprint) if config.mask_kind else None
     with tempfile.TemporaryDirectory(prefix="ufgvc-model-") as temporary:
         folder = Path(temporary) / "model"

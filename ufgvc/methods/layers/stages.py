@@ -69,9 +69,10 @@ def _layers(module: nn.Module) -> list[nn.Module]:
 
 
 def choose_stages(stages: Sequence[Stage], numbers: Sequence[int], with_last: bool) -> list[Stage]:
-    """The stages with these numbers, counted from 1; without numbers, those with a stride of at least MIN_STRIDE.
+    """The stages with these numbers, counted from 1; without numbers, those with a stride of at least MIN_STRIDE, or
+    the last one if there are none.
 
-    with_last: whether the last stage is among these.  UserError for numbers that there are not.
+    with_last: whether the last stage is among these, if there are others.  UserError for numbers that there are not.
     """
     unknown = [number for number in numbers if not 1 <= number <= len(stages)]
     if unknown:
@@ -80,7 +81,7 @@ def choose_stages(stages: Sequence[Stage], numbers: Sequence[int], with_last: bo
         raise UserError(what, where="options.stages", fix=f"its stages are {known}")
     if numbers:
         return [stages[number - 1] for number in sorted(set(numbers))]
-    deep = [each for each in stages if each.stride >= MIN_STRIDE]
+    deep = [each for each in stages if each.stride >= MIN_STRIDE] or list(stages[-1:])
     return deep if with_last or len(deep) < 2 else deep[:-1]
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -178,6 +177,8 @@ class _Problem:
 
         As in scikit-learn's LogisticRegression the bias is not penalised. L-BFGS of SciPy, to convergence.
         """
+        from scipy.optimize import minimize  # a third of a second, which a network's workers need not wait for
+
         objective = self._objective(chosen, strength)
         begin = np.zeros(self.num_classes * (self.width + 1)) if start is None else start
         done = minimize(objective, begin, jac=True, method="L-BFGS-B", options={"maxiter": 2000, "ftol": 1e-10})

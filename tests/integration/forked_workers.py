@@ -91,12 +91,14 @@ def main() -> None:
 def forward(connection: socket.socket, jobs: dict[str, socket.socket], server: socket.socket) -> None:
     """Passes a request to the process of its job, which is forked if there is none."""
     data, files = receive(connection, 3)
+    if not data:
+        return
     environment = Request.read(data).environment
     job = environment.get("RAY_JOB_ID", "")
     for _ in range(2):
         if job not in jobs:
             jobs[job], theirs = socket.socketpair()
-            fork(serve_job, theirs, environment, [connection, server, *jobs.values()])
+            fork(serve_job, theirs, environment, [connection, server, *jobs.values()], files)
             theirs.close()
         try:
             fork_worker.send(jobs[job], data, [connection.fileno(), *files])
@@ -107,20 +109,28 @@ def forward(connection: socket.socket, jobs: dict[str, socket.socket], server: s
     close(files)
 
 
-def serve_job(requests: socket.socket, environment: dict[str, str], others: Sequence[socket.socket]) -> None:
-    """In the process of a job: forks its workers, until none was asked for in `IDLE` seconds."""
+def serve_job(
+    requests: socket.socket, environment: dict[str, str], others: Sequence[socket.socket], files: Sequence[int]
+) -> None:
+    """In the process of a job: forks its workers, until none was asked for in `IDLE` seconds.
+
+    others, files: of the process that forked it.
+    """
     for other in others:
         other.close()
+    close(files)
     set_environment(environment)
     with patched_class_ids():
         import_all(WITH_RAY)
     assert draw_id() != draw_id(), "an import has drawn one of Ray's random ids, so all workers would draw the same"
-    while select.select([requests], [], [], IDLE)[0]:
-        data, files = receive(requests, 4)
+    while True:
+        if not select.select([requests], [], [], IDLE)[0]:
+            requests.shutdown(socket.SHUT_RD)  # what comes now fails at its sender, what has come is still read
+        data, wanted = receive(requests, 4)
         if not data:
             return
-        fork(become_worker, Request.read(data), files, requests)
-        close(files)
+        fork(become_worker, Request.read(data), wanted, requests)
+        close(wanted)
 
 
 @contextlib.contextmanager
@@ -163,11 +173,14 @@ class Request:
 
 
 def receive(connection: socket.socket, count: int) -> tuple[bytes, list[int]]:
-    """What `fork_worker.send` sent, with `count` files; nothing if the other end is closed."""
+    """What `fork_worker.send` sent, with `count` files; no data if the other end is closed."""
     head, files, _, _ = socket.recv_fds(connection, 4, count)
     data, length = b"", int.from_bytes(head, "big")
     while len(data) < length:
-        data += connection.recv(length - len(data))
+        part = connection.recv(length - len(data))
+        if not part:
+            return b"", files
+        data += part
     return data, files
 
 

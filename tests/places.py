@@ -22,6 +22,7 @@ from ufgvc.core.places import place_marker
 
 SIZES = ("--train.batch-size", "6", "--train.resize", "40", "--train.crop", "32")
 OFF = ("--tracking.uri", "off")
+SMALL = ("--backbones", "resnet50=shufflenet_v2_x0_5")
 # What each command needs besides: {} is the folder of tests.
 BASE: dict[str, tuple[str, ...]] = {
     "bench": (
@@ -83,7 +84,7 @@ BASE: dict[str, tuple[str, ...]] = {
     ),
     "promote": ("--data", "{}/data", "--runs", "{}/runs", "--model", "{}/model"),
     "sync": ("--runs", "{}/runs", *OFF),
-    "benchmark": ("--data", "{}/data", "--runs", "{}/runs", "--methods", "resnet50", "--init", "none", *OFF),
+    "benchmark": ("--data", "{}/data", "--runs", "{}/runs", "--methods", "resnet50", *SMALL, "--init", "none", *OFF),
     "pretrain": ("--data", "{}/data", "--runs", "{}/runs", "--architectures", "mobilenet_v2", *OFF),
     "search": ("--data", "{}/data", "--runs", "{}/runs", *QUICK_TRAINING, *SIZES, *OFF),
 }

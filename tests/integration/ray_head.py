@@ -1,7 +1,7 @@
 """One Ray head for a whole pytest run: all xdist workers, and the commands that tests start, join it.
 
 The first fixture that needs it starts it in a process of its own, which ends with the pytest process that began the
-run.
+run. Its workers are forked: see `forked_workers.py`.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ def end(folder: Path) -> None:
 
 def main() -> None:
     """Runs the head until SIGTERM or the end of the pytest process."""
+    from tests.integration.forked_workers import forked_workers
     from tests.integration.s3_servers import KEY, SECRET
     from ufgvc.core.process import sigterm_as_interrupt
     from ufgvc.runtime.session import RaySettings, ray_session
@@ -79,7 +80,7 @@ def main() -> None:
     (folder / "pid").write_text(str(os.getpid()))
     with sigterm_as_interrupt():
         try:
-            with ray_session(RaySettings(cpus=SLOTS, object_store_mb=600)):
+            with forked_workers(folder), ray_session(RaySettings(cpus=SLOTS, object_store_mb=600)):
                 import ray
 
                 (folder / "address.part").write_text(ray.get_runtime_context().gcs_address)

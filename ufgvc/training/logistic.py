@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from torch import Tensor
 from torch.nn import functional
 
@@ -118,6 +117,8 @@ class LogisticRegression:
 
         As in scikit-learn's LogisticRegression the bias is not penalised. L-BFGS of SciPy, to convergence.
         """
+        from scipy.optimize import minimize  # a third of a second, which other trainings need not wait for
+
         begin = np.zeros(self.num_classes * (self.width + 1)) if start is None else start
         objective = self._objective(chosen, strength, falling=None if self.rows is not None else FALLING)
         done = minimize(objective, begin, jac=True, method="L-BFGS-B", options=CONVERGED)

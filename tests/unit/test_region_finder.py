@@ -85,7 +85,8 @@ def test_the_finder_is_a_ridge_regression_on_cells_with_a_mask() -> None:
                     shares.append(mask[row * step : (row + 1) * step, column * step : (column + 1) * step].mean())
     wide, target = np.array(rows), np.array(shares)
     spread = wide.std(0)
-    ridge = Ridge(alpha=0.01 * len(wide), tol=1e-12).fit((wide - wide.mean(0)) / spread, target)
+    usual = (target**2).sum() / target.sum()
+    ridge = Ridge(alpha=0.01 * len(wide), tol=1e-12).fit((wide - wide.mean(0)) / spread, target / usual)
     assert np.allclose(method.net.finder.weight[0] * spread, ridge.coef_, atol=1e-4)
     wanted = ridge.predict((wide - wide.mean(0)) / spread)
     assert np.allclose(
@@ -165,7 +166,7 @@ def test_a_probe_on_regions_is_saved_and_exported_as_one_network(tmp_path: Path)
 @pytest.mark.parametrize("cache", ["host", "none"])
 def test_a_training_fits_the_finder_and_then_the_classifier(cache: str, tmp_path: Path) -> None:
     dataset = open_dataset(str(LEAVES))
-    options = {"backbone": "resnet18", "regions": ("contour",)}
+    options = {"backbone": "resnet18", "regions": ("contour",), "stages": (3,)}
     method = build("linear_probe", len(dataset.classes), init="none", **options)
     settings = TrainSettings.model_validate(
         {"init": "none", "resize": 72, "crop": 64, "device": "cpu", "cache": cache, "mask_kind": "exact"}
@@ -191,4 +192,4 @@ def test_a_training_fits_the_finder_and_then_the_classifier(cache: str, tmp_path
     assert (named == labels).mean() == pytest.approx(row["train_accuracy"], abs=0.12)  # that is with mirror images
     wanted = unpack(torch.from_numpy(np.array(images.packed_masks["contour"])), 72)[:, 4:68, 4:68].float()
     inside, outside = (found * wanted).sum() / wanted.sum(), (found * (1 - wanted)).sum() / (1 - wanted).sum()
-    assert inside > 2 * outside
+    assert inside > 1.5 * outside

@@ -43,8 +43,8 @@ def fit_regions(method: Method, loader: BatchLoader, ranks: Ranks) -> None:
         weight, bias = total.solve()
         net.finder.weight.copy_(weight)
         net.finder.bias.copy_(bias)
-    for region, count in zip(method.regions, total.count.tolist(), strict=True):
-        if not count:
+    for region, share in zip(method.regions, total.share.tolist(), strict=True):
+        if not share:
             log.warning("no training leaf has a mask of the %s: its features are the whole picture's", region)
 
 

@@ -11,15 +11,16 @@ from torch.nn import functional
 
 PLACES = 5  # numbers that say where a cell is
 RIDGE = 0.01  # share of each column's variance that is added to it
-BELOW, ABOVE = 0.25, 0.75  # shares of a cell that count as nothing and as all: least squares never says 0 or 1
+BELOW, ABOVE = 0.25, 0.75  # of a region's usual share, count as nothing and as all: least squares never says 0 or 1
 
 
 class RegionFinder(nn.Module):
     """Maps of a backbone's stages -> weights (B, R, H, W) in [0, 1], which say how much of each cell lies in a region.
 
-    The share is linear in the channels of all stages, averaged to the cells of the coarsest, and in the cell's place,
-    so that photograph in, regions out is one network that needs no detector. Where no cell is half inside a region,
-    its weights grow to 1 everywhere: a leaf without a found region gets the whole picture. So does an unfitted finder.
+    The share of a cell inside a region, relative to the usual one of cells that the region crosses, is linear in the
+    channels of all stages, averaged to the cells of the coarsest, and in the cell's place, so that photograph in,
+    regions out is one network that needs no detector. Where no cell has half of the usual share, the weights grow to 1
+    everywhere: a leaf without a found region gets the whole picture. So does an unfitted finder.
     weight: (R, D), D = channels of all stages + PLACES.  bias: (R,).
     """
 
@@ -53,19 +54,21 @@ class RegionFinder(nn.Module):
 @dataclass(frozen=True)
 class Moments:
     """Sums over cells, for least squares of R regions: count (R,), first (R, D), second (R, D, D), of the cells with a
-    mask of that region; share (R,) and product (R, D) of the share of the cell inside the mask. All float64.
+    mask of that region; share and square (R,), and product (R, D), of the share of the cell inside the mask. All
+    float64.
     """
 
     count: Tensor
     first: Tensor
     second: Tensor
     share: Tensor
+    square: Tensor
     product: Tensor
 
     @classmethod
     def zeros(cls, num_regions: int, width: int, device: torch.device) -> Moments:
         """Of no cells."""
-        shapes: list[tuple[int, ...]] = [(), (width,), (width, width), (), (width,)]
+        shapes: list[tuple[int, ...]] = [(), (width,), (width, width), (), (), (width,)]
         return cls(*(torch.zeros(num_regions, *shape, dtype=torch.float64, device=device) for shape in shapes))
 
     def add(self, region: int, cells: Tensor, shares: Tensor) -> None:
@@ -75,16 +78,18 @@ class Moments:
         self.first[region] += cells.sum(dim=0)
         self.second[region] += cells.T @ cells
         self.share[region] += shares.sum()
+        self.square[region] += shares.square().sum()
         self.product[region] += cells.T @ shares
 
     def solve(self) -> tuple[Tensor, Tensor]:
-        """The ridge regression's weight (R, D) and bias (R,) float64; zeros for a region without cells.
+        """The ridge regression's weight (R, D) and bias (R,) float64; zeros for a region that no mask shows.
 
-        Minimises the mean squared error plus RIDGE times the sum of weight^2 times the column's variance, so that the
-        scale of a column does not matter. Columns that never change get 0.
+        Both are divided by the usual share, the mean share of cells weighted by their shares: near 1 for boxes, small
+        for thin lines. Minimises the mean squared error plus RIDGE times the sum of weight^2 times the column's
+        variance, so that the scale of a column does not matter. Columns that never change get 0.
         """
         weight, bias = torch.zeros_like(self.first), torch.zeros_like(self.share)
-        for region in torch.nonzero(self.count).flatten().tolist():
+        for region in torch.nonzero(self.share).flatten().tolist():
             count = self.count[region]
             mean, share = self.first[region] / count, self.share[region] / count
             covariance = self.second[region] / count - torch.outer(mean, mean)
@@ -92,6 +97,7 @@ class Moments:
             scale = variance.sqrt().clamp(min=1e-12)
             penalised = covariance / torch.outer(scale, scale) + RIDGE * torch.eye(len(mean)).to(covariance)
             slope = torch.linalg.solve(penalised, (self.product[region] / count - mean * share) / scale) / scale
-            weight[region] = torch.where(variance > 1e-12 * mean.square().clamp(min=1e-6), slope, 0)
-            bias[region] = share - weight[region] @ mean
+            usual = self.square[region] / self.share[region]
+            weight[region] = torch.where(variance > 1e-12 * mean.square().clamp(min=1e-6), slope, 0) / usual
+            bias[region] = share / usual - weight[region] @ mean
         return weight, bias

@@ -13,7 +13,7 @@ from typing import Literal
 import pytest
 import torch
 
-from tests.gpu.parts import PROBES, TRAINED, make_worker, small
+from tests.gpu.parts import PROBES, TRAINED, make_worker, noise_batch, small
 from ufgvc.core.errors import UserError
 from ufgvc.data.dataset import open_dataset, read_index
 from ufgvc.evaluation.score import score_split
@@ -116,17 +116,21 @@ def test_no_step_of_the_modern_recipe_waits_for_the_gpu(leaves: str, tmp_path: P
 @pytest.mark.usefixtures("exact_float32")
 @pytest.mark.parametrize("name", PROBES)
 def test_a_probe_fitted_on_both_devices(name: str, leaves: str, tmp_path: Path, device: torch.device) -> None:
-    """The same embeddings to float32, and the same classifier, which is fitted in float64."""
+    """The same answers. Not the same weights: of twelve leaves some columns hardly vary, and standardising them
+    enlarges the last bits in which the devices differ.
+    """
     rows, found = [], []
     for place in (torch.device("cpu"), device):
         folder = tmp_path / f"{name}-{place.type}"
         worker = make_worker(leaves, folder, name, place, "host", precision="fp32", epochs=None, batch_size=None)
         rows.append(worker.step())
-        found.append(worker.method.net.classifier.weight.detach().double().cpu())
+        net, images = worker.method.net.eval(), noise_batch(worker.method).images
+        with torch.inference_mode():
+            found.append(net(images.to(place))["logits"].softmax(dim=1).cpu())
     assert rows[0]["strength"] == rows[1]["strength"]
     assert rows[1]["loss"] == pytest.approx(rows[0]["loss"], rel=1e-2)
-    gap = float((found[1] - found[0]).norm() / found[0].norm())
-    assert gap < 1e-2, f"the weights differ by {gap:.1e} of their length"
+    gap = float((found[1] - found[0]).abs().max())
+    assert gap < 1e-2, f"probabilities differ by up to {gap:.1e}"
 
 
 def test_the_host_cache_does_not_wait_either(leaves: str, tmp_path: Path, device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""Reads which plant (or photograph) each leaf comes from: a table beside the photographs, given with `--groups`."""
+"""Reads which plant (or photograph) each leaf comes from: a table that is given with `--groups`."""
 
 from __future__ import annotations
 

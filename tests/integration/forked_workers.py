@@ -27,10 +27,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 
 from tests.integration import fork_worker
+from tests.integration.ray_head import SLOTS
 
 BEFORE_RAY = (
     "torch._dynamo",
@@ -52,7 +54,7 @@ IDLE = 60.0  # seconds after which the process of a job ends; another one is for
 @contextlib.contextmanager
 def forked_workers(folder: Path) -> Iterator[None]:
     """A Ray that this process starts meanwhile has forked workers.  folder: for the socket."""
-    from ray._private import ray_constants
+    from ray._private import ray_constants, services
 
     address = str(folder / "workers")
     process = subprocess.Popen([sys.executable, "-m", __name__, address, str(os.getpid())])
@@ -60,11 +62,14 @@ def forked_workers(folder: Path) -> Iterator[None]:
         assert process.poll() is None, "the process that forks workers has ended"
         time.sleep(0.02)
     os.environ[fork_worker.SOCKET] = address
-    before, ray_constants.SETUP_WORKER_FILENAME = ray_constants.SETUP_WORKER_FILENAME, fork_worker.__file__
     try:
-        yield
+        with (
+            mock.patch.object(ray_constants, "SETUP_WORKER_FILENAME", fork_worker.__file__),
+            # Else Ray starts as many at once as there are cores, and warns in the output of any test when more start.
+            mock.patch.object(services.multiprocessing, "cpu_count", return_value=SLOTS),
+        ):
+            yield
     finally:
-        ray_constants.SETUP_WORKER_FILENAME = before
         process.terminate()
         process.wait(30)
 

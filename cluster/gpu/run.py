@@ -25,7 +25,7 @@ from cluster.gpu.paths import FOLDER, WORK, GpuCallError, git_commit, packed_com
 from cluster.gpu.trainings import run_trainings
 
 PARTS: dict[str, Callable[[Call, float], Part]] = {"tests": run_tests, "bench": run_bench, "trainings": run_trainings}
-SECONDS = {"tests": 150.0, "bench": 170.0, "trainings": 400.0, "all": 540.0}  # a call on that host may last 600
+SECONDS = {"tests": 150.0, "bench": 170.0, "trainings": 450.0, "all": 540.0}  # a call on that host may last 600
 DRY_SECONDS = {"tests": 900.0, "bench": 400.0, "trainings": 700.0, "all": 2000.0}  # on two busy cores
 ROOM = 11_500  # characters of output that a call brings back
 

@@ -1,7 +1,7 @@
 """The trainings: `ufgvc benchmark` of all methods on real leaves.
 
-trainings.json is rewritten while they run and after each; trainings.md has the tables; runs.tar.gz what the benchmarks
-need to go on elsewhere.
+trainings.json is rewritten while they run and after each; trainings.md has the tables; runs.tar.gz the scores of every
+leaf.
 """
 
 from __future__ import annotations
@@ -121,7 +121,8 @@ def run_trainings(call: Call, limit: float, stages: Sequence[Sequence[Benchmark]
     finally:
         maker.stop()
         write(call, outcomes, stages)
-        pack_runs(folder(call) / "runs", call.out / "runs.tar.gz")
+        if (folder(call) / "runs").is_dir():
+            pack_runs(folder(call) / "runs", call.out / "runs.tar.gz")
     return summarize(call, [*maker.failed, *outcomes], time.monotonic() - started)
 
 
@@ -206,7 +207,7 @@ class Maker(threading.Thread):
 
 
 def pack_runs(folder: Path, file: Path) -> None:
-    """Archives the runs below a folder, without weights: the same benchmark goes on from them elsewhere."""
+    """Archives the runs below a folder without weights, for comparisons of leaves that the tables do not have."""
     left_out = ("model", "checkpoints", "tune", "_cache")
     with tarfile.open(file, "w:gz") as archive:
         archive.add(folder, "runs", filter=lambda each: None if Path(each.name).name in left_out else each)

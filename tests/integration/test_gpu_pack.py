@@ -132,6 +132,17 @@ def cell(runs: Path, row: str, seed: int, **files: Any) -> None:
         (folder / name.replace("__", ".")).write_text(text)
 
 
+def test_a_seed_counts_when_all_its_folds_are_done() -> None:
+    def fold(seed: int, number: int, correct: int) -> dict[str, int]:
+        return {"seed": seed, "fold": number, "folds": 2, "correct": correct, "leaves": 10}
+
+    assert collect.sum_folds([fold(1, 0, 7), fold(0, 1, 5), fold(0, 0, 6)]) == [(11, 20)]
+    assert collect.sum_folds([{"seed": 0, "correct": 4, "leaves": 5}, {"seed": 1, "correct": 3, "leaves": 5}]) == [
+        (4, 5),
+        (3, 5),
+    ]
+
+
 def test_what_is_collected_of_trainings_in_every_state(tmp_path: Path) -> None:
     epoch = {"epoch": 1.0, "train_accuracy": 0.5, "images_per_second": 100.0, "data_wait": 0.25, "seconds": 2.0}
     lines = "".join(

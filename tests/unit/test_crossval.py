@@ -29,6 +29,8 @@ from ufgvc.evaluation.stats import (
     resampled_means,
 )
 from ufgvc.experiments import crossval
+from ufgvc.experiments.benchmark import check_seed_rows
+from ufgvc.experiments.method_table import select_variants
 from ufgvc.experiments.settings import BenchmarkSettings
 from ufgvc.experiments.training_job import JobOutcome
 from ufgvc.reports.benchmark_page import compose_benchmark
@@ -50,6 +52,21 @@ def leaves(folder: Path, train: int, test: int, classes: int = 2) -> Dataset:
         str(folder), "few", [f"cultivar {i}" for i in range(classes)], [(k, v) for k, v in rows.items() if v], side=48
     )
     return open_dataset(str(folder))
+
+
+def test_rows_with_other_numbers_of_seeds() -> None:
+    settings = BenchmarkSettings(protocol="crossval", folds=2, seeds=1, seeds_of=("mask_guided:none=3",))
+    assert [settings.seeds_for(row) for row in ("resnet50", "mask_guided:none")] == [1, 3]
+    seeds = {
+        row: [each.seed for each in crossval.list_held_folds("crossval", settings, row) if each is not None]
+        for row in ("resnet50", "mask_guided:none", None)
+    }
+    assert seeds == {"resnet50": [0, 0], "mask_guided:none": [0, 0, 1, 1, 2, 2], None: [0, 0, 1, 1, 2, 2]}
+    for wrong in (("resnet50",), ("resnet50=0",), ("=2",), ("resnet50=1", "resnet50=2")):
+        with pytest.raises(ValueError, match=r"is not row=seeds|occurs twice"):
+            BenchmarkSettings(seeds_of=wrong)
+    with pytest.raises(UserError, match="'mask_guided:none' is not a row of this benchmark"):
+        check_seed_rows(settings, select_variants(["resnet50"]))
 
 
 def test_every_leaf_is_in_one_fold_of_each_seed_and_groups_stay_together() -> None:

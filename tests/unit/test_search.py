@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from ufgvc.core.errors import UserError
+from ufgvc.data.splits import HeldFold
+from ufgvc.experiments import entries as entries_module
 from ufgvc.experiments.benchmark import choose_lr_factors
 from ufgvc.experiments.entries import check_datasets, entry_options, make_recipe, resolve_init
 from ufgvc.experiments.method_table import LISTED, list_groups, select_variants
@@ -87,6 +89,22 @@ class TestBudget:
         )
         assert {stage.schedule for stage in recipe.stages} == {"cosine"}
         assert [stage.frozen for stage in recipe.stages] == [stage.frozen for stage in method.recipe.stages]
+
+    def test_jobs_of_rows_with_other_numbers_of_seeds(self, monkeypatch: pytest.MonkeyPatch):
+        """A learning rate is chosen for as many seeds as any row needs that uses it."""
+        rows = [LISTED[key] for key in ("resnet50", "mask_guided", "mask_guided:vein")]
+        entries = [SimpleNamespace(variant=row, method=small(row.method)) for row in rows]
+        monkeypatch.setattr(entries_module, "_make_job", lambda entry, *rest, **more: (entry.variant.key, rest[4]))
+        settings = BenchmarkSettings(seeds=1, seeds_of=("mask_guided:vein=2",), protocol="crossval")
+        rates = dict.fromkeys(("resnet50", "mask_guided"), 1.0)
+        jobs = entries_module.make_final_jobs(entries, ["data"], settings, "runs", rates)
+        assert jobs == [*((row.key, 0) for row in rows), ("mask_guided:vein", 1)]
+        held = HeldFold(2, 0, 1, "all")
+        assert entries_module.make_final_jobs(entries, ["data"], settings, "runs", rates, held) == [
+            ("mask_guided:vein", 1)
+        ]
+        searched = entries_module.make_lr_jobs(entries, ["data"], settings, "runs", held)
+        assert searched == [("mask_guided", 1)] * len(settings.lr_factors)
 
     @pytest.mark.parametrize("budget", ["equal", "published"])
     @pytest.mark.parametrize("name", ["dcl", "bcnn", "leaf_traits", "linear_probe"])

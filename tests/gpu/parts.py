@@ -23,7 +23,7 @@ from ufgvc.training.worker import Worker
 CLASSES, SIDE = 5, 64
 # Where resnet18 does not suit: B-CNN pools the square of the channels, of which AlexNet has few; fully connected layers
 # are narrowed.
-SMALLER = {
+SMALLER: dict[str, dict[str, Any]] = {
     "alexnet": {"hidden": 64},
     "bcnn": {"backbone": "alexnet"},
     "improved_bcnn": {"backbone": "alexnet", "iterations": 3},
@@ -39,7 +39,7 @@ def small(name: str, num_classes: int = CLASSES, dropout: bool = True) -> Method
     device.
     """
     torch.manual_seed(0)
-    usual = {"backbone": "resnet18"} if "backbone" in options_class(name).model_fields else {}
+    usual: dict[str, Any] = {"backbone": "resnet18"} if "backbone" in options_class(name).model_fields else {}
     method = build(name, num_classes, **(usual | SMALLER.get(name, {})))
     for layer in method.net.modules():
         if isinstance(layer, nn.Dropout) and not dropout:
@@ -54,8 +54,10 @@ def noise_batch(method: Method, count: int = 8, seed: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     side = max(SIDE, method.min_side)
     images = torch.rand(count, 3, side, side, generator=generator).contiguous(memory_format=torch.channels_last)
-    masks = {region: torch.rand(count, 1, side, side, generator=generator).round() for region in REGIONS}
-    has = {region: torch.arange(count) % 4 > 0 for region in REGIONS}
+    masks: dict[str, Tensor] = {
+        region: torch.rand(count, 1, side, side, generator=generator).round() for region in REGIONS
+    }
+    has: dict[str, Tensor] = {region: torch.arange(count) % 4 > 0 for region in REGIONS}
     uniforms = torch.rand(count, method.num_uniforms, generator=generator, dtype=torch.float64)
     return Batch(images, torch.arange(count) % CLASSES, masks, has, uniforms=uniforms)
 
@@ -100,7 +102,7 @@ def learn(
 ) -> Learnt:
     """Views, forward, losses and backward on the device, on a copy of the net in training mode."""
     method = on(method, device)
-    model = method.net.train()
+    model: Any = method.net.train()
     if compiled:
         # The CPU's own compiler takes minutes, so there only the graph is made.
         model = torch.compile(model, backend="inductor" if device.type == "cuda" else "aot_eager")
@@ -150,7 +152,14 @@ def make_worker(
     dataset = open_dataset(data)
     method = small(name, len(dataset.classes))
     side = max(side, method.min_side)
-    usual = {"init": "none", "mask_kind": "exact", "epochs": 4, "batch_size": 5, "resize": side + 8, "crop": side}
+    usual: dict[str, Any] = {
+        "init": "none",
+        "mask_kind": "exact",
+        "epochs": 4,
+        "batch_size": 5,
+        "resize": side + 8,
+        "crop": side,
+    }
     settings = TrainSettings(**(usual | {"cache": cache} | changes))
     masks = read_manifest(dataset, f"masks/{settings.mask_kind}").fingerprint if method.regions else None
     plan, _ = make_worker_config(dataset, method, settings, 0, masks, str(runs))

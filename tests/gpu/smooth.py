@@ -45,7 +45,7 @@ def averaged(
     **more: Any,
 ) -> Tensor:
     """An average in place of `max_pool2d`, padded before it: torch's own has a wrong gradient on a GPU
-    (methods/layers/memory_format.py).
+    (`memory_format` of methods/backbones.py).
     """
     return functional.avg_pool2d(functional.pad(images, [padding] * 4), kernel_size, stride, ceil_mode=ceil_mode)
 
@@ -57,6 +57,7 @@ def smoothed(net: nn.Module) -> nn.Module:
             if isinstance(child, nn.ReLU):
                 setattr(module, name, nn.Softplus(beta=SHARPNESS))
             elif isinstance(child, nn.MaxPool2d):
+                assert isinstance(child.padding, int)
                 average = nn.AvgPool2d(child.kernel_size, child.stride)
                 setattr(module, name, nn.Sequential(nn.ZeroPad2d(child.padding), average))
     return net

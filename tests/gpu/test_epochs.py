@@ -100,13 +100,14 @@ def test_no_step_waits_for_the_gpu(name: str, leaves: str, tmp_path: Path, devic
 def test_no_step_of_the_modern_recipe_waits_for_the_gpu(leaves: str, tmp_path: Path, device: torch.device) -> None:
     """Jitter and CutMix on the device, AdamW with a learning rate a layer, averaged weights."""
     worker = make_worker(leaves, tmp_path, "mask_guided", device, recipe="modern")
-    assert worker.average is not None
+    average = worker.average
+    assert average is not None
     train_mode(worker.method, worker.model, worker.recipe.stages[0])
 
     def steps(epoch: int) -> None:
         for batch in worker.loader.training(epoch):
             train_step(worker.method, worker.model, batch, worker.optimizer, worker.precision)
-            worker.average.update(worker.method.net)
+            average.update(worker.method.net)
 
     steps(0)
     with waiting(device, "error"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -105,9 +106,10 @@ def test_a_step_in_the_precision_of_the_device(name: str, device: torch.device) 
     before = {key: parameter.detach().clone() for key, parameter in method.net.named_parameters()}
     optimizer = make_optimizer(method, Stage(epochs=1, lr=1e-3))
     precisions = set()
-    method.net.backbone.register_forward_hook(lambda module, inputs, output: precisions.add(output.dtype))
+    backbone = method.net.get_submodule("backbone")
+    backbone.register_forward_hook(lambda module, inputs, output: precisions.add(output.dtype))
     if name in ("inception_v3", "nts_net", "region_tokens"):  # these call parts of the backbone by themselves
-        convolution = next(module for module in method.net.backbone.modules() if isinstance(module, torch.nn.Conv2d))
+        convolution = next(module for module in backbone.modules() if isinstance(module, torch.nn.Conv2d))
         convolution.register_forward_hook(lambda module, inputs, output: precisions.add(output.dtype))
     done = train_step(method, method.net.train(), move(noise_batch(method), device), optimizer, "auto")
     assert precisions == {torch.bfloat16 if device.type == "cuda" else torch.float32}
@@ -127,19 +129,20 @@ def test_second_order_heads_stay_in_float32(name: str, device: torch.device) -> 
     """
     method = on(small(name, dropout=False), device)
     seen: dict[str, torch.Tensor] = {}
-    pooled_from = method.net.reduce if name == "mpn_cov" else method.net.backbone
+    net: Any = method.net
+    pooled_from = net.reduce if name == "mpn_cov" else net.backbone
     pooled_from.register_forward_hook(lambda module, inputs, output: seen.update(map=output.detach()))
-    method.net.classifier.register_forward_pre_hook(lambda module, inputs: seen.update(embedding=inputs[0].detach()))
+    net.classifier.register_forward_pre_hook(lambda module, inputs: seen.update(embedding=inputs[0].detach()))
     with torch.no_grad(), autocast("bf16", device):
-        logits = method.net.train()(noise_batch(method).images.to(device))["logits"]
+        logits = net.train()(noise_batch(method).images.to(device))["logits"]
     assert seen["map"].dtype == torch.bfloat16, "the backbone is to run in bfloat16"
     assert seen["embedding"].dtype == logits.dtype == torch.float32
     exact = seen["map"].cpu().double()
     if name == "mpn_cov":
-        wanted = upper_triangle(sqrt_by_trace(covariance_pool(exact), method.net.iterations))
+        wanted = upper_triangle(sqrt_by_trace(covariance_pool(exact), net.iterations))
     else:
         pooled = bilinear_pool(exact)
-        pooled = pooled if method.net.iterations is None else sqrt_by_norm(pooled, method.net.iterations)
+        pooled = pooled if net.iterations is None else sqrt_by_norm(pooled, net.iterations)
         wanted = torch.nn.functional.normalize(signed_sqrt(pooled).flatten(1))
     gap = float((seen["embedding"].cpu().double() - wanted).norm() / wanted.norm())
     assert gap < 5e-3, f"the embedding differs from that in float64 by {gap:.1e} of its length"

@@ -18,7 +18,7 @@ def photographs() -> tuple[Tensor, dict[str, Tensor], Tensor]:
     """Images (B, R, R, 3) uint8, masks (B, R, R) uint8 and chance (B, 4), the same every time."""
     generator = torch.Generator().manual_seed(5)
     images = torch.randint(0, 256, (COUNT, FULL, FULL, 3), generator=generator, dtype=torch.uint8)
-    masks = {
+    masks: dict[str, Tensor] = {
         region: torch.randint(0, 2, (COUNT, FULL, FULL), generator=generator, dtype=torch.uint8) for region in REGIONS
     }
     return images, masks, torch.rand(COUNT, 4, generator=generator, dtype=torch.float64)

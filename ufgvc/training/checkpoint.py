@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import glob
+import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +21,7 @@ from ufgvc.core.storage import Store, open_store
 from ufgvc.training.average import WeightAverage
 
 FILE = "state.pt"
+TEMPORARY = "ufgvc-checkpoint-"  # first part of the names of temporary folders
 SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's list of the checkpoints that are complete
 # Stores a checkpoint: (local folder on rank 0, None on other ranks; number of finished epochs). Called on every rank.
 CheckpointSink = Callable[[Path | None, int], None]
@@ -89,6 +94,19 @@ class RunCheckpoint:
         with tempfile.TemporaryDirectory(prefix="ufgvc-checkpoint-") as folder:
             (Path(folder) / FILE).write_bytes(self.store.read_bytes(FILE))
             return read_checkpoint(Path(folder))
+
+
+def make_checkpoint_folder() -> Path:
+    """A new temporary folder. Those of processes of this machine that have ended are deleted: a kill left them.
+
+    The folder's name says the machine, because containers may share their temporary folder, and the process.
+    """
+    own = f"{TEMPORARY}{socket.gethostname()}-"
+    for left in Path(tempfile.gettempdir()).glob(f"{glob.escape(own)}*"):
+        process = left.name[len(own) :].partition("-")[0]
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
+            shutil.rmtree(left, ignore_errors=True)  # another training may delete it at the same time
+    return Path(tempfile.mkdtemp(prefix=f"{own}{os.getpid()}-"))
 
 
 def remove_orphans(store: Store) -> list[str]:

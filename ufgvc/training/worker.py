@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +19,7 @@ from ufgvc.methods.backbones import memory_format
 from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
 from ufgvc.training.average import WeightAverage
-from ufgvc.training.checkpoint import CheckpointSink, RunCheckpoint, write_checkpoint
+from ufgvc.training.checkpoint import CheckpointSink, RunCheckpoint, make_checkpoint_folder, write_checkpoint
 from ufgvc.training.ddp import Ranks, warm_up_ddp_buckets, wrap_ddp
 from ufgvc.training.fit import fit_epoch
 from ufgvc.training.head import fit_head
@@ -283,7 +281,7 @@ class Worker:
         states = self.ranks.gather(torch.get_rng_state())
         if self.ranks.rank != 0:
             return self.sink(None, self.epoch)
-        folder = Path(tempfile.mkdtemp(prefix="ufgvc-checkpoint-"))
+        folder = make_checkpoint_folder()
         write_checkpoint(
             folder,
             net=self.method.net,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from tests.unit.test_probes import ALONE, CPU, embeddings
+from tests.unit.test_probes import ALONE, CPU, config_of, embeddings
 from ufgvc.core.errors import UserError
 from ufgvc.data.cache import CachedSource, DecodedSplit
 from ufgvc.data.splits import assign_folds
@@ -32,10 +33,11 @@ def fit_on(labels: list[int], classes: int) -> tuple[Method, dict[str, float]]:
     method = replace(method, recipe=method.recipe.model_copy(update={"resize": 40, "crop": 32}))
     rows, places = np.array(labels), np.arange(len(labels))
     source = CachedSource(DecodedSplit(photographs(labels, 40), {}, {}), rows, places, 2, 0, 0, 1, CPU)
-    nothing: Any = None
     none, groups = np.arange(0), [None] * len(labels)
-    loader = BatchLoader(nothing, method.recipe, source, none, places, rows, groups, 0, None, none, none, CPU)
-    return method, fit_epoch(method, loader, ALONE, 0)
+    with TemporaryDirectory() as folder:
+        config = config_of(Path(folder), len(labels))
+        loader = BatchLoader(config, method.recipe, source, none, places, rows, groups, 0, None, none, none, CPU)
+        return method, fit_epoch(method, loader, ALONE, 0)
 
 
 def photographs(labels: list[int], side: int) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,10 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from ufgvc.core.errors import UserError
+from ufgvc.core.storage import open_store
+from ufgvc.data.augment import eval_view
 from ufgvc.data.cache import CachedSource, DecodedSplit
+from ufgvc.data.dataset import Dataset, Shard
 from ufgvc.data.splits import assign_folds
 from ufgvc.methods import build
 from ufgvc.methods.backbones import build_backbone
@@ -25,7 +29,7 @@ from ufgvc.methods.layers.stages import StageMaps, choose_stages, list_stages, r
 from ufgvc.models.calibration import calibration_of_fit
 from ufgvc.training import fit, logistic
 from ufgvc.training.ddp import Ranks
-from ufgvc.training.embeddings import Embeddings, embed_training_images
+from ufgvc.training.embeddings import Embeddings, embed_batches, embed_training_images
 from ufgvc.training.fit import fit_classifier
 from ufgvc.training.loader import BatchLoader
 from ufgvc.training.settings import TrainSettings, apply_overrides
@@ -246,12 +250,25 @@ def test_rows_that_are_read_from_a_file_give_no_warning(width: int, tmp_path: Pa
         torch.set_warn_always(False)
 
 
-def loader_of(images: np.ndarray, source: Any) -> BatchLoader:
-    rows = np.array([0, 2, 5])
-    config: Any = None
+def config_of(folder: Path, count: int, rows: int = 100) -> Any:
+    """Of a training on a data set whose shards hold `rows` images each; its photographs are never read."""
+    sizes = [min(rows, count - at) for at in range(0, count, rows)]
+    parts = tuple(Shard(f"train-{k:05d}", f"{k}.parquet", "train", size) for k, size in enumerate(sizes))
+    dataset = Dataset(open_store(folder), "leaves", ("a", "b", "c"), "fingerprint", parts, {"train": count})
+    return SimpleNamespace(open_dataset=lambda: dataset, split="train", embeddings=None, cache_folder=str(folder))
+
+
+def loader_of(source: Any, folder: Path) -> BatchLoader:
+    """Of the images 0, 2 and 5 of six."""
+    rows, nothing = np.array([0, 2, 5]), np.arange(0)
     recipe: Any = None
-    nothing = np.arange(0)
-    return BatchLoader(config, recipe, source, nothing, rows, rows % 3, [None] * 3, 0, None, nothing, nothing, CPU)
+    rest = nothing, rows, rows % 3, [None] * 3, 0, None, nothing, nothing, CPU
+    return BatchLoader(config_of(folder, 6), recipe, source, *rest)
+
+
+def source_of(images: np.ndarray) -> CachedSource:
+    """Of the images 0, 2 and 5 of six."""
+    return CachedSource(DecodedSplit(images, {}, {}), np.arange(6) % 3, np.array([0, 2, 5]), 2, 0, 0, 1, CPU)
 
 
 def test_embeddings_are_made_once_and_are_those_of_the_batches(tmp_path: Path) -> None:
@@ -259,16 +276,9 @@ def test_embeddings_are_made_once_and_are_those_of_the_batches(tmp_path: Path) -
     method = build("part_probe", 3, backbone="resnet18", parts=2)
     method = replace(method, recipe=method.recipe.model_copy(update={"resize": 40, "crop": 32}))
     images = np.random.default_rng(0).integers(0, 255, (6, 40, 40, 3), dtype=np.uint8)
-    (tmp_path / "decoded").mkdir()
-    np.save(tmp_path / "decoded" / "image.npy", images)
-    mapped = np.load(tmp_path / "decoded" / "image.npy", mmap_mode="r")
-    labels, rows = np.arange(6) % 3, np.array([0, 2, 5])
-
-    def embed(array: np.ndarray) -> Embeddings:
-        source = CachedSource(DecodedSplit(array, {}, {}), labels, rows, 2, 0, 0, 1, CPU)
-        return embed_training_images(method, loader_of(array, source), CPU)
-
-    streamed, first = embed(images), embed(mapped)
+    loader = loader_of(source_of(images), tmp_path)
+    streamed = embed_batches(method, loader, lambda raw: eval_view(raw, 32))
+    first = embed_training_images(method, loader, ALONE)
     assert first.take(np.arange(3)).shape == (3, 2, method.net.classifier.in_features)
     order = np.argsort(streamed.positions)
     assert np.allclose(streamed.take(order), first.take(np.arange(3)), atol=1e-4)
@@ -277,8 +287,8 @@ def test_embeddings_are_made_once_and_are_those_of_the_batches(tmp_path: Path) -
         wanted = method.net(torch.from_numpy(images[2:3, 4:36, 4:36]).permute(0, 3, 1, 2) / 255)["embedding"]
     assert np.allclose(first.take(np.array([1]))[0, 0], wanted[0], atol=1e-4)
     method.net.register_forward_pre_hook(lambda *_: pytest.fail("the network runs again"))
-    assert np.array_equal(embed(mapped).rows, first.rows)
-    assert len(list(tmp_path.glob("decoded.embeddings-*.npy"))) == 1
+    again = embed_training_images(method, loader, ALONE)
+    assert np.array_equal(again.take(np.arange(3)), first.take(np.arange(3)))
 
 
 @dataclass

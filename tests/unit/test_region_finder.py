@@ -13,7 +13,7 @@ import torch
 from sklearn.linear_model import Ridge
 
 from tests.golden.trainings import LEAVES
-from tests.unit.test_probes import ALONE, CPU, Together, loader_of
+from tests.unit.test_probes import ALONE, CPU, Together, loader_of, source_of
 from ufgvc.data.augment import eval_view
 from ufgvc.data.cache import CachedSource, DecodedSplit, load_decoded_split
 from ufgvc.data.dataset import open_dataset, read_index, read_manifest
@@ -56,7 +56,7 @@ def fit_finder(
     packed = np.packbits(masks, axis=2)
     split = DecodedSplit(images, {"vein": packed, "contour": ~packed}, {"vein": has, "contour": np.zeros(count, bool)})
     source = CachedSource(split, np.arange(count) % 3, np.arange(count)[part], 7, 0, 0, 1, CPU)
-    fit_regions(method, loader_of(images, source), ranks)
+    fit_regions(method, loader_of(source, Path()), ranks)
     return method
 
 
@@ -134,16 +134,12 @@ def test_two_ranks_find_what_one_finds() -> None:
 def test_embeddings_depend_on_the_finder(tmp_path: Path) -> None:
     method = fit_finder(probe_on_regions())
     images, _ = blobs(6, 72, 2)
-    (tmp_path / "decoded").mkdir()
-    np.save(tmp_path / "decoded" / "image.npy", images)
-    mapped = np.load(tmp_path / "decoded" / "image.npy", mmap_mode="r")
-    rows = np.array([0, 2, 5])
-    source = CachedSource(DecodedSplit(mapped, {}, {}), np.arange(6) % 3, rows, 2, 0, 0, 1, CPU)
-    first = embed_training_images(method, loader_of(mapped, source), CPU).take(np.arange(3))
+    loader = loader_of(source_of(images), tmp_path)
+    first = embed_training_images(method, loader, ALONE).take(np.arange(3))
     method.net.finder.bias.fill_(-1.0)
-    second = embed_training_images(method, loader_of(mapped, source), CPU).take(np.arange(3))
+    second = embed_training_images(method, loader, ALONE).take(np.arange(3))
     assert not np.allclose(first, second)
-    assert len(list(tmp_path.glob("decoded.embeddings-*.npy"))) == 2
+    assert len(list(tmp_path.glob("*.embeddings-*/*.npy"))) == 2
 
 
 def test_a_probe_on_regions_is_saved_and_exported_as_one_network(tmp_path: Path) -> None:

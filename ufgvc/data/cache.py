@@ -25,6 +25,7 @@ from ufgvc.data.stream import Ints, RawBatch, decode_chunks, list_chunks, num_ba
 from ufgvc.data.transfer import to_device
 
 log = logging.getLogger(__name__)
+CACHE = "_cache"  # folder in that of all runs
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class DecodedSplit:
 def cache_folder(runs: str) -> Path:
     """Where this node keeps decoded splits: inside a local `runs`, else in a temporary folder of this user."""
     store = open_store(runs)
-    return store.local_path / "_cache" if store.is_local else Path(tempfile.gettempdir()) / f"ufgvc-cache-{os.getuid()}"
+    return store.local_path / CACHE if store.is_local else Path(tempfile.gettempdir()) / f"ufgvc-cache-{os.getuid()}"
 
 
 def decoded_size(rows: int, side: int, with_masks: bool) -> int:

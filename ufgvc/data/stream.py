@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ufgvc.core.errors import UserError
 from ufgvc.core.parquet import read_parquet_rows
 from ufgvc.core.storage import Store
 from ufgvc.core.types import REGIONS
 from ufgvc.data.dataset import Dataset, read_manifest
-from ufgvc.data.images import decode, decode_mask
+from ufgvc.data.images import BadImage, decode, decode_mask
 from ufgvc.runtime.tasks import one_task_each
 
 if TYPE_CHECKING:  # the tasks that decode do not need torch, whose import takes longer than many of them
@@ -62,8 +63,11 @@ class Chunk:
         return self.stop - self.start
 
 
-def list_chunks(dataset: Dataset, split: str, mask_kind: str | None) -> list[Chunk]:
-    """Chunks that cover every row of a split, in shard order. mask_kind: None leaves the masks out."""
+def list_chunks(dataset: Dataset, split: str, mask_kind: str | None, rows: int = ROWS_PER_CHUNK) -> list[Chunk]:
+    """Chunks that cover every row of a split, in shard order, of at most `rows` each.
+
+    mask_kind: None leaves the masks out.
+    """
     mask_files: dict[str, str] = {}
     if mask_kind:
         folder = f"masks/{mask_kind}"
@@ -73,8 +77,8 @@ def list_chunks(dataset: Dataset, split: str, mask_kind: str | None) -> list[Chu
     for shard in dataset.shards:
         if shard.split != split:
             continue
-        for start in range(0, shard.rows, ROWS_PER_CHUNK):
-            stop = min(start + ROWS_PER_CHUNK, shard.rows)
+        for start in range(0, shard.rows, rows):
+            stop = min(start + rows, shard.rows)
             chunks.append(Chunk(f"images/{shard.file}", mask_files.get(shard.name), start, stop, position + start))
         position += shard.rows
     return chunks
@@ -98,17 +102,13 @@ def decode_chunk(store: Store, chunk: Chunk, side: int) -> dict[str, NDArray[Any
     """Reads and decodes the rows of a chunk.
 
     Returns position (N,) int64 and image (N, side, side, 3) uint8; with masks, for each region also <region>_bits
-    (N, side, ceil(side/8)) uint8, packed, and has_<region> (N,) bool. RuntimeError if the masks belong to other images.
+    (N, side, ceil(side/8)) uint8, packed, and has_<region> (N,) bool. UserError for an image that cannot be decoded,
+    RuntimeError if the masks belong to other images.
     """
     table = read_parquet_rows(store, chunk.images, chunk.start, chunk.stop, ["image_id", "image", "orientation"])
     rows: dict[str, NDArray[Any]] = {
         "position": np.arange(chunk.position, chunk.position + len(chunk), dtype=np.int64),
-        "image": np.stack(
-            [
-                resize_square(decode(image, orientation), side)
-                for image, orientation in zip(table["image"].to_pylist(), table["orientation"].to_pylist(), strict=True)
-            ]
-        ),
+        "image": np.stack([_decode_row(row, side, f"{store.uri}/{chunk.images}") for row in table.to_pylist()]),
     }
     if not chunk.masks:
         return rows
@@ -120,6 +120,14 @@ def decode_chunk(store: Store, chunk: Chunk, side: int) -> dict[str, NDArray[Any
         rows[f"{region}_bits"] = np.stack([_pack_mask(mask, side) for mask in encoded])
         rows[f"has_{region}"] = np.array([mask is not None for mask in encoded])
     return rows
+
+
+def _decode_row(row: Row, side: int, where: str) -> NDArray[np.uint8]:
+    try:
+        return resize_square(decode(row["image"], row["orientation"]), side)
+    except BadImage as error:
+        what, fix = f"the photograph {row['image_id']} {error.reason}", "run `ufgvc ingest` again"
+        raise UserError(what, where=where, fix=fix) from None
 
 
 def _pack_mask(mask: bytes | None, side: int) -> NDArray[np.uint8]:

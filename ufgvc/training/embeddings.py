@@ -1,43 +1,50 @@
-"""Embeddings of the training images by a frozen network, kept next to the decoded images."""
+"""Embeddings of the training images by a frozen network: from shards, which are made where they are missing."""
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ufgvc.core.config import short_key
-from ufgvc.core.errors import disk_errors
 from ufgvc.data.augment import eval_view
-from ufgvc.data.cache import CachedSource, preallocate
+from ufgvc.data.cache import CachedSource
+from ufgvc.data.stream import Chunk, decode_chunks
 from ufgvc.methods.method import Method
+from ufgvc.runtime.tasks import run_tasks
+from ufgvc.training.ddp import Ranks
+from ufgvc.training.embedding_shards import EmbeddingShards
 from ufgvc.training.loader import BatchLoader, eval_batch
 
 Ints = NDArray[np.int64]
 View = Callable[[Tensor], Tensor]  # (B, R, R, 3) uint8 -> (B, 3, crop, crop) float in [0, 1]
-FORMULA = 1  # to be raised when the nets pool otherwise: files of older versions must not be found then
+
+
+class Rows(Protocol):
+    """Embeddings (M, V, D) float32: an array, or files of which the rows that are asked for are read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(M, V, D)."""
+
+    def __getitem__(self, images: Ints, /) -> NDArray[np.float32]:
+        """The rows (n, V, D) of some images (n,)."""
 
 
 @dataclass(frozen=True)
 class Embeddings:
     """Embeddings of this rank's N training images.
 
-    rows: (M, V, D) float32 of V views; of more images if a file has them.  labels: (N,).  positions: (N,) in the split.
+    rows: (M, V, D) float32 of V views; of more images if files have them.  labels: (N,).  positions: (N,) in the split.
     places: (N,) of the images in `rows`; None: they are in the same order.
     """
 
-    rows: NDArray[np.float32]
+    rows: Rows
     labels: Ints
     positions: Ints
     places: Ints | None = None
@@ -47,21 +54,49 @@ class Embeddings:
         return np.asarray(self.rows[images if self.places is None else self.places[images]])
 
 
-def embed_training_images(method: Method, loader: BatchLoader, device: torch.device) -> Embeddings:
+def embed_training_images(method: Method, loader: BatchLoader, ranks: Ranks) -> Embeddings:
     """The embeddings of this rank's training images and, if the recipe says `mirror`, of their mirror images.
 
-    A process that trains alone from decoded images on disk embeds the whole split once, so that every fold and seed
-    after it finds the file. Otherwise each rank embeds its own images as they come.
+    Rank r has the r-th of `world_size` even parts of the training images. Only the rows that are asked for are read
+    from their shards. Shards that nobody has made before this process makes and stores, for every later training with
+    the same network: other folds, seeds and ranks, and a training that was killed.
     """
-    source = loader.source
-    if isinstance(source, CachedSource) and source.world == 1 and isinstance(source.data.images, np.memmap):
-        rows = _find_or_embed(method, source.data.images, device)
-        return Embeddings(rows, loader.train_labels, loader.train_indices, places=loader.train_indices)
-    return embed_batches(method, loader, partial(eval_view, size=method.recipe.crop))
+    own = np.array_split(np.arange(loader.num_train), ranks.world_size)[ranks.rank]
+    positions, shards = loader.train_indices[own], EmbeddingShards.of(loader.config, method)
+    needed = shards.holding(positions)
+    with shards.lock(f"{ranks.rank}-of-{ranks.world_size}"):  # other trainings wait; other ranks need other shards
+        missing = shards.missing(needed)
+        for position, images in _decoded(loader, shards, missing):
+            shards.write(position, embed_images(method, images, ranks.device))
+        rows = shards.fetch(needed)
+    return Embeddings(rows, loader.train_labels[own], positions, places=positions)
+
+
+def _decoded(
+    loader: BatchLoader, shards: EmbeddingShards, chunks: Sequence[Chunk]
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """The first position of each chunk and its decoded images (n, R, R, 3): from the loader's cache if it has one, else
+    from Ray Data.
+    """
+    if isinstance(loader.source, CachedSource):
+        for chunk in chunks:
+            yield chunk.position, loader.source.data.images[chunk.position : chunk.position + len(chunk)]
+    elif chunks:
+        decoded = decode_chunks(loader.config.open_dataset().store, list(chunks), shards.side)
+        for batch in run_tasks(decoded.iter_batches(batch_size=None, batch_format="numpy")):
+            yield int(batch["position"][0]), batch["image"]
+
+
+def embed_images(method: Method, images: NDArray[np.uint8], device: torch.device) -> NDArray[np.float32]:
+    """The embeddings (N, V, D) of decoded images (N, R, R, 3), a few at a time."""
+    size = eval_batch(method.recipe.crop, device)
+    parts = (np.array(images[at : at + size]) for at in range(0, len(images), size))  # torch warns of read-only arrays
+    batches = (torch.from_numpy(part).to(device) for part in parts)
+    return np.concatenate(list(_embed(method, batches, device, partial(eval_view, size=method.recipe.crop))))
 
 
 def embed_batches(method: Method, loader: BatchLoader, view: View) -> Embeddings:
-    """The embeddings of this rank's training images as they come, and of no others; nothing is written.
+    """The embeddings of this rank's training images as they come, in memory; nothing is written.
 
     view: of decoded images, as the network gets them.
     """
@@ -77,38 +112,6 @@ def embed_batches(method: Method, loader: BatchLoader, view: View) -> Embeddings
     return Embeddings(found, np.concatenate(labels), np.concatenate(positions))
 
 
-def _find_or_embed(method: Method, images: np.memmap, device: torch.device) -> NDArray[np.float32]:
-    """Rows (N, V, D) of all decoded images (N, R, R, 3), from a file next to theirs if another process made it."""
-    folder = Path(str(images.filename)).parent
-    key = short_key([FORMULA, _digest(method), method.name, method.options, method.recipe.crop, method.recipe.mirror])
-    target = folder.with_name(f"{folder.name}.embeddings-{key}.npy")
-    with FileLock(target.with_name(f".{target.name}.lock")):
-        if not target.exists():
-            size = eval_batch(method.recipe.crop, device)
-            batches = (
-                torch.from_numpy(np.array(images[at : at + size])).to(device) for at in range(0, len(images), size)
-            )
-            with disk_errors(target), tempfile.TemporaryDirectory(dir=target.parent) as building:
-                part = Path(building) / target.name
-                _write(part, len(images), _embed(method, batches, device, partial(eval_view, size=method.recipe.crop)))
-                os.replace(part, target)
-    return np.load(target, mmap_mode="r")
-
-
-def _write(path: Path, count: int, batches: Iterator[NDArray[np.float32]]) -> None:
-    """Writes batches (B, V, D) of `count` rows in all as one .npy file, without holding them in memory."""
-    at, file = 0, None
-    for batch in batches:
-        if file is None:
-            file = np.lib.format.open_memmap(path, "w+", np.float32, (count, *batch.shape[1:]))
-            preallocate(path)
-        file[at : at + len(batch)] = batch
-        at += len(batch)
-    if file is None or at != count:
-        raise RuntimeError(f"embedded {at} of {count} images")
-    file.flush()
-
-
 def _embed(
     method: Method, batches: Iterable[Tensor], device: torch.device, view: View
 ) -> Iterator[NDArray[np.float32]]:
@@ -119,14 +122,3 @@ def _embed(
             images = view(batch)
             views = [images, images.flip(3)] if method.recipe.mirror else [images]
             yield torch.stack([net(each)["embedding"].float().cpu() for each in views], dim=1).numpy()
-
-
-def _digest(method: Method) -> str:
-    """SHA-256 of the weights on which embeddings depend: the backbone's, and those of a finder of regions."""
-    digest, parts = hashlib.sha256(), [method.net.get_submodule("backbone")]
-    if method.regions:
-        parts.append(method.net.get_submodule("finder"))
-    for name, tensor in itertools.chain.from_iterable(part.state_dict().items() for part in parts):
-        digest.update(name.encode())
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -54,15 +54,15 @@ def fit_epoch(method: Method, loader: BatchLoader, ranks: Ranks, seed: int) -> d
     """Fits the classifier of a probe on the loader's training images and puts it into the net; the metrics' row.
 
     Metrics: loss and accuracy on the training images, strength (C), and held_out_accuracy, held_out_leaves and
-    temperature (see `Fitted`) if folds chose it; images_per_second is the rate of the embedding, or of reading where a
-    file has the embeddings already.
+    temperature (see `Fitted`) if folds chose it; images_per_second is the rate of the embedding, or of looking it up
+    where the actors of `embed_split` or an earlier training did it.
     A cultivar without training images is never named: nothing holds its bias, which falls until the fit has converged.
     """
     started = time.monotonic()
     overwrite(method.net, mean=0.0, scale=1.0)
     if method.regions:
         fit_regions(method, loader, ranks)
-    found = embed_training_images(method, loader, ranks.device)
+    found = embed_training_images(method, loader, ranks)
     seconds = time.monotonic() - started
     fitted = fit_classifier(found, choose_folds(found, loader, seed), method.num_classes, ranks)
     overwrite(method.net, mean=fitted.mean, scale=fitted.scale)

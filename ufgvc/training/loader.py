@@ -239,10 +239,16 @@ def make_loader(
 def _source(
     config: WorkerConfig, recipe: Recipe, dataset: Dataset, labels: Ints, train: Ints, ranks: Ranks
 ) -> BatchSource:
-    """Where the training images come from: Ray Data, or a cache of decoded images on the host or the device."""
+    """Where the training images come from: Ray Data, or a cache of decoded images on the host or the device.
+
+    A classifier that is fitted to embeddings reads photographs once at most, so `auto` caches none of them.
+    """
     with_masks, device, folder = config.mask_kind is not None, ranks.device, Path(config.cache_folder)
     common = (labels, train, recipe.batch_size, config.seed, ranks.rank, ranks.world_size, device)
-    where = choose_cache(config.train.cache, len(labels), recipe.resize, with_masks, device, folder)
+    if recipe.classifier_fit and not with_masks and config.train.cache == "auto":
+        where = "none"
+    else:
+        where = choose_cache(config.train.cache, len(labels), recipe.resize, with_masks, device, folder)
     if where == "none" and recipe.cutmix:
         what = (
             "CutMix needs the decoded images at hand, which are streamed here: on a disk that is too small, or as set"

@@ -16,7 +16,7 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.process import cpu_count, restore_signal_handlers, versions
 from ufgvc.core.startup import mark, marks
 from ufgvc.core.storage import Store, join, open_store
-from ufgvc.data.cache import cache_folder
+from ufgvc.data.cache import CACHE, cache_folder
 from ufgvc.data.dataset import Dataset, open_dataset, read_manifest
 from ufgvc.data.splits import HeldFold
 from ufgvc.methods import build
@@ -111,7 +111,7 @@ def train(
     with finish_run_on_exit(run):
         with ray_session(context.ray, settings.workers if settings.device == "gpu" else 0):
             mark("setup")
-            state = _fit(replace(config, run_id=run.id, marks=marks()), store, run, context.runs)
+            state = _fit(replace(config, run_id=run.id), store, run, context.runs)
         metrics = save_trained(store, dataset, built, config, identity, state, run)
     model = join(store.uri, "model")
     return TrainResult(store.uri, model, identity["key"], metrics, settings.validation, run.id, found=False)
@@ -169,6 +169,7 @@ def make_worker_config(
         cache_folder=str(cache_folder(runs)),
         cores=cpu_count(),
         held_fold=held_fold,
+        embeddings=join(open_store(runs).uri, CACHE),
     )
     return config, identity
 
@@ -180,10 +181,13 @@ def file_digest(uri: str) -> str:
 
 
 def _fit(config: WorkerConfig, store: Store, run: Run, runs: str) -> dict[str, Any]:
-    """Checks the cluster, then trains with Ray Train. Returns the state of the last checkpoint. Needs a Ray session."""
+    """Checks the cluster, embeds the images for a fitted classifier, then trains with Ray Train. Returns the state of
+    the last checkpoint. Needs a Ray session.
+    """
     import ray
 
     from ufgvc.training.distributed import fit
+    from ufgvc.training.embedding_pool import embed_split
 
     settings, resources, nodes = config.train, ray.cluster_resources(), alive_nodes()
     check_cpus(settings, resources.get("CPU", 0))
@@ -198,8 +202,10 @@ def _fit(config: WorkerConfig, store: Store, run: Run, runs: str) -> dict[str, A
             run.log_metrics({name: value for name, value in row.items() if name != "epoch"}, step=int(row["epoch"]))
 
     epochs = Recipe.model_validate(config.recipe).epochs
+    if embed_split(config):
+        mark("embeddings")
     with Follower(store, epochs, on_checkpointed=log_rows), restore_signal_handlers():
-        return fit(config, store, settings.keep_checkpoints)
+        return fit(replace(config, marks=marks()), store, settings.keep_checkpoints)
 
 
 def save_trained(

@@ -67,7 +67,8 @@ class TrainSettings(Settings):
     sync_batchnorm: bool = False
     """share BatchNorm statistics between the workers"""
     cache: Literal["auto", "device", "host", "none"] = "auto"
-    """where decoded images are kept: in GPU memory, in a file on each node, or nowhere (streamed in every epoch)"""
+    """where decoded images are kept: in GPU memory, in a file on each node, or nowhere (streamed in every epoch); auto
+    keeps none for a classifier that is fitted to embeddings"""
     checkpoint_seconds: float = Field(60.0, ge=0)
     """seconds between checkpoints; there is always one at the end"""
     keep_checkpoints: int = Field(2, ge=1)
@@ -88,6 +89,7 @@ class WorkerConfig:
     data, run: URIs of the data set and of the run's folder.  method, options: see `ufgvc.methods.build`.
     recipe: a `Recipe` as JSON values, with the settings applied.  mask_kind: None for methods without masks.
     cache_folder: local folder for decoded images.  cores: CPU threads of this machine.  run_id: of MLflow.
+    embeddings: URI of the folder for those of frozen networks; None: `cache_folder`.
     split_seed: seed of the held-out split; None: `seed`.
     held_fold: leaves that are neither trained on nor used to choose anything; None: the test split.
     marks: Unix times of the phases since the command's start (core/startup.py); empty: start-up is not recorded.
@@ -108,6 +110,7 @@ class WorkerConfig:
     split_seed: int | None = None
     held_fold: HeldFold | None = None
     marks: Mapping[str, float] = field(default_factory=dict)
+    embeddings: str | None = None
 
     @property
     def split(self) -> str:

@@ -95,11 +95,7 @@ def test_from_a_bucket_and_after_a_stop(
 ) -> None:
     monkeypatch.setattr(embedding_pool, "MAX_IN_WORKERS", 0)
     caplog.set_level("INFO")
-    config = replace(config_for(leaves(f"{s3}/data", damaged=18), f"{s3}/runs"), cache_folder=str(tmp_path))
-    with pytest.raises(UserError, match="the photograph train-18 ") as caught:
-        embed_split(config)
-    assert "run `ufgvc ingest` again" in str(caught.value)
-    leaves(f"{s3}/data")
+    config = replace(config_for(leaves(f"{s3}/data"), f"{s3}/runs"), cache_folder=str(tmp_path))
     assert embed_split(config)
     store = open_store(f"{s3}/runs/_cache")
     whole = store.list()
@@ -119,3 +115,7 @@ def test_from_a_bucket_and_after_a_stop(
     monkeypatch.setattr("ufgvc.training.embeddings.embed_images", lambda *_: pytest.fail("embedded again"))
     assert np.allclose(fitted(config), alone, atol=0.01)
     assert sorted(path.name for path in tmp_path.glob("*/*.npy")) == [name.rpartition("/")[2] for name in whole]
+    leaves(f"{s3}/data", damaged=18)
+    with pytest.raises(UserError, match="the photograph train-18 ") as caught:
+        embed_split(config)
+    assert "run `ufgvc ingest` again" in str(caught.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,11 +72,13 @@ def test_the_folder_says_what_the_rows_depend_on(tmp_path: Path, method: Method)
         folders.add(EmbeddingShards.of(config, changed).node.name)
     folders.add(EmbeddingShards.of(config, replace(method, options=method.options | {"stages": [5]})).node.name)
     torch.manual_seed(1)
-    other = build("linear_probe", 3, backbone="resnet18", stages=(4,))
-    folders.add(EmbeddingShards.of(config, replace(other, recipe=method.recipe)).node.name)
-    config.open_dataset = lambda: replace(dataset, fingerprint="another")
-    folders.add(EmbeddingShards.of(config, method).node.name)
-    assert len(folders) == 7
+    again = build("linear_probe", 3, backbone="resnet18", stages=(4,))
+    folders.add(EmbeddingShards.of(config, replace(again, recipe=method.recipe)).node.name)
+    turned = (replace(dataset.shards[0], digest="rows in another order"), *dataset.shards[1:])
+    for other in (replace(dataset, fingerprint="another"), replace(dataset, shards=turned)):
+        config.open_dataset = functools.partial(lambda each: each, other)
+        folders.add(EmbeddingShards.of(config, method).node.name)
+    assert len(folders) == 8
     assert all(name.startswith("leaves-train-4") for name in folders)
 
 

@@ -76,8 +76,10 @@ class EmbeddingShards:
         method: with its frozen weights, and the recipe of the configuration.
         """
         dataset, recipe = config.open_dataset(), method.recipe
+        # The fingerprint does not say in which order the images are.
+        images = [dataset.fingerprint, [shard.digest for shard in dataset.shards if shard.split == config.split]]
         network = [frozen_digest(method), method.name, method.options]
-        key = short_key([FORMULA, dataset.fingerprint, *network, recipe.resize, recipe.crop, recipe.mirror])
+        key = short_key([FORMULA, *images, *network, recipe.resize, recipe.crop, recipe.mirror])
         name = f"{dataset.name}-{config.split}-{recipe.resize}.embeddings-{key}"
         store = open_store(config.embeddings or config.cache_folder).child(name)
         node = store.local_path if store.is_local else Path(config.cache_folder) / name

@@ -1,4 +1,4 @@
-"""Embeddings of a split in shards: files of consecutive rows in storage, read as memory maps from a node's disk."""
+"""Embeddings of a split in shards: files of consecutive rows in storage, read one at a time from a node's disk."""
 
 from __future__ import annotations
 
@@ -162,10 +162,13 @@ def shard_name(chunk: Chunk) -> str:
 
 
 def read_shard(folder: Path, chunk: Chunk) -> NDArray[np.float32]:
-    """The rows (n, V, D) of a chunk as a memory map. UserError if the file is gone, DamagedFile if it is damaged."""
+    """The rows (n, V, D) of a chunk. UserError if the file is gone, DamagedFile if it is damaged.
+
+    The few rows of a file are read sooner than they are mapped, and thousands of maps would need as many open files.
+    """
     path = folder / shard_name(chunk)
     try:
-        rows = np.load(path, mmap_mode="r")
+        rows = np.load(path)
     except FileNotFoundError:
         raise UserError("is gone", where=str(path), fix=AGAIN) from None
     except (ValueError, EOFError):

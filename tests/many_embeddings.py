@@ -1,6 +1,6 @@
 """Time and memory of fitting a probe's classifier to many embeddings: `python -m tests.many_embeddings 100000 FOLDER`.
 
-The figures of docs/results/real.md are from here. The embeddings are drawn: a mean of each cultivar, and noise.
+docs/results/real.md has figures. The embeddings are drawn: a mean of each cultivar, and noise.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ install: .venv/.installed
 demo: install
 	$(BIN)/python -m jobs.demo --folder $(DEMO)
 
-# A thread for each process. Integration tests wait a lot for Ray, MLflow and S3 servers, so there are more processes than cores.
-UNIT := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -n auto --dist loadfile
+# A thread for each process. A process that has done its unit tests takes over half of those that wait for another. Integration tests wait a lot for Ray, MLflow and S3 servers, so there are more processes than cores.
+UNIT := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -n auto --dist worksteal
 INTEGRATION := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/integration
 
 test: install

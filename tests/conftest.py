@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -21,6 +22,14 @@ from tests.integration import ray_head
 from ufgvc.core.process import passive_omp_wait
 
 _ANNOUNCED = pytest.StashKey[Path]()
+
+# A third of the time in which tests are collected went to looking for garbage among modules and tests, which all stay.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_configure(config: pytest.Config) -> None:

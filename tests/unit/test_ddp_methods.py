@@ -16,8 +16,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.unit.test_methods import CLASSES, SMALLER, small, tiny_batch
-from ufgvc.methods import Batch, Method, Stage, names, options_class
+from tests.unit.test_methods import CLASSES, smallest, tiny_batch
+from ufgvc.methods import Batch, Method, Stage, names
 from ufgvc.methods.method import identity
 from ufgvc.training.ddp import warm_up_ddp_buckets
 from ufgvc.training.loader import soften_labels
@@ -27,13 +27,6 @@ from ufgvc.training.steps import train_step
 COUNT = 8
 CUTS = (slice(0, 5), slice(5, COUNT))
 SOFT = " soft"
-RESNETS = ("mpn_cov", "nts_net", "region_tokens")  # they use more of a ResNet than its last map
-
-
-def smallest(name: str) -> Method:
-    """On the backbone with the fewest parameters."""
-    free = "backbone" in options_class(name).model_fields and name not in (*SMALLER, *RESNETS)
-    return small(name, **({"backbone": "squeezenet1_1"} if free else {}))
 
 
 def eight_leaves(method: Method, soft: bool) -> Batch:

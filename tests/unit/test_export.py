@@ -22,10 +22,11 @@ from ufgvc.models.onnx import compare, to_onnx, with_onnx_net
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 # torch's exporter takes time for every layer, and AlexNet has the fewest; a ResNet is exported with the plain method.
-ALEXNET = ("mask_guided", "region_tokens")
+ALEXNET = ("contrast_views", "mask_guided", "region_tokens")
 # Large graphs, half a minute each. The others have the same layers but for NTS-Net's proposals and the traits of
-# leaf_traits.
+# leaf_traits; the linear probe is exported with regions in test_region_finder.py.
 SLOW = (
+    "linear_probe",
     "part_probe",
     "dcl",
     "improved_bcnn",

@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
 
 from tests.golden.trainings import LEAVES
-from tests.unit.test_methods import CLASSES, small
+from tests.unit.test_methods import CLASSES, small, trainable
 from tests.unit.test_modern_resume import Sink
 from tests.unit.test_probes import Together
 from ufgvc.core.errors import UserError
@@ -50,7 +50,7 @@ def photographs() -> tuple[np.ndarray, np.ndarray]:
 
 
 def prepared(name: str, **options: Any) -> Method:
-    method = small(name, **options)
+    method = trainable(name, **options)
     for module in method.net.modules():  # statistics of random layers: else their outputs explode in evaluation
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.momentum = None

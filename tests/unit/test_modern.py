@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as vision
 
-from tests.unit.test_methods import CLASSES, small, tiny_batch
+from tests.unit.test_methods import CLASSES, small, smallest, tiny_batch, trainable
 from ufgvc.core.config import short_key
 from ufgvc.core.errors import UserError
 from ufgvc.data.augment import augment, crop_sides, image_key, per_image_uniforms
@@ -25,7 +25,8 @@ from ufgvc.training.settings import TrainSettings, apply_overrides
 
 SETTINGS_KEY = "458bb6bfc538"
 MODERN = TrainSettings(recipe="modern")
-TRAINED = [name for name in names() if not small(name).recipe.classifier_fit]
+FITTED = ("linear_probe", "part_probe")
+TRAINED = [name for name in names() if name not in FITTED]
 
 
 def draw(count: int, columns: int, epoch: int = 0) -> Tensor:
@@ -47,7 +48,7 @@ def test_published_runs_keep_their_key() -> None:
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_modern_recipe_keeps_what_belongs_to_the_method(name: str) -> None:
-    method = small(name)
+    method = smallest(name)
     published = method.recipe
     modern = apply_overrides(published, MODERN, method.whole_leaf)
     assert modern == modernise(published, method.whole_leaf)
@@ -79,7 +80,7 @@ def test_settings_change_the_modern_recipe() -> None:
     assert [(stage.epochs, stage.warmup_epochs, stage.lr) for stage in made.stages] == [(40, 2, 3e-4)]
 
 
-@pytest.mark.parametrize("name", ["linear_probe", "part_probe"])
+@pytest.mark.parametrize("name", FITTED)
 def test_a_fitted_classifier_has_no_modern_recipe(name: str) -> None:
     with pytest.raises(UserError, match="has no other recipe") as caught:
         apply_overrides(build(name, 3, backbone="resnet18").recipe, MODERN)
@@ -165,7 +166,7 @@ def losses_of(method: Method, targets: Tensor | None) -> dict[str, float]:
 @pytest.mark.parametrize("name", TRAINED)
 def test_every_method_takes_class_probabilities(name: str) -> None:
     """Certain ones give the losses of labels; softened ones change the losses of the classes and no other."""
-    method = small(name)
+    method = trainable(name)
     labels = tiny_batch(method).labels
     plain, certain = losses_of(method, None), losses_of(method, functional.one_hot(labels, CLASSES).float())
     assert certain == pytest.approx(plain, rel=1e-4, abs=1e-6)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.unit.test_methods import CLASSES, small
+from tests.unit.test_methods import CLASSES, trainable
 from ufgvc.core.types import REGIONS
 from ufgvc.data.cache import CachedSource, DecodedSplit
 from ufgvc.training.checkpoint import read_checkpoint
@@ -43,7 +43,7 @@ class Sink:
 def worker(name: str, folder: Path, epochs: int = EPOCHS) -> Worker:
     """A worker on random leaves, of which the last three are held out."""
     settings = TrainSettings(recipe="modern", epochs=epochs, batch_size=4, resize=SIDE, crop=64, validation="holdout")
-    method = small(name)
+    method = trainable(name)
     recipe = apply_overrides(method.recipe, settings)
     method = replace(method, recipe=recipe)
     labels = np.arange(LEAVES, dtype=np.int64) % CLASSES

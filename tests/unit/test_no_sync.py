@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.unit.test_methods import CLASSES, small
+from tests.unit.test_methods import CLASSES, small, smallest
 from ufgvc.core.types import REGIONS
 from ufgvc.data.cache import CachedSource, DecodedSplit, copy_to_device
 from ufgvc.data.transfer import to_device
@@ -181,13 +181,13 @@ def test_no_modern_training_waits_for_the_gpu(resident: bool, monkeypatch: pytes
 
 @pytest.mark.parametrize("name", names())
 def test_no_method_waits_for_the_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = waits_of_an_epoch(monkeypatch, small(name))
+    found = waits_of_an_epoch(monkeypatch, smallest(name))
     assert not found, "\n".join(found)
 
 
 @pytest.mark.parametrize(("resident", "rotate"), [(True, 0.0), (False, 0.0), (False, 15.0)])
 def test_no_feed_waits_for_the_gpu(resident: bool, rotate: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = waits_of_an_epoch(monkeypatch, small("mask_guided"), resident, rotate)
+    found = waits_of_an_epoch(monkeypatch, smallest("mask_guided"), resident, rotate)
     assert not found, "\n".join(found)
 
 
@@ -202,7 +202,7 @@ def test_no_feed_waits_for_the_gpu(resident: bool, rotate: float, monkeypatch: p
     ],
 )
 def test_no_option_waits_for_the_gpu(name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    found = waits_of_an_epoch(monkeypatch, small(name, **options))
+    found = waits_of_an_epoch(monkeypatch, smallest(name, **options))
     assert not found, "\n".join(found)
 
 

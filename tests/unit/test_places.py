@@ -7,10 +7,12 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.places import KINDS, Reached, World, place_flags, without_work
+from ufgvc.core.process import disable_telemetry
 
 # Where the work may begin: with places that are written to, and with a flag that is not used this time.
 WRITTEN = frozenset(("folder", "missing", "empty"))
@@ -30,6 +32,24 @@ def rows() -> Iterator[object]:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World.make(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Every new database of MLflow is a copy of one: its 50 migrations take a second or two."""
+    disable_telemetry()  # MLflow reads that when it is imported
+    from mlflow.store.db import utils
+
+    migrate, template = utils._initialize_tables, tmp_path_factory.mktemp("mlflow") / "template.db"
+
+    def copy(engine: Any) -> None:
+        if not template.exists():
+            migrate(utils.create_sqlalchemy_engine(f"sqlite:///{template}"))
+        shutil.copy(template, engine.url.database)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, "_initialize_tables", copy)
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -320,6 +320,15 @@ def test_absolute_places_and_names_are_accepted_in_a_job() -> None:
     check_absolute(settings_of("evaluate", *shared, *models))
 
 
+def test_a_pipeline_asks_for_an_mlflow_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    places = ["--source", str(tmp_path), "--data", str(tmp_path / "data"), "--runs", "s3://b/r"]
+    assert "--runs s3://b/r: MLflow keeps its database" in refused(capsys, "pipeline", *places)
+    assert not (tmp_path / "data").exists()
+
+
 def test_what_is_written_must_be_writable_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     below, data = str(tmp_path / "file" / "below"), ["--data", str(tmp_path)]

@@ -80,12 +80,14 @@ def _report(name: str, execute: Callable[[], Step[Result]]) -> Result:
 
 
 def _check(settings: Pipeline, context: Context) -> None:
-    """UserError for a training over folds, and for initial weights and models that only the last steps would read."""
+    """UserError for a training over folds, and for an MLflow, initial weights and models that only later steps need."""
     from ufgvc.experiments.candidates import check_validation
     from ufgvc.methods.weights import check_init
     from ufgvc.models.model import load_model
+    from ufgvc.tracking.settings import resolve
     from ufgvc.training.preflight import check_weights
 
+    resolve(context.tracking, context.runs)
     if settings.train.validation == "kfold" and settings.train.fold is None:
         raise UserError(
             "kfold trains a model for each fold, to measure; a pipeline needs one model to evaluate and register",

@@ -26,11 +26,11 @@ from ufgvc.core.errors import UserError
 from ufgvc.data.dataset import open_dataset
 from ufgvc.experiments.resources import TrialResources
 from ufgvc.experiments.search import choose_best, decode_folds, make_store, search, validate
+from ufgvc.experiments.search_space import paper_values, read_space
+from ufgvc.experiments.search_store import STOP, SearchStore, TrialConfig
 from ufgvc.experiments.search_trial import run_trials
 from ufgvc.experiments.searcher import TrialLog
 from ufgvc.experiments.settings import SearchSettings
-from ufgvc.experiments.space import paper_values, read_space
-from ufgvc.experiments.store import STOP, SearchStore, TrialConfig
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training.folds import Folds

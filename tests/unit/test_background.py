@@ -14,8 +14,8 @@ from ufgvc.core.storage import open_store
 from ufgvc.experiments import search_trial, training_job
 from ufgvc.experiments.resources import TrialResources
 from ufgvc.experiments.runner import LOST
+from ufgvc.experiments.search_store import TrialConfig
 from ufgvc.experiments.settings import SearchSettings
-from ufgvc.experiments.store import TrialConfig
 
 RESOURCES = TrialResources({"CPU": 1.0}, max_concurrent=1, threads=1)
 

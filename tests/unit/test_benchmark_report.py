@@ -13,8 +13,8 @@ import pytest
 from tests.unit.test_page import Reader
 from ufgvc.evaluation.benchmark_record import BenchmarkDataset, BenchmarkRecord, MethodResult, RunResult
 from ufgvc.evaluation.benchmark_summary import MethodSummary, summarize
+from ufgvc.evaluation.bootstrap import holm, paired_bootstrap, pooled_cultivars, seed_mean
 from ufgvc.evaluation.paper_results import PAPER
-from ufgvc.evaluation.stats import holm, paired_bootstrap, pooled_cultivars, seed_mean
 from ufgvc.reports import figures, tables
 from ufgvc.reports.benchmark_page import compose_benchmark, difference_chart
 from ufgvc.reports.benchmark_tables import METHODS, benchmark_table, benchmark_tables, to_csv

@@ -21,7 +21,7 @@ from ufgvc.data.dataset import Dataset, open_dataset, read_index
 from ufgvc.data.splits import HeldFold, count_groups, kfold_indices, pool_splits
 from ufgvc.evaluation.benchmark_record import BenchmarkDataset, BenchmarkRecord, MethodResult, RunResult
 from ufgvc.evaluation.benchmark_summary import summarize
-from ufgvc.evaluation.stats import (
+from ufgvc.evaluation.bootstrap import (
     accuracy_interval,
     paired_group_bootstrap,
     pooled_groups,
@@ -216,7 +216,7 @@ def test_resampled_groups_have_the_distribution_of_every_choice(monkeypatch: pyt
         expected[Fraction(sum(flat), len(flat))] += Fraction(1, 27)
     values = np.array([float(value) for group in groups for value in group])
     ids = np.repeat([7, 2, 5], [2, 1, 3])
-    monkeypatch.setattr("ufgvc.evaluation.stats.MAX_COUNTS", 3 * 7)  # 7 resamples at a time
+    monkeypatch.setattr("ufgvc.evaluation.bootstrap.MAX_COUNTS", 3 * 7)  # 7 resamples at a time
     means = resampled_group_means(np.stack([values, 1 - values], axis=1), ids, 20_000, seed=1)
     np.testing.assert_allclose(means.sum(axis=1), 1)  # the columns share their resamples
     counts = Counter(np.round(means[:, 0], 9).tolist())

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from ufgvc.evaluation import metrics
+from ufgvc.evaluation import metrics, paired_test
 from ufgvc.evaluation.evaluation import Evaluation
 from ufgvc.evaluation.reliability import Reliability
 from ufgvc.reports import evaluation_figures, figures
@@ -45,7 +45,7 @@ def html() -> str:
     truth = np.repeat(np.arange(6), 4)
     classes = ["A & B", "<script>alert(1)</script>", "C", "D", 'E "q"', "F"]
     scores = {name: metrics.score(rng.normal(size=(24, 6)), truth) for name in ("this <model>", "other")}
-    tests = {"other": metrics.mcnemar(truth > 2, truth > 3)}
+    tests = {"other": paired_test.mcnemar(truth > 2, truth > 3)}
     history = [{"epoch": e, "loss_classification": 1 / e, "train_accuracy": 1 - 1 / e} for e in (1, 2, 3)]
     picture = rng.integers(0, 255, (30, 20, 3), dtype=np.uint8)
     panels = figures.Panels(

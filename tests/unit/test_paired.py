@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ufgvc.evaluation import stats as paired
+from ufgvc.evaluation import bootstrap as paired
 from ufgvc.evaluation.benchmark_record import BenchmarkDataset, MethodResult, RunResult
 
 DRAW = BenchmarkDataset("a", np.array([0, 0, 1, 1, 2, 2]), 3)

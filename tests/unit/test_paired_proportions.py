@@ -11,8 +11,7 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.stats import binom, binomtest, norm
 
-from ufgvc.evaluation.metrics import mcnemar
-from ufgvc.evaluation.paired_test import paired_interval, power, sample_size
+from ufgvc.evaluation.paired_test import mcnemar, paired_interval, power, sample_size
 
 Z = float(norm.ppf(0.975))
 

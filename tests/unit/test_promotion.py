@@ -10,7 +10,7 @@ import pytest
 from ufgvc.evaluation.metrics import proportion
 from ufgvc.evaluation.paired_test import PairedComparison, changes_by_cultivar, compare_paired
 from ufgvc.evaluation.promote import decide
-from ufgvc.evaluation.promotion import Promotion, Side, describe_sample_size
+from ufgvc.evaluation.promotion_record import Promotion, Side, describe_sample_size
 from ufgvc.reports.promotion_tables import promotion_tables
 
 

@@ -16,10 +16,10 @@ from tests.unit import synthetic_searches
 from tests.unit.synthetic_searches import BACKBONE, FUSION, PAPER, VEIN, synthetic_search
 from tests.unit.test_page import Reader
 from ufgvc.core.text import format_duration
+from ufgvc.evaluation.bootstrap import paired_bootstrap
 from ufgvc.evaluation.search_parameters import free_parameters, importance, parameters, short_labels
 from ufgvc.evaluation.search_record import Dimension, FinalResult, SearchRecord, TrialResult
 from ufgvc.evaluation.search_summary import SearchSummary, summarize
-from ufgvc.evaluation.stats import paired_bootstrap
 from ufgvc.reports import search_page
 from ufgvc.reports.figures import Chart
 from ufgvc.reports.search_figures import HEIGHT, simplex_chart

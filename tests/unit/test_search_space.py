@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ufgvc.core.errors import UserError
 from ufgvc.evaluation.search_record import Dimension
-from ufgvc.experiments.space import (
+from ufgvc.experiments.search_space import (
     SEARCHABLE,
     apply_values,
     decode_params,

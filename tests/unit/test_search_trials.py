@@ -16,10 +16,10 @@ from ufgvc.core.errors import UserError
 from ufgvc.evaluation.search_record import Dimension, TrialResult
 from ufgvc.experiments import resources as sizing
 from ufgvc.experiments.resources import size_distributed_trials, size_trials, trial_resources
+from ufgvc.experiments.search_store import SearchStore, TrialConfig
 from ufgvc.experiments.search_trial import best_trial
 from ufgvc.experiments.searcher import CooperativeASHA, ResumableSearcher, TrialLog
 from ufgvc.experiments.settings import SearchSettings, TrialSettings
-from ufgvc.experiments.store import SearchStore, TrialConfig
 from ufgvc.training.settings import TrainSettings
 
 DIMENSIONS = (

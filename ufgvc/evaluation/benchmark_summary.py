@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ufgvc.evaluation.benchmark_record import BenchmarkDataset, BenchmarkRecord, MethodResult, RunResult
-from ufgvc.evaluation.stats import (
+from ufgvc.evaluation.bootstrap import (
     RESAMPLES,
     Difference,
     Estimate,

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ufgvc.data.dataset import Dataset
-from ufgvc.evaluation.metrics import McNemar, Proportion, Scores, mcnemar, score
+from ufgvc.evaluation.metrics import Proportion, Scores, score
+from ufgvc.evaluation.paired_test import McNemar, mcnemar
 from ufgvc.evaluation.paper_results import paper_accuracy
 from ufgvc.evaluation.provenance import facts, history, run_config, run_store, warnings
 from ufgvc.evaluation.reliability import Reliability, reliability

@@ -1,4 +1,4 @@
-"""Classification metrics of one model on a set of images, and McNemar's test of two models on the same images.
+"""Classification metrics of one model on a set of images: accuracy with its Wilson interval, recall, precision.
 
 N images, K classes. Labels and predictions are class indices in [0, K). Rates are in [0, 1].
 """
@@ -32,18 +32,6 @@ class Proportion:
     def value(self) -> float:
         """k / n."""
         return self.k / self.n
-
-
-@dataclass(frozen=True)
-class McNemar:
-    """Two models on the same images.
-
-    only_first, only_second: images that only that model classifies correctly.  p_value: exact, two-sided.
-    """
-
-    only_first: int
-    only_second: int
-    p_value: float
 
 
 @dataclass(frozen=True)
@@ -100,21 +88,6 @@ def score(logits: Floats, truth: Ints, top_k: int = 5) -> Scores:
         precision=precision_score(truth, predicted, **rates),
         confusion=confusion_matrix(truth, predicted, labels=labels),
     )
-
-
-def mcnemar(first_right: NDArray[np.bool_], second_right: NDArray[np.bool_]) -> McNemar:
-    """Exact McNemar test: the binomial test of the images that exactly one model classifies correctly.
-
-    Both arrays (N,) are of the same images in the same order. Without such images p is 1. ValueError if their lengths
-    differ.
-    """
-    if first_right.shape != second_right.shape:
-        raise ValueError(f"not the same leaves: {first_right.shape} and {second_right.shape}")
-    only_first = int((first_right & ~second_right).sum())
-    only_second = int((~first_right & second_right).sum())
-    discordant = only_first + only_second
-    p_value = float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
-    return McNemar(only_first, only_second, p_value)
 
 
 def confused_pairs(confusion: Ints, most: int = 12) -> list[tuple[int, int, int]]:

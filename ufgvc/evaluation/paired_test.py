@@ -14,14 +14,24 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.stats import binom, norm
-
-from ufgvc.evaluation.metrics import mcnemar
+from scipy.stats import binom, binomtest, norm
 
 Outcome = Literal["better", "worse", "undecided"]
 POWER = 0.8
 _APPROXIMATE_FROM = 100_000  # images from which the approximation is as good as the exact sum
 _TAIL = 8.0  # standard deviations of the number of discordant images that the power sums over
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Two models on the same images.
+
+    only_first, only_second: images that only that model classifies correctly.  p_value: exact, two-sided.
+    """
+
+    only_first: int
+    only_second: int
+    p_value: float
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,21 @@ class CultivarChange:
     def change(self) -> int:
         """Correct images of the challenger minus those of the champion; 0 without a champion."""
         return 0 if self.champion is None else self.challenger - self.champion
+
+
+def mcnemar(first_right: NDArray[np.bool_], second_right: NDArray[np.bool_]) -> McNemar:
+    """Exact McNemar test: the binomial test of the images that exactly one model classifies correctly.
+
+    Both arrays (N,) are of the same images in the same order. Without such images p is 1. ValueError if their lengths
+    differ.
+    """
+    if first_right.shape != second_right.shape:
+        raise ValueError(f"not the same leaves: {first_right.shape} and {second_right.shape}")
+    only_first = int((first_right & ~second_right).sum())
+    only_second = int((~first_right & second_right).sum())
+    discordant = only_first + only_second
+    p_value = float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
+    return McNemar(only_first, only_second, p_value)
 
 
 def compare_paired(

@@ -18,8 +18,8 @@ from ufgvc.data.dataset import Dataset, open_dataset
 from ufgvc.evaluation.metrics import proportion
 from ufgvc.evaluation.model_card import add_decision
 from ufgvc.evaluation.paired_test import CultivarChange, PairedComparison, changes_by_cultivar, compare_paired
-from ufgvc.evaluation.promotion import Decision, Promotion, Side
 from ufgvc.evaluation.promotion_checks import blockers, caveats, fix_for
+from ufgvc.evaluation.promotion_record import Decision, Promotion, Side
 from ufgvc.evaluation.provenance import class_mismatch, data_fingerprint
 from ufgvc.evaluation.score import score_split, session_for_scores
 from ufgvc.evaluation.settings import PromoteSettings

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ufgvc.evaluation.bootstrap import RESAMPLES, Difference, Estimate, Floats, accuracy_interval, paired_bootstrap
 from ufgvc.evaluation.search_record import FinalResult, SearchRecord, TrialResult
 from ufgvc.evaluation.selection_bias import SelectionBias, selection_bias
-from ufgvc.evaluation.stats import RESAMPLES, Difference, Estimate, Floats, accuracy_interval, paired_bootstrap
 
 
 @dataclass(frozen=True)

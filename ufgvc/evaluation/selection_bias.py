@@ -15,8 +15,8 @@ import numpy as np
 from scipy.special import ndtri
 from scipy.stats import chi2
 
+from ufgvc.evaluation.bootstrap import Floats
 from ufgvc.evaluation.search_record import SearchRecord
-from ufgvc.evaluation.stats import Floats
 
 DRAWS = 20_000
 

@@ -22,7 +22,7 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, open_store
 from ufgvc.data.dataset import Dataset, open_dataset, read_index, read_manifest
 from ufgvc.data.splits import HeldFold, count_groups
-from ufgvc.evaluation.stats import paired_group_bootstrap
+from ufgvc.evaluation.bootstrap import paired_group_bootstrap
 from ufgvc.experiments.candidates import (
     CANDIDATES,
     Attempt,

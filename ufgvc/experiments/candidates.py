@@ -29,15 +29,15 @@ class Candidate:
         return f"{self.method} ({options})" if options else self.method
 
 
-LITE = {"backbone": "efficientnet_lite0"}  # its ImageNet weights need no network
+LITE0 = {"backbone": "efficientnet_lite0"}  # its ImageNet weights need no network
 SMALL = {"epochs": 40, "batch_size": 8, "resize": 256, "crop": 224}  # minutes a training on a CPU
 # In the order in which they are tried: the cheapest first.
 CANDIDATES = (
     Candidate("linear_probe"),
     Candidate("part_probe"),
-    Candidate("resnet50", LITE, SMALL),
-    Candidate("leaf_traits", LITE, SMALL),
-    Candidate("mask_guided", LITE, SMALL),
+    Candidate("resnet50", LITE0, SMALL),
+    Candidate("leaf_traits", LITE0, SMALL),
+    Candidate("mask_guided", LITE0, SMALL),
 )
 
 

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 from ufgvc.core.storage import Store, open_store
-from ufgvc.experiments.store import STOP
+from ufgvc.experiments.search_store import STOP
 from ufgvc.training.distributed import fit, make_trainer
 from ufgvc.training.folds import Diverged, Folds
 from ufgvc.training.progress import POLL_SECONDS, Row, read_metrics

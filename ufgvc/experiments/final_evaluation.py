@@ -13,8 +13,8 @@ from ufgvc.evaluation.search_record import FinalResult, TrialResult
 from ufgvc.experiments.entries import decode_images
 from ufgvc.experiments.mlflow_trials import JobRecorder
 from ufgvc.experiments.resources import TrialResources
+from ufgvc.experiments.search_store import SearchStore
 from ufgvc.experiments.settings import SearchSettings
-from ufgvc.experiments.store import SearchStore
 from ufgvc.experiments.training_job import JobOutcome, TrainingJob, read_scores, run_jobs
 from ufgvc.methods import build
 from ufgvc.training.run import make_worker_config

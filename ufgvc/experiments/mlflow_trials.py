@@ -14,7 +14,7 @@ from ufgvc.tracking.journal import Journal
 from ufgvc.tracking.runs import start_run
 
 if TYPE_CHECKING:  # only a search needs Optuna
-    from ufgvc.experiments.store import SearchStore, TrialConfig
+    from ufgvc.experiments.search_store import SearchStore, TrialConfig
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ from ufgvc.experiments.final_evaluation import evaluate_finalists
 from ufgvc.experiments.mlflow_trials import JobRecorder, TrialRecorder
 from ufgvc.experiments.resources import check_shared_storage, trial_resources
 from ufgvc.experiments.results import table_files, write_report
+from ufgvc.experiments.search_space import apply_values, describe_dimension, paper_values, read_space
+from ufgvc.experiments.search_store import SearchStore, TrialConfig
 from ufgvc.experiments.search_trial import best_trial, run_trials
 from ufgvc.experiments.settings import SearchSettings, TrialSettings, gpus_to_wait_for
-from ufgvc.experiments.space import apply_values, describe_dimension, paper_values, read_space
-from ufgvc.experiments.store import SearchStore, TrialConfig
 from ufgvc.methods.recipe import Recipe
 from ufgvc.methods.weights import check_init
 from ufgvc.regions.mask_results import check_masks

@@ -13,9 +13,9 @@ from ufgvc.core.storage import open_store
 from ufgvc.evaluation.search_record import TrialResult
 from ufgvc.experiments.resources import TrialResources
 from ufgvc.experiments.runner import InBackground, run
+from ufgvc.experiments.search_store import RESULT, STOP, SearchStore, TrialConfig
 from ufgvc.experiments.searcher import EPOCH, SCORE, CooperativeASHA, ResumableSearcher, TrialLog
 from ufgvc.experiments.settings import SearchSettings
-from ufgvc.experiments.store import RESULT, STOP, SearchStore, TrialConfig
 from ufgvc.training.folds import Diverged, Folds
 from ufgvc.training.progress import Row, read_metrics
 from ufgvc.training.settings import WorkerConfig

@@ -15,9 +15,9 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from ufgvc.evaluation.search_record import TrialResult
+from ufgvc.experiments.search_space import decode_params, encode_values, make_grid, optuna_distributions, paper_values
+from ufgvc.experiments.search_store import SearchStore, TrialConfig
 from ufgvc.experiments.settings import SearchSettings
-from ufgvc.experiments.space import decode_params, encode_values, make_grid, optuna_distributions, paper_values
-from ufgvc.experiments.store import SearchStore, TrialConfig
 
 NUM_TRIALS = 40
 EPOCH, SCORE = "epoch", "score"

@@ -1,4 +1,7 @@
-"""Initial weights: random ones, and reading weight files safely and loading them into parts of a net."""
+"""Initial weights: random ones, and reading weight files safely and loading them into parts of a net.
+
+ImageNet weights are found by `backbones.py` (torchvision, timm) and `lite_weights.py` (pip packages).
+"""
 
 from __future__ import annotations
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ufgvc.evaluation.evaluation import Evaluation
-from ufgvc.evaluation.metrics import McNemar, Scores, confused_pairs
+from ufgvc.evaluation.metrics import Scores, confused_pairs
+from ufgvc.evaluation.paired_test import McNemar
 from ufgvc.evaluation.reliability import Reliability
 from ufgvc.reports.evaluation_figures import accuracy_chart, confusion_chart, recall_chart, training_chart
 from ufgvc.reports.figures import Panels

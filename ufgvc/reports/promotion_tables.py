@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ufgvc.evaluation.promotion import Promotion
+from ufgvc.evaluation.promotion_record import Promotion
 from ufgvc.evaluation.provenance import short
 from ufgvc.reports.tables import Cells, Table, interval, percent
 

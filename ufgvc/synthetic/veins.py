@@ -1,4 +1,7 @@
-"""Grows veins of three orders in a blade: primaries to its tips, secondaries from them, tertiaries between these."""
+"""Grows veins of three orders in a blade: primaries to its tips, secondaries from them, tertiaries between these.
+
+`render.py` draws them and their masks.
+"""
 
 from __future__ import annotations
 

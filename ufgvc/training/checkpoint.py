@@ -1,4 +1,7 @@
-"""Writing and reading checkpoints. They hold tensors and plain values only, no pickled objects."""
+"""Writing and reading checkpoints. They hold tensors and plain values only, no pickled objects.
+
+A run keeps them below <run>/checkpoints: in the folders that Ray Train names, or in `alone`, of a trial.
+"""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class ShardedRows:
 
 @dataclass(frozen=True)
 class EmbeddingShards:
-    """The shards of all embeddings of a split by one frozen network.
+    """The shards of all embeddings of a split by one frozen network, in a folder of <runs>/_cache.
 
     The shard of a chunk of the split holds its rows (n, V, D) float32 of V views as <first position>-<end>.npy. It is
     written whole or not at all: one that exists is complete.

@@ -26,7 +26,7 @@ class TrainSettings(Settings):
     """Training. Empty settings take the value of the method's published recipe."""
 
     init: WeightsPlace = "imagenet"
-    """initial weights: imagenet (torchvision's), none, or the URI of a state dict (safetensors or torch.save)"""
+    """initial weights: imagenet, none, or the URI of a state dict (safetensors or torch.save)"""
     mask_kind: Annotated[MaskKind, tyro.conf.Suppress] = "box"
     """kind of the masks, for methods that need masks"""
     recipe: Literal["published", "modern"] = added("published")

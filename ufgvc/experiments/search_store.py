@@ -19,7 +19,7 @@ from ufgvc.core.storage import Store, join, open_store
 from ufgvc.data.dataset import open_dataset, read_manifest
 from ufgvc.evaluation.search_record import Dimension, TrialResult
 from ufgvc.experiments.entries import resolve_init
-from ufgvc.experiments.space import apply_values
+from ufgvc.experiments.search_space import apply_values
 from ufgvc.methods import build
 from ufgvc.training.preflight import check_batch, check_crop
 from ufgvc.training.run import make_worker_config

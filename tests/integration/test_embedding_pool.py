@@ -74,7 +74,10 @@ def alone(data: str, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     return fitted(config_for(data, str(tmp_path_factory.mktemp("alone")), cache="host"))
 
 
-@pytest.mark.parametrize(("workers", "left"), [(1, 1000), (2, 0)], ids=["by the worker", "by actors, for two"])
+@pytest.mark.parametrize(
+    ("workers", "left"),
+    [pytest.param(1, 1000, marks=pytest.mark.slow, id="by the worker"), pytest.param(2, 0, id="by actors, for two")],
+)
 def test_workers_fit_the_classifier_of_one_process(
     workers: int, left: int, data: str, alone: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

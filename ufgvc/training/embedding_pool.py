@@ -40,6 +40,8 @@ def embed_split(config: WorkerConfig) -> bool:
     if not recipe.classifier_fit or config.mask_kind is not None:
         return False
     dataset = config.open_dataset()
+    if dataset.counts[config.split] <= MAX_IN_WORKERS:
+        return False  # before the network is built, which takes a second that small trainings need not wait
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)  # as the workers do, for random weights
         method = build(config.method, num_classes=len(dataset.classes), init=config.train.init, **config.options)

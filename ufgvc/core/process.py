@@ -144,8 +144,9 @@ def passive_omp_wait() -> None:
 
 
 def disable_telemetry() -> None:
-    """Disables the usage reports of MLflow and others."""
+    """Disables the usage reports of MLflow, onnxruntime and others, which look when they are imported."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("DO_NOT_TRACK", "true")
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ufgvc.core.errors import UserError
+from ufgvc.core.process import disable_telemetry
 from ufgvc.methods.method import POOLED_FEATURES, Method, Outputs
 
 ONNX = "model.onnx"
@@ -44,11 +45,8 @@ class OnnxNet(nn.Module):
     def session(self) -> Any:
         """The onnxruntime.InferenceSession. UserError if the content is not an ONNX model."""
         if self._session is None:
-            try:
-                import onnxruntime
-                from onnxruntime.capi import onnxruntime_pybind11_state as errors
-            except ImportError:
-                raise missing_packages() from None
+            onnxruntime = import_onnxruntime()
+            errors = onnxruntime.capi.onnxruntime_pybind11_state
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = torch.get_num_threads()
             options.log_severity_level = 3
@@ -94,6 +92,16 @@ class Parity:
         )
 
 
+def import_onnxruntime() -> Any:
+    """The package, with its usage reports disabled, which a served model's process has not done. UserError without it."""
+    disable_telemetry()
+    try:
+        import onnxruntime
+    except ImportError:
+        raise missing_packages() from None
+    return onnxruntime
+
+
 def missing_packages() -> UserError:
     """The error for an environment without the ONNX packages."""
     what = "needs the packages onnx, onnxscript and onnxruntime"
@@ -102,11 +110,7 @@ def missing_packages() -> UserError:
 
 def has_gpu_provider() -> bool:
     """Whether the installed onnxruntime was built for CUDA."""
-    try:
-        import onnxruntime
-    except ImportError:
-        raise missing_packages() from None
-    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    return "CUDAExecutionProvider" in import_onnxruntime().get_available_providers()
 
 
 def with_onnx_net(method: Method, content: bytes) -> Method:

@@ -93,7 +93,7 @@ class Parity:
 
 
 def import_onnxruntime() -> Any:
-    """The package, with its usage reports disabled, which a served model's process has not done. UserError without it."""
+    """The package with its usage reports disabled; a served model has run no command of ours. UserError without it."""
     disable_telemetry()
     try:
         import onnxruntime

@@ -44,7 +44,7 @@ print(json.dumps({"python": platform.python_version(), "torch": torch.__version_
 @dataclass(frozen=True)
 class Call:
     """out: where results go.  env: of every command.  deadline: of the whole, in time.monotonic.  device: None without
-    a GPU.
+    a GPU.  bench_parts: of `ufgvc bench`, () for all.  benchmarks: names of trainings.BENCHMARKS.
     """
 
     dry: bool
@@ -53,6 +53,8 @@ class Call:
     log: Log
     deadline: float
     device: str | None = None
+    bench_parts: tuple[str, ...] = ()
+    benchmarks: tuple[str, ...] = ()
 
     def start(self, name: str, *command: str, **env: str) -> Command:
         """Starts Python with these arguments (`-m`, ...) in the project's folder."""

@@ -29,8 +29,8 @@ PYTEST = (
     ],
 )
 # Most of their time goes into Ray, imports and references on the CPU. Tests of memory limit their own process and not
-# the card.
-IN_PARALLEL = ("-n", "8", "--dist", "worksteal")
+# the card. A process takes one test after another in the order of tests/gpu/conftest.py, the long ones first.
+IN_PARALLEL = ("-n", "8", "--dist", "load", "--maxschedchunk", "1")
 THREADS = "2"  # of each process: more threads than cores would slow each other
 BENCH = ("-m", "jobs.bench")
 BENCH_GPU = ("--device", "gpu")
@@ -82,7 +82,9 @@ def run_bench(call: Call, limit: float) -> Part:
     """Runs `ufgvc bench`; bench.json and bench.md are its files."""
     folder = WORK / "bench"
     shutil.rmtree(folder, ignore_errors=True)
-    outcome = call.run("bench", (*BENCH, "--out", str(folder), *(BENCH_DRY if call.dry else BENCH_GPU)), limit)
+    parts = ("--parts", *call.bench_parts) if call.bench_parts else ()
+    flags = (*parts, *(BENCH_DRY if call.dry else BENCH_GPU))
+    outcome = call.run("bench", (*BENCH, "--out", str(folder), *flags), limit)
     state, missing = outcome.state, []
     for name in ("bench.json", "bench.md"):
         if (folder / name).is_file():

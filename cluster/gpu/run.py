@@ -22,7 +22,7 @@ from cluster.gpu.call import Call, environment, install, probe
 from cluster.gpu.commands import Log
 from cluster.gpu.parts import Part, run_bench, run_tests
 from cluster.gpu.paths import FOLDER, WORK, GpuCallError, git_commit, packed_commit, write_json
-from cluster.gpu.trainings import run_trainings
+from cluster.gpu.trainings import BENCHMARKS, DEFAULT_BENCHMARKS, run_trainings
 
 PARTS: dict[str, Callable[[Call, float], Part]] = {"tests": run_tests, "bench": run_bench, "trainings": run_trainings}
 SECONDS = {"tests": 150.0, "bench": 170.0, "trainings": 450.0, "all": 540.0}  # a call on that host may last 600
@@ -59,6 +59,14 @@ def parse_flags(arguments: list[str] | None) -> argparse.Namespace:
         default=list(PARTS),
         help="in this order; none: install the wheels only",
     )
+    parser.add_argument("--bench-parts", nargs="*", default=(), help="of `ufgvc bench`; default: all")
+    parser.add_argument(
+        "--benchmarks",
+        nargs="*",
+        choices=list(BENCHMARKS),
+        default=DEFAULT_BENCHMARKS,
+        help=f"of the trainings, concurrently; default: {' '.join(DEFAULT_BENCHMARKS)}",
+    )
     parser.add_argument("--dry", action="store_true", help="everything on the CPU, with tiny sizes")
     for name, seconds in SECONDS.items():
         text = f"limit of {name}; default: {seconds:.0f}, dry {DRY_SECONDS[name]:.0f}"
@@ -80,7 +88,16 @@ def run_parts(flags: argparse.Namespace, out: Path, env: dict[str, str]) -> int:
         raise GpuCallError("there is no CUDA device here; --dry (`make gpu DRY=1`) tries everything on the CPU")
     about = {"commit": flags.commit or git_commit() or packed_commit() or "unknown", "dry": flags.dry, **about}
     env["UFGVC_COMMIT"] = about["commit"]  # for the pages and files that the commands write
-    call = Call(flags.dry, out, env, Log(out / "log.txt"), started + flags.all_seconds, about["device"])
+    call = Call(
+        dry=flags.dry,
+        out=out,
+        env=env,
+        log=Log(out / "log.txt"),
+        deadline=started + flags.all_seconds,
+        device=about["device"],
+        bench_parts=tuple(flags.bench_parts),
+        benchmarks=tuple(flags.benchmarks),
+    )
     done: list[Part] = []
     try:
         for name in flags.parts:

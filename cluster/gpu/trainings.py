@@ -21,8 +21,6 @@ from cluster.gpu.commands import Command, Outcome, State, watch
 from cluster.gpu.parts import Part
 from cluster.gpu.paths import DATA, WEIGHTS, WORK, write_json
 
-MIN_SECONDS = 40.0  # with less time left no further benchmark is started
-
 
 @dataclass(frozen=True)
 class Benchmark:
@@ -34,12 +32,13 @@ class Benchmark:
     flags: tuple[str, ...] = ()
 
 
-# Benchmarks of a stage run concurrently: while one starts (imports, Ray, decoding) it leaves the GPU idle. Together
-# they run about as many trainings at a time as the host has cores, since each training keeps one busy.
-CROSSVAL = ("--protocol", "crossval")  # 104 scored leaves of grape29 in place of 48
+CROSSVAL = ("--protocol", "crossval")  # every leaf is scored: 104 of grape29 in place of 48, 161 of grape5 for 121
 GREY_ROWS = ("resnet50", "mask_guided", "leaf_traits", "linear_probe", "part_probe")
-STAGES = (
-    (
+# They run concurrently: while one starts (imports, Ray, decoding) it leaves the GPU idle. Together they run about as
+# many trainings at a time as the host has cores, since each training keeps one busy.
+BENCHMARKS = {
+    each.name: each
+    for each in (
         Benchmark("grape29", "gpu-real", "grape29", (*CROSSVAL, "--max-concurrent-trials", "9")),
         Benchmark("grape5", "gpu-real", "grape5", ("--max-concurrent-trials", "5")),
         Benchmark(
@@ -48,8 +47,16 @@ STAGES = (
             "grape29-grey",
             (*CROSSVAL, "--max-concurrent-trials", "2", "--seeds-of", "--methods", *GREY_ROWS),
         ),
-    ),
-)
+        # Three seeds of every row; on its own, so with all cores.
+        Benchmark(
+            "grape5-crossval",
+            "gpu-real",
+            "grape5",
+            (*CROSSVAL, "--max-concurrent-trials", "16", "--seeds-of", "--seeds", "3"),
+        ),
+    )
+}
+DEFAULT_BENCHMARKS = ("grape29", "grape5", "grape29-grey")
 ON_GPU = ("--device", "gpu")  # an error without a GPU: on CPUs it would take hours
 DRY = (
     *[
@@ -97,30 +104,27 @@ def runs(call: Call, what: str) -> Path:
     return folder(call) / "runs" / what
 
 
-def run_trainings(call: Call, limit: float, stages: Sequence[Sequence[Benchmark]] = STAGES) -> Part:
-    """Runs the stages one after the other, for `limit` seconds at most."""
+def run_trainings(call: Call, limit: float) -> Part:
+    """Runs the call's benchmarks concurrently, for `limit` seconds at most."""
     started, deadline = time.monotonic(), call.until(limit)
+    chosen = [BENCHMARKS[name] for name in call.benchmarks]
     if call.dry:
         shutil.rmtree(folder(call), ignore_errors=True)
-    maker = Maker(call, deadline, stages)
+    maker = Maker(call, deadline, chosen)
     maker.start()
     outcomes: list[Outcome] = []
     try:
-        for stage in stages:
-            maker.wait_for([each.data for each in stage])
-            has_time = call.dry or deadline - time.monotonic() > MIN_SECONDS
-            commands = []
-            for benchmark in stage:
-                if has_time and has_masks(maker.path(benchmark.data)):
-                    commands.append(start(call, benchmark, maker))
-                else:
-                    reason = f"there is no {benchmark.data}" if has_time else "no time was left"
-                    outcomes.append(Outcome(benchmark.name, "left out", 0.0, (reason,)))
-            outcomes.extend(watch(commands, deadline, tick=lambda: write(call, outcomes, stages)))
-            write(call, outcomes, stages)
+        maker.wait_for([each.data for each in chosen])
+        commands = []
+        for benchmark in chosen:
+            if has_masks(maker.path(benchmark.data)):
+                commands.append(start(call, benchmark, maker))
+            else:
+                outcomes.append(Outcome(benchmark.name, "left out", 0.0, (f"there is no {benchmark.data}",)))
+        outcomes.extend(watch(commands, deadline, tick=lambda: write(call, outcomes)))
     finally:
         maker.stop()
-        write(call, outcomes, stages)
+        write(call, outcomes)
         if (folder(call) / "runs").is_dir():
             pack_runs(folder(call) / "runs", call.out / "runs.tar.gz")
     return summarize(call, [*maker.failed, *outcomes], time.monotonic() - started)
@@ -145,10 +149,10 @@ class Maker(threading.Thread):
     failed.
     """
 
-    def __init__(self, call: Call, deadline: float, stages: Sequence[Sequence[Benchmark]]) -> None:
+    def __init__(self, call: Call, deadline: float, benchmarks: Sequence[Benchmark]) -> None:
         super().__init__(daemon=True)
         self.call, self.deadline = call, deadline
-        names = dict.fromkeys(each.data for stage in stages for each in stage)
+        names = dict.fromkeys(each.data for each in benchmarks)
         self.failed: list[Outcome] = []
         self.command: Command | None = None
         self.making = {name: threading.Event() for name in names if call.dry and not (DATA / name).is_dir()}
@@ -213,7 +217,7 @@ def pack_runs(folder: Path, file: Path) -> None:
         archive.add(folder, "runs", filter=lambda each: None if Path(each.name).name in left_out else each)
 
 
-def write(call: Call, outcomes: Sequence[Outcome], stages: Sequence[Sequence[Benchmark]]) -> None:
+def write(call: Call, outcomes: Sequence[Outcome]) -> None:
     """Writes trainings.json and trainings.md with what is known now."""
     listed: list[dict[str, Any]] = []
     text = [
@@ -223,7 +227,7 @@ def write(call: Call, outcomes: Sequence[Outcome], stages: Sequence[Sequence[Ben
         "",
     ]
     states = {outcome.name: outcome for outcome in outcomes}
-    for each in (each for stage in stages for each in stage):
+    for each in (BENCHMARKS[name] for name in call.benchmarks):
         outcome, found = states.get(each.name), collect_trainings(runs(call, each.name))
         state = outcome.state if outcome else "running" if runs(call, each.name).is_dir() else "not begun"
         files = reports(runs(call, each.name))

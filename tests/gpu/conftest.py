@@ -7,6 +7,7 @@ with a GPU may lack them.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import warnings
@@ -20,20 +21,16 @@ HERE = Path(__file__).parent
 ON_CPU = os.environ.get("UFGVC_GPU_TESTS") == "cpu"
 
 
-# A test with Ray takes as long as thirty others, so these come first. A worker that is killed takes longest.
-FIRST = ("test_a_killed_worker_is_replaced", "test_a_compiled")
-
-
-def rank(item: pytest.Item) -> int:
-    """The place of a test in the order: tests of one rank keep theirs."""
-    if item.name.startswith(FIRST):
-        return 0
-    return 1 if "ray_here" in getattr(item, "fixturenames", ()) else 2
+# Up to a minute each: every process begins with at most one of these (xdist gives each the next two tests).
+LONG = ("test_a_killed_worker_is_replaced", "test_a_compiled_training", "test_a_compiled_net")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if all(item.path.is_relative_to(HERE) for item in items):
-        items.sort(key=rank)
+        long = [item for item in items if item.name.startswith(LONG)]
+        short = [item for item in items if item not in long]
+        pairs = zip(long, short, strict=False)
+        items[:] = [*itertools.chain.from_iterable(pairs), *short[len(long) :], *long[len(short) :]]
     skip = pytest.mark.skip(reason="there is no CUDA device here (UFGVC_GPU_TESTS=cpu runs these tests on the CPU)")
     for item in items:
         if item.path.is_relative_to(HERE):

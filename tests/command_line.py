@@ -6,8 +6,12 @@ import contextlib
 import io
 import logging
 from dataclasses import dataclass
+from typing import Any
 
-from ufgvc.cli import main
+import pytest
+
+from ufgvc.cli import main, parse
+from ufgvc.commands import COMMANDS
 
 # Flags of a training that takes seconds.
 QUICK_TRAINING = (
@@ -50,3 +54,23 @@ def ufgvc(*arguments: object) -> Ended:
     finally:
         logging.getLogger().removeHandler(log)
     return Ended(code, out.getvalue(), err.getvalue())
+
+
+def settings_of(name: str, *arguments: str) -> Any:
+    """The settings that a command makes of its flags."""
+    return parse(COMMANDS.get(name), [*arguments])
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What a person reads of a command that is refused: exit code 2, one message, no traceback, nothing on standard
+    output."""
+    try:
+        code = main([*arguments])
+    except SystemExit as stopped:
+        code = stopped.code  # type: ignore[assignment]
+    output = capsys.readouterr()
+    assert code == 2, output.err
+    assert output.out == ""
+    assert "Traceback" not in output.err
+    assert output.err.strip()
+    return " ".join(output.err.replace("│", " ").split())

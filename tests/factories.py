@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from ufgvc.core.storage import open_store
 from ufgvc.data.dataset import ShardWriter, open_dataset, shard_name, write_dataset
@@ -109,3 +109,10 @@ def three_cultivars(uri: str, classes: Sequence[str] = THREE) -> str:
         ("test", [(i % 3, coloured(i % 3, i + 100)) for i in range(5, 9)]),
     ]
     return ingested(uri, "tiny", classes, shards, 48)
+
+
+def polygon_mask(outline: np.ndarray, size: int) -> np.ndarray:
+    """(size, size) bool: inside of a polygon of (column, row) points."""
+    image = Image.new("1", (size, size))
+    ImageDraw.Draw(image).polygon([tuple(p) for p in outline.tolist()], fill=1)
+    return np.array(image)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.integration.test_model_serving import CLASSES, INPUT, photograph
+from tests.integration.served_models import CLASSES, INPUT, photograph
 from ufgvc import methods
 from ufgvc.evaluation.model_card import model_card
 from ufgvc.models.format import save_model

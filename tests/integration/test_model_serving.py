@@ -3,39 +3,22 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import os
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
+from tests.integration.served_models import CLASSES, INPUT, photograph, post
 from ufgvc import methods
 from ufgvc.core.errors import UserError
 from ufgvc.models.format import save_model
 from ufgvc.models.model import LoadedModel, load_model
-
-CLASSES = [f"cultivar {n}" for n in range(7)]
-INPUT = {"resize": 80, "size": 64}
-
-
-def photograph(seed: int, kind: str = "JPEG", orientation: int | None = None) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), dtype=np.uint8).repeat(12, 0).repeat(12, 1)
-    buffer = io.BytesIO()
-    exif = Image.Exif()
-    if orientation:
-        exif[0x0112] = orientation
-    Image.fromarray(pixels).save(buffer, kind, exif=exif)
-    return buffer.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -122,18 +105,6 @@ def test_damaged_and_missing_models_are_told(folder: Path, tmp_path: Path) -> No
     (tmp_path / "weights.safetensors").write_bytes((folder / "weights.safetensors").read_bytes()[:1000])
     with pytest.raises(UserError, match="is damaged"):
         load_model(str(tmp_path))
-
-
-def post(url: str, body: Any) -> tuple[int, Any]:
-    """The status, and the predictions or what the server says instead."""
-    request = urllib.request.Request(
-        f"{url}/invocations", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return 200, json.load(answer)["predictions"]
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
 
 
 def test_mlflow_serves_the_model_over_http(

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from ufgvc.evaluation.search_record import Dimension, FinalResult, SearchRecord, TrialResult
+from ufgvc.reports.tables import Table
 
 FUSION = Dimension("options.fusion", "simplex", parts=("base", "vein", "contour"))
 VEIN = Dimension("options.loss_weights.vein", "log", 0.001, 10.0)
@@ -83,3 +84,31 @@ def _trial(number: int, values: dict, random: np.random.Generator, effect: float
         (ran[-1] - 0.02, ran[-1], ran[-1] + 0.02),
         30.0 * epochs,
     )
+
+
+DUO = Dimension("options.fusion", "simplex", parts=("base", "vein"))
+
+
+def two_weights() -> SearchRecord:
+    record = synthetic_search(20, dimensions=(FUSION,))
+
+    def without_contour(trial: TrialResult) -> TrialResult:
+        base, vein = trial.values[FUSION.name]["base"], trial.values[FUSION.name]["vein"]
+        return replace(trial, values={DUO.name: {"base": base / (base + vein), "vein": vein / (base + vein)}})
+
+    return replace(record, dimensions=(DUO,), trials=tuple(map(without_contour, record.trials)), finals=())
+
+
+def equal_scores() -> SearchRecord:
+    """Equal scores of equal values."""
+    curve = tuple([0.5] * EPOCHS)
+    trials = [
+        TrialResult(i, {BACKBONE.name: "resnet50"}, "complete", curve, tuple([float("nan")] * 20), (0.5,) * 3)
+        for i in range(12)
+    ]
+    return replace(synthetic_search(12), dimensions=(BACKBONE,), trials=tuple(trials), best=0, finals=())
+
+
+def cells(table: Table) -> dict[str | None, list[str | None]]:
+    """The rows of a table by their first cell."""
+    return {row[0]: row[1:] for row in table.rows}

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
+from tests.command_line import refused
 from tests.documented import ROOT
-from tests.unit.test_cli import refused
 from ufgvc.cli import main
 from ufgvc.commands.fields import CommandSettings
 from ufgvc.core.errors import UserError

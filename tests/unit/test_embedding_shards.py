@@ -12,7 +12,7 @@ import pyarrow.fs as pafs
 import pytest
 import torch
 
-from tests.unit.test_probes import CPU, config_of
+from tests.unit.probe_parts import CPU, config_of
 from ufgvc.core.errors import DamagedFile, UserError
 from ufgvc.core.storage import Store
 from ufgvc.data.cache import CachedSource, DecodedSplit

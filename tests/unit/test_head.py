@@ -15,9 +15,9 @@ from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
 
 from tests.golden.trainings import LEAVES
+from tests.unit.probe_parts import Together
 from tests.unit.test_methods import CLASSES, small, trainable
 from tests.unit.test_modern_resume import Sink
-from tests.unit.test_probes import Together
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
 from ufgvc.data.cache import CachedSource, DecodedSplit

@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CODE = sorted(path for folder in ("ufgvc", "jobs", "cluster") for path in (ROOT / folder).rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 MARKDOWN = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "cluster").rglob("*.md")])
 # Reports as a past version wrote them, and the upgrade of models of the first format.
 EXEMPT = ("CHANGELOG.md", "docs/results/bench", "docs/results/gpu", "ufgvc/models/format.py")
@@ -27,6 +28,10 @@ def names(paths: list[Path]) -> list[str]:
     return [path.relative_to(ROOT).as_posix() for path in paths]
 
 
+def count_lines(path: Path) -> int:
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
 def functions(path: Path) -> Iterator[tuple[str, int]]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -35,8 +40,13 @@ def functions(path: Path) -> Iterator[tuple[str, int]]:
 
 @pytest.mark.parametrize("path", CODE, ids=names(CODE))
 def test_files_and_functions_are_short(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+    assert count_lines(path) <= 300
     assert {name: lines for name, lines in functions(path) if lines > 60} == {}
+
+
+def test_test_files_are_short() -> None:
+    lines = {name: count_lines(path) for name, path in zip(names(TESTS), TESTS, strict=True)}
+    assert {name: count for name, count in lines.items() if count > 300} == {}
 
 
 def test_no_retired_word() -> None:
@@ -60,4 +70,4 @@ def test_links_lead_to_files(path: Path) -> None:
 
 
 def test_the_readme_is_short() -> None:
-    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 150
+    assert count_lines(ROOT / "README.md") < 150

@@ -3,40 +3,16 @@
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
+from tests.unit.html_reader import Reader
 from ufgvc.evaluation import metrics, paired_test
 from ufgvc.evaluation.evaluation import Evaluation
 from ufgvc.evaluation.reliability import Reliability
 from ufgvc.reports import evaluation_figures, figures
 from ufgvc.reports.evaluation_page import compose_evaluation
-
-VOID = {"meta", "img", "br", "hr", "link", "input"}
-
-
-class Reader(HTMLParser):
-    """Collects tags with their attributes, and tags that are not closed."""
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.faults: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attributes)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag: str) -> None:
-        if not self.open or self.open.pop() != tag:
-            self.faults.append(f"</{tag}> at {self.getpos()}")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from tests.unit.test_probes import ALONE, CPU, config_of, embeddings
+from tests.unit.probe_parts import ALONE, CPU, config_of, embeddings
 from ufgvc.core.errors import UserError
 from ufgvc.data.cache import CachedSource, DecodedSplit
 from ufgvc.data.splits import assign_folds

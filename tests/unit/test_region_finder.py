@@ -13,7 +13,7 @@ import torch
 from sklearn.linear_model import Ridge
 
 from tests.golden.trainings import LEAVES
-from tests.unit.test_probes import ALONE, CPU, Together, loader_of, source_of
+from tests.unit.probe_parts import ALONE, CPU, Together, loader_of, source_of
 from ufgvc.data.augment import eval_view
 from ufgvc.data.cache import CachedSource, DecodedSplit, load_decoded_split
 from ufgvc.data.dataset import open_dataset, read_index, read_manifest

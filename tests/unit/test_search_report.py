@@ -12,32 +12,27 @@ from functools import partial
 import numpy as np
 import pytest
 
-from tests.unit import synthetic_searches
-from tests.unit.synthetic_searches import BACKBONE, FUSION, PAPER, VEIN, synthetic_search
-from tests.unit.test_page import Reader
+from tests.unit.html_reader import Reader
+from tests.unit.synthetic_searches import (
+    BACKBONE,
+    DUO,
+    FUSION,
+    VEIN,
+    cells,
+    equal_scores,
+    synthetic_search,
+    two_weights,
+)
 from ufgvc.core.text import format_duration
 from ufgvc.evaluation.bootstrap import paired_bootstrap
-from ufgvc.evaluation.search_parameters import free_parameters, importance, parameters, short_labels
-from ufgvc.evaluation.search_record import Dimension, FinalResult, SearchRecord, TrialResult
+from ufgvc.evaluation.search_parameters import importance
+from ufgvc.evaluation.search_record import Dimension, FinalResult, SearchRecord
 from ufgvc.evaluation.search_summary import SearchSummary, summarize
 from ufgvc.reports import search_page
 from ufgvc.reports.figures import Chart
 from ufgvc.reports.search_figures import HEIGHT, simplex_chart
-from ufgvc.reports.search_page import (
-    compose_search,
-    describe_bias,
-    describe_gain,
-    describe_importance,
-    summary_text,
-)
+from ufgvc.reports.search_page import compose_search, describe_bias, describe_gain, summary_text
 from ufgvc.reports.search_tables import search_tables, to_csv
-from ufgvc.reports.tables import Table
-
-DUO = Dimension("options.fusion", "simplex", parts=("base", "vein"))
-
-
-def cells(table: Table) -> dict[str | None, list[str | None]]:
-    return {row[0]: row[1:] for row in table.rows}
 
 
 def all_failed() -> SearchRecord:
@@ -53,26 +48,6 @@ def paper_is_best() -> SearchRecord:
     record = synthetic_search(12, dimensions=(FUSION, VEIN))
     first = replace(record.trials[0], curve=(*record.trials[0].curve[:-1], 0.75))
     return replace(record, trials=(first, *record.trials[1:]), best=0, finals=record.finals[:1])
-
-
-def two_weights() -> SearchRecord:
-    record = synthetic_search(20, dimensions=(FUSION,))
-
-    def without_contour(trial: TrialResult) -> TrialResult:
-        base, vein = trial.values[FUSION.name]["base"], trial.values[FUSION.name]["vein"]
-        return replace(trial, values={DUO.name: {"base": base / (base + vein), "vein": vein / (base + vein)}})
-
-    return replace(record, dimensions=(DUO,), trials=tuple(map(without_contour, record.trials)), finals=())
-
-
-def equal_scores() -> SearchRecord:
-    """Equal scores of equal values."""
-    curve = tuple([0.5] * synthetic_searches.EPOCHS)
-    trials = [
-        TrialResult(i, {BACKBONE.name: "resnet50"}, "complete", curve, tuple([float("nan")] * 20), (0.5,) * 3)
-        for i in range(12)
-    ]
-    return replace(synthetic_search(12), dimensions=(BACKBONE,), trials=tuple(trials), best=0, finals=())
 
 
 RECORDS: dict[str, Callable[[], SearchRecord]] = {
@@ -257,64 +232,6 @@ def test_the_triangle_places_weights_by_their_shares(record: SearchRecord) -> No
     assert best.get_xydata()[0] == pytest.approx(expected)
     four = Dimension("options.fusion", "simplex", parts=("base", "vein", "contour", "tip"))
     assert [simplex_chart(one, record) for one in (DUO, four, VEIN)] == [None] * 3
-
-
-def test_importance_is_relative_to_permuted_scores() -> None:
-    """A parameter with a strong effect is significant, those without are not."""
-    strong = importance(synthetic_search(60, effect=1.5), 40)
-    assert strong
-    assert "fusion vein" in strong.significant
-    assert not {"loss weights vein", "optimizer lr", "recipe crop", "backbone"} & set(strong.significant)
-    record = synthetic_search(60, effect=0.0)
-    assert describe_importance(strong, record).startswith("Significant: ")
-    flat = importance(record, 40)
-    assert flat
-    assert not flat.significant
-    assert "No parameter is significant" in describe_importance(flat, record)
-
-
-def test_no_importance_from_few_or_equal_trials() -> None:
-    few = synthetic_search(8)
-    assert importance(few) is None
-    assert describe_importance(None, few).startswith("Too few trials")
-    equal = equal_scores()
-    assert importance(equal) is None
-    assert "scored the same" in describe_importance(None, equal)
-
-
-def test_optunas_log_level_is_restored(capfd: pytest.CaptureFixture[str]) -> None:
-    import optuna
-
-    before = optuna.logging.get_verbosity()
-    importance(synthetic_search(20), 2)
-    assert optuna.logging.get_verbosity() == before
-    assert "study" not in capfd.readouterr().err
-
-
-def test_positions_of_parameters(record: SearchRecord) -> None:
-    found = {one.name: one for one in parameters(record)}
-    vein = found[VEIN.name]
-    assert [vein.position({VEIN.name: value}) for value in (0.001, 0.1, 10.0, 0.0)] == pytest.approx([0, 0.5, 1, 0])
-    assert found["recipe.crop"].position({"recipe.crop": 0.75}) == pytest.approx(0.5)
-    assert [found[BACKBONE.name].position({BACKBONE.name: name}) for name in BACKBONE.choices] == [0, 1]
-    assert found["options.fusion.vein"].position(PAPER) == 0.5
-    assert [one.label for one in free_parameters(two_weights())] == ["fusion base"]
-
-
-def test_a_papers_value_outside_the_range_widens_it() -> None:
-    narrow, choice = replace(VEIN, low=0.5), replace(BACKBONE, choices=("resnet18",))
-    record = replace(synthetic_search(3, dimensions=(VEIN, BACKBONE)), dimensions=(narrow, choice))
-    vein, backbone = parameters(record)
-    assert vein.low <= 0.1
-    assert 0 <= vein.position(PAPER) <= 1
-    assert backbone.choices == ("resnet18", "resnet50")
-    assert backbone.position(PAPER) == 1
-    assert cells(search_tables(record, summarize(record, 100))["settings"])["backbone"][-2] == "resnet18"
-
-
-def test_labels_are_short_and_unique() -> None:
-    names = ["options.fusion.vein", "optimizer.lr", "init", "a.b.c", "d.b.c"]
-    assert short_labels(names) == ["fusion vein", "optimizer lr", "init", "a b c", "d b c"]
 
 
 def test_one_seed_has_no_spread(record: SearchRecord) -> None:

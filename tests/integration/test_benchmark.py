@@ -17,6 +17,7 @@ import yaml
 
 from tests.command_line import ufgvc
 from tests.factories import encoded
+from ufgvc.core.errors import UserError
 from ufgvc.data.dataset import SCHEMAS, ShardWriter, open_dataset, read_images, read_index, write_dataset
 from ufgvc.data.splits import HeldFold, pool_splits
 from ufgvc.experiments.benchmark import benchmark, choose_lr_factors
@@ -89,6 +90,25 @@ def test_a_benchmark_resumes_and_writes_its_tables(
     assert parent.info.status == "FINISHED"
     assert len(children) == 8
     assert all("seconds" in run.data.metrics and run.info.status == "FINISHED" for run in children)
+
+
+def test_a_report_of_what_has_ended(small_dataset: str, tmp_path: Path) -> None:
+    """One of two seeds of a probe is there; the report says so, and nothing is trained."""
+    probes = {"methods": ["linear_probe"], "backbones": ["efficientnet_lite0=shufflenet_v2_x0_5"]}
+    settings = BenchmarkSettings.model_validate(SETTINGS | probes | {"lr_factors": [1.0], "report_only": True})
+    context = Context(runs=str(tmp_path / "runs"), tracking=OFF)
+    with pytest.raises(UserError, match="no training of this benchmark has ended"):
+        benchmark([small_dataset], settings, context)
+    dataset = open_dataset(small_dataset)
+    entries = [make_entry(LISTED["linear_probe"], len(dataset.classes), settings)]
+    first, second = make_final_jobs(entries, [dataset], settings, context.runs, {})
+    run_job(first)
+    result = benchmark([small_dataset], settings, context)
+    assert (result.failed, result.missing) == (0, 1)
+    assert not second.store.exists("job.json")
+    assert "missing" in (Path(result.folder) / "report.html").read_text()
+    whole = benchmark([small_dataset], settings.model_copy(update={"report_only": False}), context)
+    assert (whole.failed, whole.missing, whole.folder) == (0, 0, result.folder)
 
 
 def test_fitted_rows_need_no_learning_rate(small_dataset: str, tmp_path: Path) -> None:

@@ -38,4 +38,6 @@ def run(settings: Benchmark, context: Context) -> None:
     print(result.summary)
     if result.failed:
         print(f"{result.failed} trainings failed; the same command tries them again")
+    if result.missing:
+        print(f"{result.missing} trainings have not ended; without --report-only the same command runs them")
     print(f"everything else, failures too: {result.folder}/report.html")

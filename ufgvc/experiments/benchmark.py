@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ufgvc.core.config import short_key, to_yaml
@@ -29,7 +30,7 @@ from ufgvc.experiments.mlflow_trials import JobRecorder
 from ufgvc.experiments.resources import check_shared_storage, trial_resources
 from ufgvc.experiments.results import collect_results, table_files, write_report
 from ufgvc.experiments.settings import BenchmarkSettings, gpus_to_wait_for
-from ufgvc.experiments.training_job import JobOutcome, TrainingJob, run_jobs
+from ufgvc.experiments.training_job import JobOutcome, TrainingJob, load_result, run_jobs
 from ufgvc.methods.weights import check_init
 from ufgvc.reports.benchmark_page import compose_benchmark
 from ufgvc.reports.benchmark_tables import benchmark_tables, to_csv
@@ -42,6 +43,7 @@ from ufgvc.tracking.context import Context
 from ufgvc.tracking.runs import Run, finish_run_on_exit, start_run
 
 log = logging.getLogger(__name__)
+Train = Callable[[list[TrainingJob]], list[JobOutcome]]
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,14 @@ class BenchmarkResult:
     """What a benchmark returns.
 
     folder: URI of report.html, table-*.md and benchmark.csv.  tables: for the terminal.  summary: the result in
-    sentences.  failed: number of trainings without a result.
+    sentences.  failed: number of trainings that failed.  missing: number of those that did not end.
     """
 
     folder: str
     tables: tuple[Table, ...]
     summary: str
     failed: int
+    missing: int = 0
 
 
 def benchmark(data: Sequence[str], settings: BenchmarkSettings, context: Context = Context()) -> BenchmarkResult:
@@ -90,20 +93,14 @@ def benchmark(data: Sequence[str], settings: BenchmarkSettings, context: Context
         store=folder,
     )
     with finish_run_on_exit(run):
-        gpus = gpus_to_wait_for(settings.device, settings.max_concurrent_trials, settings.gpu_per_trial)
-        with ray_session(context.ray, gpus):
-            check_shared_storage([each.store.uri for each in datasets], context.runs, settings.init)
-            recorder = JobRecorder(context, datasets[0].name, run.id)
-
-            def train(jobs: list[TrainingJob]) -> list[JobOutcome]:
-                decode_images(jobs, datasets)
-                resources = trial_resources(settings)
-                return run_jobs(jobs, resources, folder.child("tune"), settings.max_failures, recorder)
-
+        with _trainer(datasets, settings, context, folder, run) as train:
             outcomes = {
                 protocol: _train_protocol(entries, datasets, settings, context.runs, protocol, train)
                 for protocol in settings.protocols
             }
+        if settings.report_only and not any(each.result for pair in outcomes.values() for own in pair for each in own):
+            fix = "give --runs and the settings of the benchmark that was stopped, or leave --report-only out to train"
+            raise UserError("no training of this benchmark has ended", where=context.runs, fix=fix)
         records: list[BenchmarkRecord] = []
         maps = None
         for protocol, (lr_outcomes, final_outcomes) in outcomes.items():
@@ -111,6 +108,27 @@ def benchmark(data: Sequence[str], settings: BenchmarkSettings, context: Context
             records.append(record)
             maps = maps or cam
         return _report(records, maps, folder, run)
+
+
+@contextlib.contextmanager
+def _trainer(
+    datasets: Sequence[Dataset], settings: BenchmarkSettings, context: Context, folder: Store, run: Run
+) -> Iterator[Train]:
+    """What turns jobs into outcomes: trainings in a Ray session, or the results that exist already."""
+    if settings.report_only:
+        yield lambda jobs: [JobOutcome(job, load_result(job)) for job in jobs]
+        return
+    gpus = gpus_to_wait_for(settings.device, settings.max_concurrent_trials, settings.gpu_per_trial)
+    with ray_session(context.ray, gpus):
+        check_shared_storage([each.store.uri for each in datasets], context.runs, settings.init)
+        recorder = JobRecorder(context, datasets[0].name, run.id)
+
+        def train(jobs: list[TrainingJob]) -> list[JobOutcome]:
+            decode_images(jobs, datasets)
+            resources = trial_resources(settings)
+            return run_jobs(jobs, resources, folder.child("tune"), settings.max_failures, recorder)
+
+        yield train
 
 
 def check_seed_rows(settings: BenchmarkSettings, variants: Sequence[MethodVariant]) -> None:
@@ -128,7 +146,7 @@ def _train_protocol(
     settings: BenchmarkSettings,
     runs: str,
     protocol: Protocol,
-    train: Callable[[list[TrainingJob]], list[JobOutcome]],
+    train: Train,
 ) -> tuple[list[JobOutcome], list[JobOutcome]]:
     """(outcomes of the jobs that try learning rates, of the trainings that are scored).
 
@@ -162,6 +180,7 @@ def benchmark_folder(datasets: Sequence[Dataset], settings: BenchmarkSettings, r
         "checkpoint_seconds",
         "max_failures",
         "fingerprints",
+        "report_only",
     }
     parts = [settings.model_dump(mode="json", exclude=excluded), [each.fingerprint for each in datasets]]
     if "crossval" in settings.protocols:
@@ -203,6 +222,7 @@ def _report(records: Sequence[BenchmarkRecord], cam: Panels | None, folder: Stor
         tables += own.values()
     write_report(folder, run, compose_benchmark(results, cam, footer()), files)
     log.info("report: %s", join(folder.uri, "report.html"))
-    failed = sum(one.right is None for record in records for method in record.methods for one in method.runs)
+    lost = [one for record in records for method in record.methods for one in method.runs if one.right is None]
+    failed = sum(bool(one.error) for one in lost)
     summary = "\n".join(summary_text(record, summaries) for record, summaries in results)
-    return BenchmarkResult(folder.uri, tuple(tables), summary, failed)
+    return BenchmarkResult(folder.uri, tuple(tables), summary, failed, len(lost) - failed)

@@ -86,6 +86,8 @@ class BenchmarkSettings(TrialSettings):
     """fingerprints that the data sets must have, in order: they were fixed before methods were compared"""
     cam_leaves: int = Field(4, ge=0)
     """test leaves in the figure of class activation maps, chosen at random; 0: no figure and no measured maps"""
+    report_only: bool = added(False)
+    """write the report of the trainings that have ended, and train nothing"""
 
     @field_validator("backbones")
     @classmethod

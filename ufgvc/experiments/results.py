@@ -203,7 +203,9 @@ def _facts(
         "Epoch chosen by": "last epoch; no selection",
         "Seeds": ", ".join([f"{settings.seeds}, from 0", *(f"{row}: {n}" for row, n in settings.more_seeds.items())]),
         "Trained on": f"{'; '.join(machines) or 'not recorded'}{concurrent}",
-        "Trained with": ", ".join(f"{name} {version}" for name, version in versions().items()),
+        "Reported with" if settings.report_only else "Trained with": ", ".join(
+            f"{name} {version}" for name, version in versions().items()
+        ),
         "Code": git_commit() or "",
     }
 
@@ -228,12 +230,14 @@ def _describe_budget(entries: Sequence[BenchmarkEntry], settings: BenchmarkSetti
     several = ", ".join(f"{label} {count:g}" for label, count in forwarded.items() if count != 1)
     divided = f", divided by the images that a method forwards for each leaf ({several})" if several else ""
     factors = ", ".join(f"{factor:g}" for factor in settings.lr_factors)
+    chosen = f"the best of {len(settings.lr_factors)} multiples ({factors}) of the {settings.recipe} one on "
+    chosen += f"{settings.holdout:.0%} of the training leaves"
+    rate = chosen if len(settings.lr_factors) > 1 else f"{factors} times the {settings.recipe} one"
     modern = "; modern recipes (AdamW, crops of random size, CutMix and more)" if settings.recipe == "modern" else ""
     return (
         f"{settings.epochs} passes over the training leaves{divided}; photographs resized to {settings.resize} px, "
         f"random crop and mirror at {settings.crop} px, batches of {settings.batch_size}, cosine schedule; tested at "
-        f"{settings.crop} px; learning rate the best of {len(settings.lr_factors)} multiples ({factors}) of the "
-        f"{settings.recipe} one on {settings.holdout:.0%} of the training leaves{modern}"
+        f"{settings.crop} px; learning rate {rate}{modern}"
     )
 
 

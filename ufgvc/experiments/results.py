@@ -189,7 +189,7 @@ def _facts(
     machines = sorted({str(each.result["machine"]) for each in outcomes if each.result and "machine" in each.result})
     concurrent = "" if settings.max_concurrent_trials == 1 else "; several trainings at a time"
     smaller = f"; smaller architectures: {', '.join(settings.backbones)}" if settings.backbones else ""
-    init = {"none": "none (random)", "imagenet": "ImageNet (torchvision, V1)"}.get(settings.init, settings.init)
+    init = {"none": "none (random)", "imagenet": "ImageNet"}.get(settings.init, settings.init)
     return {
         "Data sets": "; ".join(
             f"{d.name}: {len(d.classes)} cultivars, {d.counts['train']} train, {d.counts['test']} test"

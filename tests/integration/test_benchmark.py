@@ -107,7 +107,8 @@ def test_a_report_of_what_has_ended(small_dataset: str, tmp_path: Path) -> None:
     assert (result.failed, result.missing) == (0, 1)
     assert not second.store.exists("job.json")
     assert "missing" in (Path(result.folder) / "report.html").read_text()
-    whole = benchmark([small_dataset], settings.model_copy(update={"report_only": False}), context)
+    run_job(second)
+    whole = benchmark([small_dataset], settings, context)
     assert (whole.failed, whole.missing, whole.folder) == (0, 0, result.folder)
 
 

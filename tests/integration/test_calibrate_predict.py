@@ -82,6 +82,8 @@ def rows_of(result) -> dict[str, dict[str, str]]:
         return {row["path"]: row for row in csv.DictReader(file)}
 
 
+# Each method exported: tests/unit/test_export.py; by the command line: test_every_command.py.
+@pytest.mark.slow
 def test_onnxruntime_names_the_photographs_as_torch_does(calibrated: str, photographs: str, tmp_path: Path) -> None:
     """By torch in this process, and exported for the purpose by an actor."""
     torch_rows, onnx_rows = (

@@ -172,7 +172,7 @@ def test_two_ranks_have_the_same_head(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def configuration(folder: Path, method: str = "resnet50", **settings: Any) -> tuple[WorkerConfig, dict[str, Any]]:
     dataset = open_dataset(str(LEAVES))
-    options = {"backbone": "resnet18"} if method == "resnet50" else {}
+    options = {"backbone": "shufflenet_v2_x0_5"} if method == "resnet50" else {}
     built = build(method, len(dataset.classes), init="none", **options)
     train = {"init": "none", "epochs": 2, "batch_size": 6, "resize": 72, "crop": 64, "device": "cpu", "cache": "host"}
     if built.recipe.classifier_fit:

@@ -157,7 +157,7 @@ def make_worker(
         "mask_kind": "exact",
         "epochs": 4,
         "batch_size": 5,
-        "resize": side + 8,
+        "resize": side + (0 if method.recipe.classifier_fit else 8),
         "crop": side,
     }
     settings = TrainSettings(**(usual | {"cache": cache} | changes))

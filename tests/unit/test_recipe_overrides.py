@@ -64,6 +64,18 @@ def test_crop_and_resize(overrides: dict[str, int], crop: int, resize: int) -> N
     assert (made.crop, made.resize) == (crop, resize)
 
 
+def test_a_fitted_classifier_sees_whole_photographs_of_one_size() -> None:
+    """Else it would be fitted to centre crops and asked about whole photographs."""
+    fitted = PUBLISHED.model_copy(update={"classifier_fit": True, "resize": 448})
+    made = apply_overrides(fitted, TrainSettings(crop=640))
+    assert (made.crop, made.resize) == (640, 640)
+    with pytest.raises(UserError, match="of one size, not 512 px and 448 px") as caught:
+        apply_overrides(fitted, TrainSettings(resize=512))
+    assert "leave `--train.resize` out" in (caught.value.fix or "")
+    centre = fitted.model_copy(update={"eval_view": "center_crop"})  # later it sees centre crops too
+    assert apply_overrides(centre, TrainSettings(resize=512)).resize == 512
+
+
 @pytest.mark.parametrize("overrides", [{"crop": 300, "resize": 256}, {"resize": 256}])
 def test_a_crop_that_does_not_fit(overrides: dict[str, int]) -> None:
     with pytest.raises(UserError, match="does not fit into an image resized to 256 px") as caught:

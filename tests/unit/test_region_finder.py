@@ -165,7 +165,7 @@ def test_a_training_fits_the_finder_and_then_the_classifier(cache: str, tmp_path
     options = {"backbone": "resnet18", "regions": ("contour",), "stages": (3,)}
     method = build("linear_probe", len(dataset.classes), init="none", **options)
     settings = TrainSettings.model_validate(
-        {"init": "none", "resize": 72, "crop": 64, "device": "cpu", "cache": cache, "mask_kind": "exact"}
+        {"init": "none", "crop": 64, "device": "cpu", "cache": cache, "mask_kind": "exact"}
     )
     masks = read_manifest(dataset, "masks/exact").fingerprint
     config, _ = make_worker_config(dataset, method, settings, seed=0, masks=masks, runs=str(tmp_path))
@@ -179,13 +179,13 @@ def test_a_training_fits_the_finder_and_then_the_classifier(cache: str, tmp_path
     assert row["held_out_leaves"] == dataset.counts["train"]
     assert ("temperature" in row) == (row["held_out_accuracy"] < 1)
     method.net.load_state_dict(state["net"])
-    images = load_decoded_split(dataset, "train", 72, "exact", masks, tmp_path)
+    images = load_decoded_split(dataset, "train", 64, "exact", masks, tmp_path)
     view = eval_view(torch.from_numpy(np.array(images.images)), 64)
     labels = read_index(dataset, "train")["label"].to_numpy()
     with torch.no_grad():
         named = method.net.eval()(view)["logits"].argmax(1).numpy()
         found = method.net.get_submodule("finder")(method.net.maps.run(method.net.backbone, view), (64, 64))[:, 0]
     assert (named == labels).mean() == pytest.approx(row["train_accuracy"], abs=0.12)  # that is with mirror images
-    wanted = unpack(torch.from_numpy(np.array(images.packed_masks["contour"])), 72)[:, 4:68, 4:68].float()
+    wanted = unpack(torch.from_numpy(np.array(images.packed_masks["contour"])), 64).float()
     inside, outside = (found * wanted).sum() / wanted.sum(), (found * (1 - wanted)).sum() / (1 - wanted).sum()
     assert inside > 1.5 * outside

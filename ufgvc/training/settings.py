@@ -155,6 +155,10 @@ def apply_overrides(recipe: Recipe, settings: TrainSettings, whole_leaf: bool = 
         what = f"a crop of {crop} px does not fit into an image resized to {resize} px"
         fix = f"use `--train.resize {crop}` or more, or `--train.crop {resize}` or less"
         raise UserError(what, where="train.crop", fix=fix)
+    if recipe.classifier_fit and recipe.eval_view == "resize" and resize != crop:
+        what = f"the classifier is fitted to whole photographs as it sees them later, so of one size, not {resize} px"
+        fix = f"leave `--train.resize` out; `--train.crop {resize}` would make them larger"
+        raise UserError(f"{what} and {crop} px", where="train.resize", fix=fix)
     if settings.early_stopping is not None:
         _check_early_stopping(recipe, settings)
     changes = {"stages": stages, "crop": crop, "resize": resize, "batch_size": settings.batch_size or recipe.batch_size}

@@ -30,7 +30,7 @@ gc.disable()
 def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
-    gc.set_threshold(5_000, 20, 50)  # a full collection takes 0.2 s where torch is imported
+    gc.set_threshold(20_000, 20, 50)  # a full collection takes 0.2 s where torch is imported
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -28,6 +28,7 @@ ALEXNET = ("contrast_views", "mask_guided", "region_tokens")
 SLOW = (
     "linear_probe",
     "part_probe",
+    "contrast_views",
     "dcl",
     "improved_bcnn",
     "inception_v3",

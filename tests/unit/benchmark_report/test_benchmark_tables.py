@@ -9,23 +9,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.unit.synthetic_benchmarks import DATASETS, RESAMPLES, both, method, record, whole_benchmark
+from tests.unit.benchmark_report.synthetic_benchmarks import DATASETS, RESAMPLES, both, method, record
 from ufgvc.evaluation.benchmark_record import BenchmarkRecord
 from ufgvc.evaluation.benchmark_summary import MethodSummary, summarize
 from ufgvc.evaluation.bootstrap import holm, paired_bootstrap, pooled_cultivars, seed_mean
 from ufgvc.evaluation.paper_results import PAPER
 from ufgvc.reports import tables
 from ufgvc.reports.benchmark_tables import METHODS, benchmark_table, benchmark_tables, to_csv
-
-
-@pytest.fixture(scope="module")
-def whole() -> BenchmarkRecord:
-    return whole_benchmark()
-
-
-@pytest.fixture(scope="module")
-def rows(whole: BenchmarkRecord) -> list[MethodSummary]:
-    return summarize(whole, RESAMPLES)
 
 
 def cells_of(table: tables.Table | None, label: str) -> dict[str, str | None]:

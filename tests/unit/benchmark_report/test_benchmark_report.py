@@ -7,23 +7,13 @@ import itertools
 import numpy as np
 import pytest
 
+from tests.unit.benchmark_report.synthetic_benchmarks import DATASETS, RESAMPLES, method, record
 from tests.unit.html_reader import Reader
-from tests.unit.synthetic_benchmarks import DATASETS, RESAMPLES, method, record, whole_benchmark
 from ufgvc.evaluation.benchmark_record import BenchmarkDataset, BenchmarkRecord, MethodResult, RunResult
 from ufgvc.evaluation.benchmark_summary import MethodSummary, summarize
 from ufgvc.reports import figures, tables
 from ufgvc.reports.benchmark_page import compose_benchmark, difference_chart
 from ufgvc.reports.benchmark_text import describe_controls, describe_significance, summary_text
-
-
-@pytest.fixture(scope="module")
-def whole() -> BenchmarkRecord:
-    return whole_benchmark()
-
-
-@pytest.fixture(scope="module")
-def rows(whole: BenchmarkRecord) -> list[MethodSummary]:
-    return summarize(whole, RESAMPLES)
 
 
 def test_one_seed_each_is_a_warning() -> None:

@@ -12,17 +12,7 @@ import pytest
 
 from cluster.stack import marked_processes, read_stack
 from tests.integration.s3_servers import KEY, new_bucket
-from tests.integration.submission import copy_of_the_repository, local, plain_environment, wait_until
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return copy_of_the_repository(tmp_path_factory.mktemp("clone") / "ufgvc")
+from tests.integration.submission import local, plain_environment, wait_until
 
 
 @pytest.mark.slow

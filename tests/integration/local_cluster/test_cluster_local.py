@@ -20,7 +20,7 @@ from cluster.stack import Stack, marked_processes, read_stack
 from tests.conftest import stop
 from tests.factories import three_cultivars
 from tests.integration.served_models import post
-from tests.integration.submission import Running, copy_of_the_repository, local, wait_until
+from tests.integration.submission import Running, local, wait_until
 from ufgvc.core.storage import open_store
 from ufgvc.synthetic import SynthSettings, synthesize
 
@@ -45,16 +45,6 @@ TINY = [
     "--train.cpus-per-worker",
     "0.5",
 ]
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return copy_of_the_repository(tmp_path_factory.mktemp("clone") / "ufgvc")
 
 
 @pytest.fixture(scope="module")

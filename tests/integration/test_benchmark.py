@@ -99,6 +99,7 @@ def test_a_report_of_what_has_ended(small_dataset: str, tmp_path: Path) -> None:
     context = Context(runs=str(tmp_path / "runs"), tracking=OFF)
     with pytest.raises(UserError, match="no training of this benchmark has ended"):
         benchmark([small_dataset], settings, context)
+    assert not (tmp_path / "runs").exists()
     dataset = open_dataset(small_dataset)
     entries = [make_entry(LISTED["linear_probe"], len(dataset.classes), settings)]
     first, second = make_final_jobs(entries, [dataset], settings, context.runs, {})

@@ -82,6 +82,8 @@ def benchmark(data: Sequence[str], settings: BenchmarkSettings, context: Context
     if "{backbone}" not in settings.init:  # with it, one architecture without weights is one failed cell
         for backbone in {entry.method.options.get("backbone") for entry in entries}:
             check_init(resolve_init(settings.init, ""), backbone)
+    if settings.report_only:
+        check_any_ended(entries, datasets, settings, context.runs)
     folder = benchmark_folder(datasets, settings, context.runs)
     folder.write_text("config.yaml", to_yaml(settings.model_dump(mode="json")))
     run = start_run(
@@ -98,9 +100,6 @@ def benchmark(data: Sequence[str], settings: BenchmarkSettings, context: Context
                 protocol: _train_protocol(entries, datasets, settings, context.runs, protocol, train)
                 for protocol in settings.protocols
             }
-        if settings.report_only and not any(each.result for pair in outcomes.values() for own in pair for each in own):
-            fix = "give --runs and the settings of the benchmark that was stopped, or leave --report-only out to train"
-            raise UserError("no training of this benchmark has ended", where=context.runs, fix=fix)
         records: list[BenchmarkRecord] = []
         maps = None
         for protocol, (lr_outcomes, final_outcomes) in outcomes.items():
@@ -116,7 +115,7 @@ def _trainer(
 ) -> Iterator[Train]:
     """What turns jobs into outcomes: trainings in a Ray session, or the results that exist already."""
     if settings.report_only:
-        yield lambda jobs: [JobOutcome(job, load_result(job)) for job in jobs]
+        yield load_outcomes
         return
     gpus = gpus_to_wait_for(settings.device, settings.max_concurrent_trials, settings.gpu_per_trial)
     with ray_session(context.ray, gpus):
@@ -129,6 +128,23 @@ def _trainer(
             return run_jobs(jobs, resources, folder.child("tune"), settings.max_failures, recorder)
 
         yield train
+
+
+def load_outcomes(jobs: list[TrainingJob]) -> list[JobOutcome]:
+    """The jobs with their results, None for those that have not ended."""
+    return [JobOutcome(job, load_result(job)) for job in jobs]
+
+
+def check_any_ended(
+    entries: Sequence[BenchmarkEntry], datasets: Sequence[Dataset], settings: BenchmarkSettings, runs: str
+) -> None:
+    """UserError, before anything is written, for a report of trainings none of which has ended."""
+    for protocol in settings.protocols:
+        for outcomes in _train_protocol(entries, datasets, settings, runs, protocol, load_outcomes):
+            if any(outcome.result for outcome in outcomes):
+                return
+    fix = "give --runs and the settings of the benchmark that was stopped, or leave --report-only out to train"
+    raise UserError("no training of this benchmark has ended", where=runs, fix=fix)
 
 
 def check_seed_rows(settings: BenchmarkSettings, variants: Sequence[MethodVariant]) -> None:

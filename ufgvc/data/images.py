@@ -142,6 +142,15 @@ def resize_longest(image: Pixels, side: int) -> Pixels:
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0))
 
 
+def encode_thumbnail(image: Pixels, side: int, quality: int = 85) -> bytes:
+    """(H, W, 3) uint8 -> JPEG of at most `side` pixels on its longer side, without metadata."""
+    small = Image.fromarray(image)
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, format="JPEG", quality=quality)
+    return buffer.getvalue()
+
+
 def encode_mask(mask: np.ndarray) -> bytes:
     """(H, W) bool -> 1-bit PNG."""
     buffer = io.BytesIO()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from ufgvc.core.storage import Store, open_store
 from ufgvc.data.file_types import HEAD_BYTES, READABLE_TYPES, detect_file_type, explain_unreadable
 from ufgvc.data.images import BadImage, decode, inspect
 from ufgvc.data.readers.scan import Rejected, find_photographs, scan, split_uri
+from ufgvc.evaluation.doubt import MostDoubtful
+from ufgvc.evaluation.drift import Drift, DriftCounter
 from ufgvc.evaluation.prediction_writer import PredictionWriter
 from ufgvc.evaluation.settings import PredictResult, PredictSettings
 from ufgvc.models.model import LoadedModel, load_model
@@ -30,14 +33,32 @@ log = logging.getLogger(__name__)
 MAX_IN_PROCESS = 100  # photographs; up to here starting Ray and an actor takes longer than it saves
 
 
+@dataclass(frozen=True)
+class Predicted:
+    """What a page of predictions is made of.
+
+    photographs: their store.  out: the store of the output.  model: that predicted.  rows: the most doubtful ones, in
+    order, see `_predict_rows`.  result: counts and URIs.  drift: of all photographs.
+    """
+
+    photographs: Store
+    out: Store
+    model: LoadedModel
+    rows: Sequence[Mapping[str, Any]]
+    result: PredictResult
+    drift: Drift
+    settings: PredictSettings
+
+
 def predict(
     source: str,
     model: str,
     out: str,
     settings: PredictSettings | None = None,
     context: Context = Context(),
+    make_page: Callable[[Predicted], str] | None = None,
 ) -> PredictResult:
-    """Writes <out>/predictions.csv, predictions/*.parquet and rejected.csv for every photograph below `source`.
+    """Writes <out>/predictions.csv, .json, predictions/*.parquet and rejected.csv for every photograph below `source`.
 
     Paths in the output are relative to `source`. A photograph that cannot be read is listed in rejected.csv.
 
@@ -45,6 +66,7 @@ def predict(
         source: a folder, a bucket or one file.
         model: models:/name@alias, runs:/<id>/model or a folder.
         out: folder or URI.
+        make_page: writes a page and returns its URI; called in the same Ray session, unless `settings.page` is 0.
 
     Raises:
         UserError: there is no photograph, or no model.
@@ -60,12 +82,20 @@ def predict(
     session: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if not predicts_in_process(len(names), settings):
         session = ray_session(context.ray, settings.gpus_to_wait_for)
+    doubtful, drift = MostDoubtful(settings.page if make_page else 0), DriftCounter(loaded)
     with session, PredictionWriter(target, loaded, settings) as writer:
         for file in rejected:
             writer.reject(file.path, file.reason)
         for row in _predict_rows(store, names, loaded, settings):
             writer.add(row)
-        return writer.finish(len(names) + len(rejected))
+            if not row["reason"]:
+                doubtful.add(row)
+                drift.add(row)
+        result = replace(writer.finish(len(names) + len(rejected)), drift=drift.result())
+        if make_page and settings.page:
+            shown = Predicted(store, target, loaded, doubtful.rows, result, drift.result(), settings)
+            result = replace(result, page=make_page(shown))
+        return result
 
 
 def predicts_in_process(photographs: int, settings: PredictSettings) -> bool:
@@ -127,6 +157,16 @@ def _read_head(store: Store, name: str) -> bytes:
         return bytes(file.read(HEAD_BYTES))
 
 
+_COLUMNS = {
+    "known": pa.bool_(),
+    "ood_score": pa.float64(),
+    "classes": pa.list_(pa.int32()),
+    "probabilities": pa.list_(pa.float64()),
+    "neighbours": pa.list_(pa.int32()),
+    "distances": pa.list_(pa.float64()),
+}
+
+
 class Predictor:
     """Predicts batches of photographs. One that cannot be read gets a reason instead of a prediction.
 
@@ -142,7 +182,9 @@ class Predictor:
         self.model: LoadedModel = model.to(device)
 
     def __call__(self, batch: dict[str, Any]) -> pa.Table:
-        """{"path": (B,)} -> columns path, reason ("" if it was read), known, and lists of classes and probabilities."""
+        """{"path": (B,)} -> columns path, reason ("" if it was read), known, ood_score, and lists: classes and their
+        probabilities, neighbours (indices into the model's training leaves) and their distances.
+        """
         paths = [str(path) for path in batch["path"]]
         images: list[np.ndarray] = []
         reasons: list[str] = []
@@ -152,14 +194,18 @@ class Predictor:
             if image is not None:
                 images.append(image)
         with memory_for_scores(len(images), self.model.input, self.model.device):
-            logits, ood_score = self.model.score(images, max(1, len(images)))
+            logits, ood_score, features = self.model.score_with_features(images, max(1, len(images)))
         order, probabilities = self.model.top_k(logits, self.top)
-        read = zip(order.tolist(), probabilities.tolist(), self.model.is_known(ood_score).tolist(), strict=True)
-        rows = [([], [], False) if reason else next(read) for reason in reasons]
-        classes, values, known = zip(*rows, strict=True)
-        columns = {"path": paths, "reason": reasons, "known": known, "classes": classes, "probabilities": values}
-        types = {"known": pa.bool_(), "classes": pa.list_(pa.int32()), "probabilities": pa.list_(pa.float64())}
-        return pa.table({name: pa.array(value, types.get(name, pa.string())) for name, value in columns.items()})
+        nearest: list[list[int]] = [[]] * len(logits)
+        distances: list[list[float]] = [[]] * len(logits)
+        if self.model.leaves is not None and features is not None:
+            nearest, distances = (found.tolist() for found in self.model.leaves.nearest(features))
+        known = self.model.is_known(ood_score).tolist()
+        read = zip(known, ood_score.tolist(), order.tolist(), probabilities.tolist(), nearest, distances, strict=True)
+        rows = [(False, 0.0, [], [], [], []) if reason else next(read) for reason in reasons]
+        columns = dict(zip(_COLUMNS, zip(*rows, strict=True), strict=True))
+        arrays = {name: pa.array(values, _COLUMNS[name]) for name, values in columns.items()}
+        return pa.table({"path": pa.array(paths, pa.string()), "reason": pa.array(reasons, pa.string()), **arrays})
 
     def _read(self, path: str) -> tuple[np.ndarray | None, str]:
         try:
@@ -185,6 +231,7 @@ def _predict_rows(
     for batch in predict(store, names, model, settings, can_use_gpu):
         for row in batch.to_pylist():
             row["names"] = [classes[i] for i in row.pop("classes")]
+            row["known"] = row["known"] or not settings.unknown
             yield row
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import logging
 import tempfile
 from pathlib import Path
@@ -12,21 +13,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ufgvc.core.storage import Store, join
+from ufgvc.evaluation.explanation import explain
 from ufgvc.evaluation.settings import PredictResult, PredictSettings
 from ufgvc.models.model import LoadedModel
 
 log = logging.getLogger(__name__)
 
-CSV, REJECTED, PARQUET = "predictions.csv", "rejected.csv", "predictions"
+CSV, JSON, REJECTED, PARQUET = "predictions.csv", "predictions.json", "rejected.csv", "predictions"
 
 
 class PredictionWriter:
-    """Writes the files of a prediction row by row: the CSV files through temporary files, Parquet in parts."""
+    """Writes the files of a prediction row by row: CSV and JSON through temporary files, Parquet in parts."""
 
     def __init__(self, store: Store, model: LoadedModel, settings: PredictSettings) -> None:
-        self.store, self.limit, self.top = store, settings.rows_per_file, min(settings.top, len(model.classes))
+        self.store, self.model = store, model
+        self.limit, self.top = settings.rows_per_file, min(settings.top, len(model.classes))
         self.calibrated, self.has_threshold = model.calibration is not None, model.subspace is not None
-        self.name_unknown, self.unknown, self.unknown_name = settings.unknown, 0, model.unknown_name
+        self.unknown, self.unknown_name = 0, model.unknown_name
         self.rows: list[dict[str, Any]] = []
         self.parts: list[str] = []
         self.counts = {CSV: 0, REJECTED: 0}
@@ -34,9 +37,10 @@ class PredictionWriter:
     def __enter__(self) -> PredictionWriter:
         self.folder = tempfile.TemporaryDirectory(prefix="ufgvc-predict-")
         self.files = {
-            name: (Path(self.folder.name) / name).open("w", newline="", encoding="utf-8") for name in self.counts
+            name: (Path(self.folder.name) / name).open("w", newline="", encoding="utf-8")
+            for name in (*self.counts, JSON)
         }
-        self.writers = {name: csv.writer(file) for name, file in self.files.items()}
+        self.writers = {name: csv.writer(self.files[name]) for name in self.counts}
         self.columns = ["path", "cultivar", "probability", "known"]
         self.columns += [f"top{i}_{what}" for i in range(1, self.top + 1) for what in ("cultivar", "probability")]
         self.writers[CSV].writerow(self.columns)
@@ -49,14 +53,16 @@ class PredictionWriter:
         self.folder.cleanup()
 
     def add(self, row: dict[str, Any]) -> None:
-        """Adds a photograph: {path, reason, known, names, probabilities}."""
+        """Adds a photograph: {path, reason, known, ood_score, names, probabilities, neighbours, distances}."""
         if row["reason"]:
             self.reject(row["path"], row["reason"])
             return
+        self.files[JSON].write(",\n" if self.counts[CSV] else "[\n")  # one photograph a line
+        json.dump(explain(row, self.model), self.files[JSON], ensure_ascii=False)
         self.counts[CSV] += 1
         pairs = list(zip(row["names"], row["probabilities"], strict=True))
         flat = [cell for name, probability in pairs for cell in (name, f"{probability:.6f}")]
-        known = row["known"] or not self.name_unknown
+        known = row["known"]
         self.unknown += not known
         cultivar = pairs[0][0] if known else self.unknown_name
         self.writers[CSV].writerow([row["path"], cultivar, f"{pairs[0][1]:.6f}", "true" if known else "false", *flat])
@@ -76,6 +82,7 @@ class PredictionWriter:
             raise RuntimeError(f"{sum(self.counts.values())} of {expected} photographs came back from the workers")
         if self.rows:
             self._write_part()
+        self.files[JSON].write("\n]\n" if self.counts[CSV] else "[]\n")
         stale = set(self.store.list(PARQUET)) - set(self.parts)
         for name, file in self.files.items():
             file.flush()
@@ -90,6 +97,7 @@ class PredictionWriter:
             predicted=self.counts[CSV],
             rejected=self.counts[REJECTED],
             csv=join(self.store.uri, CSV),
+            json=join(self.store.uri, JSON),
             rejected_csv=join(self.store.uri, REJECTED),
             parquet=parquet,
             unknown=self.unknown,

@@ -9,6 +9,7 @@ import tyro
 from pydantic import Field
 
 from ufgvc.core.types import MaskKind
+from ufgvc.evaluation.drift import Drift
 from ufgvc.evaluation.metrics import Scores
 from ufgvc.runtime.resources import ActorSettings
 
@@ -66,6 +67,8 @@ class PredictSettings(ActorSettings):
     fit"""
     rows_per_file: int = Field(100_000, ge=1)
     """photographs in one Parquet file"""
+    page: int = Field(1000, ge=0, le=100_000)
+    """photographs shown on predictions.html, the most doubtful ones; each is read a second time; 0: no page"""
 
 
 @dataclass(frozen=True)
@@ -98,18 +101,22 @@ class PredictResult:
     """Result of a batch prediction.
 
     predicted: photographs with a prediction.  unknown: of these, called unknown.  rejected: files without a prediction.
-    csv, rejected_csv: URIs.  parquet: URIs of the parts.  calibrated: whether the model's probabilities are calibrated.
-    has_threshold: whether it has an out-of-distribution threshold.
+    csv, json, rejected_csv: URIs.  parquet: URIs of the parts.  page: URI of predictions.html, None without one.
+    calibrated: whether the model's probabilities are calibrated.  has_threshold: whether it has an out-of-distribution
+    threshold.  drift: of the photographs against the leaves that the model knows.
     """
 
     predicted: int
     rejected: int
     csv: str
+    json: str
     rejected_csv: str
     parquet: tuple[str, ...]
     unknown: int = 0
     calibrated: bool = False
     has_threshold: bool = False
+    drift: Drift | None = None
+    page: str | None = None
 
     def summary(self) -> str:
         """The text for the terminal."""
@@ -120,4 +127,6 @@ class PredictResult:
         lacks = [] if self.calibrated else ["the probabilities are not calibrated"]
         lacks += [] if self.has_threshold else ["no leaf can be called unknown"]
         raw = f"\n{' and '.join(lacks)}: see `ufgvc calibrate`" if lacks else ""
-        return f"{named}: {self.csv}{bad}{raw}"
+        page = f"\npage: {self.page}" if self.page else ""
+        drift = f"\n{self.drift.summary()}" if self.drift else ""
+        return f"{named}: {self.csv}{bad}{page}{raw}{drift}"

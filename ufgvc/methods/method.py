@@ -114,11 +114,23 @@ class Method:
         return self._forward_eval(images, self.net if model is None else model)[0]
 
     def predict_with_features(self, images: Tensor, model: nn.Module | None = None) -> tuple[Tensor, Tensor]:
-        """Logits as of `predict`, and the mean of the last map over its cells, (B, C) float32, without flip."""
+        """Logits as of `predict`, and the features of `pool_features`, (B, C) float32, without flip."""
         logits, outputs = self._forward_eval(images, self.net if model is None else model)
+        return logits, self.pool_features(outputs)
+
+    def pool_features(self, outputs: Outputs) -> Tensor:
+        """The vector (B, C) float32 of each image that out-of-distribution scores and nearest leaves are computed from.
+
+        The standardised embedding of a fitted classifier, whose leaves of one cultivar lie closer together than in the
+        last map (docs/results/neighbours.md); for any other method the mean of the last map over its cells.
+        outputs: what the net returns for the images.
+        """
         if POOLED_FEATURES in outputs:  # of an exported net
-            return logits, outputs[POOLED_FEATURES]
-        return logits, outputs[self.last_map].float().mean(dim=(2, 3))
+            return outputs[POOLED_FEATURES]
+        if self.recipe.classifier_fit:
+            return outputs["embedding"].float()
+        pooled: Tensor = outputs[self.last_map].float().mean(dim=(2, 3))
+        return pooled
 
     def _forward_eval(self, images: Tensor, model: nn.Module) -> tuple[Tensor, Outputs]:
         outputs: Outputs = model(images)

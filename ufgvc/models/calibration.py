@@ -32,6 +32,8 @@ class Calibration(Settings):
     """probabilities are softmax(logits / temperature)"""
     threshold: float | None = None
     """an image with a larger out-of-distribution score is unknown; None: no image is"""
+    ood_median: float | None = None
+    """median score of the validation images"""
     coverage: float = Field(COVERAGE, gt=0, le=1)
     """share of the validation images whose score the threshold does not exclude"""
     num_images: int = Field(gt=0)
@@ -115,8 +117,14 @@ def fit_calibration(
     """
     temperature = fit_temperature(logits, labels)
     threshold = None if ood_score is None else float(np.quantile(ood_score, coverage, method="higher"))
+    median = None if ood_score is None else float(np.median(ood_score))
     return Calibration(
-        temperature=temperature, threshold=threshold, coverage=coverage, num_images=len(labels), source=source
+        temperature=temperature,
+        threshold=threshold,
+        ood_median=median,
+        coverage=coverage,
+        num_images=len(labels),
+        source=source,
     )
 
 

@@ -3,6 +3,7 @@
 model.json                       method, options, class names, input sizes, fingerprints, metrics, calibration, versions
 weights.safetensors              the state dict of the network; an exported model has model.onnx instead
 feature_subspace.safetensors     what out-of-distribution scores are computed from, if the model was calibrated
+training_leaves.parquet          embeddings and thumbnails of training leaves, unless it was trained without
 MLmodel, requirements.txt, conda.yaml, python_env.yaml, code/ufgvc/      what MLflow needs to load and serve the model
 """
 
@@ -31,6 +32,7 @@ from ufgvc.methods.backbones import needs_timm
 from ufgvc.methods.method import Method
 from ufgvc.models.calibration import Calibration, FeatureSubspace
 from ufgvc.models.onnx import ONNX
+from ufgvc.models.training_leaves import TRAINING_LEAVES, TrainingLeaves
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.journal import Journal
 from ufgvc.tracking.runs import start_run
@@ -84,6 +86,7 @@ class ModelFiles:
     exported: bool
     calibration: Calibration | None
     subspace: FeatureSubspace | None
+    leaves: TrainingLeaves | None
 
 
 def save_model(
@@ -94,6 +97,7 @@ def save_model(
     fingerprints: Mapping[str, str | None] | None = None,
     metrics: Mapping[str, Any] | None = None,
     info: Mapping[str, Any] | None = None,
+    leaves: TrainingLeaves | None = None,
 ) -> None:
     """Writes a model into a local folder, so that `load_model` and MLflow can load it.
 
@@ -105,6 +109,7 @@ def save_model(
         fingerprints: of the images ("data") and masks that the model was trained on.
         metrics: of the saved epoch.
         info: further entries of model.json (seed, run_id, ...).
+        leaves: the training leaves that it carries.
     """
     from safetensors.torch import save_file
 
@@ -117,6 +122,9 @@ def save_model(
         write_mlflow_files(folder, str(method.options.get("backbone", "")))
     weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in method.net.state_dict().items()}
     save_file(weights, str(folder / WEIGHTS))
+    (folder / TRAINING_LEAVES).unlink(missing_ok=True)
+    if leaves is not None:
+        (folder / TRAINING_LEAVES).write_bytes(leaves.to_bytes())
     own = {
         "format": FORMAT,
         "ufgvc": ufgvc.__version__,
@@ -199,7 +207,13 @@ def read_files(store: Store, uri: str) -> ModelFiles:
     if calibration and calibration.threshold is not None:
         name = SUBSPACE if store.exists(SUBSPACE) else _SUBSPACE_1
         subspace = FeatureSubspace.from_bytes(store.read_bytes(name))
-    return ModelFiles(info, input_sizes, content, exported, calibration, subspace)
+    return ModelFiles(info, input_sizes, content, exported, calibration, subspace, _read_leaves(store, uri))
+
+
+def _read_leaves(store: Store, uri: str) -> TrainingLeaves | None:
+    if not store.exists(TRAINING_LEAVES):
+        return None
+    return TrainingLeaves.from_bytes(store.read_bytes(TRAINING_LEAVES), f"{uri}, {TRAINING_LEAVES}")
 
 
 def upgrade(info: Mapping[str, Any]) -> dict[str, Any]:
@@ -231,11 +245,19 @@ def upgrade(info: Mapping[str, Any]) -> dict[str, Any]:
     return new
 
 
-def write_exported(store: Store, info: Mapping[str, Any], content: bytes, subspace: FeatureSubspace | None) -> None:
+def write_exported(
+    store: Store,
+    info: Mapping[str, Any],
+    content: bytes,
+    subspace: FeatureSubspace | None,
+    leaves: TrainingLeaves | None,
+) -> None:
     """Writes an exported model. model.json is last: its presence says that the model is complete."""
     store.write_bytes(ONNX, content)
     if subspace is not None:
         store.write_bytes(SUBSPACE, subspace.to_bytes())
+    if leaves is not None:
+        store.write_bytes(TRAINING_LEAVES, leaves.to_bytes())
     store.write_json(MODEL, dict(info))
 
 

@@ -25,6 +25,7 @@ from ufgvc.models.calibration import Calibration, FeatureSubspace, softmax
 from ufgvc.models.format import WEIGHTS, read_files, write_exported
 from ufgvc.models.onnx import IMAGES, LOGITS, ONNX, OnnxNet, Parity, export_method, with_onnx_net
 from ufgvc.models.score import device_of, rank_classes, score_images
+from ufgvc.models.training_leaves import TrainingLeaves
 from ufgvc.tracking.context import Context
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class LoadedModel:
     method: the network with its weights.  classes: names in label order.  input: {"resize", "size"} in pixels.
     info: model.json.  calibration: None: probabilities are uncalibrated and no image is unknown.
     subspace: of the features of the training images; None where the calibration has no threshold.
+    leaves: training leaves to show beside a new one; None: the model was trained without, or by an earlier version.
     """
 
     method: Method
@@ -50,6 +52,7 @@ class LoadedModel:
     info: dict[str, Any]
     calibration: Calibration | None = None
     subspace: FeatureSubspace | None = None
+    leaves: TrainingLeaves | None = None
 
     @property
     def net(self) -> nn.Module:
@@ -112,13 +115,22 @@ class LoadedModel:
 
         The scores are 0 for a model without a feature subspace.
         """
+        return self.score_with_features(images, batch_size)[:2]
+
+    def score_with_features(
+        self, images: Sequence[NDArray[np.uint8]], batch_size: int = BATCH_SIZE
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float32] | None]:
+        """As `score`, and the pooled features (N, C), which `TrainingLeaves.nearest` takes.
+
+        None for a model that needs none: without a feature subspace and without training leaves.
+        """
         starts = range(0, len(images), batch_size)
         batches = (np.stack([self.resize(image) for image in images[at : at + batch_size]]) for at in starts)
-        with_features = self.subspace is not None
-        logits, features = score_images(self.method, batches, int(self.input["size"]), with_features=with_features)
+        needed = self.subspace is not None or self.leaves is not None
+        logits, features = score_images(self.method, batches, int(self.input["size"]), with_features=needed)
         if self.subspace is None or features is None:
-            return logits, np.zeros(len(logits))
-        return logits, self.subspace.ood_score(features)
+            return logits, np.zeros(len(logits)), features
+        return logits, self.subspace.ood_score(features), features
 
     def predict(
         self, encoded: Sequence[bytes], top: int = TOP_K, batch_size: int = BATCH_SIZE, unknown: bool = True
@@ -184,7 +196,7 @@ def read_model(store: Store, uri: str) -> LoadedModel:
         method = replace(method, recipe=method.recipe.model_copy(update={"mirror": info["mirror"]}))
     method = with_onnx_net(method, files.content) if files.exported else _load_weights(method, files.content, uri)
     classes, sizes = tuple(info["classes"]), files.input.model_dump()
-    return LoadedModel(method, classes, sizes, info, calibration=files.calibration, subspace=files.subspace)
+    return LoadedModel(method, classes, sizes, info, files.calibration, files.subspace, files.leaves)
 
 
 def _load_weights(method: Method, content: bytes, uri: str) -> Method:
@@ -224,7 +236,7 @@ def export(model: LoadedModel, out: str, settings: ExportSettings | None = None)
         raise UserError("holds the weights of a trained model", where=out, fix="give another folder")
     exported, parity = export_to_onnx(model, settings.opset)
     assert isinstance(exported.net, OnnxNet)
-    write_exported(store, exported.info, exported.net.content, exported.subspace)
+    write_exported(store, exported.info, exported.net.content, exported.subspace, exported.leaves)
     return parity
 
 

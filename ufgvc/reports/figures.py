@@ -13,9 +13,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
 
 from ufgvc.core.fonts import PLAIN, as_text, drawable, shorten
+from ufgvc.data.images import encode_thumbnail
 
 # Each colour of a chart and the CSS variable that replaces it in the page, so that charts follow light and dark mode.
 COLOURS = {"#17211b": "--ink", "#5f6b64": "--soft", "#d5dcd6": "--line", "#1f7a4d": "--accent", "#b98a2f": "--second"}
@@ -109,8 +109,9 @@ def _wrapped(text: str) -> str:
 
 def data_uri(image: NDArray[np.uint8], side: int = 256) -> str:
     """An (H, W, 3) uint8 image as a data URI: JPEG, at most `side` pixels on its longer side."""
-    small = Image.fromarray(image)
-    small.thumbnail((side, side), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    small.save(buffer, format="JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return jpeg_uri(encode_thumbnail(image, side))
+
+
+def jpeg_uri(jpeg: bytes) -> str:
+    """A JPEG file as a data URI."""
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"

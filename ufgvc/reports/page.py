@@ -1,4 +1,4 @@
-"""A report as one HTML file that needs no network and no script."""
+"""A report as one HTML file that needs no network, and no script unless it has a gallery."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from ufgvc import __version__
 from ufgvc.reports.figures import Chart, Panels, data_uri
+from ufgvc.reports.gallery import Gallery
 from ufgvc.reports.tables import Table
 
-Block = Chart | Panels | Table
+Block = Chart | Panels | Table | Gallery
 
 
 def footer() -> str:
@@ -59,6 +60,11 @@ class Page:
         """Every chart and panel of the page, in order."""
         return [block for section in self.sections for block in section.blocks if isinstance(block, Chart | Panels)]
 
+    @property
+    def galleries(self) -> list[Gallery]:
+        """Every gallery of the page: one at most, because its parts have identifiers."""
+        return [block for section in self.sections for block in section.blocks if isinstance(block, Gallery)]
+
     def to_html(self) -> str:
         """The whole page. Texts are escaped; charts are inline SVG, photographs are base64."""
         return _template().render(page=self)
@@ -72,5 +78,6 @@ def _template() -> Template:
     )
     environment.globals["data_uri"] = data_uri
     environment.tests["table"] = lambda block: isinstance(block, Table)
+    environment.tests["gallery"] = lambda block: isinstance(block, Gallery)
     environment.tests["chart"] = lambda block: isinstance(block, Chart)
     return environment.get_template("report.html.j2")

@@ -26,11 +26,12 @@ from ufgvc.methods.weights import check_init, read_file
 from ufgvc.models.calibration import calibration_of_checkpoint, calibration_of_fit
 from ufgvc.models.format import save_model
 from ufgvc.regions.mask_results import check_masks, masks_found
-from ufgvc.runtime.resources import alive_nodes
+from ufgvc.runtime.resources import alive_nodes, choose_device
 from ufgvc.runtime.session import ray_session
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.runs import Run, finish_run_on_exit, start_run
 from ufgvc.training.checkpoint import remove_orphans
+from ufgvc.training.collect_leaves import collect_leaves, count_classes
 from ufgvc.training.preflight import (
     check_batch,
     check_cpus,
@@ -112,7 +113,7 @@ def train(
         with ray_session(context.ray, settings.workers if settings.device == "gpu" else 0):
             mark("setup")
             state = _fit(replace(config, run_id=run.id), store, run, context.runs)
-        metrics = save_trained(store, dataset, built, config, identity, state, run)
+        metrics = save_trained(store, dataset, built, config, identity, state, run, settings.neighbours)
     model = join(store.uri, "model")
     return TrainResult(store.uri, model, identity["key"], metrics, settings.validation, run.id, found=False)
 
@@ -216,10 +217,12 @@ def save_trained(
     identity: Mapping[str, Any],
     state: Mapping[str, Any],
     run: Run,
+    neighbours: bool = False,
 ) -> dict[str, Any]:
     """Writes <run>/model with the last epoch's weights, or with those of the best epoch if there is a validation.
 
-    state: of the last checkpoint.  Returns the metrics of the saved epoch.
+    state: of the last checkpoint.  neighbours: whether the model carries training leaves.
+    Returns the metrics of the saved epoch.
     """
     recipe, best, rows = Recipe.model_validate(config.recipe), state["best"], state["history"]
     validation = config.train.validation
@@ -227,6 +230,10 @@ def save_trained(
     method.net.load_state_dict(best["net"] if select_best else state["net"])
     metrics = dict(rows[best["epoch"] - 1] if select_best else rows[-1])
     calibration = (calibration_of_checkpoint(best, validation) if select_best else None) or calibration_of_fit(metrics)
+    leaves = None
+    if neighbours:
+        device = choose_device("cpu" if config.train.device == "cpu" else "auto")
+        leaves = collect_leaves(replace(method, recipe=recipe), dataset, config.split, device)
     found = masks_found(dataset, config.mask_kind, config.mask_fingerprint) if config.mask_kind else None
     with tempfile.TemporaryDirectory(prefix="ufgvc-model-") as temporary:
         folder = Path(temporary) / "model"
@@ -239,6 +246,7 @@ def save_trained(
             metrics=metrics,
             info={
                 "dataset": dataset.name,
+                "class_counts": count_classes(dataset, config.split),
                 "mask_kind": config.mask_kind,
                 "masks_found": found,
                 "init": config.train.init,
@@ -250,6 +258,7 @@ def save_trained(
                 "calibration": calibration.model_dump() if calibration else None,
                 "versions": versions(),
             },
+            leaves=leaves,
         )
         # model.json goes last, because it marks the run as finished.
         for path in sorted((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.name == "model.json"):

@@ -54,6 +54,9 @@ class TrainSettings(Settings):
     """`kfold`: number of folds"""
     fold: int | None = Field(None, ge=0)
     """`kfold`: train only this fold; empty: all, one after another"""
+    neighbours: bool = added(True)
+    """the model carries embeddings and small pictures of up to 20 training leaves of each cultivar, so that predictions
+    can show the nearest ones"""
     workers: int = Field(1, ge=1)
     """processes of data-parallel training (DDP), with one GPU each or on CPUs"""
     cpus_per_worker: float = Field(1.0, gt=0)

@@ -1,0 +1,108 @@
+"""Small pictures of predicted photographs, each beside the map of what spoke for its cultivar."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from ufgvc.core.errors import UnreadableFile, UserError
+from ufgvc.core.storage import Store
+from ufgvc.data.images import BadImage, Pixels, decode, encode_thumbnail, inspect
+from ufgvc.evaluation.cam import BATCH_SIZE, activation_maps
+from ufgvc.evaluation.predict import predicts_in_process
+from ufgvc.evaluation.settings import PredictSettings
+from ufgvc.models.model import LoadedModel
+from ufgvc.reports.photographs import overlay_map
+from ufgvc.runtime.resources import actor_pool, choose_device
+from ufgvc.runtime.tasks import configure_ray_data, run_tasks
+
+SIDE = 192  # pixels, the longer side of a picture
+QUALITY = 80
+
+
+class PictureMaker:
+    """{"path": (B,)} -> columns path, picture (a JPEG file; b"" for a photograph that could not be read again), width
+    and height of one photograph in it, and has_map: the map lies on the right half.
+
+    Photographs are shown as the network sees them (its crop), in the aspect ratio that they have.
+    model: or, for an actor, Ray's reference to it.
+    """
+
+    def __init__(self, store: Store, model: Any, device: str) -> None:
+        if not isinstance(model, LoadedModel):
+            import ray
+
+            model = ray.get(model)
+        self.store = store
+        self.model: LoadedModel = model if model.exported else model.to(device)
+
+    def __call__(self, batch: Mapping[str, Any]) -> pa.Table:
+        """Makes the pictures of a batch."""
+        paths = [str(path) for path in batch["path"]]
+        images = {path: image for path in paths if (image := self._read(path)) is not None}
+        drawn: dict[str, tuple[bytes, int, int, bool]] = {}
+        readable = list(images)
+        for start in range(0, len(readable), BATCH_SIZE):
+            part = readable[start : start + BATCH_SIZE]
+            drawn |= zip(part, self._draw([images[path] for path in part]), strict=True)
+        columns = zip(*[drawn.get(path, (b"", 1, 1, False)) for path in paths], strict=True)
+        return pa.table(dict(zip(("path", "picture", "width", "height", "has_map"), (paths, *columns), strict=True)))
+
+    def _draw(self, images: Sequence[Pixels]) -> Iterator[tuple[bytes, int, int, bool]]:
+        views = self.model.view(images)
+        maps = None
+        if not self.model.exported:
+            try:
+                maps, _ = activation_maps(self.model.net, views, self.model.method.last_map)
+            except UserError:  # a network without a map before pooling
+                maps = None
+        for i, image in enumerate(images):
+            seen = (views[i].permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
+            tiles = [seen] if maps is None else [seen, overlay_map(views[i], maps[i])]
+            height, width = image.shape[:2]
+            scale = SIDE / max(height, width)
+            size = (max(1, round(width * scale)), max(1, round(height * scale)))
+            tiles = [np.asarray(Image.fromarray(tile).resize(size, Image.Resampling.LANCZOS)) for tile in tiles]
+            yield encode_thumbnail(np.hstack(tiles), 2 * SIDE, QUALITY), *size, maps is not None
+
+    def _read(self, path: str) -> Pixels | None:
+        try:
+            encoded = self.store.read_bytes(path)
+            return decode(encoded, inspect(encoded).orientation)
+        except (BadImage, FileNotFoundError, UnreadableFile):
+            return None  # changed since it was predicted; the page shows no picture
+
+
+def make_pictures(
+    store: Store, paths: Sequence[str], model: LoadedModel, settings: PredictSettings
+) -> Iterator[dict[str, Any]]:
+    """The rows of `PictureMaker` in the order of the paths: by actors where `predict` uses them, else here.
+
+    Inside of a Ray session where `predicts_in_process` is false.
+    """
+    if not paths:
+        return
+    if predicts_in_process(len(paths), settings):
+        maker = PictureMaker(store, model, "cpu" if model.exported else choose_device(settings.device))
+        for start in range(0, len(paths), settings.batch_size):
+            yield from maker({"path": paths[start : start + settings.batch_size]}).to_pylist()
+        return
+    import ray
+
+    configure_ray_data()
+    batches = -(-len(paths) // settings.batch_size)
+    pool = actor_pool(settings, batches, can_use_gpu=not model.exported)
+    rows = ray.data.from_arrow(pa.table({"path": list(paths)})).repartition(min(batches, 4 * pool.max_actors))
+    made = rows.map_batches(
+        PictureMaker,
+        fn_constructor_args=(store, ray.put(model.to("cpu")), pool.device),
+        batch_size=settings.batch_size,
+        **pool.options,
+    )
+    table: pa.Table
+    for table in run_tasks(made.iter_batches(batch_size=None, batch_format="pyarrow")):
+        yield from table.to_pylist()

@@ -79,6 +79,7 @@ for _name, _summary in {
     "evaluate": "score a model on the test leaves, write report.html, and register it as challenger",
     "promote": "make the challenger champion if it is significantly better on the same test leaves",
     "predict": "name the cultivar on new photographs",
+    "serve": "name cultivars over HTTP, with a page to drop a photograph on; a promoted champion takes over",
     "export": "write a model as an ONNX file, checked against torch; `predict --model` takes its folder",
     "calibrate": "calibrate a model's probabilities, and give it a threshold above which a leaf is unknown",
     "pipeline": "ingest, detect, mask, train, evaluate in order; what is done already is skipped",

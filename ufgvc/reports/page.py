@@ -1,4 +1,4 @@
-"""A report as one HTML file that needs no network, and no script unless it has a gallery."""
+"""A report as one HTML file that needs no network, and no script unless it has a gallery or an upload."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from ufgvc import __version__
 from ufgvc.reports.figures import Chart, Panels, data_uri
 from ufgvc.reports.gallery import Gallery
 from ufgvc.reports.tables import Table
+from ufgvc.reports.upload import Upload
 
-Block = Chart | Panels | Table | Gallery
+Block = Chart | Panels | Table | Gallery | Upload
 
 
 def footer() -> str:
@@ -41,8 +42,9 @@ class Section:
 class Page:
     """The content of a report page; all texts are plain text.
 
-    eyebrow: the small line above the title.  headline: the one big number, and explanation: the text next to it.
-    stats: (value, name) of the smaller numbers below.  facts: {name: value} of everything that made the numbers.
+    eyebrow: the small line above the title.  headline: the one big number ("": none), and explanation: the text next
+    to it.  stats: (value, name) of the smaller numbers below.  facts: {name: value} of everything that made the
+    numbers, below facts_title.
     """
 
     eyebrow: str
@@ -54,6 +56,7 @@ class Page:
     facts: Mapping[str, str]
     warnings: Sequence[str] = field(default=())
     footer: str = ""
+    facts_title: str = "How these numbers were made"
 
     @property
     def figures(self) -> list[Chart | Panels]:
@@ -64,6 +67,11 @@ class Page:
     def galleries(self) -> list[Gallery]:
         """Every gallery of the page: one at most, because its parts have identifiers."""
         return [block for section in self.sections for block in section.blocks if isinstance(block, Gallery)]
+
+    @property
+    def has_upload(self) -> bool:
+        """Whether the page takes photographs."""
+        return any(isinstance(block, Upload) for section in self.sections for block in section.blocks)
 
     def to_html(self) -> str:
         """The whole page. Texts are escaped; charts are inline SVG, photographs are base64."""
@@ -79,5 +87,6 @@ def _template() -> Template:
     environment.globals["data_uri"] = data_uri
     environment.tests["table"] = lambda block: isinstance(block, Table)
     environment.tests["gallery"] = lambda block: isinstance(block, Gallery)
+    environment.tests["upload"] = lambda block: isinstance(block, Upload)
     environment.tests["chart"] = lambda block: isinstance(block, Chart)
     return environment.get_template("report.html.j2")

@@ -24,6 +24,29 @@ SIDE = 192  # pixels, the longer side of a picture
 QUALITY = 80
 
 
+def draw_pictures(
+    model: LoadedModel, images: Sequence[Pixels], shapes: Sequence[tuple[int, int]] | None = None
+) -> Iterator[tuple[bytes, int, int, bool]]:
+    """The picture of each upright image (H, W, 3) uint8: JPEG file, width, height and has_map, as of `PictureMaker`.
+
+    shapes: (height, width) of the photographs, where the images are resized already; None: those of the images.
+    """
+    views = model.view(images)
+    maps = None
+    if not model.exported:
+        try:
+            maps, _ = activation_maps(model.net, views, model.method.last_map)
+        except UserError:  # a network without a map before pooling
+            maps = None
+    for i, (height, width) in enumerate(shapes or [image.shape[:2] for image in images]):
+        seen = (views[i].permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
+        tiles = [seen] if maps is None else [seen, overlay_map(views[i], maps[i])]
+        scale = SIDE / max(height, width)
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        tiles = [np.asarray(Image.fromarray(tile).resize(size, Image.Resampling.LANCZOS)) for tile in tiles]
+        yield encode_thumbnail(np.hstack(tiles), 2 * SIDE, QUALITY), *size, maps is not None
+
+
 class PictureMaker:
     """{"path": (B,)} -> columns path, picture (a JPEG file; b"" for a photograph that could not be read again), width
     and height of one photograph in it, and has_map: the map lies on the right half.
@@ -48,26 +71,9 @@ class PictureMaker:
         readable = list(images)
         for start in range(0, len(readable), BATCH_SIZE):
             part = readable[start : start + BATCH_SIZE]
-            drawn |= zip(part, self._draw([images[path] for path in part]), strict=True)
+            drawn |= zip(part, draw_pictures(self.model, [images[path] for path in part]), strict=True)
         columns = zip(*[drawn.get(path, (b"", 1, 1, False)) for path in paths], strict=True)
         return pa.table(dict(zip(("path", "picture", "width", "height", "has_map"), (paths, *columns), strict=True)))
-
-    def _draw(self, images: Sequence[Pixels]) -> Iterator[tuple[bytes, int, int, bool]]:
-        views = self.model.view(images)
-        maps = None
-        if not self.model.exported:
-            try:
-                maps, _ = activation_maps(self.model.net, views, self.model.method.last_map)
-            except UserError:  # a network without a map before pooling
-                maps = None
-        for i, image in enumerate(images):
-            seen = (views[i].permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
-            tiles = [seen] if maps is None else [seen, overlay_map(views[i], maps[i])]
-            height, width = image.shape[:2]
-            scale = SIDE / max(height, width)
-            size = (max(1, round(width * scale)), max(1, round(height * scale)))
-            tiles = [np.asarray(Image.fromarray(tile).resize(size, Image.Resampling.LANCZOS)) for tile in tiles]
-            yield encode_thumbnail(np.hstack(tiles), 2 * SIDE, QUALITY), *size, maps is not None
 
     def _read(self, path: str) -> Pixels | None:
         try:

@@ -67,6 +67,7 @@ BASE: dict[str, tuple[str, ...]] = {
         *OFF,
     ),
     "predict": ("--source", "{}/photographs", "--runs", "{}/runs", "--model", "{}/model", "--out", "{}/out", *OFF),
+    "serve": ("--runs", "{}/runs", "--model", "{}/model", *OFF),
     "export": ("--model", "{}/model", "--runs", "{}/runs", "--out", "{}/out", *OFF),
     "calibrate": ("--data", "{}/data", "--runs", "{}/runs", "--model", "{}/model", *OFF),
     "pipeline": (

@@ -30,7 +30,8 @@
     return article;
   }
 
-  function refused(name, text) {
+  function refused(name, message) {
+    const text = message.startsWith(name + ": ") ? message.slice(name.length + 2) : message;
     say(`${name}: ${text}`);
     return make("article", { class: "card unknown" }, make("h3", {}, name), make("p", { class: "why" }, text));
   }

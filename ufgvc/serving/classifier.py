@@ -20,7 +20,7 @@ from ufgvc.evaluation.explanation import explain
 from ufgvc.models.model import LoadedModel
 from ufgvc.reports.figures import jpeg_uri
 from ufgvc.reports.predicted_pictures import draw_pictures
-from ufgvc.serving.source import ModelSource, redacted_name
+from ufgvc.serving.source import ModelSource
 from ufgvc.serving.uploads import Photograph
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class Classifier:
         """The fields of `ServedModel`."""
         model = served.model
         return {
-            "model": redacted_name(self.source.uri),
+            "model": self.source.name,
             "version": served.version,
             "method": str(model.info["method"]),
             "cultivars": len(model.classes),

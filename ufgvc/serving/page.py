@@ -7,11 +7,14 @@ from ufgvc.reports.page import Page, Section
 from ufgvc.reports.upload import Upload
 from ufgvc.serving.settings import ServiceSettings
 
-TEXT = (
-    "One leaf on a plain background, the whole leaf in the picture. Next to the photograph, as the network sees it, "
-    "lies the map of what spoke for the likeliest cultivar: bright regions raised its score. Below: the likeliest "
-    "cultivars with their probabilities, and the training leaves whose embeddings are nearest (distance 1 - cos, 0 to "
-    "2); a frame marks those of the likeliest cultivar."
+TEXT = "One leaf on a plain background, the whole leaf in the picture."
+MAP = (
+    "Next to the photograph, as the network sees it, lies the map of what spoke for the likeliest cultivar: bright "
+    "regions raised its score."
+)
+NEAREST = (
+    "Those whose embeddings are nearest, with the distance 1 - cos (0 to 2); a frame marks those of the likeliest "
+    "cultivar."
 )
 
 
@@ -26,10 +29,12 @@ def compose_page(settings: ServiceSettings, needs_token: bool) -> str:
         stats=[],
         sections=[Section("Your photograph", TEXT, [upload])],
         facts={
+            "Map": MAP,
+            "Training leaves": NEAREST,
             "Photographs": f"JPEG, PNG, HEIC, AVIF, WebP or TIFF, up to {settings.max_mb:g} MB; read in memory and "
             "not kept",
             "Programs": "POST /predict takes the same photographs; /openapi.json describes it",
         },
-        facts_title="What this page sends",
+        facts_title="What this page shows and sends",
         footer=f"ufgvc {__version__}. This page needs no network but the service itself.",
     ).to_html()

@@ -23,7 +23,7 @@ from ufgvc.runtime.resources import (
 from ufgvc.runtime.session import cluster_address, ray_session
 from ufgvc.serving.preflight import check_address, token_digest
 from ufgvc.serving.settings import ServiceSettings
-from ufgvc.serving.source import ModelSource, check_source
+from ufgvc.serving.source import ModelSource
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.settings import OFF, resolve
 
@@ -43,7 +43,7 @@ def serve_model(model: str, settings: ServiceSettings, context: Context) -> int:
     token = token_digest(settings)
     check_address(settings.host, settings.port)
     source = absolute_source(model, context)
-    loaded = check_source(source)
+    loaded = source.load(source.version())  # a missing or damaged one ends here
     can_use_gpu = not loaded.exported or has_gpu_provider()
     del loaded
     os.environ.setdefault(*NO_SPILLING)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ufgvc.core.errors import UserError
 from ufgvc.models.model import LoadedModel, load_model
 from ufgvc.tracking.context import Context
+from ufgvc.tracking.settings import redact
 
 _REGISTERED = re.compile(r"models:/+(?P<name>[^@/]+)(?P<alias>@[^@/]+)?(?P<version>/\d+)?$")
 
@@ -21,6 +21,11 @@ class ModelSource:
 
     uri: str
     context: Context = Context()
+
+    @property
+    def name(self) -> str:
+        """The address without users and passwords, for answers."""
+        return redact(self.uri)
 
     @property
     def moves(self) -> bool:
@@ -46,18 +51,3 @@ class ModelSource:
         if match is None or not version:
             return load_model(self.uri, self.context)
         return load_model(f"models:/{match['name']}/{version}", self.context)
-
-
-def redacted_name(uri: str) -> str:
-    """The address without users and passwords, for answers."""
-    from ufgvc.tracking.settings import redact
-
-    return redact(uri)
-
-
-def check_source(source: ModelSource) -> LoadedModel:
-    """Loads the model once, so that a missing or damaged one ends the command with one message."""
-    if source.uri.startswith("models:") and _REGISTERED.match(source.uri) is None:
-        fix = "write models:/<name>@<alias>, models:/<name>/<version> or runs:/<id>/model"
-        raise UserError("is not a model's address", where=source.uri, fix=fix)
-    return source.load(source.version())

@@ -51,6 +51,7 @@ FOREIGN |= {
     "s3",
     "allowed-hosts",
 }
+LABELS = ("ufgvc/spot", "ufgvc/may-use-mlflow", "ufgvc/may-use-serve")  # of Kubernetes
 STYLES = ("ufgvc/reports/style.py", "ufgvc/reports/figures.py")  # CSS: its variables begin with two dashes
 DOCUMENTED, ADVISED = documented(), advised()
 
@@ -187,7 +188,7 @@ def test_every_target_of_make_and_every_path_that_is_named_is_there() -> None:
 
 def exists(path: str) -> bool:
     """A file, folder or module of the project, an example of a document, or a taint or label of Kubernetes."""
-    others = path.endswith(("methods/short.py", "configs/short.yaml")) or path in ("ufgvc/spot", "ufgvc/may-use-mlflow")
+    others = path.endswith(("methods/short.py", "configs/short.yaml")) or path in LABELS
     return others or (ROOT / path).exists() or (ROOT / f"{path}.py").exists()
 
 

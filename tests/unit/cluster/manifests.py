@@ -28,6 +28,7 @@ def of_kind(*kinds: str) -> list[Document]:
 
 RAY_CLUSTER = of_kind("RayCluster")[0]["spec"]
 RAY_JOB = of_kind("RayJob")[0]["spec"]
+RAY_SERVICE = of_kind("RayService")[0]["spec"]
 GROUPS: dict[str, Document] = {group["groupName"]: group for group in RAY_CLUSTER["workerGroupSpecs"]}
 
 
@@ -35,6 +36,10 @@ def pods() -> dict[str, Document]:
     """The specification of every pod, by the name of its group or workload."""
     groups = {"head": RAY_CLUSTER["headGroupSpec"], **GROUPS}
     found = {name: group["template"]["spec"] for name, group in groups.items()}
+    service = RAY_SERVICE["rayClusterConfig"]
+    found["service-head"] = service["headGroupSpec"]["template"]["spec"]
+    (worker,) = service["workerGroupSpecs"]
+    found["service-worker"] = worker["template"]["spec"]
     found["submitter"] = RAY_JOB["submitterPodTemplate"]["spec"]
     return found | {
         document["metadata"]["name"]: document["spec"]["template"]["spec"]

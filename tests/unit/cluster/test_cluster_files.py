@@ -15,7 +15,7 @@ import pytest
 from tests.unit.cluster.manifests import AWS, DOCKERFILE, DOCUMENTS, ROOT, SCHEMA, Document, of_kind, pods
 
 KUBERNETES = ("1.30", "1.37")  # the oldest and the newest supported version
-KUBERAY_KINDS = ("RayCluster", "RayJob")
+KUBERAY_KINDS = ("RayCluster", "RayJob", "RayService")
 CORE = [document for document in DOCUMENTS if document["kind"] not in KUBERAY_KINDS]
 
 
@@ -82,6 +82,8 @@ BROKEN = {
     "an older API version": ("RayCluster", put("ray.io/v1alpha1", "apiVersion")),
     "a job without a cluster": ("RayJob", without("spec", "clusterSelector")),
     "a mode that knows no clusterSelector": ("RayJob", put("SidecarMode", "spec", "submissionMode")),
+    "a service without a cluster": ("RayService", without("spec", "rayClusterConfig")),
+    "a service with settings that are not text": ("RayService", put({}, "spec", "serveConfigV2")),
     "a deadline of 0 seconds": ("RayJob", put(0, "spec", "activeDeadlineSeconds")),
 }
 
@@ -160,7 +162,7 @@ def test_the_dockerfile_installs_only_what_is_pinned() -> None:
         end = command.index("constraints.txt") + 1
         assert command[command.index("install") + 1 : end] == ["--no-cache-dir", "--constraint", "constraints.txt"]
         for requirement in command[end:]:
-            assert requirement == "." or "==" in requirement or requirement.lower() in pinned, requirement
+            assert requirement in (".", ".[serve]") or "==" in requirement or requirement.lower() in pinned, requirement
 
 
 def test_no_file_names_a_package_registry() -> None:

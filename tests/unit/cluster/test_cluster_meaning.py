@@ -42,6 +42,7 @@ SECRETS = {
     "ufgvc-s3": {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"},
     "ufgvc-postgres": {"password"},
     "ufgvc-ray-auth": {"auth_token"},
+    "ufgvc-serve": {"auth_token"},
 }
 
 

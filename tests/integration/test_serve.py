@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import collections
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
+from tests.integration.browser import chromium, drop, open_page
 from tests.integration.served_models import CLASSES, photograph
 from tests.integration.service import (
     Registered,
@@ -143,46 +141,24 @@ def _wait_for(reached: Callable[[], bool], within: float = 120) -> None:
         time.sleep(0.1)
 
 
-def test_the_page_names_a_dropped_heic_photograph(service: Service, tmp_path: Path) -> None:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.skip("there is no Chromium: apt-get install chromium")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 375, "height": 700}, color_scheme="dark")
-        problems: list[str] = []
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("request", lambda request: problems.extend([] if is_own(request.url, service.url) else [request.url]))
-        page.goto(f"{service.url}/")
-        text = base64.b64encode(heic(2)).decode()
-        transfer = page.evaluate_handle(
-            """(text) => {
-                const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-                const transfer = new DataTransfer();
-                transfer.items.add(new File([bytes], "IMG_1.HEIC", { type: "image/heic" }));
-                return transfer;
-            }""",
-            text,
-        )
-        page.dispatch_event("#upload-drop", "drop", {"dataTransfer": transfer})
-        card = page.locator(".card:has(.model)")
-        card.wait_for(timeout=60_000)
-        assert card.locator("h3").inner_text().startswith(("cultivar 2", "second cultivar 2"))
-        assert card.locator(".candidates li").count() == 5
-        assert card.locator(".nearest .same img").count() == 1
-        assert page.locator("#upload-status").inner_text().startswith("IMG_1.HEIC: ")
-        picture = card.locator("img.leaf")
-        assert "IMG_1.HEIC, and the map of what spoke for" in (picture.get_attribute("alt") or "")
-        assert picture.evaluate("(image) => [image.naturalWidth, image.naturalHeight]") == [384, 144]
-        pictures = card.locator("img[alt]")
-        pictures.evaluate_all("(images) => images.forEach((image) => { image.loading = 'eager'; })")
-        sizes = [pictures.nth(i).evaluate("(image) => image.decode().then(() => image.naturalWidth)") for i in range(6)]
-        assert (pictures.count(), min(sizes) > 0) == (6, True)
-        assert page.locator("html").evaluate("(html) => html.scrollWidth") == 375
-        assert problems == []
-        browser.close()
-
-
-def is_own(address: str, service: str) -> bool:
-    return address.startswith((service, "data:"))
+def test_the_page_names_a_dropped_heic_photograph(service: Service) -> None:
+    look = {"viewport": {"width": 375, "height": 700}, "color_scheme": "dark"}
+    with chromium() as browser:
+        with open_page(browser, f"{service.url}/", **look) as page:
+            drop(page, "IMG_1.HEIC", heic(2))
+            card = page.locator(".card:has(.model)")
+            card.wait_for(timeout=60_000)
+            assert card.locator("h3").inner_text().startswith(("cultivar 2", "second cultivar 2"))
+            assert card.locator(".candidates li").count() == 5
+            assert card.locator(".nearest .same img").count() == 1
+            assert page.locator("#upload-status").inner_text().startswith("IMG_1.HEIC: ")
+            picture = card.locator("img.leaf")
+            assert "IMG_1.HEIC, and the map of what spoke for" in (picture.get_attribute("alt") or "")
+            assert picture.evaluate("(image) => [image.naturalWidth, image.naturalHeight]") == [384, 144]
+            pictures = card.locator("img[alt]")
+            pictures.evaluate_all("(images) => images.forEach((image) => { image.loading = 'eager'; })")
+            sizes = [
+                pictures.nth(i).evaluate("(image) => image.decode().then(() => image.naturalWidth)") for i in range(6)
+            ]
+            assert (pictures.count(), min(sizes) > 0) == (6, True)
+            assert page.locator("html").evaluate("(html) => html.scrollWidth") == 375

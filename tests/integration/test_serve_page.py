@@ -134,12 +134,21 @@ def test_keyboard_names_and_width(browser: Any, url: str, scheme: str) -> None:
         page.locator("#upload-files").focus()
         outline = page.locator(".choice:has(#upload-files)").evaluate("(label) => getComputedStyle(label).outlineStyle")
         assert outline == "solid"
-        with page.expect_file_chooser() as chosen:
-            page.keyboard.press("Enter")
-        chosen.value.set_files({"name": "a.jpg", "mimeType": "image/jpeg", "buffer": b"leaf"})
+        note = "(event) => { event.preventDefault(); event.target.dataset.clicked = 1; }"
+        page.locator("#upload-files").evaluate(f"(input) => input.addEventListener('click', {note})")
+        page.keyboard.press("Enter")  # it would open the dialog of the system
+        files = page.locator("#upload-files[data-clicked]")
+        files.set_input_files({"name": "a.jpg", "mimeType": "image/jpeg", "buffer": b"leaf"})
         page.locator(".card:has(.model)").wait_for()
         assert page.locator("html").evaluate("(html) => html.scrollWidth") == 320
         assert page.locator("img:not([alt])").count() == 0
         assert page.get_by_label("Take a photograph").get_attribute("capture") == "environment"
         paper = page.locator("body").evaluate("(body) => getComputedStyle(body).backgroundColor")
         assert (paper == "rgb(16, 21, 18)") is (scheme == "dark")
+
+
+def test_a_telephone_offers_its_camera_and_a_desktop_does_not(browser: Any, url: str) -> None:
+    for is_mobile in (True, False):
+        with open_page(browser, url, is_mobile=is_mobile, has_touch=is_mobile) as page:
+            assert page.get_by_text("Choose photographs").is_visible()
+            assert page.get_by_text("Take a photograph").is_visible() is is_mobile

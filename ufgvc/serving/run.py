@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from ufgvc.core.errors import UserError
-from ufgvc.core.process import Stopped, cpu_count
+from ufgvc.core.process import Stopped, cpu_count, sigterm_as_interrupt
 from ufgvc.core.storage import open_store
 from ufgvc.models.onnx import has_gpu_provider
 from ufgvc.runtime.resources import (
@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 NAME = "ufgvc"
 LOOK_SECONDS = 2.0  # between two looks at which version answers
+DESCRIBE_SECONDS = 30.0
 # Uploads pass through Ray's object store. Where it is full a request is refused; nothing is written to the disk.
 NO_SPILLING = ("RAY_automatic_object_spilling_enabled", "0")
 
@@ -50,7 +51,8 @@ def serve_model(model: str, settings: ServiceSettings, context: Context) -> int:
     cpus = context.ray.cpus or max(4, cpu_count(), settings.replicas)
     ray = context.ray.model_copy(update={"cpus": cpus})
     try:
-        with ray_session(ray, settings.replicas if settings.device == "gpu" else 0):
+        gpus = settings.replicas if settings.device == "gpu" else 0
+        with sigterm_as_interrupt(), ray_session(ray, gpus):
             device = check_room(settings, can_use_gpu)
             _serve(source, settings, device, token, joined=cluster_address(ray) is not None)
     except KeyboardInterrupt as stop:
@@ -109,12 +111,23 @@ def _serve(
 
 def _report_versions(handle: Any) -> None:
     """Says which version answers, and what is wrong with the registry, whenever that changes. Never returns."""
-    before: tuple[str, str] | None = None
+    before = ""
     while True:
-        state = handle.describe.remote().result(timeout_s=None)
-        now = (state["model"]["version"], state["registry"])
+        now = _state(handle)
         if now != before:
-            version = f"version {now[0]}" if now[0] else "the model"
-            log.info("%s answers%s", version, f"; the registry: {now[1]}" if now[1] else "")
+            log.info("%s", now)
         before = now
         time.sleep(LOOK_SECONDS)
+
+
+def _state(handle: Any) -> str:
+    """One line: which version answers, or that none does now; Ray Serve then replaces the process."""
+    from ray.exceptions import RayActorError
+    from ray.serve.exceptions import RayServeException
+
+    try:
+        state = handle.describe.remote().result(timeout_s=DESCRIBE_SECONDS)
+    except (RayActorError, RayServeException, TimeoutError):
+        return "a process of the model has ended or does not answer"
+    version = f"version {state['model']['version']}" if state["model"]["version"] else "the model"
+    return f"{version} answers" + (f"; the registry: {state['registry']}" if state["registry"] else "")

@@ -26,13 +26,15 @@ def test_ray_serve_accepts_the_configuration() -> None:
 
 
 def test_our_application_accepts_the_arguments(tmp_path: Path) -> None:
+    from ray.serve import Application
+
     from ufgvc.serving.app import application
 
     (described,) = CONFIG["applications"]
     token = tmp_path / "token"
     token.write_text("a-long-random-word\n")
     arguments = described["args"] | {"token_file": str(token)}
-    assert application(arguments) is not None
+    assert isinstance(application(arguments), Application)
     for wrong in ({"host_": "x"}, {"token_file": None}, {"device": "auto"}, {"replicas": 0}):
         with pytest.raises(ValueError, match="args"):
             application(arguments | wrong)

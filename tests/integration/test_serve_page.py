@@ -152,3 +152,17 @@ def test_a_telephone_offers_its_camera_and_a_desktop_does_not(browser: Any, url:
         with open_page(browser, url, is_mobile=is_mobile, has_touch=is_mobile) as page:
             assert page.get_by_text("Choose photographs").is_visible()
             assert page.get_by_text("Take a photograph").is_visible() is is_mobile
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(browser: Any, url: str, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    with open_page(browser, url, color_scheme=scheme) as page:
+        assert page.get_by_label("Token of this service").is_visible()
+        assert axe.Axe().run(page).violations_count == 0
+        give_token(page)
+        for content in (b"leaf", b"unknown", b"broken"):
+            drop(page, f"{content.decode()}.jpg", content, "image/jpeg")
+            page.locator(f".card:not([aria-busy]):has-text('{content.decode()}.jpg')").wait_for()
+        found = axe.Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()

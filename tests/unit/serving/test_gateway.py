@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -148,3 +150,10 @@ def test_the_page_loads_nothing_from_elsewhere(client: TestClient) -> None:
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
     assert "http" not in page.text.replace("http-equiv", "")
     assert 'accept="image/*,.heic" capture' in page.text
+
+
+def test_the_process_of_the_gateway_imports_no_torch() -> None:
+    """It would cost a second and a gigabyte for nothing."""
+    program = "import sys, ufgvc.serving.front; print(sorted({'torch', 'mlflow', 'torchvision'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

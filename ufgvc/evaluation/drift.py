@@ -79,7 +79,7 @@ class DriftCounter:
 
 @dataclass(frozen=True)
 class Drift:
-    """What new photographs are like beside the leaves that the model knows.
+    """What new photographs are like, compared with the leaves that the model knows.
 
     unknown: photographs above the threshold.  allowed: share of the calibration leaves above it; None: no threshold.
     ood_median, calibration_median: median out-of-distribution score here and of the calibration leaves.

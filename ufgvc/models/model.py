@@ -43,7 +43,7 @@ class LoadedModel:
     method: the network with its weights.  classes: names in label order.  input: {"resize", "size"} in pixels.
     info: model.json.  calibration: None: probabilities are uncalibrated and no image is unknown.
     subspace: of the features of the training images; None where the calibration has no threshold.
-    leaves: training leaves to show beside a new one; None: the model was trained without, or by an earlier version.
+    leaves: training leaves to show next to a new one; None: the model was trained without, or by an earlier version.
     """
 
     method: Method

@@ -1,4 +1,4 @@
-"""Small pictures of predicted photographs, each beside the map of what spoke for its cultivar."""
+"""Small pictures of predicted photographs, each next to the map of what spoke for its cultivar."""
 
 from __future__ import annotations
 

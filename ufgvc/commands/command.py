@@ -85,6 +85,7 @@ for _name, _summary in {
     "benchmark": "train all methods and ablations and print Tables II and III; killed and started again, it continues",
     "pretrain": "train initial weights for each architecture on leaves that no benchmark uses",
     "search": "search loss and fusion weights, or any setting, by cross-validation on training leaves; it continues",
+    "status": "show what there is of a data set, what of it is stale, and the next command",
     "sync": "send MLflow what it missed while its server did not answer",
     "bench": "measure what this machine can do, each figure with the usual alternative for comparison",
 }.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ufgvc.commands.fields import HasModel, HasRay, HasRuns
 from ufgvc.core.config import select_fields
 from ufgvc.core.places import Place, WrittenPlace
-from ufgvc.evaluation.settings import PredictSettings
+from ufgvc.evaluation.settings import PredictResult, PredictSettings
 from ufgvc.tracking.context import Context
 
 
@@ -18,9 +18,11 @@ class Predict(HasRay, HasRuns, HasModel, PredictSettings):
     """where predictions are written: a folder or a URI"""
 
 
-def run(settings: Predict, context: Context) -> None:
+def run(settings: Predict, context: Context) -> PredictResult:
     """Predicts and prints where the predictions are."""
     from ufgvc.evaluation.predict import predict
 
     chosen = select_fields(PredictSettings, settings)
-    print(predict(settings.source, settings.model, settings.out, chosen, context).summary())
+    result = predict(settings.source, settings.model, settings.out, chosen, context)
+    print(result.summary())
+    return result

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ufgvc.commands.fields import HasData, HasRuns
 from ufgvc.tracking.context import Context
 
@@ -10,7 +12,7 @@ class Status(HasRuns, HasData):
     """Settings of `ufgvc status`."""
 
 
-def run(settings: Status, context: Context) -> None:
+def run(settings: Status, context: Context) -> dict[str, Any]:
     """Reads storage and registry and prints what they hold."""
     from ufgvc.experiments.next_command import next_command
     from ufgvc.experiments.status import read_status
@@ -23,4 +25,6 @@ def run(settings: Status, context: Context) -> None:
     if table is not None:
         show_tables([table])
         print(f"{table.note}\n" if table.note else "", end="")
-    print("\n".join(closing_lines(status, next_command(status, context))))
+    following = next_command(status, context)
+    print("\n".join(closing_lines(status, following)))
+    return {**vars(status), "next": following}

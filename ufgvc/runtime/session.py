@@ -19,6 +19,7 @@ from ufgvc.core.process import cpu_count, restore_signal_handlers
 from ufgvc.core.startup import mark
 from ufgvc.runtime.resources import wait_for_gpus
 
+log = logging.getLogger(__name__)
 _is_local = False  # whether this process has started the session that is open
 
 
@@ -75,7 +76,8 @@ def _joined(address: str) -> Iterator[None]:
 
     try:
         with restore_signal_handlers():
-            ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
+            shown = log.isEnabledFor(logging.INFO)  # not with --quiet
+            ray.init(address=address, log_to_driver=shown, logging_level=logging.WARNING)
             mark("Ray")
     except ConnectionError as error:
         raise UserError(

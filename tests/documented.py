@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md")] + sorted((ROOT / "docs").rglob("*.md"))
 FLAG = re.compile(r"(?<![\w`/(-])--([a-z][a-z0-9.-]*[a-z0-9*])")
 HOLE = "HOLE"  # what an f-string fills in
-ANYWHERE = frozenset(("config", "help", "version", "quiet", "json"))
+ANYWHERE = frozenset(("config", "help", "version", "quiet", "json", "tyro-print-completion", "tyro-write-completion"))
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from ufgvc.core.process import (
 )
 
 COMMANDS_PACKAGE = "ufgvc.commands"
+COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")  # SHELL; SHELL FILE
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,6 +52,10 @@ def _main(arguments: list[str] | None) -> int:
     if arguments[0] == "--version":
         print(f"ufgvc {__version__}")
         return 0
+    if arguments[0].startswith(COMPLETION):
+        from ufgvc.commands.completion import write_completion
+
+        write_completion(arguments)
     output = Output.of(arguments)
     setup_logging()
     passive_omp_wait()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 Cells = list[str | None]
 PIPED_WIDTH = 100  # characters where the output is no terminal
+FRAME = 3  # characters of a column besides its cells: a line and two blanks
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,9 @@ def show_tables(tables: Iterable[Table], without: Sequence[str] = ()) -> None:
         for number, part in enumerate(parts, start=1):
             title = table.title if number == 1 else f"{table.title} ({number} of {len(parts)})"
             shown = RichTable(title=title, title_justify="left")
-            for i in part:
-                shown.add_column(table.columns[i], justify="left" if i in table.text_columns else "right")
+            for i, width in zip(part, fitted_widths(table, part, console.width), strict=True):
+                justify: Literal["left", "right"] = "left" if i in table.text_columns else "right"
+                shown.add_column(table.columns[i], justify=justify, width=width)
             for row in table.rows:
                 shown.add_row(*(row[i] or "" for i in part))
             console.print(shown)
@@ -67,11 +69,31 @@ def split_columns(table: Table, columns: Sequence[int], width: int) -> list[list
             units.append([i])
     parts = [[first]]
     for unit in units:
-        used = sum(_width(table, i) for i in (*parts[-1], *unit)) + 1  # the frame's right side
-        if used > width and len(parts[-1]) > 1:
+        if len(parts[-1]) > 1 and _total_width(table, [*parts[-1], *unit]) > width:
             parts.append([first])
         parts[-1] += unit
     return parts
+
+
+def fitted_widths(table: Table, columns: Sequence[int], width: int) -> list[int | None]:
+    """Characters of each column, in which no cell is wrapped, and as few names as possible.
+
+    None for all of them if the columns do not fit `width` characters.
+    """
+    spare = width - _total_width(table, columns)
+    if spare < 0:
+        return [None] * len(columns)
+    widths: list[int | None] = []
+    for i in columns:
+        least = _width(table, i) - FRAME
+        more = min(spare, max(0, len(table.columns[i]) - least))
+        spare -= more
+        widths.append(least + more)
+    return widths
+
+
+def _total_width(table: Table, columns: Sequence[int]) -> int:
+    return sum(_width(table, i) for i in columns) + 1  # the frame's right side
 
 
 def _width(table: Table, column: int) -> int:
@@ -79,7 +101,7 @@ def _width(table: Table, column: int) -> int:
     from rich.cells import cell_len
 
     texts = [*table.columns[column].split(" "), *(row[column] or "" for row in table.rows)]
-    return 3 + max(cell_len(line) for text in texts for line in text.split("\n"))
+    return FRAME + max(cell_len(line) for text in texts for line in text.split("\n"))
 
 
 class Interval(Protocol):

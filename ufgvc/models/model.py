@@ -22,6 +22,7 @@ from ufgvc.data.images import BadImage, decode, inspect
 from ufgvc.data.stream import resize_square
 from ufgvc.methods import build
 from ufgvc.methods.method import POOLED_FEATURES, Method
+from ufgvc.methods.plugins import check_package
 from ufgvc.models.calibration import Calibration, FeatureSubspace, softmax
 from ufgvc.models.format import WEIGHTS, read_files, write_exported
 from ufgvc.models.onnx import IMAGES, LOGITS, ONNX, OnnxNet, Parity, export_method, with_onnx_net
@@ -199,6 +200,7 @@ def read_model(store: Store, uri: str) -> LoadedModel:
     """Loads a model from its folder, exported or not.  uri: how error messages name it."""
     files = read_files(store, uri)
     info = files.info
+    check_package(info["method"], info.get("package"), uri)
     method = build(info["method"], num_classes=len(info["classes"]), init="none", **info["options"])
     if info.get("mirror") is not None:
         method = replace(method, recipe=method.recipe.model_copy(update={"mirror": info["mirror"]}))

@@ -83,6 +83,7 @@ BASE: dict[str, tuple[str, ...]] = {
         *OFF,
     ),
     "promote": ("--data", "{}/data", "--runs", "{}/runs", "--model", "{}/model"),
+    "status": ("--data", "{}/data", "--runs", "{}/runs", *OFF),
     "sync": ("--runs", "{}/runs", *OFF),
     "benchmark": ("--data", "{}/data", "--runs", "{}/runs", "--methods", "resnet50", *SMALL, "--init", "none", *OFF),
     "pretrain": ("--data", "{}/data", "--runs", "{}/runs", "--architectures", "mobilenet_v2", *OFF),

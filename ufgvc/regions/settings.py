@@ -13,6 +13,7 @@ from ufgvc.core.types import MaskKind
 from ufgvc.runtime.resources import ActorSettings, Device
 
 YoloModel = Literal["yolov5n", "yolov5s", "yolov5m"]
+METRICS = "metrics.json"  # of a detector's run; written last, so that a run folder with it is complete
 BoxSource = Literal["detected", "annotated", "annotated_else_detected"]
 
 

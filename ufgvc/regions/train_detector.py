@@ -34,7 +34,7 @@ from ufgvc.regions.boxes import max_boxes_per_region
 from ufgvc.regions.detector import Detector
 from ufgvc.regions.detector_report import draw_detections, format_table
 from ufgvc.regions.evaluate_detector import evaluate_detector
-from ufgvc.regions.settings import DetectSettings
+from ufgvc.regions.settings import METRICS, DetectSettings
 from ufgvc.regions.synthetic_init import synthetic_weights
 from ufgvc.regions.yolo import YoloConfig, read_weights, train_yolo
 from ufgvc.runtime.resources import choose_device
@@ -43,7 +43,6 @@ from ufgvc.tracking.registry import model_name, register_folder
 from ufgvc.tracking.runs import Run, finish_run_on_exit, start_run
 
 log = logging.getLogger(__name__)
-METRICS = "metrics.json"  # written last, so that a run folder with it is complete
 COCO = "coco"
 
 

@@ -65,7 +65,7 @@ class Follower:
         self._started = False
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
-        self._console = Console(stderr=True, highlight=False)
+        self._console = Console(stderr=True, highlight=False, quiet=not log.isEnabledFor(logging.INFO))
         self._bar = Progress(
             TextColumn("training"),
             BarColumn(),

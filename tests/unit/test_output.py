@@ -18,7 +18,7 @@ from tests.command_line import ufgvc
 from tests.documented import ROOT
 from ufgvc.commands import COMMANDS
 from ufgvc.core.config import Settings
-from ufgvc.core.output import Output, to_jsonable
+from ufgvc.core.output import Output, is_quiet, to_jsonable
 
 # A command that prints, logs and warns, also from a child process, and returns a result.
 PROGRAM = """
@@ -60,6 +60,15 @@ def test_quiet_leaves_results_and_errors() -> None:
     assert (done.returncode, done.stdout.splitlines()) == (0, ["sent 3", "of a child"])
     assert not [text for text in NOISE if text in done.stderr]
     assert "an error" in done.stderr
+
+
+def test_quiet_is_known_while_a_command_runs_and_not_after() -> None:
+    assert not is_quiet()
+    with Output(quiet=True).while_running():
+        assert is_quiet()
+    with Output(as_json=True).while_running():
+        assert not is_quiet()
+    assert not is_quiet()
 
 
 def test_json_is_all_that_is_on_standard_output() -> None:

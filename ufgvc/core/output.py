@@ -51,6 +51,11 @@ class Output:
             print(json.dumps(to_jsonable(result if result is not None else {}), ensure_ascii=False))
 
 
+def is_quiet() -> bool:
+    """Whether a command runs with --quiet: for what is written to the terminal without the log."""
+    return logging.root.manager.disable >= logging.WARNING
+
+
 def to_jsonable(value: Any) -> Any:
     """A result as JSON values: dataclasses and settings become objects, arrays and tuples lists, NaN and infinity null.
 

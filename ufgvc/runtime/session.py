@@ -15,12 +15,12 @@ from pydantic import Field
 
 from ufgvc.core.config import Settings
 from ufgvc.core.errors import UserError
+from ufgvc.core.output import is_quiet
 from ufgvc.core.process import cpu_count, restore_signal_handlers
 from ufgvc.core.startup import mark
 from ufgvc.runtime.ray_stderr import without_level_line
 from ufgvc.runtime.resources import wait_for_gpus
 
-log = logging.getLogger(__name__)
 _is_local = False  # whether this process has started the session that is open
 
 
@@ -77,8 +77,7 @@ def _joined(address: str) -> Iterator[None]:
 
     try:
         with restore_signal_handlers(), without_level_line():
-            shown = log.isEnabledFor(logging.INFO)  # not with --quiet
-            ray.init(address=address, log_to_driver=shown, logging_level=logging.WARNING)
+            ray.init(address=address, log_to_driver=not is_quiet(), logging_level=logging.WARNING)
             mark("Ray")
     except ConnectionError as error:
         raise UserError(

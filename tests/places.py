@@ -52,6 +52,7 @@ BASE: dict[str, tuple[str, ...]] = {
     "ingest": ("--source", "{}/photographs", "--data", "{}/out", "--split", "0.5"),
     "detect": ("--data", "{}/data", "--runs", "{}/runs", "--init", "none", "--num-annotated", "4", *OFF),
     "mask": ("--data", "{}/data", "--runs", "{}/runs", "--box-source", "annotated", *OFF),
+    "suggest": ("--data", "{}/data", "--runs", "{}/runs", "--out", "{}/out", *OFF),
     "train": ("--data", "{}/data", "--runs", "{}/runs", *QUICK_TRAINING, *SIZES, *OFF),
     "evaluate": (
         "--data",

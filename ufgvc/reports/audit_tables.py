@@ -68,7 +68,7 @@ def photograph_table(audit: Audit) -> Table:
     note = _more(len(order)) + (
         f" Blurred: above {flags.MAX_BLUR:g} (0 sharp, 1 blurred, Crété et al. 2007). Light: median L* of the leaf, "
         f"flagged below {flags.LIGHT[0]:g} and above {flags.LIGHT[1]:g}. Frame: share that is leaf, flagged above "
-        f"{100 * flags.MAX_ON_FRAME:g}\u00a0%. Unlike: by the distance to the nearest leaves (cleanlab)."
+        f"{100 * flags.MAX_ON_FRAME:g}\u00a0%. Unlike: by the distance of its embedding to the nearest leaves."
     )
     columns = ("Leaf", "Cultivar", "Split", "Flags", "Blur", "Light", "Frame")
     return Table("Photographs with a flag", columns, rows, frozenset({0, 1, 2, 3}), note.strip())

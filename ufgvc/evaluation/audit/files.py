@@ -36,7 +36,16 @@ def _leaves(audit: Audit) -> str:
         copy_of[list(each.rows)] = number
     places: dict[int, Any] = dict(zip(audit.chosen.tolist(), audit.places.tolist(), strict=True))
     facts = list(leaves.facts)
-    columns = ["image_id", "split", "cultivar", "group", *facts, "typicality", "label_quality", "suggested_cultivar"]
+    columns = [
+        "image_id",
+        "split",
+        "cultivar",
+        "group",
+        *facts,
+        "neighbour_distance",
+        "label_quality",
+        "suggested_cultivar",
+    ]
     columns += ["likely_mistake", "copies", "map_x", "map_y", "flags"]
     rows = []
     for row, one in enumerate(index):
@@ -45,7 +54,7 @@ def _leaves(audit: Audit) -> str:
             [
                 *one.values(),
                 *(leaves.facts[name][row] for name in facts),
-                audit.typicality[row],
+                audit.distances[row],
                 audit.check.quality[row],
                 classes[guess] if guess >= 0 else None,
                 row in suspects,

@@ -27,8 +27,8 @@ NAMES = (BLURRED, DARK, BRIGHT, CLIPPED, NO_CONTRAST, SMALL, SEVERAL, ON_FRAME, 
 def flag_photographs(leaves: Leaves, unlike: np.ndarray) -> list[list[str]]:
     """The names of what is wrong with each of the N photographs, [] for nothing.
 
-    unlike: (N,) bool, of `score_typicality`. What needs the leaf's outline is not checked where the background is not
-    plain.
+    unlike: (N,) bool, of `neighbour_distances`. What needs the leaf's outline is not checked where the background is
+    not plain.
     """
     facts = leaves.facts
     found = {

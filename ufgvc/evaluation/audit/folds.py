@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,7 +85,10 @@ def predict_out_of_fold(features: Floats, labels: Ints, folds: Sequence[Ints], u
             held, others = np.flatnonzero(numbers == fold), np.flatnonzero(numbers != fold)
             if not len(held) or len(np.unique(labels[others])) < 2:
                 continue
-            classifier = fit(features[others], labels[others], units[others])
+            with warnings.catch_warnings():
+                # scikit-learn takes the few leaves of many cultivars for a regression problem.
+                warnings.filterwarnings("ignore", message="The number of unique classes is greater than 50%")
+                classifier = fit(features[others], labels[others], units[others])
             found = np.zeros((len(held), classes))
             found[:, classifier.classes_] = classifier.predict_proba(features[held])
             total[held] += found

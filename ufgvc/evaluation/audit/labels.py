@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 from cleanlab.filter import find_label_issues
-from cleanlab.outlier import OutOfDistribution
 from cleanlab.rank import get_label_quality_scores
 from numpy.typing import NDArray
+from sklearn.neighbors import NearestNeighbors
 
 from ufgvc.evaluation.audit.folds import OutOfFold
 from ufgvc.evaluation.audit.intervals import effective_leaves, wilson
@@ -19,8 +18,7 @@ from ufgvc.evaluation.bootstrap import Estimate
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 FILTER = "prune_by_noise_rate"
-NEIGHBOURS = 10
-UNLIKE = 0.37  # of the median score, as in cleanlab's Datalab
+NEIGHBOURS, UNLIKE = 5, 5.0
 
 
 @dataclass(frozen=True)
@@ -53,16 +51,18 @@ def check_labels(found: OutOfFold, labels: Ints) -> LabelCheck:
     return LabelCheck(quality, suggested, rows[np.asarray(ranked, np.int64)])
 
 
-def score_typicality(features: Floats) -> tuple[Floats, NDArray[np.bool_]]:
-    """How near each leaf (N, D) is to its neighbours, in [0, 1], and which are unlike all others (cleanlab).
+def neighbour_distances(features: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+    """(N,) mean cosine distance of each leaf (N, D) to its NEIGHBOURS nearest, and which leaves are unlike all others.
 
-    None are with fewer than three leaves.
+    These are farther than twice the median, and, in logarithms, than UNLIKE robust standard deviations (1.4826 times
+    the median absolute deviation) from it.
     """
-    if len(features) < 3:
-        return np.ones(len(features)), np.zeros(len(features), bool)
-    detector = OutOfDistribution({"k": min(NEIGHBOURS, len(features) - 1)})
-    scores = np.asarray(detector.fit_score(features=features, verbose=False), np.float64)
-    return scores, scores < UNLIKE * np.median(scores)
+    nearest = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(features) - 1), metric="cosine").fit(features)
+    distances = np.asarray(nearest.kneighbors()[0].mean(axis=1), np.float64)
+    logs = np.log(np.maximum(distances, 1e-12))
+    middle = np.median(logs)
+    spread = 1.4826 * np.median(np.abs(logs - middle))
+    return distances, (logs > middle + UNLIKE * spread) & (logs > middle + np.log(2))
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,3 @@ def compare_pairs(found: OutOfFold, labels: Ints, units: Ints) -> list[Pair]:
         wrong = int((named[first] == b).sum()), int((named[second] == a).sum())
         pairs.append(Pair(a, b, (len(first), len(second)), wrong, wilson(share, count)))
     return sorted(pairs, key=lambda pair: (-pair.confused, pair.separated.value, pair.a, pair.b))
-
-
-def confused_groups(pairs: Sequence[Pair]) -> list[Pair]:
-    """Those of the pairs that are alike and have at least one confused leaf."""
-    return [pair for pair in pairs if pair.alike and pair.confused]

@@ -31,7 +31,8 @@ class Audit:
 
     name: of the data set.  units: (N,) ids of what folds keep together.  copies: of one photograph.  flags: N lists of
     what is wrong with the photograph.  named: out of fold.  accuracy: of it, and by_split.  neighbours: (N,) the most
-    similar other leaf with the given label, and with the suggested one, (N, 2), -1 for none.  places: of `lay_out`.
+    similar other leaf with the given label, and with the suggested one, (N, 2), -1 for none.  distances: (N,) to the
+    nearest leaves.  chosen, places: of `lay_out`.
     kept: share of the embedding's variance in its components.  strength: median C of the classifiers.
     learned_from: the split whose leaves the network was trained on; None for a frozen network.
     """
@@ -46,7 +47,7 @@ class Audit:
     accuracy: Estimate
     by_split: dict[str, Estimate]
     check: labels.LabelCheck
-    typicality: Floats
+    distances: Floats
     neighbours: Ints
     pairs: list[labels.Pair]
     growth: growth.Growth
@@ -109,7 +110,7 @@ def audit_leaves(
         raise UserError(what, where=name, fix="ingest at least two photographs of each cultivar")
     strength = float(np.median(choose.chosen))
     log.info("audit: named out of fold; now what a classifier sees without the leaf")
-    typicality, unlike = labels.score_typicality(features)
+    distances, unlike = labels.neighbour_distances(features)
     check = labels.check_labels(named, own)
     confounders = measure_confounders(leaves, parts, units)
     log.info("audit: confounders are measured; now the learning curve and the map")
@@ -132,7 +133,7 @@ def audit_leaves(
         accuracy=accuracy(named.right[held], units[held]),
         by_split=by_split,
         check=check,
-        typicality=typicality,
+        distances=distances,
         neighbours=_find_neighbours(features, own, check, units),
         pairs=labels.compare_pairs(named, own, units),
         growth=curve,

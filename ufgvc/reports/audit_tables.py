@@ -98,8 +98,9 @@ def confounder_table(audit: Audit) -> Table:
     rows.append(["the whole leaf (embedding)", percent(own.value), interval(own), percent(audit.chance), None])
     note = (
         "Interval: Wilson, with as many leaves as if those of a plant (or copies of a photograph) were right or wrong "
-        "together. Chance: the commonest cultivar is always named. With four classifiers on data without any "
-        "confounder, about one data set in ten shows one above chance."
+        "together. Chance: the commonest cultivar is always named. Above chance: the interval is, and no order of the "
+        "labels out of 39 others is named as well (p 0.025; not tried with more than 2000 leaves). Of ten data sets "
+        "without any confounder, about one shows one."
     )
     columns = ("Sees", "Accuracy", "95 % interval", "Chance", "Finding")
     return Table("What a classifier reaches without the leaf's shape", columns, rows, frozenset({0, 4}), note)

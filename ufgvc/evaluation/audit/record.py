@@ -112,7 +112,7 @@ def audit_leaves(
     log.info("audit: named out of fold; now what a classifier sees without the leaf")
     distances, unlike = labels.neighbour_distances(features)
     check = labels.check_labels(named, own)
-    confounders = measure_confounders(leaves, parts, units)
+    confounders = measure_confounders(leaves, parts, units, seed)
     log.info("audit: confounders are measured; now the learning curve and the map")
     curve = growth.grow(features, own, parts, units, folds.linear_fit(strength), seed)
     chosen, places = layout.lay_out(features, seed)

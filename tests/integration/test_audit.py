@@ -79,13 +79,13 @@ def test_planted_faults_are_found(faulty: tuple[Path, set[str]], tmp_path: Path)
     suspects = {Path(row["image_id"]).stem for row in tables[files.MISTAKES]}
     assert swapped <= suspects
     camera = {row["sees"]: row for row in tables[files.CONFOUNDERS]}
-    for sees in ("the background only", "width, height, JPEG quantisation and file type only"):
+    for sees in ("background only", "camera facts only"):
         assert camera[sees]["above_chance"] == "true"
     html = (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")
-    assert "The background only: " in html
+    assert "Background only: " in html
     assert html.count("<title>") == len(stems) + 1
     assert f"{len(suspects)}; photographs with a flag" in ended.out.replace("likely label mistakes: ", "")
-    assert "cultivars can be named from the background only" in ended.out
+    assert "cultivars can be named above chance from: background only" in ended.out
 
 
 def test_leaves_without_a_fault(clean: list[Photo], tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_leaves_without_a_fault(clean: list[Photo], tmp_path: Path) -> None:
     assert tables[files.COPIES] == []
     assert len(tables[files.MISTAKES]) <= 2
     camera = {row["sees"]: row["above_chance"] for row in tables[files.CONFOUNDERS]}
-    assert camera["width, height, JPEG quantisation and file type only"] == "false"
+    assert camera["camera facts only"] == "false"
     assert float(next(row for row in tables[files.CONFOUNDERS] if row["sees"] == "the whole leaf")["accuracy"]) > 0.6
 
 

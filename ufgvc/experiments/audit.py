@@ -45,7 +45,9 @@ class AuditResult:
             f"copies in both splits or under several cultivars: {len(harmful)}",
             f"out of fold: {100 * one.value:.1f} % (95 % interval {100 * one.low:.1f} to {100 * one.high:.1f}), "
             f"chance {100 * found.chance:.1f} %",
-            f"cultivars can be named from {'; '.join(shortcuts)}" if shortcuts else "no confounder is above chance",
+            f"cultivars can be named above chance from: {'; '.join(shortcuts)}"
+            if shortcuts
+            else "no confounder is above chance",
         ]
         return "\n".join(lines)
 

@@ -28,9 +28,10 @@ COPIES_TEXT = (
 CONFOUNDER_TEXT = (
     "If cultivars can be named without the leaf, a network can learn the photographer's table or camera in place "
     "of the cultivar, and fails on photographs from elsewhere. Each row is a classifier (extremely randomised "
-    "trees) that sees nothing else, measured on leaves of other folds. Bytes also depend on the leaf, through its "
-    "size and texture. Colour can be a trait of the cultivar or of the light; only photographs of several "
-    "cultivars in the same light tell."
+    "trees) that sees nothing else, measured on leaves of other folds. Camera facts: width, height, JPEG "
+    "quantisation and file type. Bytes also depend on the leaf, through its size and texture. Colour can be a "
+    "trait of the cultivar or of the light; only photographs of several cultivars in the same light can say "
+    "which."
 )
 MISTAKES_TEXT = (
     "Each leaf was named by classifiers that were fitted to the other folds; cleanlab (confident learning) "

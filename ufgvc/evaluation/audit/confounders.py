@@ -44,10 +44,10 @@ def measure_confounders(leaves: Leaves, folds: Sequence[Ints], units: Ints, seed
     """One for the background, the camera's facts, the file's facts, and the leaf's colour without its shape."""
     labels = leaves.labels
     seen = {
-        "the background only": (leaves.background, False),
-        "width, height, JPEG quantisation and file type only": (leaves.file[:, :CAMERA], False),
-        "the same and the size of the file in bytes": (leaves.file, False),
-        "the leaf's colour only": (leaves.colour, True),
+        "background only": (leaves.background, False),
+        "camera facts only": (leaves.file[:, :CAMERA], False),
+        "camera facts and bytes": (leaves.file, False),
+        "leaf colour only": (leaves.colour, True),
     }
     found = []
     for name, (columns, legitimate) in seen.items():

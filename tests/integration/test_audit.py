@@ -78,14 +78,16 @@ def test_planted_faults_are_found(faulty: tuple[Path, set[str]], tmp_path: Path)
     assert kinds == {"under several cultivars", "in train and test", "within one cultivar and split"}
     suspects = {Path(row["image_id"]).stem for row in tables[files.MISTAKES]}
     assert swapped <= suspects
+    others = {stem for stem in suspects - swapped if not stem.startswith("copy-")}
+    assert len(others) <= 2, "suspects are swapped labels, or copies under another cultivar"
     camera = {row["sees"]: row for row in tables[files.CONFOUNDERS]}
-    for sees in ("background only", "camera facts only"):
-        assert camera[sees]["above_chance"] == "true"
+    # The backgrounds of drawn leaves differ more than the tints that were planted.
+    assert [camera[sees]["above_chance"] for sees in ("camera facts only", "camera facts and bytes")] == ["true"] * 2
     html = (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")
-    assert "Background only: " in html
+    assert "Camera facts only: " in html
     assert html.count("<title>") == len(stems) + 1
     assert f"{len(suspects)}; photographs with a flag" in ended.out.replace("likely label mistakes: ", "")
-    assert "cultivars can be named above chance from: background only" in ended.out
+    assert "cultivars can be named above chance from: camera facts only" in ended.out
 
 
 def test_leaves_without_a_fault(clean: list[Photo], tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ BASE: dict[str, tuple[str, ...]] = {
         *OFF,
     ),
     "predict": ("--source", "{}/photographs", "--runs", "{}/runs", "--model", "{}/model", "--out", "{}/out", *OFF),
+    "audit": ("--data", "{}/data", "--runs", "{}/runs", "--out", "{}/out", "--init", "none", *OFF),
     "export": ("--model", "{}/model", "--runs", "{}/runs", "--out", "{}/out", *OFF),
     "calibrate": ("--data", "{}/data", "--runs", "{}/runs", "--model", "{}/model", *OFF),
     "pipeline": (
@@ -197,6 +198,7 @@ def without_work(patch: pytest.MonkeyPatch) -> None:
         "models.onnx.to_onnx",
         "bench.run.matrix_rates",
         "evaluation.score.scores_in_process",
+        "evaluation.audit.leaves.scores_in_process",
     ):
         patch.setattr(f"ufgvc.{function}", _reached)
     patch.setattr("ufgvc.bench.steps.check_cases", lambda *args: [])

@@ -51,7 +51,11 @@ FOREIGN |= {
     "s3",
     "allowed-hosts",
 }
-STYLES = ("ufgvc/reports/style.py", "ufgvc/reports/figures.py")  # CSS: its variables begin with two dashes
+STYLES = (
+    "ufgvc/reports/style.py",
+    "ufgvc/reports/figures.py",
+    "ufgvc/reports/leaf_map.py",
+)  # CSS: its variables begin with two dashes
 DOCUMENTED, ADVISED = documented(), advised()
 
 

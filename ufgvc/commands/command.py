@@ -88,6 +88,7 @@ for _name, _summary in {
     "detect": "train the region detector on a few dozen annotated leaves and measure it (Table I)",
     "mask": "find the regions of every leaf and store their masks",
     "suggest": "choose leaves to annotate next, and propose boxes on them for Label Studio, CVAT and LabelImg",
+    "audit": "check what a data set is worth: copies, labels, confounders, cultivars that look alike, more leaves",
     "train": "train a classifier; the same command again continues or finds its run",
     "evaluate": "score a model on the test leaves, write report.html, and register it as challenger",
     "promote": "make the challenger champion if it is significantly better on the same test leaves",

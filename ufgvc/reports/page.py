@@ -13,9 +13,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from ufgvc import __version__
 from ufgvc.reports.figures import Chart, Panels, data_uri
 from ufgvc.reports.gallery import Gallery
+from ufgvc.reports.leaf_map import LeafMap
 from ufgvc.reports.tables import Table
 
-Block = Chart | Panels | Table | Gallery
+Block = Chart | LeafMap | Panels | Table | Gallery
 
 
 def footer() -> str:
@@ -79,5 +80,5 @@ def _template() -> Template:
     environment.globals["data_uri"] = data_uri
     environment.tests["table"] = lambda block: isinstance(block, Table)
     environment.tests["gallery"] = lambda block: isinstance(block, Gallery)
-    environment.tests["chart"] = lambda block: isinstance(block, Chart)
+    environment.tests["chart"] = lambda block: isinstance(block, Chart | LeafMap)
     return environment.get_template("report.html.j2")

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 
 from ufgvc.commands import COMMANDS
@@ -18,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md")] + sorted((ROOT / "docs").rglob("*.md"))
 FLAG = re.compile(r"(?<![\w`/(-])--([a-z][a-z0-9.-]*[a-z0-9*])")
 HOLE = "HOLE"  # what an f-string fills in
-ANYWHERE = frozenset(("config", "help", "version"))
+ANYWHERE = frozenset(("config", "help", "version", "quiet", "json", "tyro-print-completion", "tyro-write-completion"))
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def words_of(code: str) -> list[str]:
 
 def command_in(code: str) -> tuple[str, ...] | None:
     """The words after `ufgvc` of a line of code; None if it is another program's."""
-    words = words_of(code)
+    words = list(takewhile(lambda word: word != "|", words_of(code)))  # not the program that reads the output
     for place, word in enumerate(words):
         first = place == 0 or words[place - 1] == "--" or "=" in words[0]
         if word == "ufgvc" and first and words[place + 1 :]:

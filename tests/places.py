@@ -52,6 +52,7 @@ BASE: dict[str, tuple[str, ...]] = {
     "ingest": ("--source", "{}/photographs", "--data", "{}/out", "--split", "0.5"),
     "detect": ("--data", "{}/data", "--runs", "{}/runs", "--init", "none", "--num-annotated", "4", *OFF),
     "mask": ("--data", "{}/data", "--runs", "{}/runs", "--box-source", "annotated", *OFF),
+    "suggest": ("--data", "{}/data", "--runs", "{}/runs", "--out", "{}/out", *OFF),
     "train": ("--data", "{}/data", "--runs", "{}/runs", *QUICK_TRAINING, *SIZES, *OFF),
     "evaluate": (
         "--data",
@@ -68,6 +69,7 @@ BASE: dict[str, tuple[str, ...]] = {
     ),
     "predict": ("--source", "{}/photographs", "--runs", "{}/runs", "--model", "{}/model", "--out", "{}/out", *OFF),
     "serve": ("--runs", "{}/runs", "--model", "{}/model", *OFF),
+    "audit": ("--data", "{}/data", "--runs", "{}/runs", "--out", "{}/out", "--init", "none", *OFF),
     "export": ("--model", "{}/model", "--runs", "{}/runs", "--out", "{}/out", *OFF),
     "calibrate": ("--data", "{}/data", "--runs", "{}/runs", "--model", "{}/model", *OFF),
     "pipeline": (
@@ -84,6 +86,7 @@ BASE: dict[str, tuple[str, ...]] = {
         *OFF,
     ),
     "promote": ("--data", "{}/data", "--runs", "{}/runs", "--model", "{}/model"),
+    "status": ("--data", "{}/data", "--runs", "{}/runs", *OFF),
     "sync": ("--runs", "{}/runs", *OFF),
     "benchmark": ("--data", "{}/data", "--runs", "{}/runs", "--methods", "resnet50", *SMALL, "--init", "none", *OFF),
     "pretrain": ("--data", "{}/data", "--runs", "{}/runs", "--architectures", "mobilenet_v2", *OFF),
@@ -196,6 +199,7 @@ def without_work(patch: pytest.MonkeyPatch) -> None:
         "models.onnx.to_onnx",
         "bench.run.matrix_rates",
         "evaluation.score.scores_in_process",
+        "evaluation.audit.leaves.scores_in_process",
     ):
         patch.setattr(f"ufgvc.{function}", _reached)
     patch.setattr("ufgvc.bench.steps.check_cases", lambda *args: [])

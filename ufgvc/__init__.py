@@ -8,9 +8,10 @@ The steps as functions, in the order in which they are used:
     result = ufgvc.train("data", "mask_guided")  trains a classifier
     ufgvc.evaluate("data", result.model)         scores it on the test leaves and writes its report
     ufgvc.predict("new", result.model, "out")    names the cultivar on new photographs
-    ufgvc.load_model(result.model)               the model itself: `predict(images)`
+    ufgvc.load_model(result.model)               the model itself: `predict(paths)`
 
-Each takes its settings (`TrainSettings`, ...) and a `Context` (the folder of all runs, MLflow, Ray, the seed).
+Each takes its settings (`TrainSettings`, ...) and a `Context` (the folder of all runs, MLflow, Ray, the seed), and
+raises `UserError` for what the user can put right; docs/python.md shows them.
 Importing the package imports none of them: a function or class is imported when it is first used.
 """
 
@@ -18,6 +19,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ufgvc.core.errors import UserError
     from ufgvc.data.ingest import IngestSettings, ingest
     from ufgvc.evaluation.predict import predict
     from ufgvc.evaluation.settings import EvaluateSettings, PredictSettings
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
     from ufgvc.regions.mask_dataset import mask
     from ufgvc.regions.settings import DetectSettings, MaskSettings
     from ufgvc.regions.train_detector import detect
+    from ufgvc.runtime.session import RaySettings
     from ufgvc.tracking.context import Context
+    from ufgvc.tracking.settings import TrackingSettings
     from ufgvc.training.run import train
     from ufgvc.training.settings import TrainSettings
 
@@ -38,7 +42,10 @@ __all__ = [
     "IngestSettings",
     "MaskSettings",
     "PredictSettings",
+    "RaySettings",
+    "TrackingSettings",
     "TrainSettings",
+    "UserError",
     "__version__",
     "detect",
     "evaluate",
@@ -55,7 +62,10 @@ _MODULES = {
     "IngestSettings": "ufgvc.data.ingest",
     "MaskSettings": "ufgvc.regions.settings",
     "PredictSettings": "ufgvc.evaluation.settings",
+    "RaySettings": "ufgvc.runtime.session",
+    "TrackingSettings": "ufgvc.tracking.settings",
     "TrainSettings": "ufgvc.training.settings",
+    "UserError": "ufgvc.core.errors",
     "detect": "ufgvc.regions.train_detector",
     "evaluate": "ufgvc.experiments.evaluate",
     "ingest": "ufgvc.data.ingest",

@@ -24,6 +24,7 @@ from ufgvc import __version__
 from ufgvc.commands import COMMANDS, Command
 from ufgvc.core.config import Settings, describe_validation, load_yaml
 from ufgvc.core.errors import UserError, user_error_in
+from ufgvc.core.output import JSON, QUIET, Output
 from ufgvc.core.process import (
     Stopped,
     disable_telemetry,
@@ -34,6 +35,7 @@ from ufgvc.core.process import (
 )
 
 COMMANDS_PACKAGE = "ufgvc.commands"
+COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")  # SHELL; SHELL FILE
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,6 +52,11 @@ def _main(arguments: list[str] | None) -> int:
     if arguments[0] == "--version":
         print(f"ufgvc {__version__}")
         return 0
+    if arguments[0].startswith(COMPLETION):
+        from ufgvc.commands.completion import write_completion
+
+        write_completion(arguments)
+    output = Output.of(arguments)
     setup_logging()
     passive_omp_wait()
     disable_telemetry()
@@ -58,7 +65,10 @@ def _main(arguments: list[str] | None) -> int:
             command = COMMANDS.get(arguments[0])
             settings = parse(command, arguments[1:])
             check_places(settings)
-            return command.run(settings)
+            with output.while_running():
+                outcome = command.run(settings)
+            output.show(outcome.result)
+            return outcome.code
     except KeyboardInterrupt as stop:
         print("stopped; the same command continues from the last checkpoint", file=sys.stderr)
         return 143 if isinstance(stop, Stopped) else 130
@@ -76,12 +86,14 @@ def overview() -> str:
     lines = [f"  {name:<{width}}  {COMMANDS.get(name).summary}" for name in COMMANDS.names()]
     return "\n".join(
         [
-            "usage: ufgvc COMMAND [--config FILE] [flags]",
+            "usage: ufgvc COMMAND [--config FILE] [--quiet] [--json] [flags]",
             "",
             "Identifies plant cultivars from a photograph of one leaf.",
             "",
             *lines,
             "",
+            "--config FILE fills flags from YAML; --quiet writes only results and errors; --json writes the result as "
+            "one\nJSON object to standard output, and everything else to standard error.",
             "`ufgvc COMMAND --help` shows its flags with types, defaults and units; "
             "jobs/configs has a file for each known data set.",
         ]
@@ -100,6 +112,8 @@ def parse(command: Command, arguments: list[str]) -> Any:
         prog=program, usage=f"{program} [--config FILE] [flags]", add_help=False, allow_abbrev=False
     )
     first.add_argument("--config")
+    for flag in (QUIET, JSON):  # of `Output`
+        first.add_argument(flag, action="store_true")
     rest = first.parse_known_args(arguments)[1]
     first.add_argument("--method")
     known, _ = first.parse_known_args(arguments)
@@ -109,7 +123,7 @@ def parse(command: Command, arguments: list[str]) -> Any:
     # What neither the file nor a default gives is required of the flags.
     required = {name: tyro.MISSING for name, field in settings.model_fields.items() if field.is_required()}
     default = settings.model_construct(**{**required, **values})
-    summary = f"{command.summary[0].upper()}{command.summary[1:]}."
+    summary = f"{command.summary[0].upper()}{command.summary[1:]}. Also --config, --quiet, --json: see ufgvc --help."
     try:
         return tyro.cli(settings, default=default, args=rest, prog=program, description=summary, use_underscores=False)
     except ValidationError as error:

@@ -59,5 +59,5 @@ def trained(data: str, runs: Path, validation: str = "last", tracking: TrackingS
     store.write_text("config.yaml", to_yaml(identity))
     run = start_run(Context(runs=str(runs), tracking=tracking), dataset.name, "train", identity, {}, store=store)
     with finish_run_on_exit(run):
-        save_trained(store, dataset, method, plan, identity, state, run)
+        save_trained(store, dataset, method, plan, identity, state, run, neighbours=True)
     return f"{plan.run}/model"

@@ -193,6 +193,34 @@ class TestModels:
         ended = ufgvc("sync", "--runs", runs)
         assert (ended.code, "Traceback" in ended.text) in ((0, False), (2, False)), ended.text
 
+    def test_results_as_json(self, runs: Path, challenger: str, model: str, data: Path, work: Path) -> None:
+        """The only line on standard output, whatever libraries print; what was done already is found."""
+        places = ("--data", data, "--runs", runs)
+        leaves, new = work / "leaves", ("--source", PHOTOGRAPHS, "--model", model, "--out", work / "json")
+        drawn = ("--cultivars", 3, "--train-per-cultivar", 4, "--test-per-cultivar", 2, "--size", 64, "--seed", 2)
+        results = {
+            name: json.loads(done(name, *flags, "--json").out)
+            for name, flags in {
+                "synth": ("--out", leaves, *drawn),
+                "ingest": ("--source", leaves, "--data", data, "--name", "drawn"),
+                "mask": (*places, "--mask-kind", "exact", "--source", leaves),
+                "train": (*places, *TRAINING),
+                "evaluate": (*places, "--model", model),
+                "promote": places,
+                "predict": (*new, "--runs", runs),
+                "status": places,
+            }.items()
+        }
+        assert results["synth"] == {"folder": str(leaves)}
+        assert (results["ingest"]["counts"], results["ingest"]["found"]) == ({"train": 12, "test": 6}, True)
+        assert (results["mask"]["complete"], results["mask"]["n"]) == (18, 18)
+        assert [run["model"] for run in results["train"]["runs"]] == [model]
+        assert results["evaluate"]["metrics"]["models"]["this model"]["accuracy"]["n"] == 6
+        assert results["promote"]["promotion"]["champion"] == results["evaluate"]["version"]
+        assert results["predict"]["predicted"] == 3
+        assert results["status"]["registry"]["champion"] == results["evaluate"]["version"]
+        assert "predict --source" in results["status"]["next"]["command"]
+
     def test_export(self, model: str, runs: Path, work: Path) -> None:
         done("export", "--model", model, "--runs", runs, "--out", work / "onnx")
         places = ("--source", PHOTOGRAPHS, "--model", work / "onnx", "--out", work / "by-onnx")

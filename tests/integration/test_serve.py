@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.integration.browser import chromium, drop, open_page
+from tests.integration.browser import chromium, drop, open_in
 from tests.integration.served_models import CLASSES, photograph
 from tests.integration.service import (
     Registered,
@@ -142,9 +142,8 @@ def _wait_for(reached: Callable[[], bool], within: float = 120) -> None:
 
 
 def test_the_page_names_a_dropped_heic_photograph(service: Service) -> None:
-    look = {"viewport": {"width": 375, "height": 700}, "color_scheme": "dark"}
     with chromium() as browser:
-        with open_page(browser, f"{service.url}/", **look) as page:
+        with open_in(browser, f"{service.url}/", {"width": 375, "height": 700}, dark=True) as page:
             drop(page, "IMG_1.HEIC", heic(2))
             card = page.locator(".card:has(.model)")
             card.wait_for(timeout=60_000)

@@ -33,7 +33,7 @@ class Slow:
 
 
 def fake_job(name: str, folder: Path) -> Any:
-    return SimpleNamespace(name=name, store=open_store(str(folder / name)))
+    return SimpleNamespace(name=name, purpose="final", store=open_store(str(folder / name)))
 
 
 def test_jobs_end_while_another_is_recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_jobs_end_while_another_is_recorded(monkeypatch: pytest.MonkeyPatch, tmp
     results = {"done before": {"train_accuracy": 1.0, "seconds": 1.0}}
     monkeypatch.setattr(training_job, "load_result", lambda job: results.get(job.name))
 
-    def loop(items: list[int], execute: Any, on_end: Callable[[int, str | None], str], *_: Any) -> None:
+    def loop(items: list[int], execute: Any, on_end: Callable[[int, str | None], str], *_: Any, **__: Any) -> None:
         for item in items:
             results[jobs[item].name] = {"train_accuracy": 0.5, "seconds": 2.0}
             assert "50.0 %" in on_end(item, None)
@@ -60,7 +60,7 @@ def test_a_result_counts_though_the_process_was_lost(
 ) -> None:
     results: list[Any] = [None, result]
     monkeypatch.setattr(training_job, "load_result", lambda job: results.pop(0))
-    monkeypatch.setattr(training_job, "run", lambda items, execute, on_end, *_: on_end(0, LOST))
+    monkeypatch.setattr(training_job, "run", lambda items, execute, on_end, *_, **__: on_end(0, LOST))
     (outcome,) = training_job.run_jobs(
         [fake_job("a", tmp_path)], RESOURCES, open_store(str(tmp_path)), 0, lambda outcome: None
     )

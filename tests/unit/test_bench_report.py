@@ -75,6 +75,6 @@ def test_the_report_says_the_same_in_all_its_forms() -> None:
     )
     assert "| ours | 1,234 | 1,200 to 1,300 | images/s | 2 | 1.9 to 2.1 | theirs |" in report.to_markdown()
     assert "A note." in report.to_markdown()
-    assert json.loads(report.to_json())["measured"]["Reading"][0]["ratio"]["median"] == 2
+    assert json.loads(report.json_text())["measured"]["Reading"][0]["ratio"]["median"] == 2
     assert "no GPU" in report.machine_line()
     assert [format_number(value) for value in (0.01234, 12.345, 12345.6)] == ["0.0123", "12.3", "12,346"]

@@ -9,6 +9,7 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.types import Box
 from ufgvc.regions.annotated import AnnotatedImage, split_annotated
 from ufgvc.regions.boxes import average_precision, match_boxes, max_boxes_per_region, select_boxes
+from ufgvc.regions.settings import DetectSettings
 
 
 def box(x0: float, y0: float, x1: float, y1: float, score: float = 1.0, region: str = "vein") -> Box:
@@ -85,6 +86,25 @@ def test_the_split_depends_on_the_seed_and_not_on_the_order():
     first = split_annotated(leaves(40, 5), 10, 0, "here").train
     assert split_annotated(leaves(40, 5)[::-1], 10, 0, "here").train == first
     assert split_annotated(leaves(40, 5), 10, 1, "here").train != first
+
+
+@pytest.mark.parametrize(("train", "test", "evaluated"), [(3, 9, "test"), (3, 0, "training")])
+def test_a_detector_that_is_not_trained_is_measured_on_all_of_a_split(train, test, evaluated):
+    split = split_annotated(leaves(train, test), 0, 0, "here")
+    assert split.train == ()
+    assert split.evaluated_on == f"annotated {evaluated} leaves"
+    assert len(split.evaluation) == (test or train)
+
+
+def test_without_any_boxes_there_is_nothing_to_measure():
+    with pytest.raises(UserError, match="no photograph has boxes"):
+        split_annotated([], 0, 0, "here")
+
+
+@pytest.mark.parametrize("settings", [{"num_annotated": 3}, {"num_annotated": 0, "init": "none"}])
+def test_a_number_of_annotated_leaves_that_makes_no_detector_is_refused(settings):
+    with pytest.raises(ValueError, match="num_annotated"):
+        DetectSettings(**settings)
 
 
 def test_too_few_annotated_leaves_are_refused():

@@ -39,7 +39,9 @@ def test_a_command_may_have_an_exit_code_of_its_own(
     code: int | None, outside_ray: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ufgvc.commands.mask.Mask", Nothing)
-    monkeypatch.setattr("ufgvc.commands.mask.run", lambda settings, context: code)
+    monkeypatch.setattr("ufgvc.commands.mask.run", lambda settings, context: {"of": code})
+    if code is not None:
+        monkeypatch.setattr("ufgvc.commands.mask.exit_code", lambda settings, result: result["of"], raising=False)
     assert main(["mask"]) == (code or 0)
 
 

@@ -52,7 +52,11 @@ FOREIGN |= {
     "allowed-hosts",
 }
 LABELS = ("ufgvc/spot", "ufgvc/may-use-mlflow", "ufgvc/may-use-serve")  # of Kubernetes
-STYLES = ("ufgvc/reports/style.py", "ufgvc/reports/figures.py")  # CSS: its variables begin with two dashes
+STYLES = (
+    "ufgvc/reports/style.py",
+    "ufgvc/reports/figures.py",
+    "ufgvc/reports/leaf_map.py",
+)  # CSS: its variables begin with two dashes
 DOCUMENTED, ADVISED = documented(), advised()
 
 

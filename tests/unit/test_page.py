@@ -15,8 +15,8 @@ from ufgvc.reports import evaluation_figures, figures
 from ufgvc.reports.evaluation_page import compose_evaluation
 
 
-@pytest.fixture(scope="module")
-def html() -> str:
+def evaluation_page() -> str:
+    """The report page of a model with every section, and names that must be escaped."""
     rng = np.random.default_rng(0)
     truth = np.repeat(np.arange(6), 4)
     classes = ["A & B", "<script>alert(1)</script>", "C", "D", 'E "q"', "F"]
@@ -42,6 +42,11 @@ def html() -> str:
         warnings=["care & caution"],
     )
     return compose_evaluation(record, panels, None).to_html()
+
+
+@pytest.fixture(scope="module")
+def html() -> str:
+    return evaluation_page()
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,8 @@ from ufgvc.training.settings import TrainSettings
 
 PLACES = ["--source", "leaves", "--data", "data", "--ray.cpus", "7"]
 Call = tuple[Any, ...]
+STORE = SimpleNamespace(uri="data")
+DATASET = SimpleNamespace(store=STORE, name="drawn", fingerprint="f" * 64, classes=("a", "b"), counts={"train": 4})
 
 
 def settings_of(name: str, *flags: str) -> Any:
@@ -82,14 +84,16 @@ def test_a_pipeline_passes_its_settings_on(
 ) -> None:
     """Exact masks are asked for once, and need no detector; sections keep their own settings."""
     monkeypatch.setattr("ufgvc.commands.pipeline.ray_session", lambda ray: nullcontext())
-    stub(monkeypatch, "ufgvc.commands.ingest.execute", result=None)
+    stub(monkeypatch, "ufgvc.commands.ingest.execute", result=DATASET)
     detects = stub(monkeypatch, "ufgvc.regions.train_detector.detect", model="the detector")
     masks = stub(monkeypatch, "ufgvc.regions.mask_dataset.mask")
     trains = stub(monkeypatch, "ufgvc.training.run.train", metrics={"train_accuracy": 0.5}, model="the model")
     evaluates = stub(monkeypatch, "ufgvc.experiments.evaluate.evaluate")
     more = ["--mask-kind", kind, "--boxes", "b.json", "--mask.confidence", "0.4", "--train.init", "none", "--seed", "3"]
     settings = settings_of("pipeline", *PLACES, "--method", "mask_guided", *more)
-    pipeline.run(settings, settings.context())
+    results = pipeline.run(settings, settings.context())
+    steps = ["ingest", *(["detect"] if kind == "box" else []), "mask", "train", "evaluate"]
+    assert (list(results), results["ingest"]["name"]) == (steps, "drawn")
     assert [call[0] for call in detects] == ([] if kind == "exact" else ["data"])
     ((data, mask_settings, detector, source, context),) = masks
     assert (data, mask_settings.mask_kind, mask_settings.confidence) == ("data", kind, 0.4)
@@ -115,7 +119,7 @@ def test_a_pipeline_chooses_its_method_and_makes_no_masks(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("ufgvc.commands.pipeline.ray_session", lambda ray: nullcontext())
-    stub(monkeypatch, "ufgvc.commands.ingest.execute", result=None)
+    stub(monkeypatch, "ufgvc.commands.ingest.execute", result=DATASET)
     stub(monkeypatch, "ufgvc.experiments.evaluate.evaluate")
     trains = stub(monkeypatch, "ufgvc.training.run.train", metrics={"train_accuracy": 0.5}, model="the model")
     candidate = Candidate("resnet50", {"backbone": "resnet18"}, {"epochs": 7})

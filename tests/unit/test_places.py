@@ -18,7 +18,7 @@ from ufgvc.core.process import disable_telemetry
 WRITTEN = frozenset(("folder", "missing", "empty"))
 GOOD = {"out": WRITTEN, "runs": WRITTEN, "tracking.artifacts": WRITTEN}
 # Without tracking these neither read nor write there; and a method without regions needs no detector.
-UNUSED = frozenset((command, "runs") for command in ("mask", "evaluate", "predict", "serve", "export"))
+UNUSED = frozenset((command, "runs") for command in ("mask", "evaluate", "predict", "serve", "export", "audit"))
 UNUSED |= {("pipeline", "detect.init"), ("pipeline", "detect.coco-weights")}
 
 

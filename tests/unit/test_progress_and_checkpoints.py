@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ufgvc.core.errors import UserError
+from ufgvc.core.output import Output
 from ufgvc.core.storage import Store, open_store
 from ufgvc.training.checkpoint import FILE, read_checkpoint, remove_orphans, write_checkpoint
 from ufgvc.training.progress import Follower, epoch_line, read_metrics
@@ -45,6 +46,19 @@ def test_the_line_of_an_epoch() -> None:
 def write_rows(run: Store, rows: list[dict[str, float]], checkpointed: int) -> None:
     run.write_text("metrics.jsonl", "".join(json.dumps(each) + "\n" for each in rows))
     run.write_json("progress.json", {"checkpointed": checkpointed})
+
+
+def test_a_quiet_command_shows_no_epochs_and_passes_them_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = open_store(tmp_path)
+    write_rows(run, [row(1), row(2)], checkpointed=2)
+    passed: list[dict[str, float]] = []
+    for quiet, shown in ((True, 0), (False, 2)):
+        with Output(quiet=quiet).while_running():
+            follower = Follower(run, 5, on_checkpointed=passed.extend)
+            follower.shown = 0
+            follower.poll()
+        assert capsys.readouterr().err.count("epoch ") == shown
+    assert [each["epoch"] for each in passed] == [1, 2, 1, 2]
 
 
 def test_rows_are_passed_on_once_and_only_after_a_checkpoint(

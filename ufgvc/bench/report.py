@@ -136,7 +136,7 @@ class BenchReport:
         )
         return f"{about['cpu']}, {about['cores']} cores, {about['memory_gb']:g} GB{gpu}; {load}; {packages}"
 
-    def to_json(self) -> str:
+    def json_text(self) -> str:
         """The content of bench.json."""
         return json.dumps(asdict(self), indent=1, ensure_ascii=False, default=str) + "\n"
 
@@ -157,7 +157,7 @@ class BenchReport:
 
     def write(self, folder: Path) -> None:
         """Writes bench.json and bench.md."""
-        (folder / "bench.json").write_text(self.to_json(), encoding="utf-8")
+        (folder / "bench.json").write_text(self.json_text(), encoding="utf-8")
         (folder / "bench.md").write_text(self.to_markdown(), encoding="utf-8")
 
 

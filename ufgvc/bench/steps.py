@@ -19,9 +19,9 @@ from ufgvc.bench.settings import BenchSettings
 from ufgvc.bench.timing import Measurement, Spread, time_in_turn
 from ufgvc.core.errors import UserError
 from ufgvc.core.types import REGIONS
-from ufgvc.methods import build, options_class
+from ufgvc.methods import build, entry, options_class
 from ufgvc.methods.backbones import memory_format
-from ufgvc.methods.method import METHODS, Batch, Method
+from ufgvc.methods.method import Batch, Method
 from ufgvc.training.memory import enough_memory
 from ufgvc.training.optim import make_optimizer
 from ufgvc.training.steps import Precision, choose_precision, train_step
@@ -104,7 +104,7 @@ def choose_cases(settings: BenchSettings, device: torch.device) -> list[StepCase
     sides = settings.sides or ((448,) if gpu else (160,))
     batches = settings.batches or ((16, 128) if gpu else (8,))
     for name in settings.methods:
-        METHODS.get(name)
+        entry(name)
     precisions = dict.fromkeys(choose_precision(wish, device) for wish in settings.precisions or ("auto",))
     return [
         StepCase(name, backbone, side, batch, precision, compiled)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
@@ -11,6 +11,9 @@ from ufgvc.core.config import select_fields
 from ufgvc.core.places import Place
 from ufgvc.experiments.settings import BenchmarkSettings
 from ufgvc.tracking.context import Context
+
+if TYPE_CHECKING:
+    from ufgvc.experiments.benchmark import BenchmarkResult
 
 # What a training costs stands on the report's page: a terminal has no room for sixteen columns.
 NOT_SHOWN = ("Backbone", "Parameters", "GFLOPs", "Training", "Minutes", "Learning")
@@ -28,7 +31,7 @@ class Benchmark(HasRay, WritesRuns, HasMaskKind, BenchmarkSettings):
     """ingested data sets; several are samples of cultivars whose test leaves count together"""
 
 
-def run(settings: Benchmark, context: Context) -> None:
+def run(settings: Benchmark, context: Context) -> BenchmarkResult:
     """Runs the benchmark and prints its tables."""
     from ufgvc.experiments.benchmark import benchmark
     from ufgvc.reports.tables import show_tables
@@ -41,3 +44,4 @@ def run(settings: Benchmark, context: Context) -> None:
     if result.missing:
         print(f"{result.missing} trainings have not ended; without --report-only the same command runs them")
     print(f"everything else, failures too: {result.folder}/report.html")
+    return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ufgvc.commands.fields import HasData, HasModel, HasRay, HasRuns
 from ufgvc.core.config import select_fields
-from ufgvc.experiments.calibrate import CalibrateSettings, calibrate_model
+from ufgvc.experiments.calibrate import CalibrateResult, CalibrateSettings, calibrate_model
 from ufgvc.tracking.context import Context
 
 
@@ -12,7 +12,9 @@ class Calibrate(HasRay, HasRuns, HasModel, HasData, CalibrateSettings):
     """Settings of `ufgvc calibrate`."""
 
 
-def run(settings: Calibrate, context: Context) -> None:
+def run(settings: Calibrate, context: Context) -> CalibrateResult:
     """Calibrates a model and prints the result."""
     chosen = select_fields(CalibrateSettings, settings)
-    print(calibrate_model(settings.data, settings.model, chosen, context).summary())
+    result = calibrate_model(settings.data, settings.model, chosen, context)
+    print(result.summary())
+    return result

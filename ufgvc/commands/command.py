@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import Field, create_model
 
@@ -20,11 +20,20 @@ if TYPE_CHECKING:  # for the list of commands, neither pyarrow nor torch is impo
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """result: what the command's `run` returned.  code: the exit code."""
+
+    result: Any
+    code: int
+
+
+@dataclass(frozen=True)
 class Command:
     """A command of `ufgvc`.
 
     Its module `ufgvc.commands.<name>` holds the class of its settings, named like the command with a capital letter,
-    and `run(settings, context)`, which does the work, prints the result, and returns the exit code (None: 0).
+    and `run(settings, context)`, which does the work, prints the result for a person and returns it: a dataclass or a
+    mapping, which `--json` shows. A module may have `exit_code(settings, result)`; without one the code is 0.
     """
 
     name: str
@@ -40,10 +49,13 @@ class Command:
             return settings
         return _with_options_of(method or settings.model_fields["method"].default, settings)
 
-    def run(self, settings: CommandSettings) -> int:
-        """Runs the command and returns its exit code."""
-        run: Callable[[CommandSettings, Context], int | None] = self._module().run
-        return run(settings, settings.context()) or 0
+    def run(self, settings: CommandSettings) -> Outcome:
+        """Runs the command."""
+        module = self._module()
+        run: Callable[[CommandSettings, Context], Any] = module.run
+        exit_code: Callable[[CommandSettings, Any], int] = getattr(module, "exit_code", lambda settings, result: 0)
+        result = run(settings, settings.context())
+        return Outcome(result, exit_code(settings, result))
 
     def _module(self) -> ModuleType:
         return importlib.import_module(f"ufgvc.commands.{self.name}")
@@ -75,6 +87,8 @@ for _name, _summary in {
     "ingest": "read photographs and boxes, check them, and store them as a data set",
     "detect": "train the region detector on a few dozen annotated leaves and measure it (Table I)",
     "mask": "find the regions of every leaf and store their masks",
+    "suggest": "choose leaves to annotate next, and propose boxes on them for Label Studio, CVAT and LabelImg",
+    "audit": "check what a data set is worth: copies, labels, confounders, cultivars that look alike, more leaves",
     "train": "train a classifier; the same command again continues or finds its run",
     "evaluate": "score a model on the test leaves, write report.html, and register it as challenger",
     "promote": "make the challenger champion if it is significantly better on the same test leaves",
@@ -86,6 +100,7 @@ for _name, _summary in {
     "benchmark": "train all methods and ablations and print Tables II and III; killed and started again, it continues",
     "pretrain": "train initial weights for each architecture on leaves that no benchmark uses",
     "search": "search loss and fusion weights, or any setting, by cross-validation on training leaves; it continues",
+    "status": "show what there is of a data set, what of it is stale, and the next command",
     "sync": "send MLflow what it missed while its server did not answer",
     "bench": "measure what this machine can do, each figure with the usual alternative for comparison",
 }.items():

@@ -18,9 +18,11 @@ class Detect(HasRay, HasFresh, HasSeed, WritesRuns, HasData, DetectSettings):
     """Settings of `ufgvc detect`."""
 
 
-def run(settings: Detect, context: Context) -> None:
+def run(settings: Detect, context: Context) -> DetectResult:
     """Trains the detector and prints Table I."""
-    print(execute(settings, context).summary)
+    step = execute(settings, context)
+    print(step.summary)
+    return step.result
 
 
 def execute(settings: Detect, context: Context) -> Step[DetectResult]:

@@ -20,9 +20,11 @@ class Evaluate(HasRay, HasSeed, HasRuns, HasMaskKind, HasCompared, HasModel, Has
     """Settings of `ufgvc evaluate`."""
 
 
-def run(settings: Evaluate, context: Context) -> None:
+def run(settings: Evaluate, context: Context) -> EvaluateResult:
     """Evaluates a model and prints its scores."""
-    print(execute(settings, context).summary)
+    step = execute(settings, context)
+    print(step.summary)
+    return step.result
 
 
 def execute(settings: Evaluate, context: Context) -> Step[EvaluateResult]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -43,9 +43,18 @@ class Ingest(HasRay, HasFresh, HasSeed, WritesData, HasSource, IngestSettings):
     """Settings of `ufgvc ingest`."""
 
 
-def run(settings: Ingest, context: Context) -> None:
+def run(settings: Ingest, context: Context) -> dict[str, Any]:
     """Stores the data set and prints what it contains."""
-    print(execute(settings, context).summary)
+    step = execute(settings, context)
+    print(step.summary)
+    return to_json(step)
+
+
+def to_json(step: Step[Dataset]) -> dict[str, Any]:
+    """What describes the data set, without its shards."""
+    dataset = step.result
+    description = {"data": dataset.store.uri, "name": dataset.name, "fingerprint": dataset.fingerprint}
+    return {**description, "classes": dataset.classes, "counts": dataset.counts, "found": step.found}
 
 
 def execute(settings: Ingest, context: Context) -> Step[Dataset]:

@@ -24,9 +24,11 @@ class Mask(HasRay, HasFresh, HasRuns, HasMaskKind, HasData, MaskSettings):
     """the detector's folder; default: the newest of this data set below --runs"""
 
 
-def run(settings: Mask, context: Context) -> None:
+def run(settings: Mask, context: Context) -> MaskResult:
     """Stores the masks and prints how many regions were found."""
-    print(execute(settings, context).summary)
+    step = execute(settings, context)
+    print(step.summary)
+    return step.result
 
 
 def execute(settings: Mask, context: Context) -> Step[MaskResult]:

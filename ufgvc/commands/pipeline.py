@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ufgvc.commands import detect, evaluate, ingest, mask, train
 from ufgvc.commands.fields import HasCompared, WritesData
@@ -45,38 +45,45 @@ class Pipeline(HasCompared, WritesData, HasSource, Train):
         return bool(getattr(self.options, "regions", ()))
 
 
-def run(settings: Pipeline, context: Context) -> None:
+def run(settings: Pipeline, context: Context) -> dict[str, Any]:
     """Runs all steps and prints a line for each. UserError, before anything runs, for what a later step would
-    refuse."""
+    refuse. The result has that of each step by its name."""
     _check(settings, context)
+    results: dict[str, Any] = {}
     with ray_session(context.ray):
-        _report("ingest", lambda: ingest.execute(settings.settings_for(ingest.Ingest, settings.ingest), context))
+        ingestion = settings.settings_for(ingest.Ingest, settings.ingest)
+        results["ingest"] = ingest.to_json(_report("ingest", lambda: ingest.execute(ingestion, context)))
         if settings.needs_masks:
-            _find_masks(settings, context)
-        trained = _report("train", lambda: train.execute(settings, context))
+            results |= _find_masks(settings, context)
+        trained = _report("train", lambda: train.execute(settings, context)).result
         shared = {"model": trained[0].model, "mask_kind": settings.mask_kind}
         evaluation = settings.settings_for(evaluate.Evaluate, settings.evaluate, **shared)
-        _report("evaluate", lambda: evaluate.execute(evaluation, context))
+        results["train"] = {"runs": trained}
+        results["evaluate"] = _report("evaluate", lambda: evaluate.execute(evaluation, context)).result
+    return results
 
 
-def _find_masks(settings: Pipeline, context: Context) -> None:
-    """The steps `detect` (exact masks need no detector) and `mask`."""
+def _find_masks(settings: Pipeline, context: Context) -> dict[str, Any]:
+    """The steps `detect` (exact masks need no detector) and `mask`; their results."""
+    results: dict[str, Any] = {}
     detector = None
     if settings.mask_kind != "exact":
         detection = settings.settings_for(detect.Detect, settings.detect)
-        detector = _report("detect", lambda: detect.execute(detection, context)).model
+        results["detect"] = _report("detect", lambda: detect.execute(detection, context)).result
+        detector = results["detect"].model
     shared = {"detector": detector, "mask_kind": settings.mask_kind}
     chosen = settings.settings_for(mask.Mask, settings.mask, **shared)
-    _report("mask", lambda: mask.execute(chosen, context))
+    results["mask"] = _report("mask", lambda: mask.execute(chosen, context)).result
+    return results
 
 
-def _report(name: str, execute: Callable[[], Step[Result]]) -> Result:
-    """Executes a step, prints what it did, and returns its result."""
+def _report(name: str, execute: Callable[[], Step[Result]]) -> Step[Result]:
+    """Executes a step and prints what it did."""
     started = time.monotonic()
     step = execute()
     note = "found, not done again" if step.found else f"{time.monotonic() - started:.0f} s"
     print(f"\n== {name} ({note})\n{step.summary}", flush=True)
-    return step.result
+    return step
 
 
 def _check(settings: Pipeline, context: Context) -> None:

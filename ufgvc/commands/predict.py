@@ -10,7 +10,7 @@ from ufgvc.core.config import select_fields
 from ufgvc.core.errors import UserError
 from ufgvc.core.places import Place, WrittenPlace
 from ufgvc.core.storage import open_store
-from ufgvc.evaluation.settings import PredictSettings
+from ufgvc.evaluation.settings import PredictResult, PredictSettings
 from ufgvc.tracking.context import Context
 
 
@@ -25,7 +25,7 @@ class Predict(HasRay, HasRuns, HasModel, PredictSettings):
     """open predictions.html in the browser"""
 
 
-def run(settings: Predict, context: Context) -> None:
+def run(settings: Predict, context: Context) -> PredictResult:
     """Predicts and prints where the predictions are."""
     from ufgvc.evaluation.predict import predict
     from ufgvc.reports.predictions_page import write_predictions_page
@@ -37,6 +37,7 @@ def run(settings: Predict, context: Context) -> None:
     print(result.summary())
     if settings.show and result.page:
         webbrowser.open(Path(result.page).resolve().as_uri())
+    return result
 
 
 def check_show(settings: Predict) -> None:

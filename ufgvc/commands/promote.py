@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ufgvc.commands.fields import HasData, HasRay, HasRuns
 from ufgvc.core.config import select_fields
 from ufgvc.core.places import Place
 from ufgvc.evaluation.settings import PromoteSettings
 from ufgvc.tracking.context import Context
+
+if TYPE_CHECKING:
+    from ufgvc.evaluation.promote import PromoteResult
 
 NOT_PROMOTED = 3  # exit code of `promote --strict`
 
@@ -19,8 +24,8 @@ class Promote(HasRay, HasRuns, HasData, PromoteSettings):
     (models:/ufgvc-<dataset>@challenger)"""
 
 
-def run(settings: Promote, context: Context) -> int | None:
-    """Decides about the champion and prints the decision. Returns the exit code of `--strict`."""
+def run(settings: Promote, context: Context) -> PromoteResult:
+    """Decides about the champion and prints the decision."""
     from ufgvc.evaluation.promote import promote
     from ufgvc.reports.promotion_tables import promotion_tables
     from ufgvc.reports.tables import show_tables
@@ -32,4 +37,9 @@ def run(settings: Promote, context: Context) -> int | None:
         print(f"warning: {warning}")
     print(promotion.sentence())
     print(result.file)
-    return NOT_PROMOTED if settings.strict and promotion.decision != "promoted" else None
+    return result
+
+
+def exit_code(settings: Promote, result: PromoteResult) -> int:
+    """NOT_PROMOTED with `--strict`, unless the challenger became champion."""
+    return NOT_PROMOTED if settings.strict and result.promotion.decision != "promoted" else 0

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ufgvc.commands.fields import HasData, HasMaskKind, HasMethod, HasRay, HasSeed, WritesRuns
 from ufgvc.experiments.settings import SearchSettings
 from ufgvc.tracking.context import Context
 from ufgvc.training.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from ufgvc.experiments.search import SearchResult
 
 
 class Search(HasRay, HasSeed, WritesRuns, HasMaskKind, HasMethod, HasData):
@@ -17,7 +22,7 @@ class Search(HasRay, HasSeed, WritesRuns, HasMaskKind, HasMethod, HasData):
     """the search"""
 
 
-def run(settings: Search, context: Context) -> None:
+def run(settings: Search, context: Context) -> SearchResult:
     """Runs the search and prints its tables."""
     from ufgvc.experiments.search import search
     from ufgvc.reports.tables import show_tables
@@ -31,3 +36,4 @@ def run(settings: Search, context: Context) -> None:
         print(f"{done.failed} of the trainings at the end failed; the same command tries them again")
     best = f"ufgvc train --config {done.folder}/best.yaml"
     print(f"the best setting: `{best}`; everything else: {done.folder}/report.html")
+    return done

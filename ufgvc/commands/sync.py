@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ufgvc.commands.fields import HasRuns
 from ufgvc.core.errors import UserError
 from ufgvc.core.places import Place
@@ -18,7 +20,7 @@ class Sync(HasRuns):
     """one run's folder; default: every run below --runs"""
 
 
-def run(settings: Sync, context: Context) -> None:
+def run(settings: Sync, context: Context) -> dict[str, Any]:
     """Sends MLflow what it lacks and prints how much."""
     from ufgvc.tracking.sync import sync
 
@@ -27,6 +29,9 @@ def run(settings: Sync, context: Context) -> None:
     folders = sorted({name.removesuffix(IDENTITY_FILE).rstrip("/") for name in found})
     if not folders:
         raise UserError("there is no run with a journal", where=store.uri, fix="give the folder that --runs named")
+    sent = {}
     for folder in folders:
-        sent = sync((store.child(folder) if folder else store).uri, context)
-        print(f"{folder or store.uri}: {f'sent {sent}' if sent else 'nothing was missing'}")
+        number = sync((store.child(folder) if folder else store).uri, context)
+        print(f"{folder or store.uri}: {f'sent {number}' if number else 'nothing was missing'}")
+        sent[folder or store.uri] = number
+    return {"sent": sent}

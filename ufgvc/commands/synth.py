@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ufgvc.commands.fields import HasSeed
 from ufgvc.core.config import select_fields
 from ufgvc.core.places import WrittenPlace
@@ -16,7 +18,7 @@ class Synth(HasSeed, SynthSettings):
     """folder to write"""
 
 
-def run(settings: Synth, context: Context) -> None:
+def run(settings: Synth, context: Context) -> dict[str, Any]:
     """Writes synthetic leaves and prints where."""
     from ufgvc.core.errors import disk_errors
     from ufgvc.core.process import cpu_count
@@ -25,4 +27,6 @@ def run(settings: Synth, context: Context) -> None:
 
     folder = open_store(settings.out).local_path
     with disk_errors(settings.out):
-        print(synthesize(folder, select_fields(SynthSettings, settings), context.seed, workers=cpu_count()))
+        made = synthesize(folder, select_fields(SynthSettings, settings), context.seed, workers=cpu_count())
+    print(made)
+    return {"folder": made}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -24,9 +24,11 @@ class Train(HasRay, HasFresh, HasSeed, WritesRuns, HasMaskKind, HasMethod, HasDa
     """method auto: minutes for trying methods by cross-validation and for the final training"""
 
 
-def run(settings: Train, context: Context) -> None:
-    """Trains a model and prints its last metrics."""
-    print(execute(settings, context).summary)
+def run(settings: Train, context: Context) -> dict[str, Any]:
+    """Trains a model and prints its last metrics. The result has one run, or one for each fold."""
+    step = execute(settings, context)
+    print(step.summary)
+    return {"runs": step.result}
 
 
 def execute(settings: Train, context: Context) -> Step[list[TrainResult]]:

@@ -86,6 +86,10 @@ class EvaluateResult:
     version: str | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
 
+    def to_json(self) -> dict[str, Any]:
+        """Where everything is, and metrics.json, which has the scores of all models."""
+        return {"folder": self.folder, "report": self.report, "version": self.version, "metrics": self.metrics}
+
     def summary(self) -> str:
         """The text for the terminal."""
         one = self.scores.accuracy

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,8 +16,8 @@ import torch
 from ufgvc.core.errors import user_error_in
 from ufgvc.core.process import trim_memory
 from ufgvc.core.storage import Store
-from ufgvc.core.text import format_duration
 from ufgvc.experiments.resources import TrialResources
+from ufgvc.experiments.trial_progress import TrialProgress
 
 if TYPE_CHECKING:  # Tune is imported after the environment that it reads is set; Optuna is needed by a search only
     from ray.tune.schedulers import TrialScheduler
@@ -39,6 +38,7 @@ def run(
     scratch: Store,
     max_failures: int,
     *,
+    progress: TrialProgress,
     searcher: ResumableSearcher | None = None,
     scheduler: TrialScheduler | None = None,
     reuse_actors: bool = True,
@@ -54,23 +54,20 @@ def run(
     log. It delays all trials, so slow calls belong in `InBackground`.
     folder: of an item.  scratch: for Tune's own files; deleted at the end.
     max_failures: how often the lost process of a trial is replaced; -1: without limit.
+    progress: is kept up to date with the trials that run and end.
     reuse_actors: run several trials in one process, because importing torch takes longer than a small training.
     """
-    # Tune would handle these signals itself and continue for a while. The same command resumes, so it may stop at once.
-    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a failed trial returns its reason, and no score
+    _prepare_environment()
     from ray import tune
 
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it would print each traceback three times
-    count = searcher.remaining if searcher else len(items)
-    log.info("%d trials to run, %d at a time, %d threads each", count, resources.max_concurrent, resources.threads)
+    limits = f"{resources.max_concurrent} at a time, {resources.threads} threads each"
+    log.info("%s: %d to run, %s", progress.what, progress.count, limits)
     device = resources.device
 
     def trial(config: dict[str, Any]) -> dict[str, str] | None:
         return _guard(config["number"], execute, folder, device)
 
-    tune.Tuner(
+    tuner = tune.Tuner(
         tune.with_resources(trial, resources.per_trial),
         param_space=None if searcher else {"number": tune.grid_search(list(items))},
         tune_config=tune.TuneConfig(
@@ -84,12 +81,23 @@ def run(
             name="tune",
             storage_path=scratch.path,
             storage_filesystem=scratch.fs,
-            callbacks=[_progress_callback(on_end, count)],
+            callbacks=[_callback(on_end, progress)],
             failure_config=tune.FailureConfig(max_failures=max_failures),
             verbose=0,
         ),
-    ).fit()
+    )
+    with progress:
+        tuner.fit()
     scratch.delete_tree()
+
+
+def _prepare_environment() -> None:
+    """Sets the variables that Tune reads when it is imported."""
+    # Tune would handle these signals itself and continue for a while. The same command resumes, so it may stop at once.
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a failed trial returns its reason, and no score
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it would print each traceback three times
 
 
 def _guard(
@@ -112,14 +120,13 @@ def _guard(
     return None if failure is None else {"error": failure}
 
 
-def _progress_callback(on_end: Callable[[int, str | None], str], count: int) -> Any:
-    """A callback of Tune that passes ended trials to `on_end` and logs the time that is left."""
+def _callback(on_end: Callable[[int, str | None], str], progress: TrialProgress) -> Any:
+    """A callback of Tune that passes ended trials to `on_end` and logs what they reached."""
     from ray import tune
 
-    started = time.monotonic()
-
-    class Progress(tune.Callback):
-        ended = 0
+    class Ends(tune.Callback):
+        def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            progress.start(trial.config["number"])
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             self._end(trial, (trial.last_result or {}).get("error"))
@@ -128,12 +135,16 @@ def _progress_callback(on_end: Callable[[int, str | None], str], count: int) -> 
             self._end(trial, LOST)
 
         def _end(self, trial: Any, error: str | None) -> None:
-            self.ended += 1
-            line = on_end(trial.config["number"], error)
-            seconds = (time.monotonic() - started) / self.ended * (count - self.ended)
-            log.info("%d/%d  %s  about %s left", self.ended, count, line, format_duration(seconds))
+            number = trial.config["number"]
+            progress.end(number)
+            log.info(
+                "%d of %d  %s",
+                progress.before + progress.ended,
+                progress.before + progress.count,
+                on_end(number, error),
+            )
 
-    return Progress()
+    return Ends()
 
 
 class InBackground:

@@ -16,6 +16,7 @@ from ufgvc.experiments.runner import InBackground, run
 from ufgvc.experiments.search_store import RESULT, STOP, SearchStore, TrialConfig
 from ufgvc.experiments.searcher import EPOCH, SCORE, CooperativeASHA, ResumableSearcher, TrialLog
 from ufgvc.experiments.settings import SearchSettings
+from ufgvc.experiments.trial_progress import TrialProgress
 from ufgvc.training.folds import Diverged, Folds
 from ufgvc.training.progress import Row, read_metrics
 from ufgvc.training.settings import WorkerConfig
@@ -91,6 +92,11 @@ def _run_remaining(
             settings.reduction,
         )
         scheduler.replay(known)
+
+    def share_done(number: int) -> float:
+        ended = sum(len(read_metrics(store.fold(number, fold))) for fold in range(store.folds))
+        return ended / (store.folds * epochs)
+
     run(
         (),
         execute,
@@ -99,6 +105,7 @@ def _run_remaining(
         resources,
         open_store(store.folder).child("tune"),
         settings.max_failures,
+        progress=TrialProgress("trials", searcher.remaining, len(known), share_done),
         searcher=searcher,
         scheduler=scheduler,
         reuse_actors=store.train.workers == 1,

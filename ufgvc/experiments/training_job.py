@@ -20,6 +20,7 @@ from ufgvc.core.storage import Store, open_store
 from ufgvc.data.dataset import Dataset, read_index
 from ufgvc.experiments.resources import TrialResources
 from ufgvc.experiments.runner import InBackground, run
+from ufgvc.experiments.trial_progress import TrialProgress
 from ufgvc.methods import build
 from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
@@ -31,6 +32,12 @@ from ufgvc.training.settings import WorkerConfig
 from ufgvc.training.worker import train_in_process
 
 log = logging.getLogger(__name__)
+_WHAT = {
+    "lr_search": "trainings that choose learning rates",
+    "fold": "trainings of folds",
+    "final": "trainings",
+    "pretrain": "trainings of initial weights",
+}
 JOB, RESULT, SCORES = "job.json", "result.json", "scores.parquet"
 
 
@@ -66,6 +73,10 @@ class TrainingJob:
         """The initial learning rate of the last stage; none of a classifier that is fitted."""
         recipe = Recipe.model_validate(self.config.recipe)
         return () if recipe.classifier_fit else (recipe.stages[-1].lr,)
+
+    def share_done(self) -> float:
+        """How many of its epochs have ended, in [0, 1]."""
+        return len(read_metrics(self.store)) / max(1, Recipe.model_validate(self.config.recipe).epochs)
 
     @property
     def name(self) -> str:
@@ -140,7 +151,18 @@ def run_jobs(
             return outcomes[index].summary()
 
         if waiting:
-            run(waiting, execute, on_end, lambda index: jobs[index].store, resources, scratch, max_failures)
+            what = _WHAT[jobs[waiting[0]].purpose]
+            progress = TrialProgress(what, len(waiting), len(outcomes), lambda index: jobs[index].share_done())
+            run(
+                waiting,
+                execute,
+                on_end,
+                lambda index: jobs[index].store,
+                resources,
+                scratch,
+                max_failures,
+                progress=progress,
+            )
     for index in waiting:
         if index not in outcomes:
             raise RuntimeError(f"{jobs[index].name}: Ray Tune finished without an end of this trial")

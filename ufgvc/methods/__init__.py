@@ -27,7 +27,8 @@ from ufgvc.methods import (
     resnet50,
     vgg16,
 )
-from ufgvc.methods.method import METHODS, Batch, LossParts, Method, Outputs
+from ufgvc.methods.method import METHODS, Batch, Entry, LossParts, Method, Outputs
+from ufgvc.methods.plugins import load_plugin, plugin_names
 from ufgvc.methods.recipe import Recipe, Stage
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "build",
     "contrast_views",
     "dcl",
+    "entry",
     "improved_bcnn",
     "inception_v3",
     "leaf_traits",
@@ -61,13 +63,22 @@ __all__ = [
 
 
 def names() -> tuple[str, ...]:
-    """Names that `build` accepts, sorted."""
-    return METHODS.names()
+    """Names that `build` accepts: our own, then those of other packages."""
+    return tuple(dict.fromkeys((*METHODS.names(), *plugin_names())))
 
 
 def options_class(name: str) -> type[Settings]:
     """The options class of a method; its defaults are the published values. UserError for an unknown name."""
-    return METHODS.get(name).options
+    return entry(name).options
+
+
+def entry(name: str) -> Entry:
+    """A registered method, of our own or of another package. UserError for an unknown name, which lists the known."""
+    load_plugin(name)
+    if name not in names():
+        fix = f"choose one of: {', '.join(names())}"
+        raise UserError(f"there is no method named {name!r}", fix=fix)
+    return METHODS.get(name)
 
 
 def build(name: str, num_classes: int, init: str = "none", **options: Any) -> Method:
@@ -77,11 +88,11 @@ def build(name: str, num_classes: int, init: str = "none", **options: Any) -> Me
     URI of a state dict (.safetensors, or any file that torch.load reads with weights_only=True).
     UserError for an unknown name or option, fewer than two classes, and weights that are missing or do not fit.
     """
-    entry = METHODS.get(name)
+    found = entry(name)
     if num_classes < 2:
         raise UserError(f"a classifier needs at least two classes, not {num_classes}", fix="check the data set")
     try:
-        chosen = entry.options.model_validate(options)
+        chosen = found.options.model_validate(options)
     except ValidationError as error:
         raise describe_validation(error, f"options of {name}") from None
-    return entry.build(num_classes, init, chosen)
+    return found.build(num_classes, init, chosen)

@@ -1,6 +1,7 @@
 """The files of a saved model: writing them, reading them, and upgrading those of earlier versions.
 
-model.json                       method, options, class names, input sizes, fingerprints, metrics, calibration, versions
+model.json                       method, options, class names, input sizes, fingerprints, metrics, calibration,
+                                 versions, and the package of the method if that is not ours
 weights.safetensors              the state dict of the network; an exported model has model.onnx instead
 feature_subspace.safetensors     what out-of-distribution scores are computed from, if the model was calibrated
 training_leaves.parquet          embeddings and thumbnails of training leaves, unless it was trained without
@@ -30,6 +31,7 @@ from ufgvc.core.process import versions
 from ufgvc.core.storage import Store
 from ufgvc.methods.backbones import needs_timm
 from ufgvc.methods.method import Method
+from ufgvc.methods.plugins import Package, package_of
 from ufgvc.models.calibration import Calibration, FeatureSubspace
 from ufgvc.models.onnx import ONNX
 from ufgvc.models.training_leaves import TRAINING_LEAVES, TrainingLeaves
@@ -116,10 +118,11 @@ def save_model(
     if len(classes) != method.num_classes:
         raise ValueError(f"{len(classes)} names for {method.num_classes} classes")
     folder.mkdir(parents=True, exist_ok=True)
+    package = package_of(method.name)
     if importlib.util.find_spec("mlflow") is None:  # a host that only trains (cluster/gpu) may do without
         log.warning("MLflow is not installed: `ufgvc` can use %s, but MLflow cannot serve it", folder)
     else:
-        write_mlflow_files(folder, str(method.options.get("backbone", "")))
+        write_mlflow_files(folder, str(method.options.get("backbone", "")), package)
     weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in method.net.state_dict().items()}
     save_file(weights, str(folder / WEIGHTS))
     (folder / TRAINING_LEAVES).unlink(missing_ok=True)
@@ -137,15 +140,18 @@ def save_model(
         "metrics": dict(metrics or {}),
         "versions": versions(),
     }
+    if package is not None:
+        own["package"] = package.to_json()
     more = dict(info or {})
     whole = redact_values(more | {key: value for key, value in own.items() if value or key not in more})
     (folder / MODEL).write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def write_mlflow_files(folder: Path, backbone: str = "") -> None:
+def write_mlflow_files(folder: Path, backbone: str = "", package: Package | None = None) -> None:
     """Makes a local folder an MLflow model: MLmodel, its environment, and a copy of this package under code/.
 
     backbone: name of the method's backbone; one of timm adds timm to the requirements.
+    package: that the method comes from; None for our own.
     """
     import mlflow.pyfunc
     from mlflow.models import ModelSignature
@@ -171,7 +177,10 @@ def write_mlflow_files(folder: Path, backbone: str = "") -> None:
             loader_module="ufgvc.models.pyfunc",
             code_paths=[str(Path(ufgvc.__file__).parent)],
             # Without the build tag (+cu130), which may differ on another machine.
-            pip_requirements=[f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in required],
+            pip_requirements=[
+                *(f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in required),
+                *([package.requirement] if package else []),
+            ],
             signature=signature,
         )
         shutil.rmtree(folder / "code", ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -17,13 +18,15 @@ from ufgvc.core.config import Settings
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, open_store
 from ufgvc.data.augment import eval_view
-from ufgvc.data.images import decode, inspect
+from ufgvc.data.images import BadImage, decode, inspect
 from ufgvc.data.stream import resize_square
 from ufgvc.methods import build
 from ufgvc.methods.method import POOLED_FEATURES, Method
+from ufgvc.methods.plugins import check_package
 from ufgvc.models.calibration import Calibration, FeatureSubspace, softmax
 from ufgvc.models.format import WEIGHTS, read_files, write_exported
 from ufgvc.models.onnx import IMAGES, LOGITS, ONNX, OnnxNet, Parity, export_method, with_onnx_net
+from ufgvc.models.photographs import Photograph, as_list, paths_of, read_content
 from ufgvc.models.score import device_of, rank_classes, score_images
 from ufgvc.models.training_leaves import TrainingLeaves
 from ufgvc.tracking.context import Context
@@ -133,10 +136,16 @@ class LoadedModel:
         return logits, self.subspace.ood_score(features), features
 
     def predict(
-        self, encoded: Sequence[bytes], top: int = TOP_K, batch_size: int = BATCH_SIZE, unknown: bool = True
+        self,
+        photographs: Photograph | Sequence[Photograph],
+        top: int = TOP_K,
+        batch_size: int = BATCH_SIZE,
+        unknown: bool = True,
     ) -> pd.DataFrame:
-        """Predicts image files: columns cultivar, probability, top5, known. BadImage if one cannot be read.
+        """Predicts photographs: paths, URIs or the content of image files, one or several.
 
+        Returns a row for each, with the columns cultivar, probability, top5 and known. Rows have the path as their
+        name, and numbers if content is among them. BadImage for content that cannot be read, UserError for a path.
         top5 is JSON: a list of `top` {cultivar, probability}, the likeliest first. An image whose out-of-distribution
         score exceeds the threshold has known false and cultivar `unknown_name`; its probability and top5 are those of
         the classes all the same.
@@ -144,14 +153,26 @@ class LoadedModel:
         """
         import pandas as pd
 
+        given = as_list(photographs)
         rows: list[dict[str, Any]] = []
-        for start in range(0, len(encoded), batch_size):
-            logits, ood_score = self.score([self.read(image) for image in encoded[start : start + batch_size]])
+        for start in range(0, len(given), batch_size):
+            logits, ood_score = self.score([self._read(image) for image in given[start : start + batch_size]])
             known = self.is_known(ood_score) | (not unknown)
             for ranked, in_distribution in zip(self.top_classes(logits, top), known.tolist(), strict=True):
                 row = {**ranked[0], "top5": json.dumps(ranked, ensure_ascii=False), "known": in_distribution}
                 rows.append(row if in_distribution else row | {"cultivar": self.unknown_name})
-        return pd.DataFrame(rows, columns=["cultivar", "probability", "top5", "known"])
+        paths = paths_of(given)
+        index = None if paths is None else pd.Index(paths, name="path", dtype=object)
+        return pd.DataFrame(rows, index=index, columns=["cultivar", "probability", "top5", "known"])
+
+    def _read(self, photograph: Photograph) -> NDArray[np.uint8]:
+        content = read_content(photograph)
+        try:
+            return self.read(content)
+        except BadImage as error:
+            if isinstance(photograph, bytes):
+                raise
+            raise UserError(error.reason, where=os.fspath(photograph), fix="leave it out") from None
 
     def top_k(self, logits: NDArray[Any], k: int = TOP_K) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Indices and probabilities (N, k) of the likeliest classes of logits (N, K), the likeliest first."""
@@ -191,6 +212,7 @@ def read_model(store: Store, uri: str) -> LoadedModel:
     """Loads a model from its folder, exported or not.  uri: how error messages name it."""
     files = read_files(store, uri)
     info = files.info
+    check_package(info["method"], info.get("package"), uri)
     method = build(info["method"], num_classes=len(info["classes"]), init="none", **info["options"])
     if info.get("mirror") is not None:
         method = replace(method, recipe=method.recipe.model_copy(update={"mirror": info["mirror"]}))

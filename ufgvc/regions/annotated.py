@@ -55,10 +55,16 @@ def split_annotated(images: Sequence[AnnotatedImage], count: int, seed: int, whe
 
     The detector is evaluated on the annotated test images; if there are none, on the training images that were not
     sampled; if there are none either, on a fifth of the sampled ones, which is then not trained on. The result depends
-    on the seed and the image_ids only. UserError, at `where`, with fewer than MIN_ANNOTATED annotated training images.
+    on the seed and the image_ids only. With `count` 0 none is trained on. UserError, at `where`, with fewer than
+    MIN_ANNOTATED annotated training images, or with count 0 and none at all.
     """
     train = sorted((image for image in images if image.split == "train"), key=lambda image: image.image_id)
     test = tuple(image for image in images if image.split == "test")
+    if not count:
+        if not images:
+            fix = "annotate some leaves; `ufgvc suggest` proposes boxes without any"
+            raise UserError("no photograph has boxes to measure the detector on", where=where, fix=fix)
+        return DetectorSplit((), test or tuple(train), f"annotated {'test' if test else 'training'} leaves")
     if len(train) < MIN_ANNOTATED:
         raise UserError(
             f"only {len(train)} training photographs have boxes; the detector needs {MIN_ANNOTATED} or more, better 30",

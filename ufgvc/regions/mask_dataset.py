@@ -17,8 +17,7 @@ from ufgvc.regions.annotated import ANNOTATED
 from ufgvc.regions.exact_masks import EXACT, exact_masks
 from ufgvc.regions.mask_results import MaskCompleteness, MaskResult, find_existing, run_on_shards
 from ufgvc.regions.mask_worker import DETECTED, ShardMasker
-from ufgvc.regions.settings import MaskSettings
-from ufgvc.regions.train_detector import METRICS
+from ufgvc.regions.settings import METRICS, MaskSettings
 from ufgvc.runtime.resources import actor_pool
 from ufgvc.runtime.session import ray_session
 from ufgvc.tracking.context import Context

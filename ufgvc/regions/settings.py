@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import tyro
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ufgvc.core.config import Settings
 from ufgvc.core.places import WeightsPlace
@@ -13,6 +13,7 @@ from ufgvc.core.types import MaskKind
 from ufgvc.runtime.resources import ActorSettings, Device
 
 YoloModel = Literal["yolov5n", "yolov5s", "yolov5m"]
+METRICS = "metrics.json"  # of a detector's run; written last, so that a run folder with it is complete
 BoxSource = Literal["detected", "annotated", "annotated_else_detected"]
 
 
@@ -32,8 +33,9 @@ class SyntheticInitSettings(Settings):
 class DetectSettings(Settings):
     """Training of the region detector (Table I): YOLOv5 with an anchor-free head."""
 
-    num_annotated: int = Field(30, ge=4)
-    """annotated training leaves to train on, sampled with the seed (paper: 30 for cotton, 70 for soy)"""
+    num_annotated: int = Field(30, ge=0)
+    """annotated training leaves to train on, sampled with the seed (paper: 30 for cotton, 70 for soy); 0: the detector
+    of `init: synthetic` as it is, measured on all leaves with boxes"""
     model: YoloModel = "yolov5n"
     """architecture: n, s or m for nano, small or medium"""
     image_size: int = Field(480, ge=64, multiple_of=32)
@@ -58,6 +60,14 @@ class DetectSettings(Settings):
     device: Device = "auto"
     """cpu, gpu, or auto: a GPU if torch sees one (does not change the run's key)"""
 
+    @model_validator(mode="after")
+    def _check_count(self) -> DetectSettings:
+        if 0 < self.num_annotated < 4:
+            raise ValueError("num_annotated must be 0, or 4 or more")
+        if not self.num_annotated and self.init != "synthetic":
+            raise ValueError("without annotated leaves (num_annotated 0) init must be synthetic")
+        return self
+
 
 class MaskSettings(ActorSettings):
     """Masks of all images."""
@@ -77,3 +87,20 @@ class MaskSettings(ActorSettings):
     """actors at most; default: one a shard, as CPUs and GPUs allow"""
     cpus_per_actor: int = Field(1, ge=1)
     """CPUs of each actor: one for the detector, the others decode photographs"""
+
+
+class SuggestSettings(Settings):
+    """Which leaves to annotate next."""
+
+    count: int = Field(10, ge=1, le=1000)
+    """leaves to suggest"""
+    pool: int = Field(1000, ge=1, le=20_000)
+    """training leaves without boxes that are looked at, sampled with the seed"""
+    confidence: float = Field(0.25, gt=0, lt=1)
+    """lowest score of a proposed box"""
+    model: YoloModel = "yolov5n"
+    """without a detector of this data set: architecture of the one that is trained on synthetic leaves"""
+    pretrain: SyntheticInitSettings = SyntheticInitSettings()
+    """without a detector of this data set: training on synthetic leaves"""
+    device: Device = "auto"
+    """cpu, gpu, or auto: a GPU if torch sees one"""

@@ -15,9 +15,9 @@ from ufgvc.data.images import decode
 from ufgvc.data.readers.box_classes import choose_rules, to_regions
 from ufgvc.data.readers.boxes import read_boxes
 from ufgvc.regions.annotated import write_example
-from ufgvc.regions.detector import Detector
+from ufgvc.regions.detector import Detector, load_detector
 from ufgvc.regions.settings import SyntheticInitSettings, YoloModel
-from ufgvc.regions.yolo import YoloConfig, read_weights, train_yolo
+from ufgvc.regions.yolo import YoloConfig, train_yolo
 from ufgvc.synthetic import SynthSettings, synthesize
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,12 @@ _SEED = 20211129  # unlikely to be the seed of synthetic leaves that a detector 
 
 
 def synthetic_weights(runs: str, model: YoloModel, settings: SyntheticInitSettings, device: str) -> dict[str, Tensor]:
-    """The tensors of a detector trained on synthetic leaves; trains it if <runs>/_detectors/<key>/ does not exist."""
+    """The tensors of `synthetic_detector`."""
+    return synthetic_detector(runs, model, settings, device).net.state_dict()
+
+
+def synthetic_detector(runs: str, model: YoloModel, settings: SyntheticInitSettings, device: str) -> Detector:
+    """A detector trained on synthetic leaves; trains it if <runs>/_detectors/<key>/ does not exist."""
     key = short_key({"settings": settings.model_dump(), "weights": model, "version": _VERSION})
     store = open_store(runs).child("_detectors", key)
     with tempfile.TemporaryDirectory(prefix="ufgvc-pretrain-") as name:
@@ -38,7 +43,7 @@ def synthetic_weights(runs: str, model: YoloModel, settings: SyntheticInitSettin
             _train(folder, model, settings, device)
             for file in ("weights.safetensors", "model.json"):  # model.json last: with it the folder is complete
                 store.write_bytes(file, (folder / "model" / file).read_bytes())
-        return read_weights(folder / "model")
+        return load_detector(folder / "model", device)
 
 
 def _train(folder: Path, model: YoloModel, settings: SyntheticInitSettings, device: str) -> None:

@@ -34,8 +34,8 @@ from ufgvc.regions.boxes import max_boxes_per_region
 from ufgvc.regions.detector import Detector
 from ufgvc.regions.detector_report import draw_detections, format_table
 from ufgvc.regions.evaluate_detector import evaluate_detector
-from ufgvc.regions.settings import DetectSettings
-from ufgvc.regions.synthetic_init import synthetic_weights
+from ufgvc.regions.settings import METRICS, DetectSettings
+from ufgvc.regions.synthetic_init import synthetic_detector, synthetic_weights
 from ufgvc.regions.yolo import YoloConfig, read_weights, train_yolo
 from ufgvc.runtime.resources import choose_device
 from ufgvc.tracking.context import Context
@@ -43,7 +43,6 @@ from ufgvc.tracking.registry import model_name, register_folder
 from ufgvc.tracking.runs import Run, finish_run_on_exit, start_run
 
 log = logging.getLogger(__name__)
-METRICS = "metrics.json"  # written last, so that a run folder with it is complete
 COCO = "coco"
 
 
@@ -162,6 +161,8 @@ def _train(
 ) -> tuple[Detector, float]:
     """(detector, seconds of training)."""
     device = choose_device(settings.device)
+    if not split.train:
+        return synthetic_detector(context.runs, settings.model, settings.pretrain, device), 0.0
     init = _load_init(settings, context, device)
     boxes = [image.boxes for image in split.train]
     annotated = {box.region for some in boxes for box in some}

@@ -12,13 +12,12 @@ from typing import Any
 class Gallery:
     """Any number of photographs; the browser draws 24 at a time.
 
-    title: for screen readers.  names: cultivars.  leaves: for each photograph {path, known, why, candidates:
+    names: cultivars.  leaves: for each photograph {path, known, why, candidates:
     [[index of the name, probability]], nearest: [[index of the training leaf, distance]], picture: address or "",
     width, height, has_map}, the most doubtful first.  training: for each training leaf [index of the name, address].
     unknown: the name of unknown leaves.
     """
 
-    title: str
     names: Sequence[str]
     leaves: Sequence[Mapping[str, Any]]
     training: Sequence[tuple[int, str]]

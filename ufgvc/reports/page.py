@@ -13,10 +13,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from ufgvc import __version__
 from ufgvc.reports.figures import Chart, Panels, data_uri
 from ufgvc.reports.gallery import Gallery
+from ufgvc.reports.leaf_map import LeafMap
 from ufgvc.reports.tables import Table
 from ufgvc.reports.upload import Upload
 
-Block = Chart | Panels | Table | Gallery | Upload
+Block = Chart | LeafMap | Panels | Table | Gallery | Upload
 
 
 def footer() -> str:
@@ -88,5 +89,5 @@ def _template() -> Template:
     environment.tests["table"] = lambda block: isinstance(block, Table)
     environment.tests["gallery"] = lambda block: isinstance(block, Gallery)
     environment.tests["upload"] = lambda block: isinstance(block, Upload)
-    environment.tests["chart"] = lambda block: isinstance(block, Chart)
+    environment.tests["chart"] = lambda block: isinstance(block, Chart | LeafMap)
     return environment.get_template("report.html.j2")

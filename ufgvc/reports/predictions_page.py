@@ -75,7 +75,7 @@ def compose_gallery(predicted: Predicted, place: Callable[[bytes, str], str]) ->
     if model.leaves is not None:
         thumbnails, labels = model.leaves.thumbnails, model.leaves.labels
         training = [(int(labels[number]), place(thumbnails[number], f"training-{number:06d}")) for number in used]
-    return Gallery("Photographs", model.classes, leaves, training, model.unknown_name)
+    return Gallery(model.classes, leaves, training, model.unknown_name)
 
 
 def compose_page(predicted: Predicted, gallery: Gallery) -> Page:

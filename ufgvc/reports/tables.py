@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 Cells = list[str | None]
-PIPED_WIDTH = 160  # characters where the output is no terminal
+PIPED_WIDTH = 100  # characters where the output is no terminal
+FRAME = 3  # characters of a column besides its cells: a line and two blanks
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,10 @@ class Table:
 
 
 def show_tables(tables: Iterable[Table], without: Sequence[str] = ()) -> None:
-    """Prints tables on the terminal.  without: columns whose names start with one of these are left out."""
+    """Prints tables on the terminal. One that is too wide is printed in parts, each with the first column.
+
+    without: columns whose names start with one of these are left out.
+    """
     from rich.console import Console
     from rich.table import Table as RichTable
 
@@ -38,12 +42,66 @@ def show_tables(tables: Iterable[Table], without: Sequence[str] = ()) -> None:
         console = Console(width=PIPED_WIDTH)
     for table in tables:
         columns = [i for i, name in enumerate(table.columns) if not name.startswith(tuple(without))]
-        shown = RichTable(title=table.title, title_justify="left")
-        for i in columns:
-            shown.add_column(table.columns[i], justify="left" if i in table.text_columns else "right")
-        for row in table.rows:
-            shown.add_row(*(row[i] or "" for i in columns))
-        console.print(shown)
+        parts = split_columns(table, columns, console.width)
+        for number, part in enumerate(parts, start=1):
+            title = table.title if number == 1 else f"{table.title} ({number} of {len(parts)})"
+            shown = RichTable(title=title, title_justify="left")
+            for i, width in zip(part, fitted_widths(table, part, console.width), strict=True):
+                justify: Literal["left", "right"] = "left" if i in table.text_columns else "right"
+                shown.add_column(table.columns[i], justify=justify, width=width)
+            for row in table.rows:
+                shown.add_row(*(row[i] or "" for i in part))
+            console.print(shown)
+
+
+def split_columns(table: Table, columns: Sequence[int], width: int) -> list[list[int]]:
+    """The columns of each part of a table that fits `width` characters, in their order; the first one is in all parts.
+
+    A column gets the width of its widest cell and of the longest word of its name; a column `p` stays with the one
+    before. Where the first column and one other do not fit, their cells are wrapped.
+    """
+    first, *others = columns
+    units: list[list[int]] = []
+    for i in others:
+        if table.columns[i] == "p" and units:
+            units[-1].append(i)
+        else:
+            units.append([i])
+    parts = [[first]]
+    for unit in units:
+        if len(parts[-1]) > 1 and _total_width(table, [*parts[-1], *unit]) > width:
+            parts.append([first])
+        parts[-1] += unit
+    return parts
+
+
+def fitted_widths(table: Table, columns: Sequence[int], width: int) -> list[int | None]:
+    """Characters of each column, in which no cell is wrapped, and as few names as possible.
+
+    None for all of them if the columns do not fit `width` characters.
+    """
+    spare = width - _total_width(table, columns)
+    if spare < 0:
+        return [None] * len(columns)
+    widths: list[int | None] = []
+    for i in columns:
+        least = _width(table, i) - FRAME
+        more = min(spare, max(0, len(table.columns[i]) - least))
+        spare -= more
+        widths.append(least + more)
+    return widths
+
+
+def _total_width(table: Table, columns: Sequence[int]) -> int:
+    return sum(_width(table, i) for i in columns) + 1  # the frame's right side
+
+
+def _width(table: Table, column: int) -> int:
+    """Characters that a column takes, with its frame and the blanks about its cells."""
+    from rich.cells import cell_len
+
+    texts = [*table.columns[column].split(" "), *(row[column] or "" for row in table.rows)]
+    return FRAME + max(cell_len(line) for text in texts for line in text.split("\n"))
 
 
 class Interval(Protocol):

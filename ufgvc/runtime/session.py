@@ -15,8 +15,10 @@ from pydantic import Field
 
 from ufgvc.core.config import Settings
 from ufgvc.core.errors import UserError
+from ufgvc.core.output import is_quiet
 from ufgvc.core.process import cpu_count, restore_signal_handlers
 from ufgvc.core.startup import mark
+from ufgvc.runtime.ray_stderr import without_level_line
 from ufgvc.runtime.resources import wait_for_gpus
 
 _is_local = False  # whether this process has started the session that is open
@@ -74,8 +76,8 @@ def _joined(address: str) -> Iterator[None]:
     import ray
 
     try:
-        with restore_signal_handlers():
-            ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
+        with restore_signal_handlers(), without_level_line():
+            ray.init(address=address, log_to_driver=not is_quiet(), logging_level=logging.WARNING)
             mark("Ray")
     except ConnectionError as error:
         raise UserError(
@@ -99,7 +101,7 @@ def _started(settings: RaySettings) -> Iterator[None]:
         # needs the same.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
-        with restore_signal_handlers():
+        with restore_signal_handlers(), without_level_line():
             ray.init(
                 address="local",
                 num_cpus=settings.cpus or max(4, cpu_count()),

@@ -22,7 +22,7 @@ from ufgvc.runtime.resources import (
 )
 from ufgvc.runtime.session import cluster_address, ray_session
 from ufgvc.serving.preflight import check_address, token_digest
-from ufgvc.serving.settings import ServiceSettings
+from ufgvc.serving.settings import Ended, ServiceSettings
 from ufgvc.serving.source import ModelSource
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.settings import OFF, resolve
@@ -36,8 +36,8 @@ DESCRIBE_SECONDS = 30.0
 NO_SPILLING = ("RAY_automatic_object_spilling_enabled", "0")
 
 
-def serve_model(model: str, settings: ServiceSettings, context: Context) -> int:
-    """Serves the model until Control-C or SIGTERM, and returns the exit code.
+def serve_model(model: str, settings: ServiceSettings, context: Context) -> Ended:
+    """Serves the model until Control-C or SIGTERM.
 
     UserError before anything is started: no such model, no token for a public address, the port is in use, no room.
     """
@@ -57,8 +57,14 @@ def serve_model(model: str, settings: ServiceSettings, context: Context) -> int:
             _serve(source, settings, device, token, joined=cluster_address(ray) is not None)
     except KeyboardInterrupt as stop:
         print("stopped")
-        return 143 if isinstance(stop, Stopped) else 130
-    return 0
+        return Ended(address_of(settings), "SIGTERM" if isinstance(stop, Stopped) else "Control-C")
+    raise RuntimeError("the service ended by itself")
+
+
+def address_of(settings: ServiceSettings) -> str:
+    """The URL of the page."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"http://{host}:{settings.port}/"
 
 
 def absolute_source(model: str, context: Context) -> ModelSource:
@@ -95,11 +101,10 @@ def _serve(
     for name in ("ray", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
     http = {"host": settings.host, "port": settings.port}
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
     try:
         serve.start(proxy_location="HeadOnly", http_options=http, logging_config=QUIET)
         serve.run(bind(source, settings, device, token), name=NAME, route_prefix="/", logging_config=QUIET)
-        where = f"http://{host}:{settings.port}/"
+        where = address_of(settings)
         print(f"{where} answers, on {settings.replicas} x {device}; Control-C ends it", flush=True)
         _report_versions(serve.get_deployment_handle("classifier", NAME))
     finally:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 from pydantic import Field
 
 from ufgvc.core.config import Settings
@@ -38,3 +41,11 @@ class ServiceSettings(Settings):
     def max_bytes(self) -> int:
         """Size of a request in bytes."""
         return int(self.max_mb * 1_000_000)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A service that has ended.  address: where it answered."""
+
+    address: str
+    stopped_by: Literal["Control-C", "SIGTERM"]

@@ -69,10 +69,18 @@ def check_reachable(location: MlflowLocation) -> None:
         raise MlflowUnavailable(f"nothing listens at {redact(location.uri)} ({error})") from error
 
 
+def has_database(location: MlflowLocation) -> bool:
+    """False for an SQLite file that does not exist: connecting would make it."""
+    return not location.uri.startswith("sqlite:///") or _database(location.uri).exists()
+
+
+def _database(uri: str) -> Path:
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0])
+
+
 def _check_database(uri: str) -> None:
-    database = Path(uri.removeprefix("sqlite:///").partition("?")[0])
-    folder = database.parent
-    missing = uri.startswith("sqlite:///") and not database.exists()
+    folder = _database(uri).parent
+    missing = uri.startswith("sqlite:///") and not _database(uri).exists()
     if missing and folder.exists() and not os.access(folder, os.W_OK):
         fix = "change its rights, or name another with --tracking.uri"
         raise MlflowUnavailable(f"no database can be made in {folder}", fix)

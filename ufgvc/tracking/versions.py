@@ -10,10 +10,10 @@ from typing import Any
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
-from ufgvc.tracking.client import MlflowNotFound, map_errors
+from ufgvc.tracking.client import MlflowNotFound, has_database, map_errors
 from ufgvc.tracking.context import Context
-from ufgvc.tracking.registry import CHAMPION, get_version, has_run, registry_client, resolve_source
-from ufgvc.tracking.settings import redact
+from ufgvc.tracking.registry import CHALLENGER, CHAMPION, get_version, has_run, registry_client, resolve_source
+from ufgvc.tracking.settings import redact, resolve
 
 PREVIOUS = "previous"
 CARD = "model-card.md"
@@ -34,6 +34,38 @@ class Version:
     def uri(self) -> str:
         """The version as MLflow names it: models:/<name>/<number>."""
         return f"models:/{self.name}/{self.number}"
+
+
+@dataclass(frozen=True)
+class Registered:
+    """All versions of a registered model, newest first, and the numbers that carry the two aliases, None for none."""
+
+    versions: tuple[Version, ...] = ()
+    champion: str | None = None
+    challenger: str | None = None
+
+    def version(self, number: str | None) -> Version | None:
+        """The version of that number; None if there is none."""
+        return next((version for version in self.versions if version.number == number), None)
+
+
+def list_registered(name: str, context: Context = Context()) -> Registered:
+    """What the registry has of a model; nothing if there is no model of that name, or no database yet.
+
+    Nothing is written. UserError as for `registry_client`.
+    """
+    location = resolve(context.tracking, context.runs)
+    if location is not None and not has_database(location):
+        return Registered()
+    with registry_client(context) as (client, _):
+        try:
+            with map_errors():
+                aliases = {alias: str(number) for alias, number in client.get_registered_model(name).aliases.items()}
+        except MlflowNotFound:
+            return Registered()
+        found = [_version(each) for each in client.search_model_versions(f"name = '{name}'")]
+        newest_first = sorted(found, key=lambda version: -int(version.number))
+        return Registered(tuple(newest_first), aliases.get(CHAMPION), aliases.get(CHALLENGER))
 
 
 def find_version(uri: str, name: str, context: Context = Context()) -> Version:

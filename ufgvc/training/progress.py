@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ufgvc.core.errors import UserError
+from ufgvc.core.output import is_quiet
 from ufgvc.core.startup import COMMAND, marks, startup_line
 from ufgvc.core.storage import Store
 from ufgvc.core.text import format_duration
@@ -65,7 +66,7 @@ class Follower:
         self._started = False
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
-        self._console = Console(stderr=True, highlight=False)
+        self._console = Console(stderr=True, highlight=False, quiet=is_quiet())
         self._bar = Progress(
             TextColumn("training"),
             BarColumn(),

@@ -1,0 +1,96 @@
+"""The command that comes next: what a data set lacks on the way to a champion that predicts."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+
+from ufgvc.experiments.status import MaskStatus, Status, VersionStatus
+from ufgvc.tracking.context import Context
+from ufgvc.tracking.settings import redact
+
+MIN_BOXES = 4  # leaves with boxes that `detect` needs
+
+
+@dataclass(frozen=True)
+class NextCommand:
+    """command: to be typed, with <...> where a word of the user's own belongs.  reason: why it comes next."""
+
+    command: str
+    reason: str
+
+
+def next_command(status: Status, context: Context = Context()) -> NextCommand:
+    """What to type next.  context: of the status, whose runs folder and MLflow the command gets."""
+    writer = _Writer(status, context)
+    current = [run for run in status.runs if run.finished and not run.stale]
+    if not current:
+        return _before_training(status, writer)
+    for run in current:
+        if not run.evaluated and run.validation != "kfold":
+            what = f"{run.method}/{run.key} has not been scored on the test leaves"
+            return writer.command("evaluate", what, f"--model {shlex.quote(str(run.model))}")
+    registry = status.registry
+    challenger = next((each for each in registry.versions if each.number == registry.challenger), None)
+    if challenger is not None and _is_undecided(challenger, registry.champion):
+        rival = f"champion {registry.champion}" if registry.champion else "no champion yet"
+        return writer.command("promote", f"challenger {challenger.number}, {rival}")
+    best = current[0]
+    model = f"models:/{registry.model}@champion" if registry.champion else str(best.model)
+    words = f"predict --source <photographs> --model {shlex.quote(model)} --out <folder>"
+    return NextCommand(f"ufgvc {words}{writer.runs}", "everything is done and current")
+
+
+def _is_undecided(challenger: VersionStatus, champion: str | None) -> bool:
+    """Whether `promote` has not compared the challenger with this champion on these photographs."""
+    return challenger.number != champion and (champion is None or challenger.decided != champion)
+
+
+def _before_training(status: Status, writer: _Writer) -> NextCommand:
+    lacking = next((masks for masks in status.masks if masks.stale), None)
+    has_boxes = status.boxes is not None and not status.boxes.stale and status.boxes.leaves >= MIN_BOXES
+    detector = status.detector is not None and not status.detector.stale
+    if status.boxes is not None and status.boxes.stale:
+        words = f"ufgvc ingest --source <photographs> --data {shlex.quote(status.data)}"
+        return NextCommand(words, f"the boxes were {status.boxes.stale}")
+    if lacking is not None and (lacking.kind == "exact" or lacking.boxes == "annotated" or detector):
+        return writer.command("mask", f"the masks ({lacking.kind}) were {lacking.stale}", _mask_flags(lacking))
+    if has_boxes and not detector and not [masks for masks in status.masks if not masks.stale]:
+        assert status.boxes is not None
+        return writer.command("detect", f"{status.boxes.leaves} leaves have boxes, and there is no detector of them")
+    if detector and not [masks for masks in status.masks if not masks.stale]:
+        return writer.command("mask", "there is a detector, and there are no masks")
+    started = [run for run in status.runs if not run.finished and not run.stale]
+    reason = "nothing has been trained on these photographs"
+    if started:
+        reason = (
+            f"{started[0].method}/{started[0].key} is at epoch {started[0].epochs}; its own command goes on with it"
+        )
+    return writer.command("train", reason, "--method auto")
+
+
+def _mask_flags(masks: MaskStatus) -> str:
+    flags = f"--mask-kind {masks.kind}"
+    if masks.kind == "exact":
+        return f"{flags} --source <photographs>"
+    return flags if masks.boxes in ("", "detected") else f"{flags} --box-source {masks.boxes}"
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Writes commands with the data set, the runs folder and MLflow of the status."""
+
+    status: Status
+    context: Context
+
+    @property
+    def runs(self) -> str:
+        """The flags for the runs folder and MLflow, where they are not the defaults."""
+        runs, uri = self.context.runs, self.context.tracking.uri
+        flags = "" if runs == Context().runs else f" --runs {shlex.quote(runs)}"
+        return flags if uri is None else f"{flags} --tracking.uri {shlex.quote(redact(uri))}"
+
+    def command(self, name: str, reason: str, flags: str = "") -> NextCommand:
+        """A command of that name on the data set.  flags: of its own, as text."""
+        words = f"ufgvc {name} --data {shlex.quote(self.status.data)}"
+        return NextCommand(f"{words}{' ' if flags else ''}{flags}{self.runs}", reason)

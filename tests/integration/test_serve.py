@@ -7,7 +7,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import psutil
 import pytest
 
 from tests.integration.browser import chromium, drop, open_in
@@ -132,6 +134,22 @@ def test_a_promoted_champion_takes_over_without_a_lost_request(service: Service)
     assert {name for _, _, name in seen} == set(CLASSES[:4])
     assert seen[0][1] == "1"
     assert seen[-1][1] == "2"
+
+
+@pytest.mark.slow
+def test_a_killed_process_of_the_model_is_replaced(service: Service) -> None:
+    tree = psutil.Process(service.process.pid).children(recursive=True)
+    (replica,) = [each for each in tree if "ServeReplica:ufgvc:classifier" in " ".join(each.cmdline())]
+    replica.kill()
+    seen: list[tuple[int, Any]] = []
+
+    def answers_again() -> bool:
+        seen.append(service.predict(photograph(1)))
+        return len(seen) > 1 and seen[-1][0] == 200 and not replica.is_running()
+
+    _wait_for(answers_again, within=300)
+    assert {status for status, _ in seen} <= {200, 503}
+    assert all("try again soon" in answer["error"] for status, answer in seen if status == 503)
 
 
 def _wait_for(reached: Callable[[], bool], within: float = 120) -> None:

@@ -15,11 +15,12 @@ import numpy as np
 from ufgvc.core.errors import UserError
 from ufgvc.core.process import cpu_count
 from ufgvc.data.file_types import READABLE_TYPES, detect_file_type
-from ufgvc.data.images import BadImage, Pixels, decode, inspect
+from ufgvc.data.images import BadImage, Pixels, count_pixels, decode, inspect
 from ufgvc.evaluation.explanation import explain
 from ufgvc.models.model import LoadedModel
 from ufgvc.reports.figures import jpeg_uri
 from ufgvc.reports.predicted_pictures import draw_pictures
+from ufgvc.serving.settings import ServiceSettings
 from ufgvc.serving.source import ModelSource
 from ufgvc.serving.uploads import Photograph
 
@@ -52,14 +53,14 @@ class Image:
 class Classifier:
     """Answers for one model, and swaps it for another version between two batches.
 
-    device: of torch.  threads: of torch on a CPU.  poll: seconds between two looks at the registry.
+    device: of torch.  threads: of torch on a CPU.  settings: `poll` and `max_megapixels` are used.
     """
 
-    def __init__(self, source: ModelSource, device: str, threads: int, poll: float) -> None:
+    def __init__(self, source: ModelSource, device: str, threads: int, settings: ServiceSettings) -> None:
         import torch
 
         torch.set_num_threads(threads)
-        self.source, self.device, self.poll = source, device, poll
+        self.source, self.device, self.settings = source, device, settings
         self.decoders = ThreadPoolExecutor(min(DECODERS, cpu_count()), "decode")
         self.scorer = ThreadPoolExecutor(1, "score")  # a network is used by one thread at a time
         self.registry_problem = ""
@@ -92,9 +93,9 @@ class Classifier:
 
     async def decode(self, photographs: Sequence[Photograph]) -> list[Image]:
         """Decodes photographs for the model of now. Unreadable names the first that cannot be read."""
-        served = self.served
+        served, limit = self.served, self.settings.max_megapixels
         loop = asyncio.get_running_loop()
-        work = [loop.run_in_executor(self.decoders, _decode, photograph, served) for photograph in photographs]
+        work = [loop.run_in_executor(self.decoders, _decode, each, served, limit) for each in photographs]
         return list(await asyncio.gather(*work))
 
     async def score(self, images: Sequence[Image]) -> list[dict[str, Any]]:
@@ -131,7 +132,7 @@ class Classifier:
 
     def _follow(self) -> None:
         """Loads another version when the alias names one. What fails is tried again; the old version goes on."""
-        while not self.stopped.wait(self.poll):
+        while not self.stopped.wait(self.settings.poll):
             try:
                 version = self.source.version()
                 if version != self.served.version:
@@ -152,8 +153,10 @@ class Unreadable(Exception):
         self.is_photograph = is_photograph
 
 
-def _decode(photograph: Photograph, served: Served) -> Image:
+def _decode(photograph: Photograph, served: Served, max_megapixels: float) -> Image:
     try:
+        if (found := count_pixels(photograph.content) / 1e6) > max_megapixels:
+            raise BadImage(f"has {found:.0f} million pixels; send at most {max_megapixels:g} million")
         pixels = decode(photograph.content, inspect(photograph.content).orientation)
     except BadImage as error:
         is_photograph = detect_file_type(photograph.content) in READABLE_TYPES

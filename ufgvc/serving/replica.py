@@ -26,7 +26,7 @@ class ClassifierReplica:
     """`Classifier` behind Ray Serve: what cannot be answered is returned, not raised."""
 
     def __init__(self, source: ModelSource, device: str, threads: int, settings: ServiceSettings) -> None:
-        self.classifier = Classifier(source, device, threads, settings.poll)
+        self.classifier = Classifier(source, device, threads, settings)
         batching: Any = self._score
         batching.set_max_batch_size(settings.batch_size)
 

@@ -30,6 +30,8 @@ class ServiceSettings(Settings):
     """size of a request in MB; a larger one is answered with 413"""
     max_files: int = Field(16, ge=1)
     """photographs in a request"""
+    max_megapixels: float = Field(64.0, gt=0)
+    """million pixels of a photograph; a larger one takes gigabytes to decode and is answered with 422"""
     rate: int = Field(600, ge=1)
     """requests a minute from one address; more are answered with 429"""
     queue: int = Field(64, ge=1)

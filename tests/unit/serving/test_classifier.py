@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import io
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import PIL.Image
+import pillow_heif
 import pytest
 
 from tests.golden.trainings import HERE
@@ -18,6 +21,7 @@ from ufgvc.evaluation.predict import Predictor
 from ufgvc.models.model import LoadedModel, load_model
 from ufgvc.serving.answers import Answer
 from ufgvc.serving.classifier import Classifier, Unreadable
+from ufgvc.serving.settings import ServiceSettings
 from ufgvc.serving.source import ModelSource
 from ufgvc.serving.uploads import Photograph
 
@@ -49,7 +53,8 @@ class Source(ModelSource):
 
 @pytest.fixture
 def classifier() -> Iterator[Classifier]:
-    made = Classifier(Source(str(HERE / "model")), "cpu", threads=1, poll=0.01)
+    settings = ServiceSettings(poll=0.01, max_megapixels=0.5)
+    made = Classifier(Source(str(HERE / "model")), "cpu", threads=1, settings=settings)
     yield made
     made.stopped.set()
     made.follower.join(20)
@@ -134,3 +139,17 @@ def test_the_first_file_that_cannot_be_read_is_named(classifier: Classifier) -> 
         with pytest.raises(Unreadable, match=r"^bad\.png: ") as error:
             asyncio.run(classifier.decode([*good, Photograph("bad.png", content)]))
         assert error.value.is_photograph is is_photograph
+
+
+@pytest.mark.parametrize("kind", ["PNG", "HEIC"])
+def test_a_small_file_of_many_pixels_is_refused_before_it_is_decoded(
+    kind: str, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, buffer = PIL.Image.new("RGB", (1000, 600)), io.BytesIO()
+    if kind == "PNG":
+        image.save(buffer, "PNG")
+    else:
+        pillow_heif.from_pillow(image).save(buffer)
+    monkeypatch.setattr("ufgvc.serving.classifier.inspect", lambda content: pytest.fail("it was decoded"))
+    with pytest.raises(Unreadable, match=r"bomb\.png: has 1 million pixels; send at most 0\.5 million"):
+        asyncio.run(classifier.decode([Photograph("bomb.png", buffer.getvalue())]))

@@ -110,10 +110,12 @@ def test_with_a_model_and_by_actors(small_dataset: str, tmp_path: Path) -> None:
     _, here = audited(small_dataset, tmp_path / "here", *words)
     _, there = audited(small_dataset, tmp_path / "there", *words, "--max-actors", "2")
     assert len(here[files.LEAVES]) == 21
-    exact = [[row[name] for name in ("image_id", "bytes", "blur", "label_quality")] for row in here[files.LEAVES]]
-    assert exact == [
-        [row[name] for name in ("image_id", "bytes", "blur", "label_quality")] for row in there[files.LEAVES]
-    ]
+    for one, other in zip(here[files.LEAVES], there[files.LEAVES], strict=True):
+        assert [one[name] for name in ("image_id", "bytes", "blur")] == [
+            other[name] for name in ("image_id", "bytes", "blur")
+        ]
+        # An actor computes with one thread, whose sums round otherwise.
+        assert float(one["label_quality"]) == pytest.approx(float(other["label_quality"]), abs=1e-3)
     html = (tmp_path / "here" / "audit.html").read_text(encoding="utf-8")
     assert "The network was trained on the train leaves" in html
     assert str(tmp_path / "model") in html

@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.integration.browser import PHONE, check_accessible, fits, open_page
+from tests.unit.audit.test_audit_page import QUICK, faulty_leaves
 from tests.unit.benchmark_report.synthetic_benchmarks import RESAMPLES, whole_benchmark
 from tests.unit.synthetic_searches import synthetic_search
 from tests.unit.test_page import evaluation_page
 from ufgvc.evaluation import benchmark_summary, search_summary
+from ufgvc.evaluation.audit.record import audit_leaves
+from ufgvc.reports.audit_page import compose_audit
 from ufgvc.reports.benchmark_page import compose_benchmark
 from ufgvc.reports.search_page import compose_search
 
@@ -21,12 +24,18 @@ def benchmark_page() -> str:
     return compose_benchmark([(record, benchmark_summary.summarize(record, RESAMPLES))]).to_html()
 
 
+def audit_page() -> str:
+    return compose_audit(audit_leaves("grapes", faulty_leaves(), QUICK)).to_html()
+
+
 def search_page() -> str:
     record = synthetic_search()
     return compose_search(record, "footer", search_summary.summarize(record, 200)).to_html()
 
 
-@pytest.mark.parametrize("make", [evaluation_page, benchmark_page, search_page], ids=lambda make: make.__name__)
+@pytest.mark.parametrize(
+    "make", [evaluation_page, benchmark_page, search_page, audit_page], ids=lambda make: make.__name__
+)
 def test_a_report_is_accessible_and_fits_a_telephone(make: Callable[[], str], tmp_path: Path) -> None:
     file = tmp_path / "report.html"
     file.write_text(make(), encoding="utf-8")

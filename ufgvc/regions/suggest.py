@@ -168,7 +168,7 @@ def sample_pool(dataset: Dataset, known: set[str], size: int, seed: int) -> set[
 def _open_detector(
     dataset: Dataset, detector: str | None, settings: SuggestSettings, context: Context, device: str
 ) -> tuple[Detector, str]:
-    """(detector, what the user is told it is)."""
+    """(detector, how the summary names it)."""
     if detector is None:
         try:
             detector = newest_detector(dataset, context.runs)

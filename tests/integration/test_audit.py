@@ -90,6 +90,7 @@ def test_planted_faults_are_found(faulty: tuple[Path, set[str]], tmp_path: Path)
     assert "cultivars can be named above chance from: camera facts only" in ended.out
 
 
+@pytest.mark.slow
 def test_leaves_without_a_fault(clean: list[Photo], tmp_path: Path) -> None:
     folder = tmp_path / "clean"
     ingested_photos(clean, folder)

@@ -106,6 +106,7 @@ def test_without_the_package_there_is_one_message(model: Path, photograph: Path,
     ]
 
 
+@pytest.mark.slow
 def test_another_version_is_a_warning(model: Path, photograph: Path, tmp_path: Path) -> None:
     newer = install(tmp_path, example(), version="0.4")
     done = run(newer, "-c", PREDICT, model, photograph)
@@ -113,6 +114,7 @@ def test_another_version_is_a_warning(model: Path, photograph: Path, tmp_path: P
     assert f"{model} was made with short-leaves==0.3, and short-leaves==0.4 is installed" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "message"),
     [

@@ -157,6 +157,7 @@ def test_pictures_of_many_photographs_lie_next_to_the_page(
         page.wait_for_function("[...document.images].slice(0, 6).every(each => each.naturalWidth > 0)")
 
 
+@pytest.mark.slow
 def test_an_exported_model_shows_the_same_neighbours_without_maps(
     half_known: str, photographs: str, tmp_path: Path, result: PredictResult
 ) -> None:

@@ -33,9 +33,10 @@ def search_page() -> str:
     return compose_search(record, "footer", search_summary.summarize(record, 200)).to_html()
 
 
-@pytest.mark.parametrize(
-    "make", [evaluation_page, benchmark_page, search_page, audit_page], ids=lambda make: make.__name__
-)
+PAGES = (evaluation_page, benchmark_page, search_page, pytest.param(audit_page, marks=pytest.mark.slow))
+
+
+@pytest.mark.parametrize("make", PAGES, ids=lambda make: make.__name__)
 def test_a_report_is_accessible_and_fits_a_telephone(make: Callable[[], str], tmp_path: Path) -> None:
     file = tmp_path / "report.html"
     file.write_text(make(), encoding="utf-8")

@@ -102,6 +102,7 @@ def test_leaves_without_a_fault(clean: list[Photo], tmp_path: Path) -> None:
     assert float(next(row for row in tables[files.CONFOUNDERS] if row["sees"] == "the whole leaf")["accuracy"]) > 0.6
 
 
+@pytest.mark.slow
 def test_with_a_model_and_by_actors(small_dataset: str, tmp_path: Path) -> None:
     classes = open_dataset(small_dataset).classes
     made = methods.build("resnet50", len(classes), init="none", backbone="shufflenet_v2_x0_5")

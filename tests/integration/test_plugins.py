@@ -87,6 +87,7 @@ def photograph() -> Path:
     return min((ROOT / "tests" / "golden" / "photographs").iterdir())
 
 
+@pytest.mark.slow
 def test_a_saved_model_names_the_package_that_it_needs(model: Path, site: str, photograph: Path) -> None:
     assert '"package": {\n    "name": "short-leaves",\n    "version": "0.3"\n  }' in (model / "model.json").read_text()
     assert "short-leaves==0.3" in (model / "requirements.txt").read_text().splitlines()

@@ -43,6 +43,7 @@ def demo(folder: Path) -> int:
     show_results(runs, model)
     database = (runs / "mlflow.db").resolve()
     print("\nWhat to open next:")
+    print(f"  the predictions    {folder / 'predictions' / 'predictions.html'}")
     print(f"  the report         {model.parent / 'report' / 'report.html'}")
     print(f"  MLflow             .venv/bin/mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///{database}")
     print(f"  your own leaves    .venv/bin/ufgvc {' '.join(predict).replace(str(folder / 'new-leaves'), 'FOLDER')}")

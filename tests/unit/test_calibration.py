@@ -149,3 +149,10 @@ def test_a_reference_of_leaves_that_are_all_the_same_has_no_direction() -> None:
     assert subspace.basis.shape == (0, 8)
     assert subspace.ood_score(np.ones((1, 8)))[0] == pytest.approx(0, abs=1e-6)
     assert np.isfinite(subspace.ood_score(np.zeros((1, 8)))).all()
+
+
+def test_features_of_another_width_are_one_message() -> None:
+    """As of a probe that an earlier version calibrated on its last map."""
+    subspace = FeatureSubspace(np.zeros(4, np.float32), np.eye(2, 4, dtype=np.float32))
+    with pytest.raises(UserError, match="calibrated on features of 4 numbers, the network gives 6"):
+        subspace.ood_score(np.ones((3, 6)))

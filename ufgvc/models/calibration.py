@@ -56,8 +56,11 @@ class FeatureSubspace:
         """Out-of-distribution scores (N,) in [0, 2] of features (N, C): the norm of the residual outside the subspace.
 
         The residual of ViM (Wang et al. 2022, arXiv 2203.10807, section 4), without its logit term: logits grow with
-        any strong activation, so they do not separate unknown images.
+        any strong activation, so they do not separate unknown images. UserError for features of another width.
         """
+        if np.shape(features)[1] != len(self.mean):
+            what = f"was calibrated on features of {len(self.mean)} numbers, the network gives {np.shape(features)[1]}"
+            raise UserError(f"the model {what}", fix="calibrate it again with this version (`ufgvc calibrate`)")
         centred = normalize_rows(features) - self.mean
         coordinates = centred @ self.basis.T.astype(np.float64)
         residual: Floats = np.linalg.norm(centred - coordinates @ self.basis, axis=1)

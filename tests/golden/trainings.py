@@ -35,10 +35,10 @@ from ufgvc.experiments.training_job import score_test
 from ufgvc.methods import build
 from ufgvc.methods.recipe import Recipe
 from ufgvc.runtime.session import RaySettings, ray_session
+from ufgvc.training.in_process import train_in_process
 from ufgvc.training.progress import read_metrics
 from ufgvc.training.run import make_worker_config
 from ufgvc.training.settings import TrainSettings
-from ufgvc.training.worker import train_in_process
 
 HERE = Path(__file__).parent
 LEAVES, GOLDEN = HERE / "leaves", HERE / "golden.json"

@@ -17,9 +17,9 @@ from ufgvc.methods import build
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.runs import finish_run_on_exit, start_run
 from ufgvc.tracking.settings import TrackingSettings
+from ufgvc.training.in_process import train_in_process
 from ufgvc.training.run import make_worker_config, save_trained
 from ufgvc.training.settings import TrainSettings
-from ufgvc.training.worker import train_in_process
 
 OFF = TrackingSettings(uri="off")
 TRAINED: dict[str, tuple[dict[str, Any], str]] = {}

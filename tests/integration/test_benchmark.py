@@ -269,7 +269,8 @@ def test_a_stopped_training_ends_with_the_same_weights(small_dataset: str, tmp_p
     """The loop of a trial, stopped after an epoch and resumed, against one that was not stopped."""
     import torch
 
-    from ufgvc.training.worker import Worker, train_in_process
+    from ufgvc.training.in_process import train_in_process
+    from ufgvc.training.worker import Worker
 
     dataset = open_dataset(small_dataset)
     settings = BenchmarkSettings.model_validate(SETTINGS | {"epochs": 3})

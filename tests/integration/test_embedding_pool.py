@@ -21,9 +21,9 @@ from ufgvc.tracking.context import Context
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training import embedding_pool
 from ufgvc.training.embedding_pool import embed_split
+from ufgvc.training.in_process import train_in_process
 from ufgvc.training.run import make_worker_config, train
 from ufgvc.training.settings import TrainSettings, WorkerConfig
-from ufgvc.training.worker import train_in_process
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 OPTIONS = {"backbone": "shufflenet_v2_x0_5"}

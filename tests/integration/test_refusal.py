@@ -20,9 +20,9 @@ from ufgvc.experiments.resources import TrialResources
 from ufgvc.experiments.training_job import TrainingJob, run_jobs
 from ufgvc.methods import build
 from ufgvc.models.model import LoadedModel
+from ufgvc.training.in_process import train_in_process
 from ufgvc.training.run import make_worker_config
 from ufgvc.training.settings import TrainSettings
-from ufgvc.training.worker import train_in_process
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 SMALL = TrainSettings(init="none", epochs=1, batch_size=4, resize=40, crop=32)

@@ -34,9 +34,9 @@ from ufgvc.experiments.settings import SearchSettings
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training.folds import Folds
+from ufgvc.training.in_process import train_in_process
 from ufgvc.training.progress import read_metrics
 from ufgvc.training.settings import TrainSettings
-from ufgvc.training.worker import train_in_process
 
 OPTIONS = {"backbone": "shufflenet_v2_x0_5"}
 TRAIN = TrainSettings(

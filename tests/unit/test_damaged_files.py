@@ -11,7 +11,6 @@ from tests.factories import image_folder, put
 from ufgvc.core.errors import UserError
 from ufgvc.core.parquet import read_parquet_file, read_parquet_rows, write_parquet_file
 from ufgvc.core.storage import open_store
-from ufgvc.data import ingest as module
 from ufgvc.data.dataset import open_dataset, read_index, read_manifest
 from ufgvc.data.ingest import ingest
 from ufgvc.models.model import load_model
@@ -38,8 +37,7 @@ def test_parquet(tmp_path: Path, keep: int) -> None:
 
 
 @pytest.mark.parametrize("file", ["dataset.json", "regions/annotated/manifest.json", "images"])
-def test_a_data_set(tmp_path: Path, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_pack", lambda packer, jobs, ray: [packer(job) for job in jobs])
+def test_a_data_set(tmp_path: Path, file: str) -> None:
     ingest(str(image_folder(tmp_path / "source")), str(tmp_path / "data"))
     damaged = next((tmp_path / "data" / "images").glob("*.parquet")) if file == "images" else tmp_path / "data" / file
     damaged.write_bytes(damaged.read_bytes()[:-5])

@@ -23,10 +23,10 @@ from ufgvc.methods.backbones import build_backbone, needs_timm
 from ufgvc.methods.lite_weights import LITE, read_lite_weights
 from ufgvc.methods.weights import check_init
 from ufgvc.tracking.context import Context
+from ufgvc.training.in_process import train_in_process
 from ufgvc.training.progress import read_metrics
 from ufgvc.training.run import make_worker_config, train
 from ufgvc.training.settings import TrainSettings
-from ufgvc.training.worker import train_in_process
 
 
 @pytest.mark.parametrize(("photograph", "label"), [("chelsea", 285), ("coffee", 967), ("rocket", 657)])
@@ -89,7 +89,8 @@ def test_a_missing_package_is_one_message(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_missing_package_is_noticed_before_the_work_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr("ufgvc.training.run.ray_session", lambda *_: pytest.fail("a session was started"))
+    for begin in ("ray_session", "train_in_process"):
+        monkeypatch.setattr(f"ufgvc.training.run.{begin}", lambda *_: pytest.fail("the work has started"))
     for options in ({}, {"backbone": "efficientnet_lite1"}):
         with pytest.raises(UserError, match="which is not installed"):
             train(str(LEAVES), "linear_probe", options, context=Context(runs=str(tmp_path)))

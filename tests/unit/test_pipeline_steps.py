@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -83,7 +82,6 @@ def test_a_pipeline_passes_its_settings_on(
     kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Exact masks are asked for once, and need no detector; sections keep their own settings."""
-    monkeypatch.setattr("ufgvc.commands.pipeline.ray_session", lambda ray: nullcontext())
     stub(monkeypatch, "ufgvc.commands.ingest.execute", result=DATASET)
     detects = stub(monkeypatch, "ufgvc.regions.train_detector.detect", model="the detector")
     masks = stub(monkeypatch, "ufgvc.regions.mask_dataset.mask")
@@ -118,7 +116,6 @@ def test_a_pipeline_over_folds_is_refused_before_anything_runs(capsys: pytest.Ca
 def test_a_pipeline_chooses_its_method_and_makes_no_masks(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("ufgvc.commands.pipeline.ray_session", lambda ray: nullcontext())
     stub(monkeypatch, "ufgvc.commands.ingest.execute", result=DATASET)
     stub(monkeypatch, "ufgvc.experiments.evaluate.evaluate")
     trains = stub(monkeypatch, "ufgvc.training.run.train", metrics={"train_accuracy": 0.5}, model="the model")
@@ -147,7 +144,7 @@ def test_a_pipeline_of_one_fold_is_accepted(monkeypatch: pytest.MonkeyPatch) -> 
     def begins(*_: object) -> None:
         raise UserError("it begins")
 
-    monkeypatch.setattr("ufgvc.commands.pipeline.ray_session", begins)
+    monkeypatch.setattr("ufgvc.commands.pipeline.keep_ray_session", begins)
     settings = settings_of("pipeline", *PLACES, *flags)
     with pytest.raises(UserError, match="it begins"):
         pipeline.run(settings, settings.context())

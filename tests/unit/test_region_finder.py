@@ -23,10 +23,10 @@ from ufgvc.models.format import save_model
 from ufgvc.models.model import export_to_onnx, load_model
 from ufgvc.training.embeddings import embed_training_images
 from ufgvc.training.fit_regions import fit_regions
+from ufgvc.training.in_process import train_in_process
 from ufgvc.training.loader import unpack
 from ufgvc.training.run import make_worker_config
 from ufgvc.training.settings import TrainSettings
-from ufgvc.training.worker import train_in_process
 
 
 def blobs(count: int, side: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -19,7 +19,7 @@ from ufgvc.core.storage import open_store
 from ufgvc.data.ingest import IngestSettings
 from ufgvc.evaluation.settings import EvaluateSettings
 from ufgvc.regions.settings import DetectSettings, MaskSettings
-from ufgvc.runtime.session import ray_session
+from ufgvc.runtime.session import keep_ray_session
 from ufgvc.tracking.context import Context
 
 Result = TypeVar("Result")
@@ -50,7 +50,7 @@ def run(settings: Pipeline, context: Context) -> dict[str, Any]:
     refuse. The result has that of each step by its name."""
     _check(settings, context)
     results: dict[str, Any] = {}
-    with ray_session(context.ray):
+    with keep_ray_session():
         ingestion = settings.settings_for(ingest.Ingest, settings.ingest)
         results["ingest"] = ingest.to_json(_report("ingest", lambda: ingest.execute(ingestion, context)))
         if settings.needs_masks:

@@ -21,8 +21,9 @@ from ufgvc.core.errors import UserError, disk_errors
 from ufgvc.core.storage import open_store
 from ufgvc.core.types import REGIONS
 from ufgvc.data.dataset import Dataset
-from ufgvc.data.stream import Ints, RawBatch, decode_chunks, list_chunks, num_batches
+from ufgvc.data.stream import Ints, RawBatch, decode_ahead, decode_in_threads, list_chunks, num_batches
 from ufgvc.data.transfer import to_device
+from ufgvc.runtime.session import MAX_IN_PROCESS
 
 log = logging.getLogger(__name__)
 CACHE = "_cache"  # folder in that of all runs
@@ -100,7 +101,8 @@ def _build(dataset: Dataset, split: str, side: int, mask_kind: str | None, folde
         preallocate(path)
     done = 0
     chunks = list_chunks(dataset, split, mask_kind)
-    for batch in decode_chunks(dataset.store, chunks, side).iter_batches(batch_size=None, batch_format="numpy"):
+    decode = decode_in_threads if rows <= MAX_IN_PROCESS else decode_ahead
+    for batch in decode(dataset.store, chunks, side):
         at = batch["position"]
         for name, file in files.items():
             file[at] = batch[name]

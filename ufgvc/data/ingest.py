@@ -17,6 +17,7 @@ from pydantic import Field
 from ufgvc.core.config import Settings
 from ufgvc.core.errors import UserError
 from ufgvc.core.parquet import read_parquet_file
+from ufgvc.core.process import cpu_count
 from ufgvc.core.storage import Store, open_store
 from ufgvc.data import validation
 from ufgvc.data.dataset import (
@@ -40,8 +41,8 @@ from ufgvc.data.readers.groups import read_groups
 from ufgvc.data.readers.listing import Listing, check_names, set_groups
 from ufgvc.data.readers.scan import Rejected
 from ufgvc.data.splits import assign_splits
-from ufgvc.runtime.session import RaySettings, ray_session
-from ufgvc.runtime.tasks import one_task_each, run_tasks
+from ufgvc.runtime.session import RaySettings, ray_session, runs_in_process
+from ufgvc.runtime.tasks import map_in_threads, one_task_each, run_tasks
 
 log = logging.getLogger(__name__)
 REGIONS_FOLDER = "regions/annotated"
@@ -202,7 +203,9 @@ def _assign_splits(listing: Listing, source: str, split: float | None, seed: int
 
 
 def _pack(packer: Packer, plans: list[ShardPlan], settings: RaySettings | None) -> list[PackedShard]:
-    """Packs the shards in Ray Data tasks, one each."""
+    """Packs the shards in Ray Data tasks, one each; those of few photographs in threads of this process."""
+    if runs_in_process(settings, sum(len(plan.photos) for plan in plans)):
+        return list(map_in_threads(packer, plans, cpu_count()))
 
     def run(row: dict[str, bytes]) -> dict[str, bytes]:
         return {"packed": pickle.dumps(packer(pickle.loads(row["plan"])))}

@@ -1,9 +1,11 @@
-"""Decodes images and masks from storage with Ray Data, and streams them as training batches."""
+"""Decodes images and masks from storage, with Ray Data or threads, and streams them as training batches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -12,11 +14,13 @@ from PIL import Image
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.parquet import read_parquet_rows
+from ufgvc.core.process import cpu_count
 from ufgvc.core.storage import Store
 from ufgvc.core.types import REGIONS
 from ufgvc.data.dataset import Dataset, read_manifest
 from ufgvc.data.images import BadImage, decode, decode_mask
-from ufgvc.runtime.tasks import one_task_each
+from ufgvc.runtime.session import in_ray_session
+from ufgvc.runtime.tasks import map_in_threads, one_task_each
 
 if TYPE_CHECKING:  # the tasks that decode do not need torch, whose import takes longer than many of them
     import torch
@@ -24,7 +28,9 @@ if TYPE_CHECKING:  # the tasks that decode do not need torch, whose import takes
 
 Ints = NDArray[np.int64]
 Row = dict[str, Any]
+Columns = dict[str, NDArray[Any]]
 ROWS_PER_CHUNK = 64  # one row group of a shard
+CHUNKS_AHEAD = 2  # that threads decode while one is in use
 
 
 @dataclass(frozen=True)
@@ -98,17 +104,18 @@ def resize_mask_square(mask: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
     return np.asarray(Image.fromarray(mask).resize((side, side), Image.Resampling.NEAREST), dtype=bool)
 
 
-def decode_chunk(store: Store, chunk: Chunk, side: int) -> dict[str, NDArray[Any]]:
-    """Reads and decodes the rows of a chunk.
+def decode_chunk(store: Store, chunk: Chunk, side: int, map_rows: Callable[..., Any] = map) -> Columns:
+    """Reads and decodes the rows of a chunk.  map_rows: `map`, or that of a pool of threads.
 
     Returns position (N,) int64 and image (N, side, side, 3) uint8; with masks, for each region also <region>_bits
     (N, side, ceil(side/8)) uint8, packed, and has_<region> (N,) bool. UserError for an image that cannot be decoded,
     RuntimeError if the masks belong to other images.
     """
     table = read_parquet_rows(store, chunk.images, chunk.start, chunk.stop, ["image_id", "image", "orientation"])
-    rows: dict[str, NDArray[Any]] = {
+    decode_row = partial(_decode_row, side=side, where=f"{store.uri}/{chunk.images}")
+    rows: Columns = {
         "position": np.arange(chunk.position, chunk.position + len(chunk), dtype=np.int64),
-        "image": np.stack([_decode_row(row, side, f"{store.uri}/{chunk.images}") for row in table.to_pylist()]),
+        "image": np.stack(list(map_rows(decode_row, table.to_pylist()))),
     }
     if not chunk.masks:
         return rows
@@ -117,7 +124,7 @@ def decode_chunk(store: Store, chunk: Chunk, side: int) -> dict[str, NDArray[Any
         raise RuntimeError(f"{store.uri}/{chunk.masks} does not hold the masks of {chunk.images}")
     for region in REGIONS:
         encoded = masks[region].to_pylist()
-        rows[f"{region}_bits"] = np.stack([_pack_mask(mask, side) for mask in encoded])
+        rows[f"{region}_bits"] = np.stack(list(map_rows(partial(_pack_mask, side=side), encoded)))
         rows[f"has_{region}"] = np.array([mask is not None for mask in encoded])
     return rows
 
@@ -142,12 +149,26 @@ def decode_chunks(store: Store, chunks: list[Chunk], side: int) -> Any:
     Memory use does not grow with the number of rows. Needs a Ray session.
     """
 
-    def work(batch: dict[str, Any]) -> Iterator[dict[str, NDArray[Any]]]:
+    def work(batch: dict[str, Any]) -> Iterator[Columns]:
         for index in batch["chunk"]:
             yield decode_chunk(store, chunks[int(index)], side)
 
     tasks = one_task_each([{"chunk": index} for index in range(len(chunks))])
     return tasks.map_batches(work, batch_size=1, num_cpus=0.5)
+
+
+def decode_in_threads(store: Store, chunks: Iterable[Chunk], side: int) -> Iterator[Columns]:
+    """The rows of `decode_chunk` for each chunk in turn, by threads of this process, a few chunks ahead."""
+    with ThreadPoolExecutor(cpu_count()) as pool:
+        yield from map_in_threads(lambda chunk: decode_chunk(store, chunk, side, pool.map), chunks, CHUNKS_AHEAD)
+
+
+def decode_ahead(store: Store, chunks: list[Chunk], side: int) -> Iterator[Columns]:
+    """The rows of `decode_chunk` for each chunk in turn: by Ray Data in a Ray session, else by threads."""
+    if not in_ray_session():
+        return decode_in_threads(store, chunks, side)
+    batches = decode_chunks(store, chunks, side).iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1)
+    return iter(batches)
 
 
 def num_batches(rows: int, batch_size: int) -> int:
@@ -186,7 +207,7 @@ class StreamedSource:
         mine, count = rank_chunks([chunks[i] for i in rng.permutation(len(chunks))], wanted, self.rank, self.world)
         steps = num_batches(len(self.positions), self.batch_size)
         sizes = [len(part) for part in np.array_split(np.arange(count), steps)]
-        decoded = decode_chunks(self.dataset.store, mine, self.side)
+        decoded = decode_ahead(self.dataset.store, mine, self.side)
         rows = _shuffle_rows(decoded, wanted, min(self.buffer, count), rng)
         for size in sizes:
             taken = [row for _, row in zip(range(size), rows, strict=False)]
@@ -232,10 +253,12 @@ def rank_chunks(chunks: list[Chunk], wanted: NDArray[np.bool_], rank: int, world
     return mine, last - first
 
 
-def _shuffle_rows(dataset: Any, wanted: NDArray[np.bool_], buffer: int, rng: np.random.Generator) -> Iterator[Row]:
+def _shuffle_rows(
+    decoded: Iterable[Columns], wanted: NDArray[np.bool_], buffer: int, rng: np.random.Generator
+) -> Iterator[Row]:
     """The wanted rows in an order that depends on `rng` alone, holding `buffer` of them at a time."""
     held: list[Row] = []
-    for batch in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
+    for batch in decoded:
         for index in np.flatnonzero(wanted[batch["position"]]):
             held.append({name: np.array(column[index]) for name, column in batch.items()})
             if len(held) > buffer:

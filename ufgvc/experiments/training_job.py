@@ -26,10 +26,10 @@ from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
 from ufgvc.tracking.runs import NullRun
 from ufgvc.training.held_out import score_held_out, score_indices
+from ufgvc.training.in_process import train_in_process
 from ufgvc.training.progress import read_metrics
 from ufgvc.training.run import save_trained
 from ufgvc.training.settings import WorkerConfig
-from ufgvc.training.worker import train_in_process
 
 log = logging.getLogger(__name__)
 _WHAT = {

@@ -21,7 +21,8 @@ from ufgvc.data.images import BadImage, decode_mask, encode_mask
 from ufgvc.data.readers.listing import image_ids
 from ufgvc.data.readers.scan import find_photographs, scan
 from ufgvc.regions.mask_results import MaskResult, find_existing, run_on_shards
-from ufgvc.runtime.session import ray_session
+from ufgvc.runtime.session import ray_session, runs_in_process
+from ufgvc.runtime.tasks import one_task_each, run_tasks
 from ufgvc.tracking.context import Context
 
 log = logging.getLogger(__name__)
@@ -75,8 +76,11 @@ def exact_masks(dataset: Dataset, source: str | None, context: Context = Context
         shard = copy_shard(dataset, folder, writer, Shard(**json.loads(row["shard"])))
         return {"masks": json.dumps(asdict(shard))}
 
-    with ray_session(context.ray):
-        rows = run_on_shards(dataset, lambda shards: shards.map(copy, num_cpus=1))
+    if runs_in_process(context.ray, sum(dataset.counts.values())):
+        rows = run_on_shards(dataset, lambda shards: map(copy, shards))  # which reads in threads
+    else:
+        with ray_session(context.ray):
+            rows = run_on_shards(dataset, lambda shards: run_tasks(one_task_each(shards).map(copy).iter_rows()))
     shards = [Shard(**json.loads(row["masks"])) for row in rows]
     origin = {"source": folder.store.uri, "listing": folder.key}
     complete = sum(shard.rows for shard in shards)

@@ -11,6 +11,7 @@ from typing import Any
 
 from ufgvc.core.config import short_key
 from ufgvc.core.errors import UserError
+from ufgvc.core.process import cpu_count
 from ufgvc.core.storage import open_store
 from ufgvc.data.dataset import Dataset, Manifest, Shard, ShardWriter, open_dataset, read_manifest
 from ufgvc.regions.annotated import ANNOTATED
@@ -18,8 +19,9 @@ from ufgvc.regions.exact_masks import EXACT, exact_masks
 from ufgvc.regions.mask_results import MaskCompleteness, MaskResult, find_existing, run_on_shards
 from ufgvc.regions.mask_worker import DETECTED, ShardMasker
 from ufgvc.regions.settings import METRICS, MaskSettings
-from ufgvc.runtime.resources import actor_pool
-from ufgvc.runtime.session import ray_session
+from ufgvc.runtime.resources import actor_pool, choose_device
+from ufgvc.runtime.session import ray_session, runs_in_process
+from ufgvc.runtime.tasks import one_task_each, run_tasks
 from ufgvc.tracking.context import Context
 
 log = logging.getLogger(__name__)
@@ -181,12 +183,17 @@ def _describe_boxes(dataset: Dataset, detector: str | None, settings: MaskSettin
 
 
 def _run(dataset: Dataset, arguments: dict[str, Any], settings: MaskSettings, context: Context) -> list[dict[str, Any]]:
-    """The results of `ShardMasker(**arguments)` for all shards."""
+    """The results of `ShardMasker(**arguments)` for all shards, by actors; for few photographs by this process."""
     uses_detector = arguments["detector"] is not None
+    if settings.has_default_size and runs_in_process(context.ray, sum(dataset.counts.values())):
+        device = choose_device(settings.device) if uses_detector else "cpu"
+        masker = ShardMasker(**arguments | {"device": device, "threads": cpu_count(), "network_threads": None})
+        return run_on_shards(dataset, lambda shards: map(masker, shards))
     with ray_session(context.ray, settings.gpus_to_wait_for if uses_detector else 0):
         pool = actor_pool(settings, len(dataset.shards), can_use_gpu=uses_detector)
         log.info("mask: %d shards, up to %d actors on %s", len(dataset.shards), pool.max_actors, pool.device)
         arguments = arguments | {"device": pool.device}
+        options = {"fn_constructor_kwargs": arguments, **pool.options}
         return run_on_shards(
-            dataset, lambda shards: shards.map(ShardMasker, fn_constructor_kwargs=arguments, **pool.options)
+            dataset, lambda shards: run_tasks(one_task_each(shards).map(ShardMasker, **options).iter_rows())
         )

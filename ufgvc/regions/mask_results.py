@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,10 +13,10 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.types import REGIONS
 from ufgvc.data.dataset import Dataset, Manifest, read_manifest
 from ufgvc.regions.settings import MaskSettings
-from ufgvc.runtime.tasks import one_task_each, run_tasks
 
 log = logging.getLogger(__name__)
 MIN_FOUND = MaskSettings().min_found
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -144,14 +144,14 @@ def find_existing(dataset: Dataset, folder: str, key: str) -> Manifest | None:
     return manifest if manifest.extra.get("key") == key and same_shards else None
 
 
-def run_on_shards(dataset: Dataset, make: Callable[[Any], Any]) -> list[dict[str, Any]]:
-    """The results for all shards, and logs the progress. Needs a Ray session; a UserError of a task is raised.
+def run_on_shards(dataset: Dataset, run: Callable[[list[Row]], Iterable[Row]]) -> list[Row]:
+    """The results for all shards, and logs the progress.
 
-    make: a Ray Dataset with the rows {"shard": JSON of a `Shard` of the images} -> the Ray Dataset of results.
+    run: rows {"shard": JSON of a `Shard` of the images} -> a row of results for each, in the same order.
     """
-    shards = one_task_each([{"shard": json.dumps(asdict(shard))} for shard in dataset.shards])
-    rows: list[dict[str, Any]] = []
-    for row in run_tasks(make(shards).iter_rows()):
+    shards = [{"shard": json.dumps(asdict(shard))} for shard in dataset.shards]
+    rows: list[Row] = []
+    for row in run(shards):
         rows.append(row)
         log.info("mask: %d of %d shards", len(rows), len(dataset.shards))
     return rows

@@ -32,15 +32,15 @@ Boxes = list[Box] | None  # None: the image could not be read, or is not annotat
 
 
 class ShardMasker:
-    """Callable for `map` of a Ray Dataset.
+    """Callable for `map`, also that of a Ray Dataset.
 
     Takes {"shard": JSON of a `Shard` of the images}. Returns, as JSON, the written shards "masks" and "detected" (""
     without a detector), "found": {combination of regions, such as "vein+contour": images with it}, and "failed":
     [(image_id, reason)] of the images that could not be read.
 
     writers: of "masks" and "detected".  detector: store of the detector's folder; None if boxes are only read.
-    source: as `MaskSettings.boxes`, or "existing" for the boxes in regions/detected.  threads: that decode; the network
-    computes on one CPU thread.  device: of the network.
+    source: as `MaskSettings.boxes`, or "existing" for the boxes in regions/detected.  threads: that decode.
+    device: of the network.  network_threads: CPU threads of the network; None: as many as torch takes.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class ShardMasker:
         batch_size: int,
         threads: int,
         device: TorchDevice,
+        network_threads: int | None = 1,
     ) -> None:
         self.dataset, self.writers, self.source, self.kind = dataset, writers, source, kind
         self.confidence, self.batch_size, self.threads = confidence, batch_size, threads
@@ -63,7 +64,8 @@ class ShardMasker:
 
             from ufgvc.regions.detector import load_detector
 
-            torch.set_num_threads(1)
+            if network_threads:
+                torch.set_num_threads(network_threads)
             with tempfile.TemporaryDirectory(prefix="ufgvc-detector-") as folder:
                 detector.download(Path(folder))
                 self.detector = load_detector(Path(folder), device)

@@ -54,6 +54,11 @@ class ActorSettings(Settings):
     """cpu, gpu (one for each actor), or auto: GPUs if there are any"""
 
     @property
+    def has_default_size(self) -> bool:
+        """Whether nothing asks for a pool of a certain size, so that few tasks may do without one."""
+        return self.min_actors == 1 and self.max_actors is None
+
+    @property
     def gpus_to_wait_for(self) -> int:
         """GPUs without which the pool cannot start (see `ray_session`)."""
         return self.min_actors if self.device == "gpu" else 0

@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,9 @@ from ufgvc.core.startup import mark
 from ufgvc.runtime.ray_stderr import without_level_line
 from ufgvc.runtime.resources import wait_for_gpus
 
+MAX_IN_PROCESS = 1000  # photographs; up to here Ray's processes start slower than they help on one machine
 _is_local = False  # whether this process has started the session that is open
+_kept: contextlib.ExitStack | None = None  # of `keep_ray_session`
 
 
 class RaySettings(Settings):
@@ -47,6 +50,24 @@ def cluster_address(settings: RaySettings) -> str | None:
     return settings.address or os.environ.get("RAY_ADDRESS") or ("auto" if in_ray_job() else None)
 
 
+def in_ray_session() -> bool:
+    """Whether this process has joined or started Ray. Does not import it, which takes a second."""
+    ray = sys.modules.get("ray")
+    return ray is not None and hasattr(ray, "is_initialized") and bool(ray.is_initialized())
+
+
+def uses_cluster(settings: RaySettings | None) -> bool:
+    """Whether a session would be that of a running cluster: one that is named, or that this process has joined."""
+    if cluster_address(settings or RaySettings()) is not None:
+        return True
+    return in_ray_session() and not _is_local
+
+
+def runs_in_process(settings: RaySettings | None, photographs: int) -> bool:
+    """Whether this process does a step for that many photographs itself, without Ray: a few, on this machine."""
+    return photographs <= MAX_IN_PROCESS and not uses_cluster(settings)
+
+
 @contextlib.contextmanager
 def ray_session(settings: RaySettings | None = None, gpus: int = 0) -> Iterator[None]:
     """Joins a running cluster, or starts a local session and removes it with its files at the end. Nested use joins the
@@ -65,10 +86,30 @@ def ray_session(settings: RaySettings | None = None, gpus: int = 0) -> Iterator[
         session: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     else:
         session = _joined(address) if address else _started(settings)
+        if _kept is not None:
+            _kept.enter_context(session)
+            session = contextlib.nullcontext()
     with session:
         if gpus and not _is_local:
             wait_for_gpus(gpus, settings.gpu_timeout)
         yield
+
+
+@contextlib.contextmanager
+def keep_ray_session() -> Iterator[None]:
+    """The first session that is opened in this context stays open until its end, so that the steps of a command start
+    Ray once, or not at all if none of them needs it.
+    """
+    global _kept
+    if _kept is not None:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        _kept = stack
+        try:
+            yield
+        finally:
+            _kept = None
 
 
 @contextlib.contextmanager

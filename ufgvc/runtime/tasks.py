@@ -1,14 +1,33 @@
-"""Ray Data tasks and actors: one task for each item, and a UserError raised in one of them comes back as itself."""
+"""One task for each item, in Ray Data or in threads of this process; a UserError of a task comes back as itself."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from ufgvc.core.errors import user_error_in
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def map_in_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
+    """work(item) for each item, in their order. At most `threads` results are computed ahead of the one in use."""
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def one_task_each(items: Sequence[dict[str, Any]]) -> Any:

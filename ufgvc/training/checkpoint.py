@@ -1,11 +1,12 @@
 """Writing and reading checkpoints. They hold tensors and plain values only, no pickled objects.
 
-A run keeps them below <run>/checkpoints: in the folders that Ray Train names, or in `alone`, of a trial.
+A run keeps them below <run>/checkpoints: in the folders that Ray Train names, or in `alone`, of a training without it.
 """
 
 from __future__ import annotations
 
 import glob
+import io
 import os
 import shutil
 import socket
@@ -73,6 +74,27 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
     return dict(torch.load(folder / FILE, map_location="cpu", weights_only=True))
 
 
+def _load(content: bytes) -> dict[str, Any]:
+    return dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
+
+
+def read_ray_checkpoint(run: str) -> dict[str, Any] | None:
+    """The state of the newest complete checkpoint of Ray Train in the run with this URI, without Ray; None if there is
+    none.
+    """
+    store = open_store(run).child("checkpoints")
+    if not store.exists(SNAPSHOT):
+        return None
+    known = store.read_text(SNAPSHOT)
+    names = [name for name in store.list() if name.endswith(f"/{FILE}") and name.split("/")[0] in known]
+    return _load(store.read_bytes(max(names))) if names else None  # the names hold the time
+
+
+def newest_state(*states: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The state with the most finished epochs; None if there is none."""
+    return max((state for state in states if state is not None), key=lambda state: int(state["epoch"]), default=None)
+
+
 @dataclass(frozen=True)
 class RunCheckpoint:
     """The checkpoint of a training without Ray Train, <run>/checkpoints/alone; each one replaces the previous one."""
@@ -94,9 +116,7 @@ class RunCheckpoint:
         """The state of the checkpoint; None if there is none."""
         if not self.store.exists(FILE):
             return None
-        with tempfile.TemporaryDirectory(prefix="ufgvc-checkpoint-") as folder:
-            (Path(folder) / FILE).write_bytes(self.store.read_bytes(FILE))
-            return read_checkpoint(Path(folder))
+        return _load(self.store.read_bytes(FILE))
 
 
 def make_checkpoint_folder() -> Path:

@@ -24,7 +24,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from ufgvc.core.errors import user_error_in
 from ufgvc.core.storage import Store
-from ufgvc.training.checkpoint import read_checkpoint
+from ufgvc.training.checkpoint import RunCheckpoint, newest_state, read_checkpoint
 from ufgvc.training.preflight import choose_training_device, worker_resources
 from ufgvc.training.settings import TrainSettings, WorkerConfig
 from ufgvc.training.worker import Worker
@@ -87,6 +87,8 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any] | None:
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
             state = read_checkpoint(Path(folder))
+    if context.get_world_size() == 1:  # the run may have been started without Ray Train
+        state = newest_state(state, RunCheckpoint.of(config["config"].run).read())
     ranks = context.get_world_rank(), context.get_world_size(), context.get_local_world_size()
     return Worker.start(config["config"], *ranks, ray.train.torch.get_device(), state, report).run()
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,14 +14,13 @@ from torch import Tensor
 
 from ufgvc.data.augment import eval_view
 from ufgvc.data.cache import CachedSource
-from ufgvc.data.stream import Chunk, decode_chunk
+from ufgvc.data.stream import Chunk, decode_in_threads
 from ufgvc.methods.method import Method
 from ufgvc.training.ddp import Ranks
 from ufgvc.training.embedding_shards import EmbeddingShards
 from ufgvc.training.loader import BatchLoader, eval_batch
 
 Ints = NDArray[np.int64]
-AHEAD = 2  # chunks that are decoded while the network computes
 View = Callable[[Tensor], Tensor]  # (B, R, R, 3) uint8 -> (B, 3, crop, crop) float in [0, 1]
 
 
@@ -78,21 +75,14 @@ def _decoded(
     loader: BatchLoader, shards: EmbeddingShards, chunks: Sequence[Chunk]
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """The first position of each chunk and its decoded images (n, R, R, 3): from the loader's cache if it has one, else
-    a few chunks ahead on threads of this process, which for few images are sooner at work than tasks of Ray.
+    by threads of this process, which for few images are sooner at work than tasks of Ray.
     """
     if isinstance(loader.source, CachedSource):
         for chunk in chunks:
             yield chunk.position, loader.source.data.images[chunk.position : chunk.position + len(chunk)]
         return
-    store, waiting = loader.config.open_dataset().store, deque[tuple[int, Future[dict[str, NDArray[Any]]]]]()
-    with ThreadPoolExecutor(AHEAD) as pool:
-        for chunk in chunks:
-            waiting.append((chunk.position, pool.submit(decode_chunk, store, chunk, shards.side)))
-            if len(waiting) > AHEAD:
-                position, decoded = waiting.popleft()
-                yield position, decoded.result()["image"]
-        for position, decoded in waiting:
-            yield position, decoded.result()["image"]
+    for decoded in decode_in_threads(loader.config.open_dataset().store, chunks, shards.side):
+        yield int(decoded["position"][0]), decoded["image"]
 
 
 def embed_images(method: Method, images: NDArray[np.uint8], device: torch.device) -> NDArray[np.float32]:

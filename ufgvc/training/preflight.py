@@ -16,9 +16,12 @@ from ufgvc.runtime.session import RaySettings, cluster_address
 from ufgvc.training.settings import TrainSettings
 
 
-def choose_training_device(settings: TrainSettings, gpus: float) -> TorchDevice:
-    """The device of each worker on a cluster with `gpus` GPUs. UserError if GPUs are used and there are too few."""
-    fix = f"use `--train.workers {int(gpus)}`" if gpus >= 1 else "use `--train.device cpu`"
+def choose_training_device(settings: TrainSettings, gpus: float | None = None) -> TorchDevice:
+    """The device of each worker. UserError if GPUs are used and there are too few.
+
+    gpus: of the cluster; None: the only worker is this process.
+    """
+    fix = f"use `--train.workers {int(gpus)}`" if gpus else "use `--train.device cpu`"
     return choose_device(settings.device, gpus, settings.workers, where="--train.device", fix=fix)
 
 

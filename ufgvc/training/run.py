@@ -1,4 +1,4 @@
-"""A training run: its key and folder, the training with Ray Train, and the saved model."""
+"""A training run: its key and folder, the training (one worker without a cluster needs no Ray), and the saved model."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from ufgvc.core.config import short_key, to_yaml
 from ufgvc.core.errors import UserError
@@ -27,11 +29,12 @@ from ufgvc.models.calibration import calibration_of_checkpoint, calibration_of_f
 from ufgvc.models.format import save_model
 from ufgvc.regions.mask_results import check_masks, masks_found
 from ufgvc.runtime.resources import alive_nodes, choose_device
-from ufgvc.runtime.session import ray_session
+from ufgvc.runtime.session import ray_session, uses_cluster
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.runs import Run, finish_run_on_exit, start_run
 from ufgvc.training.checkpoint import remove_orphans
 from ufgvc.training.collect_leaves import collect_leaves, count_classes
+from ufgvc.training.in_process import train_in_process
 from ufgvc.training.preflight import (
     check_batch,
     check_cpus,
@@ -74,7 +77,7 @@ def train(
     context: Context = Context(),
 ) -> TrainResult:
     """Trains a method on an ingested data set. A finished run with the same settings is returned, an interrupted one
-    resumed.
+    resumed. One worker trains in this process unless there is a cluster, others with Ray Train.
 
     data: URI of the data set.  method, options: see `ufgvc.methods.build`.
     UserError for settings that cannot work, and for `validation: kfold` without `fold` (see `train_folds`).
@@ -109,10 +112,17 @@ def train(
     name = f"{method}-{identity['key']}"
     run = start_run(context, experiment=dataset.name, name=name, params=identity, tags=tags, store=store)
     log.info("training %s on %s: run %s", method, dataset.name, store.uri)
+    config = replace(config, run_id=run.id)
     with finish_run_on_exit(run):
-        with ray_session(context.ray, settings.workers if settings.device == "gpu" else 0):
+        if settings.workers == 1 and not uses_cluster(context.ray):
+            device = torch.device(choose_training_device(settings))
             mark("setup")
-            state = _fit(replace(config, run_id=run.id), store, run, context.runs)
+            with _follow(config, store, run):
+                state = train_in_process(replace(config, marks=marks()), device)
+        else:
+            with ray_session(context.ray, settings.workers if settings.device == "gpu" else 0):
+                mark("setup")
+                state = _fit(config, store, run, context.runs)
         metrics = save_trained(store, dataset, built, config, identity, state, run, settings.neighbours)
     model = join(store.uri, "model")
     return TrainResult(store.uri, model, identity["key"], metrics, settings.validation, run.id, found=False)
@@ -198,15 +208,20 @@ def _fit(config: WorkerConfig, store: Store, run: Run, runs: str) -> dict[str, A
     for name in remove_orphans(checkpoints):
         log.info("removed %s/%s, an incomplete checkpoint of a run that crashed", checkpoints.uri, name)
 
+    if embed_split(config):
+        mark("embeddings")
+    with _follow(config, store, run), restore_signal_handlers():
+        return fit(replace(config, marks=marks()), store, settings.keep_checkpoints)
+
+
+def _follow(config: WorkerConfig, store: Store, run: Run) -> Follower:
+    """Shows the epochs, and logs those that a checkpoint covers."""
+
     def log_rows(rows: list[dict[str, float]]) -> None:
         for row in rows:
             run.log_metrics({name: value for name, value in row.items() if name != "epoch"}, step=int(row["epoch"]))
 
-    epochs = Recipe.model_validate(config.recipe).epochs
-    if embed_split(config):
-        mark("embeddings")
-    with Follower(store, epochs, on_checkpointed=log_rows), restore_signal_handlers():
-        return fit(replace(config, marks=marks()), store, settings.keep_checkpoints)
+    return Follower(store, Recipe.model_validate(config.recipe).epochs, on_checkpointed=log_rows)
 
 
 def save_trained(

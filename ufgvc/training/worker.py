@@ -1,4 +1,4 @@
-"""The training loop of one worker: a rank of Ray Train, or the only process of a trial."""
+"""The training loop of one worker: a rank of Ray Train, or the only process of a training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ufgvc.methods.backbones import memory_format
 from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
 from ufgvc.training.average import WeightAverage
-from ufgvc.training.checkpoint import CheckpointSink, RunCheckpoint, make_checkpoint_folder, write_checkpoint
+from ufgvc.training.checkpoint import CheckpointSink, make_checkpoint_folder, write_checkpoint
 from ufgvc.training.ddp import Ranks, warm_up_ddp_buckets, wrap_ddp
 from ufgvc.training.fit import fit_epoch
 from ufgvc.training.head import fit_head
@@ -32,15 +32,6 @@ from ufgvc.training.totals import EpochTotals
 
 # Held-out images whose logits are kept: enough to fit a temperature, and small in comparison with the weights.
 CALIBRATION_IMAGES = 20_000
-
-
-def train_in_process(config: WorkerConfig, device: torch.device) -> dict[str, Any]:
-    """Trains in this process without Ray Train, from the run's checkpoint if there is one. Returns the last one."""
-    checkpoint = RunCheckpoint.of(config.run)
-    Worker.start(config, 0, 1, 1, device, checkpoint.read(), checkpoint.write).run()
-    state = checkpoint.read()
-    assert state is not None
-    return state
 
 
 @dataclass

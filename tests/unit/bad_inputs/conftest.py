@@ -1,4 +1,4 @@
-"""A good source of photographs, which each test of bad inputs spoils, and `ingest` without Ray."""
+"""A good source of photographs, which each test of bad inputs spoils."""
 
 from __future__ import annotations
 
@@ -7,13 +7,6 @@ from pathlib import Path
 import pytest
 
 from tests.factories import image_folder
-from ufgvc.data import ingest as module
-
-
-@pytest.fixture(autouse=True)
-def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tasks run in this process."""
-    monkeypatch.setattr(module, "_pack", lambda packer, jobs, ray: [packer(job) for job in jobs])
 
 
 @pytest.fixture

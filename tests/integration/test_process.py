@@ -9,11 +9,21 @@ import pytest
 
 SESSIONS = """
 import os
-from ufgvc.runtime.session import RaySettings, ray_session
-for _ in range(2):
+from ufgvc.runtime.session import RaySettings, in_ray_session, keep_ray_session, ray_session
+
+def answer():
     with ray_session(RaySettings(cpus=1, object_store_mb=100)):
         import ray
-        print(ray.get(ray.remote(lambda: 7).remote()))
+        print(ray.get(ray.remote(lambda: 7).remote()), ray.get_runtime_context().get_node_id())
+
+answer()
+assert not in_ray_session()
+with keep_ray_session():
+    assert not in_ray_session()
+    answer()
+    assert in_ray_session()
+    answer()
+assert not in_ray_session()
 assert not [name for name in os.listdir("/tmp") if name.startswith(f"ufgvc-ray-{os.getpid()}-")]
 """
 
@@ -34,9 +44,11 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_two_sessions_of_ray_one_after_the_other_leave_nothing() -> None:
+def test_sessions_of_ray_one_after_the_other_leave_nothing() -> None:
     done = run(SESSIONS)
-    assert done.stdout.split() == ["7", "7"]
+    answers, nodes = zip(*(line.split() for line in done.stdout.splitlines()), strict=True)
+    assert answers == ("7", "7", "7")
+    assert nodes[0] != nodes[1] == nodes[2], "a session that is kept is used again"
     assert "RAY_BACKEND_LOG_LEVEL" not in done.stderr, "Ray says at each start that it has read its log level"
 
 

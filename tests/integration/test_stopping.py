@@ -1,4 +1,4 @@
-"""Control-C during Ray Train, which handles the signal itself and exits; the command still reports what happened."""
+"""Control-C during a training. Ray Train handles the signal and exits; the command still reports what happened."""
 
 from __future__ import annotations
 
@@ -17,18 +17,35 @@ from tests.integration.submission import plain_environment, wait_until
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_training_in_the_process_of_the_command_is_stopped(number: signal.Signals, tmp_path: Path) -> None:
+    check_stop(number, tmp_path)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_a_training_that_is_stopped(number: signal.Signals, tmp_path: Path) -> None:
+def test_a_training_by_ray_train_is_stopped(number: signal.Signals, tmp_path: Path, ray_head: dict[str, str]) -> None:
+    tokens = {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH_")}
+    check_stop(number, tmp_path, **ray_head, **tokens)
+
+
+@pytest.mark.slow
+def test_a_training_by_ray_that_it_has_started_is_stopped(tmp_path: Path) -> None:
+    check_stop(signal.SIGINT, tmp_path, workers=2)
+
+
+def check_stop(number: signal.Signals, tmp_path: Path, workers: int = 1, **variables: str) -> None:
+    """Sends the signal after the first epoch.  variables: of the command's environment."""
     data, runs = tmp_path / "data", tmp_path / "runs"
     three_cultivars(str(data))
     settings = "--train.init none --train.epochs 200 --train.batch-size 4 --train.resize 40 --train.crop 32"
     command = ["train", "--data", str(data), "--runs", str(runs), "--method", "resnet50"]
     command += ["--options.backbone", "shufflenet_v2_x0_5", *settings.split(), "--train.checkpoint-seconds", "0"]
+    command += ["--train.workers", str(workers), "--train.cpus-per-worker", "0.5"]
     with open(tmp_path / "log", "wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "ufgvc.cli", *command],
             cwd=ROOT,
-            env=plain_environment(tmp_path),
+            env=plain_environment(tmp_path) | variables,
             stdout=log,
             stderr=log,
             start_new_session=True,

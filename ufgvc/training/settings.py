@@ -77,7 +77,8 @@ class TrainSettings(Settings):
     keep_checkpoints: int = Field(2, ge=1)
     """number of checkpoints that are kept"""
     max_failures: int = Field(3, ge=-1)
-    """restarts of failed workers (-1: no limit); workers lost with their node, e.g. a spot machine, do not count"""
+    """restarts of failed workers (-1: no limit); workers lost with their node, e.g. a spot machine, do not count, and
+    one worker without a cluster is the command itself"""
 
     def result_affecting(self) -> dict[str, Any]:
         """The settings that can change the result, as JSON values; they are part of the run's key."""

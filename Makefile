@@ -23,7 +23,7 @@ demo: install
 # A thread for each process. A process that has done its unit tests takes over half of those that wait for another. Integration tests wait a lot for Ray, MLflow and S3 servers, so there are more processes than cores.
 UNIT := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -n auto --dist worksteal
 INTEGRATION := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/integration
-PARALLEL := -n 3 --dist loadfile
+PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
 
 test: install
 	$(UNIT) -m "not slow and not gpu"

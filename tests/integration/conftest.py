@@ -17,6 +17,21 @@ from tests.integration.run_folder import made_once
 from tests.integration.s3_servers import KEY, SECRET
 from ufgvc.core.process import disable_telemetry
 
+# Files that take longest, which begin first (`--no-loadscope-reorder`): else one of them runs alone at the end.
+LONGEST = [
+    "serve", "local_cluster/test_cluster_local", "search", "every_command", "training", "pipeline", "calibrate_predict",
+    "s3_faults", "tracking", "status", "benchmark", "promotion/test_decisions", "report_pages", "model_serving",
+    "promotion/test_refusals", "embedding_pool", "predictions_page", "odd_names", "auto",
+]  # fmt: skip
+FOLDER = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {FOLDER / (f"{name}.py" if "/" in name else f"test_{name}.py"): at for at, name in enumerate(LONGEST)}
+    missing = [str(path) for path in order if not path.exists()]
+    assert not missing, f"LONGEST names files that are not there: {missing}"
+    items.sort(key=lambda item: order.get(item.path, len(order)))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread_for_the_detector() -> Iterator[None]:

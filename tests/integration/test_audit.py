@@ -54,6 +54,17 @@ def faulty(clean: list[Photo], tmp_path_factory: pytest.TempPathFactory) -> tupl
     return folder / "data", {Path(photos[row].name).stem for row in swapped}
 
 
+def test_it_writes_a_page_and_its_tables(small_dataset: str, tmp_path: Path) -> None:
+    ended, tables = audited(small_dataset, tmp_path / "out")
+    assert len(tables[files.LEAVES]) == 21
+    assert len(tables[files.CULTIVARS]) == 3
+    assert tables[files.COPIES] == []
+    assert "out of fold: " in ended.out
+    html = (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")
+    assert html.count("<title>") == 21 + 1
+
+
+@pytest.mark.slow  # each kind of fault has a fast test in tests/unit/audit
 def test_planted_faults_are_found(faulty: tuple[Path, set[str]], tmp_path: Path) -> None:
     data, swapped = faulty
     ended, tables = audited(data, tmp_path / "out")

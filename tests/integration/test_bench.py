@@ -73,6 +73,7 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_own_photographs_are_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_local: None, threads: None
 ) -> None:

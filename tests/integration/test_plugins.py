@@ -13,6 +13,7 @@ import pytest
 from tests.documented import ROOT
 from tests.factories import three_cultivars
 
+pytestmark = pytest.mark.slow  # tests/unit/test_plugin_message.py has a package that is not there
 PAGE = ROOT / "docs" / "adding-a-method.md"
 
 SAVE = """
@@ -87,7 +88,6 @@ def photograph() -> Path:
     return min((ROOT / "tests" / "golden" / "photographs").iterdir())
 
 
-@pytest.mark.slow
 def test_a_saved_model_names_the_package_that_it_needs(model: Path, site: str, photograph: Path) -> None:
     assert '"package": {\n    "name": "short-leaves",\n    "version": "0.3"\n  }' in (model / "model.json").read_text()
     assert "short-leaves==0.3" in (model / "requirements.txt").read_text().splitlines()
@@ -107,7 +107,6 @@ def test_without_the_package_there_is_one_message(model: Path, photograph: Path,
     ]
 
 
-@pytest.mark.slow
 def test_another_version_is_a_warning(model: Path, photograph: Path, tmp_path: Path) -> None:
     newer = install(tmp_path, example(), version="0.4")
     done = run(newer, "-c", PREDICT, model, photograph)
@@ -115,7 +114,6 @@ def test_another_version_is_a_warning(model: Path, photograph: Path, tmp_path: P
     assert f"{model} was made with short-leaves==0.3, and short-leaves==0.4 is installed" in done.stderr
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "message"),
     [
@@ -137,7 +135,6 @@ def test_a_broken_package_disturbs_no_other_method(module: str, message: str, tm
     assert "vgg16, short\n" in unknown.stderr
 
 
-@pytest.mark.slow
 def test_training_with_the_command(site: str, tmp_path: Path) -> None:
     """The workers of a local Ray session find the package as their driver does."""
     three_cultivars(str(tmp_path / "data"))

@@ -17,7 +17,7 @@ from tests.integration.submission import plain_environment, wait_until
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_training_in_the_process_of_the_command_is_stopped(number: signal.Signals, tmp_path: Path) -> None:
     check_stop(number, tmp_path)
 

@@ -24,7 +24,8 @@ from PIL import Image
 
 from tests.integration.served_models import CLASSES, INPUT, photograph
 from ufgvc import methods
-from ufgvc.data.images import decode, encode_thumbnail
+from ufgvc.data.images import decode
+from ufgvc.data.resize import encode_thumbnail
 from ufgvc.models.format import save_model
 from ufgvc.models.model import LoadedModel, load_model
 from ufgvc.models.training_leaves import TrainingLeaves

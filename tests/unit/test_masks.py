@@ -7,7 +7,7 @@ import pytest
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.types import Box
-from ufgvc.data.images import resize_longest
+from ufgvc.data.resize import resize_longest
 from ufgvc.regions.detector import letterbox
 from ufgvc.regions.masks import MASK_KINDS, find_leaf, make_masks, rasterize_boxes
 

@@ -16,6 +16,7 @@ from tests.golden.trainings import LEAVES
 from tests.unit.probe_parts import ALONE, CPU, Together, loader_of, source_of
 from ufgvc.data.augment import eval_view
 from ufgvc.data.cache import CachedSource, DecodedSplit, load_decoded_split
+from ufgvc.data.crops import unpack
 from ufgvc.data.dataset import open_dataset, read_index, read_manifest
 from ufgvc.methods import build
 from ufgvc.methods.method import Method
@@ -24,7 +25,6 @@ from ufgvc.models.model import export_to_onnx, load_model
 from ufgvc.training.embeddings import embed_training_images
 from ufgvc.training.fit_regions import fit_regions
 from ufgvc.training.in_process import train_in_process
-from ufgvc.training.loader import unpack
 from ufgvc.training.run import make_worker_config
 from ufgvc.training.settings import TrainSettings
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from ufgvc.core.errors import UserError
 from ufgvc.data.cache import CachedSource, DecodedSplit
+from ufgvc.data.crops import unpack
 from ufgvc.data.splits import holdout_indices, kfold_indices
 from ufgvc.data.stream import Chunk, num_batches, rank_chunks
-from ufgvc.training.loader import unpack
 
 
 def source(rows: int, batch: int, rank: int, world: int, positions: np.ndarray | None = None) -> CachedSource:

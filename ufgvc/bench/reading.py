@@ -22,7 +22,8 @@ from ufgvc.bench.timing import Measurement, time_in_turn
 from ufgvc.core.process import cpu_count
 from ufgvc.core.types import REGIONS
 from ufgvc.data.images import decode, decode_mask
-from ufgvc.data.stream import Chunk, decode_chunk, decode_chunks, list_chunks, resize_mask_square, resize_square
+from ufgvc.data.resize import resize_mask_square, resize_square
+from ufgvc.data.stream import Chunk, decode_chunk, decode_chunks, list_chunks
 
 Pixels = NDArray[np.uint8]
 Decoder = Callable[[bytes], Pixels]

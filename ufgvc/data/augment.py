@@ -56,10 +56,12 @@ def augment(
     crop: int,
     rotate: float = 0.0,
     crop_scale: tuple[float, float] | None = None,
+    at: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """A random crop, flipped left to right with probability 1/2, after a rotation by -`rotate` to `rotate` degrees.
 
-    images: (B, R, R, 3) uint8.  masks: {region: (B, R, R) uint8 of 0 and 1, or bool}.
+    images: (B, R, R, 3) uint8, or (N, R, R, 3) with `at`.  masks: {region: (B, R, R) uint8 of 0 and 1, or bool}.
+    at: (B,) int64, which images are meant; None: all of them.
     uniforms: (B, 3) in [0, 1) for top, left and flip; (B, 4) with `rotate`, for the angle; (B, 6) with `crop_scale`,
     for area and ratio.  crop: side in pixels.  crop_scale: smallest and largest share of the image's area; the crop has
     a random size (`crop_sides`) and is resized to `crop`, bilinear without antialiasing (masks: nearest).
@@ -81,6 +83,7 @@ def augment(
         grid = to_device(grid.float(), images.device)
         # Interpolation may exceed 1 by a rounding error.
         edge = "zeros" if rotate else "border"
+        images = images if at is None else images[at]
         sampled = _divide_by_255(_sample(images.permute(0, 3, 1, 2), grid, "bilinear", edge)).clamp(0, 1)
         return _channels_last(sampled), {
             region: _sample(mask[:, None], grid, "nearest") for region, mask in masks.items()
@@ -88,10 +91,21 @@ def augment(
     side = torch.arange(crop)
     rows = top[:, None] + side
     columns = left[:, None] + torch.where(flip[:, None], crop - 1 - side, side)
-    index = torch.arange(len(images), device=images.device)[:, None, None]
+    index = torch.arange(len(uniforms), device=images.device)[:, None, None]
     rows, columns = to_device(rows, images.device)[:, :, None], to_device(columns, images.device)[:, None, :]
     cropped = {region: mask[index, rows, columns][:, None].float() for region, mask in masks.items()}
-    return _to_float(images[index, rows, columns]), cropped
+    return to_float(images[index if at is None else at[:, None, None], rows, columns]), cropped
+
+
+def place_crops(uniforms: NDArray[np.float64], crop: int, side: int) -> list[tuple[int, int, bool]]:
+    """First row, first column and flip of the crops that `augment` takes of images of `side` pixels without a rotation.
+
+    uniforms: (B, 3 or more).  ValueError if crop > side.
+    """
+    if crop > side:
+        raise ValueError(f"a crop of {crop} px does not fit into photographs of {side} x {side} px")
+    places = (uniforms[:, :2] * (side - crop + 1)).astype(np.int64)
+    return list(zip(*places.T.tolist(), (uniforms[:, 2] < 0.5).tolist(), strict=True))
 
 
 def crop_sides(
@@ -149,8 +163,12 @@ def _divide_by_255(values: Tensor) -> Tensor:
     return values / values.new_full((), 255)
 
 
-def _to_float(images: Tensor) -> Tensor:
+def to_float(images: Tensor) -> Tensor:
     """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [0, 1]; the memory layout stays, it is channels_last already."""
+    if images.device.type == "cpu":  # one pass, where torch makes two and a copy of 12 bytes a pixel
+        values = np.empty(images.shape, np.float32)
+        np.divide(images.numpy(), np.float32(255), out=values)
+        return torch.from_numpy(values).permute(0, 3, 1, 2)
     return _channels_last(_divide_by_255(images.permute(0, 3, 1, 2).float()))
 
 
@@ -163,4 +181,4 @@ def eval_view(images: Tensor, size: int) -> Tensor:
     if size > min(height, width):
         raise ValueError(f"a view of {size} px does not fit into photographs of {width} x {height} px")
     top, left = (height - size) // 2, (width - size) // 2
-    return _to_float(images[:, top : top + size, left : left + size])
+    return to_float(images[:, top : top + size, left : left + size])

@@ -171,17 +171,17 @@ class CachedSource:
         """The images at these rows of the split.  indices: the same rows as a tensor on the device, if there is one."""
         if self.resident is not None:
             held = self.resident
-            indices = to_device(torch.from_numpy(positions), self.device) if indices is None else indices
-            masks = {region: held[f"{region}_bits"][indices] for region in self.data.packed_masks}
-            has_mask = {region: held[f"has_{region}"][indices] for region in self.data.has_mask}
-            return RawBatch(held["images"][indices], masks, has_mask, held["labels"][indices], positions)
+            rows = to_device(torch.from_numpy(positions), self.device) if indices is None else indices
+            masks = {region: held[f"{region}_bits"] for region in self.data.packed_masks}
+            has_mask = {region: held[f"has_{region}"][rows] for region in self.data.has_mask}
+            return RawBatch(held["images"], masks, rows, has_mask, held["labels"][rows], positions, self.device)
 
         def copy(array: NDArray[Any]) -> Tensor:
             return to_device(torch.from_numpy(array[positions]), self.device)
 
-        masks = {region: copy(packed) for region, packed in self.data.packed_masks.items()}
         has_mask = {region: copy(flags) for region, flags in self.data.has_mask.items()}
-        return RawBatch(copy(self.data.images), masks, has_mask, copy(self.labels), positions)
+        held_masks, labels = self.data.packed_masks, copy(self.labels)
+        return RawBatch(self.data.images, held_masks, positions, has_mask, labels, positions, self.device)
 
 
 def copy_to_device(data: DecodedSplit, labels: Ints, device: torch.device) -> dict[str, Tensor]:

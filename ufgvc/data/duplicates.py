@@ -12,7 +12,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from ufgvc.data.images import THUMBNAIL_SIDE
+from ufgvc.data.resize import THUMBNAIL_SIDE
 
 _GREY_SIDE, _HASH_SIDE, _COLOUR_SIDE = 32, 16, 8  # pixels of the grey thumbnail, bits of the hash, cells of mean colour
 # Bounds for two files of one image, measured on 265 real leaves and 4640 synthetic ones of 128 pixels, all upright on

@@ -1,4 +1,4 @@
-"""Decodes and checks images, strips their metadata, and encodes and decodes masks."""
+"""Decodes and checks images, strips their metadata, and encodes and decodes masks. Pillow judges what is valid."""
 
 from __future__ import annotations
 
@@ -13,27 +13,19 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from ufgvc.data.colour import needs_conversion, to_srgb
 from ufgvc.data.file_types import HEAD_BYTES, READABLE_TYPES, detect_file_type, explain_unreadable
+from ufgvc.data.jpeg import decode_jpeg
+from ufgvc.data.resize import shrink
 from ufgvc.data.strip_metadata import STRIPPERS, is_lossy_webp
 
 Pixels = NDArray[np.uint8]
 MIN_SIDE = 32
-THUMBNAIL_SIDE = 64  # pixels, of the thumbnails that duplicates are searched with
-_THUMBNAIL_GRID = 1024  # pixels along the longer side that a thumbnail is computed from
 QUALITY = 95  # of the JPEG that replaces a lossy image whose bytes cannot be kept
 MAX_PIXELS = 178_956_970  # larger files are refused before they are decoded (half a gigabyte as RGB)
 _ORIENTATION, _BITS_PER_SAMPLE, _MAX_SAMPLE_VALUE = 0x0112, 258, 281
 _MIN_PEAK = 1 << 14  # the brightest 16-bit pixel must reach a quarter of the range
 # What Pillow's decoders raise on malformed files.
 _DECODER_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    IndexError,
-    KeyError,
-    EOFError,
-    OverflowError,
-    RuntimeError,
+    *(OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, OverflowError, RuntimeError),
     struct.error,
 )
 # Words in a decoder's message that mean a truncated file.
@@ -77,7 +69,7 @@ class ImageInfo:
     orientation: int
 
 
-def decode(image: bytes, orientation: int = 1) -> np.ndarray:
+def decode(image: bytes, orientation: int = 1) -> Pixels:
     """Decodes an image to (H, W, 3) uint8 sRGB, turned upright.
 
     Transparent pixels are composited on white; 16-bit and greyscale become 8-bit RGB; colours of another profile are
@@ -85,11 +77,20 @@ def decode(image: bytes, orientation: int = 1) -> np.ndarray:
     orientation: EXIF 1 to 8, from the table of images or `inspect`. BadImage if the bytes are not a complete image.
     """
     with _open(image) as picture:
-        try:
-            picture.load()
-            pixels = np.asarray(_to_rgb(picture, picture))
-        except _DECODER_ERRORS as error:
-            raise _decoding_error(error) from error
+        plain = _decode_plain_jpeg(picture, image)
+        pixels = _load(picture) if plain is None else plain
+    return np.ascontiguousarray(_UPRIGHT[orientation](pixels))
+
+
+def decode_photograph(image: bytes) -> Pixels:
+    """As `decode`, checked as by `inspect` and turned upright as the file itself says; decodes once."""
+    with _open(image) as picture:
+        pixels = _decode_plain_jpeg(picture, image)
+        if pixels is not None:
+            orientation = _orientation(picture)
+            _check_sides(picture)
+        else:
+            orientation, pixels = _check(picture).orientation, _load(picture)
     return np.ascontiguousarray(_UPRIGHT[orientation](pixels))
 
 
@@ -111,7 +112,7 @@ def inspect_with_thumbnail(image: bytes) -> tuple[ImageInfo, np.ndarray]:
         info = _check(picture)
         # To resize first is cheaper; Pillow can average in these modes only.
         resize_first = picture.mode in ("L", "LA", "RGB", "RGBA", "CMYK")
-        small = _to_rgb(_shrink(picture), picture) if resize_first else _shrink(_to_rgb(picture, picture))
+        small = _to_rgb(shrink(picture), picture) if resize_first else shrink(_to_rgb(picture, picture))
     return info, np.ascontiguousarray(_UPRIGHT[info.orientation](np.asarray(small)))
 
 
@@ -138,25 +139,6 @@ def strip_metadata(image: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def resize_longest(image: Pixels, side: int) -> Pixels:
-    """Resizes (H, W, 3) uint8 so that the longest side is `side` pixels, bilinear and antialiased."""
-    height, width = image.shape[:2]
-    scale = side / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    if size == (width, height):
-        return image
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0))
-
-
-def encode_thumbnail(image: Pixels, side: int, quality: int = 85) -> bytes:
-    """(H, W, 3) uint8 -> JPEG of at most `side` pixels on its longer side, without metadata."""
-    small = Image.fromarray(image)
-    small.thumbnail((side, side), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    small.save(buffer, format="JPEG", quality=quality)
-    return buffer.getvalue()
-
-
 def encode_mask(mask: np.ndarray) -> bytes:
     """(H, W) bool -> 1-bit PNG."""
     buffer = io.BytesIO()
@@ -175,6 +157,21 @@ def decode_mask(png: bytes) -> np.ndarray:
             return np.array(picture, dtype=bool)
         except _DECODER_ERRORS as error:
             raise _decoding_error(error) from error
+
+
+def _decode_plain_jpeg(picture: ImageFile.ImageFile, image: bytes) -> Pixels | None:
+    """The pixels as stored, if the file is a JPEG whose colours need no conversion; None if Pillow has to decode it."""
+    if picture.format != "JPEG" or picture.mode not in ("L", "RGB") or needs_conversion(picture):
+        return None
+    return decode_jpeg(image)
+
+
+def _load(picture: ImageFile.ImageFile) -> Pixels:
+    try:
+        picture.load()
+        return np.asarray(_to_rgb(picture, picture))
+    except _DECODER_ERRORS as error:
+        raise _decoding_error(error) from error
 
 
 def _open(image: bytes) -> ImageFile.ImageFile:
@@ -233,11 +230,16 @@ def _check(picture: ImageFile.ImageFile) -> ImageInfo:
         raise BadImage("has 32-bit pixels, which have no agreed scale: save it with 8 or 16 bits a channel")
     if is_16_bit and _used_bits(picture) == 16:
         _check_range(picture)
-    if min(width, height) < MIN_SIDE:
-        raise BadImage(f"too small: {width} x {height} pixels, each side needs at least {MIN_SIDE}")
+    _check_sides(picture)
     if orientation >= 5:
         width, height = height, width
     return ImageInfo(height=height, width=width, orientation=orientation)
+
+
+def _check_sides(picture: Image.Image) -> None:
+    width, height = picture.size
+    if min(width, height) < MIN_SIDE:
+        raise BadImage(f"too small: {width} x {height} pixels, each side needs at least {MIN_SIDE}")
 
 
 def _used_bits(picture: Image.Image) -> int:
@@ -266,14 +268,6 @@ def _check_range(picture: Image.Image) -> None:
             f"has no value above {peak} of 65535, like 10- to 14-bit camera data that was not scaled, and would be "
             "nearly black: scale it to 16 bits, or save it with 8"
         )
-
-
-def _shrink(picture: Image.Image) -> Image.Image:
-    """Resizes to a square of THUMBNAIL_SIDE, from a grid of pixels if the image is large, in a tenth of the time."""
-    step = max(picture.size) / _THUMBNAIL_GRID
-    if step > 1:
-        picture = picture.resize([max(1, round(side / step)) for side in picture.size], Image.Resampling.NEAREST)
-    return picture.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BILINEAR, reducing_gap=1.5)
 
 
 def _orientation(picture: Image.Image) -> int:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.parquet import read_parquet_rows
@@ -19,6 +18,7 @@ from ufgvc.core.storage import Store
 from ufgvc.core.types import REGIONS
 from ufgvc.data.dataset import Dataset, read_manifest
 from ufgvc.data.images import BadImage, decode, decode_mask
+from ufgvc.data.resize import resize_mask_square, resize_square
 from ufgvc.runtime.session import in_ray_session
 from ufgvc.runtime.tasks import map_in_threads, one_task_each
 
@@ -35,17 +35,41 @@ CHUNKS_AHEAD = 2  # that threads decode while one is in use
 
 @dataclass(frozen=True)
 class RawBatch:
-    """A batch of decoded images.
+    """A batch of B decoded images: rows of arrays on the host, or of tensors in the device's memory. Nothing is copied
+    until it is asked for.
 
-    images: (B, R, R, 3) uint8.  packed_masks: {region: (B, R, ceil(R/8)) uint8}, bits as of `numpy.packbits`.
-    has_mask: {region: (B,) bool}.  labels: (B,) int64.  positions: (B,) int64 on the CPU, row numbers in the split.
+    held_images: (N, R, R, 3) uint8.  held_masks: {region: (N, R, ceil(R/8)) uint8}, bits as of `numpy.packbits`.
+    rows: (B,) int64, the rows of these: an array for arrays, a tensor for tensors.  device: of the training.
+    has_mask: {region: (B,) bool} and labels: (B,) int64, on the device.  positions: (B,) int64 on the CPU, row numbers
+    in the split.
     """
 
-    images: Tensor
-    packed_masks: Mapping[str, Tensor]
+    held_images: NDArray[np.uint8] | Tensor
+    held_masks: Mapping[str, NDArray[np.uint8] | Tensor]
+    rows: Ints | Tensor
     has_mask: Mapping[str, Tensor]
     labels: Tensor
     positions: Ints
+    device: torch.device
+
+    @property
+    def images(self) -> Tensor:
+        """The whole images (B, R, R, 3) uint8, copied to the device."""
+        return self._gather(self.held_images)
+
+    @property
+    def packed_masks(self) -> dict[str, Tensor]:
+        """{region: (B, R, ceil(R/8)) uint8}, copied to the device."""
+        return {region: self._gather(packed) for region, packed in self.held_masks.items()}
+
+    def _gather(self, held: NDArray[np.uint8] | Tensor) -> Tensor:
+        if not isinstance(held, np.ndarray):
+            return held[self.rows]
+        import torch
+
+        from ufgvc.data.transfer import to_device
+
+        return to_device(torch.from_numpy(held[self.rows]), self.device)
 
 
 class BatchSource(Protocol):
@@ -88,20 +112,6 @@ def list_chunks(dataset: Dataset, split: str, mask_kind: str | None, rows: int =
             chunks.append(Chunk(f"images/{shard.file}", mask_files.get(shard.name), start, stop, position + start))
         position += shard.rows
     return chunks
-
-
-def resize_square(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 -> (side, side, 3) uint8, bilinear and antialiased. The aspect ratio changes, as in the paper."""
-    if image.shape[:2] == (side, side):
-        return image
-    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))
-
-
-def resize_mask_square(mask: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
-    """(H, W) bool -> (side, side) bool, by nearest neighbour."""
-    if mask.shape == (side, side):
-        return mask
-    return np.asarray(Image.fromarray(mask).resize((side, side), Image.Resampling.NEAREST), dtype=bool)
 
 
 def decode_chunk(store: Store, chunk: Chunk, side: int, map_rows: Callable[..., Any] = map) -> Columns:
@@ -224,14 +234,15 @@ class StreamedSource:
 
         positions = np.array([int(row["position"]) for row in rows], np.int64)
         stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0] if name != "position"}
-        columns = {name: to_device(torch.from_numpy(column), self.device) for name, column in stacked.items()}
-        bits = {name.removesuffix("_bits"): column for name, column in columns.items() if name.endswith("_bits")}
+        flags = {name.removeprefix("has_"): column for name, column in stacked.items() if name.startswith("has_")}
         return RawBatch(
-            images=columns["image"],
-            packed_masks=bits,
-            has_mask={name.removeprefix("has_"): flag for name, flag in columns.items() if name.startswith("has_")},
+            held_images=stacked["image"],
+            held_masks={name.removesuffix("_bits"): bits for name, bits in stacked.items() if name.endswith("_bits")},
+            rows=np.arange(len(rows)),
+            has_mask={region: to_device(torch.from_numpy(flag), self.device) for region, flag in flags.items()},
             labels=to_device(torch.from_numpy(self.labels[positions]), self.device),
             positions=positions,
+            device=self.device,
         )
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from ufgvc.core.errors import UserError
 from ufgvc.data.augment import eval_view
-from ufgvc.data.stream import resize_mask_square
+from ufgvc.data.resize import resize_mask_square
 from ufgvc.models.model import LoadedModel
 
 Image = NDArray[np.uint8]

@@ -14,7 +14,7 @@ import pyarrow as pa
 from ufgvc.core.errors import UnreadableFile, UserError
 from ufgvc.core.storage import Store, open_store
 from ufgvc.data.file_types import HEAD_BYTES, READABLE_TYPES, detect_file_type, explain_unreadable
-from ufgvc.data.images import BadImage, decode, inspect
+from ufgvc.data.images import BadImage, decode_photograph
 from ufgvc.data.readers.scan import Rejected, find_photographs, scan, split_uri
 from ufgvc.evaluation.doubt import MostDoubtful
 from ufgvc.evaluation.drift import Drift, DriftCounter
@@ -210,7 +210,7 @@ class Predictor:
     def _read(self, path: str) -> tuple[np.ndarray | None, str]:
         try:
             encoded = self.store.read_bytes(path)
-            return self.model.resize(decode(encoded, inspect(encoded).orientation)), ""
+            return self.model.resize(decode_photograph(encoded)), ""
         except BadImage as error:
             return None, error.reason
         except FileNotFoundError:

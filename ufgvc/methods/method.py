@@ -29,7 +29,8 @@ def identity(value: Tensor) -> Tensor:
 class Batch:
     """A training batch of B images; regions are "vein" and "contour".
 
-    images: (B, 3, H, W) float in [0, 1], RGB.  labels: (B,) int64.  masks: {region: (B, 1, H, W) float in [0, 1]}.
+    images: (B, 3, H, W) float in [0, 1], RGB.  labels: (B,) int64.
+    masks: {region: (B, 1, H, W)}, uint8 of 0 and 1, or float in [0, 1].
     has_mask: {region: (B,) bool}, False for images without a mask of that region (their mask is ignored).
     targets: (B, K) float, class probabilities of softened labels; None: the labels are certain. The labels are then
     their likeliest classes.  extra: {name: tensor}, targets that a method's views add for its losses.

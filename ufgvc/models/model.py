@@ -18,8 +18,8 @@ from ufgvc.core.config import Settings
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, open_store
 from ufgvc.data.augment import eval_view
-from ufgvc.data.images import BadImage, decode, inspect
-from ufgvc.data.stream import resize_square
+from ufgvc.data.images import BadImage, decode, decode_photograph
+from ufgvc.data.resize import resize_square
 from ufgvc.methods import build
 from ufgvc.methods.method import POOLED_FEATURES, Method
 from ufgvc.methods.plugins import check_package
@@ -95,8 +95,7 @@ class LoadedModel:
 
         orientation: EXIF 1-8; None: as the file says.
         """
-        turn = inspect(encoded).orientation if orientation is None else orientation
-        return self.resize(decode(encoded, turn))
+        return self.resize(decode_photograph(encoded) if orientation is None else decode(encoded, orientation))
 
     def resize(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """An upright (H, W, 3) uint8 image -> (resize, resize, 3) uint8."""

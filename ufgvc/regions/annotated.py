@@ -12,7 +12,8 @@ from PIL import Image
 from ufgvc.core.errors import UserError
 from ufgvc.core.types import Box
 from ufgvc.data.dataset import Dataset, Manifest, read_images, read_shard, to_boxes
-from ufgvc.data.images import Pixels, decode, resize_longest
+from ufgvc.data.images import Pixels, decode
+from ufgvc.data.resize import resize_longest
 
 ANNOTATED = "regions/annotated"
 MIN_ANNOTATED = 4  # training images; with fewer there are none to evaluate on

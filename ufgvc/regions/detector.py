@@ -18,7 +18,8 @@ from torchvision.ops import box_convert, clip_boxes_to_image, nms
 from ufgvc.core.errors import UserError
 from ufgvc.core.text import parse_json
 from ufgvc.core.types import Box
-from ufgvc.data.images import Pixels, resize_longest
+from ufgvc.data.images import Pixels
+from ufgvc.data.resize import resize_longest
 from ufgvc.regions.settings import YoloModel
 from ufgvc.regions.yolo import build_net
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ufgvc.core.types import REGIONS, Box
-from ufgvc.data.images import Pixels, resize_longest
+from ufgvc.data.images import Pixels
+from ufgvc.data.resize import resize_longest
 from ufgvc.regions.masks import make_masks
 
 # Annotated photographs and mAP@0.5 in the paper: YOLOv5, 480 px, COCO weights.

@@ -13,7 +13,8 @@ from skimage.filters import sato, threshold_otsu
 
 from ufgvc.core.registry import Registry
 from ufgvc.core.types import REGIONS, Box
-from ufgvc.data.images import Pixels, resize_longest
+from ufgvc.data.images import Pixels
+from ufgvc.data.resize import resize_longest
 
 Mask = NDArray[np.bool_]
 # (image (H, W, 3) uint8, inside (H, W) bool: in the region's boxes, region) -> (H, W) bool

@@ -9,7 +9,8 @@ from xml.etree import ElementTree as Xml
 
 from ufgvc.core.storage import Store
 from ufgvc.core.types import Box
-from ufgvc.data.images import decode, encode_thumbnail
+from ufgvc.data.images import decode
+from ufgvc.data.resize import encode_thumbnail
 
 QUALITY = 95  # of photographs that are written upright
 COCO, LABEL_STUDIO = "coco.json", "label-studio.json"

@@ -17,7 +17,7 @@ from ufgvc.core.storage import open_store
 from ufgvc.core.types import Box
 from ufgvc.data.dataset import MANIFEST_FILE, Dataset, Shard, open_dataset, read_images, read_index, read_manifest
 from ufgvc.data.images import decode
-from ufgvc.data.stream import resize_square
+from ufgvc.data.resize import resize_square
 from ufgvc.methods.backbones import Backbone, build_backbone
 from ufgvc.regions.annotated import ANNOTATED, list_annotated
 from ufgvc.regions.boxes import select_boxes

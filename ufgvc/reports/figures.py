@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ufgvc.core.fonts import PLAIN, as_text, drawable, shorten
-from ufgvc.data.images import encode_thumbnail
+from ufgvc.data.resize import encode_thumbnail
 
 # Each colour of a chart and the CSS variable that replaces it in the page, so that charts follow light and dark mode.
 COLOURS = {"#17211b": "--ink", "#5f6b64": "--soft", "#d5dcd6": "--line", "#1f7a4d": "--accent", "#b98a2f": "--second"}

@@ -11,7 +11,8 @@ from PIL import Image
 
 from ufgvc.core.errors import UnreadableFile, UserError
 from ufgvc.core.storage import Store
-from ufgvc.data.images import BadImage, Pixels, decode, encode_thumbnail, inspect
+from ufgvc.data.images import BadImage, Pixels, decode_photograph
+from ufgvc.data.resize import encode_thumbnail
 from ufgvc.evaluation.cam import BATCH_SIZE, activation_maps
 from ufgvc.evaluation.predict import predicts_in_process
 from ufgvc.evaluation.settings import PredictSettings
@@ -78,7 +79,7 @@ class PictureMaker:
     def _read(self, path: str) -> Pixels | None:
         try:
             encoded = self.store.read_bytes(path)
-            return decode(encoded, inspect(encoded).orientation)
+            return decode_photograph(encoded)
         except (BadImage, FileNotFoundError, UnreadableFile):
             return None  # changed since it was predicted; the page shows no picture
 

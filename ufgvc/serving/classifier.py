@@ -15,7 +15,7 @@ import numpy as np
 from ufgvc.core.errors import UserError
 from ufgvc.core.process import cpu_count
 from ufgvc.data.file_types import READABLE_TYPES, detect_file_type
-from ufgvc.data.images import BadImage, Pixels, count_pixels, decode, inspect
+from ufgvc.data.images import BadImage, Pixels, count_pixels, decode_photograph
 from ufgvc.evaluation.explanation import explain
 from ufgvc.models.model import LoadedModel
 from ufgvc.reports.figures import jpeg_uri
@@ -157,7 +157,7 @@ def _decode(photograph: Photograph, served: Served, max_megapixels: float) -> Im
     try:
         if (found := count_pixels(photograph.content) / 1e6) > max_megapixels:
             raise BadImage(f"has {found:.0f} million pixels; send at most {max_megapixels:g} million")
-        pixels = decode(photograph.content, inspect(photograph.content).orientation)
+        pixels = decode_photograph(photograph.content)
     except BadImage as error:
         is_photograph = detect_file_type(photograph.content) in READABLE_TYPES
         raise Unreadable(photograph.name, error.reason, is_photograph) from None

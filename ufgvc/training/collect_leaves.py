@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from ufgvc.core.parquet import read_parquet_rows
 from ufgvc.data.dataset import Dataset, read_index
-from ufgvc.data.images import decode, encode_thumbnail
-from ufgvc.data.stream import list_chunks, resize_square
+from ufgvc.data.images import decode
+from ufgvc.data.resize import encode_thumbnail, resize_square
+from ufgvc.data.stream import list_chunks
 from ufgvc.methods.method import Method
 from ufgvc.models.score import embed_images
 from ufgvc.models.training_leaves import SIDE, TrainingLeaves, choose_leaves

@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from ufgvc.data.augment import eval_view
+from ufgvc.data.crops import unpack
 from ufgvc.data.stream import RawBatch
 from ufgvc.methods.layers.region_finder import Moments
 from ufgvc.methods.linear_probe import ProbeNet
 from ufgvc.methods.method import Method
 from ufgvc.training.ddp import Ranks
-from ufgvc.training.loader import BatchLoader, eval_batch, unpack
+from ufgvc.training.loader import BatchLoader, eval_batch
 
 log = logging.getLogger(__name__)
 IMAGES = 2000  # with more the finder hardly changes

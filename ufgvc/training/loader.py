@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ufgvc.core.errors import UserError
-from ufgvc.data.augment import augment, eval_view, image_key, per_image_uniforms
+from ufgvc.data.augment import augment, eval_view, image_key, per_image_uniforms, place_crops, to_float
 from ufgvc.data.cache import CachedSource, DecodedSplit, copy_to_device, decoded_size, load_decoded_split
+from ufgvc.data.crops import crop_images, crop_masks, new_host_array, unpack
 from ufgvc.data.dataset import Dataset, read_index
 from ufgvc.data.mixing import (
     COLOUR_UNIFORMS,
@@ -30,6 +31,7 @@ from ufgvc.data.stream import BatchSource, RawBatch, StreamedSource
 from ufgvc.data.transfer import to_device
 from ufgvc.methods.method import Batch
 from ufgvc.methods.recipe import Recipe
+from ufgvc.runtime.tasks import map_in_threads
 from ufgvc.training.ddp import Ranks
 from ufgvc.training.memory import enough_memory
 from ufgvc.training.settings import WorkerConfig
@@ -88,9 +90,8 @@ class BatchLoader:
         return isinstance(self.source, CachedSource) and self.source.resident is not None
 
     def training(self, epoch: int) -> Iterator[Batch]:
-        """This rank's augmented batches of an epoch; the same number on every rank."""
-        for raw in self.source.epoch(epoch):
-            yield self.augment(raw, epoch)
+        """This rank's augmented batches of an epoch; the same number on every rank. A thread makes one ahead."""
+        yield from map_in_threads(lambda raw: self.augment(raw, epoch), self.source.epoch(epoch), threads=1)
 
     def augment(self, raw: RawBatch, epoch: int) -> Batch:
         """The training batch of decoded images: all that is random depends on (seed, epoch, image) only."""
@@ -112,12 +113,33 @@ class BatchLoader:
 
     def _view(self, raw: RawBatch, uniforms: Mapping[str, NDArray[np.float64]]) -> tuple[Tensor, dict[str, Tensor]]:
         recipe = self.recipe
-        masks = {region: unpack(bits, recipe.resize) for region, bits in raw.packed_masks.items()}
-        geometry = torch.from_numpy(np.concatenate([uniforms["crop"], uniforms["size"]], axis=1))
-        images, masks = augment(raw.images, masks, geometry, recipe.crop, recipe.rotate, recipe.crop_scale)
+        if isinstance(raw.held_images, np.ndarray) and not recipe.rotate and recipe.crop_scale is None:
+            images, masks = self._crop_on_host(raw, uniforms["crop"])
+        else:
+            masks = {region: unpack(bits, recipe.resize) for region, bits in raw.packed_masks.items()}
+            geometry = torch.from_numpy(np.concatenate([uniforms["crop"], uniforms["size"]], axis=1))
+            how = (recipe.crop, recipe.rotate, recipe.crop_scale)
+            if isinstance(raw.held_images, Tensor) and isinstance(raw.rows, Tensor):
+                images, masks = augment(raw.held_images, masks, geometry, *how, at=raw.rows)
+            else:
+                images, masks = augment(raw.images, masks, geometry, *how)
         if recipe.colour_jitter:
             images = jitter_colours(images, torch.from_numpy(uniforms["colour"]), recipe.colour_jitter)
         return images, masks
+
+    def _crop_on_host(self, raw: RawBatch, uniforms: NDArray[np.float64]) -> tuple[Tensor, dict[str, Tensor]]:
+        """As `augment`, of images and masks on the host: bytes go to the device, and become numbers there."""
+        rows, side = raw.rows.tolist(), self.recipe.crop
+        places = place_crops(uniforms, side, self.recipe.resize)
+        crops = [(row, *place) for row, place in zip(rows, places, strict=True)]
+        images = new_host_array((len(rows), side, side, 3), self.device)
+        crop_images(np.asarray(raw.held_images), crops, images.numpy())
+        masks: dict[str, Tensor] = {}
+        for region, packed in raw.held_masks.items():
+            mask = new_host_array((len(rows), side, side), self.device)
+            crop_masks(np.asarray(packed), crops, mask.numpy())
+            masks[region] = to_device(mask, self.device)[:, None]
+        return to_float(to_device(images, self.device)), masks
 
     def _cutmix(
         self,
@@ -166,12 +188,6 @@ def soften_labels(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
     # Not torch's one_hot, which checks the labels' range and so waits for the GPU.
     targets = torch.full((len(labels), num_classes), smoothing / num_classes, device=labels.device)
     return targets.scatter_add(1, labels[:, None], torch.full_like(targets[:, :1], 1 - smoothing))
-
-
-def unpack(bits: Tensor, side: int) -> Tensor:
-    """Packed bits (B, side, ceil(side / 8)) uint8, most significant first -> (B, side, side) uint8 of 0 and 1."""
-    shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=bits.device)
-    return ((bits.unsqueeze(-1) >> shifts) & 1).flatten(2)[..., :side]
 
 
 def split_indices(config: WorkerConfig, labels: Ints, groups: Sequence[str | None]) -> tuple[Ints, Ints]:

@@ -20,9 +20,10 @@ from ufgvc.core.parquet import read_parquet_rows
 from ufgvc.core.storage import Store
 from ufgvc.data.dataset import Dataset, read_index
 from ufgvc.data.duplicates import ImageSignatures
-from ufgvc.data.images import THUMBNAIL_SIDE, BadImage, decode
+from ufgvc.data.images import BadImage, decode
+from ufgvc.data.resize import THUMBNAIL_SIDE, resize_square
 from ufgvc.data.splits import pool_splits
-from ufgvc.data.stream import Chunk, list_chunks, resize_square
+from ufgvc.data.stream import Chunk, list_chunks
 from ufgvc.evaluation.audit.photograph import measure
 from ufgvc.evaluation.audit.settings import AuditSettings
 from ufgvc.evaluation.score import check_complete, scores_in_process

@@ -46,9 +46,9 @@ def _replace_masks(batch: Batch, guide: Guide) -> Batch:
 
 
 def centre_blob(like: Tensor) -> Tensor:
-    """A Gaussian around the centre of the image, (1, 1, H, W) in (0, 1].  like: a mask with its size and dtype."""
+    """A Gaussian around the centre of the image, (1, 1, H, W) float in (0, 1].  like: a mask of that size."""
     height, width = like.shape[-2:]
     down = (torch.arange(height, device=like.device) + 0.5) / height - 0.5
     right = (torch.arange(width, device=like.device) + 0.5) / width - 0.5
     squared = down[:, None].square() + right[None, :].square()
-    return torch.exp(-squared / (2 * BLOB_STD**2)).to(like.dtype)[None, None]
+    return torch.exp(-squared / (2 * BLOB_STD**2))[None, None]

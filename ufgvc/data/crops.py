@@ -1,0 +1,73 @@
+"""Crops and flips decoded images and packed masks on the host, and touches no pixel outside of the crops.
+
+`augment` does the same to whole images on any device, is slower, and judges this file in the tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Bytes = NDArray[np.uint8]
+Crop = tuple[int, int, int, bool]  # row of the array, first row and first column of pixels, whether it is flipped
+
+
+def crop_images(images: Bytes, crops: Iterable[Crop], out: Bytes) -> None:
+    """Writes crops of `images` (N, R, R, 3) uint8 into `out` (B, crop, crop, 3) uint8."""
+    side = out.shape[1]
+    for place, (part, flip) in enumerate(_parts(images, crops, side)):
+        _copy(part, flip, out[place])
+
+
+def crop_masks(packed: Bytes, crops: Iterable[Crop], out: Bytes) -> None:
+    """Writes crops of masks `packed` (N, R, ceil(R / 8)) uint8, bits as of `numpy.packbits`, as 0 and 1 into `out`
+    (B, crop, crop) uint8.
+    """
+    side = out.shape[1]
+    for place, (row, top, left, flip) in enumerate(crops):
+        first, last = left // 8, -(-(left + side) // 8)
+        bits = np.unpackbits(packed[row, top : top + side, first:last], axis=1)
+        _copy(bits[:, left - 8 * first : left - 8 * first + side], flip, out[place])
+
+
+def unpack(bits: Tensor, side: int) -> Tensor:
+    """Packed bits (B, side, ceil(side / 8)) uint8, most significant first -> (B, side, side) uint8 of 0 and 1."""
+    shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=bits.device)
+    return ((bits.unsqueeze(-1) >> shifts) & 1).flatten(2)[..., :side]
+
+
+def new_host_array(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """An empty uint8 tensor on the host; page-locked where it will be copied to a GPU."""
+    return torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
+
+
+def _parts(images: Bytes, crops: Iterable[Crop], side: int) -> Iterator[tuple[Bytes, bool]]:
+    for row, top, left, flip in crops:
+        yield images[row, top : top + side, left : left + side], flip
+
+
+def _copy(part: Bytes, flip: bool, out: Bytes) -> None:
+    if flip:
+        import cv2
+
+        cv2.flip(part, 1, dst=out)  # numpy's copy of reversed pixels takes eight times as long
+    else:
+        out[:] = part
+
+
+def pool_mask(mask: Bytes, size: tuple[int, int]) -> NDArray[np.float32] | None:
+    """The mean of a mask (B, 1, H, W) uint8 of 0 and 1 over each cell, (B, 1, h, w) float32, exact to rounding.
+
+    size: (h, w). None if the cells are not of equal size, or larger than 255 pixels, whose sums are computed in bytes.
+    """
+    (batch, _, height, width), (rows, columns) = mask.shape, size
+    tall, wide = height // rows, width // columns
+    if height != rows * tall or width != columns * wide or tall > 255:
+        return None
+    by_row = mask.reshape(batch, rows, tall, width).sum(axis=2, dtype=np.uint8)
+    counts = by_row.reshape(batch, rows, columns, wide).sum(axis=3, dtype=np.int64)
+    return (counts / (tall * wide)).astype(np.float32)[:, None]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import torch
 from torch import Tensor
 
 from ufgvc.bench.dataset import MASKS, BenchData
-from ufgvc.bench.reading import SingleThreaded
+from ufgvc.bench.reading import PLAIN, SingleThreaded, plain_sample
 from ufgvc.bench.steps import StepCase, options_of
 from ufgvc.bench.timing import Measurement, Spread, Timed, time_in_turn
+from ufgvc.data.augment import per_image_uniforms
 from ufgvc.data.cache import CachedSource, DecodedSplit, load_decoded_split
 from ufgvc.data.dataset import read_index
 from ufgvc.methods import build
@@ -58,8 +60,9 @@ def worker_config(
 
 
 def time_cached_batches(data: BenchData, runs: str, device: torch.device, rounds: int, seed: int) -> list[Measurement]:
-    """Batches with crop, flip, masks and attention targets from the cache, compared with copying their bytes.
+    """Batches with crop, flip and masks from the cache, compared with copying its bytes, and with decoding.
 
+    "bytes for the device": up to what goes to the device; else with numbers and attention targets on it.
     On a CPU single-threaded in process time (images a second and core), on a GPU in wall time, waiting for the device.
     """
     index = read_index(data.dataset, "train")
@@ -74,12 +77,18 @@ def time_cached_batches(data: BenchData, runs: str, device: torch.device, rounds
             feed = _feed(plan, data, index, device)
             at = np.resize(np.random.default_rng(seed).permutation(feed.num_train), size).astype(np.int64)
             calls[f"ufgvc, {where} cache, batch {size}"] = partial(_one_batch, feed, at)
+            if where == "host":
+                calls[f"ufgvc, host cache, batch {size}: bytes for the device"] = partial(_bytes, feed, at)
         held = load_decoded_split(data.dataset, "train", RESIZE, MASKS, data.mask_fingerprint, Path(plan.cache_folder))
         calls[copy] = partial(_copy, held, at, device)
+        if size == CACHED_BATCHES[0] and device.type == "cpu":
+            calls[PLAIN] = partial(
+                _decode_plainly, list(islice(cycle(zip(data.encoded, data.masks, strict=True)), size))
+            )
         timed = _time(calls, rounds, device, seed)
-        rows += [timed.rate(name, unit, size, baseline=copy) for name in calls if name != copy] + [
-            timed.rate(copy, unit, size)
-        ]
+        rows += [timed.rate(each, unit, size) for each in (copy, PLAIN) if each in calls]
+        for name in (each for each in calls if each not in (copy, PLAIN)):
+            rows += [timed.rate(name, unit, size, baseline=each) for each in (copy, PLAIN) if each in calls]
     return rows + time_attention_targets(device, rounds, seed)
 
 
@@ -101,6 +110,17 @@ def _one_batch(feed: BatchLoader, at: np.ndarray) -> list[Tensor]:
     return [batch.images, *(target for mask in batch.masks.values() for target in attention_target(mask, CELLS))]
 
 
+def _bytes(feed: BatchLoader, at: np.ndarray) -> object:
+    source = feed.source
+    assert isinstance(source, CachedSource)
+    raw = source.gather(at)
+    return feed.crop_on_host(raw, per_image_uniforms(feed.keys[at], feed.config.seed, 0, 4))
+
+
+def _decode_plainly(samples: Sequence[tuple[bytes, Sequence[bytes]]]) -> object:
+    return [plain_sample(*each) for each in samples]
+
+
 def _copy(held: DecodedSplit, at: np.ndarray, device: torch.device) -> list[Tensor]:
     return [torch.from_numpy(array[at]).to(device) for array in (held.images, *held.packed_masks.values())]
 
@@ -108,7 +128,7 @@ def _copy(held: DecodedSplit, at: np.ndarray, device: torch.device) -> list[Tens
 def time_attention_targets(device: torch.device, rounds: int, seed: int) -> list[Measurement]:
     """Microseconds an image for the attention targets of both masks, once the masks are cropped."""
     size = CACHED_BATCHES[0]
-    masks = (torch.rand(size, 1, CROP, CROP, generator=torch.Generator().manual_seed(seed)) > 0.9).float().to(device)
+    masks = (torch.rand(size, 1, CROP, CROP, generator=torch.Generator().manual_seed(seed)) > 0.9).byte().to(device)
     timed = _time({"targets": lambda: [attention_target(masks, CELLS) for _ in range(2)]}, rounds, device, seed)
     measured = timed.time("targets", scale=1e6 / size)
     return [Measurement("attention targets of both masks", measured.value, "µs/image")]

@@ -30,14 +30,8 @@ _DECODER_ERRORS = (
 )
 # Words in a decoder's message that mean a truncated file.
 _TRUNCATION_WORDS = (
-    "truncated",
-    "incomplete",
-    "not enough",
-    "unexpected end",
-    "broken data stream",
-    "insufficient",
-    "meta box",
-    "'meta' box",
+    *("truncated", "incomplete", "not enough", "unexpected end", "broken data stream", "insufficient"),
+    *("meta box", "'meta' box"),
 )
 # EXIF orientation -> function that turns an array of pixels upright.
 _UPRIGHT = {
@@ -150,13 +144,26 @@ def encode_mask(mask: np.ndarray) -> bytes:
 
 def decode_mask(png: bytes) -> np.ndarray:
     """1-bit PNG -> (H, W) bool. BadImage if the bytes are anything else: a grey mask has no agreed threshold."""
+    return np.array(_load_mask(png), dtype=bool)
+
+
+def decode_packed_mask(png: bytes, side: int) -> NDArray[np.uint8]:
+    """1-bit PNG -> (side, ceil(side / 8)) uint8: resized by nearest neighbour, bits as of `numpy.packbits`."""
+    mask = _load_mask(png)
+    if mask.size != (side, side):
+        mask = mask.resize((side, side), Image.Resampling.NEAREST)
+    return np.frombuffer(mask.tobytes(), np.uint8).reshape(side, -1)  # Pillow packs the bits in the same way
+
+
+def _load_mask(png: bytes) -> Image.Image:
     with _open(png) as picture:
         if (picture.format, picture.mode) != ("PNG", "1"):
             raise BadImage(f"is not a 1-bit PNG (but {picture.format}, mode {picture.mode})")
         try:
-            return np.array(picture, dtype=bool)
+            picture.load()
         except _DECODER_ERRORS as error:
             raise _decoding_error(error) from error
+        return picture
 
 
 def _decode_plain_jpeg(picture: ImageFile.ImageFile, image: bytes) -> Pixels | None:

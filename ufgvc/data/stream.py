@@ -17,8 +17,8 @@ from ufgvc.core.process import cpu_count
 from ufgvc.core.storage import Store
 from ufgvc.core.types import REGIONS
 from ufgvc.data.dataset import Dataset, read_manifest
-from ufgvc.data.images import BadImage, decode, decode_mask
-from ufgvc.data.resize import resize_mask_square, resize_square
+from ufgvc.data.images import BadImage, decode, decode_packed_mask
+from ufgvc.data.resize import resize_square
 from ufgvc.runtime.session import in_ray_session
 from ufgvc.runtime.tasks import map_in_threads, one_task_each
 
@@ -150,7 +150,7 @@ def _decode_row(row: Row, side: int, where: str) -> NDArray[np.uint8]:
 def _pack_mask(mask: bytes | None, side: int) -> NDArray[np.uint8]:
     if mask is None:
         return np.zeros((side, (side + 7) // 8), np.uint8)
-    return np.packbits(resize_mask_square(decode_mask(mask), side), axis=1)
+    return decode_packed_mask(mask, side)
 
 
 def decode_chunks(store: Store, chunks: list[Chunk], side: int) -> Any:

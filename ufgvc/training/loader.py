@@ -114,7 +114,9 @@ class BatchLoader:
     def _view(self, raw: RawBatch, uniforms: Mapping[str, NDArray[np.float64]]) -> tuple[Tensor, dict[str, Tensor]]:
         recipe = self.recipe
         if isinstance(raw.held_images, np.ndarray) and not recipe.rotate and recipe.crop_scale is None:
-            images, masks = self._crop_on_host(raw, uniforms["crop"])
+            crops, cropped = self.crop_on_host(raw, uniforms["crop"])
+            images = to_float(to_device(crops, self.device))
+            masks = {region: to_device(mask, self.device)[:, None] for region, mask in cropped.items()}
         else:
             masks = {region: unpack(bits, recipe.resize) for region, bits in raw.packed_masks.items()}
             geometry = torch.from_numpy(np.concatenate([uniforms["crop"], uniforms["size"]], axis=1))
@@ -127,8 +129,8 @@ class BatchLoader:
             images = jitter_colours(images, torch.from_numpy(uniforms["colour"]), recipe.colour_jitter)
         return images, masks
 
-    def _crop_on_host(self, raw: RawBatch, uniforms: NDArray[np.float64]) -> tuple[Tensor, dict[str, Tensor]]:
-        """As `augment`, of images and masks on the host: bytes go to the device, and become numbers there."""
+    def crop_on_host(self, raw: RawBatch, uniforms: NDArray[np.float64]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The bytes that go to the device: images (B, crop, crop, 3) and masks (B, crop, crop) of 0 and 1, uint8."""
         rows, side = raw.rows.tolist(), self.recipe.crop
         places = place_crops(uniforms, side, self.recipe.resize)
         crops = [(row, *place) for row, place in zip(rows, places, strict=True)]
@@ -138,8 +140,8 @@ class BatchLoader:
         for region, packed in raw.held_masks.items():
             mask = new_host_array((len(rows), side, side), self.device)
             crop_masks(np.asarray(packed), crops, mask.numpy())
-            masks[region] = to_device(mask, self.device)[:, None]
-        return to_float(to_device(images, self.device)), masks
+            masks[region] = mask
+        return images, masks
 
     def _cutmix(
         self,

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.unit.test_methods import CLASSES, smallest, tiny_batch
+from ufgvc.data.mixing import soften_labels
 from ufgvc.methods import Batch, Method, Stage, names
 from ufgvc.methods.method import identity
 from ufgvc.training.ddp import warm_up_ddp_buckets
-from ufgvc.training.loader import soften_labels
 from ufgvc.training.optim import make_optimizer
 from ufgvc.training.steps import train_step
 

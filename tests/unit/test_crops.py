@@ -33,13 +33,11 @@ def test_they_are_those_of_augment(crop: int) -> None:
     )
     crops = [(int(row), *place) for row, place in zip(rows, place_crops(uniforms, crop, SIZE), strict=True)]
     assert {flip for *_, flip in crops} == {True, False}
-    cropped = np.empty((len(rows), crop, crop, 3), np.uint8)
-    crop_images(images, crops, cropped)
+    cropped = crop_images(images, crops, crop)
     assert torch.equal(to_float(torch.from_numpy(cropped)), whole)
     packed = np.packbits(masks, axis=2)
     assert torch.equal(unpack(torch.from_numpy(packed), SIZE).bool(), torch.from_numpy(masks))
-    mask = np.empty((len(rows), crop, crop), np.uint8)
-    crop_masks(packed, crops, mask)
+    mask = crop_masks(packed, crops, crop)
     assert torch.equal(torch.from_numpy(mask).float(), whole_masks["vein"][:, 0])
 
 

@@ -13,11 +13,18 @@ from torchvision.transforms.v2 import functional as vision
 
 from ufgvc.core.errors import UserError
 from ufgvc.data.cache import CachedSource, DecodedSplit
-from ufgvc.data.mixing import LARGEST_SHARE, choose_partners, jitter_colours, paste_rectangles, rectangles
+from ufgvc.data.mixing import (
+    LARGEST_SHARE,
+    choose_partners,
+    jitter_colours,
+    paste_rectangles,
+    rectangles,
+    soften_labels,
+)
 from ufgvc.methods import Batch, build
 from ufgvc.training import loader as loader_module
 from ufgvc.training.ddp import Ranks
-from ufgvc.training.loader import BatchLoader, soften_labels
+from ufgvc.training.loader import BatchLoader
 from ufgvc.training.settings import TrainSettings, apply_overrides
 
 CPU = torch.device("cpu")

@@ -16,10 +16,10 @@ from tests.unit.test_methods import CLASSES, small, smallest, tiny_batch, traina
 from ufgvc.core.config import short_key
 from ufgvc.core.errors import UserError
 from ufgvc.data.augment import augment, crop_sides, image_key, per_image_uniforms
+from ufgvc.data.mixing import soften_labels
 from ufgvc.methods import Method, build, names
 from ufgvc.methods.modern import CROP_SCALE, LABEL_SMOOTHING, modernise
 from ufgvc.training.average import WeightAverage
-from ufgvc.training.loader import soften_labels
 from ufgvc.training.optim import make_optimizer
 from ufgvc.training.settings import TrainSettings, apply_overrides
 

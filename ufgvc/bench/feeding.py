@@ -18,7 +18,6 @@ from ufgvc.bench.dataset import MASKS, BenchData
 from ufgvc.bench.reading import PLAIN, SingleThreaded, plain_sample
 from ufgvc.bench.steps import StepCase, options_of
 from ufgvc.bench.timing import Measurement, Spread, Timed, time_in_turn
-from ufgvc.data.augment import per_image_uniforms
 from ufgvc.data.cache import CachedSource, DecodedSplit, load_decoded_split
 from ufgvc.data.dataset import read_index
 from ufgvc.methods import build
@@ -82,9 +81,8 @@ def time_cached_batches(data: BenchData, runs: str, device: torch.device, rounds
         held = load_decoded_split(data.dataset, "train", RESIZE, MASKS, data.mask_fingerprint, Path(plan.cache_folder))
         calls[copy] = partial(_copy, held, at, device)
         if size == CACHED_BATCHES[0] and device.type == "cpu":
-            calls[PLAIN] = partial(
-                _decode_plainly, list(islice(cycle(zip(data.encoded, data.masks, strict=True)), size))
-            )
+            photographs = cycle(zip(data.encoded, data.masks, strict=True))
+            calls[PLAIN] = partial(_decode_plainly, list(islice(photographs, size)))
         timed = _time(calls, rounds, device, seed)
         rows += [timed.rate(each, unit, size) for each in (copy, PLAIN) if each in calls]
         for name in (each for each in calls if each not in (copy, PLAIN)):
@@ -114,7 +112,7 @@ def _bytes(feed: BatchLoader, at: np.ndarray) -> object:
     source = feed.source
     assert isinstance(source, CachedSource)
     raw = source.gather(at)
-    return feed.crop_on_host(raw, per_image_uniforms(feed.keys[at], feed.config.seed, 0, 4))
+    return feed.crop_on_host(raw, epoch=0)
 
 
 def _decode_plainly(samples: Sequence[tuple[bytes, Sequence[bytes]]]) -> object:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,38 +16,28 @@ Bytes = NDArray[np.uint8]
 Crop = tuple[int, int, int, bool]  # row of the array, first row and first column of pixels, whether it is flipped
 
 
-def crop_images(images: Bytes, crops: Iterable[Crop], out: Bytes) -> None:
-    """Writes crops of `images` (N, R, R, 3) uint8 into `out` (B, crop, crop, 3) uint8."""
-    side = out.shape[1]
-    for place, (part, flip) in enumerate(_parts(images, crops, side)):
-        _copy(part, flip, out[place])
+def crop_images(images: Bytes, crops: Sequence[Crop], side: int) -> Bytes:
+    """Crops (B, side, side, 3) of `images` (N, R, R, 3) uint8."""
+    out = np.empty((len(crops), side, side, 3), np.uint8)
+    for place, (row, top, left, flip) in enumerate(crops):
+        _copy(images[row, top : top + side, left : left + side], flip, out[place])
+    return out
 
 
-def crop_masks(packed: Bytes, crops: Iterable[Crop], out: Bytes) -> None:
-    """Writes crops of masks `packed` (N, R, ceil(R / 8)) uint8, bits as of `numpy.packbits`, as 0 and 1 into `out`
-    (B, crop, crop) uint8.
-    """
-    side = out.shape[1]
+def crop_masks(packed: Bytes, crops: Sequence[Crop], side: int) -> Bytes:
+    """Crops (B, side, side) of 0 and 1 of masks `packed` (N, R, ceil(R / 8)) uint8, bits as of `numpy.packbits`."""
+    out = np.empty((len(crops), side, side), np.uint8)
     for place, (row, top, left, flip) in enumerate(crops):
         first, last = left // 8, -(-(left + side) // 8)
         bits = np.unpackbits(packed[row, top : top + side, first:last], axis=1)
         _copy(bits[:, left - 8 * first : left - 8 * first + side], flip, out[place])
+    return out
 
 
 def unpack(bits: Tensor, side: int) -> Tensor:
     """Packed bits (B, side, ceil(side / 8)) uint8, most significant first -> (B, side, side) uint8 of 0 and 1."""
     shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=bits.device)
     return ((bits.unsqueeze(-1) >> shifts) & 1).flatten(2)[..., :side]
-
-
-def new_host_array(shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """An empty uint8 tensor on the host; page-locked where it will be copied to a GPU."""
-    return torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
-
-
-def _parts(images: Bytes, crops: Iterable[Crop], side: int) -> Iterator[tuple[Bytes, bool]]:
-    for row, top, left, flip in crops:
-        yield images[row, top : top + side, left : left + side], flip
 
 
 def _copy(part: Bytes, flip: bool, out: Bytes) -> None:

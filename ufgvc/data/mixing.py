@@ -87,3 +87,13 @@ def mix(
         region: mask.index_copy(0, places, paste_rectangles(mask[places], others[1][region], edges))
         for region, mask in masks.items()
     }
+
+
+def soften_labels(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
+    """Class probabilities (B, K) float32 of labels (B,): 1 - smoothing at the label, and smoothing / K at each class.
+
+    It is torch's `cross_entropy(..., label_smoothing=smoothing)`.
+    """
+    # Not torch's one_hot, which checks the labels' range and so waits for the GPU.
+    targets = torch.full((len(labels), num_classes), smoothing / num_classes, device=labels.device)
+    return targets.scatter_add(1, labels[:, None], torch.full_like(targets[:, :1], 1 - smoothing))

@@ -15,5 +15,4 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
         return tensor.to(device)
     if torch.compiler.is_compiling():  # a compiled graph cannot pin memory
         return tensor.to(device, non_blocking=True)
-    pinned = tensor if tensor.is_pinned() else tensor.pin_memory()
-    return pinned.to(device, non_blocking=True)
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from ufgvc.core.errors import UserError
 from ufgvc.data.augment import augment, eval_view, image_key, per_image_uniforms, place_crops, to_float
 from ufgvc.data.cache import CachedSource, DecodedSplit, copy_to_device, decoded_size, load_decoded_split
-from ufgvc.data.crops import crop_images, crop_masks, new_host_array, unpack
+from ufgvc.data.crops import crop_images, crop_masks, unpack
 from ufgvc.data.dataset import Dataset, read_index
 from ufgvc.data.mixing import (
     COLOUR_UNIFORMS,
@@ -25,6 +25,7 @@ from ufgvc.data.mixing import (
     jitter_colours,
     mix,
     rectangles,
+    soften_labels,
 )
 from ufgvc.data.splits import holdout_indices, kfold_indices
 from ufgvc.data.stream import BatchSource, RawBatch, StreamedSource
@@ -37,6 +38,8 @@ from ufgvc.training.memory import enough_memory
 from ufgvc.training.settings import WorkerConfig
 
 Ints = NDArray[np.int64]
+# Images (B, crop, crop, 3) and masks (B, crop, crop) of 0 and 1 by region, uint8.
+Cropped = tuple[NDArray[np.uint8], dict[str, NDArray[np.uint8]]]
 EVAL_BATCH = 64
 # Random numbers of an image, in their order: crop (2), flip and rotation; the method's; area and ratio of crops of
 # random size; colours; CutMix.
@@ -91,12 +94,20 @@ class BatchLoader:
 
     def training(self, epoch: int) -> Iterator[Batch]:
         """This rank's augmented batches of an epoch; the same number on every rank. A thread makes one ahead."""
-        yield from map_in_threads(lambda raw: self.augment(raw, epoch), self.source.epoch(epoch), threads=1)
+        source = self.source.epoch(epoch)
+        if self.resident:  # nothing is left to do on the host
+            yield from (self.augment(raw, epoch) for raw in source)
+        else:
+            made = map_in_threads(lambda raw: (raw, self.crop_on_host(raw, epoch)), source, threads=1)
+            yield from (self.augment(raw, epoch, cropped) for raw, cropped in made)
 
-    def augment(self, raw: RawBatch, epoch: int) -> Batch:
-        """The training batch of decoded images: all that is random depends on (seed, epoch, image) only."""
+    def augment(self, raw: RawBatch, epoch: int, cropped: Cropped | None = None) -> Batch:
+        """The training batch of decoded images: all that is random depends on (seed, epoch, image) only.
+
+        cropped: of `crop_on_host`, if it was called before.
+        """
         uniforms = self._uniforms(raw.positions, epoch)
-        images, masks = self._view(raw, uniforms)
+        images, masks = self._view(raw, uniforms, cropped or self.crop_on_host(raw, epoch))
         labels, has_mask = raw.labels, dict(raw.has_mask)
         soft = self.recipe.label_smoothing or self.recipe.cutmix
         targets = soften_labels(labels, self.num_classes, self.recipe.label_smoothing) if soft else None
@@ -111,12 +122,14 @@ class BatchLoader:
         parts = np.split(uniforms, np.cumsum(list(counts.values()))[:-1], axis=1)
         return dict(zip(counts, parts, strict=True))
 
-    def _view(self, raw: RawBatch, uniforms: Mapping[str, NDArray[np.float64]]) -> tuple[Tensor, dict[str, Tensor]]:
+    def _view(
+        self, raw: RawBatch, uniforms: Mapping[str, NDArray[np.float64]], cropped: Cropped | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         recipe = self.recipe
-        if isinstance(raw.held_images, np.ndarray) and not recipe.rotate and recipe.crop_scale is None:
-            crops, cropped = self.crop_on_host(raw, uniforms["crop"])
-            images = to_float(to_device(crops, self.device))
-            masks = {region: to_device(mask, self.device)[:, None] for region, mask in cropped.items()}
+        if cropped is not None:
+            images = to_float(to_device(torch.from_numpy(cropped[0]), self.device))
+            bits = {region: to_device(torch.from_numpy(mask), self.device) for region, mask in cropped[1].items()}
+            masks = {region: mask[:, None] for region, mask in bits.items()}
         else:
             masks = {region: unpack(bits, recipe.resize) for region, bits in raw.packed_masks.items()}
             geometry = torch.from_numpy(np.concatenate([uniforms["crop"], uniforms["size"]], axis=1))
@@ -129,19 +142,17 @@ class BatchLoader:
             images = jitter_colours(images, torch.from_numpy(uniforms["colour"]), recipe.colour_jitter)
         return images, masks
 
-    def crop_on_host(self, raw: RawBatch, uniforms: NDArray[np.float64]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The bytes that go to the device: images (B, crop, crop, 3) and masks (B, crop, crop) of 0 and 1, uint8."""
-        rows, side = raw.rows.tolist(), self.recipe.crop
-        places = place_crops(uniforms, side, self.recipe.resize)
-        crops = [(row, *place) for row, place in zip(rows, places, strict=True)]
-        images = new_host_array((len(rows), side, side, 3), self.device)
-        crop_images(np.asarray(raw.held_images), crops, images.numpy())
-        masks: dict[str, Tensor] = {}
-        for region, packed in raw.held_masks.items():
-            mask = new_host_array((len(rows), side, side), self.device)
-            crop_masks(np.asarray(packed), crops, mask.numpy())
-            masks[region] = mask
-        return images, masks
+    def crop_on_host(self, raw: RawBatch, epoch: int) -> Cropped | None:
+        """The bytes that go to the device, of a batch on the host whose crops are neither turned nor resized; else
+        None: `augment` of whole images then does that on the device.
+        """
+        recipe, side = self.recipe, self.recipe.crop
+        if not isinstance(raw.held_images, np.ndarray) or recipe.rotate or recipe.crop_scale is not None:
+            return None
+        places = place_crops(self._uniforms(raw.positions, epoch)["crop"], side, recipe.resize)
+        crops = [(row, *place) for row, place in zip(raw.rows.tolist(), places, strict=True)]
+        images = crop_images(raw.held_images, crops, side)
+        return images, {region: crop_masks(np.asarray(bits), crops, side) for region, bits in raw.held_masks.items()}
 
     def _cutmix(
         self,
@@ -163,7 +174,8 @@ class BatchLoader:
         partners = self.source.gather(self.train_indices[chosen])
         edges, share = rectangles(uniforms["cutmix"][rows], self.recipe.crop)
         at, where = (to_device(torch.from_numpy(each), self.device) for each in (rows, edges))
-        others = self._view(partners, self._uniforms(partners.positions, epoch))
+        uniforms_of_others = self._uniforms(partners.positions, epoch)
+        others = self._view(partners, uniforms_of_others, self.crop_on_host(partners, epoch))
         images, masks = mix(images, masks, others, at, where)
         has_mask = {
             region: has.index_copy(0, at, has[at] & partners.has_mask[region]) for region, has in has_mask.items()
@@ -180,16 +192,6 @@ class BatchLoader:
             at = self.val_indices[start : start + EVAL_BATCH]
             images = to_device(torch.from_numpy(self.val_images.images[at]), self.device)
             yield eval_view(images, self.recipe.crop), to_device(torch.from_numpy(self.val_labels[at]), self.device)
-
-
-def soften_labels(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
-    """Class probabilities (B, K) float32 of labels (B,): 1 - smoothing at the label, and smoothing / K at each class.
-
-    It is torch's `cross_entropy(..., label_smoothing=smoothing)`.
-    """
-    # Not torch's one_hot, which checks the labels' range and so waits for the GPU.
-    targets = torch.full((len(labels), num_classes), smoothing / num_classes, device=labels.device)
-    return targets.scatter_add(1, labels[:, None], torch.full_like(targets[:, :1], 1 - smoothing))
 
 
 def split_indices(config: WorkerConfig, labels: Ints, groups: Sequence[str | None]) -> tuple[Ints, Ints]:

@@ -17,6 +17,8 @@ from ufgvc.core.errors import UserError
 from ufgvc.data.dataset import open_dataset
 from ufgvc.data.ingest import ingest
 from ufgvc.data.stream import decode_chunk, decode_in_threads, list_chunks
+from ufgvc.evaluation.predict import predicts_in_process
+from ufgvc.evaluation.settings import PredictSettings
 from ufgvc.models.model import load_model
 from ufgvc.regions.mask_dataset import mask
 from ufgvc.regions.settings import MaskSettings
@@ -150,6 +152,22 @@ def test_a_cluster_or_many_photographs_take_ray(monkeypatch: pytest.MonkeyPatch)
     assert uses_cluster(None), "joined by somebody else"
     monkeypatch.setattr(session, "_is_local", True)
     assert not uses_cluster(None), "started by this process"
+
+
+@pytest.mark.parametrize(
+    ("photographs", "settings", "here"),
+    [
+        (MAX_IN_PROCESS, {}, True),
+        (MAX_IN_PROCESS + 1, {}, False),
+        (1, {"device": "gpu"}, True),
+        (1, {"max_actors": 2}, False),
+    ],
+)
+def test_photographs_are_predicted_here(
+    photographs: int, settings: dict[str, Any], here: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert predicts_in_process(photographs, PredictSettings(**settings), RaySettings()) is here
 
 
 def test_threads_keep_the_order_and_do_not_run_ahead_without_end() -> None:

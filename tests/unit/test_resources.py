@@ -10,6 +10,7 @@ from ufgvc.core.errors import UserError
 from ufgvc.evaluation.predict import predicts_in_process
 from ufgvc.evaluation.settings import PredictSettings
 from ufgvc.runtime.resources import ActorSettings, Device, actor_pool, choose_device
+from ufgvc.runtime.session import RaySettings
 
 
 @pytest.mark.parametrize(
@@ -90,4 +91,4 @@ def test_only_an_explicit_gpu_is_waited_for() -> None:
     ],
 )
 def test_a_few_photographs_are_predicted_in_this_process(photographs: int, settings: Any, here: bool) -> None:
-    assert predicts_in_process(photographs, PredictSettings(**settings)) is here
+    assert predicts_in_process(photographs, PredictSettings(**settings), RaySettings(address="auto")) is here

@@ -95,7 +95,7 @@ def time_use(data: BenchData, run: str, device: torch.device, rounds: int, seed:
     views = _resident_views(data, model)
     count = data.dataset.counts["train"]
     folder = Path(run).parent / "predicted"
-    settings = PredictSettings(device=on, max_actors=1)
+    settings = PredictSettings(device=on)
     source = data.source / "images"
 
     def bare() -> None:

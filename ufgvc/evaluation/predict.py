@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from ufgvc.core.errors import UnreadableFile, UserError
 from ufgvc.core.storage import Store, open_store
@@ -23,14 +25,15 @@ from ufgvc.evaluation.settings import PredictResult, PredictSettings
 from ufgvc.models.model import LoadedModel, load_model
 from ufgvc.models.onnx import has_gpu_provider
 from ufgvc.runtime.resources import actor_pool, choose_device
-from ufgvc.runtime.session import ray_session
-from ufgvc.runtime.tasks import configure_ray_data, run_tasks
+from ufgvc.runtime.session import RaySettings, ray_session, runs_in_process
+from ufgvc.runtime.tasks import configure_ray_data, map_in_threads, run_tasks
 from ufgvc.tracking.context import Context
 from ufgvc.training.memory import memory_for_scores
 
 log = logging.getLogger(__name__)
 
-MAX_IN_PROCESS = 100  # photographs; up to here starting Ray and an actor takes longer than it saves
+FEW = 100  # photographs; with a cluster, up to here starting an actor takes longer than it saves
+READ_THREADS = 8  # that wait for storage, or decode
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Predicted:
     result: PredictResult
     drift: Drift
     settings: PredictSettings
+    ray: RaySettings
 
 
 def predict(
@@ -80,32 +84,32 @@ def predict(
         )
     loaded = choose_runtime(settings.runtime, load_model(model, context), model)
     session: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-    if not predicts_in_process(len(names), settings):
+    if not predicts_in_process(len(names), settings, context.ray):
         session = ray_session(context.ray, settings.gpus_to_wait_for)
     doubtful, drift = MostDoubtful(settings.page if make_page else 0), DriftCounter(loaded)
     with session, PredictionWriter(target, loaded, settings) as writer:
         for file in rejected:
             writer.reject(file.path, file.reason)
-        for row in _predict_rows(store, names, loaded, settings):
+        for row in _predict_rows(store, names, loaded, settings, context.ray):
             writer.add(row)
             if not row["reason"]:
                 doubtful.add(row)
                 drift.add(row)
         result = replace(writer.finish(len(names) + len(rejected)), drift=drift.result())
         if make_page and settings.page:
-            shown = Predicted(store, target, loaded, doubtful.rows, result, drift.result(), settings)
+            shown = Predicted(store, target, loaded, doubtful.rows, result, drift.result(), settings, context.ray)
             result = replace(result, page=make_page(shown))
         return result
 
 
-def predicts_in_process(photographs: int, settings: PredictSettings) -> bool:
+def predicts_in_process(photographs: int, settings: PredictSettings, ray: RaySettings) -> bool:
     """Whether this process predicts that many photographs itself.
 
-    With `max_actors: 0`; without a number for a few of them, unless they need a GPU, which the cluster may have only
-    elsewhere.
+    With `max_actors: 0`; without a number, for as many as a step does without Ray on one machine, and with a cluster
+    for a few of them, unless they need a GPU, which the cluster may have only elsewhere.
     """
-    few = photographs <= MAX_IN_PROCESS and settings.device != "gpu"
-    return settings.max_actors == 0 or (settings.max_actors is None and few)
+    few = photographs <= FEW and settings.device != "gpu"
+    return settings.max_actors == 0 or (settings.max_actors is None and (few or runs_in_process(ray, photographs)))
 
 
 def choose_runtime(runtime: str, model: LoadedModel, uri: str) -> LoadedModel:
@@ -167,6 +171,15 @@ _COLUMNS = {
 }
 
 
+@dataclass(frozen=True)
+class Photograph:
+    """image: (resize, resize, 3) uint8; None if it could not be read, and then the reason."""
+
+    path: str
+    image: NDArray[np.uint8] | None
+    reason: str
+
+
 class Predictor:
     """Predicts batches of photographs. One that cannot be read gets a reason instead of a prediction.
 
@@ -182,17 +195,19 @@ class Predictor:
         self.model: LoadedModel = model.to(device)
 
     def __call__(self, batch: dict[str, Any]) -> pa.Table:
-        """{"path": (B,)} -> columns path, reason ("" if it was read), known, ood_score, and lists: classes and their
+        """The predictions of {"path": (B,)}, see `score`."""
+        return self.score(self.read([str(path) for path in batch["path"]]))
+
+    def read(self, paths: list[str], map_paths: Callable[..., Any] = map) -> list[Photograph]:
+        """Reads and decodes photographs.  map_paths: `map`, or that of a pool of threads."""
+        return list(map_paths(self._read, paths))
+
+    def score(self, photographs: list[Photograph]) -> pa.Table:
+        """A row for each photograph: path, reason ("" if it was read), known, ood_score, and lists: classes and their
         probabilities, neighbours (indices into the model's training leaves) and their distances.
         """
-        paths = [str(path) for path in batch["path"]]
-        images: list[np.ndarray] = []
-        reasons: list[str] = []
-        for path in paths:
-            image, reason = self._read(path)
-            reasons.append(reason)
-            if image is not None:
-                images.append(image)
+        paths, reasons = [each.path for each in photographs], [each.reason for each in photographs]
+        images = [each.image for each in photographs if each.image is not None]
         with memory_for_scores(len(images), self.model.input, self.model.device):
             logits, ood_score, features = self.model.score_with_features(images, max(1, len(images)))
         order, probabilities = self.model.top_k(logits, self.top)
@@ -207,26 +222,26 @@ class Predictor:
         arrays = {name: pa.array(values, _COLUMNS[name]) for name, values in columns.items()}
         return pa.table({"path": pa.array(paths, pa.string()), "reason": pa.array(reasons, pa.string()), **arrays})
 
-    def _read(self, path: str) -> tuple[np.ndarray | None, str]:
+    def _read(self, path: str) -> Photograph:
         try:
             encoded = self.store.read_bytes(path)
-            return self.model.resize(decode_photograph(encoded)), ""
+            return Photograph(path, self.model.resize(decode_photograph(encoded)), "")
         except BadImage as error:
-            return None, error.reason
+            return Photograph(path, None, error.reason)
         except FileNotFoundError:
-            return None, "was deleted since the folder was listed"
+            return Photograph(path, None, "was deleted since the folder was listed")
         except UnreadableFile as error:
-            return None, error.what
+            return Photograph(path, None, error.what)
 
 
 def _predict_rows(
-    store: Store, names: list[str], model: LoadedModel, settings: PredictSettings
+    store: Store, names: list[str], model: LoadedModel, settings: PredictSettings, ray: RaySettings
 ) -> Iterator[dict[str, Any]]:
     can_use_gpu = not model.exported or has_gpu_provider()
     if settings.device == "gpu" and not can_use_gpu:
         what = "the onnxruntime that is installed cannot use a GPU"
         raise UserError(what, where="--device gpu", fix="use `--device auto`, or install onnxruntime-gpu")
-    predict = _predict_here if predicts_in_process(len(names), settings) else _predict_by_actors
+    predict = _predict_here if predicts_in_process(len(names), settings, ray) else _predict_by_actors
     classes = model.classes
     for batch in predict(store, names, model, settings, can_use_gpu):
         for row in batch.to_pylist():
@@ -241,7 +256,10 @@ def _predict_here(
     device = choose_device(settings.device) if can_use_gpu else "cpu"
     predictor = Predictor(store, model, settings.top, device)
     size = settings.batch_size
-    return (predictor({"path": names[start : start + size]}) for start in range(0, len(names), size))
+    batches = (names[start : start + size] for start in range(0, len(names), size))
+    with ThreadPoolExecutor(READ_THREADS) as pool:  # a batch is read while the one before is scored
+        read = map_in_threads(lambda paths: predictor.read(paths, pool.map), batches, threads=1)
+        yield from map(predictor.score, read)
 
 
 def _predict_by_actors(

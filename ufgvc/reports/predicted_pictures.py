@@ -19,6 +19,7 @@ from ufgvc.evaluation.settings import PredictSettings
 from ufgvc.models.model import LoadedModel
 from ufgvc.reports.photographs import overlay_map
 from ufgvc.runtime.resources import actor_pool, choose_device
+from ufgvc.runtime.session import RaySettings
 from ufgvc.runtime.tasks import configure_ray_data, run_tasks
 
 SIDE = 192  # pixels, the longer side of a picture
@@ -85,7 +86,7 @@ class PictureMaker:
 
 
 def make_pictures(
-    store: Store, paths: Sequence[str], model: LoadedModel, settings: PredictSettings
+    store: Store, paths: Sequence[str], model: LoadedModel, settings: PredictSettings, session: RaySettings
 ) -> Iterator[dict[str, Any]]:
     """The rows of `PictureMaker` in the order of the paths: by actors where `predict` uses them, else here.
 
@@ -93,7 +94,7 @@ def make_pictures(
     """
     if not paths:
         return
-    if predicts_in_process(len(paths), settings):
+    if predicts_in_process(len(paths), settings, session):
         maker = PictureMaker(store, model, "cpu" if model.exported else choose_device(settings.device))
         for start in range(0, len(paths), settings.batch_size):
             yield from maker({"path": paths[start : start + settings.batch_size]}).to_pylist()

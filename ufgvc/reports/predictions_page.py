@@ -53,7 +53,8 @@ def compose_gallery(predicted: Predicted, place: Callable[[bytes, str], str]) ->
     index = {name: number for number, name in enumerate(model.classes)}
     used = sorted({number for row in rows for number in row["neighbours"]})
     position = {number: place_in_list for place_in_list, number in enumerate(used)}
-    pictures = make_pictures(predicted.photographs, [row["path"] for row in rows], model, predicted.settings)
+    paths = [row["path"] for row in rows]
+    pictures = make_pictures(predicted.photographs, paths, model, predicted.settings, predicted.ray)
     leaves: list[dict[str, Any]] = []
     for number, (row, picture) in enumerate(zip(rows, pictures, strict=True)):
         if row["path"] != picture["path"]:

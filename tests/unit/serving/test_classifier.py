@@ -150,6 +150,6 @@ def test_a_small_file_of_many_pixels_is_refused_before_it_is_decoded(
         image.save(buffer, "PNG")
     else:
         pillow_heif.from_pillow(image).save(buffer)
-    monkeypatch.setattr("ufgvc.serving.classifier.inspect", lambda content: pytest.fail("it was decoded"))
+    monkeypatch.setattr("ufgvc.serving.classifier.decode_photograph", lambda content: pytest.fail("it was decoded"))
     with pytest.raises(Unreadable, match=r"bomb\.png: has 1 million pixels; send at most 0\.5 million"):
         asyncio.run(classifier.decode([Photograph("bomb.png", buffer.getvalue())]))

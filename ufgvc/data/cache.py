@@ -26,6 +26,7 @@ from ufgvc.data.transfer import to_device
 from ufgvc.runtime.session import MAX_IN_PROCESS
 
 log = logging.getLogger(__name__)
+VERSION = 2  # of the decoded pixels: raised when photographs are resized otherwise
 CACHE = "_cache"  # folder in that of all runs
 
 
@@ -64,7 +65,7 @@ def load_decoded_split(
     from filelock import FileLock
 
     rows = dataset.counts[split]
-    key = short_key([dataset.fingerprint, split, side, mask_kind, mask_fingerprint, 1])
+    key = short_key([dataset.fingerprint, split, side, mask_kind, mask_fingerprint, VERSION])
     target = folder / f"{dataset.name}-{split}-{side}-{key}"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f".{target.name}.lock"):

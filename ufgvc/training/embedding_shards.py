@@ -21,7 +21,7 @@ from ufgvc.data.stream import ROWS_PER_CHUNK, Chunk, Ints, list_chunks
 from ufgvc.methods.method import Method
 from ufgvc.training.settings import WorkerConfig
 
-FORMULA = 2  # to be raised when the nets pool otherwise: shards of older versions must not be found then
+FORMULA = 3  # to be raised when the nets pool otherwise: shards of older versions must not be found then
 DECODED_BYTES = 64 << 20  # of the decoded images of a shard, at most: they pass through Ray's object store
 SHARDS = 8  # of a split at least, so that all actors have work to the end, but for LEAST rows in each
 LEAST = 8

@@ -248,7 +248,7 @@ def save_trained(
     leaves = None
     if neighbours:
         device = choose_device("cpu" if config.train.device == "cpu" else "auto")
-        leaves = collect_leaves(replace(method, recipe=recipe), dataset, config.split, device)
+        leaves = collect_leaves(replace(method, recipe=recipe), dataset, config, device)
     found = masks_found(dataset, config.mask_kind, config.mask_fingerprint) if config.mask_kind else None
     with tempfile.TemporaryDirectory(prefix="ufgvc-model-") as temporary:
         folder = Path(temporary) / "model"

@@ -18,7 +18,8 @@ import yaml
 from tests.command_line import ufgvc
 from tests.factories import encoded
 from ufgvc.core.errors import UserError
-from ufgvc.data.dataset import SCHEMAS, ShardWriter, open_dataset, read_images, read_index, write_dataset
+from ufgvc.data.dataset import ShardWriter, open_dataset, read_images, read_index, write_dataset
+from ufgvc.data.schemas import IMAGES_SCHEMA
 from ufgvc.data.splits import HeldFold, pool_splits
 from ufgvc.experiments.benchmark import benchmark, choose_lr_factors
 from ufgvc.experiments.entries import decode_images, make_entry, make_final_jobs, make_lr_jobs
@@ -215,7 +216,7 @@ def rewritten(uri: str, target: Path, images: dict[str, bytes], labels: dict[str
             name = row["image_id"]
             row |= {"image": images.get(name, row["image"]), "label": labels.get(name, row["label"])}
             row |= {"cultivar": dataset.classes[row["label"]]}
-        table = pa.Table.from_pylist(rows, SCHEMAS["images"])
+        table = pa.Table.from_pylist(rows, IMAGES_SCHEMA)
         shards.append(writer.write(shard.name, shard.split, table))
         tables.append(table)
     write_dataset(dataset.store, dataset.name, dataset.classes, pa.concat_tables(tables), shards, "a test")

@@ -16,6 +16,7 @@ from ufgvc.core.storage import open_store
 from ufgvc.data import dataset as module
 from ufgvc.data.dataset import ShardWriter, read_shard
 from ufgvc.data.images import decode_mask, encode_mask
+from ufgvc.data.schemas import IMAGES_SCHEMA
 from ufgvc.regions.exact_masks import copy_shard, exact_masks, open_masks
 from ufgvc.regions.mask_dataset import mask
 from ufgvc.regions.settings import MaskSettings
@@ -57,7 +58,7 @@ def stored(target: Path, source: Path, names: dict[str, list[str]] = NAMES) -> m
         }
         known |= {"label": [0] * n, "cultivar": ["c"] * n, "group": [None] * n}
         known["sha256"] = [hashlib.sha256(file).hexdigest() for file in files]
-        tables.append(pa.table(known, schema=module.SCHEMAS["images"]))
+        tables.append(pa.table(known, schema=IMAGES_SCHEMA))
         shards.append(writer.write(f"{split}-00000", split, tables[-1]))
     return module.write_dataset(store, "leaves", ["c"], pa.concat_tables(tables), shards, str(source))
 

@@ -16,7 +16,6 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.parquet import read_parquet_rows
 from ufgvc.core.process import cpu_count
 from ufgvc.core.storage import Store
-from ufgvc.core.types import REGIONS
 from ufgvc.data.dataset import Dataset, read_manifest
 from ufgvc.data.images import BadImage, decode, decode_mask
 from ufgvc.runtime.session import in_ray_session
@@ -107,7 +106,7 @@ def resize_mask_square(mask: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
 def decode_chunk(store: Store, chunk: Chunk, side: int, map_rows: Callable[..., Any] = map) -> Columns:
     """Reads and decodes the rows of a chunk.  map_rows: `map`, or that of a pool of threads.
 
-    Returns position (N,) int64 and image (N, side, side, 3) uint8; with masks, for each region also <region>_bits
+    Returns position (N,) int64 and image (N, side, side, 3) uint8; for each region of the masks also <region>_bits
     (N, side, ceil(side/8)) uint8, packed, and has_<region> (N,) bool. UserError for an image that cannot be decoded,
     RuntimeError if the masks belong to other images.
     """
@@ -122,7 +121,9 @@ def decode_chunk(store: Store, chunk: Chunk, side: int, map_rows: Callable[..., 
     masks = read_parquet_rows(store, chunk.masks, chunk.start, chunk.stop)
     if masks["image_id"] != table["image_id"]:
         raise RuntimeError(f"{store.uri}/{chunk.masks} does not hold the masks of {chunk.images}")
-    for region in REGIONS:
+    for region in masks.column_names:
+        if region == "image_id":
+            continue
         encoded = masks[region].to_pylist()
         rows[f"{region}_bits"] = np.stack(list(map_rows(partial(_pack_mask, side=side), encoded)))
         rows[f"has_{region}"] = np.array([mask is not None for mask in encoded])
@@ -225,11 +226,11 @@ class StreamedSource:
         positions = np.array([int(row["position"]) for row in rows], np.int64)
         stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0] if name != "position"}
         columns = {name: to_device(torch.from_numpy(column), self.device) for name, column in stacked.items()}
-        bits = {name.removesuffix("_bits"): column for name, column in columns.items() if name.endswith("_bits")}
+        regions = self.dataset.regions if self.mask_kind else ()
         return RawBatch(
             images=columns["image"],
-            packed_masks=bits,
-            has_mask={name.removeprefix("has_"): flag for name, flag in columns.items() if name.startswith("has_")},
+            packed_masks={region: columns[f"{region}_bits"] for region in regions},
+            has_mask={region: columns[f"has_{region}"] for region in regions},
             labels=to_device(torch.from_numpy(self.labels[positions]), self.device),
             positions=positions,
         )

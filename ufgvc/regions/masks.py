@@ -11,8 +11,10 @@ from PIL import Image
 from scipy import ndimage
 from skimage.filters import sato, threshold_otsu
 
+from ufgvc.core.errors import UserError
+from ufgvc.core.region_names import PAPER_REGIONS, join_names
 from ufgvc.core.registry import Registry
-from ufgvc.core.types import REGIONS, Box
+from ufgvc.core.types import Box
 from ufgvc.data.images import Pixels, resize_longest
 
 Mask = NDArray[np.bool_]
@@ -25,14 +27,24 @@ _BAND = 1 / 80  # half width of the band along the outline, as a share of the lo
 _MIN_CONTRAST = 16  # of 255; less is noise
 
 
-def make_masks(image: Pixels, boxes: Sequence[Box] | None, kind: str) -> dict[str, Mask | None]:
+def check_kind(kind: str, regions: Sequence[str]) -> None:
+    """UserError for masks of kind structure of regions other than vein and contour, which it is defined for."""
+    own = [region for region in regions if region not in PAPER_REGIONS]
+    if kind == "structure" and own:
+        what = f"these masks are defined for {join_names(PAPER_REGIONS)}, and this data set has {join_names(own)}"
+        raise UserError(what, where="--mask-kind structure", fix="use `--mask-kind box`, luminance or exact")
+
+
+def make_masks(
+    image: Pixels, boxes: Sequence[Box] | None, kind: str, regions: Sequence[str]
+) -> dict[str, Mask | None]:
     """{region: (H, W) bool} of an upright image (H, W, 3) uint8; None for a region without a box.
 
-    kind: a key of MASK_KINDS; UserError for another.
+    kind: a key of MASK_KINDS that the regions may have (`check_kind`); UserError for another.
     """
     make = MASK_KINDS.get(kind)
-    masks: dict[str, Mask | None] = dict.fromkeys(REGIONS)
-    for region in REGIONS:
+    masks: dict[str, Mask | None] = dict.fromkeys(regions)
+    for region in regions:
         mine = [box for box in boxes or () if box.region == region]
         if not mine:
             continue
@@ -102,11 +114,11 @@ def luminance_mask(image: Pixels, inside: Mask, region: str) -> Mask:
 
 @MASK_KINDS.register("structure")
 def structure_mask(image: Pixels, inside: Mask, region: str) -> Mask:
-    """Vein pixels in vein boxes (ridge filter of Sato et al. 1998), a band along the outline in others.
+    """Vein pixels in vein boxes (ridge filter of Sato et al. 1998), a band along the outline in contour boxes.
 
     Not in the paper.
     """
-    return _at_working_size(image, inside, _veins if region == "vein" else _outline)
+    return _at_working_size(image, inside, {"vein": _veins, "contour": _outline}[region])
 
 
 def _bright(image: Pixels, inside: Mask) -> Mask:

@@ -74,7 +74,7 @@ class MaskSettings(ActorSettings):
 
     mask_kind: Annotated[MaskKind, tyro.conf.Suppress] = "box"
     """box: 1 inside the boxes; luminance: bright leaf pixels in them (the paper's text); structure: vein pixels and a
-    band along the outline; exact: the masks in masks/vein and masks/contour of --source, without a detector"""
+    band along the outline; exact: the masks in masks/<region> of --source, without a detector"""
     box_source: BoxSource = "detected"
     """which boxes to use: the detector's, the annotated ones, or the detector's for images without annotated ones"""
     confidence: float | None = Field(None, gt=0, lt=1)

@@ -65,7 +65,10 @@ def stored(target: Path, source: Path, names: dict[str, list[str]] = NAMES) -> m
 
 def copied(dataset: module.Dataset, source: Path) -> list[dict[str, bytes]]:
     """The rows of masks/exact, shard after shard."""
-    folder, writer = open_masks(str(source)), ShardWriter(dataset.store, "masks/exact", dataset.fingerprint, "masks")
+    folder, writer = (
+        open_masks(str(source), REGIONS),
+        ShardWriter(dataset.store, "masks/exact", dataset.fingerprint, "masks"),
+    )
     writer.commit([copy_shard(dataset, folder, writer, shard) for shard in dataset.shards])
     return [row for shard in dataset.shards for row in read_shard(dataset, "masks/exact", shard).to_pylist()]
 
@@ -180,7 +183,7 @@ def test_a_source_without_masks_is_an_error(source: Path, tmp_path: Path) -> Non
 
 
 def test_the_key_changes_with_the_files(source: Path) -> None:
-    before = open_masks(str(source)).key
-    assert open_masks(str(source)).key == before
+    before = open_masks(str(source), REGIONS).key
+    assert open_masks(str(source), REGIONS).key == before
     (source / "masks/vein/1_1_train.png").write_bytes(encode_mask(np.zeros((64, 64), bool)))
-    assert open_masks(str(source)).key != before
+    assert open_masks(str(source), REGIONS).key != before

@@ -42,9 +42,7 @@ def images(split: str, names: list[str]) -> pa.Table:
 
 
 def regions(names: list[str], boxes: list[list[Box] | None]) -> pa.Table:
-    return pa.table(
-        {"image_id": names, "boxes": [from_boxes(some) for some in boxes]}, schema=REGIONS_SCHEMA
-    )
+    return pa.table({"image_id": names, "boxes": [from_boxes(some) for some in boxes]}, schema=REGIONS_SCHEMA)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Names of regions: what may be one, and those of the paper.
 
-A data set's regions are chosen when it is ingested (`Dataset.regions`); their names are columns of its masks, folders of
-exact masks, losses and keys of weights.
+A data set's regions are chosen when it is ingested (`Dataset.regions`). Their names are columns of its masks, folders
+of exact masks, losses and keys of weights.
 """
 
 from __future__ import annotations

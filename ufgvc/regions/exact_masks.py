@@ -54,10 +54,9 @@ class MaskFolder:
 def exact_masks(dataset: Dataset, source: str | None, context: Context = Context()) -> MaskResult:
     """Writes <data>/masks/exact for every image.
 
-    source: folder or URI in the released layout with masks/<region>/ for every region. Nothing is done if the masks exist,
-    made from the same images and files, unless `context.fresh`. UserError names a mask that is missing, damaged, no
-    1-bit PNG or of another size than its image, and a photograph of the source that differs from the image of that
-    name.
+    source: folder or URI in the released layout, with masks/<region>/. Nothing is done if the masks exist, made from
+    the same images and files, unless `context.fresh`. UserError names a mask that is missing, damaged, no 1-bit PNG or
+    of another size than its image, and a photograph of the source that differs from the image of that name.
     """
     started = time.monotonic()
     if source is None:

@@ -19,9 +19,8 @@ from ufgvc.data.dataset import Dataset, Manifest, Shard, ShardWriter, open_datas
 from ufgvc.regions.annotated import ANNOTATED
 from ufgvc.regions.exact_masks import EXACT, exact_masks
 from ufgvc.regions.mask_results import MaskCompleteness, MaskResult, find_existing, run_on_shards
-from ufgvc.regions.masks import check_kind
 from ufgvc.regions.mask_worker import DETECTED, ShardMasker
-from ufgvc.regions.settings import METRICS, MaskSettings
+from ufgvc.regions.settings import METRICS, MaskSettings, check_kind
 from ufgvc.runtime.resources import actor_pool, choose_device
 from ufgvc.runtime.session import ray_session, runs_in_process
 from ufgvc.runtime.tasks import one_task_each, run_tasks
@@ -166,9 +165,7 @@ def newest_detector(dataset: Dataset, runs: str) -> str:
 
 
 def _describe_boxes(dataset: Dataset, detector: str | None, settings: MaskSettings) -> BoxOrigin:
-    """UserError if a detector is needed and `detector` holds none, or one of other regions, or if there are no annotated
-    boxes.
-    """
+    """UserError without annotated boxes, or if a detector is needed and there is none, or one of other regions."""
     regions: tuple[str, ...] = ()
     origin: dict[str, Any] = {"boxes": settings.box_source}
     confidence = settings.confidence or 0.25

@@ -11,8 +11,6 @@ from PIL import Image
 from scipy import ndimage
 from skimage.filters import sato, threshold_otsu
 
-from ufgvc.core.errors import UserError
-from ufgvc.core.region_names import PAPER_REGIONS, join_names
 from ufgvc.core.registry import Registry
 from ufgvc.core.types import Box
 from ufgvc.data.images import Pixels, resize_longest
@@ -27,17 +25,7 @@ _BAND = 1 / 80  # half width of the band along the outline, as a share of the lo
 _MIN_CONTRAST = 16  # of 255; less is noise
 
 
-def check_kind(kind: str, regions: Sequence[str]) -> None:
-    """UserError for masks of kind structure of regions other than vein and contour, which it is defined for."""
-    own = [region for region in regions if region not in PAPER_REGIONS]
-    if kind == "structure" and own:
-        what = f"these masks are defined for {join_names(PAPER_REGIONS)}, and this data set has {join_names(own)}"
-        raise UserError(what, where="--mask-kind structure", fix="use `--mask-kind box`, luminance or exact")
-
-
-def make_masks(
-    image: Pixels, boxes: Sequence[Box] | None, kind: str, regions: Sequence[str]
-) -> dict[str, Mask | None]:
+def make_masks(image: Pixels, boxes: Sequence[Box] | None, kind: str, regions: Sequence[str]) -> dict[str, Mask | None]:
     """{region: (H, W) bool} of an upright image (H, W, 3) uint8; None for a region without a box.
 
     kind: a key of MASK_KINDS that the regions may have (`check_kind`); UserError for another.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import tyro
 from pydantic import Field, model_validator
 
 from ufgvc.core.config import Settings
+from ufgvc.core.errors import UserError
 from ufgvc.core.places import WeightsPlace
+from ufgvc.core.region_names import PAPER_REGIONS, join_names
 from ufgvc.core.types import MaskKind
 from ufgvc.runtime.resources import ActorSettings, Device
 
@@ -104,3 +107,11 @@ class SuggestSettings(Settings):
     """without a detector of this data set: training on synthetic leaves"""
     device: Device = "auto"
     """cpu, gpu, or auto: a GPU if torch sees one"""
+
+
+def check_kind(kind: str, regions: Sequence[str]) -> None:
+    """UserError for masks of kind structure of regions other than vein and contour, which it is defined for."""
+    own = [region for region in regions if region not in PAPER_REGIONS]
+    if kind == "structure" and own:
+        what = f"these masks are defined for {join_names(PAPER_REGIONS)}, and this data set has {join_names(own)}"
+        raise UserError(what, where="--mask-kind structure", fix="use `--mask-kind box`, luminance or exact")

@@ -109,7 +109,8 @@ def check_synthetic(dataset: Dataset) -> None:
     """UserError unless the detector of synthetic leaves can find the regions of the data set."""
     own = [region for region in dataset.regions if region not in PAPER_REGIONS]
     if own:
-        what = f"the detector of synthetic leaves finds {join_names(PAPER_REGIONS)}, this data set has {join_names(own)}"
+        known = join_names(PAPER_REGIONS)
+        what = f"the detector of synthetic leaves finds {known}, this data set has {join_names(own)}"
         raise UserError(what, where="--num-annotated 0", fix="annotate some leaves, and leave --num-annotated out")
 
 

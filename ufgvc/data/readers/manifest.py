@@ -182,9 +182,10 @@ def _number_classes(
     setting: str | int,
     where: str,
 ) -> tuple[str, dict[str, int]]:
-    """Sets the classes.  given: of classes.txt, None without one. Returns the column with the labels, and the class index of each of its texts.
+    """Sets the classes. Returns the column with the labels, and the class index of each of its texts.
 
-    The column is `label` if its labels are numbers, else `cultivar` if there is one.
+    The column is `label` if its labels are numbers, else `cultivar` if there is one.  given: the classes of
+    classes.txt; None without one.
     """
     labels = [row["label"] for _, row in rows if row.get("label") is not None]
     has_cultivar = any(row.get("cultivar") is not None for _, row in rows)

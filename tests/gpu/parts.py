@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ufgvc.core.types import REGIONS
+from ufgvc.core.region_names import PAPER_REGIONS
 from ufgvc.data.dataset import open_dataset, read_manifest
 from ufgvc.methods import Batch, Method, build, names, options_class
 from ufgvc.methods.backbones import memory_format
@@ -55,9 +55,9 @@ def noise_batch(method: Method, count: int = 8, seed: int = 0) -> Batch:
     side = max(SIDE, method.min_side)
     images = torch.rand(count, 3, side, side, generator=generator).contiguous(memory_format=torch.channels_last)
     masks: dict[str, Tensor] = {
-        region: torch.rand(count, 1, side, side, generator=generator).round() for region in REGIONS
+        region: torch.rand(count, 1, side, side, generator=generator).round() for region in PAPER_REGIONS
     }
-    has: dict[str, Tensor] = {region: torch.arange(count) % 4 > 0 for region in REGIONS}
+    has: dict[str, Tensor] = {region: torch.arange(count) % 4 > 0 for region in PAPER_REGIONS}
     uniforms = torch.rand(count, method.num_uniforms, generator=generator, dtype=torch.float64)
     return Batch(images, torch.arange(count) % CLASSES, masks, has, uniforms=uniforms)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ufgvc.core.types import REGIONS
+from ufgvc.core.region_names import PAPER_REGIONS
 from ufgvc.data.augment import augment
 from ufgvc.data.augment import eval_view as middle_view
 
@@ -19,7 +19,8 @@ def photographs() -> tuple[Tensor, dict[str, Tensor], Tensor]:
     generator = torch.Generator().manual_seed(5)
     images = torch.randint(0, 256, (COUNT, FULL, FULL, 3), generator=generator, dtype=torch.uint8)
     masks: dict[str, Tensor] = {
-        region: torch.randint(0, 2, (COUNT, FULL, FULL), generator=generator, dtype=torch.uint8) for region in REGIONS
+        region: torch.randint(0, 2, (COUNT, FULL, FULL), generator=generator, dtype=torch.uint8)
+        for region in PAPER_REGIONS
     }
     return images, masks, torch.rand(COUNT, 4, generator=generator, dtype=torch.float64)
 

@@ -18,11 +18,12 @@ import yaml
 from tests.command_line import ufgvc
 from tests.factories import encoded
 from ufgvc.core.errors import UserError
-from ufgvc.data.dataset import SCHEMAS, ShardWriter, open_dataset, read_images, read_index, write_dataset
+from ufgvc.data.dataset import ShardWriter, open_dataset, read_images, read_index, write_dataset
+from ufgvc.data.schemas import IMAGES_SCHEMA
 from ufgvc.data.splits import HeldFold, pool_splits
 from ufgvc.experiments.benchmark import benchmark, choose_lr_factors
 from ufgvc.experiments.entries import decode_images, make_entry, make_final_jobs, make_lr_jobs
-from ufgvc.experiments.method_table import LISTED
+from ufgvc.experiments.method_table import list_variants
 from ufgvc.experiments.pretrain import pretrain
 from ufgvc.experiments.settings import BenchmarkSettings, PretrainSettings
 from ufgvc.experiments.training_job import JobOutcome, read_all_scores, run_job
@@ -57,7 +58,7 @@ def test_a_benchmark_resumes_and_writes_its_tables(
     caplog.set_level("INFO")
     settings = BenchmarkSettings.model_validate(SETTINGS)
     dataset = open_dataset(small_dataset)
-    entries = [make_entry(LISTED[key], len(dataset.classes), settings) for key in settings.methods]
+    entries = [make_entry(list_variants()[key], len(dataset.classes), settings) for key in settings.methods]
     first = make_lr_jobs(entries, [dataset], settings, str(tmp_path / "runs"))[0]
     decode_images([first], [dataset])
     run_job(first)
@@ -101,7 +102,7 @@ def test_a_report_of_what_has_ended(small_dataset: str, tmp_path: Path) -> None:
         benchmark([small_dataset], settings, context)
     assert not (tmp_path / "runs").exists()
     dataset = open_dataset(small_dataset)
-    entries = [make_entry(LISTED["linear_probe"], len(dataset.classes), settings)]
+    entries = [make_entry(list_variants()["linear_probe"], len(dataset.classes), settings)]
     first, second = make_final_jobs(entries, [dataset], settings, context.runs, {})
     run_job(first)
     result = benchmark([small_dataset], settings, context)
@@ -164,7 +165,7 @@ def test_learning_rates_are_chosen_without_the_test_leaves(small_dataset: str, t
     shutil.copytree(small_dataset, data)
     dataset = open_dataset(str(data))
     settings = BenchmarkSettings.model_validate(SETTINGS)
-    entries = [make_entry(LISTED["mask_guided"], len(dataset.classes), settings)]
+    entries = [make_entry(list_variants()["mask_guided"], len(dataset.classes), settings)]
     (first, *_) = make_lr_jobs(entries, [dataset], settings, str(tmp_path / "runs"))
     (final, *_) = make_final_jobs(entries, [dataset], settings, str(tmp_path / "runs"), {"mask_guided": 1.0})
     decode_images([first], [dataset])
@@ -184,7 +185,7 @@ def test_cross_validation_scores_every_leaf_beside_the_fixed_split(
     given = SETTINGS | {"methods": ["resnet50"], "seeds": 1, "protocol": "both", "folds": 2}
     settings = BenchmarkSettings.model_validate(given)
     dataset = open_dataset(small_dataset)
-    entries = [make_entry(LISTED["resnet50"], len(dataset.classes), settings)]
+    entries = [make_entry(list_variants()["resnet50"], len(dataset.classes), settings)]
     held = HeldFold(2, 1, 0, "all")
     first = make_final_jobs(entries, [dataset], settings, str(tmp_path / "runs"), {"resnet50": 3.0}, held)[0]
     decode_images([first], [dataset])
@@ -215,7 +216,7 @@ def rewritten(uri: str, target: Path, images: dict[str, bytes], labels: dict[str
             name = row["image_id"]
             row |= {"image": images.get(name, row["image"]), "label": labels.get(name, row["label"])}
             row |= {"cultivar": dataset.classes[row["label"]]}
-        table = pa.Table.from_pylist(rows, SCHEMAS["images"])
+        table = pa.Table.from_pylist(rows, IMAGES_SCHEMA)
         shards.append(writer.write(shard.name, shard.split, table))
         tables.append(table)
     write_dataset(dataset.store, dataset.name, dataset.classes, pa.concat_tables(tables), shards, "a test")
@@ -241,7 +242,7 @@ def test_the_learning_rate_of_a_fold_is_chosen_without_its_leaves(
     rows = {}
     for name, uri in (("before", small_dataset), ("after", changed)):
         data, runs = open_dataset(uri), str(tmp_path / name)
-        entries = [make_entry(LISTED["resnet50"], len(data.classes), settings)]
+        entries = [make_entry(list_variants()["resnet50"], len(data.classes), settings)]
         jobs = make_lr_jobs(entries, [data], settings, runs, held)
         jobs += make_final_jobs(entries, [data], settings, runs, {"resnet50": 1.0}, held)
         decode_images(jobs, [data])
@@ -274,7 +275,7 @@ def test_a_stopped_training_ends_with_the_same_weights(small_dataset: str, tmp_p
 
     dataset = open_dataset(small_dataset)
     settings = BenchmarkSettings.model_validate(SETTINGS | {"epochs": 3})
-    entries = [make_entry(LISTED["mask_guided"], len(dataset.classes), settings)]
+    entries = [make_entry(list_variants()["mask_guided"], len(dataset.classes), settings)]
     ends = []
     for name in ("whole", "stopped"):
         (job, *_) = make_final_jobs(entries, [dataset], settings, str(tmp_path / name), {"mask_guided": 1.0})

@@ -18,9 +18,10 @@ from tests.factories import encoded, image_folder, put
 from ufgvc.cli import main
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
-from ufgvc.data.dataset import Dataset, open_dataset, read_images, read_index, read_manifest, read_shard, to_boxes
+from ufgvc.data.dataset import Dataset, open_dataset, read_images, read_index, read_manifest, read_shard
 from ufgvc.data.images import decode
 from ufgvc.data.ingest import IngestSettings, ingest
+from ufgvc.data.schemas import to_boxes
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 

@@ -14,9 +14,10 @@ from PIL import Image
 from tests.integration.ray_head import SLOTS
 from ufgvc.core.errors import UserError
 from ufgvc.core.types import Box
-from ufgvc.data.dataset import open_dataset, read_images, read_manifest, read_shard, to_boxes
+from ufgvc.data.dataset import open_dataset, read_images, read_manifest, read_shard
 from ufgvc.data.images import decode_mask
 from ufgvc.data.ingest import IngestSettings, ingest
+from ufgvc.data.schemas import to_boxes
 from ufgvc.regions.annotated import write_example
 from ufgvc.regions.detector import Detector, load_detector
 from ufgvc.regions.mask_dataset import mask, newest_detector
@@ -239,7 +240,8 @@ def test_one_damaged_photograph_costs_only_itself(data: str, runs: str, detected
     import pyarrow as pa
 
     from ufgvc.core.storage import open_store
-    from ufgvc.data.dataset import SCHEMAS, Shard, ShardWriter
+    from ufgvc.data.dataset import Shard, ShardWriter
+    from ufgvc.data.schemas import IMAGES_SCHEMA
     from ufgvc.regions.mask_worker import ShardMasker
 
     dataset = open_dataset(data)
@@ -247,7 +249,7 @@ def test_one_damaged_photograph_costs_only_itself(data: str, runs: str, detected
     rows[1]["image"] = rows[1]["image"][: len(rows[1]["image"]) // 2]
     store = open_store(tmp_path)
     shard = ShardWriter(store, "images", "", "images").write(
-        "train-00000", "train", pa.Table.from_pylist(rows, SCHEMAS["images"])
+        "train-00000", "train", pa.Table.from_pylist(rows, IMAGES_SCHEMA)
     )
     damaged = dataclasses.replace(dataset, store=store, shards=(shard,))
     writers = {

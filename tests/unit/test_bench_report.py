@@ -52,7 +52,7 @@ def test_where_a_set_would_be_kept_is_what_training_would_choose(
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (gpu, gpu))
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=disk))
     device = torch.device("cuda" if gpu else "cpu")
-    chosen = choose_cache("auto", rows, 512, True, device, tmp_path)
+    chosen = choose_cache("auto", rows, 512, 2, device, tmp_path)
     rates = report.Rates(2e5, 100.0, 50.0, "case", 40.0, gpu, disk)
     assert report.cache_location(rows, rates) == {"device": "on the GPU", "host": "on disk", "none": "streamed"}[chosen]
 
@@ -63,7 +63,7 @@ def test_a_streamed_epoch_is_held_back_by_the_slower_of_decoding_and_the_step() 
     assert report._epoch_cells(360_000, "on disk", fast_step) == ("6 min", "the step")
     assert report._epoch_cells(10, "streamed", report.Rates(2e5, None, 9.0, "", None, None, 0)) == (None, None)
     cells = {row[0]: row[1] for row in report.sizing_rows(fast_step)}
-    assert cells["decoded set, 512 px with masks"] == report.format_bytes(decoded_size(10_000, 512, True)) == "8.52 GB"
+    assert cells["decoded set, 512 px with masks"] == report.format_bytes(decoded_size(10_000, 512, 2)) == "8.52 GB"
     assert cells["predict once"] is None
 
 

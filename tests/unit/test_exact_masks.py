@@ -16,6 +16,7 @@ from ufgvc.core.storage import open_store
 from ufgvc.data import dataset as module
 from ufgvc.data.dataset import ShardWriter, read_shard
 from ufgvc.data.images import decode_mask, encode_mask
+from ufgvc.data.schemas import IMAGES_SCHEMA
 from ufgvc.regions.exact_masks import copy_shard, exact_masks, open_masks
 from ufgvc.regions.mask_dataset import mask
 from ufgvc.regions.settings import MaskSettings
@@ -57,14 +58,17 @@ def stored(target: Path, source: Path, names: dict[str, list[str]] = NAMES) -> m
         }
         known |= {"label": [0] * n, "cultivar": ["c"] * n, "group": [None] * n}
         known["sha256"] = [hashlib.sha256(file).hexdigest() for file in files]
-        tables.append(pa.table(known, schema=module.SCHEMAS["images"]))
+        tables.append(pa.table(known, schema=IMAGES_SCHEMA))
         shards.append(writer.write(f"{split}-00000", split, tables[-1]))
     return module.write_dataset(store, "leaves", ["c"], pa.concat_tables(tables), shards, str(source))
 
 
 def copied(dataset: module.Dataset, source: Path) -> list[dict[str, bytes]]:
     """The rows of masks/exact, shard after shard."""
-    folder, writer = open_masks(str(source)), ShardWriter(dataset.store, "masks/exact", dataset.fingerprint, "masks")
+    folder, writer = (
+        open_masks(str(source), REGIONS),
+        ShardWriter(dataset.store, "masks/exact", dataset.fingerprint, "masks"),
+    )
     writer.commit([copy_shard(dataset, folder, writer, shard) for shard in dataset.shards])
     return [row for shard in dataset.shards for row in read_shard(dataset, "masks/exact", shard).to_pylist()]
 
@@ -179,7 +183,7 @@ def test_a_source_without_masks_is_an_error(source: Path, tmp_path: Path) -> Non
 
 
 def test_the_key_changes_with_the_files(source: Path) -> None:
-    before = open_masks(str(source)).key
-    assert open_masks(str(source)).key == before
+    before = open_masks(str(source), REGIONS).key
+    assert open_masks(str(source), REGIONS).key == before
     (source / "masks/vein/1_1_train.png").write_bytes(encode_mask(np.zeros((64, 64), bool)))
-    assert open_masks(str(source)).key != before
+    assert open_masks(str(source), REGIONS).key != before

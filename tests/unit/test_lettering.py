@@ -62,7 +62,8 @@ def test_names_are_no_mathematics_and_all_are_drawn(recwarn: pytest.WarningsReco
     assert panels(ODD).to_png().startswith(b"\x89PNG")
     assert evaluation_figures.accuracy_chart(dict.fromkeys(ODD, (0.5, 0.4, 0.6)), 0.1).to_png().startswith(b"\x89PNG")
     assert draw_detections(
-        [(name, np.zeros((40, 40, 3), np.uint8), [Box("vein", 1, 1, 9, 9, 1.0)]) for name in ODD[:4]]
+        [(name, np.zeros((40, 40, 3), np.uint8), [Box("vein", 1, 1, 9, 9, 1.0)]) for name in ODD[:4]],
+        ("vein", "contour"),
     )
     assert not [
         str(warning.message)

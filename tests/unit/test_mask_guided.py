@@ -136,10 +136,10 @@ def test_full_attention_gives_the_features_back():
     features = torch.randn(2, 8, 3, 3)
     ones = {region: torch.ones(2, 1, 3, 3) for region in REGIONS}
     for regions in ((), ("vein",), ("contour",), REGIONS):
-        fusion = tiny(regions=regions).net.fusion
-        assert sum(fusion.values()) == pytest.approx(1)
+        net = tiny(regions=regions).net
+        assert net.base + sum(net.fusion.values()) == pytest.approx(1)
         kept = {region: ones[region] for region in regions}
-        assert torch.allclose(fuse(features, kept, fusion["base"], fusion), features, atol=1e-6)
+        assert torch.allclose(fuse(features, kept, net.base, net.fusion), features, atol=1e-6)
     nothing = {region: torch.zeros(2, 1, 3, 3) for region in REGIONS}
     assert torch.allclose(fuse(features, nothing, 0.3, {"vein": 0.5, "contour": 0.2}), 0.3 * features)
 
@@ -159,7 +159,7 @@ def test_full_attention_gives_the_features_back():
 )
 def test_weights_of_the_ablations_and_variants(options: dict[str, object], fusion: dict[str, float]):
     method = tiny(**options)
-    assert method.net.fusion == pytest.approx(fusion)
+    assert {"base": method.net.base, **method.net.fusion} == pytest.approx(fusion)
     assert set(method.net.attention) == set(fusion) - {"base"} == set(method.regions)
     assert set(method.loss_weights) == {"classification", *method.regions}
 
@@ -191,8 +191,8 @@ def test_bad_weights_and_regions_are_refused():
         tiny(regions=["vein", "vein"])
     with pytest.raises(UserError, match=r"fusion\.vein"):
         tiny(fusion={"vein": -1})
-    with pytest.raises(UserError, match=r"regions\.0"):
-        tiny(regions=["petiole"])
+    with pytest.raises(UserError, match=r"regions\.0: .*such as petiole_tip"):
+        tiny(regions=["Petiole tip"])
 
 
 def test_targets_peak_at_1_and_empty_masks_are_marked():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ufgvc.core.errors import UserError
+from ufgvc.core.region_names import PAPER_REGIONS
 from ufgvc.core.types import Box
 from ufgvc.data.resize import resize_longest
 from ufgvc.regions.detector import letterbox
@@ -35,7 +36,7 @@ def scaled(boxes: list[Box], factor: float) -> list[Box]:
 def test_every_kind_stays_inside_its_boxes_and_has_the_photographs_size(kind, size):
     image, *_ = make_leaf(size)
     boxes = scaled(BOXES, size / 200)
-    masks = make_masks(image, boxes, kind)
+    masks = make_masks(image, boxes, kind, PAPER_REGIONS)
     for region in ("vein", "contour"):
         inside = rasterize_boxes([b for b in boxes if b.region == region], image.shape)
         assert masks[region].shape == (size, size)
@@ -45,7 +46,7 @@ def test_every_kind_stays_inside_its_boxes_and_has_the_photographs_size(kind, si
 
 
 def test_box_mask_is_one_exactly_inside_the_boxes():
-    masks = make_masks(make_leaf()[0], BOXES, "box")
+    masks = make_masks(make_leaf()[0], BOXES, "box", PAPER_REGIONS)
     assert masks["vein"].sum() == 20 * 140
     assert masks["vein"][30:170, 90:110].all()
     assert masks["contour"].sum() == 2 * 70 * 160
@@ -59,9 +60,9 @@ def test_boxes_with_fractions_and_over_the_edge():
 @pytest.mark.parametrize("kind", MASK_KINDS.names())
 def test_a_region_without_boxes_has_no_mask(kind):
     image, *_ = make_leaf()
-    assert make_masks(image, None, kind) == {"vein": None, "contour": None}
-    assert make_masks(image, [], kind) == {"vein": None, "contour": None}
-    masks = make_masks(image, BOXES[:1], kind)
+    assert make_masks(image, None, kind, PAPER_REGIONS) == {"vein": None, "contour": None}
+    assert make_masks(image, [], kind, PAPER_REGIONS) == {"vein": None, "contour": None}
+    masks = make_masks(image, BOXES[:1], kind, PAPER_REGIONS)
     assert masks["vein"] is not None
     assert masks["contour"] is None
 
@@ -76,16 +77,16 @@ def test_the_leaf_is_found_on_any_plain_background(background):
 
 def test_luminance_keeps_the_bright_vein_and_never_the_white_paper():
     image, leaf, rib = make_leaf()
-    vein = make_masks(image, BOXES, "luminance")["vein"]
+    vein = make_masks(image, BOXES, "luminance", PAPER_REGIONS)["vein"]
     assert (vein & rib).sum() / rib.sum() > 0.95
     assert not (vein & ~rib).any()
-    assert not (make_masks(image, BOXES, "luminance")["contour"] & ~leaf).any()
+    assert not (make_masks(image, BOXES, "luminance", PAPER_REGIONS)["contour"] & ~leaf).any()
 
 
 @pytest.mark.parametrize("brightness", [200, 8])  # veins lighter and darker than the blade
 def test_structure_finds_the_vein(brightness):
     image, _, rib = make_leaf(vein=brightness)
-    vein = make_masks(image, BOXES, "structure")["vein"]
+    vein = make_masks(image, BOXES, "structure", PAPER_REGIONS)["vein"]
     inside = rasterize_boxes(BOXES[:1], image.shape)
     wanted = rib & inside
     assert (vein & wanted).sum() / wanted.sum() > 0.85
@@ -94,7 +95,7 @@ def test_structure_finds_the_vein(brightness):
 
 def test_structure_finds_a_band_about_the_outline():
     image, *_ = make_leaf()
-    band = make_masks(image, BOXES, "structure")["contour"]
+    band = make_masks(image, BOXES, "structure", PAPER_REGIONS)["contour"]
     y, x = np.nonzero(band)
     assert abs(np.hypot(x - 100, y - 100) - 75).max() < 5
     assert band[100, 20:30].any()
@@ -102,13 +103,13 @@ def test_structure_finds_a_band_about_the_outline():
 
 @pytest.mark.parametrize("kind", MASK_KINDS.names())
 def test_a_photograph_of_one_colour_is_no_fault(kind):
-    masks = make_masks(np.full((200, 200, 3), 90, np.uint8), BOXES, kind)
+    masks = make_masks(np.full((200, 200, 3), 90, np.uint8), BOXES, kind, PAPER_REGIONS)
     assert masks["vein"].shape == (200, 200)
 
 
 def test_an_unknown_kind_lists_the_known_ones():
     with pytest.raises(UserError, match="box, luminance, structure"):
-        make_masks(make_leaf()[0], BOXES, "fuzzy")
+        make_masks(make_leaf()[0], BOXES, "fuzzy", PAPER_REGIONS)
 
 
 def test_letterbox_can_be_inverted():

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from ufgvc.core.errors import UserError
-from ufgvc.core.types import REGIONS
+from ufgvc.core.region_names import PAPER_REGIONS
 from ufgvc.methods import Batch, Method, Recipe, Stage, build, names, options_class
 from ufgvc.training.optim import freeze, frozen_modules, make_optimizer
 from ufgvc.training.steps import eval_step, train_step
@@ -64,8 +64,8 @@ def tiny_batch(method: Method, count: int = 4, seed: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     side = max(SIDE, method.min_side)
     images = torch.rand(count, 3, side, side, generator=generator).contiguous(memory_format=torch.channels_last)
-    masks = {region: torch.rand(count, 1, side, side, generator=generator).round() for region in REGIONS}
-    has = {region: torch.ones(count, dtype=torch.bool) for region in REGIONS}
+    masks = {region: torch.rand(count, 1, side, side, generator=generator).round() for region in PAPER_REGIONS}
+    has = {region: torch.ones(count, dtype=torch.bool) for region in PAPER_REGIONS}
     uniforms = torch.rand(count, method.num_uniforms, generator=generator, dtype=torch.float64)
     return Batch(images, torch.arange(count) % CLASSES, masks, has, uniforms=uniforms)
 

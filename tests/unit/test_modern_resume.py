@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.unit.test_methods import CLASSES, trainable
-from ufgvc.core.types import REGIONS
+from ufgvc.core.region_names import PAPER_REGIONS
 from ufgvc.data.cache import CachedSource, DecodedSplit
 from ufgvc.training.checkpoint import read_checkpoint
 from ufgvc.training.ddp import Ranks
@@ -25,9 +25,9 @@ LEAVES, SIDE, EPOCHS = 11, 72, 4
 
 def decoded() -> DecodedSplit:
     random = np.random.default_rng(0)
-    bits = {region: random.integers(0, 255, (LEAVES, SIDE, SIDE // 8), dtype=np.uint8) for region in REGIONS}
+    bits = {region: random.integers(0, 255, (LEAVES, SIDE, SIDE // 8), dtype=np.uint8) for region in PAPER_REGIONS}
     images = random.integers(0, 255, (LEAVES, SIDE, SIDE, 3), dtype=np.uint8)
-    return DecodedSplit(images, bits, {region: np.ones(LEAVES, bool) for region in REGIONS})
+    return DecodedSplit(images, bits, {region: np.ones(LEAVES, bool) for region in PAPER_REGIONS})
 
 
 class Sink:

@@ -25,7 +25,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.unit.test_methods import CLASSES, small, smallest
-from ufgvc.core.types import REGIONS
+from ufgvc.core.region_names import PAPER_REGIONS
 from ufgvc.data.cache import CachedSource, DecodedSplit, copy_to_device
 from ufgvc.data.transfer import to_device
 from ufgvc.methods import Method, Recipe, Stage, names
@@ -120,8 +120,8 @@ def feed_of(method: Method, resident: bool, rotate: float, side: int) -> BatchLo
     """8 leaves of side + 8 px with packed masks, in batches of 4."""
     random, full = np.random.default_rng(0), side + 8
     images = random.integers(0, 255, (8, full, full, 3), dtype=np.uint8)
-    bits = {region: random.integers(0, 255, (8, full, (full + 7) // 8), dtype=np.uint8) for region in REGIONS}
-    data = DecodedSplit(images, bits, {region: np.ones(8, bool) for region in REGIONS})
+    bits = {region: random.integers(0, 255, (8, full, (full + 7) // 8), dtype=np.uint8) for region in PAPER_REGIONS}
+    data = DecodedSplit(images, bits, {region: np.ones(8, bool) for region in PAPER_REGIONS})
     labels = np.arange(8, dtype=np.int64) % CLASSES
     recipe = method.recipe.model_copy(update={"resize": full, "crop": side, "rotate": rotate, "batch_size": 4})
     held = copy_to_device(data, labels, GPU) if resident else None

@@ -23,7 +23,14 @@ from ufgvc.training.settings import TrainSettings
 PLACES = ["--source", "leaves", "--data", "data", "--ray.cpus", "7"]
 Call = tuple[Any, ...]
 STORE = SimpleNamespace(uri="data")
-DATASET = SimpleNamespace(store=STORE, name="drawn", fingerprint="f" * 64, classes=("a", "b"), counts={"train": 4})
+DATASET = SimpleNamespace(
+    store=STORE,
+    name="drawn",
+    fingerprint="f" * 64,
+    classes=("a", "b"),
+    counts={"train": 4},
+    regions=("vein", "contour"),
+)
 
 
 def settings_of(name: str, *flags: str) -> Any:

@@ -12,7 +12,7 @@ from ufgvc.data.splits import HeldFold
 from ufgvc.experiments import entries as entries_module
 from ufgvc.experiments.benchmark import choose_lr_factors
 from ufgvc.experiments.entries import check_datasets, entry_options, make_recipe, resolve_init
-from ufgvc.experiments.method_table import LISTED, list_groups, select_variants
+from ufgvc.experiments.method_table import list_groups, list_variants, select_variants
 from ufgvc.experiments.pretrain import plain_method
 from ufgvc.experiments.resources import size_trials
 from ufgvc.experiments.runner import describe_error
@@ -46,9 +46,9 @@ class TestVariants:
             select_variants(["resnet"])
         assert "mask_guided:vein" in str(caught.value)
 
-    @pytest.mark.parametrize("key", [key for key in list_groups()["controls"] if LISTED[key].options])
+    @pytest.mark.parametrize("key", [key for key in list_groups()["controls"] if list_variants()[key].options])
     def test_the_options_of_controls_are_options_of_their_methods(self, key: str):
-        variant = LISTED[key]
+        variant = list_variants()[key]
         given = options_class(variant.method).model_validate(dict(variant.options)).model_dump(exclude_unset=True)
         assert set(given) == set(variant.options)
         default = options_class(variant.method)().model_dump(mode="json")
@@ -92,7 +92,7 @@ class TestBudget:
 
     def test_jobs_of_rows_with_other_numbers_of_seeds(self, monkeypatch: pytest.MonkeyPatch):
         """A learning rate is chosen for as many seeds as any row needs that uses it."""
-        rows = [LISTED[key] for key in ("resnet50", "mask_guided", "mask_guided:vein")]
+        rows = [list_variants()[key] for key in ("resnet50", "mask_guided", "mask_guided:vein")]
         entries = [SimpleNamespace(variant=row, method=small(row.method)) for row in rows]
         monkeypatch.setattr(entries_module, "_make_job", lambda entry, *rest, **more: (entry.variant.key, rest[4]))
         settings = BenchmarkSettings(seeds=1, seeds_of=("mask_guided:vein=2",), protocol="crossval")
@@ -164,7 +164,7 @@ def outcome(variant: str, factor: float, correct: float | None) -> JobOutcome:
 
 
 class TestLearningRates:
-    entries = (SimpleNamespace(variant=LISTED["dcl"]), SimpleNamespace(variant=LISTED["vgg16"]))
+    entries = (SimpleNamespace(variant=list_variants()["dcl"]), SimpleNamespace(variant=list_variants()["vgg16"]))
 
     def test_the_best_over_all_data_sets_is_chosen(self):
         outcomes = [
@@ -212,8 +212,9 @@ class TestResources:
             size_trials(BenchmarkSettings(cpus_per_trial=2), [{"CPU": 2}], cores=2)
 
 
-def dataset(name: str, fingerprint: str) -> SimpleNamespace:
-    return SimpleNamespace(name=name, fingerprint=fingerprint, store=SimpleNamespace(uri=f"/data/{name}"))
+def dataset(name: str, fingerprint: str, regions: tuple[str, ...] = ("vein", "contour")) -> SimpleNamespace:
+    store = SimpleNamespace(uri=f"/data/{name}")
+    return SimpleNamespace(name=name, fingerprint=fingerprint, store=store, regions=regions)
 
 
 def test_data_with_other_fingerprints_is_refused():
@@ -224,6 +225,8 @@ def test_data_with_other_fingerprints_is_refused():
         check_datasets([dataset("a", "12ab"), dataset("b", "34cd")], ("12ab",))
     with pytest.raises(UserError, match="have the same name"):
         check_datasets([dataset("a", "12ab"), dataset("a", "34cd")], ())
+    with pytest.raises(UserError, match="has the regions midrib and base, a has vein and contour"):
+        check_datasets([dataset("a", "12ab"), dataset("b", "34cd", ("midrib", "base"))], ())
 
 
 def test_the_reason_of_a_failure_is_one_line():

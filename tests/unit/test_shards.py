@@ -15,14 +15,13 @@ from ufgvc.data import dataset as module
 from ufgvc.data.dataset import (
     ShardWriter,
     fingerprint_of,
-    from_boxes,
     open_dataset,
     read_images,
     read_index,
     read_manifest,
     read_shard,
-    to_boxes,
 )
+from ufgvc.data.schemas import IMAGES_SCHEMA, REGIONS_SCHEMA, from_boxes, to_boxes
 
 
 def images(split: str, names: list[str]) -> pa.Table:
@@ -39,13 +38,11 @@ def images(split: str, names: list[str]) -> pa.Table:
         "group": [None] * n,
         "sha256": [f"hash of {name}" for name in names],
     }
-    return pa.table(columns, schema=module.SCHEMAS["images"])
+    return pa.table(columns, schema=IMAGES_SCHEMA)
 
 
 def regions(names: list[str], boxes: list[list[Box] | None]) -> pa.Table:
-    return pa.table(
-        {"image_id": names, "boxes": [from_boxes(some) for some in boxes]}, schema=module.SCHEMAS["regions"]
-    )
+    return pa.table({"image_id": names, "boxes": [from_boxes(some) for some in boxes]}, schema=REGIONS_SCHEMA)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 from ufgvc.core.errors import UserError
 from ufgvc.core.parquet import read_parquet_rows
 from ufgvc.core.process import cpu_count
-from ufgvc.core.types import REGIONS
+from ufgvc.core.region_names import PAPER_REGIONS
 from ufgvc.data.dataset import Dataset, read_manifest
 from ufgvc.data.images import BadImage, encode_mask, inspect
 from ufgvc.data.stream import list_chunks
@@ -162,7 +162,7 @@ def own_photographs(source: str, count: int) -> Iterator[tuple[str, bytes]]:
 
 def write_source(folder: Path, photographs: Iterator[tuple[str, bytes]]) -> None:
     """The photographs in the released layout, divided among CLASSES cultivars and both splits, with exact masks."""
-    for name in ("images", "anno", *(f"masks/{region}" for region in REGIONS)):
+    for name in ("images", "anno", *(f"masks/{region}" for region in PAPER_REGIONS)):
         (folder / name).mkdir(parents=True, exist_ok=True)
     lists: dict[str, list[str]] = {"train": [], "test": []}
     for number, (ending, content) in enumerate(photographs):
@@ -172,7 +172,7 @@ def write_source(folder: Path, photographs: Iterator[tuple[str, bytes]]) -> None
         (folder / "images" / f"{stem}{ending}").write_bytes(content)
         lists[split].append(f"{stem}{ending} {label}\n")
         about = inspect(content)
-        for region, mask in zip(REGIONS, synthetic_masks(about.height, about.width), strict=True):
+        for region, mask in zip(PAPER_REGIONS, synthetic_masks(about.height, about.width), strict=True):
             (folder / "masks" / region / f"{stem}.png").write_bytes(encode_mask(mask))
     for split, lines in lists.items():
         (folder / "anno" / f"{split}.txt").write_text("".join(lines), encoding="utf-8")
@@ -203,6 +203,6 @@ def read_encoded(dataset: Dataset) -> tuple[list[bytes], list[tuple[bytes, bytes
         images += read_parquet_rows(dataset.store, chunk.images, chunk.start, chunk.stop, ["image"])[
             "image"
         ].to_pylist()
-        rows = read_parquet_rows(dataset.store, chunk.masks, chunk.start, chunk.stop, list(REGIONS))
-        masks += list(zip(*(rows[region].to_pylist() for region in REGIONS), strict=True))
+        rows = read_parquet_rows(dataset.store, chunk.masks, chunk.start, chunk.stop, list(dataset.regions))
+        masks += list(zip(*(rows[region].to_pylist() for region in dataset.regions), strict=True))
     return images, masks

@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader, Dataset
 from ufgvc.bench.dataset import BenchData
 from ufgvc.bench.timing import Measurement, time_in_turn
 from ufgvc.core.process import cpu_count
-from ufgvc.core.types import REGIONS
 from ufgvc.data.images import decode, decode_mask
 from ufgvc.data.resize import resize_mask_square, resize_square
 from ufgvc.data.stream import Chunk, decode_chunk, decode_chunks, list_chunks
@@ -163,8 +162,8 @@ def _agrees(decoder: Decoder, reference: Decoder, image: bytes) -> bool:
 class Photographs(Dataset[Mapping[str, Any]]):
     """The same decoding as a torch data set, for a DataLoader. Its worker processes read the files."""
 
-    def __init__(self, source: Path, length: int) -> None:
-        self.source, self.length = source, length
+    def __init__(self, source: Path, regions: tuple[str, ...], length: int) -> None:
+        self.source, self.regions, self.length = source, regions, length
         self.names = sorted(path.name for path in (source / "images").iterdir() if path.stem.endswith("_train"))
 
     def __len__(self) -> int:
@@ -172,7 +171,7 @@ class Photographs(Dataset[Mapping[str, Any]]):
 
     def __getitem__(self, place: int) -> dict[str, Pixels]:
         name = self.names[place % len(self.names)]
-        masks = {region: self.source / "masks" / region / f"{Path(name).stem}.png" for region in REGIONS}
+        masks = {region: self.source / "masks" / region / f"{Path(name).stem}.png" for region in self.regions}
         image = resize_square(decode((self.source / "images" / name).read_bytes()), SIDE)
         return {"image": image} | {
             region: np.packbits(resize_mask_square(decode_mask(path.read_bytes()), SIDE), axis=1)
@@ -198,7 +197,7 @@ def read_on_all_cores(data: BenchData, rounds: int, seed: int) -> list[Measureme
     tasks *= max(1, -(-4 * cores // len(tasks)))
     count = sum(len(task) for task in tasks)
     loader = DataLoader(
-        Photographs(data.source, count),
+        Photographs(data.source, data.dataset.regions, count),
         batch_size=batch,
         num_workers=cores,
         persistent_workers=True,

@@ -11,6 +11,7 @@ from typing import Any
 from ufgvc.bench.growth import StepGrowth
 from ufgvc.bench.steps import TimedStep
 from ufgvc.bench.timing import Measurement, Spread
+from ufgvc.core.region_names import PAPER_REGIONS
 from ufgvc.data.cache import decoded_size
 from ufgvc.reports.tables import Table
 
@@ -41,7 +42,7 @@ class Rates:
 
 def cache_location(rows: int, rates: Rates) -> str:
     """Where `--train.cache auto` would keep the decoded set of so many leaves (data/loader.py: choose_cache)."""
-    need = decoded_size(rows, RESIZE, with_masks=True)
+    need = decoded_size(rows, RESIZE, len(PAPER_REGIONS))
     if rates.device_memory is not None and need < rates.device_memory / 3:
         return "on the GPU"
     return "on disk" if need < rates.disk / 2 else "streamed"
@@ -62,7 +63,7 @@ def sizing_rows(rates: Rates) -> list[list[str | None]]:
         place = cache_location(count, rates)
         cells: list[str | None] = [
             format_bytes(count * rates.photograph_bytes),
-            format_bytes(decoded_size(count, RESIZE, with_masks=True)),
+            format_bytes(decoded_size(count, RESIZE, len(PAPER_REGIONS))),
             place,
             format_seconds(count / rates.decode) if rates.decode else None,
             *_epoch_cells(count, place, rates),

@@ -18,7 +18,6 @@ from ufgvc.bench.machine import free_memory, matrix_product
 from ufgvc.bench.settings import BenchSettings
 from ufgvc.bench.timing import Measurement, Spread, time_in_turn
 from ufgvc.core.errors import UserError
-from ufgvc.core.types import REGIONS
 from ufgvc.methods import build, entry, options_class
 from ufgvc.methods.backbones import memory_format
 from ufgvc.methods.method import Batch, Method
@@ -171,17 +170,18 @@ def count_cost(method: Method, side: int, seed: int) -> Cost:
 
 
 def random_batch(method: Method, size: int, side: int, device: torch.device, seed: int) -> Batch:
-    """Images and masks of random numbers; every image has both masks."""
+    """Images and masks of random numbers; every image has a mask of every region that the method uses."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(size, 3, side, side, generator=generator).contiguous(memory_format=torch.channels_last)
     masks: dict[str, Tensor] = {
-        region: (torch.rand(size, 1, side, side, generator=generator) > 0.9).float().to(device) for region in REGIONS
+        region: (torch.rand(size, 1, side, side, generator=generator) > 0.9).float().to(device)
+        for region in method.regions
     }
     return Batch(
         images=images.to(device),
         labels=torch.randint(method.num_classes, (size,), generator=generator).to(device),
         masks=masks,
-        has_mask={region: torch.ones(size, dtype=torch.bool, device=device) for region in REGIONS},
+        has_mask={region: torch.ones(size, dtype=torch.bool, device=device) for region in method.regions},
         uniforms=torch.rand(size, method.num_uniforms, dtype=torch.float64, generator=generator),
     )
 

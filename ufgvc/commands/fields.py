@@ -106,7 +106,7 @@ class HasMaskKind(CommandSettings):
 
     mask_kind: MaskKind = "box"
     """box: 1 inside the boxes; luminance: the leaf's bright pixels there (the paper's text); structure: vein pixels,
-    outline band; exact: the masks that lie with the photographs (masks/vein, masks/contour), without a detector"""
+    outline band; exact: the masks that lie with the photographs (masks/<region>), without a detector"""
 
 
 class HasMethod(CommandSettings):

@@ -10,6 +10,7 @@ from ufgvc.commands.fields import CommandSettings, HasFresh, HasRay, HasSeed, Wr
 from ufgvc.commands.step import Step
 from ufgvc.core.config import select_fields, short_key
 from ufgvc.core.places import Place
+from ufgvc.core.region_names import PAPER_REGIONS, join_names
 from ufgvc.core.storage import open_store
 from ufgvc.data.ingest import IngestSettings
 from ufgvc.data.readers import ReaderName
@@ -53,8 +54,9 @@ def run(settings: Ingest, context: Context) -> dict[str, Any]:
 def to_json(step: Step[Dataset]) -> dict[str, Any]:
     """What describes the data set, without its shards."""
     dataset = step.result
-    description = {"data": dataset.store.uri, "name": dataset.name, "fingerprint": dataset.fingerprint}
-    return {**description, "classes": dataset.classes, "counts": dataset.counts, "found": step.found}
+    description: dict[str, Any] = {"data": dataset.store.uri, "name": dataset.name, "fingerprint": dataset.fingerprint}
+    description |= {"classes": dataset.classes, "regions": dataset.regions, "counts": dataset.counts}
+    return {**description, "found": step.found}
 
 
 def execute(settings: Ingest, context: Context) -> Step[Dataset]:
@@ -101,7 +103,8 @@ def _key(settings: Ingest, context: Context) -> str:
 
 def _describe(dataset: Dataset) -> str:
     counts = ", ".join(f"{count} {split}" for split, count in dataset.counts.items())
+    regions = "" if dataset.regions == PAPER_REGIONS else f"regions {join_names(dataset.regions)}; "
     return (
-        f"{dataset.name}: {len(dataset.classes)} cultivars, {counts} leaves; "
+        f"{dataset.name}: {len(dataset.classes)} cultivars, {counts} leaves; {regions}"
         f"fingerprint {dataset.fingerprint[:12]}; {dataset.store.uri}"
     )

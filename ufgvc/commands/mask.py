@@ -19,7 +19,7 @@ class Mask(HasRay, HasFresh, HasRuns, HasMaskKind, HasData, MaskSettings):
     """Settings of `ufgvc mask`."""
 
     source: Place | None = None
-    """for exact masks: the leaves with masks/vein and masks/contour, a folder or a URI"""
+    """for exact masks: the leaves with masks/<region>/<image id>.png, a folder or a URI"""
     detector: Place | None = None
     """the detector's folder; default: the newest of this data set below --runs"""
 

@@ -18,7 +18,7 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
 from ufgvc.data.ingest import IngestSettings
 from ufgvc.evaluation.settings import EvaluateSettings
-from ufgvc.regions.settings import DetectSettings, MaskSettings
+from ufgvc.regions.settings import DetectSettings, MaskSettings, check_kind
 from ufgvc.runtime.session import keep_ray_session
 from ufgvc.tracking.context import Context
 
@@ -41,8 +41,9 @@ class Pipeline(HasCompared, WritesData, HasSource, Train):
 
     @property
     def needs_masks(self) -> bool:
-        """Whether the method is guided by masks."""
-        return bool(getattr(self.options, "regions", ()))
+        """Whether the method is guided by masks: of regions that are named, or of all (None)."""
+        regions = getattr(self.options, "regions", ())
+        return regions is None or bool(regions)
 
 
 def run(settings: Pipeline, context: Context) -> dict[str, Any]:
@@ -93,8 +94,12 @@ def _check(settings: Pipeline, context: Context) -> None:
     from ufgvc.models.model import load_model
     from ufgvc.tracking.settings import resolve
     from ufgvc.training.preflight import check_weights
+    from ufgvc.training.regions import check_regions
 
     resolve(context.tracking, context.runs)
+    if settings.needs_masks:
+        check_regions(settings.method, getattr(settings.options, "regions", None) or (), settings.ingest.regions)
+        check_kind(settings.mask_kind, settings.ingest.regions)
     if settings.train.validation == "kfold" and settings.train.fold is None:
         raise UserError(
             "kfold trains a model for each fold, to measure; a pipeline needs one model to evaluate and register",

@@ -34,6 +34,11 @@ def unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+def unique_or_none(values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+    """`unique` for a setting that may be None."""
+    return None if values is None else unique(values)
+
+
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
 

@@ -1,12 +1,10 @@
-"""Types that several packages share: regions and boxes."""
+"""Types that several packages share: kinds of masks, and boxes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-Region = Literal["vein", "contour"]
-REGIONS: tuple[Region, ...] = ("vein", "contour")
 MaskKind = Literal["box", "luminance", "structure", "exact"]  # how masks are made; see ufgvc/regions/masks.py
 
 

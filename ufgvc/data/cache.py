@@ -19,7 +19,6 @@ from torch import Tensor
 from ufgvc.core.config import short_key
 from ufgvc.core.errors import UserError, disk_errors
 from ufgvc.core.storage import open_store
-from ufgvc.core.types import REGIONS
 from ufgvc.data.dataset import Dataset
 from ufgvc.data.stream import Ints, RawBatch, decode_ahead, decode_in_threads, list_chunks, num_batches
 from ufgvc.data.transfer import to_device
@@ -49,9 +48,9 @@ def cache_folder(runs: str) -> Path:
     return store.local_path / CACHE if store.is_local else Path(tempfile.gettempdir()) / f"ufgvc-cache-{os.getuid()}"
 
 
-def decoded_size(rows: int, side: int, with_masks: bool) -> int:
-    """Bytes of a decoded split with `rows` images of `side` pixels."""
-    return rows * side * (side * 3 + (len(REGIONS) * ((side + 7) // 8) if with_masks else 0))
+def decoded_size(rows: int, side: int, num_masks: int) -> int:
+    """Bytes of a decoded split with `rows` images of `side` pixels.  num_masks: of each image."""
+    return rows * side * (side * 3 + num_masks * ((side + 7) // 8))
 
 
 def load_decoded_split(
@@ -70,7 +69,7 @@ def load_decoded_split(
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f".{target.name}.lock"):
         if not target.is_dir():
-            need = decoded_size(rows, side, mask_kind is not None)
+            need = decoded_size(rows, side, len(dataset.regions) if mask_kind else 0)
             if shutil.disk_usage(folder).free < 1.1 * need:
                 raise UserError(
                     f"the decoded photographs need {need / 2**30:.1f} GiB of disk",
@@ -84,14 +83,14 @@ def load_decoded_split(
                     building.rename(target)
             finally:
                 shutil.rmtree(building, ignore_errors=True)
-    return _open(target)
+    return _open(target, dataset.regions)
 
 
 def _build(dataset: Dataset, split: str, side: int, mask_kind: str | None, folder: Path) -> None:
     """Decodes the split into .npy files in `folder`. RuntimeError if rows are missing."""
     rows = dataset.counts[split]
     shapes: dict[str, tuple[tuple[int, ...], Any]] = {"image": ((rows, side, side, 3), np.uint8)}
-    for region in REGIONS if mask_kind else ():
+    for region in dataset.regions if mask_kind else ():
         shapes[f"{region}_bits"] = ((rows, side, (side + 7) // 8), np.uint8)
         shapes[f"has_{region}"] = ((rows,), np.bool_)
     files = {
@@ -121,12 +120,12 @@ def preallocate(path: Path) -> None:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
-def _open(folder: Path) -> DecodedSplit:
+def _open(folder: Path, regions: tuple[str, ...]) -> DecodedSplit:
     arrays = {path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))}
     return DecodedSplit(
         images=arrays["image"],
-        packed_masks={region: arrays[f"{region}_bits"] for region in REGIONS if f"{region}_bits" in arrays},
-        has_mask={region: arrays[f"has_{region}"] for region in REGIONS if f"has_{region}" in arrays},
+        packed_masks={region: arrays[f"{region}_bits"] for region in regions if f"{region}_bits" in arrays},
+        has_mask={region: arrays[f"has_{region}"] for region in regions if f"has_{region}" in arrays},
     )
 
 

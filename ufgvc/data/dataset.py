@@ -19,33 +19,13 @@ import pyarrow as pa
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.parquet import read_parquet_file, write_parquet_file
+from ufgvc.core.region_names import PAPER_REGIONS, join_names
 from ufgvc.core.storage import Store, open_store
-from ufgvc.core.types import Box
+from ufgvc.data.schemas import INDEX_COLUMNS, schema_of
 
 SPLITS = ("train", "test")
 DATASET_FILE, MANIFEST_FILE, IMAGES = "dataset.json", "manifest.json", "images"
 VERSION = 1
-
-_BOX = pa.struct([("region", pa.string()), *((name, pa.float32()) for name in ("x0", "y0", "x1", "y1", "score"))])
-SCHEMAS: dict[str, pa.Schema] = {
-    "images": pa.schema(
-        [
-            ("image_id", pa.string()),
-            ("image", pa.binary()),  # the encoded file without its metadata
-            ("orientation", pa.int8()),  # EXIF 1-8
-            ("height", pa.int32()),  # pixels of the upright photograph
-            ("width", pa.int32()),
-            ("label", pa.int32()),
-            ("cultivar", pa.string()),
-            ("split", pa.string()),
-            ("group", pa.string()),  # the plant; null if unknown
-            ("sha256", pa.string()),  # of the original file
-        ]
-    ),
-    "regions": pa.schema([("image_id", pa.string()), ("boxes", pa.list_(_BOX))]),
-    "masks": pa.schema([("image_id", pa.string()), ("vein", pa.binary()), ("contour", pa.binary())]),
-}
-INDEX_COLUMNS = [name for name in SCHEMAS["images"].names if name != "image"]
 _COMMANDS = {"images": "ingest", "regions/annotated": "ingest", "regions/detected": "mask", "masks": "mask"}
 _ROW_GROUP_BYTES = 16 << 20
 
@@ -70,7 +50,8 @@ class Manifest:
     """The contents of a folder, as its manifest.json lists them.
 
     fingerprint: hash of the rows.  source_fingerprint: fingerprint of the images that the folder was made from; "" for
-    the images themselves.  schema: a key of SCHEMAS.  extra: what the command that wrote the folder adds.
+    the images themselves.  schema: images, regions or masks (`schema_of`).  extra: what the command that wrote the
+    folder adds; of masks also the names of their regions.
     """
 
     shards: tuple[Shard, ...]
@@ -86,7 +67,10 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Dataset:
-    """An ingested data set.  classes: cultivar names in label order.  shards: of images.  counts: images per split."""
+    """An ingested data set.  classes: cultivar names in label order.  shards: of images.  counts: images per split.
+
+    regions: names of the regions that its boxes and masks may have.
+    """
 
     store: Store
     name: str
@@ -94,6 +78,7 @@ class Dataset:
     fingerprint: str
     shards: tuple[Shard, ...]
     counts: dict[str, int]
+    regions: tuple[str, ...] = PAPER_REGIONS
 
 
 def open_dataset(uri: str) -> Dataset:
@@ -112,13 +97,17 @@ def open_dataset(uri: str) -> Dataset:
             fix="run `ufgvc ingest` again",
         )
     shards = tuple(Shard(**shard) for shard in found["shards"])
-    return Dataset(store, found["name"], tuple(found["classes"]), found["fingerprint"], shards, dict(found["counts"]))
+    regions = tuple(found.get("regions", PAPER_REGIONS))
+    return Dataset(
+        store, found["name"], tuple(found["classes"]), found["fingerprint"], shards, dict(found["counts"]), regions
+    )
 
 
 def read_manifest(dataset: Dataset, folder: str) -> Manifest:
     """Reads the manifest of a folder of this data set.
 
-    UserError if it is missing or was made from other images; it names the command to run.
+    UserError if it is missing, was made from other images, or holds masks of other regions; it names the command to
+    run.
     """
     command = f"run `ufgvc {_command(folder)} --data {dataset.store.uri}`"
     where = f"{dataset.store.uri}/{folder}"
@@ -128,6 +117,10 @@ def read_manifest(dataset: Dataset, folder: str) -> Manifest:
         raise UserError("does not exist", where=where, fix=command) from None
     if folder != IMAGES and found["source_fingerprint"] != dataset.fingerprint:
         raise UserError("was made from other images than the data set has now", where=where, fix=f"{command} again")
+    regions = tuple(found["extra"].get("regions", PAPER_REGIONS))
+    if found["schema"] == "masks" and regions != dataset.regions:
+        what = f"has masks of {join_names(regions)}, the regions of the data set are {join_names(dataset.regions)}"
+        raise UserError(what, where=where, fix=f"{command} again")
     shards = tuple(Shard(**shard) for shard in found["shards"])
     return Manifest(shards, found["fingerprint"], found["source_fingerprint"], found["schema"], found["extra"])
 
@@ -170,19 +163,22 @@ def read_index(dataset: Dataset, split: str | None = None) -> pa.Table:
 class ShardWriter:
     """Writes the shards of one folder and, last, the manifest that lists them. Picklable, for use in Ray tasks.
 
-    store: the data set's store.  source_fingerprint: fingerprint of the images.  schema: a key of SCHEMAS.
+    store: the data set's store.  source_fingerprint: fingerprint of the images.  schema: images, regions or masks.
+    regions: of the data set, the columns of masks.
     """
 
     store: Store
     folder: str
     source_fingerprint: str
     schema: str
+    regions: tuple[str, ...] = PAPER_REGIONS
 
     def write(self, shard_name: str, split: str, table: pa.Table) -> Shard:
         """Writes a shard under a new file name, so that readers of an older shard of that name are not disturbed."""
         if shard_name.rpartition("-")[0] != split:
             raise ValueError(f"shard {shard_name!r} cannot hold split {split!r}")
-        table = table.select(SCHEMAS[self.schema].names).cast(SCHEMAS[self.schema]).replace_schema_metadata(None)
+        schema = schema_of(self.schema, self.regions)
+        table = table.select(schema.names).cast(schema).replace_schema_metadata(None)
         file = f"{shard_name}.{uuid.uuid4().hex[:8]}.parquet"
         per_row = table.nbytes / max(table.num_rows, 1)
         rows = max(1, min(64, math.floor(_ROW_GROUP_BYTES / max(per_row, 1))))
@@ -200,6 +196,8 @@ class ShardWriter:
         ordered = tuple(sorted(shards, key=_shard_order))
         content = [self.schema, self.source_fingerprint, [(shard.name, shard.digest) for shard in ordered]]
         fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        if self.schema == "masks":
+            extra = {"regions": list(self.regions), **extra}
         manifest = Manifest(ordered, fingerprint, self.source_fingerprint, self.schema, extra)
         self.store.child(self.folder).write_json(MANIFEST_FILE, {"version": VERSION, **asdict(manifest)})
         return manifest
@@ -211,7 +209,13 @@ class ShardWriter:
 
 
 def write_dataset(
-    store: Store, name: str, classes: Sequence[str], index: pa.Table, shards: Sequence[Shard], source: str
+    store: Store,
+    name: str,
+    classes: Sequence[str],
+    index: pa.Table,
+    shards: Sequence[Shard],
+    source: str,
+    regions: tuple[str, ...] = PAPER_REGIONS,
 ) -> Dataset:
     """Writes dataset.json, which makes the shards of images current.
 
@@ -227,11 +231,12 @@ def write_dataset(
         "fingerprint": fingerprint,
         "counts": counts,
         "classes": list(classes),
+        "regions": list(regions),
         "source": source,
         "shards": [asdict(shard) for shard in ordered],
     }
     store.write_json(DATASET_FILE, written)
-    return Dataset(store, name, tuple(classes), fingerprint, ordered, counts)
+    return Dataset(store, name, tuple(classes), fingerprint, ordered, counts, regions)
 
 
 def fingerprint_of(index: pa.Table) -> str:
@@ -241,16 +246,6 @@ def fingerprint_of(index: pa.Table) -> str:
     for row in sorted(rows):
         digest.update(json.dumps(row).encode())
     return digest.hexdigest()
-
-
-def to_boxes(value: list[dict[str, Any]] | None) -> list[Box] | None:
-    """A value of the column `boxes` as Box objects. None: not annotated; []: annotated, without boxes."""
-    return None if value is None else [Box(**box) for box in value]
-
-
-def from_boxes(boxes: Sequence[Box] | None) -> list[dict[str, Any]] | None:
-    """The inverse of `to_boxes`."""
-    return None if boxes is None else [asdict(box) for box in boxes]
 
 
 def shard_name(split: str, number: int) -> str:

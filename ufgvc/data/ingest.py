@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from ufgvc.core.config import Settings
+from ufgvc.core.config import Settings, added
 from ufgvc.core.errors import UserError
 from ufgvc.core.parquet import read_parquet_file
 from ufgvc.core.process import cpu_count
+from ufgvc.core.region_names import PAPER_REGIONS, RegionName, check_region_names
 from ufgvc.core.storage import Store, open_store
 from ufgvc.data import validation
 from ufgvc.data.dataset import (
@@ -36,7 +37,7 @@ from ufgvc.data.duplicates import ImageSignatures, find_duplicates
 from ufgvc.data.packing import PackedShard, Packer, ShardPlan, plan_shards
 from ufgvc.data.readers import ReaderName, list_source
 from ufgvc.data.readers.annotations import AnnotatedPhotos, read_annotations
-from ufgvc.data.readers.box_classes import BoxOrientation, BoxRules
+from ufgvc.data.readers.box_classes import BoxOrientation, BoxRules, check_rules
 from ufgvc.data.readers.groups import read_groups
 from ufgvc.data.readers.listing import Listing, check_names, set_groups
 from ufgvc.data.readers.scan import Rejected
@@ -57,8 +58,11 @@ class IngestSettings(Settings):
     on_duplicate: validation.OnDuplicate = "error"
     """the same picture (also re-saved, resized or rotated) in both splits or under two cultivars: error stops,
     keep-train leaves the test copy out, warn keeps both"""
+    regions: tuple[RegionName, ...] = added(PAPER_REGIONS)
+    """names of the regions of a leaf, as the classes of the boxes are called: 1 to 8"""
     box_rules: BoxRules = "auto"
-    """what the box classes mean: named (they are called vein and contour), two_classes (soy), one_class (cotton)"""
+    """what the box classes mean: named (they are called as the regions); for vein and contour without names also
+    two_classes (soy) and one_class (cotton)"""
     box_orientation: BoxOrientation = "auto"
     """how photographs with an EXIF orientation were displayed when their boxes were drawn: upright, stored (as stored,
     by old tools), or auto (by the size in the box file)"""
@@ -68,6 +72,8 @@ class IngestSettings(Settings):
     """regular expression whose first group is the plant in a photograph's path; a plant is never in both splits"""
     shard_mb: int = Field(128, ge=1, le=1024)
     """largest size of a shard, in MiB"""
+
+    _right_regions = field_validator("regions")(check_region_names)
 
 
 def ingest(
@@ -90,16 +96,17 @@ def ingest(
     A data set that `data` holds already is replaced last, when everything is written. UserError on bad inputs.
     """
     settings = settings or IngestSettings()
+    check_rules(settings.box_rules, settings.regions)
     store = open_store(data)
     name = _dataset_name(name, store.uri)
-    listing = list_source(source, reader, settings.label_base, without=store)
+    listing = list_source(source, reader, settings.label_base, store, settings.regions)
     if groups:
         read_groups(groups, listing)
     _assign_splits(listing, source, split, seed, settings)
     strict = settings.on_bad_image == "error"
     if strict or not listing.photos:
         validation.raise_if_rejected(listing.rejected, source)
-    annotated = read_annotations(boxes or listing.boxes, listing, settings.box_rules)
+    annotated = read_annotations(boxes or listing.boxes, listing, settings.box_rules, settings.regions)
     if strict:
         validation.raise_if_rejected(annotated.rejected, source)
     validation.check_splits(Counter(photo.split or "" for photo in listing.photos), source, split)
@@ -116,7 +123,7 @@ def ingest(
     regions = ShardWriter(store, REGIONS_FOLDER, fingerprint_of(content.index), "regions")
     images.write_manifest(content.images)
     regions.write_manifest(content.regions, rules=annotated.rules, annotated=len(annotated.by_path))
-    dataset = write_dataset(store, name, listing.classes, content.index, content.images, source)
+    dataset = write_dataset(store, name, listing.classes, content.index, content.images, source, settings.regions)
     images.delete_unreferenced(content.images)
     regions.delete_unreferenced(content.regions)
     _write_rejected(store, [*listing.rejected, *annotated.rejected, *content.rejected], listing.left_out)

@@ -14,13 +14,14 @@ import pyarrow as pa
 from ufgvc.core.errors import UnreadableFile
 from ufgvc.core.storage import Store
 from ufgvc.core.types import Box
-from ufgvc.data.dataset import INDEX_COLUMNS, SCHEMAS, SPLITS, Shard, ShardWriter, from_boxes, shard_name
+from ufgvc.data.dataset import SPLITS, Shard, ShardWriter, shard_name
 from ufgvc.data.duplicates import ImageSignatures
 from ufgvc.data.images import BadImage, inspect_with_thumbnail, strip_metadata
 from ufgvc.data.readers.box_classes import BoxOrientation, BoxRules, to_regions
 from ufgvc.data.readers.box_files import Annotation
 from ufgvc.data.readers.listing import Photo
 from ufgvc.data.readers.scan import Rejected
+from ufgvc.data.schemas import IMAGES_SCHEMA, INDEX_COLUMNS, REGIONS_SCHEMA, from_boxes
 
 _READ_THREADS = 8  # a task waits for storage most of the time
 
@@ -78,12 +79,12 @@ class Packer:
                 if row is not None:
                     rows.append(row)
                     boxes.append(from_boxes(self._make_boxes(annotation, row, rejected)))
-        table = pa.Table.from_pylist(rows, schema=SCHEMAS["images"])
+        table = pa.Table.from_pylist(rows, schema=IMAGES_SCHEMA)
         index, signatures = table.select(INDEX_COLUMNS), ImageSignatures.from_thumbnails(thumbnails)
         if not rows:
             return PackedShard(None, None, index, signatures, rejected)
         regions = pa.table(
-            {"image_id": table["image_id"], "boxes": pa.array(boxes, SCHEMAS["regions"].field("boxes").type)}
+            {"image_id": table["image_id"], "boxes": pa.array(boxes, REGIONS_SCHEMA.field("boxes").type)}
         )
         images_shard = self.images.write(plan.name, plan.split, table)
         regions_shard = self.regions.write(plan.name, plan.split, regions)

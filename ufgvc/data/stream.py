@@ -15,7 +15,6 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.parquet import read_parquet_rows
 from ufgvc.core.process import cpu_count
 from ufgvc.core.storage import Store
-from ufgvc.core.types import REGIONS
 from ufgvc.data.dataset import Dataset, read_manifest
 from ufgvc.data.images import BadImage, decode, decode_packed_mask
 from ufgvc.data.resize import resize_square
@@ -117,7 +116,7 @@ def list_chunks(dataset: Dataset, split: str, mask_kind: str | None, rows: int =
 def decode_chunk(store: Store, chunk: Chunk, side: int, map_rows: Callable[..., Any] = map) -> Columns:
     """Reads and decodes the rows of a chunk.  map_rows: `map`, or that of a pool of threads.
 
-    Returns position (N,) int64 and image (N, side, side, 3) uint8; with masks, for each region also <region>_bits
+    Returns position (N,) int64 and image (N, side, side, 3) uint8; for each region of the masks also <region>_bits
     (N, side, ceil(side/8)) uint8, packed, and has_<region> (N,) bool. UserError for an image that cannot be decoded,
     RuntimeError if the masks belong to other images.
     """
@@ -132,7 +131,9 @@ def decode_chunk(store: Store, chunk: Chunk, side: int, map_rows: Callable[..., 
     masks = read_parquet_rows(store, chunk.masks, chunk.start, chunk.stop)
     if masks["image_id"] != table["image_id"]:
         raise RuntimeError(f"{store.uri}/{chunk.masks} does not hold the masks of {chunk.images}")
-    for region in REGIONS:
+    for region in masks.column_names:
+        if region == "image_id":
+            continue
         encoded = masks[region].to_pylist()
         rows[f"{region}_bits"] = np.stack(list(map_rows(partial(_pack_mask, side=side), encoded)))
         rows[f"has_{region}"] = np.array([mask is not None for mask in encoded])
@@ -234,12 +235,13 @@ class StreamedSource:
 
         positions = np.array([int(row["position"]) for row in rows], np.int64)
         stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0] if name != "position"}
-        flags = {name.removeprefix("has_"): column for name, column in stacked.items() if name.startswith("has_")}
+        regions = self.dataset.regions if self.mask_kind else ()
+        flags = {region: torch.from_numpy(stacked[f"has_{region}"]) for region in regions}
         return RawBatch(
             held_images=stacked["image"],
-            held_masks={name.removesuffix("_bits"): bits for name, bits in stacked.items() if name.endswith("_bits")},
+            held_masks={region: stacked[f"{region}_bits"] for region in regions},
             rows=np.arange(len(rows)),
-            has_mask={region: to_device(torch.from_numpy(flag), self.device) for region, flag in flags.items()},
+            has_mask={region: to_device(flag, self.device) for region, flag in flags.items()},
             labels=to_device(torch.from_numpy(self.labels[positions]), self.device),
             positions=positions,
             device=self.device,

@@ -9,6 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ufgvc.core.region_names import PAPER_REGIONS
+
 TableName = Literal["II", "III", "controls"]
 Protocol = Literal["fixed", "crossval"]
 
@@ -78,7 +80,7 @@ class BenchmarkRecord:
     protocol: fixed scores the test leaves; crossval every leaf of the data sets once a seed, out of fold.
     references: keys of the baseline and of the proposed methods; every method is compared with each of them.
     energy: {label: (mean share of the class activation map inside the masks, mean share of the image that the masks
-    cover, number of leaves)}.
+    cover, number of leaves)}.  regions: of the data sets.
     """
 
     title: str
@@ -90,6 +92,7 @@ class BenchmarkRecord:
     warnings: tuple[str, ...] = ()
     protocol: Protocol = "fixed"
     energy: Mapping[str, tuple[float, float, int]] = field(default_factory=dict)
+    regions: tuple[str, ...] = PAPER_REGIONS
 
     def __post_init__(self) -> None:
         keys, names = [one.key for one in self.methods], [dataset.name for dataset in self.datasets]

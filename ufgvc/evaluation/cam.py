@@ -1,4 +1,4 @@
-"""Class activation maps (paper, Fig. 4), and the share of them that lies inside vein and contour."""
+"""Class activation maps (paper, Fig. 4), and the share of them that lies inside the masks of the regions."""
 
 from __future__ import annotations
 

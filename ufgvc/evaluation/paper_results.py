@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ufgvc.core.region_names import PAPER_REGIONS
+
 # Top-1 accuracy in percent, Tables II and III of the paper: {data set: {(method, regions): accuracy}}.
 PAPER: dict[str, dict[tuple[str, tuple[str, ...]], float]] = {
     "cotton80": {
@@ -23,7 +25,7 @@ PAPER: dict[str, dict[tuple[str, tuple[str, ...]], float]] = {
 
 def paper_accuracy(paper: str | None, method: str, options: Mapping[str, object]) -> float | None:
     """The accuracy in [0, 1] of a method on the data set `paper` in the paper's tables; None where it has none."""
-    regions = options.get("regions", ("vein", "contour")) if method == "mask_guided" else ()
+    regions = options.get("regions", PAPER_REGIONS) if method == "mask_guided" else ()
     key = (method, tuple(regions) if isinstance(regions, list | tuple) else ())
     accuracy = PAPER.get(paper or "", {}).get(key)
     return None if accuracy is None else accuracy / 100

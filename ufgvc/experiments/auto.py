@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ufgvc.core.config import short_key
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, open_store
-from ufgvc.data.dataset import Dataset, open_dataset, read_index, read_manifest
+from ufgvc.data.dataset import Dataset, open_dataset, read_index
 from ufgvc.data.splits import HeldFold, count_groups
 from ufgvc.evaluation.bootstrap import paired_group_bootstrap
 from ufgvc.experiments.candidates import (
@@ -45,6 +45,7 @@ from ufgvc.regions.mask_results import check_masks
 from ufgvc.runtime.session import ray_session
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.runs import finish_run_on_exit, start_run
+from ufgvc.training.regions import mask_fingerprint, use_regions
 from ufgvc.training.run import make_worker_config
 from ufgvc.training.settings import TrainSettings
 
@@ -222,12 +223,12 @@ class _Comparison:
         Timed is the first fold, with one epoch a stage if it has epochs.
         """
         dataset, settings = self.dataset, train_settings(candidate, self.settings)
-        method = build(candidate.method, len(dataset.classes), init="none", **candidate.options)
+        options = use_regions(candidate.method, candidate.options, dataset.regions)
+        method = build(candidate.method, len(dataset.classes), init="none", **options)
         check_init(settings.init, method.options.get("backbone"))
-        masks = None
         if method.regions:
             check_masks(dataset, settings.mask_kind)
-            masks = read_manifest(dataset, f"masks/{settings.mask_kind}").fingerprint
+        masks = mask_fingerprint(dataset, method, settings.mask_kind)
         shared = {"workers": 1, "cache": "none" if settings.cache == "none" else "host"}
 
         def make(fold: int, **changes: Any) -> TrainingJob:

@@ -70,9 +70,10 @@ def benchmark(data: Sequence[str], settings: BenchmarkSettings, context: Context
     datasets = [open_dataset(uri) for uri in data]
     check_datasets(datasets, settings.fingerprints)
     # A variant with the masks of the benchmark is the same as its method: two trials would write the same folder.
-    variants = [each for each in select_variants(settings.methods) if each.mask_kind != settings.mask_kind]
+    regions = datasets[0].regions
+    variants = [each for each in select_variants(settings.methods, regions) if each.mask_kind != settings.mask_kind]
     check_seed_rows(settings, variants)
-    entries = [make_entry(variant, len(datasets[0].classes), settings) for variant in variants]
+    entries = [make_entry(variant, len(datasets[0].classes), settings, regions) for variant in variants]
     if all(entry.method.recipe.classifier_fit for entry in entries):
         settings = settings.model_copy(update={"lr_factors": (1.0,)})  # there is no learning rate to choose
     check_entry_masks(entries, datasets)

@@ -12,9 +12,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ufgvc.core.errors import UserError
+from ufgvc.core.region_names import PAPER_REGIONS, join_names
 from ufgvc.core.storage import open_store
 from ufgvc.data.cache import load_decoded_split
-from ufgvc.data.dataset import Dataset, read_manifest
+from ufgvc.data.dataset import Dataset
 from ufgvc.data.splits import HeldFold, pool_splits
 from ufgvc.experiments.method_table import MethodVariant
 from ufgvc.experiments.settings import BenchmarkSettings
@@ -24,6 +25,7 @@ from ufgvc.methods.method import Method
 from ufgvc.methods.modern import MODERN_FIELDS, modernise
 from ufgvc.methods.recipe import Recipe, Stage
 from ufgvc.regions.mask_results import check_masks
+from ufgvc.training.regions import mask_fingerprint, use_regions
 from ufgvc.training.run import make_worker_config
 from ufgvc.training.settings import TrainSettings, rescale_schedule
 
@@ -46,9 +48,15 @@ class BenchmarkEntry:
     gflops: float
 
 
-def make_entry(variant: MethodVariant, num_classes: int, settings: BenchmarkSettings) -> BenchmarkEntry:
-    """Builds the network and counts it. UserError for options or a crop that the method does not accept."""
-    method = build(variant.method, num_classes, **entry_options(variant.method, variant.options, settings))
+def make_entry(
+    variant: MethodVariant, num_classes: int, settings: BenchmarkSettings, regions: Sequence[str] = PAPER_REGIONS
+) -> BenchmarkEntry:
+    """Builds the network and counts it. UserError for options or a crop that the method does not accept.
+
+    regions: of the data sets.
+    """
+    options = use_regions(variant.method, variant.options, regions)
+    method = build(variant.method, num_classes, **entry_options(variant.method, options, settings))
     entry = BenchmarkEntry(
         variant,
         replace(method, net=torch.nn.Identity()),
@@ -135,11 +143,17 @@ def check_entry_masks(entries: Sequence[BenchmarkEntry], datasets: Sequence[Data
 
 
 def check_datasets(datasets: Sequence[Dataset], fingerprints: Sequence[str]) -> None:
-    """UserError for two data sets of one name, and for a data set without the fingerprint that it must have."""
+    """UserError for two data sets of one name, or of other regions, and for one without the fingerprint that it must
+    have.
+    """
     names = [dataset.name for dataset in datasets]
     if len(set(names)) < len(names):
         what = f"two data sets have the same name: {', '.join(names)}"
         raise UserError(what, where="--data", fix="give each its --name when it is ingested")
+    other = next((dataset for dataset in datasets if dataset.regions != datasets[0].regions), None)
+    if other is not None:
+        what = f"has the regions {join_names(other.regions)}, {datasets[0].name} has {join_names(datasets[0].regions)}"
+        raise UserError(what, where=other.store.uri, fix="give data sets that were ingested with the same --regions")
     if fingerprints and len(fingerprints) != len(datasets):
         what = f"{len(fingerprints)} fingerprints for {len(datasets)} data sets"
         raise UserError(what, where="--fingerprints", fix="give one for each, in order")
@@ -231,7 +245,7 @@ def _make_job(
         checkpoint_seconds=settings.checkpoint_seconds,
     )
     method = replace(entry.method, recipe=make_recipe(entry.method, settings, lr_factor))
-    masks = read_manifest(dataset, f"masks/{entry.mask_kind}").fingerprint if method.regions else None
+    masks = mask_fingerprint(dataset, method, entry.mask_kind)
     config, identity = make_worker_config(dataset, method, train, seed, masks, runs, held_fold)
     in_figure = "III" in entry.variant.tables and seed == dataset_index == 0 and not lr_search and held_fold is None
     return TrainingJob(

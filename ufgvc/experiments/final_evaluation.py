@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ufgvc.core.storage import open_store
-from ufgvc.data.dataset import open_dataset, read_index, read_manifest
+from ufgvc.data.dataset import open_dataset, read_index
 from ufgvc.evaluation.search_record import FinalResult, TrialResult
 from ufgvc.experiments.entries import decode_images
 from ufgvc.experiments.mlflow_trials import JobRecorder
@@ -17,6 +17,7 @@ from ufgvc.experiments.search_store import SearchStore
 from ufgvc.experiments.settings import SearchSettings
 from ufgvc.experiments.training_job import JobOutcome, TrainingJob, read_scores, run_jobs
 from ufgvc.methods import build
+from ufgvc.training.regions import mask_fingerprint
 from ufgvc.training.run import make_worker_config
 
 PAPER, BEST = "the paper's setting", "best setting"
@@ -49,7 +50,7 @@ def make_final_jobs(store: SearchStore, finalists: Mapping[str, Mapping[str, Any
         for label, values in finalists.items():
             options, train = store.configure(values)
             method = build(store.method, len(dataset.classes), **options)
-            masks = read_manifest(dataset, f"masks/{train.mask_kind}").fingerprint if method.regions else None
+            masks = mask_fingerprint(dataset, method, train.mask_kind)
             config, identity = make_worker_config(dataset, method, train, seed, masks, store.runs)
             config = config.with_train(cache="none" if train.cache == "none" else "host")
             jobs.append(TrainingJob(label, 0, seed, 1.0, "final", config, identity, save_model=True))

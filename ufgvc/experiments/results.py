@@ -11,7 +11,6 @@ from ufgvc.core.config import flatten
 from ufgvc.core.errors import UserError
 from ufgvc.core.process import git_commit, versions
 from ufgvc.core.storage import Store, join
-from ufgvc.core.types import REGIONS
 from ufgvc.data.dataset import Dataset, read_index, read_manifest
 from ufgvc.data.images import decode, decode_mask
 from ufgvc.evaluation.benchmark_record import BenchmarkDataset, BenchmarkRecord, MethodResult, Protocol, RunResult
@@ -19,7 +18,7 @@ from ufgvc.evaluation.cam import mean_energy
 from ufgvc.evaluation.paper_results import paper_accuracy
 from ufgvc.experiments.crossval import COSTS, Leaves, assemble_runs, list_held_folds, scored_leaves
 from ufgvc.experiments.entries import BenchmarkEntry
-from ufgvc.experiments.method_table import ABLATIONS, OURS, PAPER_ROWS
+from ufgvc.experiments.method_table import OURS, PAPER_ROWS
 from ufgvc.experiments.settings import BenchmarkSettings
 from ufgvc.experiments.training_job import JobOutcome, read_scores
 from ufgvc.models.model import LoadedModel, load_model
@@ -33,7 +32,6 @@ from ufgvc.tracking.context import Context
 from ufgvc.tracking.runs import Run
 from ufgvc.tracking.settings import TrackingSettings
 
-FIG_4 = ("mask_guided:none", "mask_guided:vein", "mask_guided:contour", "mask_guided")  # the order of the paper
 MEASURED_LEAVES = 200  # test leaves whose activation maps are measured; the figure shows a few of them
 
 
@@ -67,6 +65,7 @@ def collect_results(
         facts=facts | ({"Maps measured inside": f"{kind} masks"} if energy else {}),
         warnings=_warnings(settings, datasets, protocol),
         energy=energy,
+        regions=datasets[0].regions,
     )
     return record, panels
 
@@ -98,7 +97,7 @@ def _method_result(
         runs = [_run_result(outcome, *leaves[outcome.job.dataset_index]) for outcome in own]
     else:  # no learning rate worked, so nothing could be trained
         runs = [RunResult(leaves[o.job.dataset_index][0].name, o.job.seed, None, o.error) for o in failed[:1]]
-    published = variant in PAPER_ROWS or variant in ABLATIONS
+    published = variant in PAPER_ROWS or "III" in variant.tables
     show_options = "controls" in variant.tables and not published
     options = ", ".join(f"{name} {value}" for name, value in flatten(variant.options).items())
     note = "; ".join(f"learning rate x{factor:g} left out, its trial failed: {why}" for factor, why in excluded.items())
@@ -148,7 +147,7 @@ def measure_maps(
     (None, {}) if no model was saved.  kind: of the masks in which the maps are measured.
     """
     jobs = [outcome.job for outcome in outcomes if outcome.job.save_model and outcome.result is not None]
-    jobs.sort(key=lambda job: FIG_4.index(job.variant))
+    jobs.sort(key=lambda job: len(job.config.options["regions"]))  # the order of the paper: none, each, both
     if not jobs or not settings.cam_leaves:
         return None, {}
     labels = {entry.variant.key: entry.variant.label for entry in entries}
@@ -163,17 +162,17 @@ def measure_maps(
     # The leaves of the figure are the first of those that are measured, because the same seed samples both.
     shown = [rows.index(row) for row in sample_leaves(truth, settings.cam_leaves, seed=0)]
     captions = [dataset.classes[truth[rows[place]]] for place in shown]
-    panels = energy_panels([images[i] for i in shown], [masks[i] for i in shown], models, captions)
+    panels = energy_panels([images[i] for i in shown], [masks[i] for i in shown], models, captions, dataset.regions)
     return panels, mean_energy(images, masks, models)
 
 
 def read_leaves(dataset: Dataset, kind: str, rows: Sequence[int]) -> tuple[list, list]:
-    """(images, masks) of test leaves, upright: (H, W, 3) uint8, and (H, W) bool of vein and contour together."""
+    """(images, masks) of test leaves, upright: (H, W, 3) uint8, and (H, W) bool of all regions together."""
     manifest = read_manifest(dataset, f"masks/{kind}")
     images = [decode(row["image"], row["orientation"]) for row in read_test_rows(dataset, rows)]
     masks = []
     for image, row in zip(images, read_test_rows(dataset, rows, f"masks/{kind}", manifest), strict=True):
-        found = [decode_mask(row[region]) for region in REGIONS if row[region] is not None]
+        found = [decode_mask(row[region]) for region in dataset.regions if row[region] is not None]
         masks.append(np.logical_or.reduce(found) if found else np.zeros(image.shape[:2], bool))
     return images, masks
 

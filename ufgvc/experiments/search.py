@@ -37,6 +37,7 @@ from ufgvc.reports.tables import Table
 from ufgvc.runtime.session import ray_session
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.runs import Run, finish_run_on_exit, require_mlflow, start_run
+from ufgvc.training.regions import check_regions, use_regions
 from ufgvc.training.settings import TrainSettings, WorkerConfig
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ def search(
     trained, for what cannot work, and if no trial completed. A trial that fails is a failed trial of the report.
     """
     dataset = open_dataset(data)
+    options = use_regions(method, options, dataset.regions)
     store = make_store(dataset, method, options, train, settings, context)
     epochs = validate(store, dataset)
     folder = open_store(store.folder)
@@ -155,6 +157,8 @@ def validate(store: SearchStore, dataset: Dataset) -> int:
     for dimension in store.dimensions:
         for kind in dimension.choices if dimension.name == "train.mask_kind" else ():
             check_masks(dataset, str(kind))
+        for regions in dimension.choices if dimension.name == "options.regions" else ():
+            check_regions(store.method, regions, dataset.regions)
     config = paper_worker_config(store)
     if config.mask_kind:
         check_masks(dataset, config.mask_kind)

@@ -11,7 +11,7 @@ import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import BaseModel, ValidationError
 
-from ufgvc.core.config import describe_validation
+from ufgvc.core.config import describe_validation, flatten
 from ufgvc.core.errors import UserError
 from ufgvc.evaluation.search_record import Dimension
 from ufgvc.methods import build, options_class
@@ -70,7 +70,7 @@ def paper_values(
     for dimension in dimensions:
         value = _get(published, dimension.name.split("."))
         simplex = dimension.kind == "simplex"
-        values[dimension.name] = {part: value[part] for part in dimension.parts} if simplex else value
+        values[dimension.name] = {part: _get(value, part.split(".")) for part in dimension.parts} if simplex else value
     return values
 
 
@@ -80,11 +80,12 @@ def apply_values(
     """(options, training settings) with these values, by dotted name. UserError for a value that a setting rejects."""
     settings = {"options": _plain(options), "train": train.model_dump()}
     for name, value in values.items():
-        *path, last = name.split(".")
-        place = settings
-        for key in path:
-            place = place.setdefault(key, {})  # weights of the user that are not searched stay
-        place[last] = dict(value) if isinstance(value, Mapping) else value
+        for part, each in value.items() if isinstance(value, Mapping) else [("", value)]:
+            *path, last = f"{name}.{part}".rstrip(".").split(".")
+            place = settings
+            for key in path:
+                place = place.setdefault(key, {})  # weights of the user that are not searched stay
+            place[last] = each
     try:
         applied = options_class(method).model_validate(settings["options"]).model_dump(mode="json")
         return applied, TrainSettings.model_validate(settings["train"])
@@ -210,7 +211,10 @@ def _default_space(published: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _used_weights(value: Any) -> dict[str, float]:
-    return {part: weight for part, weight in value.items() if weight is not None} if isinstance(value, Mapping) else {}
+    """The weights of a section that are not None, by dotted name (base, regions.midrib)."""
+    if not isinstance(value, Mapping):
+        return {}
+    return {part: weight for part, weight in flatten(value).items() if weight is not None}
 
 
 def _parse_dimension(name: str, spec: Any, published: Mapping[str, Any]) -> Dimension:

@@ -16,12 +16,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ufgvc.core.storage import Store, join, open_store
-from ufgvc.data.dataset import open_dataset, read_manifest
+from ufgvc.data.dataset import open_dataset
 from ufgvc.evaluation.search_record import Dimension, TrialResult
 from ufgvc.experiments.entries import resolve_init
 from ufgvc.experiments.search_space import apply_values
 from ufgvc.methods import build
 from ufgvc.training.preflight import check_batch, check_crop
+from ufgvc.training.regions import mask_fingerprint
 from ufgvc.training.run import make_worker_config
 from ufgvc.training.settings import TrainSettings, WorkerConfig
 
@@ -85,7 +86,7 @@ class SearchStore:
         options, train = self.configure(trial.values)
         dataset = open_dataset(self.data)
         method = build(self.method, len(dataset.classes), **options)
-        masks = read_manifest(dataset, f"masks/{train.mask_kind}").fingerprint if method.regions else None
+        masks = mask_fingerprint(dataset, method, train.mask_kind)
         cache = "none" if train.cache == "none" else "host"  # files that all trials of a node map
         configs = []
         for fold in range(self.folds):

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from ufgvc.core.errors import UserError
+from ufgvc.core.region_names import PAPER_REGIONS
 from ufgvc.core.storage import Store, open_store
 from ufgvc.core.types import MaskKind
 from ufgvc.data.dataset import MANIFEST_FILE, Dataset, open_dataset
@@ -87,7 +88,7 @@ class RegistryStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """All that there is.  cultivars: their number.  leaves: photographs by split.
+    """All that there is.  cultivars: their number.  leaves: photographs by split.  regions: that boxes may have.
 
     stale: a sentence for each thing that does not belong to the data set as it is now.
     """
@@ -97,6 +98,7 @@ class Status:
     fingerprint: str
     cultivars: int
     leaves: Mapping[str, int]
+    regions: tuple[str, ...]
     runs_folder: str
     boxes: BoxStatus | None
     detector: DetectorStatus | None
@@ -120,6 +122,7 @@ def read_status(data: str, context: Context = Context()) -> Status:
         fingerprint=dataset.fingerprint,
         cultivars=len(dataset.classes),
         leaves=dataset.counts,
+        regions=dataset.regions,
         runs_folder=context.runs,
         boxes=boxes,
         detector=_read_detector(dataset, boxes, runs, names),
@@ -157,6 +160,8 @@ def _read_masks(dataset: Dataset, boxes: BoxStatus | None) -> Iterator[MaskStatu
         stale = "" if found["source_fingerprint"] == dataset.fingerprint else OTHER_PHOTOGRAPHS
         if not stale and "annotated" in origin and (boxes is None or origin["annotated"] != boxes.fingerprint):
             stale = "made from other boxes than the data set has now"
+        if not stale and tuple(extra.get("regions", PAPER_REGIONS)) != dataset.regions:
+            stale = "made for other regions than the data set has now"
         n = sum(shard["rows"] for shard in found["shards"])
         yield MaskStatus(kind, extra["complete"], n, found["fingerprint"], origin.get("boxes", ""), stale)
 

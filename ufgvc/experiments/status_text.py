@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ufgvc.core.region_names import PAPER_REGIONS
 from ufgvc.experiments.next_command import NextCommand
 from ufgvc.experiments.status import RegistryStatus, Status
 from ufgvc.experiments.status_runs import RunStatus
@@ -19,6 +20,8 @@ def status_lines(status: Status) -> Iterator[str]:
     leaves = ", ".join(f"{count} {split}" for split, count in status.leaves.items())
     counts = f"{status.cultivars} cultivars, {leaves} leaves"
     yield f"data      {status.name}: {counts}; fingerprint {status.fingerprint[:12]}"
+    if status.regions != PAPER_REGIONS:
+        yield f"regions   {', '.join(status.regions)}"
     boxes, detector = status.boxes, status.detector
     yield f"boxes     {f'on {boxes.leaves} leaves{_mark(boxes.stale)}' if boxes else 'none'}"
     if detector is None:

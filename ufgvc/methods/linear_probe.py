@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from ufgvc.core.config import Settings, unique
-from ufgvc.core.types import Region
+from ufgvc.core.region_names import RegionName
 from ufgvc.methods.backbones import Backbone, build_backbone
 from ufgvc.methods.layers.region_finder import RegionFinder
 from ufgvc.methods.layers.stages import StageMaps, choose_stages, list_stages, region_statistics
@@ -43,10 +43,10 @@ class ProbeOptions(Settings):
 class LinearProbeOptions(ProbeOptions):
     """Options of the linear classifier on statistics of the whole picture, and of regions in it."""
 
-    regions: tuple[Region, ...] = Field(
+    regions: tuple[RegionName, ...] = Field(
         (),
-        description="regions whose statistics are further features: vein, contour; training needs their masks "
-        "(`ufgvc mask`), prediction finds them by itself",
+        description="regions of the data set (vein, contour) whose statistics are further features; training needs "
+        "their masks (`ufgvc mask`), prediction finds them by itself",
     )
 
     _each_once = field_validator("regions")(unique)

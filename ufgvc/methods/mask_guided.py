@@ -1,4 +1,4 @@
-"""The paper's method: attention maps that are trained on vein and contour masks (paper sections III-B and III-C)."""
+"""The paper's method: attention maps that are trained on masks of regions (paper sections III-B and III-C)."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ufgvc.core.config import Settings, unique
+from ufgvc.core.config import Settings, unique_or_none
 from ufgvc.core.errors import UserError
-from ufgvc.core.types import Region
+from ufgvc.core.region_names import PAPER_REGIONS, RegionName
 from ufgvc.data.crops import pool_mask
 from ufgvc.methods.backbones import build_backbone
-from ufgvc.methods.layers.attention import Activation, MaskAttention, Statistics, fuse
+from ufgvc.methods.layers.attention import Activation, MaskAttention, Statistics, fuse, layer_name
 from ufgvc.methods.layers.mask_controls import MaskControl, mask_views
 from ufgvc.methods.method import Batch, LossParts, Method, Outputs, method
 from ufgvc.methods.recipe import Recipe, Stage
+from ufgvc.methods.region_weights import Fusion, LossWeights, Variant, choose_weights
 from ufgvc.methods.resnet50 import cross_entropy
-
-Variant = Literal["paper", "released_code"]
 
 RECIPES: dict[Variant, Recipe] = {
     # Learning rate, momentum, schedule and transforms as in the text. It says that the rest is "almost the same" as in
@@ -48,29 +47,6 @@ RECIPES: dict[Variant, Recipe] = {
 }
 
 
-class Fusion(Settings):
-    """Weights of the fused map F' = base F + vein A_vein F + contour A_contour F (Eq. 5); None: the variant's value.
-
-    They are rescaled to sum to 1 over the base and the regions in use (Eq. 6).
-    """
-
-    base: float | None = Field(None, ge=0, description="weight of the plain features (paper: 0.3)")
-    vein: float | None = Field(None, ge=0, description="weight of the features times the vein attention (paper: 0.5)")
-    contour: float | None = Field(
-        None, ge=0, description="weight of the features times the contour attention (paper: 0.2)"
-    )
-
-
-class LossWeights(Settings):
-    """Weights of the losses (Eq. 8); None: the variant's value."""
-
-    classification: float | None = Field(None, ge=0, description="weight of the cross-entropy (paper: 1)")
-    vein: float | None = Field(None, ge=0, description="weight of the vein attention's squared error (paper: 0.1)")
-    contour: float | None = Field(
-        None, ge=0, description="weight of the contour attention's squared error (paper: 0.1)"
-    )
-
-
 class MaskGuidedControl(MaskControl):
     """Control experiments of the mask-guided classifier."""
 
@@ -88,8 +64,9 @@ class MaskGuidedOptions(Settings):
     """Options of the mask-guided classifier."""
 
     backbone: str = Field("resnet50", description="name of a torchvision model, efficientnet_lite0, or `timm:<name>`")
-    regions: tuple[Region, ...] = Field(
-        ("vein", "contour"), description="regions with an attention map; none: plain features"
+    regions: tuple[RegionName, ...] | None = Field(
+        None,
+        description="regions with an attention map; empty: plain features; default: all of the data set (vein contour)",
     )
     activation: Activation = Field(
         "sigmoid",
@@ -104,30 +81,7 @@ class MaskGuidedOptions(Settings):
     loss_weights: LossWeights = Field(LossWeights(), description="weights of the losses")
     control: MaskGuidedControl = Field(MaskGuidedControl(), description="control experiments")
 
-    _each_once = field_validator("regions")(unique)
-
-
-def published_weights(variant: Variant, regions: tuple[str, ...]) -> tuple[dict[str, float], dict[str, float]]:
-    """(fusion weights, loss weights) of the paper's text or of its released code for these regions."""
-    if variant == "paper":
-        return {"base": 0.3, "vein": 0.5, "contour": 0.2}, {"classification": 1.0, "vein": 0.1, "contour": 0.1}
-    if len(regions) == 1:
-        return {"base": 0.65, "vein": 0.35, "contour": 0.35}, {"classification": 1.0, "vein": 0.2, "contour": 0.2}
-    return {"base": 0.2, "vein": 0.7, "contour": 0.1}, {"classification": 1.0, "vein": 0.1, "contour": 0.1}
-
-
-def chosen_weights(options: MaskGuidedOptions) -> tuple[dict[str, float], dict[str, float]]:
-    """(fusion weights that sum to 1, loss weights) for the regions in use. UserError if all fusion weights are 0."""
-    fusion, losses = published_weights(options.variant, options.regions)
-    fusion |= options.fusion.model_dump(exclude_none=True)
-    losses |= options.loss_weights.model_dump(exclude_none=True)
-    fusion = {name: fusion[name] for name in ("base", *options.regions)}
-    total = sum(fusion.values())
-    if total <= 0:
-        raise UserError("the fusion weights in use are all 0", where="fusion", fix="set one of them above 0")
-    return {name: weight / total for name, weight in fusion.items()}, {
-        name: losses[name] for name in ("classification", *options.regions)
-    }
+    _each_once = field_validator("regions")(unique_or_none)
 
 
 def attention_target(mask: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -149,7 +103,7 @@ class MaskGuidedNet(nn.Module):
     """Images (B, 3, H, W) in [0, 1] -> Outputs.
 
     "features" F (B, C, h, w), "attention" {region: A_r (B, 1, h, w)}, "fused" F' (B, C, h, w), "embedding" (B, C),
-    "logits" (B, K).
+    "logits" (B, K).  base, fusion: weights of the plain features and of each region's (Eq. 5).
     """
 
     def __init__(
@@ -157,15 +111,16 @@ class MaskGuidedNet(nn.Module):
         backbone: nn.Module,
         channels: int,
         num_classes: int,
+        base: float,
         fusion: Mapping[str, float],
         options: MaskGuidedOptions,
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.fusion, self.gain = dict(fusion), options.control.gain
-        regions = [region for region in fusion if region != "base"]
+        self.base, self.fusion, self.gain = base, dict(fusion), options.control.gain
         # One convolution for each region; the released code shares one, so its two maps are equal.
-        self.layer_of = {region: "shared" if options.control.maps == "shared" else region for region in regions}
+        shared = options.control.maps == "shared"
+        self.layer_of = {region: "shared" if shared else layer_name(region) for region in fusion}
         self.attention = nn.ModuleDict(
             {
                 name: MaskAttention(options.activation, options.control.statistics, channels)
@@ -178,9 +133,8 @@ class MaskGuidedNet(nn.Module):
         """Images (B, 3, H, W) in [0, 1] -> logits (B, K), attention maps, fused and plain features (Eq. 2 to 6)."""
         features = self.backbone(images)
         attention = {region: self.attention[layer](features) for region, layer in self.layer_of.items()}
-        fused = fuse(
-            features, attention, self.gain * self.fusion["base"], {r: self.gain * self.fusion[r] for r in attention}
-        )
+        weights = {region: self.gain * weight for region, weight in self.fusion.items()}
+        fused = fuse(features, attention, self.gain * self.base, weights)
         embedding = fused.mean(dim=(2, 3))
         logits = self.classifier(embedding)
         return {"features": features, "attention": attention, "fused": fused, "embedding": embedding, "logits": logits}
@@ -219,9 +173,11 @@ def mask_guided_losses(outputs: Outputs, batch: Batch, regions: tuple[str, ...])
 @method("mask_guided", MaskGuidedOptions)
 def build_mask_guided(num_classes: int, init: str, options: MaskGuidedOptions) -> Method:
     """`Method` of the mask-guided classifier; see `ufgvc.methods.build`."""
-    fusion, loss_weights = chosen_weights(options)
-    # A saved model records the weights that it was trained with, not that they were the variant's defaults.
-    options = options.model_copy(update={"fusion": Fusion(**fusion), "loss_weights": LossWeights(**loss_weights)})
+    regions = PAPER_REGIONS if options.regions is None else options.regions
+    weights = choose_weights(options.variant, regions, options.fusion, options.loss_weights)
+    # A saved model records the regions and weights that it was trained with, not that they were the defaults.
+    fusion, loss_weights = weights.settings
+    options = options.model_copy(update={"regions": regions, "fusion": fusion, "loss_weights": loss_weights})
     backbone = build_backbone(options.backbone, init)
     # The released code trains the attention at the backbone's rate; by the text ("as DCL") all new layers have a higher
     # one.
@@ -230,12 +186,12 @@ def build_mask_guided(num_classes: int, init: str, options: MaskGuidedOptions) -
         name="mask_guided",
         num_classes=num_classes,
         options=options.model_dump(mode="json"),
-        net=MaskGuidedNet(backbone, backbone.channels, num_classes, fusion, options),
-        losses=partial(mask_guided_losses, regions=options.regions),
-        loss_weights=loss_weights,
+        net=MaskGuidedNet(backbone, backbone.channels, num_classes, weights.base, weights.fusion, options),
+        losses=partial(mask_guided_losses, regions=regions),
+        loss_weights={"classification": weights.classification, **weights.losses},
         recipe=RECIPES[options.variant],
         head=head,
-        regions=options.regions,
+        regions=regions,
         views=mask_views(options.control.guide),
         last_map="fused",
     )

@@ -27,7 +27,7 @@ def identity(value: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Batch:
-    """A training batch of B images; regions are "vein" and "contour".
+    """A training batch of B images; regions are those of the data set.
 
     images: (B, 3, H, W) float in [0, 1], RGB.  labels: (B,) int64.
     masks: {region: (B, 1, H, W)}, uint8 of 0 and 1, or float in [0, 1].

@@ -15,9 +15,10 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ufgvc.core.config import Settings, unique
-from ufgvc.core.types import Region
+from ufgvc.core.config import Settings, unique_or_none
+from ufgvc.core.region_names import PAPER_REGIONS, RegionName
 from ufgvc.methods.backbones import Backbone, build_backbone
+from ufgvc.methods.layers.attention import layer_name
 from ufgvc.methods.layers.mask_controls import MaskControl, mask_views
 from ufgvc.methods.mask_guided import region_target
 from ufgvc.methods.method import Batch, LossParts, Method, Outputs, method
@@ -42,8 +43,9 @@ class RegionTokensOptions(Settings):
     """Options of the classifier with region tokens."""
 
     backbone: str = Field("resnet50", description="name of a torchvision model, efficientnet_lite0, or `timm:<name>`")
-    regions: tuple[Region, ...] = Field(
-        ("vein", "contour"), description="regions with a token, in addition to the whole leaf's"
+    regions: tuple[RegionName, ...] | None = Field(
+        None,
+        description="regions with a token, next to the whole leaf's; default: all of the data set (vein contour)",
     )
     head: HeadKind = Field("cosine", description="head of each token; linear is a control")
     scale: float = Field(16.0, gt=0, description="cosine heads: logits are this factor times the cosine")
@@ -53,7 +55,7 @@ class RegionTokensOptions(Settings):
     token_weight: float = Field(1.0, ge=0, description="weight of the mean cross-entropy of the single heads")
     control: MaskControl = Field(MaskControl(), description="control experiments")
 
-    _each_once = field_validator("regions")(unique)
+    _each_once = field_validator("regions")(unique_or_none)
 
 
 class TokenHead(nn.Linear):
@@ -111,22 +113,32 @@ class RegionTokensNet(nn.Module):
     "embedding" (B, C), the whole leaf's token, "logits" (B, K), the mean of the token logits.
     """
 
-    def __init__(self, backbone: Backbone, finer_channels: int, num_classes: int, options: RegionTokensOptions) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        finer_channels: int,
+        num_classes: int,
+        regions: tuple[str, ...],
+        options: RegionTokensOptions,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.find = nn.ModuleDict({region: nn.Conv2d(finer_channels, 1, kernel_size=1) for region in options.regions})
+        self.layer_of = {region: layer_name(region) for region in regions}
+        layers = self.layer_of.values()
+        self.find = nn.ModuleDict({layer: nn.Conv2d(finer_channels, 1, kernel_size=1) for layer in layers})
         self.heads = nn.ModuleDict(
-            {region: TokenHead(finer_channels, num_classes, options.head, options.scale) for region in options.regions}
+            {layer: TokenHead(finer_channels, num_classes, options.head, options.scale) for layer in layers}
         )
         self.classifier = TokenHead(backbone.channels, num_classes, options.head, options.scale)
 
     def forward(self, images: Tensor) -> Outputs:
         """Images (B, 3, H, W) in [0, 1] -> logits (B, K), token logits, attention and features."""
         finer, last = two_maps(self.backbone, images)
-        attention = {region: conv(finer).float().sigmoid() for region, conv in self.find.items()}
+        attention = {region: self.find[layer](finer).float().sigmoid() for region, layer in self.layer_of.items()}
         embedding = last.float().mean(dim=(2, 3))
         logits = [self.classifier(embedding)]
-        logits += [self.heads[region](weighted_mean(finer.float(), weights)) for region, weights in attention.items()]
+        tokens = {region: weighted_mean(finer.float(), weights) for region, weights in attention.items()}
+        logits += [self.heads[self.layer_of[region]](token) for region, token in tokens.items()]
         token_logits = torch.stack(logits, dim=1)
         return {
             "features": last,
@@ -167,18 +179,20 @@ def region_tokens_losses(outputs: Outputs, batch: Batch, regions: tuple[str, ...
 @method("region_tokens", RegionTokensOptions)
 def build_region_tokens(num_classes: int, init: str, options: RegionTokensOptions) -> Method:
     """`Method` of the classifier with region tokens; see `ufgvc.methods.build`."""
+    regions = PAPER_REGIONS if options.regions is None else options.regions
+    options = options.model_copy(update={"regions": regions})
     backbone = build_backbone(options.backbone, init)
     return Method(
         name="region_tokens",
         num_classes=num_classes,
         options=options.model_dump(mode="json"),
-        net=RegionTokensNet(backbone, finer_channels(backbone), num_classes, options),
-        losses=partial(region_tokens_losses, regions=options.regions),
+        net=RegionTokensNet(backbone, finer_channels(backbone), num_classes, regions, options),
+        losses=partial(region_tokens_losses, regions=regions),
         loss_weights={"classification": 1.0, "tokens": options.token_weight}
-        | dict.fromkeys(options.regions, options.mask_weight),
+        | dict.fromkeys(regions, options.mask_weight),
         recipe=RECIPE,
         head=("classifier", "heads", "find"),
-        regions=options.regions,
+        regions=regions,
         views=mask_views(options.control.guide),
     )
 

@@ -11,9 +11,10 @@ from PIL import Image
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.types import Box
-from ufgvc.data.dataset import Dataset, Manifest, read_images, read_shard, to_boxes
+from ufgvc.data.dataset import Dataset, Manifest, read_images, read_shard
 from ufgvc.data.images import Pixels, decode
 from ufgvc.data.resize import resize_longest
+from ufgvc.data.schemas import to_boxes
 
 ANNOTATED = "regions/annotated"
 MIN_ANNOTATED = 4  # training images; with fewer there are none to evaluate on

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torchvision.ops import box_iou
 
-from ufgvc.core.types import REGIONS, Box
+from ufgvc.core.types import Box
 from ufgvc.data.dataset import Dataset
 from ufgvc.data.images import Pixels
 from ufgvc.regions.annotated import DetectorSplit, read_pixels
@@ -45,7 +45,7 @@ def evaluate_detector(
             found.append(boxes)
             if len(examples) < _NUM_EXAMPLES:
                 examples.append((image.image_id, pixels, selected))
-    by_region = {region: average_precision(truths, found, region) for region in REGIONS}
+    by_region = {region: average_precision(truths, found, region) for region in dataset.regions}
     measured = [value for value in by_region.values() if value is not None]
     metrics = {
         "map50": float(np.mean(measured)) if measured else 0.0,

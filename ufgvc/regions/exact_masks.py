@@ -1,4 +1,4 @@
-"""Copies masks of kind exact from a source folder with masks/vein and masks/contour, as `ufgvc synth` writes it."""
+"""Copies masks of kind exact from a source folder with masks/<region>/, as `ufgvc synth` writes it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -14,12 +15,13 @@ import pyarrow as pa
 
 from ufgvc.core.config import short_key
 from ufgvc.core.errors import UserError
+from ufgvc.core.region_names import join_names
 from ufgvc.core.storage import Store, open_store
-from ufgvc.core.types import REGIONS
-from ufgvc.data.dataset import SCHEMAS, Dataset, Shard, ShardWriter, read_index
+from ufgvc.data.dataset import Dataset, Shard, ShardWriter, read_index
 from ufgvc.data.images import BadImage, decode_mask, encode_mask
 from ufgvc.data.readers.listing import image_ids
 from ufgvc.data.readers.scan import find_photographs, scan
+from ufgvc.data.schemas import masks_schema
 from ufgvc.regions.mask_results import MaskResult, find_existing, run_on_shards
 from ufgvc.runtime.session import ray_session, runs_in_process
 from ufgvc.runtime.tasks import one_task_each, run_tasks
@@ -52,10 +54,9 @@ class MaskFolder:
 def exact_masks(dataset: Dataset, source: str | None, context: Context = Context()) -> MaskResult:
     """Writes <data>/masks/exact for every image.
 
-    source: folder or URI in the released layout with masks/vein and masks/contour. Nothing is done if the masks exist,
-    made from the same images and files, unless `context.fresh`. UserError names a mask that is missing, damaged, no
-    1-bit PNG or of another size than its image, and a photograph of the source that differs from the image of that
-    name.
+    source: folder or URI in the released layout, with masks/<region>/. Nothing is done if the masks exist, made from
+    the same images and files, unless `context.fresh`. UserError names a mask that is missing, damaged, no 1-bit PNG or
+    of another size than its image, and a photograph of the source that differs from the image of that name.
     """
     started = time.monotonic()
     if source is None:
@@ -64,13 +65,13 @@ def exact_masks(dataset: Dataset, source: str | None, context: Context = Context
             where="--mask-kind exact",
             fix="give the folder with the photographs and their masks as --source",
         )
-    folder = open_masks(source)
+    folder = open_masks(source, dataset.regions)
     key = short_key({"kind": EXACT, "source": folder.store.uri, "listing": folder.key})
     if not context.fresh and (manifest := find_existing(dataset, _FOLDER, key)):
         log.info("mask: %s exists, made from the same images and files", _FOLDER)
         return MaskResult.from_manifest(dataset, EXACT, manifest, started, found=True)
-    _check_complete(folder, read_index(dataset)["image_id"].to_pylist())
-    writer = ShardWriter(dataset.store, _FOLDER, dataset.fingerprint, "masks")
+    _check_complete(folder, read_index(dataset)["image_id"].to_pylist(), dataset.regions)
+    writer = ShardWriter(dataset.store, _FOLDER, dataset.fingerprint, "masks", dataset.regions)
 
     def copy(row: dict[str, Any]) -> dict[str, Any]:
         shard = copy_shard(dataset, folder, writer, Shard(**json.loads(row["shard"])))
@@ -88,15 +89,16 @@ def exact_masks(dataset: Dataset, source: str | None, context: Context = Context
     return MaskResult.from_manifest(dataset, EXACT, manifest, started)
 
 
-def open_masks(source: str) -> MaskFolder:
-    """Lists the photographs and masks of a source. UserError if it has no masks."""
+def open_masks(source: str, regions: Sequence[str]) -> MaskFolder:
+    """Lists the photographs of a source and their masks of these regions. UserError if it has no such masks."""
     store = open_store(source)
     found = scan(store)
     files = {path: size for path, size in found.sizes.items() if path.startswith((_PHOTOGRAPHS, _MASKS))}
-    masks = frozenset(path for path in files if path.startswith(tuple(f"{_MASKS}{region}/" for region in REGIONS)))
+    masks = frozenset(path for path in files if path.startswith(tuple(f"{_MASKS}{region}/" for region in regions)))
     if not masks:
-        fix = " and ".join(f"masks/{region}/<image id>.png" for region in REGIONS)
-        raise UserError("holds no masks", where=store.uri, fix=f"expected {fix}, as `ufgvc synth` writes them")
+        fix = join_names([f"masks/{region}/<image id>.png" for region in regions])
+        what = f"holds no masks of {join_names(regions)}"
+        raise UserError(what, where=store.uri, fix=f"expected {fix}, 1-bit PNGs as `ufgvc synth` writes them")
     photographs = [
         path.removeprefix(_PHOTOGRAPHS) for path in find_photographs(found).sizes if path.startswith(_PHOTOGRAPHS)
     ]
@@ -108,11 +110,11 @@ def copy_shard(dataset: Dataset, folder: MaskFolder, writer: ShardWriter, shard:
     """Writes the masks of one shard of the images. UserError names a bad file."""
     rows = read_index(replace(dataset, shards=(shard,))).to_pylist()
     with ThreadPoolExecutor(_READ_THREADS) as pool:
-        masks = list(pool.map(lambda row: _masks_of(folder, row), rows))
-    return writer.write(shard.name, shard.split, pa.Table.from_pylist(masks, SCHEMAS["masks"]))
+        masks = list(pool.map(lambda row: _masks_of(folder, row, dataset.regions), rows))
+    return writer.write(shard.name, shard.split, pa.Table.from_pylist(masks, masks_schema(dataset.regions)))
 
 
-def _masks_of(folder: MaskFolder, row: dict[str, Any]) -> dict[str, Any]:
+def _masks_of(folder: MaskFolder, row: dict[str, Any], regions: Sequence[str]) -> dict[str, Any]:
     """The row of the table of masks for a row of the index."""
     photograph = folder.photographs.get(row["image_id"])
     # All synthetic sets have the same file names, so the photographs are compared by their bytes.
@@ -123,7 +125,7 @@ def _masks_of(folder: MaskFolder, row: dict[str, Any]) -> dict[str, Any]:
         )
     size = row["height"], row["width"]
     return {"image_id": row["image_id"]} | {
-        region: _mask(folder, _name(row["image_id"], region), size) for region in REGIONS
+        region: _mask(folder, _name(row["image_id"], region), size) for region in regions
     }
 
 
@@ -143,9 +145,9 @@ def _mask(folder: MaskFolder, name: str, size: tuple[int, int]) -> bytes:
     return encode_mask(mask)
 
 
-def _check_complete(folder: MaskFolder, ids: list[str]) -> None:
+def _check_complete(folder: MaskFolder, ids: list[str], regions: Sequence[str]) -> None:
     """UserError if an image has no mask of a region."""
-    missing = [name for image_id in ids for region in REGIONS if (name := _name(image_id, region)) not in folder.masks]
+    missing = [name for image_id in ids for region in regions if (name := _name(image_id, region)) not in folder.masks]
     if missing:
         more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
         fix = "give the folder that was ingested; a mask is named after the image id of its photograph"

@@ -6,19 +6,21 @@ import hashlib
 import json
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ufgvc.core.config import short_key
 from ufgvc.core.errors import UserError
 from ufgvc.core.process import cpu_count
+from ufgvc.core.region_names import join_names
 from ufgvc.core.storage import open_store
 from ufgvc.data.dataset import Dataset, Manifest, Shard, ShardWriter, open_dataset, read_manifest
 from ufgvc.regions.annotated import ANNOTATED
 from ufgvc.regions.exact_masks import EXACT, exact_masks
 from ufgvc.regions.mask_results import MaskCompleteness, MaskResult, find_existing, run_on_shards
 from ufgvc.regions.mask_worker import DETECTED, ShardMasker
-from ufgvc.regions.settings import METRICS, MaskSettings
+from ufgvc.regions.settings import METRICS, MaskSettings, check_kind
 from ufgvc.runtime.resources import actor_pool, choose_device
 from ufgvc.runtime.session import ray_session, runs_in_process
 from ufgvc.runtime.tasks import one_task_each, run_tasks
@@ -45,6 +47,7 @@ def mask(
     settings = settings or MaskSettings()
     started = time.monotonic()
     dataset = open_dataset(data)
+    check_kind(settings.mask_kind, dataset.regions)
     if settings.mask_kind == EXACT:
         return exact_masks(dataset, source, context)
     folder = f"masks/{settings.mask_kind}"
@@ -63,7 +66,7 @@ def mask(
     )
     writers = {
         "detected": ShardWriter(dataset.store, DETECTED, dataset.fingerprint, "regions"),
-        "masks": ShardWriter(dataset.store, folder, dataset.fingerprint, "masks"),
+        "masks": ShardWriter(dataset.store, folder, dataset.fingerprint, "masks", dataset.regions),
     }
     arguments = {
         "dataset": dataset,
@@ -162,7 +165,7 @@ def newest_detector(dataset: Dataset, runs: str) -> str:
 
 
 def _describe_boxes(dataset: Dataset, detector: str | None, settings: MaskSettings) -> BoxOrigin:
-    """UserError if a detector is needed and `detector` holds none, or if there are no annotated boxes."""
+    """UserError without annotated boxes, or if a detector is needed and there is none, or one of other regions."""
     regions: tuple[str, ...] = ()
     origin: dict[str, Any] = {"boxes": settings.box_source}
     confidence = settings.confidence or 0.25
@@ -177,9 +180,17 @@ def _describe_boxes(dataset: Dataset, detector: str | None, settings: MaskSettin
             fix = f"run `ufgvc detect --data {dataset.store.uri}` first"
             raise UserError("holds no detector", where=detector, fix=fix) from None
         regions = tuple(description["regions"])
+        check_detector(regions, dataset, str(detector))
         confidence = settings.confidence or description["info"].get("confidence", confidence)
         origin |= {"confidence": confidence, "max_boxes": description["max_boxes"]}
     return BoxOrigin(confidence, regions, origin)
+
+
+def check_detector(regions: Sequence[str], dataset: Dataset, where: str) -> None:
+    """UserError for a detector of regions that the data set does not have.  regions: of the detector."""
+    if not set(regions) <= set(dataset.regions):
+        what = f"finds {join_names(regions)}, the regions of the data set are {join_names(dataset.regions)}"
+        raise UserError(what, where=where, fix=f"run `ufgvc detect --data {dataset.store.uri}`")
 
 
 def _run(dataset: Dataset, arguments: dict[str, Any], settings: MaskSettings, context: Context) -> list[dict[str, Any]]:

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ufgvc.core.errors import UserError
-from ufgvc.core.types import REGIONS
 from ufgvc.data.dataset import Dataset, Manifest, read_manifest
 from ufgvc.regions.settings import MaskSettings
 
@@ -93,15 +92,15 @@ class MaskCompleteness:
     def from_rows(cls, rows: Sequence[Mapping[str, Any]], regions: Sequence[str], min_found: float) -> MaskCompleteness:
         """From the results of `ShardMasker`.  regions: those that there can be; none: those that occur in the rows."""
         counts = [
-            (json.loads(row["masks"])["split"], set(combination.split("+")), n)
+            (json.loads(row["masks"])["split"], set(combination.split("+")) - {""}, n)
             for row in rows
             for combination, n in json.loads(row["found"]).items()
         ]
-        occurring = [region for region in REGIONS if any(region in found for _, found, _ in counts)]
-        wanted = set(regions or occurring or REGIONS)
-        train = [(found, n) for split, found, n in counts if split == "train"]
-        complete = sum(n for _, found, n in counts if wanted <= found)
-        return cls(sum(n for found, n in train if wanted <= found), sum(n for _, n in train), complete, min_found)
+        wanted = set(regions) or set().union(*(found for _, found, _ in counts))
+        all_found = [(split, n) for split, found, n in counts if wanted and wanted <= found]
+        num_train = sum(n for split, _, n in counts if split == "train")
+        train = sum(n for split, n in all_found if split == "train")
+        return cls(train, num_train, sum(n for _, n in all_found), min_found)
 
     @classmethod
     def from_manifest(cls, manifest: Manifest) -> MaskCompleteness:

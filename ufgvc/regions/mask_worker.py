@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ufgvc.core.storage import Store
-from ufgvc.core.types import REGIONS, Box
-from ufgvc.data.dataset import SCHEMAS, Dataset, Shard, ShardWriter, from_boxes, read_images, read_shard, to_boxes
+from ufgvc.core.types import Box
+from ufgvc.data.dataset import Dataset, Shard, ShardWriter, read_images, read_shard
 from ufgvc.data.images import BadImage, Pixels, decode, encode_mask
+from ufgvc.data.schemas import REGIONS_SCHEMA, from_boxes, masks_schema, to_boxes
 from ufgvc.regions.annotated import ANNOTATED
 from ufgvc.regions.masks import make_masks
 from ufgvc.runtime.resources import TorchDevice
@@ -87,15 +88,16 @@ class ShardMasker:
             for offset, (image, decoded, boxes) in enumerate(zip(rows, pixels, found, strict=True)):
                 used = self._choose(stored[start + offset] if stored else None, boxes)
                 masks.append({"image_id": image["image_id"], **self._encode_masks(decoded, used)})
-        combinations = Counter("+".join(region for region in REGIONS if mask[region] is not None) for mask in masks)
+        regions = self.dataset.regions
+        combinations = Counter("+".join(region for region in regions if mask[region] is not None) for mask in masks)
         result = {
-            "masks": self._write("masks", shard, pa.Table.from_pylist(masks, SCHEMAS["masks"])),
+            "masks": self._write("masks", shard, pa.Table.from_pylist(masks, masks_schema(regions))),
             "detected": "",
             "found": json.dumps(combinations),
             "failed": json.dumps(failed),
         }
         if self.detector is not None:
-            table = pa.table({"image_id": ids, "boxes": [from_boxes(boxes) for boxes in detected]}, SCHEMAS["regions"])
+            table = pa.table({"image_id": ids, "boxes": [from_boxes(boxes) for boxes in detected]}, REGIONS_SCHEMA)
             result["detected"] = self._write("detected", shard, table)
         return result
 
@@ -155,8 +157,8 @@ class ShardMasker:
 
     def _encode_masks(self, image: Pixels | None, boxes: Boxes) -> dict[str, bytes | None]:
         if image is None:
-            return dict.fromkeys(REGIONS)
-        masks = make_masks(image, boxes, self.kind)
+            return dict.fromkeys(self.dataset.regions)
+        masks = make_masks(image, boxes, self.kind, self.dataset.regions)
         return {region: None if mask is None else encode_mask(mask) for region, mask in masks.items()}
 
     def _write(self, name: str, shard: Shard, table: pa.Table) -> str:

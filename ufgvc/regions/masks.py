@@ -12,7 +12,7 @@ from scipy import ndimage
 from skimage.filters import sato, threshold_otsu
 
 from ufgvc.core.registry import Registry
-from ufgvc.core.types import REGIONS, Box
+from ufgvc.core.types import Box
 from ufgvc.data.images import Pixels
 from ufgvc.data.resize import resize_longest
 
@@ -26,14 +26,14 @@ _BAND = 1 / 80  # half width of the band along the outline, as a share of the lo
 _MIN_CONTRAST = 16  # of 255; less is noise
 
 
-def make_masks(image: Pixels, boxes: Sequence[Box] | None, kind: str) -> dict[str, Mask | None]:
+def make_masks(image: Pixels, boxes: Sequence[Box] | None, kind: str, regions: Sequence[str]) -> dict[str, Mask | None]:
     """{region: (H, W) bool} of an upright image (H, W, 3) uint8; None for a region without a box.
 
-    kind: a key of MASK_KINDS; UserError for another.
+    kind: a key of MASK_KINDS that the regions may have (`check_kind`); UserError for another.
     """
     make = MASK_KINDS.get(kind)
-    masks: dict[str, Mask | None] = dict.fromkeys(REGIONS)
-    for region in REGIONS:
+    masks: dict[str, Mask | None] = dict.fromkeys(regions)
+    for region in regions:
         mine = [box for box in boxes or () if box.region == region]
         if not mine:
             continue
@@ -103,11 +103,11 @@ def luminance_mask(image: Pixels, inside: Mask, region: str) -> Mask:
 
 @MASK_KINDS.register("structure")
 def structure_mask(image: Pixels, inside: Mask, region: str) -> Mask:
-    """Vein pixels in vein boxes (ridge filter of Sato et al. 1998), a band along the outline in others.
+    """Vein pixels in vein boxes (ridge filter of Sato et al. 1998), a band along the outline in contour boxes.
 
     Not in the paper.
     """
-    return _at_working_size(image, inside, _veins if region == "vein" else _outline)
+    return _at_working_size(image, inside, {"vein": _veins, "contour": _outline}[region])
 
 
 def _bright(image: Pixels, inside: Mask) -> Mask:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import tyro
 from pydantic import Field, model_validator
 
 from ufgvc.core.config import Settings
+from ufgvc.core.errors import UserError
 from ufgvc.core.places import WeightsPlace
+from ufgvc.core.region_names import PAPER_REGIONS, join_names
 from ufgvc.core.types import MaskKind
 from ufgvc.runtime.resources import ActorSettings, Device
 
@@ -74,7 +77,7 @@ class MaskSettings(ActorSettings):
 
     mask_kind: Annotated[MaskKind, tyro.conf.Suppress] = "box"
     """box: 1 inside the boxes; luminance: bright leaf pixels in them (the paper's text); structure: vein pixels and a
-    band along the outline; exact: the masks in masks/vein and masks/contour of --source, without a detector"""
+    band along the outline; exact: the masks in masks/<region> of --source, without a detector"""
     box_source: BoxSource = "detected"
     """which boxes to use: the detector's, the annotated ones, or the detector's for images without annotated ones"""
     confidence: float | None = Field(None, gt=0, lt=1)
@@ -104,3 +107,11 @@ class SuggestSettings(Settings):
     """without a detector of this data set: training on synthetic leaves"""
     device: Device = "auto"
     """cpu, gpu, or auto: a GPU if torch sees one"""
+
+
+def check_kind(kind: str, regions: Sequence[str]) -> None:
+    """UserError for masks of kind structure of regions other than vein and contour, which it is defined for."""
+    own = [region for region in regions if region not in PAPER_REGIONS]
+    if kind == "structure" and own:
+        what = f"these masks are defined for {join_names(PAPER_REGIONS)}, and this data set has {join_names(own)}"
+        raise UserError(what, where="--mask-kind structure", fix="use `--mask-kind box`, luminance or exact")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from ufgvc.core.errors import UserError
+from ufgvc.core.region_names import PAPER_REGIONS
 from ufgvc.core.storage import open_store
 from ufgvc.core.types import Box
 from ufgvc.data.dataset import MANIFEST_FILE, Dataset, Shard, open_dataset, read_images, read_index, read_manifest
@@ -22,7 +24,7 @@ from ufgvc.methods.backbones import Backbone, build_backbone
 from ufgvc.regions.annotated import ANNOTATED, list_annotated
 from ufgvc.regions.boxes import select_boxes
 from ufgvc.regions.detector import Detector, load_detector
-from ufgvc.regions.mask_dataset import newest_detector
+from ufgvc.regions.mask_dataset import check_detector, newest_detector
 from ufgvc.regions.mask_worker import IOU_THRESHOLD
 from ufgvc.regions.proposal_files import Proposal, write_proposals
 from ufgvc.regions.settings import SuggestSettings
@@ -41,7 +43,8 @@ Floats = NDArray[np.float64]
 class SuggestResult:
     """folder: with the photographs and boxes.  leaves: {image_id: uncertainty}, in the order of their choice.
 
-    boxes: proposed ones.  looked_at: leaves.  annotated: training leaves that have boxes.  detector: what proposed.
+    boxes: proposed ones.  looked_at: leaves.  annotated: training leaves that have boxes.  detector: what proposed; ""
+    if no detector knows the regions yet.
     """
 
     folder: str
@@ -54,11 +57,14 @@ class SuggestResult:
     def summary(self) -> str:
         """The lines for the terminal."""
         names = ", ".join(self.leaves)
+        proposed, todo = f"{self.boxes} boxes proposed by {self.detector}", "Correct them"
+        if not self.detector:
+            proposed, todo = "photographs without boxes, because no detector knows the regions yet", "Draw boxes"
         return (
             f"{len(self.leaves)} of {self.looked_at} leaves to annotate next ({self.annotated} have boxes): {names}\n"
-            f"{self.boxes} boxes proposed by {self.detector}, in {self.folder}\n"
-            "Correct them in LabelImg (yolo/ or voc/), CVAT (coco.json) or Label Studio (label-studio.json), and give "
-            "the corrected ones to `ufgvc ingest --boxes`"
+            f"{proposed}, in {self.folder}\n"
+            f"{todo} in LabelImg (yolo/ or voc/), CVAT (coco.json) or Label Studio (label-studio.json), and give "
+            f"{'the corrected ones' if self.detector else 'them'} to `ufgvc ingest --boxes`"
         )
 
 
@@ -72,8 +78,9 @@ def suggest(
     """Chooses training leaves without boxes, proposes boxes on them, and writes both below `out`.
 
     detector: folder or URI; default: the newest of this data set in `context.runs`; without one that of synthetic
-    leaves, which is trained where it does not exist.
-    UserError if every training leaf has boxes, or if there is no such detector.
+    leaves, which is trained where it does not exist. That one knows vein and contour: where neither is a region of the
+    data set, no boxes are proposed, and leaves are chosen by their looks.
+    UserError if every training leaf has boxes, or if there is no such detector, or one of other regions.
     """
     settings = settings or SuggestSettings()
     dataset = open_dataset(data)
@@ -82,9 +89,8 @@ def suggest(
     pool = sample_pool(dataset, known, settings.pool, context.seed)
     proposer, name = _open_detector(dataset, detector, settings, context, device)
     backbone = build_backbone("efficientnet_lite0", "imagenet").eval().to(device)
-    candidates = [
-        candidate for batch in _read(dataset, pool) for candidate in _look(batch, proposer, backbone, settings)
-    ]
+    looked_at = (_look(batch, proposer, dataset.regions, backbone, settings) for batch in _read(dataset, pool))
+    candidates = [candidate for batch in looked_at for candidate in batch]
     references = [_embed(batch, backbone) for batch in _read(dataset, set(sorted(known)[: settings.pool]))]
     embeddings = np.stack([candidate.embedding for candidate in candidates])
     uncertainty = np.array([candidate.uncertainty for candidate in candidates])
@@ -93,7 +99,7 @@ def suggest(
     rank = {candidate.proposal.image_id: place for place, candidate in enumerate(chosen)}
     store = open_store(out)
     images = (row for batch in _read(dataset, set(rank)) for row in batch)
-    write_proposals(store, images, [candidate.proposal for candidate in chosen], proposer.regions)
+    write_proposals(store, images, [candidate.proposal for candidate in chosen], dataset.regions)
     return SuggestResult(
         folder=store.uri,
         leaves={candidate.proposal.image_id: candidate.uncertainty for candidate in chosen},
@@ -137,13 +143,13 @@ def choose(embeddings: Floats, uncertainty: Floats, annotated: Floats, count: in
 
 def measure_uncertainty(boxes: Sequence[Box], max_boxes: Mapping[str, int]) -> float:
     """1 - the mean score of the boxes that a leaf should have, in [0, 1]: the best `max_boxes[region]` of each region,
-    with 0 for those that were not found.
+    with 0 for those that were not found; 1 if none can be found.
     """
     scores: list[float] = []
     for region, limit in max_boxes.items():
         best = sorted((box.score for box in boxes if box.region == region), reverse=True)[:limit]
         scores += best + [0.0] * (limit - len(best))
-    return 1 - float(np.mean(scores))
+    return 1 - float(np.mean(scores)) if scores else 1.0
 
 
 def annotated_ids(dataset: Dataset) -> set[str]:
@@ -167,17 +173,27 @@ def sample_pool(dataset: Dataset, known: set[str], size: int, seed: int) -> set[
 
 def _open_detector(
     dataset: Dataset, detector: str | None, settings: SuggestSettings, context: Context, device: str
-) -> tuple[Detector, str]:
-    """(detector, how the summary names it)."""
-    if detector is None:
-        try:
-            detector = newest_detector(dataset, context.runs)
-        except UserError:  # none yet: these are the first leaves to annotate
-            found = synthetic_detector(context.runs, settings.model, settings.pretrain, device)
-            return found, "the detector of synthetic leaves"
-    with tempfile.TemporaryDirectory(prefix="ufgvc-detector-") as folder:
-        open_store(detector).download(Path(folder))
-        return load_detector(Path(folder), device), detector
+) -> tuple[Detector | None, str]:
+    """(detector, how the summary names it); (None, "") if there is none, and that of synthetic leaves finds no region.
+
+    UserError if `detector` names one of other regions.
+    """
+    place = detector
+    if place is None:
+        with contextlib.suppress(UserError):  # none yet: these are the first leaves to annotate
+            place = newest_detector(dataset, context.runs)
+    if place is not None:
+        with tempfile.TemporaryDirectory(prefix="ufgvc-detector-") as folder:
+            open_store(place).download(Path(folder))
+            found = load_detector(Path(folder), device)
+        if detector is not None:
+            check_detector(found.regions, dataset, detector)
+        if set(found.regions) <= set(dataset.regions):
+            return found, place
+    if not set(PAPER_REGIONS) & set(dataset.regions):
+        return None, ""
+    found = synthetic_detector(context.runs, settings.model, settings.pretrain, device)
+    return found, "the detector of synthetic leaves"
 
 
 Row = dict[str, object]
@@ -193,15 +209,25 @@ def _read(dataset: Dataset, ids: set[str]) -> Iterator[list[Row]]:
             yield table.take(rows[start : start + BATCH_SIZE]).to_pylist()
 
 
-def _look(rows: list[Row], detector: Detector, backbone: Backbone, settings: SuggestSettings) -> Iterator[_Candidate]:
-    """Boxes, uncertainty and embedding of a batch of rows."""
+def _look(
+    rows: list[Row],
+    detector: Detector | None,
+    regions: Sequence[str],
+    backbone: Backbone,
+    settings: SuggestSettings,
+) -> Iterator[_Candidate]:
+    """Boxes, uncertainty and embedding of a batch of rows.  regions: of the data set; boxes of others are left out."""
     images = [decode(row["image"], row["orientation"]) for row in rows]  # type: ignore[arg-type]
-    found = detector.predict(images, min(LOWEST, settings.confidence), IOU_THRESHOLD)
+    found: list[list[Box]] = [[] for _ in images]
+    max_boxes: dict[str, int] = {}
+    if detector is not None:
+        found = detector.predict(images, min(LOWEST, settings.confidence), IOU_THRESHOLD)
+        max_boxes = {region: most for region, most in detector.max_boxes.items() if region in regions}
     embedded = _embed_images(images, backbone)
     for row, image, boxes, embedding in zip(rows, images, found, embedded, strict=True):
-        proposed = tuple(select_boxes(boxes, settings.confidence, detector.max_boxes))
+        proposed = tuple(select_boxes(boxes, settings.confidence, max_boxes))
         proposal = Proposal(str(row["image_id"]), image.shape[1], image.shape[0], proposed)
-        yield _Candidate(proposal, embedding, measure_uncertainty(boxes, detector.max_boxes))
+        yield _Candidate(proposal, embedding, measure_uncertainty(boxes, max_boxes))
 
 
 def _embed(rows: list[Row], backbone: Backbone) -> Floats:

@@ -9,8 +9,8 @@ from pathlib import Path
 from torch import Tensor
 
 from ufgvc.core.config import short_key
+from ufgvc.core.region_names import PAPER_REGIONS
 from ufgvc.core.storage import open_store
-from ufgvc.core.types import REGIONS
 from ufgvc.data.images import decode
 from ufgvc.data.readers.box_classes import choose_rules, to_regions
 from ufgvc.data.readers.boxes import read_boxes
@@ -61,13 +61,13 @@ def _train(folder: Path, model: YoloModel, settings: SyntheticInitSettings, devi
     for path in sorted((source / "images").iterdir()):
         image = decode(path.read_bytes())
         boxes = to_regions(boxes_of[path.stem], image.shape[1], image.shape[0], rules)
-        write_example(folder / "yolo", path.stem, image, boxes, REGIONS, settings.image_size)
+        write_example(folder / "yolo", path.stem, image, boxes, PAPER_REGIONS, settings.image_size)
     config = YoloConfig(model, settings.image_size, settings.epochs, batch_size=16)
 
     def on_epoch(epoch: int, losses: dict[str, float]) -> None:
         if epoch % 5 == 0 or epoch == settings.epochs:
             log.info("detector on synthetic leaves: epoch %d/%d  box %.3f", epoch, settings.epochs, losses["box_loss"])
 
-    net = train_yolo(folder / "yolo", folder / "work", REGIONS, config, on_epoch=on_epoch, device=device)
+    net = train_yolo(folder / "yolo", folder / "work", PAPER_REGIONS, config, on_epoch=on_epoch, device=device)
     info = {"pretrain": settings.model_dump()}
-    Detector(net, model, REGIONS, settings.image_size, {"vein": 1, "contour": 2}, info).save(folder / "model")
+    Detector(net, model, PAPER_REGIONS, settings.image_size, {"vein": 1, "contour": 2}, info).save(folder / "model")

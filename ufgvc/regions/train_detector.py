@@ -19,8 +19,8 @@ import torch
 from ufgvc.core.config import short_key, to_yaml
 from ufgvc.core.errors import UserError, disk_errors
 from ufgvc.core.process import git_commit, versions
+from ufgvc.core.region_names import PAPER_REGIONS, join_names
 from ufgvc.core.storage import Store, open_store
-from ufgvc.core.types import REGIONS
 from ufgvc.data.dataset import Dataset, open_dataset, read_manifest
 from ufgvc.regions.annotated import (
     ANNOTATED,
@@ -73,6 +73,8 @@ def detect(data: str, settings: DetectSettings | None = None, context: Context =
     """
     settings = settings or DetectSettings()
     dataset = open_dataset(data)
+    if not settings.num_annotated:
+        check_synthetic(dataset)
     manifest = read_manifest(dataset, ANNOTATED)
     fingerprints = {"data": dataset.fingerprint, "annotated": manifest.fingerprint, "init": _init_fingerprint(settings)}
     result_settings = settings.model_dump(exclude={"device", "coco_weights"})
@@ -101,6 +103,15 @@ def detect(data: str, settings: DetectSettings | None = None, context: Context =
         metrics = _run(dataset, split, settings, context, store, fingerprints, run)
     _register(dataset, store, metrics, context, run)
     return DetectResult(store.uri, f"{store.uri}/model", metrics)
+
+
+def check_synthetic(dataset: Dataset) -> None:
+    """UserError unless the detector of synthetic leaves can find the regions of the data set."""
+    own = [region for region in dataset.regions if region not in PAPER_REGIONS]
+    if own:
+        known = join_names(PAPER_REGIONS)
+        what = f"the detector of synthetic leaves finds {known}, this data set has {join_names(own)}"
+        raise UserError(what, where="--num-annotated 0", fix="annotate some leaves, and leave --num-annotated out")
 
 
 def _register(dataset: Dataset, store: Store, metrics: Mapping[str, Any], context: Context, run: Run) -> None:
@@ -146,7 +157,7 @@ def _run(
         detector.save(work / "model")
         (work / "report").mkdir()
         (work / "report" / "table1.md").write_text(format_table(dataset.name, metrics), encoding="utf-8")
-        (work / "report" / "figure3.png").write_bytes(draw_detections(examples))
+        (work / "report" / "figure3.png").write_bytes(draw_detections(examples, dataset.regions))
         for name in ("model", "report"):
             store.upload(work / name, name)
             run.log_folder(work / name, name)
@@ -166,7 +177,7 @@ def _train(
     init = _load_init(settings, context, device)
     boxes = [image.boxes for image in split.train]
     annotated = {box.region for some in boxes for box in some}
-    regions = tuple(region for region in REGIONS if region in annotated)
+    regions = tuple(region for region in dataset.regions if region in annotated)
     for number, (image, pixels) in enumerate(read_pixels(dataset, split.train)):
         write_example(work / "yolo", f"{number:06d}", pixels, image.boxes, regions, settings.image_size)
     config = YoloConfig(

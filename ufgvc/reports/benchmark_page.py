@@ -9,6 +9,7 @@ from dataclasses import replace
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from ufgvc.core.region_names import join_names
 from ufgvc.evaluation.benchmark_record import BenchmarkRecord
 from ufgvc.evaluation.benchmark_summary import MethodSummary
 from ufgvc.reports.benchmark_tables import benchmark_tables, row_notes, rows_of
@@ -20,7 +21,7 @@ from ufgvc.reports.tables import Cells, Table, percent, points, points_with_inte
 SCORED_LEAVES = {"fixed": "test leaves", "crossval": "leaves scored out of fold"}
 BUDGETS = {"equal": "the same for every method", "published": "each method with its published settings"}
 CAM_TEXT = (
-    "Class activation maps for the predicted cultivar, with the share of the map inside vein and contour. "
+    "Class activation maps for the predicted cultivar, with the share of the map inside {regions}. "
     "A uniform map has the share of the image that the masks cover."
 )
 DIFFERENCES_TEXT = (
@@ -29,7 +30,7 @@ DIFFERENCES_TEXT = (
 )
 SECTIONS: dict[str, tuple[str, str]] = {
     "II": ("The methods", "The paper's methods in its order, then others."),
-    "III": ("The effect of the masks", "The same network trained with no, one or both masks."),
+    "III": ("The effect of the masks", "The same network trained with no masks, those of one region, and all."),
     "controls": ("Controls", "Variants with one thing changed, to find what explains a gain."),
     "crossval": (
         "Cross-validation",
@@ -58,7 +59,7 @@ def compose_benchmark(results: Sequence[Result], cam: Panels | None = None, foot
         sections += _table_sections(*result)
     maps = [block for block in (cam, _energy_table(record)) if block]
     if maps:
-        sections.append(Section("Class activation maps", CAM_TEXT, maps))
+        sections.append(Section("Class activation maps", CAM_TEXT.format(regions=join_names(record.regions)), maps))
     return Page(
         eyebrow="ufgvc benchmark",
         title=record.title,
@@ -129,7 +130,7 @@ def _energy_table(record: BenchmarkRecord) -> Table | None:
         [label, percent(inside), percent(covered), f"{inside / covered:.2f}" if covered > 0 else None, str(leaves)]
         for label, (inside, covered, leaves) in record.energy.items()
     ]
-    columns = ("Model", "Map inside vein and contour", "Image covered by them", "Ratio", "Leaves")
+    columns = ("Model", f"Map inside {join_names(record.regions)}", "Image covered by them", "Ratio", "Leaves")
     return Table("Share of the maps inside the masks, mean over leaves", columns, rows) if rows else None
 
 

@@ -23,7 +23,6 @@ from ufgvc.reports.tables import (
 # The order of the paper; methods that it does not have follow in the order of the benchmark.
 METHODS = ("alexnet", "vgg16", "resnet50", "inception_v3", "mobilenet_v2", "bcnn", "improved_bcnn", "nts_net",
            "mpn_cov", "dcl", "maskcov", "mask_guided")  # fmt: skip
-REGIONS = ((), ("vein",), ("contour",), ("vein", "contour"))
 TITLES: dict[str, str] = {
     "II": "Table II: the methods",
     "III": "Table III: the masks that guide the network",
@@ -41,7 +40,10 @@ def rows_of(summaries: Sequence[MethodSummary], which: str) -> list[MethodSummar
     chosen = [one for one in summaries if which == "crossval" or which in one.result.tables]
     if which in ("II", "crossval"):
         return sorted(chosen, key=lambda one: _rank(one.result.key, METHODS))
-    return sorted(chosen, key=lambda one: _rank(one.result.regions, REGIONS)) if which == "III" else chosen
+    if which == "III":  # no region, each alone, all, in the order in which the row with all names them
+        order = max((one.result.regions for one in chosen), key=len, default=())
+        return sorted(chosen, key=lambda one: (len(one.result.regions), *(_rank(r, order) for r in one.result.regions)))
+    return chosen
 
 
 def _rank(value: object, order: Sequence[object]) -> int:

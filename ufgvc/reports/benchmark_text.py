@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ufgvc.core.region_names import PAPER_REGIONS
 from ufgvc.evaluation.benchmark_record import BenchmarkRecord
 from ufgvc.evaluation.benchmark_summary import MethodSummary
 from ufgvc.evaluation.paper_results import PAPER
@@ -60,14 +61,16 @@ def describe_significance(p: float, corrected: float) -> str:
 
 
 def describe_paper(record: BenchmarkRecord, summaries: Sequence[MethodSummary]) -> str:
-    """The paper's differences of Table II, relative to our interval; "" if ours was not measured on its split."""
+    """The paper's differences of Table II, relative to our interval; "" if ours was not measured on its split, or with
+    other regions.
+    """
     base, proposed = record.references[:2]
     gaps = [one.differences[base] for one in summaries if one.result.key == proposed and base in one.differences]
-    if not gaps or record.protocol == "crossval":
+    if not gaps or record.protocol == "crossval" or record.regions != PAPER_REGIONS:
         return ""
     texts = []
     for name, accuracies in PAPER.items():
-        theirs = (accuracies["mask_guided", ("vein", "contour")] - accuracies["resnet50", ()]) / 100
+        theirs = (accuracies["mask_guided", PAPER_REGIONS] - accuracies["resnet50", ()]) / 100
         where = "inside" if gaps[0].low <= theirs <= gaps[0].high else "above" if theirs > gaps[0].high else "below"
         texts.append(f"{points(theirs)} on {name} ({where} that interval)")
     return f"In the paper: {' and '.join(texts)}; its ResNet-50 is quoted from another paper."

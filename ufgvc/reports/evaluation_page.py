@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from ufgvc.core.region_names import join_names
 from ufgvc.evaluation.evaluation import Evaluation
 from ufgvc.evaluation.metrics import Scores, confused_pairs
 from ufgvc.evaluation.paired_test import McNemar
@@ -21,7 +22,7 @@ CALIBRATION_TEXT = (
     "Calibration error before and after temperature scaling on validation leaves, and how many of the test leaves, all "
     "of known cultivars, are flagged as unknown."
 )
-REGIONS_TEXT = "The photograph inside the vein and contour masks. Masks are used in training only, not for prediction."
+REGIONS_TEXT = "The photograph inside the mask of each region. Masks are used in training only, not for prediction."
 
 
 def compose_evaluation(record: Evaluation, cam: Panels | None, regions: Panels | None) -> Page:
@@ -31,7 +32,7 @@ def compose_evaluation(record: Evaluation, cam: Panels | None, regions: Panels |
     sections = [
         _comparison(record),
         Section("Class activation maps", CAM_TEXT, [cam]) if cam else None,
-        Section("Vein and contour", REGIONS_TEXT, [regions]) if regions else None,
+        Section(join_names(regions.columns[1:]).capitalize(), REGIONS_TEXT, [regions]) if regions else None,
         Section("Calibration", CALIBRATION_TEXT, [calibration_table(record.reliability)]),
         Section("Training", "Unweighted loss terms, and accuracy on the augmented training images.", [training])
         if training else None,

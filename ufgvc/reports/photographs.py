@@ -1,4 +1,4 @@
-"""The photograph panels of a report: class activation maps, and vein and contour, of a random sample of leaves."""
+"""The photograph panels of a report: class activation maps, and regions, of a random sample of leaves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.parquet import read_parquet_rows
-from ufgvc.core.types import REGIONS
+from ufgvc.core.region_names import PAPER_REGIONS, join_names
 from ufgvc.data.dataset import Dataset, Manifest, read_manifest
 from ufgvc.data.images import decode, decode_mask
 from ufgvc.evaluation.cam import activation_maps, masked_maps
@@ -71,13 +71,15 @@ def energy_panels(
     masks: Sequence[NDArray[np.bool_]],
     models: Mapping[str, LoadedModel],
     captions: Sequence[str],
+    regions: Sequence[str] = PAPER_REGIONS,
 ) -> Panels | None:
-    """Each leaf, its vein and contour, and each model's class activation map with its share inside them.
+    """Each leaf, its regions, and each model's class activation map with its share inside them.
 
-    images: (H, W, 3) uint8, upright.  masks: (H, W) bool.  captions: one for each leaf.
+    images: (H, W, 3) uint8, upright.  masks: (H, W) bool, of all regions.  captions: one for each leaf.
     Models without a feature map are left out. None without leaves or models.
     """
-    columns = ["leaf", "vein and contour"]
+    names = join_names(regions)
+    columns = ["leaf", names]
     pictures = [[image, masked(image, mask)] for image, mask in zip(images, masks, strict=True)]
     marks = [["", ""] for _ in images]
     for label, model in models.items():
@@ -89,26 +91,26 @@ def energy_panels(
         singles = [(batch, i) for batch in batches for i in range(len(batch.maps))]
         for place, (batch, i) in enumerate(singles):
             pictures[place].append(overlay_map(batch.views[i], batch.maps[i]))
-            marks[place].append(_energy_text(float(batch.inside[i]), float(batch.covered[i])))
+            marks[place].append(_energy_text(float(batch.inside[i]), float(batch.covered[i]), names))
     if len(columns) == 2 or not images:
         return None
     alt = f"Class activation maps of {len(images)} leaves for {', '.join(columns[2:])}"
-    alt += ", with their share inside vein and contour"
+    alt += f", with their share inside {names}"
     return _panels("cam", "Class activation maps", alt, columns, captions, pictures, marks)
 
 
-def _energy_text(inside: float, covered: float) -> str:
+def _energy_text(inside: float, covered: float, regions: str) -> str:
     if np.isnan(inside):
         return "empty map"
     if covered == 0:
-        return "no vein or contour in view"
+        return f"no {regions.replace(' and ', ' or ')} in view"
     return f"{100 * inside:.0f}\u00a0% inside (mask covers {100 * covered:.0f}\u00a0%)"
 
 
 def region_panels(
     dataset: Dataset, scored: Scored, classes: Sequence[str], kind: str, leaves: int, seed: int
 ) -> Panels | None:
-    """Fig. 3: each leaf, its vein and its contour. None without leaves, or without masks of that kind for them.
+    """Fig. 3: each leaf, and each of its regions. None without leaves, or without masks of that kind for them.
 
     RuntimeError if a row of masks belongs to another image.
     """
@@ -124,12 +126,15 @@ def region_panels(
     for image_row, mask_row in zip(read_test_rows(dataset, rows), mask_rows, strict=True):
         if image_row["image_id"] != mask_row["image_id"]:
             raise RuntimeError(f"masks/{kind} does not hold the masks of these images")
-        image, found = _image(image_row), [mask_row[region] for region in REGIONS]
+        image, found = _image(image_row), [mask_row[region] for region in dataset.regions]
         pictures.append([image, *(masked(image, decode_mask(mask) if mask else None) for mask in found)])
         marks.append(["", *("" if mask else "not found" for mask in found)])
     captions = [classes[scored.label[row]] for row in rows]
-    alt = f"Vein and contour of {len(rows)} test leaves"
-    return _panels("regions", "Leaf, vein and contour", alt, ["leaf", *REGIONS], captions, pictures, marks)
+    title, alt = (
+        join_names(["Leaf", *dataset.regions]),
+        f"{join_names(dataset.regions).capitalize()} of {len(rows)} test leaves",
+    )
+    return _panels("regions", title, alt, ["leaf", *dataset.regions], captions, pictures, marks)
 
 
 def masked(image: Pixels, mask: NDArray[np.bool_] | None) -> Pixels:

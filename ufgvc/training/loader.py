@@ -127,9 +127,7 @@ class BatchLoader:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         recipe = self.recipe
         if cropped is not None:
-            images = to_float(to_device(torch.from_numpy(cropped[0]), self.device))
-            bits = {region: to_device(torch.from_numpy(mask), self.device) for region, mask in cropped[1].items()}
-            masks = {region: mask[:, None] for region, mask in bits.items()}
+            images, masks = to_float(self._send(cropped[0])), {r: self._send(m)[:, None] for r, m in cropped[1].items()}
         else:
             masks = {region: unpack(bits, recipe.resize) for region, bits in raw.packed_masks.items()}
             geometry = torch.from_numpy(np.concatenate([uniforms["crop"], uniforms["size"]], axis=1))
@@ -141,6 +139,9 @@ class BatchLoader:
         if recipe.colour_jitter:
             images = jitter_colours(images, torch.from_numpy(uniforms["colour"]), recipe.colour_jitter)
         return images, masks
+
+    def _send(self, array: NDArray[np.uint8]) -> Tensor:
+        return to_device(torch.from_numpy(array), self.device)
 
     def crop_on_host(self, raw: RawBatch, epoch: int) -> Cropped | None:
         """The bytes that go to the device, of a batch on the host whose crops are neither turned nor resized; else
@@ -263,12 +264,13 @@ def _source(
 
     A classifier that is fitted to embeddings reads photographs once at most, so `auto` caches none of them.
     """
-    with_masks, device, folder = config.mask_kind is not None, ranks.device, Path(config.cache_folder)
+    num_masks = len(dataset.regions) if config.mask_kind else 0
+    device, folder = ranks.device, Path(config.cache_folder)
     common = (labels, train, recipe.batch_size, config.seed, ranks.rank, ranks.world_size, device)
-    if recipe.classifier_fit and not with_masks and config.train.cache == "auto":
+    if recipe.classifier_fit and not num_masks and config.train.cache == "auto":
         where = "none"
     else:
-        where = choose_cache(config.train.cache, len(labels), recipe.resize, with_masks, device, folder)
+        where = choose_cache(config.train.cache, len(labels), recipe.resize, num_masks, device, folder)
     if where == "none" and recipe.cutmix:
         what = (
             "CutMix needs the decoded images at hand, which are streamed here: on a disk that is too small, or as set"
@@ -279,21 +281,21 @@ def _source(
     data = load_decoded_split(dataset, config.split, recipe.resize, config.mask_kind, config.mask_fingerprint, folder)
     resident = None
     if where == "device":
-        gib = decoded_size(len(labels), recipe.resize, with_masks) / 2**30
+        gib = decoded_size(len(labels), recipe.resize, num_masks) / 2**30
         with enough_memory(f"the cache of {gib:.1f} GiB", "train.cache", "use `--train.cache host`", device):
             resident = copy_to_device(data, labels, device)
     return CachedSource(data, *common, resident)
 
 
-def choose_cache(cache: str, rows: int, side: int, with_masks: bool, device: torch.device, folder: Path) -> str:
+def choose_cache(cache: str, rows: int, side: int, num_masks: int, device: torch.device, folder: Path) -> str:
     """Resolves `auto`: "device" if a third of the free GPU memory is enough, "host" if half of the free disk is, else
     "none".
 
-    rows, side: number and side in pixels of the decoded images.  folder: of the cache on disk.
+    rows, side: number and side in pixels of the decoded images.  num_masks: of each.  folder: of the cache on disk.
     """
     if cache != "auto":
         return cache
-    size = decoded_size(rows, side, with_masks)
+    size = decoded_size(rows, side, num_masks)
     if device.type == "cuda" and size < torch.cuda.mem_get_info(device)[0] / 3:
         return "device"
     folder.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ from ufgvc.core.process import cpu_count, restore_signal_handlers, versions
 from ufgvc.core.startup import mark, marks
 from ufgvc.core.storage import Store, join, open_store
 from ufgvc.data.cache import CACHE, cache_folder
-from ufgvc.data.dataset import Dataset, open_dataset, read_manifest
+from ufgvc.data.dataset import Dataset, open_dataset
 from ufgvc.data.splits import HeldFold
 from ufgvc.methods import build
 from ufgvc.methods.method import Method
@@ -46,6 +46,7 @@ from ufgvc.training.preflight import (
     choose_training_device,
 )
 from ufgvc.training.progress import Follower, read_metrics
+from ufgvc.training.regions import mask_fingerprint, use_regions
 from ufgvc.training.settings import TrainSettings, WorkerConfig, apply_overrides
 
 log = logging.getLogger(__name__)
@@ -86,8 +87,9 @@ def train(
     if settings.validation == "kfold" and settings.fold is None:
         raise UserError("k-fold validation trains several models", where="train.fold", fix="give one fold, e.g. 0")
     dataset = open_dataset(data)
-    built = build(method, num_classes=len(dataset.classes), init="none", **(options or {}))
-    masks = read_manifest(dataset, f"masks/{settings.mask_kind}").fingerprint if built.regions else None
+    options = use_regions(method, options or {}, dataset.regions)
+    built = build(method, num_classes=len(dataset.classes), init="none", **options)
+    masks = mask_fingerprint(dataset, built, settings.mask_kind)
     check_init(settings.init, built.options.get("backbone"))
     config, identity = make_worker_config(dataset, built, settings, context.seed, masks, context.runs)
     store = open_store(config.run)

@@ -9,8 +9,9 @@ from PIL import Image
 
 from tests.factories import encoded, put
 from tests.unit.bad_inputs.outcomes import refused, skipped
-from ufgvc.data.dataset import open_dataset, read_shard, to_boxes
+from ufgvc.data.dataset import open_dataset, read_shard
 from ufgvc.data.ingest import IngestSettings, ingest
+from ufgvc.data.schemas import to_boxes
 
 
 @pytest.mark.parametrize(

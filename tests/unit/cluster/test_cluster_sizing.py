@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from tests.unit.cluster.manifests import GROUPS, containers, number, request
 from ufgvc.data.cache import decoded_size
-from ufgvc.data.dataset import INDEX_COLUMNS, SCHEMAS
+from ufgvc.data.schemas import IMAGES_SCHEMA, INDEX_COLUMNS
 from ufgvc.data.stream import ROWS_PER_CHUNK
 from ufgvc.methods import build
 
@@ -22,7 +22,7 @@ def test_a_leaf_in_the_index_stays_within_the_bound() -> None:
         "group": [None] * rows,
         "sha256": ["0" * 64] * rows,
     }
-    columns = [pa.array(values.get(name, [1] * rows), SCHEMAS["images"].field(name).type) for name in INDEX_COLUMNS]
+    columns = [pa.array(values.get(name, [1] * rows), IMAGES_SCHEMA.field(name).type) for name in INDEX_COLUMNS]
     table = pa.table(columns, names=INDEX_COLUMNS).append_column("shard", pa.array(["train-00000"] * rows))
     table = table.append_column("row", pa.array(range(rows), pa.int32()))
     arrays = 4 * 8  # labels, positions, keys and the epoch's order, 8 bytes each
@@ -31,7 +31,7 @@ def test_a_leaf_in_the_index_stays_within_the_bound() -> None:
 
 def test_the_object_store_holds_the_blocks_that_are_decoded_at_a_time() -> None:
     side = build("mask_guided", num_classes=2, init="none").recipe.resize
-    block = decoded_size(ROWS_PER_CHUNK, side, with_masks=True)
+    block = decoded_size(ROWS_PER_CHUNK, side, num_masks=2)
     tasks = request(containers()["cpu"], "cpu") * 2  # a decoding task takes half a CPU
     for group in GROUPS.values():
         store = int(group["rayStartParams"]["object-store-memory"])

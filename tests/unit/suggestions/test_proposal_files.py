@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from tests.factories import encoded
+from ufgvc.core.region_names import PAPER_REGIONS
 from ufgvc.core.storage import open_store
-from ufgvc.core.types import REGIONS, Box
+from ufgvc.core.types import Box
 from ufgvc.data.images import decode
 from ufgvc.data.readers.box_classes import choose_rules, to_regions
 from ufgvc.data.readers.boxes import read_boxes
@@ -30,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"image_id": each.image_id, "image": encoded(number, height=40, width=60), "orientation": turn}
         for number, (each, turn) in enumerate(zip(PROPOSALS, (1, 6, 1), strict=True))
     ]
-    write_proposals(open_store(str(folder)), rows, PROPOSALS, REGIONS)
+    write_proposals(open_store(str(folder)), rows, PROPOSALS, PAPER_REGIONS)
     return folder
 
 
@@ -68,8 +69,8 @@ def test_label_studio_gets_percent_and_scores() -> None:
 def test_files_of_an_earlier_call_are_gone(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     rows = [{"image_id": each.image_id, "image": encoded(0), "orientation": 1} for each in PROPOSALS]
-    write_proposals(store, rows, PROPOSALS, REGIONS)
-    write_proposals(store, rows[:1], PROPOSALS[:1], REGIONS)
+    write_proposals(store, rows, PROPOSALS, PAPER_REGIONS)
+    write_proposals(store, rows[:1], PROPOSALS[:1], PAPER_REGIONS)
     assert {path.stem for path in tmp_path.rglob("*") if path.is_file()} == {
         *("leaf 1", "classes", "coco", "label-studio"),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from ufgvc.core.errors import UserError
+from ufgvc.core.region_names import PAPER_REGIONS
 from ufgvc.core.storage import Store, open_store
 from ufgvc.data.file_types import file_extension
 from ufgvc.data.readers import folder, manifest, ufg
@@ -15,13 +16,18 @@ ReaderName = Literal["auto", "ufg", "folder", "manifest"]
 
 
 def list_source(
-    source: str, reader: ReaderName = "auto", label_base: str | int = "auto", without: Store | None = None
+    source: str,
+    reader: ReaderName = "auto",
+    label_base: str | int = "auto",
+    without: Store | None = None,
+    regions: tuple[str, ...] = PAPER_REGIONS,
 ) -> Listing:
     """Lists the photographs of a source. UserError if there are none in a known layout.
 
     reader: auto takes a .csv or .parquet file as a manifest, and else the first layout that fits: ufg, manifest,
     folder.
-    without: a folder below the source whose files are ignored.
+    without: a folder below the source whose files are ignored.  regions: names that boxes may have; a classes.txt with
+    these does not list the cultivars.
     """
     folder_uri, table = split_uri(source)
     if table and file_extension(table) not in manifest.EXTENSIONS:
@@ -30,7 +36,7 @@ def list_source(
     files = scan(open_store(folder_uri), without=without)
     if table and table not in files.sizes:
         raise UserError("there is no such file", where=source, fix="check --source")
-    found = Source(files, find_photographs(files))
+    found = Source(files, find_photographs(files), regions)
     if reader == "auto":
         table = table or (None if ufg.fits(found) else manifest.find_table(found))
         reader = "manifest" if table else "ufg" if ufg.fits(found) else "folder"

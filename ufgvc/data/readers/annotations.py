@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from ufgvc.core.errors import UserError
+from ufgvc.core.region_names import PAPER_REGIONS, join_names
 from ufgvc.core.storage import join
 from ufgvc.data.readers.box_classes import BoxRules, choose_rules
 from ufgvc.data.readers.box_files import Annotation
@@ -53,22 +55,27 @@ class AnnotatedPhotos:
             )
 
 
-def read_annotations(uri: str | None, listing: Listing, setting: BoxRules) -> AnnotatedPhotos:
+def read_annotations(
+    uri: str | None, listing: Listing, setting: BoxRules, regions: Sequence[str] = PAPER_REGIONS
+) -> AnnotatedPhotos:
     """Reads the boxes at `uri`, or those among the photographs. Unused files are added to `listing.left_out`.
 
-    UserError if no box file belongs to a photograph, or if the classes are not regions.
+    UserError if no box file belongs to a photograph, or if the classes are not regions.  regions: of the data set.
     """
     uri = uri or find_boxes(listing)
     if uri is None:
         log.warning("no boxes: `detect` needs them for a few dozen photographs; give --boxes")
         _list_unused(listing, set())
         return AnnotatedPhotos()
-    found = read_boxes(uri, listing.classes)
+    found = read_boxes(uri, listing.classes, regions)
     matched = match_boxes(found, [photo.path for photo in listing.photos])
     names_file = found.names[0] if found.names else None
-    rules = choose_rules(set(found.labels()), setting, names_file)
+    rules = choose_rules(set(found.labels()), setting, names_file, regions)
     source = f"named in {names_file}: {found.mapping}" if names_file else f"read by the rules {rules!r}"
     log.info("boxes: %d photographs, classes %s, %s", len(matched.by_path), dict(found.labels()), source)
+    missing = set(regions) - {label.lower() for label in found.labels()}
+    if rules == "named" and missing:
+        log.warning("boxes: none of %s", join_names(sorted(missing)))
     _list_unused(listing, {join(found.folder, name) for name in found.files})
     if not matched.by_path and not matched.rejected:
         example = found.entries[0][1].file

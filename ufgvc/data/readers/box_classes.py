@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import yaml
 
 from ufgvc.core.errors import UserError
+from ufgvc.core.region_names import MAX_REGIONS, PAPER_REGIONS, is_region_name, join_names
 from ufgvc.core.storage import Store
-from ufgvc.core.types import REGIONS, Box
+from ufgvc.core.types import Box
 from ufgvc.data.readers.box_files import Annotation, json_format, load_json
 from ufgvc.data.readers.listing import clean_name
 
 BoxRules = Literal["auto", "named", "two_classes", "one_class"]
 BoxOrientation = Literal["auto", "upright", "stored"]
+NUMBER_RULES = ("two_classes", "one_class")  # for classes that are numbers without names
 _TOLERANCE = 1.0  # pixels: tools round, so a box at the edge may end this far outside
 _NAME_LISTS = frozenset(("classes.txt", "labels.txt", "predefined_classes.txt", "obj.names", "_darknet.labels"))
 _YAML = (".yaml", ".yml")
@@ -76,8 +78,10 @@ def is_names_file(name: str) -> bool:
     return base in _NAME_LISTS or base.endswith((".names", *_YAML)) or base == "notes.json"
 
 
-def read_name_files(store: Store, names: Iterable[str], cultivars: Iterable[str], parent: Store | None) -> NameFiles:
-    """Reads the class names of boxes below `store`, and in its parent folder if they are those of regions.
+def read_name_files(
+    store: Store, names: Iterable[str], cultivars: Iterable[str], regions: Sequence[str], parent: Store | None
+) -> NameFiles:
+    """Reads the class names of boxes below `store`, and in its parent folder if one of them is that of a region.
 
     cultivars: a file with these names lists the cultivars and is ignored.  UserError if two files of one folder differ.
     """
@@ -94,14 +98,9 @@ def read_name_files(store: Store, names: Iterable[str], cultivars: Iterable[str]
             raise UserError(what, where=store.uri, fix="keep the one that belongs to the boxes")
     for name in parent.list(recursive=False) if parent else ():
         found = _read_names(parent, name) if parent and is_names_file(name) else None
-        if found and has_region_names(found.names.values()):
+        if found and any(text.lower() in regions for text in found.names.values()):
             files.above = ClassNames(f"../{found.file}", found.names)
     return files
-
-
-def has_region_names(names: Iterable[str]) -> bool:
-    """Whether any of the names is that of a region."""
-    return any(name.lower() in REGIONS for name in names)
 
 
 def _read_names(store: Store, name: str) -> ClassNames | None:
@@ -132,21 +131,34 @@ def _yaml_names(text: str, where: str) -> dict[Any, Any]:
     return names if isinstance(names, dict) else {}
 
 
-def choose_rules(labels: set[str], setting: BoxRules, names_file: str | None = None) -> BoxRules:
+def check_rules(setting: BoxRules, regions: Sequence[str]) -> None:
+    """UserError for rules that tell vein and contour apart where these are not the regions."""
+    if setting in NUMBER_RULES and set(regions) != set(PAPER_REGIONS):
+        what = f"this rule tells {join_names(PAPER_REGIONS)} apart, and the regions are {join_names(regions)}"
+        raise UserError(what, where=f"--box-rules {setting}", fix="leave it out, and give the classes names")
+
+
+def choose_rules(
+    labels: set[str], setting: BoxRules, names_file: str | None = None, regions: Sequence[str] = PAPER_REGIONS
+) -> BoxRules:
     """The rules for the labels of a data set: named if they are regions, two_classes if class 1 occurs, else one_class.
 
-    UserError for a label that is neither a region nor a number, and for names and numbers together.
+    UserError for a label that is neither a region nor a number, for names and numbers together, and for numbers without
+    names unless the regions are the paper's.
     """
     numbers = {label for label in labels if label.isdecimal()}
     others = sorted(labels - numbers)
-    unknown = [label for label in others if label.lower() not in REGIONS]
+    unknown = [label for label in others if label.lower() not in regions]
     named_in = f" (named in {names_file})" if names_file else ""
-    fix = f"name the classes {' and '.join(REGIONS)}, remove the boxes of other classes"
+    fix = f"name the classes {join_names(regions)}, remove the boxes of other classes"
     if unknown:
+        own = sorted({label.lower() for label in others})
+        if len(own) <= MAX_REGIONS and all(map(is_region_name, own)):
+            fix += f", or make them the regions: --regions {' '.join(own)}"
         raise UserError(f"the boxes' class {unknown[0]!r}{named_in} is not a region", where="box classes", fix=fix)
-    if setting in ("one_class", "two_classes") and not others:
+    if setting in NUMBER_RULES and not others:
         return setting
-    if numbers and (others or setting == "named"):
+    if numbers and (others or setting == "named" or set(regions) != set(PAPER_REGIONS)):
         what = f"some boxes have the class {min(numbers)}, which has no name{named_in}"
         raise UserError(what, where="box classes", fix=fix)
     if others or not labels:
@@ -179,13 +191,11 @@ def to_regions(
     for raw in annotation.boxes:
         (xa, ya), (xb, yb) = turn(raw.x0 * sx, raw.y0 * sy, *drawn), turn(raw.x1 * sx, raw.y1 * sy, *drawn)
         boxes.append(_clip_box(Box("", min(xa, xb), min(ya, yb), max(xa, xb), max(ya, yb), raw.score), width, height))
-    labels = [box.label.lower() for box in annotation.boxes]
-    if rules == "one_class":
+    named = [box.label.lower() for box in annotation.boxes]
+    if rules == "two_classes":
+        named = [label if label in PAPER_REGIONS else "contour" if label == "1" else "vein" for label in named]
+    if rules == "one_class" or (rules == "two_classes" and "vein" not in named and len(boxes) >= 3):
         named = _thinnest(boxes)
-    else:
-        named = [label if label in REGIONS else REGIONS[1] if label == "1" else REGIONS[0] for label in labels]
-        if rules == "two_classes" and REGIONS[0] not in named and len(boxes) >= 3:
-            named = _thinnest(boxes)
     return [Box(region, b.x0, b.y0, b.x1, b.y1, b.score) for region, b in zip(named, boxes, strict=True)]
 
 
@@ -227,7 +237,7 @@ def _thinnest(boxes: list[Box]) -> list[str]:
     vein = max(
         range(len(boxes)), key=lambda k: max(boxes[k].width, boxes[k].height) / min(boxes[k].width, boxes[k].height)
     )
-    return [REGIONS[0] if k == vein else REGIONS[1] for k in range(len(boxes))]
+    return ["vein" if k == vein else "contour" for k in range(len(boxes))]
 
 
 def _clip_box(box: Box, width: int, height: int) -> Box:

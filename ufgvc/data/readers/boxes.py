@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import posixpath
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from ufgvc.core.errors import UserError
+from ufgvc.core.region_names import PAPER_REGIONS
 from ufgvc.core.storage import Store, join, open_store
 from ufgvc.core.text import decode_text
 from ufgvc.data.file_types import file_extension
@@ -61,11 +62,12 @@ class Matched:
     left_out: list[Rejected]
 
 
-def read_boxes(uri: str, cultivars: Iterable[str] = ()) -> BoxFiles:
+def read_boxes(uri: str, cultivars: Iterable[str] = (), regions: Sequence[str] = PAPER_REGIONS) -> BoxFiles:
     """Reads every YOLO .txt, Pascal VOC .xml or COCO .json file below a folder, or one .json file, with the files of
     class names.
 
-    cultivars: the classes of the data set, so that a list of them is not taken for classes of boxes.
+    cultivars: the classes of the data set, so that a list of them is not taken for classes of boxes.  regions: of the
+    data set, so that a list of them in the parent folder is found.
     UserError if there are no box files, or several formats.
     """
     folder, file = split_uri(uri)
@@ -81,7 +83,7 @@ def read_boxes(uri: str, cultivars: Iterable[str] = ()) -> BoxFiles:
         store, [name for name in files if file_extension(name) == ".json" and name not in named], bool(file)
     )
     texts = [name for name in files if file_extension(name) in (".txt", ".xml") and name not in named]
-    names = read_name_files(store, named, cultivars, None if file else parent_folder(store))
+    names = read_name_files(store, named, cultivars, regions, None if file else parent_folder(store))
     with ThreadPoolExecutor(_READERS) as pool:
         read = dict(zip(texts, pool.map(store.read_bytes, texts), strict=True))
     found.files = [*named, *texts, *documents]

@@ -42,7 +42,7 @@ def read(source: Source) -> Listing:
             found.append((path, folders[depth - 1], split_of(folders[0]) if is_split else None))
     _check_class_folders({name for _, name, _ in found}, sizes, depth, where)
     names = merge_name_forms((name for _, name, _ in found), where)
-    listing.classes = read_classes(source.store) or natural_order(names.values())
+    listing.classes = read_classes(source) or natural_order(names.values())
     listing.used = ["classes.txt"]
     numbers = {name: number for number, name in enumerate(listing.classes)}
     ids = image_ids(path for path, _, _ in found)

@@ -14,8 +14,8 @@ from itertools import pairwise
 from natsort import natsorted
 
 from ufgvc.core.errors import UserError
+from ufgvc.core.region_names import PAPER_REGIONS
 from ufgvc.core.storage import Store
-from ufgvc.core.types import REGIONS
 from ufgvc.data.readers.scan import Photographs, Rejected, Scan
 
 log = logging.getLogger(__name__)
@@ -58,10 +58,11 @@ class Listing:
 
 @dataclass(frozen=True)
 class Source:
-    """The files of a source, and which of them are photographs."""
+    """The files of a source, and which of them are photographs.  regions: names that boxes may have."""
 
     files: Scan
     photographs: Photographs
+    regions: tuple[str, ...] = PAPER_REGIONS
 
     @property
     def store(self) -> Store:
@@ -104,16 +105,17 @@ def natural_order(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(natsorted(set(names)))
 
 
-def read_classes(store: Store, name: str = "classes.txt") -> tuple[str, ...] | None:
+def read_classes(source: Source, name: str = "classes.txt") -> tuple[str, ...] | None:
     """Class names in label order, one a line; None if there is no such file. UserError if a name occurs twice.
 
     None too if the names are those of regions: annotation tools use the same file name for the classes of boxes.
     """
+    store = source.store
     if not store.exists(name):
         return None
     names = [clean for line in store.read_text(name).splitlines() if (clean := clean_name(line))]
     names = _without_numbers(names)
-    if names and all(name.lower() in REGIONS for name in names):
+    if names and all(name.lower() in source.regions for name in names):
         return None
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:

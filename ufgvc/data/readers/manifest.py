@@ -76,7 +76,7 @@ def read(source: Source, table_name: str, base_setting: str | int) -> Listing:
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     listing = Listing(source.store, [], (), used=[table_name, "classes.txt"])
     found = _find_photos(rows, source.sizes, listing)
-    key, numbers = _number_classes(listing, found, base_setting, where)
+    key, numbers = _number_classes(listing, read_classes(source), found, base_setting, where)
     ids = image_ids(path for path, _ in found)
     for path, row in found:
         given = row.get(key)
@@ -176,13 +176,17 @@ def _find_photos(
 
 
 def _number_classes(
-    listing: Listing, rows: list[tuple[str, dict[str, Any]]], setting: str | int, where: str
+    listing: Listing,
+    given: tuple[str, ...] | None,
+    rows: list[tuple[str, dict[str, Any]]],
+    setting: str | int,
+    where: str,
 ) -> tuple[str, dict[str, int]]:
     """Sets the classes. Returns the column with the labels, and the class index of each of its texts.
 
-    The column is `label` if its labels are numbers, else `cultivar` if there is one.
+    The column is `label` if its labels are numbers, else `cultivar` if there is one.  given: the classes of
+    classes.txt; None without one.
     """
-    given = read_classes(listing.store)
     labels = [row["label"] for _, row in rows if row.get("label") is not None]
     has_cultivar = any(row.get("cultivar") is not None for _, row in rows)
     if labels and all(label.isdecimal() for label in labels):

@@ -64,7 +64,7 @@ def read(source: Source, base_setting: str | int) -> Listing:
     if labels_folder:
         listing.boxes = join(store.uri, labels_folder.rstrip("/"))
         listing.used += [path for path in source.photographs.others if path.startswith(labels_folder)]
-    classes = read_classes(store)
+    classes = read_classes(source)
     if all(label.isdecimal() for _, _, label in rows):
         listing.classes, numbers = map_labels(
             [label for _, _, label in rows], classes, _prefixes(rows), base_setting, store.uri

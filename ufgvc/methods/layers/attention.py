@@ -32,6 +32,14 @@ def activate(logits: Tensor, activation: Activation) -> Tensor:
     return (cells - cells.amax(dim=1, keepdim=True)).exp().view_as(logits)
 
 
+def layer_name(region: str) -> str:
+    """The name of a region's layer in a ModuleDict: its own, or with a capital where torch has that name (half, type).
+
+    No two regions share one, because their names have no capitals.
+    """
+    return region.capitalize() if hasattr(nn.ModuleDict, region) or region == "training" else region
+
+
 class MaskAttention(nn.Module):
     """Attention map of a feature map: F (B, C, h, w) -> A (B, 1, h, w) float32.
 

@@ -63,11 +63,12 @@ def ingested(
     shards: Sequence[tuple[str, Sequence[tuple[int, bytes]]]],
     side: int,
     prefix: str = "",
+    plants: Sequence[str] = (),
 ) -> str:
     """Writes a data set as `ingest` does and returns its fingerprint.
 
     shards: a split and the (label, encoded image) of each row.  side: of every image, in pixels.
-    prefix: of the rows' hashes; another one gives another fingerprint.
+    prefix: of the rows' hashes; another one gives another fingerprint.  plants: that of each label; none: not known.
     """
     store = open_store(uri)
     writer = ShardWriter(store, "images", "", "images")
@@ -88,7 +89,7 @@ def ingested(
                 "label": labels,
                 "cultivar": [classes[label] for label in labels],
                 "split": [split] * len(rows),
-                "group": pa.array([None] * len(rows), pa.string()),
+                "group": pa.array([plants[label] if plants else None for label in labels], pa.string()),
                 "sha256": [f"{prefix}{split}{place}" for place in places],
             }
         )

@@ -118,9 +118,10 @@ def test_another_version_is_a_warning(model: Path, photograph: Path, tmp_path: P
     ("module", "message"),
     [
         ("import no_such_package", "its module 'short_leaves' cannot be imported: No module named 'no_such_package'"),
+        ("1 / 0", "its module 'short_leaves' cannot be imported: ZeroDivisionError: division by zero"),
         ("", "its module 'short_leaves' registers no method of that name"),
     ],
-    ids=["cannot be imported", "registers nothing"],
+    ids=["cannot be imported", "raises", "registers nothing"],
 )
 def test_a_broken_package_disturbs_no_other_method(module: str, message: str, tmp_path: Path) -> None:
     broken = install(tmp_path, module)

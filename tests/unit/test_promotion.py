@@ -52,6 +52,21 @@ def test_the_decision(
     assert decide(first, compared(*outcome, 40) if outcome else None, fair, force) == wanted
 
 
+@pytest.mark.parametrize(
+    ("outcome", "fair", "wanted"),
+    [
+        ((0, 0), True, ("promoted", "recalibrated")),
+        ((0, 0), False, ("undecided", "not significant")),
+        ((1, 0), True, ("undecided", "not significant")),
+        ((0, 9), True, ("kept", "worse")),
+        ((9, 0), True, ("promoted", "better")),
+    ],
+)
+def test_a_newer_calibration_of_the_champion(outcome: tuple[int, int], fair: bool, wanted: tuple[str, str]) -> None:
+    """It is promoted only if it names every leaf as the champion does."""
+    assert decide(False, compared(*outcome, 40), fair, force=False, recalibrated=True) == wanted
+
+
 def test_cultivars_in_the_order_of_their_gain() -> None:
     label = np.array([0, 0, 1, 1, 2, 2])
     old, new = np.array([1, 1, 0, 0, 1, 0], bool), np.array([0, 1, 1, 1, 1, 0], bool)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,11 @@ class Leaves:
         self.fingerprint = self.ingest()
         self.context = Context(runs=self.runs, tracking=TrackingSettings(uri="off"))
 
-    def ingest(self, prefix: str = "") -> str:
+    def ingest(self, prefix: str = "", each: int = 1, plants: Sequence[str] = ()) -> str:
         leaves = [(i % 3, coloured(i % 3, i, side=8)) for i in range(3)]
-        return ingested(self.data, "tiny", THREE, [("train", leaves), ("test", leaves)], 8, prefix)
+        shards = [("train", leaves * each), ("test", leaves)]
+        self.fingerprint = ingested(self.data, "tiny", THREE, shards, 8, prefix, plants)
+        return self.fingerprint
 
     def manifest(self, folder: str, fingerprint: str, **extra: Any) -> None:
         shards = [{"name": "train-00000", "file": "x", "split": "train", "rows": 6, "digest": ""}]
@@ -61,10 +64,20 @@ class Leaves:
         store.write_json("model/model.json", found)
         return store
 
+    def calibrate(self, store: Store, temperature: float = 1.5) -> None:
+        found = {"temperature": temperature, "threshold": 0.5, "num_images": 6, "source": "3-fold"}
+        store.write_json("model/model.json", store.read_json("model/model.json") | {"calibration": found})
+
     def evaluate(self, store: Store, k: int) -> None:
+        """Its figures, with those of the calibration that the model has now."""
         accuracy = {"k": k, "n": 3, "value": k / 3, "low": 0.2, "high": 0.9}
-        found = {"fingerprint": self.fingerprint, "models": {"this model": {"accuracy": accuracy}}}
-        store.write_json("report/metrics.json", found)
+        calibration = store.read_json("model/model.json").get("calibration") or {}
+        unknown = None if calibration.get("threshold") is None else 0
+        model = {
+            "accuracy": accuracy,
+            "reliability": {"temperature": calibration.get("temperature"), "unknown": unknown},
+        }
+        store.write_json("report/metrics.json", {"fingerprint": self.fingerprint, "models": {"this model": model}})
 
     def status(self) -> Status:
         return read_status(self.data, self.context)
@@ -115,6 +128,57 @@ def test_a_challenger_that_was_compared_is_not_compared_again(leaves: Leaves) ->
     assert leaves.next(RegistryStatus("ufgvc-tiny", (new, old), "1", "2")).startswith("ufgvc predict")
     other = replace(new, decided="0")
     assert leaves.next(RegistryStatus("ufgvc-tiny", (other, old), "1", "2")).startswith("ufgvc promote")
+
+
+def test_a_model_is_calibrated_before_it_is_evaluated_and_becomes_champion(leaves: Leaves) -> None:
+    leaves.ingest(each=2)
+    run = leaves.train("linear_probe", run_id="r1")
+    model, rest = f"--data {leaves.data} --model {run.uri}/model", f" --runs {leaves.runs} --tracking.uri off"
+    assert leaves.next() == f"ufgvc calibrate {model}{rest}"
+    leaves.calibrate(run)
+    assert leaves.next() == f"ufgvc evaluate {model}{rest}"
+    leaves.evaluate(run, 2)
+    registry = RegistryStatus("ufgvc-tiny", (VersionStatus("1", "r1", "2/3", None),), None, "1")
+    assert leaves.next(registry).startswith("ufgvc promote")
+    assert leaves.next(replace(registry, champion="1")).startswith("ufgvc predict")
+
+
+def test_a_champion_that_calls_no_leaf_unknown(leaves: Leaves) -> None:
+    """It is calibrated, registered anew, and promoted: `promote` knows the same network."""
+    leaves.ingest(each=2)
+    run, other = leaves.train("linear_probe", run_id="r1"), leaves.train("resnet50", "k2", run_id="r2")
+    assert leaves.next().startswith("ufgvc evaluate"), "of several models only the best is calibrated"
+    leaves.evaluate(run, 2)
+    leaves.evaluate(other, 1)
+    one = RegistryStatus("ufgvc-tiny", (VersionStatus("1", "r1", "2/3", None),), "1", "1")
+    model = f"--model {run.uri}/model"
+    assert f"ufgvc calibrate --data {leaves.data} {model}" in leaves.next(one)
+    assert f"ufgvc calibrate --data {leaves.data} {model}" in leaves.next(), "without a registry the best one"
+    second = VersionStatus("2", "r2", "1/3", None)
+    undecided = replace(one, versions=(second, *one.versions), challenger="2")
+    assert f"ufgvc calibrate --data {leaves.data} --model {other.uri}/model" in leaves.next(undecided)
+    decided = replace(undecided, versions=(replace(second, decided="1"), *one.versions))
+    assert f"ufgvc calibrate --data {leaves.data} {model}" in leaves.next(decided), "the champion is the one in use"
+
+    leaves.calibrate(run)
+    assert f"ufgvc evaluate --data {leaves.data} {model}" in leaves.next(one)
+    leaves.evaluate(run, 2)
+    again = replace(one, versions=(VersionStatus("3", "r1", "2/3", None), *one.versions), challenger="3")
+    assert leaves.next(again).startswith("ufgvc promote")
+    assert leaves.next(replace(again, champion="3")).startswith("ufgvc predict")
+    leaves.calibrate(run, temperature=2.0)
+    assert f"ufgvc evaluate --data {leaves.data} {model}" in leaves.next(replace(again, champion="3"))
+
+
+def test_leaves_that_cannot_be_held_out_are_not_asked_for(leaves: Leaves) -> None:
+    leaves.ingest(each=1)
+    leaves.train()
+    assert leaves.next().startswith("ufgvc evaluate"), "one training leaf of each cultivar"
+    leaves.ingest(each=4, prefix="plants", plants=("p1", "p2", "p3"))
+    leaves.train(key="k2")
+    assert leaves.next().startswith("ufgvc evaluate"), "one plant of each cultivar"
+    leaves.train(key="k2", validation="holdout")
+    assert leaves.next().startswith("ufgvc calibrate"), "the leaves that the training held out"
 
 
 def test_everything_is_read(leaves: Leaves) -> None:

@@ -70,15 +70,20 @@ def promote(
     return result
 
 
-def decide(first: bool, comparison: PairedComparison | None, fair: bool, force: bool) -> tuple[Decision, str]:
+def decide(
+    first: bool, comparison: PairedComparison | None, fair: bool, force: bool, recalibrated: bool = False
+) -> tuple[Decision, str]:
     """The decision and its reason.
 
     first: there is no champion.  comparison: None where the two could not be compared.  fair: nothing blocks it.
+    recalibrated: the challenger is the champion's network with a newer calibration, which no test of names can tell.
     """
     if first:
         return "promoted", "first champion"
     if comparison is not None and comparison.outcome == "better" and fair:
         return "promoted", "better"
+    if recalibrated and comparison is not None and comparison.gains == comparison.losses == 0 and fair:
+        return "promoted", "recalibrated"
     if force or comparison is None:
         return "promoted", "forced"
     return ("kept", "worse") if comparison.outcome == "worse" else ("undecided", "not significant")
@@ -101,7 +106,8 @@ def _compare(
     label, right = _score(dataset, models, settings, context)
     both = len(right) == 2
     comparison = compare_paired(right["champion"], right["challenger"], settings.alpha) if both else None
-    decision, reason = decide(old is None, comparison, fair=not blocking, force=settings.force)
+    recalibrated = old is not None and _is_recalibrated(new, old, models)
+    decision, reason = decide(old is None, comparison, not blocking, settings.force, recalibrated)
     sides = {role: _side(version, models[role], right.get(role)) for role, version in versions.items()}
     changes: Sequence[CultivarChange] = ()
     if "challenger" in right:
@@ -120,6 +126,16 @@ def _compare(
         warnings=warnings,
         made=made,
     )
+
+
+def _is_recalibrated(new: Version, old: Version, models: Mapping[str, LoadedModel | None]) -> bool:
+    """Whether `new` is a later version of the same training, with a threshold and another calibration."""
+    challenger, champion = models["challenger"], models["champion"]
+    if challenger is None or champion is None or new.run_id is None or new.run_id != old.run_id:
+        return False
+    fitted = challenger.calibration
+    changed = fitted is not None and fitted.threshold is not None and fitted != champion.calibration
+    return changed and int(new.number) > int(old.number)
 
 
 def _load(version: Version, role: str, force: bool, context: Context) -> LoadedModel | None:

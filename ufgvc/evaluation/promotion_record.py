@@ -3,7 +3,8 @@
 promotion.json
     schema               2
     decision             promoted, kept (the champion stays) or undecided
-    reason               first champion, better, worse, not significant, forced, or is the champion already
+    reason               first champion, better, recalibrated (the champion's network with a newer calibration), worse,
+                         not significant, forced, or is the champion already
     sentence             the decision in words
     model, champion      the registered model, and the version that is its champion after the decision
     forced, warnings     whether --force overruled something, and the caveats
@@ -86,6 +87,8 @@ class Promotion:
         numbers = describe_difference(self.comparison) if self.comparison else "The two were not compared."
         if self.reason == "forced":
             return f"promoted: {new} replaces {old} because of --force. {numbers}"
+        if self.reason == "recalibrated":
+            return f"promoted: {new} replaces {old} as champion: it is the same network with a newer calibration."
         if self.decision == "undecided" and self.comparison:
             return f"undecided: {old} stays champion. {numbers} {describe_sample_size(self.comparison)}"
         outcome = f"{new} replaces {old} as champion" if self.decision == "promoted" else f"{old} stays champion"

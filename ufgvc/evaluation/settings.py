@@ -93,10 +93,11 @@ class EvaluateResult:
     def summary(self) -> str:
         """The text for the terminal."""
         one = self.scores.accuracy
+        registered = f"registered as version {self.version} (challenger); " if self.version else ""
         return (
             f"accuracy {one.k} of {one.n} = {100 * one.value:.1f} % "
             f"(95 % interval {100 * one.low:.1f} to {100 * one.high:.1f}), "
-            f"balanced accuracy {100 * self.scores.balanced_accuracy:.1f} %; report: {self.report}"
+            f"balanced accuracy {100 * self.scores.balanced_accuracy:.1f} %; {registered}report: {self.report}"
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +21,6 @@ from ufgvc.models.model import load_model
 from ufgvc.reports.audit_page import compose_audit
 from ufgvc.tracking.context import Context
 
-log = logging.getLogger(__name__)
 PAGE = "audit.html"
 
 
@@ -98,9 +96,7 @@ def audit(
     for name, text in audit_files(found).items():
         store.write_text(name, text)
     store.write_text(PAGE, compose_audit(found).to_html())
-    result = AuditResult(join(store.uri, PAGE), found)
-    log.info("%s", result.summary().splitlines()[0])
-    return result
+    return AuditResult(join(store.uri, PAGE), found)
 
 
 def _choose_network(

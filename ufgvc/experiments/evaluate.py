@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 
 from ufgvc.core.config import short_key
@@ -19,7 +18,6 @@ from ufgvc.reports.evaluation_page import compose_evaluation
 from ufgvc.reports.photographs import cam_panels, region_panels
 from ufgvc.tracking.context import Context
 
-log = logging.getLogger(__name__)
 OWN_LABEL = "this model"
 
 
@@ -74,9 +72,7 @@ def evaluate(
         version = register_version(model_uri, models[OWN_LABEL], dataset, metrics, evaluation.facts, context)
     others = {name: one for name, one in evaluation.scores.items() if name != OWN_LABEL}
     report = join(folder.uri, "report.html")
-    result = EvaluateResult(folder.uri, report, evaluation.scores[OWN_LABEL], others, version, metrics)
-    log.info("%s", result.summary())
-    return result
+    return EvaluateResult(folder.uri, report, evaluation.scores[OWN_LABEL], others, version, metrics)
 
 
 def _report_folder(dataset: Dataset, model_uri: str, runs: str) -> Store:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
-from ufgvc.experiments.status import MaskStatus, Status, VersionStatus
+from ufgvc.experiments.status import MaskStatus, RegistryStatus, Status, VersionStatus
+from ufgvc.experiments.status_runs import RunStatus
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.settings import redact
 
@@ -26,13 +27,24 @@ def next_command(status: Status, context: Context = Context()) -> NextCommand:
     current = [run for run in status.runs if run.finished and not run.stale]
     if not current:
         return _before_training(status, writer)
-    for run in current:
-        if not run.evaluated and run.validation != "kfold":
-            what = f"{run.method}/{run.key} has not been scored on the test leaves"
-            return writer.command("evaluate", what, f"--model {shlex.quote(str(run.model))}")
+    models = [run for run in current if run.validation != "kfold"]
+    waiting = [run for run in models if not run.evaluated]
+    if len(waiting) == 1 and _can_be_calibrated(waiting[0], status):  # of several, only the best is worth it
+        return writer.calibrate(waiting[0], "and `ufgvc evaluate` registers it as it is")
+    if waiting:
+        what = f"{waiting[0].method}/{waiting[0].key} has not been scored on the test leaves"
+        return writer.of_model("evaluate", waiting[0], what)
+    changed = next((run for run in models if run.calibrated_since), None)
+    if changed is not None:
+        what = f"{changed.method}/{changed.key} was calibrated after its evaluation: this registers it as it is now"
+        return writer.of_model("evaluate", changed, what)
     registry = status.registry
     challenger = next((each for each in registry.versions if each.number == registry.challenger), None)
-    if challenger is not None and _is_undecided(challenger, registry.champion):
+    undecided = challenger is not None and _is_undecided(challenger, registry.champion)
+    used = _run_of(models, registry, registry.challenger if undecided else registry.champion)
+    if used is not None and _can_be_calibrated(used, status):
+        return writer.calibrate(used, "and `ufgvc evaluate` then registers it anew")
+    if challenger is not None and undecided:
         rival = f"champion {registry.champion}" if registry.champion else "no champion yet"
         return writer.command("promote", f"challenger {challenger.number}, {rival}")
     best = current[0]
@@ -44,6 +56,19 @@ def next_command(status: Status, context: Context = Context()) -> NextCommand:
 def _is_undecided(challenger: VersionStatus, champion: str | None) -> bool:
     """Whether `promote` has not compared the challenger with this champion on these photographs."""
     return challenger.number != champion and (champion is None or challenger.decided != champion)
+
+
+def _can_be_calibrated(run: RunStatus, status: Status) -> bool:
+    """Whether the model calls no leaf unknown, and there are leaves to calibrate it on."""
+    return not run.has_threshold and (run.validation == "holdout" or status.can_hold_out)
+
+
+def _run_of(models: list[RunStatus], registry: RegistryStatus, number: str | None) -> RunStatus | None:
+    """The run that made a registered version, if it is one of these; without versions the best one."""
+    if not registry.versions:
+        return models[0] if models else None
+    ids = [each.run_id for each in registry.versions if each.number == number and each.run_id is not None]
+    return next((run for run in models if run.run_id in ids), None)
 
 
 def _before_training(status: Status, writer: _Writer) -> NextCommand:
@@ -61,7 +86,7 @@ def _before_training(status: Status, writer: _Writer) -> NextCommand:
     if detector and not [masks for masks in status.masks if not masks.stale]:
         return writer.command("mask", "there is a detector, and there are no masks")
     started = [run for run in status.runs if not run.finished and not run.stale]
-    reason = "nothing has been trained on these photographs"
+    reason = "nothing has been trained on these photographs; `ufgvc audit` says what they are worth"
     if started:
         reason = (
             f"{started[0].method}/{started[0].key} is at epoch {started[0].epochs}; its own command goes on with it"
@@ -94,3 +119,11 @@ class _Writer:
         """A command of that name on the data set.  flags: of its own, as text."""
         words = f"ufgvc {name} --data {shlex.quote(self.status.data)}"
         return NextCommand(f"{words}{' ' if flags else ''}{flags}{self.runs}", reason)
+
+    def of_model(self, name: str, run: RunStatus, reason: str) -> NextCommand:
+        """A command of that name on the data set and the model of a run."""
+        return self.command(name, reason, f"--model {shlex.quote(str(run.model))}")
+
+    def calibrate(self, run: RunStatus, then: str) -> NextCommand:
+        """then: what follows, for the reason."""
+        return self.of_model("calibrate", run, f"{run.method}/{run.key} calls no leaf unknown yet, {then}")

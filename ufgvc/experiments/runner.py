@@ -122,9 +122,13 @@ def _guard(
 
 def _callback(on_end: Callable[[int, str | None], str], progress: TrialProgress) -> Any:
     """A callback of Tune that passes ended trials to `on_end` and logs what they reached."""
-    from ray import tune
+    from ray.tune.progress_reporter import TrialProgressCallback
 
-    class Ends(tune.Callback):
+    # Tune adds a TrialProgressCallback where there is none, which prints "Trial ... completed." even with verbose=0.
+    class Ends(TrialProgressCallback):  # type: ignore[misc]
+        def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
+            pass
+
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             progress.start(trial.config["number"])
 

@@ -10,13 +10,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import yaml
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.region_names import PAPER_REGIONS
 from ufgvc.core.storage import Store, open_store
 from ufgvc.core.types import MaskKind
-from ufgvc.data.dataset import MANIFEST_FILE, Dataset, open_dataset
+from ufgvc.data.dataset import MANIFEST_FILE, Dataset, open_dataset, read_index
+from ufgvc.data.splits import count_groups
 from ufgvc.experiments.status_runs import RunStatus, Trials, read_runs, read_trials
 from ufgvc.regions.settings import METRICS
 from ufgvc.tracking.context import Context
@@ -90,6 +92,8 @@ class RegistryStatus:
 class Status:
     """All that there is.  cultivars: their number.  leaves: photographs by split.  regions: that boxes may have.
 
+    can_hold_out: whether every cultivar has training leaves of two plants (two leaves, where plants are not known), so
+    that a model can be calibrated on leaves that it was not trained on; read only if a model of now has no threshold.
     stale: a sentence for each thing that does not belong to the data set as it is now.
     """
 
@@ -106,6 +110,7 @@ class Status:
     runs: tuple[RunStatus, ...]
     trials: Trials
     registry: RegistryStatus
+    can_hold_out: bool = True
     stale: tuple[str, ...] = ()
 
 
@@ -131,7 +136,16 @@ def read_status(data: str, context: Context = Context()) -> Status:
         trials=read_trials(names),
         registry=_read_registry(dataset, context),
     )
-    return replace(status, stale=_list_stale(status))
+    without_threshold = any(run.finished and not run.stale and not run.has_threshold for run in status.runs)
+    can_hold_out = _can_hold_out(dataset) if without_threshold else True
+    return replace(status, can_hold_out=can_hold_out, stale=_list_stale(status))
+
+
+def _can_hold_out(dataset: Dataset) -> bool:
+    index = read_index(dataset, "train")
+    labels = index["label"].to_numpy().astype(np.int64)
+    units = count_groups(labels, index["group"].to_pylist(), len(dataset.classes))
+    return bool((units[np.unique(labels)] > 1).all())
 
 
 def _read_manifest(dataset: Dataset, folder: str) -> dict[str, Any] | None:

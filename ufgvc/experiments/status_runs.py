@@ -44,6 +44,8 @@ class RunStatus:
     epochs: finished ones.  validation: how the epoch was selected: last, holdout, kfold or test; "" if unknown.
     score: on the test leaves of now if it was evaluated, else on held-out leaves if there were any.
     stale: why it does not belong to the data set as it is now; "" if it does.
+    has_threshold: whether it can call a leaf unknown.
+    calibrated_since: whether it has one that its evaluation did not know.
     """
 
     method: str
@@ -55,6 +57,8 @@ class RunStatus:
     run_id: str | None = None
     score: RunScore | None = None
     stale: str = ""
+    has_threshold: bool = False
+    calibrated_since: bool = False
 
     @property
     def finished(self) -> bool:
@@ -112,7 +116,10 @@ def _read_run(runs: Store, folder: str, files: set[str], data: str, masks: Mappi
     stale = _stale(fingerprints.get("data"), fingerprints.get("masks"), masks.get(str(info.get("mask_kind"))), data)
     report = store.read_json(REPORT) if REPORT in files else {}
     metrics = info.get("metrics") or {}
-    score = _test_score(report) if report.get("fingerprint") == data else _held_out_score(metrics, info)
+    evaluated = report.get("fingerprint") == data
+    score = _test_score(report) if evaluated else _held_out_score(metrics, info)
+    calibration = info.get("calibration") or {}
+    has_threshold = calibration.get("threshold") is not None
     return RunStatus(
         method,
         key,
@@ -123,6 +130,8 @@ def _read_run(runs: Store, folder: str, files: set[str], data: str, masks: Mappi
         info.get("run_id"),
         score,
         stale,
+        has_threshold,
+        has_threshold and evaluated and not _is_measured(calibration, report),
     )
 
 
@@ -130,6 +139,12 @@ def _stale(data: str | None, masks: str | None, masks_now: str | None, data_now:
     if data != data_now:
         return OTHER_PHOTOGRAPHS
     return OTHER_MASKS if masks and masks != masks_now else ""
+
+
+def _is_measured(calibration: Mapping[str, Any], report: Mapping[str, Any]) -> bool:
+    """Whether an evaluation was made with this calibration."""
+    measured = next(iter(report["models"].values())).get("reliability") or {}
+    return measured.get("unknown") is not None and measured.get("temperature") == calibration.get("temperature")
 
 
 def _test_score(report: Mapping[str, Any]) -> RunScore:

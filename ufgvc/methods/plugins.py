@@ -66,7 +66,7 @@ def package_of(method: str) -> Package | None:
 def load_plugin(method: str) -> None:
     """Imports the module that registers a method, if a package has one.
 
-    UserError if it cannot be imported, or does not register the method.
+    UserError, with the error of the module as its cause, if it cannot be imported, or does not register the method.
     """
     entry_point = _entry_points().get(method)
     if entry_point is None or method in METHODS.names():
@@ -78,6 +78,11 @@ def load_plugin(method: str) -> None:
     except (ImportError, AttributeError) as error:
         what = f"its module {entry_point.value!r} cannot be imported: {error}"
         raise UserError(what, where=where, fix="install what it needs, or correct its entry point") from error
+    except Exception as error:  # whatever the module of another package does when it is imported
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        what = f"its module {entry_point.value!r} cannot be imported: {reason}"
+        fix = f"correct the package, or install another version; `python -c 'import {entry_point.module}'` shows where"
+        raise UserError(what, where=where, fix=fix) from error
     if method not in METHODS.names():
         what = f"its module {entry_point.value!r} registers no method of that name"
         raise UserError(what, where=where, fix=f'write @method("{method}", ...), see docs/adding-a-method.md')

@@ -18,12 +18,13 @@ def first_table(audit: Audit) -> Table:
     kinds = Counter(each.kind for each in audit.copies)
     counted = Counter(flag for row in audit.flags for flag in row)
     pairs = sum(pair.alike and pair.confused > 0 for pair in audit.pairs)
-    above = sum(each.above_chance for each in audit.confounders)
+    shortcuts = [each for each in audit.confounders if not each.legitimate]
+    above = sum(each.above_chance for each in shortcuts)
     rows: list[Cells] = [["likely label mistakes", str(len(audit.check.suspects)), "leaves", "label-mistakes.csv"]]
     rows += [[f"copies {kind}", str(count), "photographs", "near-duplicates.csv"] for kind, count in kinds.items()]
     rows += [[name, str(counted[name]), "leaves", "leaves.csv"] for name in flags.NAMES if counted[name]]
     rows += [
-        ["confounders above chance", str(above), f"of {len(audit.confounders)}", "confounders.csv"],
+        ["confounders above chance, colour not counted", str(above), f"of {len(shortcuts)}", "confounders.csv"],
         ["confused pairs of cultivars that cannot be separated", str(pairs), f"of {len(audit.pairs)}", "pairs.csv"],
     ]
     return Table("What to look at", ("Finding", "Number", "", "File"), rows, text_columns=frozenset({0, 2, 3}))

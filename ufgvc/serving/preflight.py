@@ -64,6 +64,27 @@ def read_token(path: str) -> bytes:
     return digest(words[0])
 
 
+def page_urls(host: str, port: int) -> list[str]:
+    """The URLs of the page: for a host that means all addresses, that on this machine and that on its network."""
+    network = {"0.0.0.0": "192.0.2.1", "::": "2001:db8::1"}.get(host)  # addresses of nobody (RFC 5737, RFC 3849)
+    hosts = [host]
+    if network is not None:
+        own = _address_towards(network)
+        hosts = ["localhost", *([own] if own else [])]
+    return [f"http://[{each}]:{port}/" if ":" in each else f"http://{each}:{port}/" for each in hosts]
+
+
+def _address_towards(other: str) -> str | None:
+    """This machine's address on the network that leads to another; None without one. Nothing is sent."""
+    family = socket.AF_INET6 if ":" in other else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((other, 9))
+            return str(probe.getsockname()[0])
+    except OSError:
+        return None
+
+
 def check_address(host: str, port: int) -> None:
     """UserError if the service could not listen there."""
     where, family = f"--host {host} --port {port}", socket.AF_INET6 if ":" in host else socket.AF_INET

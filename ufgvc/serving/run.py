@@ -21,7 +21,7 @@ from ufgvc.runtime.resources import (
     describe_resources,
 )
 from ufgvc.runtime.session import cluster_address, ray_session
-from ufgvc.serving.preflight import check_address, token_digest
+from ufgvc.serving.preflight import check_address, page_urls, token_digest
 from ufgvc.serving.settings import Ended, ServiceSettings
 from ufgvc.serving.source import ModelSource
 from ufgvc.tracking.context import Context
@@ -57,14 +57,9 @@ def serve_model(model: str, settings: ServiceSettings, context: Context) -> Ende
             _serve(source, settings, device, token, joined=cluster_address(ray) is not None)
     except KeyboardInterrupt as stop:
         print("stopped")
-        return Ended(address_of(settings), "SIGTERM" if isinstance(stop, Stopped) else "Control-C")
+        url = page_urls(settings.host, settings.port)[-1]
+        return Ended(url, "SIGTERM" if isinstance(stop, Stopped) else "Control-C")
     raise RuntimeError("the service ended by itself")
-
-
-def address_of(settings: ServiceSettings) -> str:
-    """The URL of the page."""
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return f"http://{host}:{settings.port}/"
 
 
 def absolute_source(model: str, context: Context) -> ModelSource:
@@ -104,8 +99,9 @@ def _serve(
     try:
         serve.start(proxy_location="HeadOnly", http_options=http, logging_config=QUIET)
         serve.run(bind(source, settings, device, token), name=NAME, route_prefix="/", logging_config=QUIET)
-        where = address_of(settings)
-        print(f"{where} answers, on {settings.replicas} x {device}; Control-C ends it", flush=True)
+        urls = page_urls(settings.host, settings.port)
+        answer = "answers" if len(urls) == 1 else "answer"
+        print(f"{' and '.join(urls)} {answer}, on {settings.replicas} x {device}; Control-C ends it", flush=True)
         _report_versions(serve.get_deployment_handle("classifier", NAME))
     finally:
         if joined:

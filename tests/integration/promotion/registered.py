@@ -14,6 +14,7 @@ from PIL import Image
 
 from tests.factories import ingested
 from ufgvc.cli import main
+from ufgvc.models.calibration import Calibration, FeatureSubspace
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.registry import register
 from ufgvc.tracking.settings import TrackingSettings
@@ -23,6 +24,7 @@ CLASSES = ("amber", "birch", "cedar", "dogwood")
 LEAVES = 40  # of the test split; leaf i is of cultivar i % 4
 LABELS = [i % len(CLASSES) for i in range(LEAVES)]
 SIZE = 32
+FEATURES = 512  # of squeezenet1_1
 LOCAL = TrackingSettings()
 
 
@@ -61,6 +63,21 @@ class Field:
         )
         assert version is not None
         return version
+
+    def recalibrate(self, version: str, wrong: Sequence[int]) -> str:
+        """Registers the training of a version with a threshold, as `calibrate` and `evaluate` do; returns its version.
+
+        wrong: the test leaves that the network names wrongly.
+        """
+        run = self.client.get_model_version(self.model, version).run_id
+        fitted = Calibration(temperature=1.5, threshold=2.0, num_images=4, source="3-fold").model_dump()
+        about = {"run_id": run, "artifact": "model-calibrated", "calibration": fitted}
+        folder = self._write(wrong, self.fingerprint, **about)
+        subspace = FeatureSubspace(np.zeros(FEATURES, np.float32), np.zeros((0, FEATURES), np.float32))
+        Path(folder, "feature_subspace.safetensors").write_bytes(subspace.to_bytes())
+        number = register(folder, self.model, {}, Context(runs=self.runs, tracking=LOCAL))
+        assert number is not None
+        return number
 
     def command(self, *more: str) -> int:
         return main(["promote", "--data", self.data, "--runs", self.runs, "--max-actors", "0", *more])

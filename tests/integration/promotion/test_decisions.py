@@ -136,6 +136,21 @@ def test_equal_models_need_no_number_of_leaves(field: Field, capsys: pytest.Capt
     assert field.champion() == first
 
 
+def test_the_champion_with_a_newer_calibration(field: Field, capsys: pytest.CaptureFixture[str]) -> None:
+    first = field.add(wrong=[0, 1])
+    assert field.command() == 0
+    second = field.recalibrate(first, wrong=[0, 1])
+    capsys.readouterr()
+    assert field.command("--strict") == 0
+    record = written(capsys.readouterr().out)
+    assert (record["decision"], record["reason"], record["champion"]) == ("promoted", "recalibrated", second)
+    assert record["forced"] is False
+    assert record["sentence"].endswith("it is the same network with a newer calibration.")
+    assert field.tags(first)["promotion"] == "replaced"
+    assert field.command("--strict", "--model", f"models:/{field.model}@previous") == 3, "not back to the older one"
+    assert field.champion() == second
+
+
 def test_evaluate_writes_a_card_and_promote_continues_it(field: Field, capsys: pytest.CaptureFixture[str]) -> None:
     quick = EvaluateSettings(cam_leaves=0, region_leaves=0, max_actors=0)
 

@@ -20,6 +20,7 @@ from ufgvc.evaluation.audit.leaves import Leaves
 from ufgvc.evaluation.audit.record import Audit, audit_leaves
 from ufgvc.evaluation.audit.settings import AuditSettings
 from ufgvc.reports.audit_page import compose_audit, page_warnings
+from ufgvc.reports.audit_tables import first_table
 
 QUICK = AuditSettings(folds=3, repeats=1)
 CLASSES = ("A & B", "<script>alert(1)</script>", 'C "q"', "it's D")
@@ -80,6 +81,8 @@ def test_the_faults_are_found(audit: Audit) -> None:
         "camera facts and bytes": True,
         "leaf colour only": False,
     }
+    counted = {row[0]: row[1:3] for row in first_table(audit).rows}
+    assert counted["confounders above chance, colour not counted"] == ["2", "of 3"]
     assert {SWAPPED, COPY, ORIGINAL, BLURRED} <= set(audit.to_look_at())
     assert len(audit.to_look_at()) < 12
 

@@ -64,7 +64,7 @@ def read_annotations(
     """
     uri = uri or find_boxes(listing)
     if uri is None:
-        log.warning("no boxes: `detect` needs them for a few dozen photographs; give --boxes")
+        log.info("no boxes: only methods that are guided by masks need them, on a few dozen photographs (--boxes)")
         _list_unused(listing, set())
         return AnnotatedPhotos()
     found = read_boxes(uri, listing.classes, regions)

@@ -144,9 +144,7 @@ class BatchLoader:
         return to_device(torch.from_numpy(array), self.device)
 
     def crop_on_host(self, raw: RawBatch, epoch: int) -> Cropped | None:
-        """The bytes that go to the device, of a batch on the host whose crops are neither turned nor resized; else
-        None: `augment` of whole images then does that on the device.
-        """
+        """The bytes that go to the device; None if they are there, or if `augment` has to turn or resize the crops."""
         recipe, side = self.recipe, self.recipe.crop
         if not isinstance(raw.held_images, np.ndarray) or recipe.rotate or recipe.crop_scale is not None:
             return None
@@ -288,8 +286,7 @@ def _source(
 
 
 def choose_cache(cache: str, rows: int, side: int, num_masks: int, device: torch.device, folder: Path) -> str:
-    """Resolves `auto`: "device" if a third of the free GPU memory is enough, "host" if half of the free disk is, else
-    "none".
+    """Resolves `auto`: "device" for a third of the free GPU memory, "host" for half of the free disk, else "none".
 
     rows, side: number and side in pixels of the decoded images.  num_masks: of each.  folder: of the cache on disk.
     """

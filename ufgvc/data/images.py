@@ -152,7 +152,7 @@ def decode_packed_mask(png: bytes, side: int) -> NDArray[np.uint8]:
     mask = _load_mask(png)
     if mask.size != (side, side):
         mask = mask.resize((side, side), Image.Resampling.NEAREST)
-    return np.frombuffer(mask.tobytes(), np.uint8).reshape(side, -1)  # Pillow packs the bits in the same way
+    return np.packbits(np.asarray(mask), axis=1)
 
 
 def _load_mask(png: bytes) -> Image.Image:

@@ -102,7 +102,7 @@ def test_what_does_not_fit_into_the_budget_is_not_trained(monkeypatch: pytest.Mo
     assert outcomes(choice) == {"probe": "first", "net": "too slow"}
     assert machine.executed == ["probe 3x10", "net 1x1"]
     assert "net: too slow: its folds and the final training need about 2.2 minutes, 2.2 are left" in choice.summary()
-    assert "1 would not fit into 2.2 minutes" in choice.summary()
+    assert "stopped because 1 candidate would not fit into 2.2 minutes" in choice.summary()
     assert (
         Machine(monkeypatch, tmp_path / "more", probe=(30, 1.0), net=(60, 30.0)).choose(2.3).candidate.method == "net"
     )

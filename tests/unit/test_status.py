@@ -181,6 +181,15 @@ def test_leaves_that_cannot_be_held_out_are_not_asked_for(leaves: Leaves) -> Non
     assert leaves.next().startswith("ufgvc calibrate"), "the leaves that the training held out"
 
 
+def test_a_champion_of_other_photographs_is_replaced_by_force(leaves: Leaves) -> None:
+    """`promote` would refuse the comparison: photographs were added, and the splits have changed."""
+    leaves.evaluate(leaves.train(run_id="r2"), 2)
+    old, new = VersionStatus("1", "r1", "3/3", None, stale="evaluated on others"), VersionStatus("2", "r2", "2/3", None)
+    registry = RegistryStatus("ufgvc-tiny", (new, old), "1", "2")
+    assert leaves.next(registry).startswith(f"ufgvc promote --data {leaves.data} --force")
+    assert "--force" not in leaves.next(replace(registry, versions=(new, replace(old, stale=""))))
+
+
 def test_everything_is_read(leaves: Leaves) -> None:
     leaves.annotate()
     leaves.detect("old", finished=1.0, map50=0.5)

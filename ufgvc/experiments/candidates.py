@@ -83,7 +83,8 @@ class Choice:
     def summary(self) -> str:
         """The lines for the terminal."""
         slow = sum(attempt.outcome == "too slow" for attempt in self.attempts)
-        stopped = f"{slow} would not fit into {self.budget:g} minutes" if slow else "all candidates were considered"
+        many = f"{slow} candidate{'s' if slow > 1 else ''}"
+        stopped = f"{many} would not fit into {self.budget:g} minutes" if slow else "all candidates were considered"
         lines = [attempt.summary() for attempt in self.attempts]
         return "\n".join([*lines, f"chosen: {self.candidate.label}; stopped because {stopped}"])
 

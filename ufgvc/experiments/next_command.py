@@ -45,8 +45,7 @@ def next_command(status: Status, context: Context = Context()) -> NextCommand:
     if used is not None and _can_be_calibrated(used, status):
         return writer.calibrate(used, "and `ufgvc evaluate` then registers it anew")
     if challenger is not None and undecided:
-        rival = f"champion {registry.champion}" if registry.champion else "no champion yet"
-        return writer.command("promote", f"challenger {challenger.number}, {rival}")
+        return writer.promote(challenger)
     best = current[0]
     model = f"models:/{registry.model}@champion" if registry.champion else str(best.model)
     words = f"predict --source <photographs> --model {shlex.quote(model)} --out <folder>"
@@ -123,6 +122,16 @@ class _Writer:
     def of_model(self, name: str, run: RunStatus, reason: str) -> NextCommand:
         """A command of that name on the data set and the model of a run."""
         return self.command(name, reason, f"--model {shlex.quote(str(run.model))}")
+
+    def promote(self, challenger: VersionStatus) -> NextCommand:
+        """The comparison with the champion, which `promote` refuses where the champion learned from other leaves."""
+        registry = self.status.registry
+        old = next((each for each in registry.versions if each.number == registry.champion), None)
+        if old is not None and old.stale:
+            what = f"champion {old.number} may have been trained on test leaves of now, so no comparison is fair"
+            return self.command("promote", f"challenger {challenger.number}; {what}", "--force")
+        rival = f"champion {registry.champion}" if registry.champion else "no champion yet"
+        return self.command("promote", f"challenger {challenger.number}, {rival}")
 
     def calibrate(self, run: RunStatus, then: str) -> NextCommand:
         """then: what follows, for the reason."""

@@ -20,6 +20,7 @@ from ufgvc.experiments.resources import TrialResources
 from ufgvc.experiments.training_job import TrainingJob, run_jobs
 from ufgvc.methods import build
 from ufgvc.models.model import LoadedModel
+from ufgvc.runtime.session import RaySettings
 from ufgvc.training.in_process import train_in_process
 from ufgvc.training.run import make_worker_config
 from ufgvc.training.settings import TrainSettings
@@ -115,7 +116,7 @@ def test_a_batch_too_large_is_told_by_the_actors_of_an_evaluation_and_a_predicti
     assert "--batch-size 3" in str(error)
     store, names, _ = list_photographs(str(Path(small_dataset).parent / "source" / "images"))
     with pytest.raises(Exception) as caught:
-        list(_predict_rows(store, names, model, PredictSettings(max_actors=1, batch_size=6)))
+        list(_predict_rows(store, names, model, PredictSettings(max_actors=1, batch_size=6), RaySettings()))
     error = user_error_in(caught.value)
     assert error is not None
     assert "--batch-size 3" in str(error)

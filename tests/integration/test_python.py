@@ -23,6 +23,7 @@ PHOTOGRAPHS = sorted((HERE / "photographs").iterdir())
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_blocks_of_the_page(
     ray_local: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

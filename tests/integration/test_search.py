@@ -78,6 +78,7 @@ def wait_for(what: Callable[[], Any], process: subprocess.Popen, log: Path) -> A
     return found
 
 
+@pytest.mark.slow  # test_pipeline.py and test_benchmark.py kill and resume too
 def test_a_search_killed_twice_resumes_and_writes_its_report(
     small_dataset: str, tmp_path: Path, ray_head: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:

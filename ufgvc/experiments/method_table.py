@@ -75,7 +75,7 @@ ORACLE = (
         lr_from="mask_guided",
     ),
 )
-OWN_CONTROLS = (
+OUR_CONTROLS = (
     _control("none", "leaf_traits without traits: a cosine head", method="leaf_traits", traits=[]),
     _control("outline", "leaf_traits: outline alone", method="leaf_traits", traits=["outline"]),
     _control("veins", "leaf_traits: veins alone", method="leaf_traits", traits=["veins"]),
@@ -153,7 +153,7 @@ def list_controls(regions: Sequence[str]) -> tuple[MethodVariant, ...]:
         _control("gain", "no masks, features times 0.65", regions=[], control={"gain": 0.65}),
         *alone,
         _control("regions", label, method="linear_probe", regions=list(regions)),
-        *OWN_CONTROLS,
+        *OUR_CONTROLS,
     )
 
 

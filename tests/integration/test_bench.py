@@ -50,7 +50,7 @@ def test_all_parts_leave_their_tables_and_nothing_else(tmp_path: Path) -> None:
     ):
         assert rows[name]["ratio"]["median"] > 0, name
         assert rows[name]["baseline"], name
-    for phase in ("imports", "Ray", "workers", "network", "cache", "first batch", "first step"):
+    for phase in ("setup", "workers", "network", "cache", "first batch", "first step"):
         assert rows[f"to the first step: {phase}"]["value"]["median"] > 0, phase
     total = rows["from the command to the first step"]["value"]["median"]
     phases = sum(row["value"]["median"] for name, row in rows.items() if name.startswith("to the first step"))

@@ -100,15 +100,21 @@ class Service:
 
     def predict(self, content: bytes, query: str = "", name: str = "leaf.jpg") -> tuple[int, Any]:
         """The status and the JSON of an answer to one file."""
-        head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
-        body = head.encode() + content + f"\r\n--{BOUNDARY}--\r\n".encode()
-        headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
-        status, text = _ask(urllib.request.Request(f"{self.url}/predict{query}", body, headers))
-        return status, json.loads(text)
+        return ask_for_prediction(f"{self.url}/predict{query}", content, name)
 
     def version(self) -> str:
         """Which version of the model answers."""
         return str(json.loads(self.get("/health")[1])["model"]["version"])
+
+
+def ask_for_prediction(url: str, content: bytes, name: str, token: str = "") -> tuple[int, Any]:
+    """The status and the JSON of an answer to one file, sent as a form."""
+    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
+    body = head.encode() + content + f"\r\n--{BOUNDARY}--\r\n".encode()
+    headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+    headers |= {"Authorization": f"Bearer {token}"} if token else {}
+    status, text = _ask(urllib.request.Request(url, body, headers))
+    return status, json.loads(text)
 
 
 def _ask(request: urllib.request.Request) -> tuple[int, str]:
@@ -122,17 +128,23 @@ def _ask(request: urllib.request.Request) -> tuple[int, str]:
 @contextmanager
 def serving(registered: Registered, port: int, log: Path, *flags: str) -> Iterator[Service]:
     """The service of the champion, on loopback; it is ended with SIGTERM."""
-    command = [sys.executable, "-m", "ufgvc", "serve", "--model", f"models:/{NAME}@{CHAMPION}", "--port", str(port)]
-    command += ["--runs", registered.context.runs, "--device", "cpu", *flags]
-    environment = {**os.environ, "RAY_ADDRESS": "", "OMP_NUM_THREADS": "1"}
+    words = ["--model", f"models:/{NAME}@{CHAMPION}", "--runs", registered.context.runs, *flags]
+    with started(words, port, log) as process:
+        yield Service(f"http://127.0.0.1:{port}", process, registered)
+
+
+@contextmanager
+def started(words: list[str], port: int, log: Path, folder: Path = ROOT) -> Iterator[subprocess.Popen[bytes]]:
+    """`ufgvc serve` with these words, in a folder, when it answers on this machine; it is ended with SIGTERM."""
+    command = [sys.executable, "-m", "ufgvc", "serve", *words, "--port", str(port), "--device", "cpu"]
+    environment = {**os.environ, "RAY_ADDRESS": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=output, env=environment, start_new_session=True, cwd=ROOT
+            command, stdout=output, stderr=output, env=environment, start_new_session=True, cwd=folder
         )
-    service = Service(f"http://127.0.0.1:{port}", process, registered)
     try:
-        _wait(service, log)
-        yield service
+        _wait(process, f"http://127.0.0.1:{port}/health", log)
+        yield process
         process.send_signal(signal.SIGTERM)
         assert process.wait(90) == 143, log.read_text()
         assert "Traceback" not in log.read_text()
@@ -142,12 +154,12 @@ def serving(registered: Registered, port: int, log: Path, *flags: str) -> Iterat
             process.wait(10)
 
 
-def _wait(service: Service, log: Path, within: float = 400) -> None:
+def _wait(process: subprocess.Popen[bytes], url: str, log: Path, within: float = 400) -> None:
     deadline = time.monotonic() + within
     while time.monotonic() < deadline:
-        assert service.process.poll() is None, log.read_text()
+        assert process.poll() is None, log.read_text()
         try:
-            if service.get("/health")[0] == 200:
+            if _ask(urllib.request.Request(url))[0] == 200:
                 return
         except OSError:
             pass

@@ -128,7 +128,7 @@ class _Writer:
         registry = self.status.registry
         old = next((each for each in registry.versions if each.number == registry.champion), None)
         if old is not None and old.stale:
-            what = f"champion {old.number} may have been trained on test leaves of now, so no comparison is fair"
+            what = f"champion {old.number} may have learned from test leaves of now, so no test can decide for you"
             return self.command("promote", f"challenger {challenger.number}; {what}", "--force")
         rival = f"champion {registry.champion}" if registry.champion else "no champion yet"
         return self.command("promote", f"challenger {challenger.number}, {rival}")

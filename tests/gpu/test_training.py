@@ -22,6 +22,7 @@ from ufgvc.experiments.calibrate import CalibrateSettings, calibrate_model
 from ufgvc.methods import Stage
 from ufgvc.methods.method import identity
 from ufgvc.models.model import load_model
+from ufgvc.runtime.session import RaySettings
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training.optim import make_optimizer
@@ -44,10 +45,10 @@ OPTIONS = {"backbone": "resnet18"}
 TIMES = ("seconds", "images_per_second", "data_wait")
 
 
-def run(data: str, runs: Path, device: torch.device, **changes: Any) -> TrainResult:
+def run(data: str, runs: Path, device: torch.device, ray: RaySettings = RaySettings(), **changes: Any) -> TrainResult:
     wish = "gpu" if device.type == "cuda" else "cpu"
     settings = TrainSettings(**(TINY | {"epochs": 2, "device": wish} | changes))
-    done = train(data, "mask_guided", OPTIONS, settings, Context(runs=str(runs), tracking=OFF, seed=3))
+    done = train(data, "mask_guided", OPTIONS, settings, Context(runs=str(runs), tracking=OFF, seed=3, ray=ray))
     assert isinstance(done, TrainResult)
     return done
 
@@ -118,7 +119,8 @@ def test_a_killed_worker_is_replaced(leaves: str, tmp_path: Path, device: torch.
     killer = threading.Thread(target=kill_the_worker, args=(tmp_path, killed, over), daemon=True)
     killer.start()
     try:
-        done = run(leaves, tmp_path, device, epochs=12, checkpoint_seconds=0)
+        # With an address the worker is one of Ray Train, and not this process.
+        done = run(leaves, tmp_path, device, RaySettings(address="auto"), epochs=12, checkpoint_seconds=0)
     finally:
         over.set()  # it must not find the workers of another test
         killer.join()

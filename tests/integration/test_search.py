@@ -36,6 +36,7 @@ from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training.folds import Folds
 from ufgvc.training.in_process import train_in_process
 from ufgvc.training.progress import read_metrics
+from ufgvc.training.regions import use_regions
 from ufgvc.training.settings import TrainSettings
 
 OPTIONS = {"backbone": "shufflenet_v2_x0_5"}
@@ -238,7 +239,8 @@ def test_trials_of_several_workers_leave_no_group_behind(small_dataset: str, tmp
     train = TRAIN.model_copy(update={"workers": 2, "batch_size": 8, "cpus_per_worker": 0.5})
     dataset = open_dataset(small_dataset)
     context = Context(runs=str(tmp_path / "runs"), tracking=OFF)
-    store = make_store(dataset, "mask_guided", OPTIONS, train, settings, context)
+    options = use_regions("mask_guided", OPTIONS, dataset.regions)
+    store = make_store(dataset, "mask_guided", options, train, settings, context)
     values = paper_values(store.dimensions, store.method, store.options, store.train)
     store.save_config(TrialConfig(0, values))
     store.save_config(TrialConfig(1, values | {"options.loss_weights.vein": 1.0}))

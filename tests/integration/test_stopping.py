@@ -37,7 +37,7 @@ def check_stop(number: signal.Signals, tmp_path: Path, workers: int = 1, **varia
     """Sends the signal after the first epoch.  variables: of the command's environment."""
     data, runs = tmp_path / "data", tmp_path / "runs"
     three_cultivars(str(data))
-    settings = "--train.init none --train.epochs 200 --train.batch-size 4 --train.resize 40 --train.crop 32"
+    settings = "--train.init none --train.epochs 200 --train.batch-size 8 --train.resize 40 --train.crop 32"
     command = ["train", "--data", str(data), "--runs", str(runs), "--method", "resnet50"]
     command += ["--options.backbone", "shufflenet_v2_x0_5", *settings.split(), "--train.checkpoint-seconds", "0"]
     command += ["--train.workers", str(workers), "--train.cpus-per-worker", "0.5"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from tests.factories import three_cultivars
+from tests.factories import THREE, coloured, ingested
 from tests.integration.submission import plain_environment, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,7 +36,8 @@ def test_a_training_by_ray_that_it_has_started_is_stopped(tmp_path: Path) -> Non
 def check_stop(number: signal.Signals, tmp_path: Path, workers: int = 1, **variables: str) -> None:
     """Sends the signal after the first epoch.  variables: of the command's environment."""
     data, runs = tmp_path / "data", tmp_path / "runs"
-    three_cultivars(str(data))
+    leaves = [(each % 3, coloured(each % 3, each)) for each in range(9)]
+    ingested(str(data), "tiny", THREE, [("train", leaves), ("test", leaves[:3])], 48)
     settings = "--train.init none --train.epochs 200 --train.batch-size 8 --train.resize 40 --train.crop 32"
     command = ["train", "--data", str(data), "--runs", str(runs), "--method", "resnet50"]
     command += ["--options.backbone", "shufflenet_v2_x0_5", *settings.split(), "--train.checkpoint-seconds", "0"]

@@ -75,7 +75,7 @@ class TrainSettings(Settings):
     checkpoint_seconds: float = Field(60.0, ge=0)
     """seconds between checkpoints; there is always one at the end"""
     keep_checkpoints: int = Field(2, ge=1)
-    """number of checkpoints that are kept"""
+    """number of checkpoints that Ray Train keeps; a training without it keeps the last one"""
     max_failures: int = Field(3, ge=-1)
     """restarts of failed workers (-1: no limit); workers lost with their node, e.g. a spot machine, do not count, and
     one worker without a cluster is the command itself"""

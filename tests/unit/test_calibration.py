@@ -166,19 +166,20 @@ def test_the_score_is_what_its_definition_says(factor: float) -> None:
     random = np.random.default_rng(1)
     learnt, other = random.normal(1, 2, (41, 12)), factor * random.normal(0, 2, (25, 12))
     expected = [slow_ood_score(learnt, feature) for feature in other]
-    np.testing.assert_allclose(fit_feature_subspace(learnt).ood_score(other), expected, atol=2e-6)
+    np.testing.assert_allclose(fit_feature_subspace(learnt, with_length=True).ood_score(other), expected, atol=2e-6)
 
 
 def test_a_model_of_an_earlier_version_keeps_its_score() -> None:
-    """Its file has no usual length, and its threshold was fitted to the residual alone."""
+    """Its file has no usual length, as that of a trained network, and its threshold was fitted to the residual."""
     random = np.random.default_rng(2)
-    subspace = fit_feature_subspace(random.normal(size=(30, 8)))
+    subspace = fit_feature_subspace(random.normal(size=(30, 8)), with_length=True)
     old = FeatureSubspace.from_bytes(safetensors.numpy.save({"mean": subspace.mean, "basis": subspace.basis}))
     other = random.normal(size=(9, 8))
     assert old.length is None
     np.testing.assert_allclose(old.ood_score(7 * other), old.ood_score(other))
     np.testing.assert_allclose(subspace.ood_score(4 * other), 2 * subspace.ood_score(other))
     assert FeatureSubspace.from_bytes(old.to_bytes()).length is None
+    assert fit_feature_subspace(other).length is None
 
 
 def test_a_reference_of_leaves_that_are_all_the_same_has_no_direction() -> None:

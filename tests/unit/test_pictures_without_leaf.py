@@ -85,14 +85,16 @@ def scored(name: str) -> tuple[FeatureSubspace, float, NDArray[np.float32], NDAr
         train, held = kfold_indices(labels, [None] * len(labels), FOLDS, fold, 0)
         mean, scale = standardiser(learnt[train])
         held_scores.append(
-            fit_feature_subspace((learnt[train] - mean) / scale).ood_score((learnt[held] - mean) / scale)
+            fit_feature_subspace((learnt[train] - mean) / scale, with_length=True).ood_score(
+                (learnt[held] - mean) / scale
+            )
         )
     scores = np.concatenate(held_scores)
     calibration = fit_calibration(np.zeros((len(scores), CLASSES)), labels, scores, "3-fold")
     mean, scale = standardiser(learnt)
     assert calibration.threshold is not None
     return (
-        fit_feature_subspace((learnt - mean) / scale),
+        fit_feature_subspace((learnt - mean) / scale, with_length=True),
         calibration.threshold,
         (new - mean) / scale,
         (other - mean) / scale,

@@ -48,7 +48,8 @@ class FeatureSubspace:
     """The affine subspace that holds most variance of the training images' features, and the usual length of these.
 
     mean: (C,), of the features scaled to unit length.  basis: (k, C), orthonormal rows.  length: (1,), the median
-    length of the features; None in files of an earlier version, whose scores leave the length out.
+    length of the features, where it is part of the score: of a probe's standardised embeddings; None for other
+    features, and in files of an earlier version.
     """
 
     mean: NDArray[np.float32]
@@ -58,11 +59,11 @@ class FeatureSubspace:
     def ood_score(self, features: NDArray[Any]) -> Floats:
         """Out-of-distribution scores (N,) >= 0 of features (N, C): residual * sqrt(length / usual length).
 
-        residual: what of a feature's direction lies outside the subspace. ViM (Wang et al. 2022, arXiv 2203.10807,
-        section 4) takes that of the feature itself, which is residual * length, and adds a logit term, which is left
-        out: logits grow with any strong activation. Ours is halfway between direction and feature. A picture without a
-        leaf has the direction of some leaf and several times its length; a new leaf's length says little. Compared
-        with both, with the length alone and with the nearest leaf in docs/results/calibration.md.
+        residual: what of a feature's direction lies outside the subspace; without a usual length it is the score. ViM
+        (Wang et al. 2022, arXiv 2203.10807, section 4) takes that of the feature itself, which is residual * length,
+        and adds a logit term, which is left out: logits grow with any strong activation. Ours is halfway between
+        direction and feature: the embedding of a picture without a leaf has the direction of some leaf and several
+        times its length, while the lengths of leaves differ for no reason. Compared in docs/results/calibration.md.
         UserError for features of another width.
         """
         if np.shape(features)[1] != len(self.mean):
@@ -148,13 +149,15 @@ def fit_calibration(
     )
 
 
-def fit_feature_subspace(features: NDArray[Any]) -> FeatureSubspace:
-    """The mean of features (N, C) of unit length, the fewest principal components with VARIANCE of the variance, and
-    the median length.
+def fit_feature_subspace(features: NDArray[Any], with_length: bool = False) -> FeatureSubspace:
+    """The mean of features (N, C) of unit length, and the fewest principal components with VARIANCE of the variance.
+
+    with_length: also their median length, for standardised embeddings.
     """
     from sklearn.decomposition import PCA
 
-    rows, length = normalize_rows(features), np.median(lengths_of_rows(features)).astype(np.float32).reshape(1)
+    rows = normalize_rows(features)
+    length = np.median(lengths_of_rows(features)).astype(np.float32).reshape(1) if with_length else None
     if not np.ptp(rows, axis=0).any():
         return FeatureSubspace(rows[0].astype(np.float32), np.zeros((0, rows.shape[1]), np.float32), length)
     pca = PCA(n_components=VARIANCE, svd_solver="full").fit(rows)

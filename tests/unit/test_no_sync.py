@@ -171,6 +171,8 @@ def waits_of_an_epoch(
 @pytest.fixture(autouse=True)
 def _no_question_about_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ufgvc.training.steps.choose_precision", lambda wanted, device: "fp32")
+    # Fake tensors have no fused optimizer.
+    monkeypatch.setattr("ufgvc.training.optim.has_fused_kernels", lambda net: None)
 
 
 @pytest.mark.parametrize("resident", [True, False])

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from ufgvc.data.crops import Place
 from ufgvc.data.transfer import to_device
 
 # Of SplitMix64 (Steele, Lea and Flood 2014): a counter with this step, then two rounds of multiply and shift.
@@ -56,12 +57,10 @@ def augment(
     crop: int,
     rotate: float = 0.0,
     crop_scale: tuple[float, float] | None = None,
-    at: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """A random crop, flipped left to right with probability 1/2, after a rotation by -`rotate` to `rotate` degrees.
 
-    images: (B, R, R, 3) uint8, or (N, R, R, 3) with `at`.  masks: {region: (B, R, R) uint8 of 0 and 1, or bool}.
-    at: (B,) int64, which images are meant; None: all of them.
+    images: (B, R, R, 3) uint8.  masks: {region: (B, R, R) uint8 of 0 and 1, or bool}.
     uniforms: (B, 3) in [0, 1) for top, left and flip; (B, 4) with `rotate`, for the angle; (B, 6) with `crop_scale`,
     for area and ratio.  crop: side in pixels.  crop_scale: smallest and largest share of the image's area; the crop has
     a random size (`crop_sides`) and is resized to `crop`, bilinear without antialiasing (masks: nearest).
@@ -83,7 +82,6 @@ def augment(
         grid = to_device(grid.float(), images.device)
         # Interpolation may exceed 1 by a rounding error.
         edge = "zeros" if rotate else "border"
-        images = images if at is None else images[at]
         sampled = _divide_by_255(_sample(images.permute(0, 3, 1, 2), grid, "bilinear", edge)).clamp(0, 1)
         return _channels_last(sampled), {
             region: _sample(mask[:, None], grid, "nearest") for region, mask in masks.items()
@@ -94,10 +92,10 @@ def augment(
     index = torch.arange(len(uniforms), device=images.device)[:, None, None]
     rows, columns = to_device(rows, images.device)[:, :, None], to_device(columns, images.device)[:, None, :]
     cropped = {region: mask[index, rows, columns][:, None].float() for region, mask in masks.items()}
-    return to_float(images[index if at is None else at[:, None, None], rows, columns]), cropped
+    return to_float(images[index, rows, columns]), cropped
 
 
-def place_crops(uniforms: NDArray[np.float64], crop: int, side: int) -> list[tuple[int, int, bool]]:
+def place_crops(uniforms: NDArray[np.float64], crop: int, side: int) -> list[Place]:
     """First row, first column and flip of the crops that `augment` takes of images of `side` pixels without a rotation.
 
     uniforms: (B, 3 or more).  ValueError if crop > side.
@@ -160,7 +158,7 @@ def _channels_last(images: Tensor) -> Tensor:
 
 def _divide_by_255(values: Tensor) -> Tensor:
     """values / 255, rounded alike on every device: a GPU divides by a Python number with its reciprocal."""
-    return values / values.new_full((), 255)
+    return values / values.new_full((), 255, dtype=torch.float32)
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -169,7 +167,7 @@ def to_float(images: Tensor) -> Tensor:
         values = np.empty(images.shape, np.float32)
         np.divide(images.numpy(), np.float32(255), out=values)
         return torch.from_numpy(values).permute(0, 3, 1, 2)
-    return _channels_last(_divide_by_255(images.permute(0, 3, 1, 2).float()))
+    return _channels_last(_divide_by_255(images.permute(0, 3, 1, 2)))
 
 
 def eval_view(images: Tensor, size: int) -> Tensor:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.unit.test_modern_resume import LEAVES, SIDE, worker
-from ufgvc.data.augment import augment, place_crops, to_float
-from ufgvc.data.crops import crop_images, crop_masks, crop_resident, pool_mask, unpack
+from ufgvc.data.augment import augment, crop_resident, place_crops, to_float
+from ufgvc.data.crops import crop_images, crop_masks, pool_mask, unpack
 from ufgvc.data.images import decode_mask, decode_packed_mask, encode_mask
 from ufgvc.data.resize import resize_mask_square
 from ufgvc.methods.mask_guided import attention_target
@@ -41,8 +41,9 @@ def test_they_are_those_of_augment(crop: int) -> None:
     assert torch.equal(torch.from_numpy(mask).float(), whole_masks["vein"][:, 0])
     places = [place for _, *place in crops]
     held = torch.from_numpy(images), {"vein": torch.from_numpy(packed)}, torch.from_numpy(rows)
-    pixels, there = crop_resident(*held, places, crop)
-    assert torch.equal(pixels, torch.from_numpy(cropped))
+    there_images, there = crop_resident(*held, places, crop)
+    assert torch.equal(there_images, whole)
+    assert there_images.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(there["vein"][:, 0], torch.from_numpy(mask))
 
 

@@ -6,9 +6,11 @@ flip and rotation.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,12 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from ufgvc.data.crops import Place
 from ufgvc.data.transfer import to_device
 
 # Of SplitMix64 (Steele, Lea and Flood 2014): a counter with this step, then two rounds of multiply and shift.
 _STEP = 0x9E3779B97F4A7C15
 _MASK_64 = (1 << 64) - 1
+Place = tuple[int, int, bool]  # first row and first column of pixels, whether the crop is flipped
 CROP_RATIO = (3 / 4, 4 / 3)  # of width to height of a crop of random size: torchvision's
 
 
@@ -93,6 +95,43 @@ def augment(
     rows, columns = to_device(rows, images.device)[:, :, None], to_device(columns, images.device)[:, None, :]
     cropped = {region: mask[index, rows, columns][:, None].float() for region, mask in masks.items()}
     return to_float(images[index, rows, columns]), cropped
+
+
+def crop_resident(
+    images: Tensor,
+    packed: Mapping[str, Any],
+    rows: Tensor,
+    places: Sequence[Place],
+    side: int,
+    compiled: bool = False,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Crops of images and packed masks that lie on the training device, without touching pixels outside of them.
+
+    images: (N, R, R, 3) uint8.  packed: {region: (N, R, ceil(R / 8)) uint8}, bits as of `numpy.packbits`.
+    rows: (B,) int64 on the device, the images that are meant.  places: of `place_crops`.  side: of the crops.
+    compiled: by torch.compile, in one kernel for each result, whose last bit may differ.
+    Returns images (B, 3, side, side) float in [0, 1], channels_last, and masks {region: (B, 1, side, side) of 0 and 1}
+    uint8.
+    """
+    top, left, flip = (torch.tensor(each) for each in zip(*places, strict=True))
+    steps = torch.arange(side)
+    right = left[:, None] + torch.where(flip[:, None], side - 1 - steps, steps)
+    down, right = to_device(torch.stack([top[:, None] + steps, right]), images.device)
+    gather = _compiled_gather() if compiled else _gather
+    return gather(images, dict(packed), rows[:, None, None], down[:, :, None], right[:, None, :])
+
+
+def _gather(
+    images: Tensor, packed: dict[str, Tensor], rows: Tensor, down: Tensor, right: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    byte, shift = right >> 3, (7 - (right & 7)).byte()
+    masks = {region: ((bits[rows, down, byte] >> shift) & 1)[:, None] for region, bits in packed.items()}
+    return to_float(images[rows, down, right]), masks
+
+
+@functools.cache
+def _compiled_gather() -> Any:
+    return torch.compile(_gather, dynamic=False)
 
 
 def place_crops(uniforms: NDArray[np.float64], crop: int, side: int) -> list[Place]:

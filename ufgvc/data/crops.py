@@ -1,22 +1,18 @@
-"""Crops and flips decoded images and packed masks where they lie, and touches no pixel outside of the crops.
+"""Crops and flips decoded images and packed masks on the host, and touches no pixel outside of the crops.
 
 `augment` does the same to whole images on any device, is slower, and judges this file in the tests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ufgvc.data.transfer import to_device
-
 Bytes = NDArray[np.uint8]
-Place = tuple[int, int, bool]  # first row and first column of pixels, whether the crop is flipped
 Crop = tuple[int, int, int, bool]  # row of the array, first row and first column of pixels, whether it is flipped
 
 
@@ -51,25 +47,6 @@ def _copy(part: Bytes, flip: bool, out: Bytes) -> None:
         cv2.flip(part, 1, dst=out)  # numpy's copy of reversed pixels takes eight times as long
     else:
         out[:] = part
-
-
-def crop_resident(
-    images: Tensor, packed: Mapping[str, Any], rows: Tensor, places: Sequence[Place], side: int
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """`crop_images` and `crop_masks` of images and masks that lie on the training device: pixels (B, side, side, 3) and
-    {region: (B, 1, side, side) of 0 and 1}, uint8. Only the edges of the crops are copied to the device.
-
-    packed: {region: tensor}, see `crop_masks`.  rows: (B,) int64 on the device.
-    """
-    top, left, flip = (torch.tensor(each) for each in zip(*places, strict=True))
-    steps = torch.arange(side)
-    down = top[:, None] + steps
-    right = left[:, None] + torch.where(flip[:, None], side - 1 - steps, steps)
-    down, right = to_device(torch.stack([down, right]), images.device)
-    at, down, right = rows[:, None, None], down[:, :, None], right[:, None, :]
-    byte, shift = right >> 3, (7 - (right & 7)).byte()
-    masks = {region: ((bits[at, down, byte] >> shift) & 1)[:, None] for region, bits in packed.items()}
-    return images[at, down, right], masks
 
 
 def pool_mask(mask: Tensor, size: tuple[int, int]) -> Tensor | None:

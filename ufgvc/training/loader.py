@@ -13,9 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ufgvc.core.errors import UserError
-from ufgvc.data.augment import augment, eval_view, image_key, per_image_uniforms, place_crops, to_float
+from ufgvc.data.augment import (
+    augment,
+    crop_resident,
+    eval_view,
+    image_key,
+    per_image_uniforms,
+    place_crops,
+    to_float,
+)
 from ufgvc.data.cache import CachedSource, DecodedSplit, choose_cache, copy_to_device, decoded_size, load_decoded_split
-from ufgvc.data.crops import crop_images, crop_masks, crop_resident, unpack
+from ufgvc.data.crops import crop_images, crop_masks, unpack
 from ufgvc.data.dataset import Dataset, read_index
 from ufgvc.data.mixing import (
     COLOUR_UNIFORMS,
@@ -131,8 +139,8 @@ class BatchLoader:
             masks = {region: to_device(torch.from_numpy(mask), self.device) for region, mask in bits.items()}
         elif isinstance(raw.held_images, Tensor) and isinstance(raw.rows, Tensor) and not self._resamples:
             places = place_crops(uniforms["crop"], recipe.crop, recipe.resize)
-            crops, masks = crop_resident(raw.held_images, raw.held_masks, raw.rows, places, recipe.crop)
-            images = to_float(crops)
+            compiled = self.config.train.compile and self.device.type == "cuda"
+            images, masks = crop_resident(raw.held_images, raw.held_masks, raw.rows, places, recipe.crop, compiled)
         else:
             masks = {region: unpack(bits, recipe.resize) for region, bits in raw.packed_masks.items()}
             geometry = torch.from_numpy(np.concatenate([uniforms["crop"], uniforms["size"]], axis=1))

@@ -62,8 +62,8 @@ class FeatureSubspace:
         residual: what of a feature's direction lies outside the subspace; without a usual length it is the score. ViM
         (Wang et al. 2022, arXiv 2203.10807, section 4) takes that of the feature itself, which is residual * length,
         and adds a logit term, which is left out: logits grow with any strong activation. Ours is halfway between
-        direction and feature: the embedding of a picture without a leaf has the direction of some leaf and several
-        times its length, while the lengths of leaves differ for no reason. Compared in docs/results/calibration.md.
+        direction and feature: the embedding of a picture without a leaf may have the direction of a leaf and has
+        several times its length. docs/results/calibration.md compares it with both.
         UserError for features of another width.
         """
         if np.shape(features)[1] != len(self.mean):

@@ -19,7 +19,8 @@ from ufgvc.core.process import disable_telemetry
 
 # Files that take longest, which begin first (`--no-loadscope-reorder`): else one of them runs alone at the end.
 LONGEST = [
-    "serve", "local_cluster/test_cluster_local", "search", "every_command", "training", "pipeline", "calibrate_predict",
+    "serve", "local_cluster/test_cluster_local", "two_nodes", "bench", "gpu_pack", "fresh_environment", "search",
+    "every_command", "training", "pipeline", "calibrate_predict",
     "s3_faults", "tracking", "status", "benchmark", "promotion/test_decisions", "report_pages", "model_serving",
     "promotion/test_refusals", "embedding_pool", "predictions_page", "odd_names", "auto",
 ]  # fmt: skip

@@ -92,7 +92,7 @@ def test_an_epoch_of_replays(name: str, leaves: str, tmp_path: Path, cuda: torch
     """Two epochs of a worker's steps: captured in the first, without a wait for the GPU in the second, and the
     optimizer moves the weights.
     """
-    worker = make_worker(leaves, tmp_path, name, cuda, cuda_graphs=True)
+    worker = make_worker(leaves, tmp_path, name, cuda, cuda_graphs="on")
     graphs = worker.graphs
     assert graphs is not None
     train_mode(worker.method, worker.model, worker.recipe.stages[0])

@@ -5,6 +5,7 @@ captures).
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import Literal
 
 import pytest
 import torch
@@ -19,17 +20,17 @@ GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
 @pytest.mark.parametrize(
     ("wanted", "steps", "world", "device", "used"),
     [
-        (None, MIN_STEPS, 1, GPU, True),
-        (None, MIN_STEPS - 1, 1, GPU, False),
-        (True, 1, 1, GPU, True),
-        (False, 10_000, 1, GPU, False),
-        (None, 10_000, 2, GPU, False),
-        (True, 10_000, 2, GPU, False),
-        (True, 10_000, 1, CPU, False),
+        ("auto", MIN_STEPS, 1, GPU, True),
+        ("auto", MIN_STEPS - 1, 1, GPU, False),
+        ("on", 1, 1, GPU, True),
+        ("off", 10_000, 1, GPU, False),
+        ("auto", 10_000, 2, GPU, False),
+        ("on", 10_000, 2, GPU, False),
+        ("on", 10_000, 1, CPU, False),
     ],
 )
 def test_one_rank_on_a_gpu_with_enough_steps(
-    wanted: bool | None, steps: int, world: int, device: torch.device, used: bool
+    wanted: Literal["auto", "on", "off"], steps: int, world: int, device: torch.device, used: bool
 ) -> None:
     assert use_graphs(wanted, steps, world, device) is used
 
@@ -62,4 +63,4 @@ def test_every_tensor_of_a_batch_is_read_from_the_inputs(soft: bool) -> None:
 
 def test_runs_of_before_keep_their_key() -> None:
     assert "cuda_graphs" not in TrainSettings().result_affecting()
-    assert TrainSettings(cuda_graphs=False).result_affecting()["cuda_graphs"] is False
+    assert TrainSettings(cuda_graphs="off").result_affecting()["cuda_graphs"] == "off"

@@ -50,7 +50,7 @@ def worker_config(
             "batch_size": case.batch,
             "precision": case.precision,
             "compile": case.compile,
-            "cuda_graphs": case.graphs,
+            "cuda_graphs": "on" if case.graphs else "off",
             "cache": cache,
             "checkpoint_seconds": 1e9,
         }

@@ -184,7 +184,8 @@ def write_mlflow_files(folder: Path, backbone: str = "", package: Package | None
             signature=signature,
         )
         shutil.rmtree(folder / "code", ignore_errors=True)
-        shutil.copytree(target, folder, dirs_exist_ok=True)
+        for part in target.iterdir():  # moved and not copied: code/ has 200 files
+            shutil.move(part, folder / part.name)
 
 
 def read_files(store: Store, uri: str) -> ModelFiles:

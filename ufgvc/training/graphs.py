@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +17,13 @@ WARM_UP = 3  # passes before a capture, in which libraries choose their algorith
 MIN_STEPS = 100  # of a training from which on a capture, which takes as long as some ten steps, is worth it
 
 
-def use_graphs(wanted: bool | None, steps: int, world: int, device: torch.device) -> bool:
-    """Whether a training captures its steps: None for "if it pays"; only for one rank on a GPU.
+def use_graphs(wanted: Literal["auto", "on", "off"], steps: int, world: int, device: torch.device) -> bool:
+    """Whether a training captures its steps: auto for "if it pays"; only for one rank on a GPU.
 
     steps: of the whole training.  world: number of ranks; a sum over ranks is not captured.
     """
     possible = device.type == "cuda" and world == 1
-    return possible and (steps >= MIN_STEPS if wanted is None else wanted)
+    return possible and (wanted == "on" or (wanted == "auto" and steps >= MIN_STEPS))
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from ufgvc.runtime.resources import ActorSettings, actor_pool
 from ufgvc.runtime.tasks import run_tasks
 from ufgvc.training.embedding_shards import EmbeddingShards
 from ufgvc.training.embeddings import embed_images
+from ufgvc.training.frozen import fastest_form
 from ufgvc.training.settings import WorkerConfig
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ def embed_split(config: WorkerConfig) -> bool:
 
     pool = actor_pool(ActorSettings(device=config.train.device), len(missing))
     log.info("embed: %d leaves, up to %d actors on %s", count, pool.max_actors, pool.device)
+    method = fastest_form(method, dataset.counts[config.split], pool.device)
     embedded = decode_chunks(dataset.store, missing, shards.side).map_batches(
         ShardEmbedder,
         fn_constructor_args=(ray.put(method), shards, pool.device),

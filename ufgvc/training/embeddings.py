@@ -15,9 +15,10 @@ from torch import Tensor
 from ufgvc.data.augment import eval_view
 from ufgvc.data.cache import CachedSource
 from ufgvc.data.stream import Chunk, decode_in_threads
-from ufgvc.methods.method import Method
+from ufgvc.methods.method import POOLED_FEATURES, Method
 from ufgvc.training.ddp import Ranks
 from ufgvc.training.embedding_shards import EmbeddingShards
+from ufgvc.training.frozen import fastest_form
 from ufgvc.training.loader import BatchLoader, eval_batch
 
 Ints = NDArray[np.int64]
@@ -65,6 +66,8 @@ def embed_training_images(method: Method, loader: BatchLoader, ranks: Ranks) -> 
     needed = shards.holding(positions)
     with shards.lock(f"{ranks.rank}-of-{ranks.world_size}"):  # other trainings wait; other ranks need other shards
         missing = shards.missing(needed)
+        if missing:
+            method = fastest_form(method, sum(map(len, shards.chunks)), ranks.device)
         for position, images in _decoded(loader, shards, missing):
             shards.write(position, embed_images(method, images, ranks.device))
         rows = shards.fetch(needed)
@@ -119,4 +122,6 @@ def _embed(
         for batch in batches:
             images = view(batch)
             views = [images, images.flip(3)] if method.recipe.mirror else [images]
-            yield torch.stack([net(each)["embedding"].float().cpu() for each in views], dim=1).numpy()
+            found = [net(each) for each in views]  # an exported net calls them pooled features
+            embedded = [outputs.get(POOLED_FEATURES, outputs.get("embedding")).float().cpu() for outputs in found]
+            yield torch.stack(embedded, dim=1).numpy()

@@ -35,6 +35,7 @@ from ufgvc.runtime.resources import actor_pool, choose_device
 from ufgvc.runtime.session import RaySettings, ray_session
 from ufgvc.runtime.tasks import one_task_each, run_tasks
 from ufgvc.training.embeddings import embed_images
+from ufgvc.training.frozen import fastest_form
 
 log = logging.getLogger(__name__)
 ALL = "all"
@@ -62,6 +63,10 @@ class Network:
         method = replace(method, recipe=method.recipe.model_copy(update={"crop": settings.side}))
         method.net.eval()
         return cls(method, settings.side, settings.side, pooled=False)
+
+    def fastest(self, num_images: int, device: str) -> Network:
+        """The same network in its fastest form for so many leaves."""
+        return self if self.pooled else replace(self, method=fastest_form(self.method, num_images, device))
 
     def embed(self, images: NDArray[np.uint8], device: str) -> NDArray[np.float32]:
         """(B, resize, resize, 3) uint8 -> (B, D) float32; of "embedding" the mean of a leaf and its mirror image."""
@@ -110,6 +115,7 @@ def read_leaves(dataset: Dataset, network: Network, settings: AuditSettings, ray
     pooled = pool_splits(dataset)
     chunks = list_chunks(pooled, ALL, None)
     here = scores_in_process(pooled, settings, ALL)
+    network = network.fastest(pooled.counts[ALL], choose_device(settings.device))
     session: AbstractContextManager[Any] = contextlib.nullcontext()
     with session if here else ray_session(ray, settings.gpus_to_wait_for):
         found = (_read_here if here else _read_by_actors)(dataset.store, chunks, network, settings)

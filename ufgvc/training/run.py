@@ -35,6 +35,7 @@ from ufgvc.tracking.runs import Run, finish_run_on_exit, start_run
 from ufgvc.training.checkpoint import remove_orphans
 from ufgvc.training.collect_leaves import collect_leaves, count_classes
 from ufgvc.training.in_process import train_in_process
+from ufgvc.training.metrics_file import read_metrics
 from ufgvc.training.preflight import (
     check_batch,
     check_cpus,
@@ -45,7 +46,7 @@ from ufgvc.training.preflight import (
     check_weights,
     choose_training_device,
 )
-from ufgvc.training.progress import Follower, read_metrics
+from ufgvc.training.progress import Follower
 from ufgvc.training.regions import mask_fingerprint, use_regions
 from ufgvc.training.settings import TrainSettings, WorkerConfig, apply_overrides
 
@@ -119,8 +120,8 @@ def train(
         if settings.workers == 1 and not uses_cluster(context.ray):
             device = torch.device(choose_training_device(settings))
             mark("setup")
-            with _follow(config, store, run):
-                state = train_in_process(replace(config, marks=marks()), device)
+            with _follow(config, store, run, polls=False) as follower:
+                state = train_in_process(replace(config, marks=marks()), device, follower.update)
         else:
             with ray_session(context.ray, settings.workers if settings.device == "gpu" else 0):
                 mark("setup")
@@ -216,14 +217,14 @@ def _fit(config: WorkerConfig, store: Store, run: Run, runs: str) -> dict[str, A
         return fit(replace(config, marks=marks()), store, settings.keep_checkpoints)
 
 
-def _follow(config: WorkerConfig, store: Store, run: Run) -> Follower:
+def _follow(config: WorkerConfig, store: Store, run: Run, polls: bool = True) -> Follower:
     """Shows the epochs, and logs those that a checkpoint covers."""
 
     def log_rows(rows: list[dict[str, float]]) -> None:
         for row in rows:
             run.log_metrics({name: value for name, value in row.items() if name != "epoch"}, step=int(row["epoch"]))
 
-    return Follower(store, Recipe.model_validate(config.recipe).epochs, on_checkpointed=log_rows)
+    return Follower(store, Recipe.model_validate(config.recipe).epochs, log_rows, polls)
 
 
 def save_trained(

@@ -221,8 +221,9 @@ def _follow(config: WorkerConfig, store: Store, run: Run, polls: bool = True) ->
     """Shows the epochs, and logs those that a checkpoint covers."""
 
     def log_rows(rows: list[dict[str, float]]) -> None:
-        for row in rows:
-            run.log_metrics({name: value for name, value in row.items() if name != "epoch"}, step=int(row["epoch"]))
+        run.log_steps(
+            {int(row["epoch"]): {name: value for name, value in row.items() if name != "epoch"} for row in rows}
+        )
 
     return Follower(store, Recipe.model_validate(config.recipe).epochs, log_rows, polls)
 

@@ -165,10 +165,11 @@ def decode_chunks(store: Store, chunks: list[Chunk], side: int, reserved: float 
         for index in batch["chunk"]:
             yield decode_chunk(store, chunks[int(index)], side)
 
+    slots = min(len(chunks), free_slots(reserved, streams))
     tasks = one_task_each([{"chunk": index} for index in range(len(chunks))])
     # Half a slot each, to fit next to others, but not two in a slot: Ray ends idle workers above the number of slots,
     # and a new one takes 2 to 3 seconds to import what it needs.
-    return tasks.map_batches(work, batch_size=1, num_cpus=0.5, concurrency=free_slots(reserved, streams))
+    return tasks.map_batches(work, batch_size=1, num_cpus=0.5, concurrency=slots)
 
 
 def decode_in_threads(store: Store, chunks: Iterable[Chunk], side: int) -> Iterator[Columns]:

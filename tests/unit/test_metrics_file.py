@@ -71,9 +71,12 @@ def test_only_new_bytes_are_read(run: Store, monkeypatch: pytest.MonkeyPatch) ->
     assert reader.read() == []
     starts: list[int] = []
     read_from = metrics_file.read_from
-    monkeypatch.setattr(
-        metrics_file, "read_from", lambda store, name, start: starts.append(start) or read_from(store, name, start)
-    )
+
+    def count(store: Store, name: str, start: int) -> bytes:
+        starts.append(start)
+        return read_from(store, name, start)
+
+    monkeypatch.setattr(metrics_file, "read_from", count)
     for epoch in range(1, 4):
         writer.add(rows(*range(1, epoch + 1)))
         assert reader.read() == rows(*range(1, epoch + 1))

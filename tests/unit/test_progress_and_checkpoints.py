@@ -152,11 +152,10 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
         history=[row(1), row(2)],
         best=best,
         random=random,
-        run_id="r",
     )
     drawn = torch.rand(3)
     state = read_checkpoint(tmp_path)
-    assert (state["epoch"], state["stage"], state["run_id"], state["history"]) == (2, 1, "r", [row(1), row(2)])
+    assert (state["epoch"], state["stage"], state["history"]) == (2, 1, [row(1), row(2)])
     assert all(torch.equal(state["net"][name], tensor) for name, tensor in net.state_dict().items())
     assert all(torch.equal(state["best"]["net"][name], tensor) for name, tensor in best["net"].items())
     fresh = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))

@@ -11,9 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store
-from ufgvc.tracking.client import MlflowNotFound, MlflowUnavailable, connect, map_errors
+from ufgvc.tracking.client import MlflowNotFound, MlflowUnavailable, map_errors
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.journal import Journal, Line
 from ufgvc.tracking.settings import MlflowLocation, redact, redact_values, resolve, version_tags
@@ -94,6 +93,7 @@ def start_run(
     parent: str | None = None,
     run_id: str | None = None,
     store: Store | None = None,
+    connect_now: bool = True,
 ) -> Run:
     """Starts a run, or resumes the one of `run_id` or of the journal. Does not fail while MLflow is unavailable.
 
@@ -106,6 +106,7 @@ def start_run(
         parent: id of the run in which this one is nested.
         run_id: of an existing run to resume.
         store: the run folder, in which `journal/` is written; None: what cannot be sent is lost (short runs).
+        connect_now: False leaves it to `MlflowRun.open`, or to the first call.
 
     Raises:
         UserError: no MLflow is named, and none can be created in the runs folder.
@@ -132,23 +133,10 @@ def start_run(
     }
     identity |= {"id": run_id or identity["id"], "status": None, "described": False}
     identity["tags"] |= {**version_tags(), **{key: redact(str(value)) for key, value in tags.items()}}
-    return MlflowRun(location, journal, identity)
-
-
-def require_mlflow(context: Context) -> None:
-    """UserError if the named MLflow server cannot be reached. For long jobs, before they start."""
-    location = resolve(context.tracking, context.runs)
-    if location is None:
-        return
-    try:
-        connect(location)
-    except MlflowUnavailable as error:
-        fix = (
-            "start the server, check MLFLOW_TRACKING_URI or --tracking.uri, or record nothing with `--tracking.uri off`"
-        )
-        raise UserError(
-            f"MLflow cannot be reached: {error}", where=redact(location.uri), fix=error.fix or fix
-        ) from None
+    run = MlflowRun(location, journal, identity)
+    if connect_now:
+        run.open()
+    return run
 
 
 @contextlib.contextmanager
@@ -177,6 +165,9 @@ class MlflowRun:
         self._warned = False
         self._unsent = bool(journal and self._pending())
         self._save_identity()
+
+    def open(self) -> None:
+        """Creates or resumes the run on MLflow, unless it is unavailable."""
         self._try(lambda: None)
 
     @property

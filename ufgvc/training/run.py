@@ -30,6 +30,7 @@ from ufgvc.models.format import save_model
 from ufgvc.regions.mask_results import check_masks, masks_found
 from ufgvc.runtime.resources import alive_nodes, choose_device
 from ufgvc.runtime.session import ray_session, uses_cluster
+from ufgvc.tracking.background import open_in_background
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.runs import Run, finish_run_on_exit, start_run
 from ufgvc.training.checkpoint import remove_orphans
@@ -113,9 +114,10 @@ def train(
         "folder": store.uri,
     }
     name = f"{method}-{identity['key']}"
-    run = start_run(context, experiment=dataset.name, name=name, params=identity, tags=tags, store=store)
+    run = open_in_background(
+        start_run(context, dataset.name, name, params=identity, tags=tags, store=store, connect_now=False)
+    )
     log.info("training %s on %s: run %s", method, dataset.name, store.uri)
-    config = replace(config, run_id=run.id)
     with finish_run_on_exit(run):
         if settings.workers == 1 and not uses_cluster(context.ray):
             device = torch.device(choose_training_device(settings))

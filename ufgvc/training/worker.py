@@ -283,7 +283,6 @@ class Worker:
             history=self.history,
             best=self.best,
             random=states,
-            run_id=self.config.run_id,
             average=self.average,
         )
         self.metrics.flush(self.history)

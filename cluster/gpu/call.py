@@ -44,7 +44,8 @@ print(json.dumps({"python": platform.python_version(), "torch": torch.__version_
 @dataclass(frozen=True)
 class Call:
     """out: where results go.  env: of every command.  deadline: of the whole, in time.monotonic.  device: None without
-    a GPU.  bench_parts: of `ufgvc bench`, () for all.  benchmarks: names of trainings.BENCHMARKS.
+    a GPU.  bench_parts: of `ufgvc bench`, () for all.  bench_flags: more of its flags.
+    benchmarks: names of trainings.BENCHMARKS.
     """
 
     dry: bool
@@ -54,6 +55,7 @@ class Call:
     deadline: float
     device: str | None = None
     bench_parts: tuple[str, ...] = ()
+    bench_flags: tuple[str, ...] = ()
     benchmarks: tuple[str, ...] = ()
 
     def start(self, name: str, *command: str, **env: str) -> Command:

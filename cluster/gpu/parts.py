@@ -83,7 +83,7 @@ def run_bench(call: Call, limit: float) -> Part:
     folder = WORK / "bench"
     shutil.rmtree(folder, ignore_errors=True)
     parts = ("--parts", *call.bench_parts) if call.bench_parts else ()
-    flags = (*parts, *(BENCH_DRY if call.dry else BENCH_GPU))
+    flags = (*parts, *(BENCH_DRY if call.dry else BENCH_GPU), *call.bench_flags)
     outcome = call.run("bench", (*BENCH, "--out", str(folder), *flags), limit)
     state, missing = outcome.state, []
     for name in ("bench.json", "bench.md"):

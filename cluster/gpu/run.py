@@ -1,8 +1,8 @@
 """`python3 -m cluster.gpu.run [--parts tests bench trainings] [--dry]`: runs the parts on this host and prints a
 summary last.
 
-Results go to $OUT, else to .gpu/out: tests.json, bench.json, bench.md, trainings.json, trainings.md, log.txt,
-summary.json, summary.txt.
+Results go to $OUT, else to .gpu/out: tests.json, bench.json, bench.md, experiment.json, trainings.json, trainings.md,
+log.txt, summary.json, summary.txt.
 Exit codes: 0 all parts succeeded, 1 one did not, 2 nothing could start.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 import time
@@ -20,13 +21,22 @@ from typing import Any
 
 from cluster.gpu.call import Call, environment, install, probe
 from cluster.gpu.commands import Log
+from cluster.gpu.experiment import run_experiment
 from cluster.gpu.parts import Part, run_bench, run_tests
 from cluster.gpu.paths import FOLDER, WORK, GpuCallError, git_commit, packed_commit, write_json
 from cluster.gpu.trainings import BENCHMARKS, DEFAULT_BENCHMARKS, run_trainings
 
-PARTS: dict[str, Callable[[Call, float], Part]] = {"tests": run_tests, "bench": run_bench, "trainings": run_trainings}
-SECONDS = {"tests": 150.0, "bench": 170.0, "trainings": 450.0, "all": 540.0}  # a call on that host may last 600
-DRY_SECONDS = {"tests": 900.0, "bench": 400.0, "trainings": 700.0, "all": 2000.0}  # on two busy cores
+PARTS: dict[str, Callable[[Call, float], Part]] = {
+    "tests": run_tests,
+    "bench": run_bench,
+    "experiment": run_experiment,
+    "trainings": run_trainings,
+}
+DEFAULT_PARTS = ("tests", "bench", "trainings")
+# A call on that host may last 600.
+SECONDS = {"tests": 150.0, "bench": 170.0, "experiment": 240.0, "trainings": 450.0, "all": 540.0}
+# On two busy cores.
+DRY_SECONDS = {"tests": 900.0, "bench": 400.0, "experiment": 300.0, "trainings": 700.0, "all": 2000.0}
 ROOM = 11_500  # characters of output that a call brings back
 
 
@@ -56,10 +66,11 @@ def parse_flags(arguments: list[str] | None) -> argparse.Namespace:
         "--parts",
         nargs="*",
         choices=list(PARTS),
-        default=list(PARTS),
-        help="in this order; none: install the wheels only",
+        default=list(DEFAULT_PARTS),
+        help=f"in this order; none: install the wheels only; default: {' '.join(DEFAULT_PARTS)}",
     )
     parser.add_argument("--bench-parts", nargs="*", default=(), help="of `ufgvc bench`; default: all")
+    parser.add_argument("--bench-flags", default="", help="more flags of `ufgvc bench`, as one argument")
     parser.add_argument(
         "--benchmarks",
         nargs="*",
@@ -96,6 +107,7 @@ def run_parts(flags: argparse.Namespace, out: Path, env: dict[str, str]) -> int:
         deadline=started + flags.all_seconds,
         device=about["device"],
         bench_parts=tuple(flags.bench_parts),
+        bench_flags=tuple(shlex.split(flags.bench_flags)),
         benchmarks=tuple(flags.benchmarks),
     )
     done: list[Part] = []

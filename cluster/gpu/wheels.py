@@ -19,7 +19,7 @@ NEEDED = (
     *("ray", "msgpack", "jsonschema", "jsonschema-specifications", "referencing", "rpds-py"),
     *("pydantic", "pydantic-core", "annotated-types", "typing-inspection"),
     *("tyro", "docstring-parser", "typeguard"),
-    *("natsort", "imagehash"),
+    *("natsort", "imagehash", "simplejpeg"),
 )
 IMPORTS = (
     "ray",

@@ -64,8 +64,8 @@ def rows_of(result: TrainResult) -> list[dict[str, float]]:
 
 @pytest.fixture(scope="module")
 def trained(leaves: str, tmp_path_factory: pytest.TempPathFactory, device: torch.device) -> TrainResult:
-    """Three epochs, every one of them kept as a checkpoint."""
-    return run(leaves, tmp_path_factory.mktemp("trained"), device, epochs=3, checkpoint_seconds=0)
+    """Three epochs of captured steps, every one of them kept as a checkpoint."""
+    return run(leaves, tmp_path_factory.mktemp("trained"), device, epochs=3, checkpoint_seconds=0, cuda_graphs="on")
 
 
 def test_a_training_ends_in_a_model(trained: TrainResult) -> None:
@@ -85,7 +85,7 @@ def test_a_run_cut_off_goes_on(trained: TrainResult, leaves: str, tmp_path: Path
     shutil.copytree(runs, tmp_path / "runs")
     cut_off = tmp_path / "runs" / Path(trained.run).relative_to(runs)
     (cut_off / "model" / "model.json").unlink()
-    again = run(leaves, tmp_path / "runs", device, epochs=3, checkpoint_seconds=0)
+    again = run(leaves, tmp_path / "runs", device, epochs=3, checkpoint_seconds=0, cuda_graphs="on")
     assert not again.found
     assert Path(again.run) == cut_off
     assert rows_of(again) == rows_of(trained)
@@ -162,7 +162,7 @@ def summed(value: Tensor) -> Tensor:
 
 
 def test_a_compiled_training(leaves: str, tmp_path: Path, cuda: torch.device) -> None:
-    done = run(leaves, tmp_path, cuda, compile=True, validation="test")
+    done = run(leaves, tmp_path, cuda, compile=True, cuda_graphs="on", validation="test")
     assert [row["epoch"] for row in rows_of(done)] == [1, 2]
     names = list(load_model(done.model).net.state_dict())
     assert not any("_orig_mod" in name for name in names), "the compiler's wrapper got into the weights"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from ufgvc.core.region_names import PAPER_REGIONS
-from ufgvc.data.augment import augment
+from ufgvc.data.augment import augment, crop_resident, place_crops
 from ufgvc.data.augment import eval_view as middle_view
 
 pytestmark = pytest.mark.gpu
@@ -41,6 +42,24 @@ def test_the_same_crops_to_the_bit(with_masks: bool, device: torch.device) -> No
         assert torch.equal(found_masks[name].cpu(), mask), (
             f"{(found_masks[name].cpu() != mask).sum()} pixels of {name} differ"
         )
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_crops_of_images_on_the_device(compiled: bool, device: torch.device) -> None:
+    """Of packed masks and some images of many; the compiler divides with another last bit."""
+    if compiled and device.type != "cuda":
+        pytest.skip("the CPU's own compiler takes minutes, and trainings there do not use it")
+    images, masks, chance = photographs()
+    rows = torch.tensor([3, 0, 3, 15, 7])
+    wanted, wanted_masks = augment(images[rows], {name: mask[rows] for name, mask in masks.items()}, chance[:5], CROP)
+    packed = {name: torch.from_numpy(np.packbits(mask.numpy(), axis=2)).to(device) for name, mask in masks.items()}
+    places = place_crops(chance[:5].numpy(), CROP, FULL)
+    found, found_masks = crop_resident(images.to(device), packed, rows.to(device), places, CROP, compiled)
+    gap = float((found.cpu() - wanted).abs().max())
+    assert gap <= (1e-6 if compiled else 0.0)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    for name, mask in wanted_masks.items():
+        assert torch.equal(found_masks[name].cpu().float(), mask), name
 
 
 def test_turned_crops_differ_by_the_rounding_of_the_interpolation(device: torch.device) -> None:

@@ -13,8 +13,7 @@ from ufgvc.bench import growth, report
 from ufgvc.bench.machine import describe_machine
 from ufgvc.bench.report import BenchReport, format_number
 from ufgvc.bench.timing import Measurement, Spread
-from ufgvc.data.cache import decoded_size
-from ufgvc.training.loader import choose_cache
+from ufgvc.data.cache import choose_cache, decoded_size
 
 CPU = torch.device("cpu")
 

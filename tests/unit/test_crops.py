@@ -1,4 +1,4 @@
-"""Crops of images and packed masks on the host: exactly those that `augment` takes of whole images."""
+"""Crops of images and packed masks where they lie: exactly those that `augment` takes of whole images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.unit.test_modern_resume import LEAVES, SIDE, worker
-from ufgvc.data.augment import augment, place_crops, to_float
+from ufgvc.data.augment import augment, crop_resident, place_crops, to_float
 from ufgvc.data.crops import crop_images, crop_masks, pool_mask, unpack
 from ufgvc.data.images import decode_mask, decode_packed_mask, encode_mask
 from ufgvc.data.resize import resize_mask_square
@@ -39,21 +39,17 @@ def test_they_are_those_of_augment(crop: int) -> None:
     assert torch.equal(unpack(torch.from_numpy(packed), SIZE).bool(), torch.from_numpy(masks))
     mask = crop_masks(packed, crops, crop)
     assert torch.equal(torch.from_numpy(mask).float(), whole_masks["vein"][:, 0])
+    places = [place for _, *place in crops]
+    held = torch.from_numpy(images), {"vein": torch.from_numpy(packed)}, torch.from_numpy(rows)
+    there_images, there = crop_resident(*held, places, crop)
+    assert torch.equal(there_images, whole)
+    assert there_images.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(there["vein"][:, 0], torch.from_numpy(mask))
 
 
 def test_a_crop_larger_than_the_image() -> None:
     with pytest.raises(ValueError, match="a crop of 42 px does not fit"):
         place_crops(np.zeros((1, 4)), SIZE + 1, SIZE)
-
-
-def test_some_images_of_many_are_those_alone() -> None:
-    random = np.random.default_rng(0)
-    images = torch.from_numpy(random.integers(0, 256, (6, SIZE, SIZE, 3), dtype=np.uint8))
-    at, uniforms = torch.tensor([4, 1, 4]), torch.from_numpy(random.random((3, 6)))
-    for how in ({}, {"rotate": 15.0}, {"crop_scale": (0.3, 1.0)}):
-        one, _ = augment(images, {}, uniforms, 30, at=at, **how)
-        other, _ = augment(images[at], {}, uniforms, 30, **how)
-        assert torch.equal(one, other)
 
 
 def test_bytes_become_the_float_that_is_nearest_to_the_quotient() -> None:
@@ -69,9 +65,9 @@ def test_bytes_become_the_float_that_is_nearest_to_the_quotient() -> None:
 def test_the_mean_of_each_cell(height: int, width: int, size: tuple[int, int]) -> None:
     mask = (np.random.default_rng(1).random((3, 1, height, width)) < 0.4).astype(np.uint8)
     mask[0] = 1  # the largest sums
-    found = pool_mask(mask, size)
+    found = pool_mask(torch.from_numpy(mask), size)
     assert found is not None
-    assert found.dtype == np.float32
+    assert found.dtype == torch.float32
     (rows, columns), tall, wide = size, height // size[0], width // size[1]
     for image in range(3):
         for row in range(rows):
@@ -85,7 +81,7 @@ def test_cells_of_unequal_size_and_sums_that_no_byte_holds_are_left_to_torch(
     height: int, size: tuple[int, int]
 ) -> None:
     mask = np.ones((1, 1, height, height), np.uint8)
-    assert pool_mask(mask, size) is None
+    assert pool_mask(torch.from_numpy(mask), size) is None
     target, nonempty = attention_target(torch.from_numpy(mask), size)
     assert torch.equal(target, torch.ones(1, 1, *size))
     assert nonempty.tolist() == [True]
@@ -101,7 +97,7 @@ def test_targets_of_bytes_are_those_of_numbers() -> None:
 
 
 def test_the_loader_gives_the_batches_of_whole_images(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The same epoch by crops on the host, and by `augment` as on a device that holds the images."""
+    """The same epoch by crops on the host, and on a device that holds the images."""
     started = worker("mask_guided", tmp_path_factory.mktemp("run"))
     plain = started.recipe.model_copy(update={"rotate": 0.0, "crop_scale": None, "cutmix": 0.0})
     loader = replace(started.loader, recipe=plain)

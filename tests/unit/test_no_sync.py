@@ -34,6 +34,7 @@ from ufgvc.methods.modern import modernise
 from ufgvc.training.average import WeightAverage
 from ufgvc.training.loader import BatchLoader
 from ufgvc.training.optim import make_optimizer
+from ufgvc.training.settings import TrainSettings
 from ufgvc.training.steps import train_step
 
 aten = torch.ops.aten
@@ -126,7 +127,7 @@ def feed_of(method: Method, resident: bool, rotate: float, side: int) -> BatchLo
     recipe = method.recipe.model_copy(update={"resize": full, "crop": side, "rotate": rotate, "batch_size": 4})
     held = copy_to_device(data, labels, GPU) if resident else None
     source = CachedSource(data, labels, np.arange(8), 4, 0, 0, 1, GPU, held)
-    config: Any = type("Config", (), {"seed": 0})
+    config: Any = type("Config", (), {"seed": 0, "train": TrainSettings()})
     keys = np.arange(8, dtype=np.uint64)
     rows = (np.arange(8), labels, [None] * 8)
     return BatchLoader(config, recipe, source, keys, *rows, 0, None, np.arange(0), labels, GPU, method.num_uniforms)
@@ -171,6 +172,8 @@ def waits_of_an_epoch(
 @pytest.fixture(autouse=True)
 def _no_question_about_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ufgvc.training.steps.choose_precision", lambda wanted, device: "fp32")
+    # Fake tensors have no fused optimizer.
+    monkeypatch.setattr("ufgvc.training.optim.has_fused_kernels", lambda net: None)
 
 
 @pytest.mark.parametrize("resident", [True, False])

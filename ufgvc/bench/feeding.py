@@ -50,6 +50,7 @@ def worker_config(
             "batch_size": case.batch,
             "precision": case.precision,
             "compile": case.compile,
+            "cuda_graphs": "on" if case.graphs else "off",
             "cache": cache,
             "checkpoint_seconds": 1e9,
         }
@@ -68,7 +69,7 @@ def time_cached_batches(data: BenchData, runs: str, device: torch.device, rounds
     unit = "images/s" if device.type == "cuda" else "images/s/core"
     rows: list[Measurement] = []
     for size in CACHED_BATCHES:
-        case = StepCase("mask_guided", "shufflenet_v2_x0_5", CROP, size, "fp32", False)
+        case = StepCase("mask_guided", "shufflenet_v2_x0_5", CROP, size, "fp32")
         calls: dict[str, Callable[[], object]] = {}
         copy = f"copying the same bytes, batch {size}"
         for where in ("host", "device") if device.type == "cuda" else ("host",):
@@ -189,7 +190,7 @@ def _with_wait(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
 
 
 def _step(worker: Worker, batch: Batch) -> None:
-    train_step(worker.method, worker.model, batch, worker.optimizer, worker.precision)
+    train_step(worker.method, worker.model, batch, worker.optimizer, worker.precision, graphs=worker.graphs)
 
 
 def time_checkpoints(worker: Worker, folder: Path, rounds: int, seed: int) -> list[Measurement]:

@@ -41,7 +41,7 @@ class Rates:
 
 
 def cache_location(rows: int, rates: Rates) -> str:
-    """Where `--train.cache auto` would keep the decoded set of so many leaves (data/loader.py: choose_cache)."""
+    """Where `--train.cache auto` would keep the decoded set of so many leaves (data/cache.py: choose_cache)."""
     need = decoded_size(rows, RESIZE, len(PAPER_REGIONS))
     if rates.device_memory is not None and need < rates.device_memory / 3:
         return "on the GPU"

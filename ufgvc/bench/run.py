@@ -29,7 +29,8 @@ from ufgvc.runtime.session import RaySettings, ray_session
 from ufgvc.tracking.context import Context
 
 log = logging.getLogger(__name__)
-READING, CACHED, FEED, START, USE = (
+EVALUATION, READING, CACHED, FEED, START, USE = (
+    "Evaluation of a batch",
     "Reading: decode, square to 512 px, both masks",
     "Cached: batches at 448 px from 512",
     "Steps fed by the loader",
@@ -69,6 +70,9 @@ def bench(settings: BenchSettings, context: Context = Context()) -> BenchReport:
             log.info("the training step: %d cases", len(cases))
             report.matrix_rates = matrix_rates(device, settings.rounds, settings.seed)
             report.steps = steps.time_steps(cases, costs, device, settings.rounds, settings.seed)
+            save()
+            report.measured[EVALUATION] = steps.time_evaluation(cases[-1], device, settings.rounds, settings.seed)
+            report.notes[EVALUATION] = "On one resident batch, in turn with the training step."
             save()
         if set(settings.parts) - {"step"}:
             _with_photographs(settings, device, cases[-1], work, report, context.ray, save)

@@ -11,6 +11,7 @@ from ufgvc.runtime.resources import Device
 
 Part = Literal["reading", "cached", "step", "feed", "startup"]
 PARTS: tuple[Part, ...] = ("reading", "cached", "step", "feed", "startup")
+VARIANTS = {"off": (False,), "on": (True,), "both": (False, True)}
 
 
 class BenchSettings(Settings):
@@ -38,6 +39,8 @@ class BenchSettings(Settings):
     """default: fp32, with a GPU that computes in it bf16"""
     compile: Literal["off", "on", "both"] = "off"
     """time the step with torch.compile: its first call takes a minute or more"""
+    cuda_graphs: Literal["off", "on", "both"] | None = None
+    """time the step recorded once and replayed, as `--train.cuda-graphs` does; default: off, with a GPU both"""
     device: Device = "auto"
     """cpu, gpu, or auto: a GPU if torch sees one"""
     rounds: int = Field(5, ge=3)
@@ -61,4 +64,8 @@ class BenchSettings(Settings):
     @property
     def compiled(self) -> tuple[bool, ...]:
         """The values of `compile` to measure."""
-        return {"off": (False,), "on": (True,), "both": (False, True)}[self.compile]
+        return VARIANTS[self.compile]
+
+    def captured(self, gpu: bool) -> tuple[bool, ...]:
+        """The values of `cuda_graphs` to measure."""
+        return VARIANTS[self.cuda_graphs or ("both" if gpu else "off")]

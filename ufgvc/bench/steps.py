@@ -21,9 +21,11 @@ from ufgvc.core.errors import UserError
 from ufgvc.methods import build, entry, options_class
 from ufgvc.methods.backbones import memory_format
 from ufgvc.methods.method import Batch, Method
+from ufgvc.training.graphs import StepGraphs
+from ufgvc.training.loader import eval_batch
 from ufgvc.training.memory import enough_memory
 from ufgvc.training.optim import make_optimizer
-from ufgvc.training.steps import Precision, choose_precision, train_step
+from ufgvc.training.steps import Precision, choose_precision, compute_gradients, eval_step, train_step
 
 CLASSES = 80  # as CottonCultivar80 has
 PROBE = 2  # images of the step that is counted: BatchNorm wants two
@@ -33,14 +35,18 @@ HEADROOM = 0.9  # of the free memory that the counted bytes may take
 
 @dataclass(frozen=True)
 class StepCase:
-    """backbone: "" for a method that has one of its own.  side: of the crop, in pixels.  batch: images a step."""
+    """backbone: "" for a method that has one of its own.  side: of the crop, in pixels.  batch: images a step.
+
+    graphs: whether the step is captured as a CUDA graph.
+    """
 
     method: str
     backbone: str
     side: int
     batch: int
     precision: Precision
-    compile: bool
+    compile: bool = False
+    graphs: bool = False
 
     @property
     def network(self) -> tuple[str, str, int]:
@@ -57,6 +63,7 @@ class StepCase:
             f"batch {self.batch}",
             self.precision,
             "compiled" if self.compile else "",
+            "CUDA graph" if self.graphs else "",
         ]
         return ", ".join(part for part in parts if part)
 
@@ -97,17 +104,20 @@ def options_of(case: StepCase) -> dict[str, Any]:
 
 
 def choose_cases(settings: BenchSettings, device: torch.device) -> list[StepCase]:
-    """Every combination of the settings. UserError for an unknown method or backbone, and for bf16 on a device
-    without it."""
+    """Every combination of the settings. UserError for an unknown method or backbone, and for bf16 or CUDA graphs on a
+    device without them."""
     gpu = device.type == "cuda"
+    if settings.cuda_graphs in ("on", "both") and not gpu:
+        raise UserError(f"{device} has no CUDA graphs", where="--cuda-graphs", fix="leave it out")
     sides = settings.sides or ((448,) if gpu else (160,))
     batches = settings.batches or ((16, 128) if gpu else (8,))
     for name in settings.methods:
         entry(name)
     precisions = dict.fromkeys(choose_precision(wish, device) for wish in settings.precisions or ("auto",))
     return [
-        StepCase(name, backbone, side, batch, precision, compiled)
-        for side, batch, precision, compiled in itertools.product(sides, batches, precisions, settings.compiled)
+        StepCase(name, backbone, side, batch, precision, compiled, captured)
+        for side, batch, precision in itertools.product(sides, batches, precisions)
+        for compiled, captured in itertools.product(settings.compiled, settings.captured(gpu))
         for name in settings.methods
         for backbone in backbones_of(name, settings.backbones, gpu)
     ]
@@ -174,7 +184,7 @@ def random_batch(method: Method, size: int, side: int, device: torch.device, see
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(size, 3, side, side, generator=generator).contiguous(memory_format=torch.channels_last)
     masks: dict[str, Tensor] = {
-        region: (torch.rand(size, 1, side, side, generator=generator) > 0.9).float().to(device)
+        region: (torch.rand(size, 1, side, side, generator=generator) > 0.9).byte().to(device)
         for region in method.regions
     }
     return Batch(
@@ -187,10 +197,9 @@ def random_batch(method: Method, size: int, side: int, device: torch.device, see
 
 
 def time_steps(cases: list[StepCase], costs: Costs, device: torch.device, rounds: int, seed: int) -> list[TimedStep]:
-    """Times all cases; those of the same side, batch, precision and compilation in turn, with a matrix product for
-    reference."""
+    """Times all cases; those of the same side, batch and precision in turn, with a matrix product for reference."""
     found: list[TimedStep] = []
-    for _, group in itertools.groupby(cases, key=lambda case: (case.side, case.batch, case.precision, case.compile)):
+    for _, group in itertools.groupby(cases, key=lambda case: (case.side, case.batch, case.precision)):
         together = list(group)
         size = f"a batch of {together[0].batch} images of {together[0].side} px"
         with enough_memory(size, "--batches", "give a smaller one, or smaller --sides", device):
@@ -201,7 +210,7 @@ def time_steps(cases: list[StepCase], costs: Costs, device: torch.device, rounds
 def _time_group(cases: list[StepCase], costs: Costs, device: torch.device, rounds: int, seed: int) -> list[TimedStep]:
     times = 5 if device.type == "cuda" else 1
     multiply, operations = matrix_product(device, cases[0].precision, seed)
-    ready = {case.name: _prepare(case, device, seed) for case in cases}
+    ready = {case.name: prepare_step(case, device, seed) for case in cases}
     peaks = {case.name: _peak_memory(ready[case.name], costs[case.network], case, device) for case in cases}
     calls: dict[str, Callable[[], object]] = {name: partial(_repeat, step, times) for name, step in ready.items()}
     timed = time_in_turn(calls | {PRODUCT: multiply}, rounds, device=device, budget=12, seed=seed)
@@ -211,7 +220,8 @@ def _time_group(cases: list[StepCase], costs: Costs, device: torch.device, round
         baseline = _baseline_of(case, cases)
         row = timed.rate(case.name, "images/s", times * case.batch, baseline=baseline.name if baseline else None)
         if baseline:
-            row = replace(row, baseline=f"{baseline.method}, the same")
+            how = "the same" if baseline.method != case.method else "plain"
+            row = replace(row, baseline=f"{baseline.method}, {how}")
         share = timed.rate(
             case.name, "", costs[case.network].flops * times * case.batch, baseline=PRODUCT, baseline_units=operations
         ).ratio
@@ -231,24 +241,46 @@ def _repeat(step: Callable[[], object], times: int) -> None:
 
 
 def _baseline_of(case: StepCase, cases: list[StepCase]) -> StepCase | None:
-    """The case to compare with: the first method's with the same backbone (or the first case); None for itself."""
-    first = next(
-        (each for each in cases if each.method == cases[0].method and each.backbone == case.backbone), cases[0]
-    )
-    return None if first.method == case.method else first
+    """The case to compare with: the first method's of the same kind and backbone (or the first case); for the first
+    method itself the one without compiler and graph; None for that."""
+    if case.method == cases[0].method:
+        plain = replace(case, compile=False, graphs=False)
+        return plain if plain != case and plain in cases else None
+    alike = [each for each in cases if (each.compile, each.graphs) == (case.compile, case.graphs)]
+    first = [each for each in alike if each.method == cases[0].method]
+    return next((each for each in first if each.backbone == case.backbone), (first or cases)[0])
 
 
-def _prepare(case: StepCase, device: torch.device, seed: int) -> Callable[[], object]:
+def prepare_step(case: StepCase, device: torch.device, seed: int) -> Callable[[], object]:
     """A function that takes one step as `train` does, on a batch on the device."""
     torch.manual_seed(seed)
     if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True  # as in a training of many steps (training/ddp.py)
+        torch.backends.cudnn.benchmark = True  # as in a training of many steps (training/steps.py)
     method = build(case.method, num_classes=CLASSES, init="none", **options_of(case))
     method.net.to(device).to(memory_format=memory_format(method.net, device)).train()
     optimizer = make_optimizer(method, method.recipe.stages[-1])
-    model: nn.Module = torch.compile(method.net) if case.compile else method.net  # type: ignore[assignment]
+    model: nn.Module = torch.compile(method.net, dynamic=False) if case.compile else method.net  # type: ignore[assignment]
     batch = random_batch(method, case.batch, case.side, device, seed)
-    return lambda: train_step(method, model, batch, optimizer, case.precision)
+    compute = partial(compute_gradients, method, model, precision=case.precision)
+    graphs = StepGraphs(method.net, compute) if case.graphs else None
+    return lambda: train_step(method, model, batch, optimizer, case.precision, graphs=graphs)
+
+
+def time_evaluation(case: StepCase, device: torch.device, rounds: int, seed: int) -> list[Measurement]:
+    """Evaluation in fp32, in batches as `evaluate` takes them, in turn with the training step of the case."""
+    size = eval_batch(case.side, device)
+    method = build(case.method, num_classes=CLASSES, init="none", **options_of(case))
+    method.net.to(device).to(memory_format=memory_format(method.net, device)).eval()
+    images = random_batch(method, size, case.side, device, seed).images
+    name = f"{case.method}, {case.backbone or 'its own net'}, {case.side} px, batch {size}, fp32"
+    calls: dict[str, Callable[[], object]] = {
+        name: lambda: eval_step(method, method.net, images),
+        case.name: prepare_step(case, device, seed),
+    }
+    timed = time_in_turn(calls, rounds, device=device, budget=12, seed=seed)
+    train = timed.rate(case.name, "images/s", case.batch)
+    other = timed.rate(name, "images/s", size, baseline=case.name, baseline_units=case.batch)
+    return [other, replace(train, name=f"training: {case.name}")]
 
 
 def _peak_memory(step: Callable[[], object], cost: Cost, case: StepCase, device: torch.device) -> float:

@@ -6,9 +6,11 @@ flip and rotation.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ from ufgvc.data.transfer import to_device
 # Of SplitMix64 (Steele, Lea and Flood 2014): a counter with this step, then two rounds of multiply and shift.
 _STEP = 0x9E3779B97F4A7C15
 _MASK_64 = (1 << 64) - 1
+Place = tuple[int, int, bool]  # first row and first column of pixels, whether the crop is flipped
 CROP_RATIO = (3 / 4, 4 / 3)  # of width to height of a crop of random size: torchvision's
 
 
@@ -56,12 +59,10 @@ def augment(
     crop: int,
     rotate: float = 0.0,
     crop_scale: tuple[float, float] | None = None,
-    at: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """A random crop, flipped left to right with probability 1/2, after a rotation by -`rotate` to `rotate` degrees.
 
-    images: (B, R, R, 3) uint8, or (N, R, R, 3) with `at`.  masks: {region: (B, R, R) uint8 of 0 and 1, or bool}.
-    at: (B,) int64, which images are meant; None: all of them.
+    images: (B, R, R, 3) uint8.  masks: {region: (B, R, R) uint8 of 0 and 1, or bool}.
     uniforms: (B, 3) in [0, 1) for top, left and flip; (B, 4) with `rotate`, for the angle; (B, 6) with `crop_scale`,
     for area and ratio.  crop: side in pixels.  crop_scale: smallest and largest share of the image's area; the crop has
     a random size (`crop_sides`) and is resized to `crop`, bilinear without antialiasing (masks: nearest).
@@ -83,7 +84,6 @@ def augment(
         grid = to_device(grid.float(), images.device)
         # Interpolation may exceed 1 by a rounding error.
         edge = "zeros" if rotate else "border"
-        images = images if at is None else images[at]
         sampled = _divide_by_255(_sample(images.permute(0, 3, 1, 2), grid, "bilinear", edge)).clamp(0, 1)
         return _channels_last(sampled), {
             region: _sample(mask[:, None], grid, "nearest") for region, mask in masks.items()
@@ -94,10 +94,47 @@ def augment(
     index = torch.arange(len(uniforms), device=images.device)[:, None, None]
     rows, columns = to_device(rows, images.device)[:, :, None], to_device(columns, images.device)[:, None, :]
     cropped = {region: mask[index, rows, columns][:, None].float() for region, mask in masks.items()}
-    return to_float(images[index if at is None else at[:, None, None], rows, columns]), cropped
+    return to_float(images[index, rows, columns]), cropped
 
 
-def place_crops(uniforms: NDArray[np.float64], crop: int, side: int) -> list[tuple[int, int, bool]]:
+def crop_resident(
+    images: Tensor,
+    packed: Mapping[str, Any],
+    rows: Tensor,
+    places: Sequence[Place],
+    side: int,
+    compiled: bool = False,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Crops of images and packed masks that lie on the training device, without touching pixels outside of them.
+
+    images: (N, R, R, 3) uint8.  packed: {region: (N, R, ceil(R / 8)) uint8}, bits as of `numpy.packbits`.
+    rows: (B,) int64 on the device, the images that are meant.  places: of `place_crops`.  side: of the crops.
+    compiled: by torch.compile, in one kernel for each result, whose last bit may differ.
+    Returns images (B, 3, side, side) float in [0, 1], channels_last, and masks {region: (B, 1, side, side) of 0 and 1}
+    uint8.
+    """
+    top, left, flip = (torch.tensor(each) for each in zip(*places, strict=True))
+    steps = torch.arange(side)
+    right = left[:, None] + torch.where(flip[:, None], side - 1 - steps, steps)
+    down, right = to_device(torch.stack([top[:, None] + steps, right]), images.device)
+    gather = _compiled_gather() if compiled else _gather
+    return gather(images, dict(packed), rows[:, None, None], down[:, :, None], right[:, None, :])
+
+
+def _gather(
+    images: Tensor, packed: dict[str, Tensor], rows: Tensor, down: Tensor, right: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    byte, shift = right >> 3, (7 - (right & 7)).byte()
+    masks = {region: ((bits[rows, down, byte] >> shift) & 1)[:, None] for region, bits in packed.items()}
+    return to_float(images[rows, down, right]), masks
+
+
+@functools.cache
+def _compiled_gather() -> Any:
+    return torch.compile(_gather, dynamic=False)
+
+
+def place_crops(uniforms: NDArray[np.float64], crop: int, side: int) -> list[Place]:
     """First row, first column and flip of the crops that `augment` takes of images of `side` pixels without a rotation.
 
     uniforms: (B, 3 or more).  ValueError if crop > side.
@@ -160,7 +197,7 @@ def _channels_last(images: Tensor) -> Tensor:
 
 def _divide_by_255(values: Tensor) -> Tensor:
     """values / 255, rounded alike on every device: a GPU divides by a Python number with its reciprocal."""
-    return values / values.new_full((), 255)
+    return values / values.new_full((), 255, dtype=torch.float32)
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -169,7 +206,7 @@ def to_float(images: Tensor) -> Tensor:
         values = np.empty(images.shape, np.float32)
         np.divide(images.numpy(), np.float32(255), out=values)
         return torch.from_numpy(values).permute(0, 3, 1, 2)
-    return _channels_last(_divide_by_255(images.permute(0, 3, 1, 2).float()))
+    return _channels_last(_divide_by_255(images.permute(0, 3, 1, 2)))
 
 
 def eval_view(images: Tensor, size: int) -> Tensor:

@@ -53,6 +53,20 @@ def decoded_size(rows: int, side: int, num_masks: int) -> int:
     return rows * side * (side * 3 + num_masks * ((side + 7) // 8))
 
 
+def choose_cache(cache: str, rows: int, side: int, num_masks: int, device: torch.device, folder: Path) -> str:
+    """Resolves `auto`: "device" for a third of the free GPU memory, "host" for half of the free disk, else "none".
+
+    rows, side: number and side in pixels of the decoded images.  num_masks: of each.  folder: of the cache on disk.
+    """
+    if cache != "auto":
+        return cache
+    size = decoded_size(rows, side, num_masks)
+    if device.type == "cuda" and size < torch.cuda.mem_get_info(device)[0] / 3:
+        return "device"
+    folder.mkdir(parents=True, exist_ok=True)
+    return "host" if size < shutil.disk_usage(folder).free / 2 else "none"
+
+
 def load_decoded_split(
     dataset: Dataset, split: str, side: int, mask_kind: str | None, mask_fingerprint: str | None, folder: Path
 ) -> DecodedSplit:

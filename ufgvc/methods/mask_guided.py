@@ -90,10 +90,8 @@ def attention_target(mask: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tenso
     mask: (B, 1, H, W) uint8 of 0 and 1, or float in [0, 1].  size: (h, w) of the attention map.
     Returns the target (B, 1, h, w) in [0, 1] with maximum 1, and (B,) bool: False for empty masks, whose target is 0.
     """
-    counted = None
-    if mask.dtype == torch.uint8 and mask.device.type == "cpu":  # in a tenth of the time
-        counted = pool_mask(mask.numpy(), size)
-    target = functional.adaptive_avg_pool2d(mask.float(), size) if counted is None else torch.from_numpy(counted)
+    counted = pool_mask(mask, size) if mask.dtype == torch.uint8 else None  # in a tenth of the time
+    target = functional.adaptive_avg_pool2d(mask.float(), size) if counted is None else counted
     peak = target.amax(dim=(1, 2, 3), keepdim=True)
     nonempty = peak > 0
     return torch.where(nonempty, target / peak.clamp(min=torch.finfo(target.dtype).tiny), 0.0), nonempty.flatten()

@@ -82,6 +82,7 @@ class NtsNet(nn.Module):
     def __init__(self, backbone: Backbone, num_classes: int, proposals: int, parts: int) -> None:
         super().__init__()
         self.proposals, self.parts = proposals, parts
+        self.boxes: dict[tuple[int, int, torch.device], Tensor] = {}
         self.backbone = backbone
         self.navigator = Navigator(backbone.channels)
         # The released code creates this module in each forward pass, so its dropout stays active in evaluation.
@@ -126,9 +127,16 @@ class NtsNet(nn.Module):
         if scores.shape[1] < self.proposals:
             what = f"an image of {side} px has {scores.shape[1]} anchors, fewer than {self.proposals} proposals"
             raise UserError(what, where="proposals", fix="use fewer proposals, or train on a larger crop")
-        boxes = to_device(to_boxes(make_anchors(features.shape[3], side)), features.device)
+        boxes = self._anchor_boxes(features.shape[3], side, features.device)
         chosen = select_proposals(scores.detach(), boxes, self.proposals, IOU_THRESHOLD)
         return boxes[chosen], scores.gather(1, chosen)
+
+    def _anchor_boxes(self, cells: int, side: int, device: torch.device) -> Tensor:
+        """Boxes of all anchors on the device. Copied there once: a captured step cannot copy from the host."""
+        key = (cells, side, device)
+        if key not in self.boxes:
+            self.boxes[key] = to_device(to_boxes(make_anchors(cells, side)), device)
+        return self.boxes[key]
 
 
 def ranking_loss(scores: Tensor, losses: Tensor) -> Tensor:

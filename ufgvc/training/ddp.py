@@ -50,7 +50,7 @@ def wrap_ddp(net: nn.Module, settings: TrainSettings, ranks: Ranks) -> nn.Module
     model: nn.Module = net
     if several:
         model = nn.parallel.DistributedDataParallel(net, device_ids=[ranks.device] if cuda else None)
-    return torch.compile(model) if settings.compile else model  # type: ignore[return-value]
+    return torch.compile(model, dynamic=False) if settings.compile else model  # type: ignore[return-value]
 
 
 def warm_up_ddp_buckets(model: nn.Module, net: nn.Module, side: int, device: torch.device) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ufgvc.core.errors import UserError
-from ufgvc.data.augment import augment, eval_view, image_key, per_image_uniforms, place_crops, to_float
-from ufgvc.data.cache import CachedSource, DecodedSplit, copy_to_device, decoded_size, load_decoded_split
+from ufgvc.data.augment import (
+    augment,
+    crop_resident,
+    eval_view,
+    image_key,
+    per_image_uniforms,
+    place_crops,
+    to_float,
+)
+from ufgvc.data.cache import CachedSource, DecodedSplit, choose_cache, copy_to_device, decoded_size, load_decoded_split
 from ufgvc.data.crops import crop_images, crop_masks, unpack
 from ufgvc.data.dataset import Dataset, read_index
 from ufgvc.data.mixing import (
@@ -38,7 +45,7 @@ from ufgvc.training.memory import enough_memory
 from ufgvc.training.settings import WorkerConfig
 
 Ints = NDArray[np.int64]
-# Images (B, crop, crop, 3) and masks (B, crop, crop) of 0 and 1 by region, uint8.
+# Images (B, crop, crop, 3) and masks (B, 1, crop, crop) of 0 and 1 by region, uint8.
 Cropped = tuple[NDArray[np.uint8], dict[str, NDArray[np.uint8]]]
 EVAL_BATCH = 64
 # Random numbers of an image, in their order: crop (2), flip and rotation; the method's; area and ratio of crops of
@@ -127,31 +134,36 @@ class BatchLoader:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         recipe = self.recipe
         if cropped is not None:
-            images, masks = to_float(self._send(cropped[0])), {r: self._send(m)[:, None] for r, m in cropped[1].items()}
+            pixels, bits = cropped
+            images = to_float(to_device(torch.from_numpy(pixels), self.device))
+            masks = {region: to_device(torch.from_numpy(mask), self.device) for region, mask in bits.items()}
+        elif isinstance(raw.held_images, Tensor) and isinstance(raw.rows, Tensor) and not self._resamples:
+            places = place_crops(uniforms["crop"], recipe.crop, recipe.resize)
+            compiled = self.config.train.compile and self.device.type == "cuda"
+            images, masks = crop_resident(raw.held_images, raw.held_masks, raw.rows, places, recipe.crop, compiled)
         else:
             masks = {region: unpack(bits, recipe.resize) for region, bits in raw.packed_masks.items()}
             geometry = torch.from_numpy(np.concatenate([uniforms["crop"], uniforms["size"]], axis=1))
-            how = (recipe.crop, recipe.rotate, recipe.crop_scale)
-            if isinstance(raw.held_images, Tensor) and isinstance(raw.rows, Tensor):
-                images, masks = augment(raw.held_images, masks, geometry, *how, at=raw.rows)
-            else:
-                images, masks = augment(raw.images, masks, geometry, *how)
+            images, masks = augment(raw.images, masks, geometry, recipe.crop, recipe.rotate, recipe.crop_scale)
         if recipe.colour_jitter:
             images = jitter_colours(images, torch.from_numpy(uniforms["colour"]), recipe.colour_jitter)
         return images, masks
 
-    def _send(self, array: NDArray[np.uint8]) -> Tensor:
-        return to_device(torch.from_numpy(array), self.device)
+    @property
+    def _resamples(self) -> bool:
+        """Whether `augment` turns or resizes the crops."""
+        return bool(self.recipe.rotate) or self.recipe.crop_scale is not None
 
     def crop_on_host(self, raw: RawBatch, epoch: int) -> Cropped | None:
         """The bytes that go to the device; None if they are there, or if `augment` has to turn or resize the crops."""
         recipe, side = self.recipe, self.recipe.crop
-        if not isinstance(raw.held_images, np.ndarray) or recipe.rotate or recipe.crop_scale is not None:
+        if not isinstance(raw.held_images, np.ndarray) or self._resamples:
             return None
         places = place_crops(self._uniforms(raw.positions, epoch)["crop"], side, recipe.resize)
         crops = [(row, *place) for row, place in zip(raw.rows.tolist(), places, strict=True)]
         images = crop_images(raw.held_images, crops, side)
-        return images, {region: crop_masks(np.asarray(bits), crops, side) for region, bits in raw.held_masks.items()}
+        masks = {region: crop_masks(np.asarray(bits), crops, side) for region, bits in raw.held_masks.items()}
+        return images, {region: mask[:, None] for region, mask in masks.items()}
 
     def _cutmix(
         self,
@@ -284,17 +296,3 @@ def _source(
         with enough_memory(f"the cache of {gib:.1f} GiB", "train.cache", "use `--train.cache host`", device):
             resident = copy_to_device(data, labels, device)
     return CachedSource(data, *common, resident)
-
-
-def choose_cache(cache: str, rows: int, side: int, num_masks: int, device: torch.device, folder: Path) -> str:
-    """Resolves `auto`: "device" for a third of the free GPU memory, "host" for half of the free disk, else "none".
-
-    rows, side: number and side in pixels of the decoded images.  num_masks: of each.  folder: of the cache on disk.
-    """
-    if cache != "auto":
-        return cache
-    size = decoded_size(rows, side, num_masks)
-    if device.type == "cuda" and size < torch.cuda.mem_get_info(device)[0] / 3:
-        return "device"
-    folder.mkdir(parents=True, exist_ok=True)
-    return "host" if size < shutil.disk_usage(folder).free / 2 else "none"

@@ -88,13 +88,19 @@ def _layers(method: Method) -> dict[str, int]:
     return {name: LAYERS - 1 - place * LAYERS // len(names) for place, name in enumerate(names)}
 
 
+def has_fused_kernels(net: nn.Module) -> bool | None:
+    """Whether torch updates all parameters in a few kernels: on a GPU. None leaves the choice to torch."""
+    return True if next(net.parameters()).device.type == "cuda" else None
+
+
 def make_optimizer(method: Method, stage: Stage) -> torch.optim.Optimizer:
-    """Freezes the stage's frozen modules and returns its optimizer over the other parameters."""
+    """Freezes the stage's frozen modules and returns its optimizer over the other parameters, on their device."""
     freeze(method, stage)
     groups = parameter_groups(method, stage)
+    fused = has_fused_kernels(method.net)
     if stage.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=stage.lr)
-    return torch.optim.SGD(groups, lr=stage.lr, momentum=stage.momentum)
+        return torch.optim.AdamW(groups, lr=stage.lr, fused=fused)
+    return torch.optim.SGD(groups, lr=stage.lr, momentum=stage.momentum, fused=fused)
 
 
 def lr_factor(stage: Stage, epoch: int, history: Sequence[Mapping[str, float]] = ()) -> float:

@@ -67,6 +67,9 @@ class TrainSettings(Settings):
     """precision of training; auto: bf16 autocast on GPUs that support it, else fp32. Evaluation is always in fp32"""
     compile: bool = False
     """torch.compile the network"""
+    cuda_graphs: Literal["auto", "on", "off"] = added("auto")
+    """on one GPU: record a step once and replay it, so that Python does not hold up the GPU; auto: in trainings of 100
+    steps or more"""
     sync_batchnorm: bool = False
     """share BatchNorm statistics between the workers"""
     cache: Literal["auto", "device", "host", "none"] = "auto"

@@ -14,6 +14,7 @@ from ufgvc.core.errors import UserError
 from ufgvc.data.stream import num_batches
 from ufgvc.methods.method import Batch, LossParts, Method, identity
 from ufgvc.methods.recipe import Recipe
+from ufgvc.training.graphs import StepGraphs
 
 Precision = Literal["fp32", "bf16"]
 # Steps of a training from which cuDNN's benchmark mode pays off. It searches for the fastest algorithms again for every
@@ -24,7 +25,12 @@ BENCHMARK_STEPS = 2000
 
 def use_cudnn_benchmark(recipe: Recipe, images: int, device: torch.device) -> bool:
     """Whether to set `torch.backends.cudnn.benchmark` for a training on this number of images."""
-    return device.type == "cuda" and recipe.epochs * num_batches(images, recipe.batch_size) >= BENCHMARK_STEPS
+    return device.type == "cuda" and num_steps(recipe, images) >= BENCHMARK_STEPS
+
+
+def num_steps(recipe: Recipe, images: int) -> int:
+    """Steps of a whole training on this number of images."""
+    return recipe.epochs * num_batches(images, recipe.batch_size)
 
 
 def choose_precision(wanted: Literal["auto", "fp32", "bf16"], device: torch.device) -> Precision:
@@ -72,6 +78,28 @@ def total_loss(
     return torch.stack(terms).sum() * world
 
 
+def compute_gradients(
+    method: Method,
+    model: nn.Module,
+    batch: Batch,
+    precision: Literal["auto", "fp32", "bf16"] = "fp32",
+    reduce: Callable[[Tensor], Tensor] = identity,
+    world: int = 1,
+) -> tuple[LossParts, Tensor]:
+    """Forward, losses and backward of a batch with the method's views, which add to the parameters' `grad`.
+
+    model, precision, reduce, world: see `train_step`.  Returns the parts of the loss, and () the correct rows.
+    """
+    device = batch.images.device
+    with autocast(choose_precision(precision, device), device):
+        outputs = model(batch.images)
+    # Outside of autocast, because losses are sums over many cells, for which bfloat16 is too coarse.
+    parts = method.losses(outputs, batch)
+    total_loss(method, parts, reduce, world).backward()
+    losses = {name: (total.detach(), count.detach()) for name, (total, count) in parts.items()}
+    return losses, (outputs["logits"].detach().argmax(dim=1) == batch.labels).sum()
+
+
 def train_step(
     method: Method,
     model: nn.Module,
@@ -80,23 +108,21 @@ def train_step(
     precision: Literal["auto", "fp32", "bf16"] = "fp32",
     reduce: Callable[[Tensor], Tensor] = identity,
     world: int = 1,
+    graphs: StepGraphs | None = None,
 ) -> StepResult:
     """Views, forward, losses, backward and one optimizer step.
 
     model: the method's net, plain or wrapped (DDP, compiled), in training mode.  reduce, world: see `total_loss`.
+    graphs: computes the gradients in place of `compute_gradients` of the model.
     """
     images = len(batch.labels)
     batch = method.views(replace(batch, sum_over_ranks=reduce))
-    device = batch.images.device
-    with autocast(choose_precision(precision, device), device):
-        outputs = model(batch.images)
-    # Outside of autocast, because losses are sums over many cells, for which bfloat16 is too coarse.
-    parts = method.losses(outputs, batch)
-    optimizer.zero_grad(set_to_none=True)
-    total_loss(method, parts, reduce, world).backward()
+    if graphs is None:
+        optimizer.zero_grad(set_to_none=True)
+        losses, correct = compute_gradients(method, model, batch, precision, reduce, world)
+    else:
+        losses, correct = graphs(batch)
     optimizer.step()
-    losses = {name: (total.detach(), count.detach()) for name, (total, count) in parts.items()}
-    correct = (outputs["logits"].detach().argmax(dim=1) == batch.labels).sum()
     return StepResult(losses, correct, len(batch.labels), images)
 
 

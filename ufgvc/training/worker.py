@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,13 +22,22 @@ from ufgvc.training.average import WeightAverage
 from ufgvc.training.checkpoint import CheckpointSink, make_checkpoint_folder, write_checkpoint
 from ufgvc.training.ddp import Ranks, warm_up_ddp_buckets, wrap_ddp
 from ufgvc.training.fit import fit_epoch
+from ufgvc.training.graphs import StepGraphs, use_graphs
 from ufgvc.training.head import fit_head
 from ufgvc.training.loader import BatchLoader, make_loader
 from ufgvc.training.memory import memory_for_batches
 from ufgvc.training.metrics_file import MetricsWriter
 from ufgvc.training.optim import lr_at, make_optimizer, set_lr, stage_at, train_mode
 from ufgvc.training.settings import WorkerConfig
-from ufgvc.training.steps import Precision, choose_precision, eval_step, train_step, use_cudnn_benchmark
+from ufgvc.training.steps import (
+    Precision,
+    choose_precision,
+    compute_gradients,
+    eval_step,
+    num_steps,
+    train_step,
+    use_cudnn_benchmark,
+)
 from ufgvc.training.totals import EpochTotals
 
 # Held-out images whose logits are kept: enough to fit a temperature, and small in comparison with the weights.
@@ -52,6 +62,7 @@ class Worker:
     stage: int = -1
     optimizer: torch.optim.Optimizer = field(init=False)
     model: nn.Module = field(init=False)
+    graphs: StepGraphs | None = None
     epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Any] | None = None
@@ -155,6 +166,10 @@ class Worker:
         self.stage = stage
         self.optimizer = make_optimizer(self.method, self.recipe.stages[stage])
         self.model = wrap_ddp(self.method.net, self.config.train, self.ranks)
+        steps = num_steps(self.recipe, self.loader.num_train)
+        if use_graphs(self.config.train.cuda_graphs, steps, self.ranks.world_size, self.ranks.device):
+            compute = partial(compute_gradients, self.method, self.model, precision=self.precision)
+            self.graphs = StepGraphs(self.method.net, compute)
         if self.ranks.world_size > 1:
             warm_up_ddp_buckets(self.model, self.method.net, self.recipe.crop, self.ranks.device)
 
@@ -175,14 +190,9 @@ class Worker:
         for batch in self.loader.training(self.epoch):
             waited += time.monotonic() - mark
             self.marks.setdefault("first batch", time.time())
+            ranks = (self.ranks.sum, self.ranks.world_size)
             done = train_step(
-                self.method,
-                self.model,
-                batch,
-                self.optimizer,
-                self.precision,
-                reduce=self.ranks.sum,
-                world=self.ranks.world_size,
+                self.method, self.model, batch, self.optimizer, self.precision, *ranks, graphs=self.graphs
             )
             if self.average is not None:
                 self.average.update(self.method.net)

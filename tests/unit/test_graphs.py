@@ -1,0 +1,66 @@
+"""When a training captures its steps, and the tensors that a captured step reads (tests/gpu/test_graphs.py
+captures).
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Literal
+
+import pytest
+import torch
+
+from ufgvc.methods.method import Batch
+from ufgvc.training.graphs import MIN_STEPS, tensors_of, use_graphs, with_tensors
+from ufgvc.training.settings import TrainSettings
+
+GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "steps", "world", "device", "used"),
+    [
+        ("auto", MIN_STEPS, 1, GPU, True),
+        ("auto", MIN_STEPS - 1, 1, GPU, False),
+        ("on", 1, 1, GPU, True),
+        ("off", 10_000, 1, GPU, False),
+        ("auto", 10_000, 2, GPU, False),
+        ("on", 10_000, 2, GPU, False),
+        ("on", 10_000, 1, CPU, False),
+    ],
+)
+def test_one_rank_on_a_gpu_with_enough_steps(
+    wanted: Literal["auto", "on", "off"], steps: int, world: int, device: torch.device, used: bool
+) -> None:
+    assert use_graphs(wanted, steps, world, device) is used
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_every_tensor_of_a_batch_is_read_from_the_inputs(soft: bool) -> None:
+    """All fields but the random numbers of the views, which are used up before the capture."""
+    random = torch.Generator().manual_seed(0)
+    masks = {region: torch.rand(2, 1, 4, 4, generator=random) for region in ("vein", "contour")}
+    batch = Batch(
+        images=torch.rand(2, 3, 4, 4, generator=random).contiguous(memory_format=torch.channels_last),
+        labels=torch.tensor([1, 0]),
+        masks=masks,
+        has_mask={region: torch.tensor([True, False]) for region in masks},
+        targets=torch.rand(2, 5, generator=random) if soft else None,
+        extra={"order": torch.arange(4)},
+    )
+    found = tensors_of(batch)
+    assert len(found) == 7 + soft
+    other = with_tensors(batch, {name: tensor.clone() for name, tensor in found.items()})
+    assert other.images.is_contiguous(memory_format=torch.channels_last)
+    again = tensors_of(other)
+    assert again.keys() == found.keys()
+    for name, tensor in found.items():
+        assert torch.equal(again[name], tensor)
+        assert again[name].data_ptr() != tensor.data_ptr(), f"{name} is still the batch's own"
+    known = {"images", "labels", "masks", "has_mask", "targets", "extra", "uniforms", "sum_over_ranks"}
+    assert {field.name for field in fields(Batch)} == known, "a new field: is it an input of a captured step?"
+
+
+def test_runs_of_before_keep_their_key() -> None:
+    assert "cuda_graphs" not in TrainSettings().result_affecting()
+    assert TrainSettings(cuda_graphs="off").result_affecting()["cuda_graphs"] == "off"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -94,25 +95,22 @@ def documented() -> list[Typed]:
     return found
 
 
-def messages() -> Iterator[tuple[str, str]]:
+@cache
+def messages() -> tuple[tuple[str, str], ...]:
     """(file:line, text) of every string of the program, what an f-string fills in being HOLE."""
+    found = []
     for path in sorted([*(ROOT / "ufgvc").rglob("*.py"), *(ROOT / "jobs").rglob("*.py")]):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        inner = {
-            id(part)
-            for node in ast.walk(tree)
-            if isinstance(node, ast.JoinedStr)
-            for part in ast.walk(node)
-            if part is not node
-        }
-        for node in ast.walk(tree):
-            if id(node) in inner:
-                continue
-            where = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
+        name, waiting = path.relative_to(ROOT), deque([ast.parse(path.read_text(encoding="utf-8"))])
+        while waiting:
+            node = waiting.popleft()
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                yield where, node.value
+                found.append((f"{name}:{node.lineno}", node.value))
             elif isinstance(node, ast.JoinedStr):
-                yield where, "".join(part.value if isinstance(part, ast.Constant) else HOLE for part in node.values)
+                parts = [part.value if isinstance(part, ast.Constant) else HOLE for part in node.values]
+                found.append((f"{name}:{node.lineno}", "".join(parts)))
+            else:
+                waiting.extend(ast.iter_child_nodes(node))
+    return tuple(found)
 
 
 def advised() -> list[Typed]:

@@ -22,6 +22,7 @@ from pydantic.fields import FieldInfo
 
 from ufgvc import __version__
 from ufgvc.commands import COMMANDS, Command
+from ufgvc.commands.flags import parse_flags
 from ufgvc.core.config import Settings, describe_validation, load_yaml
 from ufgvc.core.errors import UserError, user_error_in
 from ufgvc.core.output import JSON, QUIET, Output
@@ -103,7 +104,8 @@ def overview() -> str:
 def parse(command: Command, arguments: list[str]) -> Any:
     """The settings of a command from YAML and flags.
 
-    UserError for a bad file; SystemExit(2) with tyro's message for a bad flag.
+    UserError for a bad file or a value that the settings refuse; SystemExit(2) with tyro's message for a flag that
+    does not exist or has a value of another type.
     """
     import tyro
 
@@ -124,10 +126,7 @@ def parse(command: Command, arguments: list[str]) -> Any:
     required = {name: tyro.MISSING for name, field in settings.model_fields.items() if field.is_required()}
     default = settings.model_construct(**{**required, **values})
     summary = f"{command.summary[0].upper()}{command.summary[1:]}. Also --config, --quiet, --json: see ufgvc --help."
-    try:
-        return tyro.cli(settings, default=default, args=rest, prog=program, description=summary, use_underscores=False)
-    except ValidationError as error:
-        raise describe_validation(error, program) from None
+    return parse_flags(settings, default, rest, program, summary)
 
 
 def _read_document(path: str) -> dict[str, Any]:

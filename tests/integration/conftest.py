@@ -19,7 +19,8 @@ from ufgvc.core.process import disable_telemetry
 
 # Files that take longest, which begin first (`--no-loadscope-reorder`): else one of them runs alone at the end.
 LONGEST = [
-    "serve", "local_cluster/test_cluster_local", "search", "every_command", "training", "pipeline", "calibrate_predict",
+    "serve", "local_cluster/test_cluster_local", "two_nodes", "bench", "gpu_pack", "fresh_environment", "search",
+    "every_command", "training", "pipeline", "calibrate_predict",
     "s3_faults", "tracking", "status", "benchmark", "promotion/test_decisions", "report_pages", "model_serving",
     "promotion/test_refusals", "embedding_pool", "predictions_page", "odd_names", "auto",
 ]  # fmt: skip
@@ -43,9 +44,12 @@ def _one_thread_for_the_detector() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _migrate_mlflow_once() -> Iterator[None]:
-    """A new SQLite database of MLflow in this process is a copy: the 50 migrations of an empty one take a second."""
+    """A new SQLite database of MLflow in this process is a copy, for the 50 migrations of an empty one take a second;
+    and no write waits for the disk.
+    """
     disable_telemetry()  # MLflow reads that when it is imported
     from mlflow.store.db import utils
+    from sqlalchemy import Engine, event
 
     migrate = utils._initialize_tables
 
@@ -57,9 +61,15 @@ def _migrate_mlflow_once() -> Iterator[None]:
         with closing(sqlite3.connect(template)) as source, closing(sqlite3.connect(engine.url.database)) as target:
             source.backup(target)
 
+    def hurry(connection: Any, _: Any) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous = OFF")
+
+    event.listen(Engine, "connect", hurry)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(utils, "_initialize_tables", copy)
         yield
+    event.remove(Engine, "connect", hurry)
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from ufgvc.data.dataset import open_dataset, read_index, read_shard
 ROOT = Path(__file__).parents[2]
 TRAINING = (*QUICK_TRAINING, "--method", "mask_guided", "--mask-kind", "exact", "--train.batch-size", "6")
 TRAINING += ("--train.resize", "40", "--train.crop", "32", "--train.cache", "host")
+TRAINING += ("--options.backbone", "squeezenet1_1")  # it has few layers to export
 MODEL, PHOTOGRAPHS = HERE / "model", HERE / "photographs"
 
 

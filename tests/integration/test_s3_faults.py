@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from botocore.retries.standard import ExponentialBackoff
 
 from tests.integration.s3_servers import client_of, new_bucket, start_middle, use_server
+from ufgvc.core import s3_client
 from ufgvc.core.errors import UnreadableFile, UserError
 from ufgvc.core.storage import Store, open_store
 
@@ -52,10 +54,20 @@ def store(middle: Path, s3_endpoint: str) -> Store:
     return store
 
 
+@pytest.fixture
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of the time between one attempt and the next, botocore's and ours; there are as many attempts."""
+    delay = ExponentialBackoff.delay_amount
+    monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda self, context: delay(self, context) / 10)
+    waits = {kind: tuple(pause / 10 for pause in pauses) for kind, pauses in s3_client._WAITS.items()}
+    monkeypatch.setattr(s3_client, "_WAITS", waits)
+
+
 def faulty(middle: Path, *faults: dict[str, object]) -> None:
     middle.write_text(json.dumps(faults))
 
 
+@pytest.mark.usefixtures("short_waits")
 @pytest.mark.parametrize("act", ACTIONS.values(), ids=ACTIONS)
 @pytest.mark.parametrize(
     ("status", "code"),
@@ -70,6 +82,7 @@ def test_a_refusal_that_passes(
     assert store.read_bytes("a") == b"leaf"
 
 
+@pytest.mark.usefixtures("short_waits")
 @pytest.mark.parametrize("read", [lambda store: store.read_bytes("big"), lambda store: store.open_input("big").read()])
 def test_an_answer_that_is_cut_off(store: Store, middle: Path, read: Callable[[Store], bytes]) -> None:
     data = bytes(range(256)) * 1000
@@ -78,6 +91,7 @@ def test_an_answer_that_is_cut_off(store: Store, middle: Path, read: Callable[[S
     assert read(store) == data
 
 
+@pytest.mark.usefixtures("short_waits")
 @pytest.mark.parametrize(
     ("status", "code", "message"),
     [
@@ -99,6 +113,7 @@ def test_a_refusal_that_stays(
         assert not isinstance(caught.value, UnreadableFile)
 
 
+@pytest.mark.usefixtures("short_waits")
 @pytest.mark.parametrize(
     ("code", "message"),
     [
@@ -148,6 +163,7 @@ def _drawn(folder: Path, target: Store) -> list[str]:
     return [name for name in target.list() if name.startswith("images/")]
 
 
+@pytest.mark.usefixtures("short_waits")
 def test_one_unreadable_photograph_is_one_rejected_row(
     ray_local: None, store: Store, middle: Path, tmp_path: Path
 ) -> None:

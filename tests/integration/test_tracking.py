@@ -24,7 +24,7 @@ from ufgvc.core.storage import open_store
 from ufgvc.models.format import save_model
 from ufgvc.models.model import load_model
 from ufgvc.tracking.context import Context
-from ufgvc.tracking.registry import list_versions, register, register_folder
+from ufgvc.tracking.registry import download_model, list_versions, register, register_folder
 from ufgvc.tracking.runs import MlflowRun, NullRun, Run, start_run
 from ufgvc.tracking.settings import TrackingSettings, resolve
 from ufgvc.tracking.sync import sync
@@ -243,6 +243,11 @@ def test_a_model_is_registered_once_and_found_by_every_address(runs: str) -> Non
         load_model("models:/ufgvc-other/1", Context(runs=runs, tracking=LOCAL))
     with pytest.raises(UserError, match="knows no such model"):
         load_model("runs:/0123/model", Context(runs=runs, tracking=LOCAL))
+    with download_model("models:/ufgvc-tiny@challenger", Context(runs=runs, tracking=LOCAL)) as copy:
+        assert {each.name for each in copy.iterdir()} == {each.name for each in folder.iterdir()} - {"code"}
+    shutil.rmtree(Path(runs) / "mlartifacts" / str(run.id) / "artifacts" / "model")
+    with pytest.raises(UserError, match="its files are missing"):
+        load_model("models:/ufgvc-tiny@challenger", Context(runs=runs, tracking=LOCAL))
 
 
 def test_any_folder_can_be_registered(runs: str, tmp_path: Path) -> None:

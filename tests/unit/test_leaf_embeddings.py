@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.golden.trainings import HERE
 from ufgvc.data.dataset import open_dataset
@@ -18,6 +19,7 @@ from ufgvc.tracking.context import Context
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training import collect_leaves as module
 from ufgvc.training.collect_leaves import collect_leaves, read_embeddings
+from ufgvc.training.held_out import fit_subspace
 from ufgvc.training.run import make_worker_config, train
 from ufgvc.training.settings import TrainSettings, WorkerConfig
 
@@ -66,3 +68,13 @@ def test_other_methods_and_leaves_that_were_held_out_are_embedded(tmp_path: Path
     probe = build("linear_probe", 3, init="none", **OPTIONS)
     probe = replace(probe, recipe=Recipe.model_validate(elsewhere.recipe))
     assert read_embeddings(probe, elsewhere, np.array([0])) is None, "nothing is stored for these random weights"
+
+
+@pytest.mark.parametrize("name", ["linear_probe", "part_probe", "resnet50"])
+def test_only_the_score_of_a_probe_has_the_length_of_the_features(name: str, tmp_path: Path) -> None:
+    config, dataset = config_of(tmp_path, name), open_dataset(LEAVES)
+    method = build(name, len(dataset.classes), init="none", **OPTIONS)
+    method = replace(method, recipe=Recipe.model_validate(config.recipe))
+    config = replace(config, cache_folder=str(tmp_path))
+    subspace = fit_subspace(method, dataset, config, np.arange(4), torch.device("cpu"))
+    assert (subspace.length is not None) == name.endswith("_probe")

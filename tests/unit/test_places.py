@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.integration.run_folder import made_once
 from tests.places import KINDS, Reached, World, place_flags, without_work
 from ufgvc.core.process import disable_telemetry
 
@@ -35,16 +36,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _databases() -> Iterator[None]:
     """Every new database of MLflow is a copy of one: its 50 migrations take a second or two."""
     disable_telemetry()  # MLflow reads that when it is imported
     from mlflow.store.db import utils
 
-    migrate, template = utils._initialize_tables, tmp_path_factory.mktemp("mlflow") / "template.db"
+    migrate = utils._initialize_tables
 
     def copy(engine: Any) -> None:
-        if not template.exists():
-            migrate(utils.create_sqlalchemy_engine(f"sqlite:///{template}"))
+        template = made_once("mlflow.db", lambda path: migrate(utils.create_sqlalchemy_engine(f"sqlite:///{path}")))
         shutil.copy(template, engine.url.database)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage, stats
 
 from tests.factories import polygon_mask
-from ufgvc.synthetic import SynthSettings, generate_leaf, plan_leaf
+from ufgvc.synthetic import SynthSettings, generate_leaf, plan_leaf, writer
 from ufgvc.synthetic.cultivars import (
     BETWEEN,
     DIMENSIONS,
@@ -25,7 +25,7 @@ from ufgvc.synthetic.cultivars import (
     rng_for,
     sample_traits,
 )
-from ufgvc.synthetic.writer import encode_image
+from ufgvc.synthetic.writer import LeafPlan, encode_image
 
 
 def test_train_and_test_leaves_come_from_different_plants() -> None:
@@ -151,12 +151,15 @@ def test_pose_and_light_do_not_identify_the_cultivar() -> None:
 
 
 @pytest.fixture
-def seen() -> dict[str, np.ndarray]:
+def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
     """Statistics of images of 12 cultivars x 8 leaves: background, file size, and (as a control) blade."""
+    plans: list[LeafPlan] = []  # half of the time goes to them
+    monkeypatch.setattr(writer, "plan_leaf", lambda *key: plans.append(plan_leaf(*key)) or plans[-1])
     settings, found = SynthSettings(size=128), {"background": [], "bytes": [], "blade": []}
     for cultivar in range(1, 13):
         for k in range(1, 9):
-            plan, picture = plan_leaf(settings, 0, cultivar, k), generate_leaf(settings, 0, cultivar, k).picture
+            picture = generate_leaf(settings, 0, cultivar, k).picture
+            plan = plans.pop()
             blade = polygon_mask(plan.pose(plan.blade.outline), 128)
             pixels, corner = picture.image.astype(float), np.ones((128, 128), dtype=bool)
             corner[14:] = False  # above every leaf: what is shadow and petiole elsewhere has the leaf's own shape

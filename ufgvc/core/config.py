@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.text import decode_text
@@ -97,6 +98,15 @@ def describe_validation(error: ValidationError, where: str) -> UserError:
     lines = []
     for problem in error.errors():
         key = ".".join(str(piece) for piece in problem["loc"]) or "(all)"
-        text = "is not a known setting" if problem["type"] == "extra_forbidden" else problem["msg"]
-        lines.append(f"{key}: {text}")
+        lines.append(f"{key}: {explain_problem(problem)}")
     return UserError("; ".join(lines), where=where, fix="`ufgvc <command> --help` lists the settings with their types")
+
+
+def explain_problem(problem: ErrorDetails) -> str:
+    """What one error of pydantic asks for: "must be greater than or equal to 1"; the words of our own checks as they
+    are.
+    """
+    if problem["type"] == "extra_forbidden":
+        return "is not a known setting"
+    words = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    return words.replace("Input should be", "must be").replace(" should ", " must ")

@@ -11,13 +11,13 @@ import numpy as np
 from ufgvc.evaluation.metrics import proportion
 from ufgvc.models.model import LoadedModel
 
-BINS = 4000  # of out-of-distribution scores and distances, both in [0, 2]: medians are exact to 0.0005
+BINS = 4000  # of out-of-distribution scores and distances up to 2: medians are exact to 0.0005
 LARGE_CHANGE = 0.3  # total variation distance
 
 
 @dataclass
 class Histogram:
-    """Counts of numbers in [0, 2]: the memory does not grow with how many there are."""
+    """Counts of numbers in [0, 2], larger ones as 2: the memory does not grow with how many there are."""
 
     counts: np.ndarray = field(default_factory=lambda: np.zeros(BINS, np.int64))
 

@@ -28,6 +28,7 @@ from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
 from ufgvc.models.calibration import (
     COVERAGE,
+    OOD_SCORE,
     Calibration,
     FeatureSubspace,
     expected_calibration_error,
@@ -171,7 +172,7 @@ def make_fold_jobs(run: Store, dataset: Dataset, config: Mapping[str, Any], fold
         if identity.get("init_sha256") != config.get("init_sha256"):
             what = "is not the file of initial weights that the model was trained from"
             raise UserError(what, where=train.init, fix="restore the earlier file")
-        folder = join(run.uri, "calibration", f"fold-{fold}-{identity['key']}")
+        folder = join(run.uri, "calibration", f"fold-{fold}-{identity['key']}-{OOD_SCORE}")
         worker = replace(worker, run=folder, recipe=config["recipe"])
         jobs.append(TrainingJob(config["method"], 0, config["seed"], 1.0, "fold", worker, identity))
     return jobs

@@ -20,6 +20,7 @@ from ufgvc.core.errors import UserError
 COVERAGE = 0.95
 VARIANCE = 0.99  # chosen on soy leaves, plain backgrounds and other photographs: 0.98 to 0.995 do about as well
 BINS = 15
+OOD_SCORE = 2  # raised with the formula of the score: those of folds, on which thresholds are fitted, are made again
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -44,19 +45,26 @@ class Calibration(Settings):
 
 @dataclass(frozen=True)
 class FeatureSubspace:
-    """The affine subspace that holds most variance of the training images' features.
+    """The affine subspace that holds most variance of the training images' features, and the usual length of these.
 
-    mean: (C,), of the features scaled to unit length.  basis: (k, C), orthonormal rows.
+    mean: (C,), of the features scaled to unit length.  basis: (k, C), orthonormal rows.  length: (1,), the median
+    length of the features, where it is part of the score: of a probe's standardised embeddings; None for other
+    features, and in files of an earlier version.
     """
 
     mean: NDArray[np.float32]
     basis: NDArray[np.float32]
+    length: NDArray[np.float32] | None = None
 
     def ood_score(self, features: NDArray[Any]) -> Floats:
-        """Out-of-distribution scores (N,) in [0, 2] of features (N, C): the norm of the residual outside the subspace.
+        """Out-of-distribution scores (N,) >= 0 of features (N, C): residual * sqrt(length / usual length).
 
-        The residual of ViM (Wang et al. 2022, arXiv 2203.10807, section 4), without its logit term: logits grow with
-        any strong activation, so they do not separate unknown images. UserError for features of another width.
+        residual: what of a feature's direction lies outside the subspace; without a usual length it is the score. ViM
+        (Wang et al. 2022, arXiv 2203.10807, section 4) takes that of the feature itself, which is residual * length,
+        and adds a logit term, which is left out: logits grow with any strong activation. Ours is halfway between
+        direction and feature: the embedding of a picture without a leaf may have the direction of a leaf and has
+        several times its length. docs/results/calibration.md compares it with both.
+        UserError for features of another width.
         """
         if np.shape(features)[1] != len(self.mean):
             what = f"was calibrated on features of {len(self.mean)} numbers, the network gives {np.shape(features)[1]}"
@@ -64,13 +72,17 @@ class FeatureSubspace:
         centred = normalize_rows(features) - self.mean
         coordinates = centred @ self.basis.T.astype(np.float64)
         residual: Floats = np.linalg.norm(centred - coordinates @ self.basis, axis=1)
-        return residual
+        if self.length is None:
+            return residual
+        score: Floats = residual * np.sqrt(lengths_of_rows(features) / self.length)
+        return score
 
     def to_bytes(self) -> bytes:
         """The content of feature_subspace.safetensors."""
         from safetensors.numpy import save
 
-        return save({"mean": self.mean, "basis": self.basis})
+        arrays = {"mean": self.mean, "basis": self.basis}
+        return save(arrays if self.length is None else arrays | {"length": self.length})
 
     @classmethod
     def from_bytes(cls, content: bytes) -> FeatureSubspace:
@@ -82,9 +94,15 @@ class FeatureSubspace:
 
 def normalize_rows(features: NDArray[Any]) -> Floats:
     """Rows of (N, C) scaled to unit length, in float64; a row of zeros stays zero."""
-    exact = np.asarray(features, dtype=np.float64)
-    scaled: Floats = exact / np.maximum(np.linalg.norm(exact, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    scaled: Floats = np.asarray(features, dtype=np.float64) / lengths_of_rows(features)[:, None]
     return scaled
+
+
+def lengths_of_rows(features: NDArray[Any]) -> Floats:
+    """Lengths (N,) of features (N, C), in float64; at least the smallest float32, so that they can be divided by."""
+    norms = np.linalg.norm(np.asarray(features, dtype=np.float64), axis=1)
+    lengths: Floats = np.maximum(norms, np.finfo(np.float32).tiny)
+    return lengths
 
 
 def softmax(logits: NDArray[Any], temperature: float = 1.0) -> Floats:
@@ -131,16 +149,21 @@ def fit_calibration(
     )
 
 
-def fit_feature_subspace(features: NDArray[Any]) -> FeatureSubspace:
-    """The mean of features (N, C) of unit length, and the fewest principal components with VARIANCE of the variance."""
+def fit_feature_subspace(features: NDArray[Any], with_length: bool = False) -> FeatureSubspace:
+    """The mean of features (N, C) of unit length, and the fewest principal components with VARIANCE of the variance.
+
+    with_length: also their median length, for standardised embeddings.
+    """
     from sklearn.decomposition import PCA
 
     rows = normalize_rows(features)
+    length = np.median(lengths_of_rows(features)).astype(np.float32).reshape(1) if with_length else None
     if not np.ptp(rows, axis=0).any():
-        return FeatureSubspace(rows[0].astype(np.float32), np.zeros((0, rows.shape[1]), np.float32))
+        return FeatureSubspace(rows[0].astype(np.float32), np.zeros((0, rows.shape[1]), np.float32), length)
     pca = PCA(n_components=VARIANCE, svd_solver="full").fit(rows)
     # safetensors writes the bytes as they lie in memory.
-    return FeatureSubspace(pca.mean_.astype(np.float32), np.ascontiguousarray(pca.components_, dtype=np.float32))
+    basis = np.ascontiguousarray(pca.components_, dtype=np.float32)
+    return FeatureSubspace(pca.mean_.astype(np.float32), basis, length)
 
 
 def calibration_of_checkpoint(best: Mapping[str, Any], validation: str) -> Calibration | None:

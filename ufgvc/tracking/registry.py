@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import posixpath
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -94,26 +95,30 @@ def register_folder(
 
 @contextlib.contextmanager
 def download_model(uri: str, context: Context) -> Iterator[Path]:
-    """A local copy of the model at models:/... or runs:/..., within the block.
+    """A local copy of the model's own files, at models:/... or runs:/..., within the block.
 
+    Not of its folder code/, which only MLflow's server reads: 200 files, and as many requests to a bucket.
     UserError, listing the models, if there is none.
     """
     with tempfile.TemporaryDirectory(prefix="ufgvc-model-") as folder:
         with registry_client(context) as (client, location):
-            from mlflow.artifacts import download_artifacts
+            from mlflow.artifacts import download_artifacts, list_artifacts
 
-            source, _ = resolve_source(client, uri)
-            try:
-                found = download_artifacts(
-                    artifact_uri=source, dst_path=folder, tracking_uri=location.uri, registry_uri=location.uri
-                )
-            except FileNotFoundError:
-                found = None
-        if found is None:
+            source = resolve_source(client, uri)[0].rstrip("/")
+            found = False
+            with contextlib.suppress(FileNotFoundError):
+                for each in list_artifacts(artifact_uri=source, tracking_uri=location.uri):
+                    if not each.is_dir:
+                        file = f"{source}/{posixpath.basename(each.path)}"
+                        download_artifacts(
+                            artifact_uri=file, dst_path=folder, tracking_uri=location.uri, registry_uri=location.uri
+                        )
+                        found = True
+        if not found:
             raise UserError(
                 "MLflow has the model, but its files are missing", where=uri, fix="train or register the model again"
             )
-        yield Path(found)
+        yield Path(folder)
 
 
 def list_versions(name: str, context: Context = Context()) -> list[Any]:

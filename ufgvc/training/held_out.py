@@ -55,10 +55,12 @@ def fit_subspace(
 ) -> FeatureSubspace:
     """The subspace of the features of training images, of at most SUBSPACE_IMAGES evenly spaced ones.
 
-    train: indices into the training split.
+    Of a fitted classifier, whose embeddings are standardised, with their length.  train: indices into the training
+    split.
     """
     few = train[:: -(-len(train) // SUBSPACE_IMAGES)]
-    return fit_feature_subspace(score_indices(method, dataset, config.split, config, few, device)[1])
+    features = score_indices(method, dataset, config.split, config, few, device)[1]
+    return fit_feature_subspace(features, with_length=method.recipe.classifier_fit)
 
 
 def score_indices(

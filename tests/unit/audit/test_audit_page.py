@@ -15,7 +15,7 @@ from tests.unit.audit.clusters import clusters, made_leaves
 from tests.unit.html_reader import Reader
 from ufgvc.core.errors import UserError
 from ufgvc.data.duplicates import ImageSignatures
-from ufgvc.evaluation.audit import files
+from ufgvc.evaluation.audit import files, folds
 from ufgvc.evaluation.audit.leaves import Leaves
 from ufgvc.evaluation.audit.record import Audit, audit_leaves
 from ufgvc.evaluation.audit.settings import AuditSettings
@@ -47,7 +47,9 @@ def faulty_leaves() -> Leaves:
 
 @pytest.fixture(scope="module")
 def audit() -> Audit:
-    return replace(audit_leaves("grapes", faulty_leaves(), QUICK), facts={"Data set": "s3://b/<x>"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(folds, "TREES", 10)  # as many as these clear faults need
+        return replace(audit_leaves("grapes", faulty_leaves(), QUICK), facts={"Data set": "s3://b/<x>"})
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,123 @@
+"""A flag with a value that the settings refuse is one message: the flag, the value, and what is allowed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic.fields import FieldInfo
+
+from tests.command_line import refused
+from ufgvc.cli import main
+from ufgvc.commands import COMMANDS
+from ufgvc.core.config import Settings
+
+TRAIN = ("train", "--data", "/tmp/x")
+INGEST = ("ingest", "--source", "/tmp/x", "--data", "/tmp/y")
+
+
+def clean(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The message of a refused command line, in our words only."""
+    message = refused(capsys, *arguments)
+    assert message.startswith(f"ufgvc {arguments[0]}: ")
+    assert message.endswith(f"-> see `ufgvc {arguments[0]} --help`")
+    for foreign in ("pydantic", "https:", "type=", "input_value", "validation error", "Value error", "Input should"):
+        assert foreign not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("synth", "--out", "/tmp/x", "--cultivars", "1"), "--cultivars 1: must be greater than or equal to 2"),
+        ((*INGEST, "--split", "1.5"), "--split 1.5: must be less than 1"),
+        ((*INGEST, "--regions", "vein", "Vein"), "--regions Vein: 'Vein' cannot name a region: use at most 30 lower"),
+        ((*INGEST, "--regions", "vein", "vein"), "--regions vein vein: vein is named twice"),
+        ((*INGEST, "--regions"), "--regions: these are 0 regions: name 1 to 8"),
+        ((*TRAIN, "--train.batch_size", "1"), "--train.batch-size 1: must be greater than or equal to 2"),
+        (
+            (*TRAIN, "--method", "leaf_traits", "--options.traits", "outline", "outline"),
+            "--options.traits outline outline: outline is named twice",
+        ),
+        (
+            (*TRAIN, "--method", "nts_net", "--options.parts", "9"),
+            "--options.proposals 6, --options.parts 9: 9 parts cannot be the best of 6 proposals",
+        ),
+        (
+            (*TRAIN, "--method", "resnet50", "--options.stages", "1", "2"),
+            "--options.pooling mean, --options.stages 1 2: `stages` are pooled with `pooling: stages` only",
+        ),
+        (
+            ("detect", "--data", "/tmp/x", "--num-annotated", "2"),
+            "--num-annotated 2: num_annotated must be 0, or 4 or more",
+        ),
+        (
+            ("detect", "--data", "/tmp/x", "--num-annotated", "0", "--init", "coco"),
+            "--num-annotated 0, --init coco: without annotated leaves",
+        ),
+        (("benchmark", "--data", "/tmp/x", "--seeds-of", "a=0"), "--seeds-of a=0: 'a=0' is not row=seeds"),
+        (("benchmark", "--data", "/tmp/x", "--lr-factors", "1", "1"), "--lr-factors 1.0 1.0: give different numbers"),
+        (("bench", "--sides", "1"), "--sides 1: give numbers of 2 or more"),
+    ],
+    ids=lambda value: " ".join(value[-3:]) if isinstance(value, tuple) else None,
+)
+def test_a_check_names_flag_value_and_what_is_allowed(
+    arguments: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert says in clean(capsys, *arguments)
+
+
+def bounded(settings: type[Settings], prefix: str = "--") -> Iterator[tuple[str, str]]:
+    """(flag, value outside of its bounds) of all numbers with bounds, in all sections."""
+    for name, field in settings.model_fields.items():
+        flag = prefix + name.replace("_", "-")
+        if inspect.isclass(field.annotation) and issubclass(field.annotation, Settings):
+            yield from bounded(field.annotation, f"{flag}.")
+        elif (value := _outside(field)) is not None:
+            yield flag, value
+
+
+def _outside(field: FieldInfo) -> str | None:
+    """A whole number that the bounds exclude; none for what is no flag (`tyro.conf.Suppress`)."""
+    for bound in field.metadata:
+        for kind, step in ((Ge, -1), (Gt, 0), (Le, 1), (Lt, 0)):
+            if isinstance(bound, kind):
+                limit: Any = getattr(bound, kind.__name__.lower())
+                return str(int(limit) + step)
+    return None
+
+
+@pytest.mark.parametrize("name", COMMANDS.names())
+def test_every_bound_of_every_command(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """All of them at once: the one message names each."""
+    settings = COMMANDS.get(name).settings()
+    required = [
+        text for key, field in settings.model_fields.items() if field.is_required() for text in (f"--{key}", "x")
+    ]
+    wrong = list(bounded(settings))
+    if not wrong:
+        pytest.skip("no bounds")
+    message = clean(capsys, name, *required, *(text for pair in wrong for text in pair))
+    for flag, value in wrong:
+        number = value if f"{flag} {value}: must be " in message else f"{value}.0"
+        assert f"{flag} {number}: must be " in message
+    assert message.count(": must be ") == len(wrong)
+
+
+def test_a_fault_of_a_flag_with_values_of_a_file(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """The file gives what the flag does not go with."""
+    config = tmp_path / "settings.yaml"
+    config.write_text("detect: {num_annotated: 0}\n", encoding="utf-8")
+    message = clean(capsys, "detect", "--config", str(config), "--data", "/tmp/x", "--init", "coco")
+    assert "--num-annotated 0, --init coco: without annotated leaves" in message
+
+
+def test_help_keeps_the_sections_and_their_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "--help"])
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert stopped.value.code == 0
+    assert all(text in shown for text in ("train options", "--train.batch-size", "(required)"))

@@ -36,7 +36,7 @@ from ufgvc.methods import build
 from ufgvc.methods.recipe import Recipe
 from ufgvc.runtime.session import RaySettings, ray_session
 from ufgvc.training.in_process import train_in_process
-from ufgvc.training.progress import read_metrics
+from ufgvc.training.metrics_file import read_metrics
 from ufgvc.training.run import make_worker_config
 from ufgvc.training.settings import TrainSettings
 

@@ -29,7 +29,7 @@ from ufgvc.experiments.settings import BenchmarkSettings, PretrainSettings
 from ufgvc.experiments.training_job import JobOutcome, read_all_scores, run_job
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.settings import TrackingSettings
-from ufgvc.training.progress import read_metrics
+from ufgvc.training.metrics_file import read_metrics
 
 SETTINGS = {
     "methods": ["mask_guided", "mask_guided:none"],

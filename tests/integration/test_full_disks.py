@@ -23,7 +23,7 @@ WRITERS = {
 import torch
 from ufgvc.training.checkpoint import write_checkpoint
 net = torch.nn.Linear(1000, 1000)
-about = dict(epoch=1, stage=0, history=[], best=None, random=[], run_id=None)
+about = dict(epoch=1, stage=0, history=[], best=None, random=[])
 write_checkpoint(pathlib.Path(disk), net=net, optimizer=torch.optim.SGD(net.parameters()), **about)
 """,
     "weights": """

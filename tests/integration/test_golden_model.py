@@ -16,7 +16,8 @@ import pandas as pd
 import pytest
 
 from tests.golden.trainings import HERE
-from ufgvc.models.format import upgrade, write_mlflow_files
+from ufgvc.models.format import upgrade
+from ufgvc.models.mlflow_files import write_mlflow_files
 from ufgvc.models.model import load_model
 
 MODEL, PHOTOGRAPHS = HERE / "model", HERE / "photographs"

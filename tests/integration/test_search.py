@@ -35,7 +35,7 @@ from ufgvc.tracking.context import Context
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training.folds import Folds
 from ufgvc.training.in_process import train_in_process
-from ufgvc.training.progress import read_metrics
+from ufgvc.training.metrics_file import read_metrics
 from ufgvc.training.regions import use_regions
 from ufgvc.training.settings import TrainSettings
 

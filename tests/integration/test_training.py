@@ -32,7 +32,7 @@ from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training.ddp import Ranks
 from ufgvc.training.in_process import train_in_process
 from ufgvc.training.loader import make_loader
-from ufgvc.training.progress import read_metrics
+from ufgvc.training.metrics_file import read_metrics
 from ufgvc.training.run import TrainResult, make_worker_config, save_trained, train
 from ufgvc.training.settings import TrainSettings
 

@@ -19,7 +19,7 @@ from ufgvc.core.storage import Store, open_store
 from ufgvc.data.dataset import open_dataset, read_index
 from ufgvc.synthetic import SynthSettings, synthesize
 from ufgvc.training.checkpoint import SNAPSHOT
-from ufgvc.training.progress import read_metrics
+from ufgvc.training.metrics_file import read_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 

@@ -27,7 +27,7 @@ from ufgvc.training import logistic
 from ufgvc.training.ddp import Ranks
 from ufgvc.training.head import evaluation_view, fit_head
 from ufgvc.training.loader import BatchLoader
-from ufgvc.training.progress import read_metrics
+from ufgvc.training.metrics_file import read_metrics
 from ufgvc.training.run import make_worker_config
 from ufgvc.training.settings import TrainSettings, WorkerConfig
 from ufgvc.training.worker import Worker

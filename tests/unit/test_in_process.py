@@ -7,6 +7,7 @@ import shutil
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from ufgvc.regions.mask_dataset import mask
 from ufgvc.regions.settings import MaskSettings
 from ufgvc.runtime import session
 from ufgvc.runtime.session import MAX_IN_PROCESS, RaySettings, runs_in_process, uses_cluster
-from ufgvc.runtime.tasks import map_in_threads
+from ufgvc.runtime.tasks import free_slots, map_in_threads
 from ufgvc.synthetic import SynthSettings, synthesize
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.settings import TrackingSettings
@@ -208,3 +209,13 @@ def test_threads_decode_what_a_chunk_alone_gives() -> None:
         assert len(wanted) > 4
         for name, values in wanted.items():
             assert (values == found[name]).all(), name
+
+
+@pytest.mark.parametrize(
+    ("cpus", "reserved", "streams", "slots"), [(4, 0, 1, 4), (4, 2, 2, 1), (64, 8, 8, 7), (4, 3.5, 2, 1), (2, 2, 1, 1)]
+)
+def test_streams_share_the_free_slots(
+    cpus: float, reserved: float, streams: int, slots: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(cluster_resources=lambda: {"CPU": cpus}))
+    assert free_slots(reserved, streams) == slots

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from ufgvc.core.errors import UserError
-from ufgvc.core.storage import open_store
+from ufgvc.core.storage import Store, open_store
 from ufgvc.tracking.journal import Journal, Line
 from ufgvc.tracking.settings import TrackingSettings, redact, redact_values, resolve
 
@@ -21,24 +22,57 @@ def journal(tmp_path: Path) -> Journal:
 def test_lines_are_kept_in_the_order_of_logging(journal: Journal) -> None:
     assert journal.read_lines() == []
     for step in (10, 2, 0):
-        assert journal.append(step, {"loss": float(step)})
+        assert journal.append({step: {"loss": float(step)}})
     assert Journal(journal.store).read_lines() == [Line(step, {"loss": float(step)}) for step in (10, 2, 0)]
 
 
 def test_a_retry_of_a_step_changes_nothing(journal: Journal) -> None:
-    journal.append(3, {"loss": 0.5, "images_per_second": 11.0})
-    assert not journal.append(3, {"loss": 0.5, "images_per_second": 12.0})
+    journal.append({3: {"loss": 0.5, "images_per_second": 11.0}})
+    assert not journal.append({3: {"loss": 0.5, "images_per_second": 12.0}})
     assert journal.read_lines() == [Line(3, {"loss": 0.5, "images_per_second": 11.0})]
 
 
 def test_a_new_metric_of_a_known_step_is_a_line_of_its_own(journal: Journal) -> None:
-    journal.append(3, {"loss": 0.5})
-    assert journal.append(3, {"loss": 0.4, "accuracy": 0.25})
+    journal.append({3: {"loss": 0.5}})
+    assert journal.append({3: {"loss": 0.4, "accuracy": 0.25}})
     assert journal.read_lines() == [Line(3, {"loss": 0.5}), Line(3, {"accuracy": 0.25})]
 
 
+def test_only_new_lines_are_written(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal.append({0: {"loss": 0.0}})
+    monkeypatch.setattr(Store, "write_text", lambda *_: pytest.fail("the whole file is written again"))
+    monkeypatch.setattr(Store, "read_bytes", lambda *_: pytest.fail("the whole file is read again"))
+    for step in range(1, 20):
+        assert journal.append({step: {"loss": float(step)}})
+    assert not journal.append({step: {"loss": 7.0} for step in range(20)})
+    monkeypatch.undo()
+    assert (
+        Journal(journal.store).read_lines() == journal.read_lines() == [Line(n, {"loss": float(n)}) for n in range(20)]
+    )
+
+
+def test_half_a_line_of_a_killed_process_is_replaced(journal: Journal) -> None:
+    journal.append({1: {"loss": 1.0}, 2: {"loss": 2.0}})
+    path = journal.store.local_path / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:-4])
+    again = Journal(journal.store)
+    assert again.read_lines() == [Line(1, {"loss": 1.0})]
+    again.append({2: {"loss": 2.0}, 3: {"loss": 3.0}})
+    again.append({4: {"loss": 4.0}})
+    assert Journal(journal.store).read_lines() == [Line(n, {"loss": float(n)}) for n in (1, 2, 3, 4)]
+
+
+def test_a_write_that_fails_is_made_again(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "write_text", Mock(side_effect=UserError("the disk is full")))
+        with pytest.raises(UserError):
+            journal.append({1: {"loss": 1.0}})
+    assert journal.append({1: {"loss": 1.0}})
+    assert Journal(journal.store).read_lines() == [Line(1, {"loss": 1.0})]
+
+
 def test_numbers_that_json_does_not_have_survive(journal: Journal) -> None:
-    journal.append(1, {"loss": float("nan"), "worst": float("inf")})
+    journal.append({1: {"loss": float("nan"), "worst": float("inf")}})
     text = journal.store.read_text("metrics.jsonl")
     assert "NaN" not in text
     assert "Infinity" not in text

@@ -24,7 +24,7 @@ from ufgvc.methods.lite_weights import LITE, read_lite_weights
 from ufgvc.methods.weights import check_init
 from ufgvc.tracking.context import Context
 from ufgvc.training.in_process import train_in_process
-from ufgvc.training.progress import read_metrics
+from ufgvc.training.metrics_file import read_metrics
 from ufgvc.training.run import make_worker_config, train
 from ufgvc.training.settings import TrainSettings
 

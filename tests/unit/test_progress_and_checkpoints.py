@@ -16,7 +16,8 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.output import Output
 from ufgvc.core.storage import Store, open_store
 from ufgvc.training.checkpoint import FILE, read_checkpoint, remove_orphans, write_checkpoint
-from ufgvc.training.progress import Follower, epoch_line, read_metrics
+from ufgvc.training.metrics_file import MetricsReader, read_metrics
+from ufgvc.training.progress import Follower, epoch_line
 
 
 def row(epoch: int, **more: float) -> dict[str, float]:
@@ -89,19 +90,49 @@ def test_storage_that_fails_once_does_not_end_the_progress(tmp_path: Path, monke
     reads: list[int] = []
     read_again = threading.Event()
 
-    def flaky(store: Store) -> list[dict[str, float]]:
+    read = MetricsReader.read
+
+    def flaky(reader: MetricsReader) -> list[dict[str, float]]:
         reads.append(1)
         if len(reads) == 1:
             raise UserError("the storage server does not answer")
         read_again.set()
-        return read_metrics(store)
+        return read(reader)
 
     follower = Follower(run, 1, on_checkpointed=passed.extend)
     write_rows(run, [row(1)], checkpointed=1)
-    monkeypatch.setattr("ufgvc.training.progress.read_metrics", flaky)
+    monkeypatch.setattr(MetricsReader, "read", flaky)
     with follower:
         assert read_again.wait(10)
     assert [each["epoch"] for each in passed] == [1]
+
+
+def test_a_training_in_this_process_is_followed_without_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, sent = open_store(tmp_path), threading.Event()
+    passed: list[float] = []
+    write_rows(run, [row(1), row(2), row(3)], checkpointed=1)  # of a process that was killed in epoch 4
+
+    def keep(rows: list[dict[str, float]]) -> None:
+        passed.extend(each["epoch"] for each in rows)
+        sent.set()
+
+    follower = Follower(run, 4, keep, polls=False)
+    monkeypatch.setattr(MetricsReader, "read", lambda reader: pytest.fail("nothing needs to be read"))
+    history = [row(1)]
+    with follower:
+        for epoch in (2, 3):
+            history.append(row(epoch))
+            follower.update(history, None)
+        follower.update(history, 3)
+        assert sent.wait(10)
+        assert passed == [1, 2, 3]
+        history.append(row(4))
+        follower.update(history, None)
+        follower.update(history, 4)
+    assert passed == [1, 2, 3, 4]
+    assert re.findall(r"epoch (\d)/4", capsys.readouterr().err) == ["2", "3", "4"]
 
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -121,11 +152,10 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
         history=[row(1), row(2)],
         best=best,
         random=random,
-        run_id="r",
     )
     drawn = torch.rand(3)
     state = read_checkpoint(tmp_path)
-    assert (state["epoch"], state["stage"], state["run_id"], state["history"]) == (2, 1, "r", [row(1), row(2)])
+    assert (state["epoch"], state["stage"], state["history"]) == (2, 1, [row(1), row(2)])
     assert all(torch.equal(state["net"][name], tensor) for name, tensor in net.state_dict().items())
     assert all(torch.equal(state["best"]["net"][name], tensor) for name, tensor in best["net"].items())
     fresh = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))

@@ -1,13 +1,12 @@
-"""Times decoding: from encoded photographs to square images with both masks, on one core and on all of them."""
+"""Times decoding on one core: from encoded photographs to square images with both masks."""
 
 from __future__ import annotations
 
 import importlib.util
 import io
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,14 +14,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset
 
 from ufgvc.bench.dataset import BenchData
 from ufgvc.bench.timing import Measurement, time_in_turn
-from ufgvc.core.process import cpu_count
-from ufgvc.data.images import decode, decode_mask
-from ufgvc.data.resize import resize_mask_square, resize_square
-from ufgvc.data.stream import Chunk, decode_chunk, decode_chunks, list_chunks
+from ufgvc.data.stream import Chunk, decode_chunk, list_chunks
 
 Pixels = NDArray[np.uint8]
 Decoder = Callable[[bytes], Pixels]
@@ -157,66 +152,3 @@ def _agrees(decoder: Decoder, reference: Decoder, image: bytes) -> bool:
     except (ValueError, RuntimeError, cv2.error):  # a format that this decoder does not read
         return False
     return pixels.shape == wanted.shape and int(np.abs(pixels - wanted).max()) <= EXACT
-
-
-class Photographs(Dataset[Mapping[str, Any]]):
-    """The same decoding as a torch data set, for a DataLoader. Its worker processes read the files."""
-
-    def __init__(self, source: Path, regions: tuple[str, ...], length: int) -> None:
-        self.source, self.regions, self.length = source, regions, length
-        self.names = sorted(path.name for path in (source / "images").iterdir() if path.stem.endswith("_train"))
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, place: int) -> dict[str, Pixels]:
-        name = self.names[place % len(self.names)]
-        masks = {region: self.source / "masks" / region / f"{Path(name).stem}.png" for region in self.regions}
-        image = resize_square(decode((self.source / "images" / name).read_bytes()), SIDE)
-        return {"image": image} | {
-            region: np.packbits(resize_mask_square(decode_mask(path.read_bytes()), SIDE), axis=1)
-            for region, path in masks.items()
-        }
-
-
-def stack(samples: Sequence[Mapping[str, Pixels]]) -> dict[str, Pixels]:
-    """Collates samples."""
-    return {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
-
-
-def read_on_all_cores(data: BenchData, rounds: int, seed: int) -> list[Measurement]:
-    """The same decoding through Ray Data and through a DataLoader with as many processes, in wall time. Inside of a
-    Ray session."""
-    cores = cpu_count()
-    batch = max(4, min(SIDE // 8, len(data.encoded) // (2 * cores)))
-    tasks = [
-        Chunk(each.images, each.masks, start, min(start + batch, each.stop), each.position + start - each.start)
-        for each in list_chunks(data.dataset, "train", "exact")
-        for start in range(each.start, each.stop, batch)
-    ]
-    tasks *= max(1, -(-4 * cores // len(tasks)))
-    count = sum(len(task) for task in tasks)
-    loader = DataLoader(
-        Photographs(data.source, data.dataset.regions, count),
-        batch_size=batch,
-        num_workers=cores,
-        persistent_workers=True,
-        collate_fn=stack,
-        multiprocessing_context="spawn",  # Ray's threads would not survive a fork
-    )
-
-    def through_ray() -> None:
-        seen = sum(
-            len(rows["position"])
-            for rows in decode_chunks(data.dataset.store, tasks, SIDE).iter_batches(batch_size=None)
-        )
-        if seen != count:
-            raise RuntimeError(f"Ray Data gave {seen} of {count} rows")
-
-    other = f"DataLoader, {cores} processes"
-    calls: dict[str, Callable[[], object]] = {
-        other: lambda: sum(len(rows["image"]) for rows in loader),
-        "Ray Data": through_ray,
-    }
-    timed = time_in_turn(calls, rounds, budget=20, seed=seed)
-    return [timed.rate(other, "photographs/s", count), timed.rate("Ray Data", "photographs/s", count, baseline=other)]

@@ -123,7 +123,7 @@ class Store:
         """The content. FileNotFoundError if there is none; UnreadableFile if this file cannot be read, UserError if the
         storage fails.
         """
-        handler = self._s3_handler()
+        handler = self.s3_handler()
         if handler is not None:
             return handler.read(self.full(name))
         with self._map_errors(name, reading=True), self.fs.open_input_file(self.full(name)) as file:
@@ -205,14 +205,15 @@ class Store:
                     shutil.copyfileobj(source, file, _CHUNK)
 
     def _upload_file(self, file: IO[bytes], target: str) -> None:
-        handler = self._s3_handler()
+        handler = self.s3_handler()
         if handler is not None:
             handler.upload(file, target)
             return
         with self.fs.open_output_stream(target) as upload:
             shutil.copyfileobj(file, upload, _CHUNK)
 
-    def _s3_handler(self) -> MarkerFreeS3 | None:
+    def s3_handler(self) -> MarkerFreeS3 | None:
+        """The S3 file system itself; None for other storage."""
         handler = getattr(self.fs, "handler", None)
         return handler if isinstance(handler, MarkerFreeS3) else None
 

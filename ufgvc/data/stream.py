@@ -19,7 +19,7 @@ from ufgvc.data.dataset import Dataset, read_manifest
 from ufgvc.data.images import BadImage, decode, decode_packed_mask
 from ufgvc.data.resize import resize_square
 from ufgvc.runtime.session import in_ray_session
-from ufgvc.runtime.tasks import map_in_threads, one_task_each
+from ufgvc.runtime.tasks import free_slots, map_in_threads, one_task_each
 
 if TYPE_CHECKING:  # the tasks that decode do not need torch, whose import takes longer than many of them
     import torch
@@ -154,9 +154,10 @@ def _pack_mask(mask: bytes | None, side: int) -> NDArray[np.uint8]:
     return decode_packed_mask(mask, side)
 
 
-def decode_chunks(store: Store, chunks: list[Chunk], side: int) -> Any:
+def decode_chunks(store: Store, chunks: list[Chunk], side: int, reserved: float = 0.0, streams: int = 1) -> Any:
     """A Ray Dataset with the rows of `decode_chunk` for each chunk in turn, one task a chunk.
 
+    reserved: CPU slots of the cluster that others hold.  streams: how many such datasets share the other slots.
     Memory use does not grow with the number of rows. Needs a Ray session.
     """
 
@@ -164,8 +165,11 @@ def decode_chunks(store: Store, chunks: list[Chunk], side: int) -> Any:
         for index in batch["chunk"]:
             yield decode_chunk(store, chunks[int(index)], side)
 
+    slots = min(len(chunks), free_slots(reserved, streams))
     tasks = one_task_each([{"chunk": index} for index in range(len(chunks))])
-    return tasks.map_batches(work, batch_size=1, num_cpus=0.5)
+    # Half a slot each, to fit next to others, but not two in a slot: Ray ends idle workers above the number of slots,
+    # and a new one takes 2 to 3 seconds to import what it needs.
+    return tasks.map_batches(work, batch_size=1, num_cpus=0.5, concurrency=slots)
 
 
 def decode_in_threads(store: Store, chunks: Iterable[Chunk], side: int) -> Iterator[Columns]:
@@ -174,12 +178,17 @@ def decode_in_threads(store: Store, chunks: Iterable[Chunk], side: int) -> Itera
         yield from map_in_threads(lambda chunk: decode_chunk(store, chunk, side, pool.map), chunks, CHUNKS_AHEAD)
 
 
-def decode_ahead(store: Store, chunks: list[Chunk], side: int) -> Iterator[Columns]:
-    """The rows of `decode_chunk` for each chunk in turn: by Ray Data in a Ray session, else by threads."""
+def decode_ahead(
+    store: Store, chunks: list[Chunk], side: int, reserved: float = 0.0, streams: int = 1
+) -> Iterator[Columns]:
+    """The rows of `decode_chunk` for each chunk in turn: by Ray Data in a Ray session, else by threads.
+
+    reserved, streams: see `decode_chunks`.
+    """
     if not in_ray_session():
         return decode_in_threads(store, chunks, side)
-    batches = decode_chunks(store, chunks, side).iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1)
-    return iter(batches)
+    decoded = decode_chunks(store, chunks, side, reserved, streams)
+    return iter(decoded.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1))
 
 
 def num_batches(rows: int, batch_size: int) -> int:
@@ -192,8 +201,8 @@ class StreamedSource:
     """Reads and decodes the training split again every epoch: chunks in a seeded order, then a seeded shuffle buffer.
 
     labels: (N,) of the whole split.  positions: rows of it that are trained on.  batch_size: over all ranks.
-    buffer: rows in the shuffle buffer.  split: that holds the rows.  RuntimeError if an epoch yields more or fewer rows
-    than expected.
+    buffer: rows in the shuffle buffer.  split: that holds the rows.  rank_cpus: CPU slots that each rank holds.
+    RuntimeError if an epoch yields more or fewer rows than expected.
     """
 
     dataset: Dataset
@@ -208,6 +217,7 @@ class StreamedSource:
     device: torch.device
     buffer: int = 512
     split: str = "train"
+    rank_cpus: float = 0.0
 
     def epoch(self, epoch: int) -> Iterator[RawBatch]:
         """See `BatchSource`."""
@@ -218,7 +228,7 @@ class StreamedSource:
         mine, count = rank_chunks([chunks[i] for i in rng.permutation(len(chunks))], wanted, self.rank, self.world)
         steps = num_batches(len(self.positions), self.batch_size)
         sizes = [len(part) for part in np.array_split(np.arange(count), steps)]
-        decoded = decode_ahead(self.dataset.store, mine, self.side)
+        decoded = decode_ahead(self.dataset.store, mine, self.side, self.world * self.rank_cpus, self.world)
         rows = _shuffle_rows(decoded, wanted, min(self.buffer, count), rng)
         for size in sizes:
             taken = [row for _, row in zip(range(size), rows, strict=False)]

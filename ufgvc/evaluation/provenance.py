@@ -13,7 +13,7 @@ from ufgvc.core.storage import Store, open_store
 from ufgvc.data.dataset import DATASET_FILE, Dataset
 from ufgvc.models.model import LoadedModel
 from ufgvc.regions.mask_results import MIN_FOUND
-from ufgvc.training.progress import read_metrics
+from ufgvc.training.metrics_file import read_metrics
 
 UNKNOWN = "unknown"
 VALIDATION = {

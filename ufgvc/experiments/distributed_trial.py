@@ -15,7 +15,8 @@ from ufgvc.core.storage import Store, open_store
 from ufgvc.experiments.search_store import STOP
 from ufgvc.training.distributed import fit, make_trainer
 from ufgvc.training.folds import Diverged, Folds
-from ufgvc.training.progress import POLL_SECONDS, Row, read_metrics
+from ufgvc.training.metrics_file import MetricsReader, Row
+from ufgvc.training.progress import poll_seconds
 from ufgvc.training.settings import TrainSettings, WorkerConfig
 
 
@@ -30,16 +31,16 @@ def train_folds_distributed(
     worker_args = {"configs": list(configs), "trial": trial.uri}
     with ThreadPoolExecutor(1) as thread:
         future = thread.submit(make_trainer(fold_worker, worker_args, settings, trial, "trainer", keep=None).fit)
-        seen = 0
+        readers, seen = [MetricsReader(open_store(config.run)) for config in configs], 0
         while True:
             ended = future.done()  # read before the histories, so that the last epochs are seen
-            histories = [read_metrics(open_store(config.run)) for config in configs]
+            histories = [reader.read() for reader in readers]
             if min(map(len, histories)) > seen:
                 seen = min(map(len, histories))
                 yield histories
             if ended:
                 break
-            wait([future], POLL_SECONDS)
+            wait([future], poll_seconds(trial, min(histories, key=len)))
     trial.child("trainer").delete_tree()
     reason = (future.result().return_value or {}).get("diverged")
     if reason is not None:
@@ -67,4 +68,6 @@ def fold_worker(worker_args: dict[str, Any]) -> dict[str, Any]:
                 break
     except Diverged as error:
         return {"diverged": str(error)}
+    finally:
+        folds.flush_metrics()
     return {}

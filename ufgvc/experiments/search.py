@@ -35,8 +35,9 @@ from ufgvc.reports.search_page import compose_search, summary_text
 from ufgvc.reports.search_tables import search_tables, to_csv
 from ufgvc.reports.tables import Table
 from ufgvc.runtime.session import ray_session
+from ufgvc.tracking.client import require_mlflow
 from ufgvc.tracking.context import Context
-from ufgvc.tracking.runs import Run, finish_run_on_exit, require_mlflow, start_run
+from ufgvc.tracking.runs import Run, finish_run_on_exit, start_run
 from ufgvc.training.regions import check_regions, use_regions
 from ufgvc.training.settings import TrainSettings, WorkerConfig
 

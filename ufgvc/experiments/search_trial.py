@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Literal
 
@@ -18,7 +19,7 @@ from ufgvc.experiments.searcher import EPOCH, SCORE, CooperativeASHA, ResumableS
 from ufgvc.experiments.settings import SearchSettings
 from ufgvc.experiments.trial_progress import TrialProgress
 from ufgvc.training.folds import Diverged, Folds
-from ufgvc.training.progress import Row, read_metrics
+from ufgvc.training.metrics_file import Row, read_metrics
 from ufgvc.training.settings import WorkerConfig
 
 log = logging.getLogger(__name__)
@@ -131,23 +132,31 @@ def run_trial(store: SearchStore, trial: TrialConfig, report: Report, device: to
 
 
 def _train(store: SearchStore, trial: TrialConfig, report: Report, device: torch.device, threads: int) -> TrialResult:
-    for epoch, score in _epochs(store, trial, device, threads):
-        report(epoch, score)
-        if store.trial(trial.number).exists(STOP):
-            return make_result(store, trial, "stopped")
-    return make_result(store, trial, "complete")
+    state: Literal["complete", "stopped"] = "complete"
+    with closing(_epochs(store, trial, device, threads)) as epochs:  # once closed, it has written all metrics
+        for epoch, score in epochs:
+            report(epoch, score)
+            if store.trial(trial.number).exists(STOP):
+                state = "stopped"
+                break
+    return make_result(store, trial, state)
 
 
-def _epochs(store: SearchStore, trial: TrialConfig, device: torch.device, threads: int) -> Iterator[tuple[int, float]]:
+def _epochs(
+    store: SearchStore, trial: TrialConfig, device: torch.device, threads: int
+) -> Generator[tuple[int, float], None, None]:
     """(epochs, accuracy) after every epoch of all folds."""
     configs = store.worker_configs(trial)
     if store.train.workers > 1:
         yield from _distributed_epochs(store, trial, configs)
         return
     folds = Folds.start([replace(config, cores=threads) for config in configs], 0, 1, 1, device)
-    while folds.epochs < folds.total:
-        folds.step()
-        yield folds.epochs, accuracy_after([worker.history for worker in folds.workers], folds.epochs)
+    try:
+        while folds.epochs < folds.total:
+            folds.step()
+            yield folds.epochs, accuracy_after([worker.history for worker in folds.workers], folds.epochs)
+    finally:
+        folds.flush_metrics()
 
 
 def _distributed_epochs(

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import yaml
 
 from ufgvc.core.storage import Store
-from ufgvc.training.progress import read_metrics
+from ufgvc.training.metrics_file import read_metrics
 
 MODEL, CONFIG, REPORT = "model/model.json", "config.yaml", "report/metrics.json"
 JOB, RESULT = "job.json", "result.json"

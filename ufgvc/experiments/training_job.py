@@ -27,7 +27,7 @@ from ufgvc.methods.recipe import Recipe
 from ufgvc.tracking.runs import NullRun
 from ufgvc.training.held_out import score_held_out, score_indices
 from ufgvc.training.in_process import train_in_process
-from ufgvc.training.progress import read_metrics
+from ufgvc.training.metrics_file import read_metrics
 from ufgvc.training.run import save_trained
 from ufgvc.training.settings import WorkerConfig
 

@@ -14,9 +14,7 @@ import importlib.metadata
 import importlib.util
 import json
 import logging
-import shutil
 import tempfile
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +27,10 @@ from ufgvc.core.config import Settings, describe_validation, short_key
 from ufgvc.core.errors import UserError
 from ufgvc.core.process import versions
 from ufgvc.core.storage import Store
-from ufgvc.methods.backbones import needs_timm
 from ufgvc.methods.method import Method
-from ufgvc.methods.plugins import Package, package_of
+from ufgvc.methods.plugins import package_of
 from ufgvc.models.calibration import Calibration, FeatureSubspace
+from ufgvc.models.mlflow_files import write_mlflow_files
 from ufgvc.models.onnx import ONNX
 from ufgvc.models.training_leaves import TRAINING_LEAVES, TrainingLeaves
 from ufgvc.tracking.context import Context
@@ -59,11 +57,6 @@ _OPTIONS_1: dict[str, dict[str, tuple[str, ...]]] = {
     "region_tokens": {"guide": ("control", "guide")},
     "leaf_traits": {"trunk": ("control", "trunk")},
 }
-# What prediction imports; the training stack (Ray, the detector) is not part of it.
-_REQUIRED = (
-    *("mlflow", "numpy", "pandas", "pillow", "pillow-heif", "pyarrow", "pydantic", "pyyaml", "safetensors", "torch"),
-    "torchvision",
-)
 
 
 class Input(Settings):
@@ -145,47 +138,6 @@ def save_model(
     more = dict(info or {})
     whole = redact_values(more | {key: value for key, value in own.items() if value or key not in more})
     (folder / MODEL).write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def write_mlflow_files(folder: Path, backbone: str = "", package: Package | None = None) -> None:
-    """Makes a local folder an MLflow model: MLmodel, its environment, and a copy of this package under code/.
-
-    backbone: name of the method's backbone; one of timm adds timm to the requirements.
-    package: that the method comes from; None for our own.
-    """
-    import mlflow.pyfunc
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema
-
-    columns = {
-        "cultivar": DataType.string,
-        "probability": DataType.double,
-        "top5": DataType.string,
-        "known": DataType.boolean,
-    }
-    signature = ModelSignature(
-        inputs=Schema([ColSpec(DataType.binary, "image")]),
-        outputs=Schema([ColSpec(kind, name) for name, kind in columns.items()]),
-    )
-    required = (*_REQUIRED, "timm") if needs_timm(backbone) else _REQUIRED
-    with tempfile.TemporaryDirectory(prefix="ufgvc-mlflow-") as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*input example")  # the signature is given
-        # In a folder of its own: MLflow refuses one with files.
-        target = Path(temporary) / "model"
-        mlflow.pyfunc.save_model(
-            target,
-            loader_module="ufgvc.models.pyfunc",
-            code_paths=[str(Path(ufgvc.__file__).parent)],
-            # Without the build tag (+cu130), which may differ on another machine.
-            pip_requirements=[
-                *(f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in required),
-                *([package.requirement] if package else []),
-            ],
-            signature=signature,
-        )
-        shutil.rmtree(folder / "code", ignore_errors=True)
-        for part in target.iterdir():  # moved and not copied: code/ has 200 files
-            shutil.move(part, folder / part.name)
 
 
 def read_files(store: Store, uri: str) -> ModelFiles:

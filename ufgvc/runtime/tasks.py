@@ -38,6 +38,16 @@ def one_task_each(items: Sequence[dict[str, Any]]) -> Any:
     return ray.data.from_items(list(items), override_num_blocks=len(items))
 
 
+def free_slots(reserved: float, streams: int) -> int:
+    """Tasks that each of `streams` datasets can run at a time, a CPU slot each, at least 1. Inside of a Ray session.
+
+    reserved: CPU slots of the cluster that others hold.
+    """
+    import ray
+
+    return max(1, int((ray.cluster_resources().get("CPU", 0) - reserved) / streams))
+
+
 def run_tasks(results: Iterable[Result]) -> Iterator[Result]:
     """Yields the results of a Ray Dataset (its `iter_rows` or `iter_batches`); a UserError of a task or actor is raised
     as itself.

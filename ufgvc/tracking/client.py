@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ufgvc.core.errors import disk_error
+from ufgvc.core.errors import UserError, disk_error
 from ufgvc.core.s3_client import ca_bundle
-from ufgvc.tracking.settings import MlflowLocation, is_remote, redact
+from ufgvc.tracking.context import Context
+from ufgvc.tracking.settings import MlflowLocation, is_remote, redact, resolve
 
 
 class MlflowUnavailable(Exception):
@@ -36,6 +37,22 @@ def connect(location: MlflowLocation) -> Any:
         from mlflow import MlflowClient
 
         return MlflowClient(tracking_uri=location.uri, registry_uri=location.uri)
+
+
+def require_mlflow(context: Context) -> None:
+    """UserError if the named MLflow server cannot be reached. For long jobs, before they start."""
+    location = resolve(context.tracking, context.runs)
+    if location is None:
+        return
+    try:
+        connect(location)
+    except MlflowUnavailable as error:
+        fix = (
+            "start the server, check MLFLOW_TRACKING_URI or --tracking.uri, or record nothing with `--tracking.uri off`"
+        )
+        raise UserError(
+            f"MLflow cannot be reached: {error}", where=redact(location.uri), fix=error.fix or fix
+        ) from None
 
 
 def set_environment(location: MlflowLocation) -> None:

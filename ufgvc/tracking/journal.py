@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ufgvc.core.appending import append_text
 from ufgvc.core.errors import DamagedFile
 from ufgvc.core.storage import Store
 
@@ -28,12 +29,20 @@ class Line:
     step: int
     metrics: dict[str, float]
 
+    def to_json(self) -> str:
+        """The line in the file. JSON has no infinity and no NaN: they are text, which float() reads."""
+        metrics = {name: value if math.isfinite(value) else str(value) for name, value in self.metrics.items()}
+        return json.dumps({"step": self.step, "metrics": metrics}) + "\n"
 
-@dataclass(frozen=True)
+
+@dataclass
 class Journal:
-    """The journal of one run. Only one process writes it: rank 0, or the driver."""
+    """The journal of one run. Only one process writes it, so it reads the lines once: rank 0, or the driver."""
 
     store: Store
+    _lines: list[Line] | None = None
+    _appends: bool = False  # whether the file is whole and can be appended to
+    _known: dict[int, set[str]] = field(default_factory=dict)  # metrics that a step has
 
     def read_identity(self) -> dict[str, Any] | None:
         """The content of run.json; None if the journal does not exist yet. DamagedFile if it cannot be parsed."""
@@ -51,30 +60,46 @@ class Journal:
 
     def read_lines(self) -> list[Line]:
         """All logged metrics, in the order of logging."""
+        if self._lines is None:
+            self._keep(self._load())
+        return list(self._lines or [])
+
+    def _load(self) -> list[Line]:
         try:
             text = self.store.read_text(METRICS)
         except FileNotFoundError:
             return []
-        rows = map(json.loads, text.splitlines())
+        complete, _, half = text.rpartition("\n")  # half a line: the process was killed
+        rows = [json.loads(line) for line in complete.splitlines()]
+        self._appends = self.store.is_local and not half
         return [Line(row["step"], {name: float(value) for name, value in row["metrics"].items()}) for row in rows]
 
-    def append(self, step: int, metrics: Mapping[str, float]) -> bool:
-        """Adds a line with the metrics that the step does not have yet; False if it has all of them.
+    def append(self, steps: Mapping[int, Mapping[str, float]]) -> bool:
+        """Adds a line for each step with the metrics that it does not have yet; False if they have all of them.
 
         The first value stays: a retry may measure another (images per second), which must not become a second row of
         the same step.
         """
-        lines = self.read_lines()
-        known = {name for line in lines if line.step == step for name in line.metrics}
-        new = {name: float(value) for name, value in metrics.items() if name not in known}
-        if not new:
+        lines, added = self.read_lines(), list[Line]()
+        for step, metrics in steps.items():
+            known = self._known.get(step, set())
+            new = {name: float(value) for name, value in metrics.items() if name not in known}
+            if new:
+                added.append(Line(step, new))
+        if not added:
             return False
-        lines.append(Line(step, new))
-        # Object stores cannot append. JSON has no infinity and no NaN: they are written as text, which float() reads.
-        rows = [{"step": line.step, "metrics": _to_json(line.metrics)} for line in lines]
-        text = "".join(f"{json.dumps(row)}\n" for row in rows)
-        self.store.write_text(METRICS, text)
+        if self._appends:
+            append_text(self.store, METRICS, _to_text(added))
+        else:
+            self.store.write_text(METRICS, _to_text([*lines, *added]))
+        self._keep(added)
+        self._appends = self.store.is_local
         return True
+
+    def _keep(self, lines: list[Line]) -> None:
+        self._lines = [*(self._lines or []), *lines]
+        for line in lines:
+            self._known.setdefault(line.step, set()).update(line.metrics)
 
     def write_artifact(self, name: str, data: bytes) -> None:
         """Keeps a file until it is sent."""
@@ -97,5 +122,5 @@ class Journal:
         self.store.delete(f"artifacts/{name}")
 
 
-def _to_json(metrics: Mapping[str, float]) -> dict[str, float | str]:
-    return {name: value if math.isfinite(value) else str(value) for name, value in metrics.items()}
+def _to_text(lines: list[Line]) -> str:
+    return "".join(line.to_json() for line in lines)

@@ -11,14 +11,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from ufgvc.core.errors import UserError
-from ufgvc.core.process import git_commit, versions
 from ufgvc.core.storage import Store
-from ufgvc.tracking.client import MlflowNotFound, MlflowUnavailable, connect, map_errors
+from ufgvc.tracking.client import MlflowNotFound, MlflowUnavailable, map_errors
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.journal import Journal, Line
-from ufgvc.tracking.settings import MlflowLocation, redact, redact_values, resolve
-from ufgvc.tracking.sync import open_run, send_files, send_metrics
+from ufgvc.tracking.settings import MlflowLocation, redact, redact_values, resolve, version_tags
+from ufgvc.tracking.sync import open_run, send_files, send_lines, send_metrics
 
 log = logging.getLogger(__name__)
 RETRY_AFTER = 30.0  # seconds without another attempt after one that failed
@@ -33,6 +31,9 @@ class Run(Protocol):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Records metrics of a step; again for the same step changes nothing."""
+
+    def log_steps(self, steps: Mapping[int, Mapping[str, float]]) -> None:
+        """The same for several steps at once."""
 
     def log_artifact_bytes(self, name: str, data: bytes) -> None:
         """Stores an artifact."""
@@ -59,6 +60,9 @@ class NullRun:
     id: str | None = None
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        """Does nothing."""
+
+    def log_steps(self, steps: Mapping[int, Mapping[str, float]]) -> None:
         """Does nothing."""
 
     def log_artifact_bytes(self, name: str, data: bytes) -> None:
@@ -89,6 +93,7 @@ def start_run(
     parent: str | None = None,
     run_id: str | None = None,
     store: Store | None = None,
+    connect_now: bool = True,
 ) -> Run:
     """Starts a run, or resumes the one of `run_id` or of the journal. Does not fail while MLflow is unavailable.
 
@@ -101,6 +106,7 @@ def start_run(
         parent: id of the run in which this one is nested.
         run_id: of an existing run to resume.
         store: the run folder, in which `journal/` is written; None: what cannot be sent is lost (short runs).
+        connect_now: False leaves it to `MlflowRun.open`, or to the first call.
 
     Raises:
         UserError: no MLflow is named, and none can be created in the runs folder.
@@ -126,24 +132,11 @@ def start_run(
         "sent": 0,
     }
     identity |= {"id": run_id or identity["id"], "status": None, "described": False}
-    identity["tags"] |= {**_version_tags(), **{key: redact(str(value)) for key, value in tags.items()}}
-    return MlflowRun(location, journal, identity)
-
-
-def require_mlflow(context: Context) -> None:
-    """UserError if the named MLflow server cannot be reached. For long jobs, before they start."""
-    location = resolve(context.tracking, context.runs)
-    if location is None:
-        return
-    try:
-        connect(location)
-    except MlflowUnavailable as error:
-        fix = (
-            "start the server, check MLFLOW_TRACKING_URI or --tracking.uri, or record nothing with `--tracking.uri off`"
-        )
-        raise UserError(
-            f"MLflow cannot be reached: {error}", where=redact(location.uri), fix=error.fix or fix
-        ) from None
+    identity["tags"] |= {**version_tags(), **{key: redact(str(value)) for key, value in tags.items()}}
+    run = MlflowRun(location, journal, identity)
+    if connect_now:
+        run.open()
+    return run
 
 
 @contextlib.contextmanager
@@ -162,13 +155,6 @@ def finish_run_on_exit(run: Run) -> Iterator[Run]:
     run.finish()
 
 
-def _version_tags() -> dict[str, str]:
-    """Tags with the git commit and the package versions."""
-    found = {f"version.{package}": version for package, version in versions().items()}
-    commit = git_commit()
-    return found | ({"git.commit": commit} if commit else {})
-
-
 class MlflowRun:
     """A run that is recorded by MLflow: at once, or by `ufgvc sync` from its journal."""
 
@@ -179,6 +165,9 @@ class MlflowRun:
         self._warned = False
         self._unsent = bool(journal and self._pending())
         self._save_identity()
+
+    def open(self) -> None:
+        """Creates or resumes the run on MLflow, unless it is unavailable."""
         self._try(lambda: None)
 
     @property
@@ -188,14 +177,16 @@ class MlflowRun:
         return found
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Logs metrics of a step (an epoch), to the journal first.
+        """See `log_steps`."""
+        self.log_steps({step: metrics})
 
-        A value that the step has already is not logged again.
-        """
+    def log_steps(self, steps: Mapping[int, Mapping[str, float]]) -> None:
+        """Logs metrics of steps (epochs), to the journal first. A value that a step has is not logged again."""
         if self._journal is None:
-            self._try(lambda: send_metrics(self._client, self._identity, Line(step, dict(metrics))))
+            lines = [Line(step, dict(metrics)) for step, metrics in steps.items()]
+            self._try(lambda: send_metrics(self._client, self._identity, lines))
             return
-        if self._journal.append(step, metrics):
+        if self._journal.append(steps):
             self._unsent = True
         if self._unsent:
             self._try(self._send_steps)
@@ -242,10 +233,7 @@ class MlflowRun:
 
     def _send_steps(self) -> None:
         assert self._journal is not None
-        for line in self._pending():
-            send_metrics(self._client, self._identity, line)
-            self._identity["sent"] += 1
-            self._save_identity()
+        send_lines(self._client, self._identity, self._pending(), self._journal)
         self._unsent = False
 
     def _pending(self) -> list[Line]:

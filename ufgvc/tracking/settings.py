@@ -13,6 +13,7 @@ from pydantic import Field
 from ufgvc.core.config import Settings
 from ufgvc.core.errors import UserError
 from ufgvc.core.places import Place
+from ufgvc.core.process import git_commit, versions
 from ufgvc.core.storage import join, open_store
 
 OFF = "off"
@@ -100,3 +101,10 @@ def redact_values(value: Any, name: str = "") -> Any:
     if isinstance(value, str) and value:
         return "***" if _SECRET_NAME.search(name) else redact(value)
     return value
+
+
+def version_tags() -> dict[str, str]:
+    """Tags of a run: the git commit and the package versions."""
+    found = {f"version.{package}": version for package, version in versions().items()}
+    commit = git_commit()
+    return found | ({"git.commit": commit} if commit else {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ufgvc.tracking.settings import MlflowLocation, redact, resolve
 _KEY_TAG = "ufgvc.key"
 _MAX_PARAMS = 100  # limits of one log-batch request
 _MAX_METRICS = 1000
+_LINES = 50  # of the journal that are sent at a time, about as many metrics
 _MAX_PARAM_LENGTH = 6000
 
 
@@ -65,10 +66,7 @@ def _send(journal: Journal, location: MlflowLocation) -> int:
         identity["sent"] = 0
     journal.write_identity(identity)
     pending = lines[identity["sent"] :]
-    for line in pending:
-        send_metrics(client, identity, line)
-        identity["sent"] += 1
-        journal.write_identity(identity)
+    send_lines(client, identity, pending, journal)
     for name in files:
         send_files(client, identity, {name: journal.read_artifact(name)})
         journal.delete_artifact(name)
@@ -95,15 +93,28 @@ def open_run(location: MlflowLocation, identity: dict[str, Any]) -> tuple[Any, b
     return client, recreated
 
 
-def send_metrics(client: Any, identity: Mapping[str, Any], line: Line) -> None:
-    """Sends the metrics of a step.
+def send_lines(client: Any, identity: dict[str, Any], lines: Sequence[Line], journal: Journal) -> None:
+    """Sends lines of the journal that MLflow does not have, and notes in run.json that it has them."""
+    for start in range(0, len(lines), _LINES):
+        some = lines[start : start + _LINES]
+        send_metrics(client, identity, some)
+        identity["sent"] += len(some)
+        journal.write_identity(identity)
+
+
+def send_metrics(client: Any, identity: Mapping[str, Any], lines: Sequence[Line]) -> None:
+    """Sends the metrics of steps.
 
     Their time is the run's start plus `step` ms, so that sending them again adds no row.
     """
     from mlflow.entities import Metric
 
-    at = int(identity["started_ms"]) + line.step
-    rows = [Metric(name, float(value), at, line.step) for name, value in line.metrics.items()]
+    begun = int(identity["started_ms"])
+    rows = [
+        Metric(name, float(value), begun + line.step, line.step)
+        for line in lines
+        for name, value in line.metrics.items()
+    ]
     with map_errors():
         for start in range(0, len(rows), _MAX_METRICS):
             client.log_batch(identity["id"], metrics=rows[start : start + _MAX_METRICS])

@@ -41,7 +41,6 @@ def write_checkpoint(
     history: list[dict[str, float]],
     best: dict[str, Any] | None,
     random: list[Tensor],
-    run_id: str | None,
     average: WeightAverage | None = None,
 ) -> None:
     """Writes <folder>/state.pt. UserError if the disk is full or cannot be written to.
@@ -58,7 +57,6 @@ def write_checkpoint(
         "history": history,
         "best": best,
         "random": random,
-        "run_id": run_id,
     }
     if average is not None:
         state |= {"net": average.net.state_dict(), "trained": net.state_dict(), "averaged": average.steps}

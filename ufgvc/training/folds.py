@@ -54,6 +54,12 @@ class Folds:
         """Epochs of the recipe."""
         return self.workers[0].recipe.epochs
 
+    def flush_metrics(self) -> None:
+        """Writes the rows that are still to be written, see `MetricsWriter`."""
+        for worker in self.workers:
+            if worker.ranks.rank == 0:
+                worker.metrics.flush(worker.history)
+
     def step(self) -> None:
         """One epoch of every fold, except of those that are ahead because a kill came between two checkpoints.
 

@@ -287,7 +287,8 @@ def _source(
         )
         raise UserError(what, where="train.cache", fix="use `--train.cache host`, or `--train.recipe published`")
     if where == "none":
-        return StreamedSource(dataset, config.mask_kind, recipe.resize, *common, split=config.split)
+        cpus = config.train.cpus_per_worker
+        return StreamedSource(dataset, config.mask_kind, recipe.resize, *common, split=config.split, rank_cpus=cpus)
     data = load_decoded_split(dataset, config.split, recipe.resize, config.mask_kind, config.mask_fingerprint, folder)
     resident = None
     if where == "device":

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -18,12 +17,12 @@ from ufgvc.core.output import is_quiet
 from ufgvc.core.startup import COMMAND, marks, startup_line
 from ufgvc.core.storage import Store
 from ufgvc.core.text import format_duration
+from ufgvc.training.metrics_file import PROGRESS, MetricsReader, Row
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5  # between reads of a local run folder
-REMOTE_POLL_SECONDS = (2.0, 30.0)  # the same for object stores, at least and at most
-Row = dict[str, float]
+REMOTE_POLL_SECONDS = (5.0, 30.0)  # the same for object stores, at least and at most
 
 
 def poll_seconds(run: Store, rows: list[Row]) -> float:
@@ -51,20 +50,25 @@ def epoch_line(row: Row, epochs: int, rest_seconds: float) -> str:
 
 
 class Follower:
-    """Context manager: a thread that follows a run's metrics.jsonl and shows new epochs.
+    """Context manager: a thread that shows the new epochs of a run.
 
-    epochs: of the whole training.
+    epochs: of the whole training.  polls: whether other processes train, so that their files are read again and again;
+    else the training calls `update`.
     on_checkpointed: called with the rows of epochs that a checkpoint covers, each row once. Epochs after it may be
     repeated after a crash and are passed on later.
     """
 
-    def __init__(self, run: Store, epochs: int, on_checkpointed: Callable[[list[Row]], None]) -> None:
-        self.run, self.epochs, self.on_checkpointed = run, epochs, on_checkpointed
-        self.rows = read_metrics(run)
+    def __init__(
+        self, run: Store, epochs: int, on_checkpointed: Callable[[list[Row]], None], polls: bool = True
+    ) -> None:
+        self.run, self.epochs, self.on_checkpointed, self.polls = run, epochs, on_checkpointed, polls
+        self.reader = MetricsReader(run)
+        self.rows = self.reader.read()
         self.shown = len(self.rows)
         self.sent = 0
-        self._started = False
-        self._end = threading.Event()
+        self._started, self._ended = False, False
+        self._checkpointed = 0
+        self._wake = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._console = Console(stderr=True, highlight=False, quiet=is_quiet())
         self._bar = Progress(
@@ -85,25 +89,45 @@ class Follower:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end.set()
+        self._ended = True
+        self._wake.set()
         self._thread.join()
         self._bar.stop()
 
     def _follow(self) -> None:
-        while not self._end.wait(poll_seconds(self.run, self.rows)):
-            self._try_to_poll()
-        self._try_to_poll()
+        while not self._ended:
+            self._wake.wait(poll_seconds(self.run, self.rows) if self.polls else None)
+            self._wake.clear()
+            self._try_to_show()
+        self._try_to_show()  # the end may have come while the last epochs were shown
 
-    def _try_to_poll(self) -> None:
-        """`poll`, where a failure of the storage is a warning, because the next poll may succeed."""
+    def update(self, history: Sequence[Row], checkpointed: int | None) -> None:
+        """An `OnProgress` of a training in this process. The thread shows it, because MLflow may take its time."""
+        if checkpointed is None:
+            self.shown = min(self.shown, len(history) - 1)  # an interrupted run goes on from its checkpoint
+        else:
+            self._checkpointed = checkpointed
+        self.rows = list(history)
+        self._wake.set()
+
+    def _try_to_show(self) -> None:
+        """Shows what is new; a failure of the storage is a warning, because the next time may succeed."""
         try:
-            self.poll()
+            if self.polls:
+                self.poll()
+            else:
+                self._show(self.rows)
         except UserError as error:
             log.warning("progress could not be read: %s", error.what)
 
     def poll(self) -> None:
         """Reads the run folder once, shows new epochs and passes on those that a checkpoint covers."""
-        rows = self.rows = read_metrics(self.run)
+        before, self.rows = self.rows, self.reader.read()
+        if len(self.rows) > self.sent and (self.run.is_local or self._ended or self.rows != before):
+            self._checkpointed = self._read_checkpointed()
+        self._show(self.rows)
+
+    def _show(self, rows: list[Row]) -> None:
         if len(rows) < self.shown:  # a worker was lost and training went back to the last checkpoint
             self.shown = len(rows)
         if len(rows) > self.shown and not self._started:
@@ -113,9 +137,10 @@ class Follower:
             self._console.print(epoch_line(row, self.epochs, rest), soft_wrap=True)
         self.shown = len(rows)
         self._bar.update(self._task, completed=self.shown)
-        if len(rows) > self.sent and (checkpointed := self._checkpointed()) > self.sent:
-            self.on_checkpointed(rows[self.sent : checkpointed])
-            self.sent = min(checkpointed, len(rows))
+        if min(len(rows), self._checkpointed) > self.sent:
+            covered = rows[self.sent : self._checkpointed]
+            self.on_checkpointed(covered)
+            self.sent += len(covered)
 
     def _show_start(self) -> None:
         self._started = True
@@ -123,19 +148,10 @@ class Follower:
         if start.get("command") == marks()[COMMAND]:  # not of an earlier command that was interrupted
             self._console.print(startup_line(start["seconds"]), soft_wrap=True)
 
-    def _checkpointed(self) -> int:
+    def _read_checkpointed(self) -> int:
         """Number of epochs that the last checkpoint covers."""
         try:
-            found: dict[str, Any] = self.run.read_json("progress.json")
+            found: dict[str, Any] = self.run.read_json(PROGRESS)
         except FileNotFoundError:
             return 0
         return int(found["checkpointed"])
-
-
-def read_metrics(run: Store) -> list[Row]:
-    """The metrics of a run's finished epochs, oldest first; [] if there are none."""
-    try:
-        text = run.read_text("metrics.jsonl")
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in text.splitlines()]

@@ -30,11 +30,13 @@ from ufgvc.models.format import save_model
 from ufgvc.regions.mask_results import check_masks, masks_found
 from ufgvc.runtime.resources import alive_nodes, choose_device
 from ufgvc.runtime.session import ray_session, uses_cluster
+from ufgvc.tracking.background import open_in_background
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.runs import Run, finish_run_on_exit, start_run
 from ufgvc.training.checkpoint import remove_orphans
 from ufgvc.training.collect_leaves import collect_leaves, count_classes
 from ufgvc.training.in_process import train_in_process
+from ufgvc.training.metrics_file import read_metrics
 from ufgvc.training.preflight import (
     check_batch,
     check_cpus,
@@ -45,7 +47,7 @@ from ufgvc.training.preflight import (
     check_weights,
     choose_training_device,
 )
-from ufgvc.training.progress import Follower, read_metrics
+from ufgvc.training.progress import Follower
 from ufgvc.training.regions import mask_fingerprint, use_regions
 from ufgvc.training.settings import TrainSettings, WorkerConfig, apply_overrides
 
@@ -112,15 +114,16 @@ def train(
         "folder": store.uri,
     }
     name = f"{method}-{identity['key']}"
-    run = start_run(context, experiment=dataset.name, name=name, params=identity, tags=tags, store=store)
+    run = open_in_background(
+        start_run(context, dataset.name, name, params=identity, tags=tags, store=store, connect_now=False)
+    )
     log.info("training %s on %s: run %s", method, dataset.name, store.uri)
-    config = replace(config, run_id=run.id)
     with finish_run_on_exit(run):
         if settings.workers == 1 and not uses_cluster(context.ray):
             device = torch.device(choose_training_device(settings))
             mark("setup")
-            with _follow(config, store, run):
-                state = train_in_process(replace(config, marks=marks()), device)
+            with _follow(config, store, run, polls=False) as follower:
+                state = train_in_process(replace(config, marks=marks()), device, follower.update)
         else:
             with ray_session(context.ray, settings.workers if settings.device == "gpu" else 0):
                 mark("setup")
@@ -216,14 +219,15 @@ def _fit(config: WorkerConfig, store: Store, run: Run, runs: str) -> dict[str, A
         return fit(replace(config, marks=marks()), store, settings.keep_checkpoints)
 
 
-def _follow(config: WorkerConfig, store: Store, run: Run) -> Follower:
+def _follow(config: WorkerConfig, store: Store, run: Run, polls: bool = True) -> Follower:
     """Shows the epochs, and logs those that a checkpoint covers."""
 
     def log_rows(rows: list[dict[str, float]]) -> None:
-        for row in rows:
-            run.log_metrics({name: value for name, value in row.items() if name != "epoch"}, step=int(row["epoch"]))
+        run.log_steps(
+            {int(row["epoch"]): {name: value for name, value in row.items() if name != "epoch"} for row in rows}
+        )
 
-    return Follower(store, Recipe.model_validate(config.recipe).epochs, on_checkpointed=log_rows)
+    return Follower(store, Recipe.model_validate(config.recipe).epochs, log_rows, polls)
 
 
 def save_trained(

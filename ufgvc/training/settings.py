@@ -95,7 +95,7 @@ class WorkerConfig:
 
     data, run: URIs of the data set and of the run's folder.  method, options: see `ufgvc.methods.build`.
     recipe: a `Recipe` as JSON values, with the settings applied.  mask_kind: None for methods without masks.
-    cache_folder: local folder for decoded images.  cores: CPU threads of this machine.  run_id: of MLflow.
+    cache_folder: local folder for decoded images.  cores: CPU threads of this machine.
     embeddings: URI of the folder for those of frozen networks; None: `cache_folder`.
     split_seed: seed of the held-out split; None: `seed`.
     held_fold: leaves that are neither trained on nor used to choose anything; None: the test split.
@@ -113,7 +113,6 @@ class WorkerConfig:
     mask_fingerprint: str | None
     cache_folder: str
     cores: int
-    run_id: str | None = None
     split_seed: int | None = None
     held_fold: HeldFold | None = None
     marks: Mapping[str, float] = field(default_factory=dict)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -27,6 +26,7 @@ from ufgvc.training.graphs import StepGraphs, use_graphs
 from ufgvc.training.head import fit_head
 from ufgvc.training.loader import BatchLoader, make_loader
 from ufgvc.training.memory import memory_for_batches
+from ufgvc.training.metrics_file import MetricsWriter
 from ufgvc.training.optim import lr_at, make_optimizer, set_lr, stage_at, train_mode
 from ufgvc.training.settings import WorkerConfig
 from ufgvc.training.steps import (
@@ -70,8 +70,10 @@ class Worker:
     marks: dict[str, float] = field(default_factory=dict)
     average: WeightAverage | None = field(init=False)
     fitted: dict[str, float] = field(default_factory=dict)
+    metrics: MetricsWriter = field(init=False)
 
     def __post_init__(self) -> None:
+        self.metrics = MetricsWriter(open_store(self.config.run))
         self.average = WeightAverage(self.method.net, self.recipe.ema_decay) if self.recipe.ema_decay else None
 
     @classmethod
@@ -149,8 +151,7 @@ class Worker:
         self.history.append(row)
         self.epoch += 1
         if self.ranks.rank == 0:
-            lines = "".join(json.dumps(row) + "\n" for row in self.history)
-            open_store(self.config.run).write_text("metrics.jsonl", lines)
+            self.metrics.add(self.history)
         due = time.monotonic() - self.saved_at >= self.config.train.checkpoint_seconds
         if self.ranks.broadcast_flag(due) and self.epoch < self.recipe.epochs:
             self.save()
@@ -292,8 +293,8 @@ class Worker:
             history=self.history,
             best=self.best,
             random=states,
-            run_id=self.config.run_id,
             average=self.average,
         )
+        self.metrics.flush(self.history)
         self.sink(folder, self.epoch)
-        open_store(self.config.run).write_json("progress.json", {"checkpointed": self.epoch})
+        self.metrics.mark_checkpoint(self.history)

@@ -24,7 +24,7 @@ def fastest_form(method: Method, num_images: int, device: torch.device | str) ->
     """The method, with its net exported to onnxruntime where that embeds `num_images` images sooner: on a CPU, for many
     pixels, if the packages of the extra `onnx` are installed.
 
-    Embeddings differ by the rounding of float32 sums: by at most TOLERANCE of the largest, which is checked on two images.
+    Embeddings differ by the rounding of float32 sums, by at most TOLERANCE of the largest: two images are checked.
     The decision depends on the number of images of the whole split, not on those that are left, so that a training that
     was killed goes on with the same form. A network that cannot be exported stays as it is, and a line says why.
     """

@@ -12,6 +12,7 @@ from torch import nn
 
 from ufgvc.core.errors import UserError
 from ufgvc.methods import Method, build
+from ufgvc.models import onnx
 from ufgvc.models.onnx import TOLERANCE, OnnxNet
 from ufgvc.training import frozen
 from ufgvc.training.embeddings import embed_images
@@ -28,7 +29,7 @@ def probe(name: str = "linear_probe") -> Method:
 @pytest.mark.parametrize("name", [pytest.param("linear_probe", marks=pytest.mark.slow), "part_probe"])
 def test_the_embeddings_of_both_views(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxscript")
-    monkeypatch.setattr(frozen, "MIN_PIXELS", 1)
+    monkeypatch.setattr(onnx, "MIN_PIXELS", 1)
     method = probe(name)
     fast = frozen.fastest_form(method, 5, CPU)
     assert isinstance(fast.net, OnnxNet)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from ufgvc.bench import feeding, reading, startup, steps, streaming
+from ufgvc.bench import evaluation, feeding, reading, startup, steps, streaming
 from ufgvc.bench.dataset import BenchData, check_source, make_data
 from ufgvc.bench.growth import measure_growth, plot_growth
 from ufgvc.bench.machine import describe_machine, free_memory, matrix_rates
@@ -71,7 +71,7 @@ def bench(settings: BenchSettings, context: Context = Context()) -> BenchReport:
             report.matrix_rates = matrix_rates(device, settings.rounds, settings.seed)
             report.steps = steps.time_steps(cases, costs, device, settings.rounds, settings.seed)
             save()
-            report.measured[EVALUATION] = steps.time_evaluation(cases[-1], device, settings.rounds, settings.seed)
+            report.measured[EVALUATION] = evaluation.time_evaluation(cases[-1], device, settings.rounds, settings.seed)
             report.notes[EVALUATION] = "On one resident batch, in turn with the training step."
             save()
         if set(settings.parts) - {"step"}:

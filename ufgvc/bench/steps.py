@@ -22,10 +22,9 @@ from ufgvc.methods import build, entry, options_class
 from ufgvc.methods.backbones import memory_format
 from ufgvc.methods.method import Batch, Method
 from ufgvc.training.graphs import StepGraphs
-from ufgvc.training.loader import eval_batch
 from ufgvc.training.memory import enough_memory
 from ufgvc.training.optim import make_optimizer
-from ufgvc.training.steps import Precision, choose_precision, compute_gradients, eval_step, train_step
+from ufgvc.training.steps import Precision, choose_precision, compute_gradients, train_step
 
 CLASSES = 80  # as CottonCultivar80 has
 PROBE = 2  # images of the step that is counted: BatchNorm wants two
@@ -264,23 +263,6 @@ def prepare_step(case: StepCase, device: torch.device, seed: int) -> Callable[[]
     compute = partial(compute_gradients, method, model, precision=case.precision)
     graphs = StepGraphs(method.net, compute) if case.graphs else None
     return lambda: train_step(method, model, batch, optimizer, case.precision, graphs=graphs)
-
-
-def time_evaluation(case: StepCase, device: torch.device, rounds: int, seed: int) -> list[Measurement]:
-    """Evaluation in fp32, in batches as `evaluate` takes them, in turn with the training step of the case."""
-    size = eval_batch(case.side, device)
-    method = build(case.method, num_classes=CLASSES, init="none", **options_of(case))
-    method.net.to(device).to(memory_format=memory_format(method.net, device)).eval()
-    images = random_batch(method, size, case.side, device, seed).images
-    name = f"{case.method}, {case.backbone or 'its own net'}, {case.side} px, batch {size}, fp32"
-    calls: dict[str, Callable[[], object]] = {
-        name: lambda: eval_step(method, method.net, images),
-        case.name: prepare_step(case, device, seed),
-    }
-    timed = time_in_turn(calls, rounds, device=device, budget=12, seed=seed)
-    train = timed.rate(case.name, "images/s", case.batch)
-    other = timed.rate(name, "images/s", size, baseline=case.name, baseline_units=case.batch)
-    return [other, replace(train, name=f"training: {case.name}")]
 
 
 def _peak_memory(step: Callable[[], object], cost: Cost, case: StepCase, device: torch.device) -> float:

@@ -23,9 +23,9 @@ from ufgvc.evaluation.drift import Drift, DriftCounter
 from ufgvc.evaluation.prediction_writer import PredictionWriter
 from ufgvc.evaluation.settings import PredictResult, PredictSettings
 from ufgvc.models.model import LoadedModel, load_model
-from ufgvc.models.onnx import has_gpu_provider
+from ufgvc.models.onnx import export_pays, has_gpu_provider
 from ufgvc.runtime.resources import actor_pool, choose_device
-from ufgvc.runtime.session import RaySettings, ray_session, runs_in_process
+from ufgvc.runtime.session import RaySettings, ray_session, runs_in_process, uses_cluster
 from ufgvc.runtime.tasks import configure_ray_data, map_in_threads, run_tasks
 from ufgvc.tracking.context import Context
 from ufgvc.training.memory import memory_for_scores
@@ -82,7 +82,9 @@ def predict(
         raise UserError(
             "the predictions would be written among the photographs", where="--out", fix="give another folder"
         )
-    loaded = choose_runtime(settings.runtime, load_model(model, context), model)
+    loaded = load_model(model, context)
+    computing = choose_runtime(loaded, model, len(names), settings, context.ray)
+    loaded = computing if settings.runtime == "onnx" else loaded  # else torch makes the maps of the page
     session: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if not predicts_in_process(len(names), settings, context.ray):
         session = ray_session(context.ray, settings.gpus_to_wait_for)
@@ -90,7 +92,7 @@ def predict(
     with session, PredictionWriter(target, loaded, settings) as writer:
         for file in rejected:
             writer.reject(file.path, file.reason)
-        for row in _predict_rows(store, names, loaded, settings, context.ray):
+        for row in _predict_rows(store, names, computing, settings, context.ray):
             writer.add(row)
             if not row["reason"]:
                 doubtful.add(row)
@@ -112,19 +114,33 @@ def predicts_in_process(photographs: int, settings: PredictSettings, ray: RaySet
     return settings.max_actors == 0 or (settings.max_actors is None and (few or runs_in_process(ray, photographs)))
 
 
-def choose_runtime(runtime: str, model: LoadedModel, uri: str) -> LoadedModel:
-    """The model for the runtime: torch, onnx (a torch model is exported and checked first), or auto (as it was loaded).
+def choose_runtime(
+    model: LoadedModel, uri: str, photographs: int, settings: PredictSettings, ray: RaySettings
+) -> LoadedModel:
+    """The model for the runtime: torch, onnx (a torch model is exported and checked first), or auto: onnx where the
+    export pays and this machine computes on its CPUs, else as the model was loaded.
 
-    UserError for torch if the model is an exported one.
+    UserError for torch if the model is an exported one, and for onnx if it cannot be exported.
     """
-    if runtime == "torch" and model.exported:
+    if settings.runtime == "torch" and model.exported:
         fix = "use `--runtime onnx`, or give the model that it was exported from"
         raise UserError("is an exported model, which torch cannot run", where=uri, fix=fix)
-    if runtime != "onnx" or model.exported:
+    if settings.runtime == "torch" or model.exported:
         return model
     from ufgvc.models.model import export_to_onnx
 
-    exported, parity = export_to_onnx(model)
+    if settings.runtime == "auto":
+        views = 2 if model.method.recipe.mirror else 1
+        here = settings.device != "gpu" and not uses_cluster(ray) and choose_device(settings.device) == "cpu"
+        if not here or not export_pays(photographs, views, int(model.input["size"]), "cpu"):
+            return model
+    try:
+        exported, parity = export_to_onnx(model)
+    except UserError as error:
+        if settings.runtime == "onnx":
+            raise
+        log.info("predict: by torch, because onnxruntime cannot: %s", error)
+        return model
     log.info("exported to ONNX for this prediction: %s", parity.summary())
     return exported
 

@@ -57,7 +57,8 @@ class PredictSettings(ActorSettings):
     top: int = Field(5, ge=1)
     """number of likeliest cultivars written for each photograph"""
     runtime: Literal["auto", "torch", "onnx"] = "auto"
-    """torch, onnx (onnxruntime; a torch model is exported first), or auto: what the model's folder holds"""
+    """torch, onnx (onnxruntime; a torch model is exported first), or auto: onnx for many photographs on CPUs, if it is
+    installed, else what the model's folder holds"""
     unknown: bool = True
     """name leaves above the model's out-of-distribution threshold `unknown` (`ufgvc calibrate` fits one)"""
     batch_size: int = Field(32, ge=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from dataclasses import replace
 
@@ -11,13 +10,9 @@ from torch import nn
 
 from ufgvc.core.errors import UserError
 from ufgvc.methods.method import POOLED_FEATURES, Method
-from ufgvc.models.onnx import TOLERANCE, to_onnx, with_onnx_net
+from ufgvc.models.onnx import TOLERANCE, export_pays, to_onnx, with_onnx_net
 
 log = logging.getLogger(__name__)
-PACKAGES = ("onnx", "onnxruntime", "onnxscript")
-# Pixels of all views from which on an export pays: it takes 13 to 15 s of a core, and EfficientNet-Lite0 embeds five
-# times as many images a second with onnxruntime as with torch (docs/results/speed.md).
-MIN_PIXELS = 40e6
 
 
 def fastest_form(method: Method, num_images: int, device: torch.device | str) -> Method:
@@ -29,8 +24,7 @@ def fastest_form(method: Method, num_images: int, device: torch.device | str) ->
     was killed goes on with the same form. A network that cannot be exported stays as it is, and a line says why.
     """
     views = 2 if method.recipe.mirror else 1
-    few = num_images * views * method.recipe.crop**2 < MIN_PIXELS
-    if few or torch.device(device).type != "cpu" or not all(map(importlib.util.find_spec, PACKAGES)):
+    if not export_pays(num_images, views, method.recipe.crop, device):
         return method
     single = replace(method, recipe=method.recipe.model_copy(update={"mirror": False}))  # each view by itself
     single.net.eval()

@@ -78,7 +78,7 @@ class Doubled(nn.Module):
 def test_other_embeddings_are_not_taken(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     method = probe()
     monkeypatch.setattr(frozen, "to_onnx", lambda method, side: b"")
-    monkeypatch.setattr(frozen, "with_onnx_net", lambda method, content: replace(method, net=Doubled(method.net)))
+    monkeypatch.setattr(frozen, "with_onnx_net", lambda method, *_, **how: replace(method, net=Doubled(method.net)))
     with caplog.at_level("INFO"):
         assert frozen.fastest_form(method, 10**6, CPU) is method
     assert "by torch, because onnxruntime's embeddings differ by 1e+00" in caplog.text

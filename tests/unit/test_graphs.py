@@ -10,8 +10,10 @@ from typing import Literal
 import pytest
 import torch
 
+from ufgvc.core.errors import UserError
 from ufgvc.methods.method import Batch
-from ufgvc.training.graphs import MIN_STEPS, tensors_of, use_graphs, with_tensors
+from ufgvc.methods.plugins import Package
+from ufgvc.training.graphs import MIN_STEPS, capturable, tensors_of, use_graphs, with_tensors
 from ufgvc.training.settings import TrainSettings
 
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
@@ -32,7 +34,24 @@ GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
 def test_one_rank_on_a_gpu_with_enough_steps(
     wanted: Literal["auto", "on", "off"], steps: int, world: int, device: torch.device, used: bool
 ) -> None:
-    assert use_graphs(wanted, steps, world, device) is used
+    assert use_graphs(wanted, "mask_guided", steps, world, device) is used
+
+
+def test_a_method_of_another_package_is_captured_if_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ufgvc.training.graphs.package_of", lambda method: Package("theirs", "1.0"))
+    assert not use_graphs("auto", "their_method", MIN_STEPS, 1, GPU)
+    assert use_graphs("on", "their_method", MIN_STEPS, 1, GPU)
+
+
+def test_what_cannot_be_captured_is_one_message() -> None:
+    with (
+        pytest.raises(UserError, match=r"cannot be captured .*: no such operation") as caught,
+        capturable(),
+    ):
+        raise RuntimeError("no such operation\nCompile with TORCH_USE_CUDA_DSA")
+    assert "--train.cuda-graphs off" in str(caught.value)
+    with pytest.raises(torch.OutOfMemoryError), capturable():
+        raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 @pytest.mark.parametrize("soft", [False, True])

@@ -28,7 +28,7 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[LoadedModel]:
     """The models that were exported; an export gives the model with another name."""
     found: list[LoadedModel] = []
 
-    def export(model: LoadedModel) -> tuple[LoadedModel, Any]:
+    def export(model: LoadedModel, on_cpu: bool) -> tuple[LoadedModel, Any]:
         found.append(model)
         return replace(model, info={**model.info, "onnx": {}}), type("Parity", (), {"summary": lambda self: "same"})()
 
@@ -62,7 +62,7 @@ def test_auto_exports_for_many_photographs_on_this_machine(
 def test_a_network_that_cannot_be_exported(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """auto goes on with torch; who asks for onnx is told."""
 
-    def refuse(model: LoadedModel) -> None:
+    def refuse(model: LoadedModel, on_cpu: bool) -> None:
         raise UserError("torch cannot export it")
 
     monkeypatch.setattr("ufgvc.models.model.export_to_onnx", refuse)

@@ -135,7 +135,7 @@ def choose_runtime(
         if not here or not export_pays(photographs, views, int(model.input["size"]), "cpu"):
             return model
     try:
-        exported, parity = export_to_onnx(model)
+        exported, parity = export_to_onnx(model, on_cpu=settings.runtime == "auto")
     except UserError as error:
         if settings.runtime == "onnx":
             raise

@@ -172,7 +172,8 @@ def make_fold_jobs(run: Store, dataset: Dataset, config: Mapping[str, Any], fold
         if identity.get("init_sha256") != config.get("init_sha256"):
             what = "is not the file of initial weights that the model was trained from"
             raise UserError(what, where=train.init, fix="restore the earlier file")
-        folder = join(run.uri, "calibration", f"fold-{fold}-{identity['key']}-{OOD_SCORE}")
+        score = f"-{OOD_SCORE}" if method.recipe.classifier_fit else ""  # of other methods it has not changed
+        folder = join(run.uri, "calibration", f"fold-{fold}-{identity['key']}{score}")
         worker = replace(worker, run=folder, recipe=config["recipe"])
         jobs.append(TrainingJob(config["method"], 0, config["seed"], 1.0, "fold", worker, identity))
     return jobs

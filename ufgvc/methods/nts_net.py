@@ -134,9 +134,12 @@ class NtsNet(nn.Module):
     def _anchor_boxes(self, cells: int, side: int, device: torch.device) -> Tensor:
         """Boxes of all anchors on the device. Copied there once: a captured step cannot copy from the host."""
         key = (cells, side, device)
-        if key not in self.boxes:
-            self.boxes[key] = to_device(to_boxes(make_anchors(cells, side)), device)
-        return self.boxes[key]
+        if key in self.boxes:
+            return self.boxes[key]
+        boxes = to_device(to_boxes(make_anchors(cells, side)), device)
+        if not torch.compiler.is_exporting():  # which traces with tensors that hold no numbers
+            self.boxes[key] = boxes
+        return boxes
 
 
 def ranking_loss(scores: Tensor, losses: Tensor) -> Tensor:

@@ -261,12 +261,15 @@ def export(model: LoadedModel, out: str, settings: ExportSettings | None = None)
     return parity
 
 
-def export_to_onnx(model: LoadedModel, opset: int = 18) -> tuple[LoadedModel, Parity]:
-    """The same model run by onnxruntime, and how close it is to torch. UserError as for `export`."""
+def export_to_onnx(model: LoadedModel, opset: int = 18, on_cpu: bool = False) -> tuple[LoadedModel, Parity]:
+    """The same model run by onnxruntime, and how close it is to torch. UserError as for `export`.
+
+    on_cpu: also where onnxruntime could use a GPU.
+    """
     if model.exported:
         fix = "copy its folder, or give the model that it was exported from"
         raise UserError("is an exported model already", where="--model", fix=fix)
-    method, parity = export_method(model.method, int(model.input["size"]), opset)
+    method, parity = export_method(model.method, int(model.input["size"]), opset, on_cpu)
     onnx = {"file": ONNX, "opset": opset, "input": IMAGES, "outputs": [LOGITS, POOLED_FEATURES]}
     onnx |= {"difference": parity.difference, "images": parity.images}
     return replace(model, method=method, info=model.info | {"onnx": onnx}), parity

@@ -21,6 +21,8 @@ ONNX = "model.onnx"
 IMAGES, LOGITS = "images", "logits"
 # Relative to the largest logit: another order of summation in float32 changes about 1e-6, a wrong operation far more.
 TOLERANCE = 1e-4
+MISMATCH = (ImportError, AttributeError, TypeError, ValueError)  # of an onnxscript that does not fit torch
+SESSION_ERRORS = ("InvalidProtobuf", "InvalidGraph", "InvalidArgument", "Fail", "NotImplemented", "RuntimeException")
 MAX_BYTES = 1 << 31  # of a protocol buffer
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 # From here on an export pays: it takes 13 to 15 s of a core, and EfficientNet-Lite0 computes five times as many images
@@ -33,11 +35,12 @@ class OnnxNet(nn.Module):
 
     (B, 3, S, S) float in [0, 1] -> {"logits": (B, K), "pooled_features": (B, C)}. UserError without onnxruntime.
     content: of an ONNX file. It is pickled; the session is opened once in each process.
+    on_cpu: also where onnxruntime could use a GPU.
     """
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: bytes, on_cpu: bool = False) -> None:
         super().__init__()
-        self.content = content
+        self.content, self.on_cpu = content, on_cpu
         self._session: Any = None
 
     def forward(self, images: Tensor) -> Outputs:
@@ -56,10 +59,11 @@ class OnnxNet(nn.Module):
             options.intra_op_num_threads = torch.get_num_threads()
             options.log_severity_level = 3
             available = onnxruntime.get_available_providers()
-            providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
+            wanted = ("CPUExecutionProvider",) if self.on_cpu else ("CUDAExecutionProvider", "CPUExecutionProvider")
+            providers = [name for name in wanted if name in available]
             try:
                 self._session = onnxruntime.InferenceSession(self.content, options, providers=providers)
-            except (errors.InvalidProtobuf, errors.InvalidGraph, errors.Fail, errors.NotImplemented) as error:
+            except tuple(getattr(errors, name) for name in SESSION_ERRORS) as error:
                 what = f"onnxruntime cannot load it: {error}"
                 raise UserError(what, where=ONNX, fix="export the model again") from None
         return self._session
@@ -127,21 +131,21 @@ def has_gpu_provider() -> bool:
     return "CUDAExecutionProvider" in import_onnxruntime().get_available_providers()
 
 
-def with_onnx_net(method: Method, content: bytes) -> Method:
-    """The method with an exported network.
+def with_onnx_net(method: Method, content: bytes, on_cpu: bool = False) -> Method:
+    """The method with an exported network.  on_cpu: see `OnnxNet`.
 
     The file averages mirrored views itself, so the recipe must not do it again.
     """
     recipe = method.recipe.model_copy(update={"mirror": False})
-    return replace(method, net=OnnxNet(content).eval(), recipe=recipe)
+    return replace(method, net=OnnxNet(content, on_cpu).eval(), recipe=recipe)
 
 
-def export_method(method: Method, side: int, opset: int = 18) -> tuple[Method, Parity]:
-    """The method run by onnxruntime, checked against torch on images of `side` pixels.
+def export_method(method: Method, side: int, opset: int = 18, on_cpu: bool = False) -> tuple[Method, Parity]:
+    """The method run by onnxruntime, checked against torch on images of `side` pixels.  on_cpu: see `OnnxNet`.
 
     UserError if torch cannot export the network, or if onnxruntime does not compute the same.
     """
-    exported = with_onnx_net(method, to_onnx(method, side, opset))
+    exported = with_onnx_net(method, to_onnx(method, side, opset), on_cpu)
     parity = compare(method, exported, side)
     if not parity.holds:
         what = f"onnxruntime does not compute what torch does: {parity.summary()}"
@@ -188,7 +192,7 @@ def to_onnx(method: Method, side: int, opset: int = 18) -> bytes:
                 custom_translation_table={torch.ops.aten.sort.stable: _stable_sort},
                 verbose=False,
             )
-        except torch.onnx.OnnxExporterError as error:
+        except (torch.onnx.OnnxExporterError, *MISMATCH) as error:
             raise UserError(f"torch cannot export it: {_reason(error)}", where=method.name, fix=use_torch) from error
     assert program is not None
     content: bytes = program.model_proto.SerializeToString()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ class BackgroundRun:
         pool.shutdown(wait=False)
 
     def _wait(self) -> MlflowRun:
-        self._opened.result()
+        """The run, which opens itself where the thread could not, and says why it cannot."""
+        wait([self._opened])
         return self._run
 
     @property

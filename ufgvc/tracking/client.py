@@ -118,7 +118,7 @@ def map_errors() -> Iterator[None]:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
             raise MlflowNotFound(text) from error
         raise MlflowUnavailable(text) from error
-    except (requests.exceptions.RequestException, sqlalchemy.exc.OperationalError, OSError) as error:
+    except (requests.exceptions.RequestException, sqlalchemy.exc.DatabaseError, OSError) as error:
         _raise_for_disk(error)
         raise MlflowUnavailable(redact(str(error)).splitlines()[0]) from error
 

@@ -18,6 +18,7 @@ from ufgvc.methods.backbones import memory_format
 from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
 from ufgvc.runtime.resources import ActorSettings, actor_pool
+from ufgvc.runtime.session import uses_cluster
 from ufgvc.runtime.tasks import run_tasks
 from ufgvc.training.embedding_shards import EmbeddingShards
 from ufgvc.training.embeddings import embed_images
@@ -56,7 +57,8 @@ def embed_split(config: WorkerConfig) -> bool:
 
     pool = actor_pool(ActorSettings(device=config.train.device), len(missing))
     log.info("embed: %d leaves, up to %d actors on %s", count, pool.max_actors, pool.device)
-    method = fastest_form(method, dataset.counts[config.split], pool.device)
+    if not uses_cluster(None):  # whose nodes may lack the packages
+        method = fastest_form(method, dataset.counts[config.split], pool.device)
     embedded = decode_chunks(dataset.store, missing, shards.side).map_batches(
         ShardEmbedder,
         fn_constructor_args=(ray.put(method), shards, pool.device),

@@ -29,12 +29,12 @@ def fastest_form(method: Method, num_images: int, device: torch.device | str) ->
     single = replace(method, recipe=method.recipe.model_copy(update={"mirror": False}))  # each view by itself
     single.net.eval()
     try:
-        net = with_onnx_net(single, to_onnx(single, method.recipe.crop)).net
+        net = with_onnx_net(single, to_onnx(single, method.recipe.crop), on_cpu=True).net
         gap = embedding_gap(method.net, net, method.recipe.crop)
     except UserError as error:
         log.info("embed: by torch, because onnxruntime cannot: %s", error)
         return method
-    if gap > TOLERANCE:
+    if not gap <= TOLERANCE:
         log.info("embed: by torch, because onnxruntime's embeddings differ by %.0e of the largest", gap)
         return method
     log.info("embed: %d leaves by onnxruntime", num_images)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from ufgvc.core.errors import UserError
 from ufgvc.methods.method import Batch, LossParts
+from ufgvc.methods.plugins import package_of
 
 # Gradients are the `grad` of the parameters afterwards. Returns the parts of the loss, and () correct rows.
 ComputeGradients = Callable[[Batch], tuple[LossParts, Tensor]]
@@ -17,13 +21,23 @@ WARM_UP = 3  # passes before a capture, in which libraries choose their algorith
 MIN_STEPS = 100  # of a training from which on a capture, which takes as long as some ten steps, is worth it
 
 
-def use_graphs(wanted: Literal["auto", "on", "off"], steps: int, world: int, device: torch.device) -> bool:
-    """Whether a training captures its steps: auto for "if it pays"; only for one rank on a GPU.
+def use_graphs(wanted: Literal["auto", "on", "off"], method: str, steps: int, world: int, device: torch.device) -> bool:
+    """Whether a training captures its steps: only for one rank on a GPU. auto: where it pays, for a method of our own,
+    since nobody knows whether a step of another package's can be captured.
 
-    steps: of the whole training.  world: number of ranks; a sum over ranks is not captured.
+    method: its name.  steps: of the whole training.  world: number of ranks; a sum over ranks is not captured.
     """
     possible = device.type == "cuda" and world == 1
-    return possible and (wanted == "on" or (wanted == "auto" and steps >= MIN_STEPS))
+    return possible and (wanted == "on" or (wanted == "auto" and steps >= MIN_STEPS and package_of(method) is None))
+
+
+@functools.cache
+def memory_pool(device: torch.device) -> Any:
+    """The memory that all captures of this process share: one pass runs at a time, also where several trainings take
+    turns, as the folds of a search do.
+    """
+    with torch.cuda.device(device):
+        return torch.cuda.graph_pool_handle()
 
 
 @dataclass(frozen=True)
@@ -52,7 +66,6 @@ class StepGraphs:
         self.net, self.compute = net, compute
         self.parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
         self.captures: dict[tuple[object, ...], Capture] = {}
-        self.pool: Any = None  # memory that all captures share: one pass runs at a time
 
     def __call__(self, batch: Batch) -> tuple[LossParts, Tensor]:
         """Computes the gradients of a batch."""
@@ -83,9 +96,8 @@ class StepGraphs:
         torch.cuda.current_stream(device).wait_stream(aside)
         self._forget_gradients()  # a capture of a backward pass without gradients writes them, and adds to none
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool):
+        with capturable(), torch.cuda.graph(graph, pool=memory_pool(device)):
             losses, correct = self.compute(batch)
-        self.pool = graph.pool()
         with torch.no_grad():
             for buffer, value in zip(self.net.buffers(), buffers, strict=True):
                 buffer.copy_(value)
@@ -95,6 +107,18 @@ class StepGraphs:
     def _forget_gradients(self) -> None:
         for parameter in self.parameters:
             parameter.grad = None
+
+
+@contextlib.contextmanager
+def capturable() -> Iterator[None]:
+    """Context manager of a capture: UserError if something in it cannot be captured."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        what = f"a step of this network cannot be captured as a CUDA graph: {str(error).splitlines()[0]}"
+        raise UserError(what, where="train.cuda_graphs", fix="use `--train.cuda-graphs off`") from error
 
 
 def tensors_of(batch: Batch) -> dict[str, Tensor]:

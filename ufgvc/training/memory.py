@@ -38,13 +38,17 @@ def enough_memory(what: str, where: str, fix: str, device: torch.device) -> Iter
 
 
 def memory_for_batches(
-    recipe: Recipe, world: int, resident: bool, device: torch.device
+    recipe: Recipe, world: int, resident: bool, device: torch.device, graphs: bool = False
 ) -> AbstractContextManager[None]:
-    """`enough_memory` for training batches.  world: workers.  resident: whether images are cached on the device."""
+    """`enough_memory` for training batches.  world: workers.  resident: whether images are cached on the device.
+
+    graphs: whether steps are captured, whose memory nothing else can use.
+    """
     size, side = recipe.batch_size, recipe.crop
     shared = f" ({-(-size // world)} of them on each of {world} workers)" if world > 1 else ""
     fix = f"use a smaller batch (`--train.batch-size {max(2, size // 2)}`) or a smaller crop (`--train.crop`)"
     fix += ", or cache the images on the host (`--train.cache host`)" if resident else ""
+    fix += ", or no CUDA graph (`--train.cuda-graphs off`)" if graphs else ""
     return enough_memory(f"a batch of {size} images of {side} px{shared}", "train.batch_size", fix, device)
 
 

@@ -145,7 +145,8 @@ class Worker:
         """One epoch: train, validate, log. Saves a checkpoint if one is due, except after the last epoch."""
         self._enter_stage()
         started = time.monotonic()
-        with memory_for_batches(self.recipe, self.ranks.world_size, self.loader.resident, self.ranks.device):
+        shared = (self.ranks.world_size, self.loader.resident, self.ranks.device, self.graphs is not None)
+        with memory_for_batches(self.recipe, *shared):
             row = self._train_epoch() | (self.fitted if self.epoch == 0 else {}) | self._validate()
         row["seconds"] = time.monotonic() - started
         self.history.append(row)
@@ -167,7 +168,7 @@ class Worker:
         self.optimizer = make_optimizer(self.method, self.recipe.stages[stage])
         self.model = wrap_ddp(self.method.net, self.config.train, self.ranks)
         steps = num_steps(self.recipe, self.loader.num_train)
-        if use_graphs(self.config.train.cuda_graphs, steps, self.ranks.world_size, self.ranks.device):
+        if use_graphs(self.config.train.cuda_graphs, self.method.name, steps, self.ranks.world_size, self.ranks.device):
             compute = partial(compute_gradients, self.method, self.model, precision=self.precision)
             self.graphs = StepGraphs(self.method.net, compute)
         if self.ranks.world_size > 1:
@@ -190,10 +191,8 @@ class Worker:
         for batch in self.loader.training(self.epoch):
             waited += time.monotonic() - mark
             self.marks.setdefault("first batch", time.time())
-            ranks = (self.ranks.sum, self.ranks.world_size)
-            done = train_step(
-                self.method, self.model, batch, self.optimizer, self.precision, *ranks, graphs=self.graphs
-            )
+            how = (self.precision, self.ranks.sum, self.ranks.world_size, self.graphs)
+            done = train_step(self.method, self.model, batch, self.optimizer, *how)
             if self.average is not None:
                 self.average.update(self.method.net)
             sums.add(done.losses, done.correct, done.count, done.images)

@@ -32,7 +32,7 @@ from ufgvc.methods.method import Method
 from ufgvc.models.model import LoadedModel
 from ufgvc.models.score import score_images
 from ufgvc.runtime.resources import actor_pool, choose_device
-from ufgvc.runtime.session import RaySettings, ray_session
+from ufgvc.runtime.session import RaySettings, ray_session, uses_cluster
 from ufgvc.runtime.tasks import one_task_each, run_tasks
 from ufgvc.training.embeddings import embed_images
 from ufgvc.training.frozen import fastest_form
@@ -115,7 +115,6 @@ def read_leaves(dataset: Dataset, network: Network, settings: AuditSettings, ray
     pooled = pool_splits(dataset)
     chunks = list_chunks(pooled, ALL, None)
     here = scores_in_process(pooled, settings, ALL)
-    network = network.fastest(pooled.counts[ALL], choose_device(settings.device))
     session: AbstractContextManager[Any] = contextlib.nullcontext()
     with session if here else ray_session(ray, settings.gpus_to_wait_for):
         found = (_read_here if here else _read_by_actors)(dataset.store, chunks, network, settings)
@@ -189,7 +188,9 @@ def _square_thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _read_here(store: Store, chunks: list[Chunk], network: Network, settings: AuditSettings) -> Iterator[pa.Table]:
-    measurer = ChunkMeasurer(store, chunks, network, settings.batch_size, choose_device(settings.device))
+    device = choose_device(settings.device)
+    network = network.fastest(sum(map(len, chunks)), device)
+    measurer = ChunkMeasurer(store, chunks, network, settings.batch_size, device)
     return (measurer({"task": [index]}) for index in range(len(chunks)))
 
 
@@ -197,6 +198,8 @@ def _read_by_actors(store: Store, chunks: list[Chunk], network: Network, setting
     import ray
 
     pool = actor_pool(settings, len(chunks))
+    if not uses_cluster(None):  # whose nodes may lack the packages
+        network = network.fastest(sum(map(len, chunks)), pool.device)
     found = one_task_each([{"task": index} for index in range(len(chunks))]).map_batches(
         ChunkMeasurer,
         fn_constructor_args=(store, chunks, ray.put(network), settings.batch_size, pool.device),

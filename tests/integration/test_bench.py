@@ -85,7 +85,7 @@ def test_own_photographs_are_measured(
     done = ufgvc("bench", "--device", "cpu", *TINY, *flags)
     assert done.code == 0, done.err[-3000:]
     found = json.loads((tmp_path / "out" / "bench.json").read_text())
-    assert list(found["measured"]) == ["Reading: decode, square to 512 px, both masks"]
+    assert list(found["measured"]) == ["Evaluation of a batch", "Reading: decode, square to 512 px, both masks"]
     assert [step["case"]["method"] for step in found["steps"]] == ["resnet50", "mask_guided"]
     assert "The user's photographs" in done.out
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["bench.json", "bench.md"]

@@ -37,7 +37,7 @@ def fastest_form(method: Method, num_images: int, device: torch.device | str) ->
     if not gap <= TOLERANCE:
         log.info("embed: by torch, because onnxruntime's embeddings differ by %.0e of the largest", gap)
         return method
-    log.info("embed: %d leaves by onnxruntime", num_images)
+    log.info("embed: by onnxruntime")
     return replace(method, net=net)
 
 

@@ -25,7 +25,7 @@ MISMATCH = (ImportError, AttributeError, TypeError, ValueError)  # of an onnxscr
 SESSION_ERRORS = ("InvalidProtobuf", "InvalidGraph", "InvalidArgument", "Fail", "NotImplemented", "RuntimeException")
 MAX_BYTES = 1 << 31  # of a protocol buffer
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
-# From here on an export pays: it takes 4 to 7 s on two idle cores and twice as long on busy ones, and EfficientNet-Lite0
+# From here on an export pays: it takes 4 to 7 s on two idle cores, twice as long on busy ones, and EfficientNet-Lite0
 # computes four times as many images a second with onnxruntime as with torch (docs/results/speed.md).
 MIN_PIXELS = 40e6
 

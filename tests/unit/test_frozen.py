@@ -26,7 +26,8 @@ def probe(name: str = "linear_probe") -> Method:
     return replace(method, recipe=method.recipe.model_copy(update={"resize": SIDE, "crop": SIDE}))
 
 
-@pytest.mark.parametrize("name", [pytest.param("linear_probe", marks=pytest.mark.slow), "part_probe"])
+@pytest.mark.slow  # an export takes seconds; a fast one is in test_region_finder.py
+@pytest.mark.parametrize("name", ["linear_probe", "part_probe"])
 def test_the_embeddings_of_both_views(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxscript")
     monkeypatch.setattr(onnx, "MIN_PIXELS", 1)

@@ -29,7 +29,7 @@ OWN_RATE = ("alexnet", "vgg16")
 # They use more of a ResNet than its last map.
 RESNETS = ("mpn_cov", "nts_net", "region_tokens")
 # Sixty steps of these take as long as those of all others; their gradients are checked for each.
-SLOW_TO_FIT = ("nts_net", "vgg16", "mpn_cov", "improved_bcnn", "part_probe")
+SLOW_TO_FIT = ("nts_net", "vgg16", "mpn_cov", "improved_bcnn", "part_probe", "inception_v3")
 
 
 def small(name: str, seed: int = 0, **options: object) -> Method:

@@ -182,7 +182,11 @@ def test_no_modern_training_waits_for_the_gpu(resident: bool, monkeypatch: pytes
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("name", names())
+# Fake tensors of 94 convolutions take four seconds; tests/gpu has this network too.
+SLOW = {"inception_v3": [pytest.mark.slow]}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, [])) for name in names()])
 def test_no_method_waits_for_the_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = waits_of_an_epoch(monkeypatch, smallest(name))
     assert not found, "\n".join(found)

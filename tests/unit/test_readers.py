@@ -18,7 +18,9 @@ from ufgvc.data.readers import list_source
 from ufgvc.data.readers.box_classes import choose_rules, to_regions
 from ufgvc.data.readers.box_files import Annotation, RawBox
 from ufgvc.data.readers.boxes import BoxFiles, match_boxes, read_boxes
-from ufgvc.data.readers.listing import Listing, Photo
+from ufgvc.data.readers.file_table import FileTable
+from ufgvc.data.readers.listing import Listing
+from ufgvc.data.readers.photos import Photos
 from ufgvc.data.splits import assign_splits
 
 
@@ -131,12 +133,14 @@ def test_an_unknown_layout_lists_what_is_known(tmp_path: Path) -> None:
     assert "<class>/<file>" in str(caught.value)
 
 
-def photos(groups: bool) -> list[Photo]:
-    return [
-        Photo(f"{label}/{k}.jpg", 1, f"{label}/{k}", str(label), label, group=f"{label}-{k // 3}" if groups else None)
+def photos(groups: bool) -> Photos:
+    files = FileTable.of({f"{label}/{k}.jpg": 1 for label in range(4) for k in range(12)})
+    rows = [
+        (files.row(f"{label}/{k}.jpg"), label, None, f"{label}-{k // 3}" if groups else None)
         for label in range(4)
         for k in range(12)
     ]
+    return Photos(files, list("0123"), lambda path: path.removesuffix(".jpg"), rows)
 
 
 @pytest.mark.parametrize("groups", [False, True])

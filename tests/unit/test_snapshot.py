@@ -8,8 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.factories import image_folder, put
-from ufgvc.core.storage import open_store
+from ufgvc.core.storage import Store, open_store
 from ufgvc.data.readers.snapshot import boxes_state, source_state
+
+
+def state_of(uri: str, without: Store | None = None) -> list[list[str | int]]:
+    """The whole state at once."""
+    return list(source_state(uri, without))
 
 
 def keep_time(path: Path, text: str) -> None:
@@ -26,30 +31,30 @@ def keep_time(path: Path, text: str) -> None:
 def test_a_corrected_digit_counts_whatever_the_clocks_say(tmp_path: Path, name: str) -> None:
     put(tmp_path / "images" / "1.jpg")
     put(tmp_path / name, "1 2 3")
-    first = source_state(str(tmp_path))
-    assert source_state(str(tmp_path)) == first
+    first = state_of(str(tmp_path))
+    assert state_of(str(tmp_path)) == first
     keep_time(tmp_path / name, "1 2 4")
-    assert source_state(str(tmp_path)) != first
+    assert state_of(str(tmp_path)) != first
 
 
 def test_a_photograph_counts_by_its_size_and_time(tmp_path: Path) -> None:
     image_folder(tmp_path)
-    first = source_state(str(tmp_path))
+    first = state_of(str(tmp_path))
     photo = tmp_path / "train" / "a" / "train0.jpg"
     data = photo.read_bytes()
     photo.write_bytes(data[::-1])
     os.utime(photo, ns=(0, 1))
-    second = source_state(str(tmp_path))
+    second = state_of(str(tmp_path))
     assert second != first
     photo.unlink()
-    assert source_state(str(tmp_path)) not in (first, second)
+    assert state_of(str(tmp_path)) not in (first, second)
 
 
 def test_a_table_stands_for_the_photographs_that_it_names(tmp_path: Path) -> None:
     put(image_folder(tmp_path) / "photos.csv", "path,cultivar\ntrain/a/train0.jpg,a\n")
-    first = source_state(str(tmp_path / "photos.csv"))
+    first = state_of(str(tmp_path / "photos.csv"))
     (tmp_path / "train" / "a" / "train0.jpg").unlink()
-    assert source_state(str(tmp_path / "photos.csv")) != first
+    assert state_of(str(tmp_path / "photos.csv")) != first
 
 
 def test_boxes_in_one_file_and_the_names_above_a_folder(tmp_path: Path) -> None:
@@ -67,6 +72,6 @@ def test_boxes_in_one_file_and_the_names_above_a_folder(tmp_path: Path) -> None:
 def test_a_data_set_in_its_own_source_does_not_count(tmp_path: Path) -> None:
     image_folder(tmp_path)
     data = open_store(tmp_path / "data")
-    first = source_state(str(tmp_path), without=data)
+    first = state_of(str(tmp_path), without=data)
     data.write_text("dataset.json", "{}")
-    assert source_state(str(tmp_path), without=data) == first
+    assert state_of(str(tmp_path), without=data) == first

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -77,8 +77,25 @@ def canonical(value: Any) -> str:
 
 
 def short_key(value: Any) -> str:
-    """The first 12 hexadecimal characters of the SHA-256 of the canonical JSON."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()[:12]
+    """The first 12 hexadecimal characters of the SHA-256 of the canonical JSON.
+
+    An iterator, also in a list, counts as a list; one of its values is in memory at a time.
+    """
+    digest = hashlib.sha256()
+    for piece in _canonical_pieces(value):
+        digest.update(piece.encode())
+    return digest.hexdigest()[:12]
+
+
+def _canonical_pieces(value: Any) -> Iterator[str]:
+    if not isinstance(value, list | Iterator):
+        yield canonical(value)
+        return
+    yield "["
+    for place, each in enumerate(value):
+        yield "," if place else ""
+        yield from _canonical_pieces(each)
+    yield "]"
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -10,12 +10,14 @@ import io
 import json
 import math
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.parquet import read_parquet_file, write_parquet_file
@@ -28,6 +30,7 @@ DATASET_FILE, MANIFEST_FILE, IMAGES = "dataset.json", "manifest.json", "images"
 VERSION = 1
 _COMMANDS = {"images": "ingest", "regions/annotated": "ingest", "regions/detected": "mask", "masks": "mask"}
 _ROW_GROUP_BYTES = 16 << 20
+_ROWS_AT_ONCE = 4096  # that are Python objects
 
 
 @dataclass(frozen=True)
@@ -222,8 +225,8 @@ def write_dataset(
     index: a table with at least image_id, sha256, label and split of every image.
     """
     fingerprint = fingerprint_of(index)
-    splits = index["split"].to_pylist()
-    counts = {split: splits.count(split) for split in SPLITS if split in splits}
+    found = split_counts(index)
+    counts = {split: found[split] for split in SPLITS if found[split]}
     ordered = tuple(sorted(shards, key=_shard_order))
     written = {
         "version": VERSION,
@@ -241,11 +244,19 @@ def write_dataset(
 
 def fingerprint_of(index: pa.Table) -> str:
     """SHA-256 over the sorted (image_id, sha256, label, split) of every image; it does not depend on the shards."""
-    rows = zip(*(index[name].to_pylist() for name in ("image_id", "sha256", "label", "split")), strict=True)
+    names = ["image_id", "sha256", "label", "split"]
+    order = pc.sort_indices(index.select(names), [(name, "ascending") for name in names])
     digest = hashlib.sha256()
-    for row in sorted(rows):
-        digest.update(json.dumps(row).encode())
+    for start in range(0, len(order), _ROWS_AT_ONCE):
+        rows = index.select(names).take(order.slice(start, _ROWS_AT_ONCE))
+        for row in zip(*(column.to_pylist() for column in rows.columns), strict=True):
+            digest.update(json.dumps(row).encode())
     return digest.hexdigest()
+
+
+def split_counts(index: pa.Table) -> Counter[str]:
+    """Images of each split."""
+    return Counter({str(each["values"]): int(each["counts"]) for each in pc.value_counts(index["split"]).to_pylist()})
 
 
 def shard_name(split: str, number: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import imagehash
 import numpy as np
@@ -23,6 +24,14 @@ _MAX_BITS, _MAX_DISTANCE, _MAX_LEVELS = 72, 0.05, 2.5
 _RINGS, _MAX_RING = 8, 3.0  # grey levels; those copies differ by at most 1.8 in a ring's mean or deviation
 _MIN_CONTRAST = 3.0  # grey levels; plain surfaces all look alike
 _BLOCK = 4096
+_QUERIES = 512  # images whose neighbours are looked up at a time
+_THUMBNAILS = 256  # held at a time
+_WINDOW = 1 << 14  # images whose ring statistics are in memory at a time, at least
+SIGNATURE_SHAPES = {
+    "hashes": (_HASH_SIDE**2 // 8,),
+    "thumbnails": (_GREY_SIDE, _GREY_SIDE),
+    "colours": (_COLOUR_SIDE, _COLOUR_SIDE, 3),
+}
 
 
 @dataclass(frozen=True)
@@ -51,8 +60,26 @@ class ImageSignatures:
     @staticmethod
     def concatenate(several: Sequence[ImageSignatures]) -> ImageSignatures:
         """One object with the images of all, in order."""
-        names = ("hashes", "thumbnails", "colours")
-        return ImageSignatures(*(np.concatenate([getattr(one, name) for one in several]) for name in names))
+        return ImageSignatures(*(np.concatenate([getattr(one, name) for one in several]) for name in SIGNATURE_SHAPES))
+
+
+class SignatureList:
+    """Collects the signatures of thumbnails without keeping these, which are ten times as large."""
+
+    def __init__(self) -> None:
+        self._waiting: list[np.ndarray] = []
+        self._done: list[ImageSignatures] = []
+
+    def add(self, thumbnail: np.ndarray) -> None:
+        """thumbnail: (64, 64, 3) uint8."""
+        self._waiting.append(thumbnail)
+        if len(self._waiting) == _THUMBNAILS:
+            self._done.append(ImageSignatures.from_thumbnails(self._waiting))
+            self._waiting = []
+
+    def all(self) -> ImageSignatures:
+        """Those of all thumbnails, in order."""
+        return ImageSignatures.concatenate([*self._done, ImageSignatures.from_thumbnails(self._waiting)])
 
 
 def find_duplicates(signatures: ImageSignatures, digests: Sequence[str]) -> list[list[int]]:
@@ -60,16 +87,27 @@ def find_duplicates(signatures: ImageSignatures, digests: Sequence[str]) -> list
 
     digests: hashes of the N files; files with equal digests are duplicates in any case.
     """
-    pairs = list(_similar_pairs(signatures))
-    first: dict[str, int] = {}
-    pairs += [(first.setdefault(digest, k), k) for k, digest in enumerate(digests)]
-    a, b = np.array(pairs, dtype=int).reshape(-1, 2).T
-    graph = coo_array((np.ones(len(a), bool), (a, b)), shape=(len(digests), len(digests)))
+    pairs = [*_similar_pairs(signatures), *_equal_pairs(digests)]
+    images, ends = np.unique(np.array(pairs, int).reshape(-1, 2), return_inverse=True)
+    a, b = ends.reshape(-1, 2).T
+    graph = coo_array((np.ones(len(a), bool), (a, b)), shape=(len(images), len(images)))
     _, labels = connected_components(graph, directed=False)
     groups: dict[int, list[int]] = {}
-    for index, label in enumerate(labels.tolist()):
+    for index, label in zip(images.tolist(), labels.tolist(), strict=True):
         groups.setdefault(label, []).append(index)
-    return [group for group in groups.values() if len(group) > 1]
+    return list(groups.values())
+
+
+def _equal_pairs(digests: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """(first, other) of equal digests. Only those that may be equal are kept as texts."""
+    hashes = np.fromiter(map(hash, digests), np.int64, len(digests))
+    order = np.argsort(hashes, kind="stable")
+    same = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
+    first: dict[str, int] = {}
+    for index in np.unique(np.concatenate([order[same], order[same + 1]])).tolist():
+        found = first.setdefault(digests[index], index)
+        if found != index:
+            yield found, index
 
 
 def _similar_pairs(signatures: ImageSignatures) -> Iterator[tuple[int, int]]:
@@ -78,29 +116,51 @@ def _similar_pairs(signatures: ImageSignatures) -> Iterator[tuple[int, int]]:
     Only pairs with similar square rings about the centre are compared: no orientation changes the mean and deviation of
     a ring.
     """
-    rings = _ring_statistics(signatures.thumbnails)
-    usable = np.flatnonzero(rings[:, _RINGS:].max(axis=1, initial=0) >= _MIN_CONTRAST)
-    if not len(usable):
-        return
-    tree = cKDTree(rings[usable])
-    for start in range(0, len(usable), _BLOCK):
-        rows = usable[start : start + _BLOCK]
-        close = tree.query_ball_point(rings[rows], _MAX_RING, p=np.inf)
-        a = np.repeat(np.arange(len(rows)), [len(one) for one in close])
-        b = usable[np.concatenate([np.asarray(one, int) for one in close])]
-        a, b = a[rows[a] < b], b[rows[a] < b]
+    for a, b in _candidates(signatures):
         for orientation in range(8):
-            hashes = _orient_hashes(signatures.hashes[rows], orientation)
-            bits = np.concatenate(
-                [np.bitwise_count(hashes[a[k]] ^ signatures.hashes[b[k]]).sum(axis=1) for k in _blocks(len(a))]
-            )
-            near = np.flatnonzero(bits <= _MAX_BITS)
-            for k in _blocks(len(near)):
-                yield from _confirmed_pairs(signatures, rows[a[near[k]]], b[near[k]], orientation)
+            for k in _blocks(len(a)):
+                hashes = _orient_hashes(signatures.hashes[a[k]], orientation)
+                bits = np.bitwise_count(hashes ^ signatures.hashes[b[k]]).sum(axis=1)
+                near = np.flatnonzero(bits <= _MAX_BITS)
+                yield from _confirmed_pairs(signatures, a[k][near], b[k][near], orientation)
 
 
-def _blocks(count: int) -> list[slice]:
-    return [slice(start, start + _BLOCK) for start in range(0, max(count, 1), _BLOCK)]
+def _candidates(signatures: ImageSignatures) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Arrays of pairs (a, b), a < b, each pair once, whose ring statistics differ by at most _MAX_RING.
+
+    Sorted by one of the statistics, images are taken a window at a time: a tree of the window is asked for the
+    neighbours of its own images and of those that follow within _MAX_RING.
+    """
+    key, usable = _sort_key(signatures)
+    order = usable[np.argsort(key[usable], kind="stable")]
+    window = max(_WINDOW, len(order) // 32)
+    for start in range(0, len(order), window):
+        inside = order[start : start + window]
+        tree = cKDTree(_ring_statistics(signatures, inside))
+        stop = start + int(np.searchsorted(key[order[start:]], key[inside[-1]] + _MAX_RING, side="right"))
+        for begin in range(start, stop, _QUERIES):
+            rows = order[begin : min(begin + _QUERIES, stop)]
+            close = tree.query_ball_point(_ring_statistics(signatures, rows), _MAX_RING, p=np.inf)
+            places = np.repeat(np.arange(begin, begin + len(rows)), [len(one) for one in close])
+            found = np.fromiter(chain.from_iterable(close), np.int64) + start
+            a, b = order[places[found < places]], order[found[found < places]]
+            yield np.minimum(a, b), np.maximum(a, b)
+
+
+def _sort_key(signatures: ImageSignatures) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) the ring statistic that varies most, and the images that are not plain."""
+    count = len(signatures.hashes)
+    sample = _ring_statistics(signatures, np.linspace(0, count - 1, min(count, _BLOCK)).astype(int))
+    widest = int(sample.std(axis=0).argmax()) if count else 0
+    key, has_contrast = np.empty(count), np.empty(count, bool)
+    for rows in _blocks(count):
+        rings = _ring_statistics(signatures, rows)
+        key[rows], has_contrast[rows] = rings[:, widest], rings[:, _RINGS:].max(axis=1, initial=0) >= _MIN_CONTRAST
+    return key, np.flatnonzero(has_contrast)
+
+
+def _blocks(count: int, size: int = _BLOCK) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, count, size)]
 
 
 def _confirmed_pairs(
@@ -125,12 +185,17 @@ def _mean_pool(images: np.ndarray, side: int) -> np.ndarray:
     return ((sum(parts) + step**2 // 2) // step**2).astype(np.uint8)
 
 
-def _ring_statistics(thumbnails: np.ndarray) -> np.ndarray:
-    """(N, S, S) -> (N, 2 x _RINGS): the mean of every square ring about the centre, then its standard deviation."""
+def _ring_statistics(signatures: ImageSignatures, rows: np.ndarray | slice) -> np.ndarray:
+    """(n, 2 x _RINGS) of some images: the mean of every square ring about the centre, then its standard deviation."""
+    thumbnails = signatures.thumbnails[rows]
     from_centre = np.abs(np.arange(_GREY_SIDE) - (_GREY_SIDE - 1) / 2)
     ring = (np.maximum.outer(from_centre, from_centre) * 2 * _RINGS / _GREY_SIDE).astype(int)
-    parts = [thumbnails[:, ring == k] for k in range(_RINGS)]
-    return np.stack([part.mean(axis=1) for part in parts] + [part.std(axis=1) for part in parts], axis=1)
+    found = np.empty((len(thumbnails), 2 * _RINGS))
+    for block in _blocks(len(thumbnails), _QUERIES):
+        for k in range(_RINGS):
+            part = thumbnails[block][:, ring == k]
+            found[block, k], found[block, _RINGS + k] = part.mean(axis=1), part.std(axis=1)
+    return found
 
 
 def _orient(images: np.ndarray, orientation: int) -> np.ndarray:

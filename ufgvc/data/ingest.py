@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import logging
-import pickle
 import re
-from collections import Counter
+import tempfile
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pyarrow as pa
 from pydantic import Field, field_validator
 
@@ -24,6 +26,7 @@ from ufgvc.data import validation
 from ufgvc.data.dataset import (
     DATASET_FILE,
     IMAGES,
+    SPLITS,
     Dataset,
     Shard,
     ShardWriter,
@@ -31,9 +34,10 @@ from ufgvc.data.dataset import (
     open_dataset,
     read_images,
     read_manifest,
+    split_counts,
     write_dataset,
 )
-from ufgvc.data.duplicates import ImageSignatures, find_duplicates
+from ufgvc.data.duplicates import find_duplicates
 from ufgvc.data.packing import PackedShard, Packer, ShardPlan, plan_shards
 from ufgvc.data.readers import ReaderName, list_source
 from ufgvc.data.readers.annotations import AnnotatedPhotos, read_annotations
@@ -42,8 +46,9 @@ from ufgvc.data.readers.groups import read_groups
 from ufgvc.data.readers.listing import Listing, check_names, set_groups
 from ufgvc.data.readers.scan import Rejected
 from ufgvc.data.splits import assign_splits
+from ufgvc.data.spool import Spool, Texts
 from ufgvc.runtime.session import RaySettings, ray_session, runs_in_process
-from ufgvc.runtime.tasks import map_in_threads, one_task_each, run_tasks
+from ufgvc.runtime.tasks import map_in_tasks, map_in_threads, run_tasks
 
 log = logging.getLogger(__name__)
 REGIONS_FOLDER = "regions/annotated"
@@ -109,21 +114,22 @@ def ingest(
     annotated = read_annotations(boxes or listing.boxes, listing, settings.box_rules, settings.regions)
     if strict:
         validation.raise_if_rejected(annotated.rejected, source)
-    validation.check_splits(Counter(photo.split or "" for photo in listing.photos), source, split)
+    validation.check_splits(listing.photos.split_counts(), source, split)
     check_names(listing, source)
     images, regions = ShardWriter(store, IMAGES, "", "images"), ShardWriter(store, REGIONS_FOLDER, "", "regions")
-    try:
-        content = _write_shards(listing, annotated, store, images, regions, source, settings, ray)
-        validation.check_splits(Counter(content.index["split"].to_pylist()), source, split)
-    except BaseException:
-        _delete_partial_output(store, images, regions)
-        raise
-    validation.warn_missing_cultivars(listing, content.index)
-    # dataset.json makes the new images current: until it is written, the previous data set is complete.
-    regions = ShardWriter(store, REGIONS_FOLDER, fingerprint_of(content.index), "regions")
-    images.write_manifest(content.images)
-    regions.write_manifest(content.regions, rules=annotated.rules, annotated=len(annotated.by_path))
-    dataset = write_dataset(store, name, listing.classes, content.index, content.images, source, settings.regions)
+    with tempfile.TemporaryDirectory(prefix="ufgvc-ingest-") as temporary:
+        try:
+            content = _write_shards(listing, annotated, store, images, regions, source, settings, ray, Path(temporary))
+            validation.check_splits(split_counts(content.index), source, split)
+        except BaseException:
+            _delete_partial_output(store, images, regions)
+            raise
+        validation.warn_missing_cultivars(listing, content.index)
+        # dataset.json makes the new images current: until it is written, the previous data set is complete.
+        regions = ShardWriter(store, REGIONS_FOLDER, fingerprint_of(content.index), "regions")
+        images.write_manifest(content.images)
+        regions.write_manifest(content.regions, rules=annotated.rules, annotated=len(annotated.by_path))
+        dataset = write_dataset(store, name, listing.classes, content.index, content.images, source, settings.regions)
     images.delete_unreferenced(content.images)
     regions.delete_unreferenced(content.regions)
     _write_rejected(store, [*listing.rejected, *annotated.rejected, *content.rejected], listing.left_out)
@@ -132,7 +138,7 @@ def ingest(
 
 @dataclass(frozen=True)
 class Content:
-    """The shards that were written, the index of their images, and what was left out."""
+    """The shards that were written, the index of their images (on the local disk), and what was left out."""
 
     images: list[Shard]
     regions: list[Shard]
@@ -149,28 +155,30 @@ def _write_shards(
     source: str,
     settings: IngestSettings,
     ray: RaySettings | None,
+    temporary: Path,
 ) -> Content:
-    """Packs all photos without those that are bad or duplicates. UserError for these if the settings say so."""
+    """Packs all photos without those that are bad or duplicates. UserError for these if the settings say so.
+
+    temporary: a folder for what the driver would else hold of every photo.
+    """
     packer = Packer(listing.store, annotated.folder, annotated.rules, settings.box_orientation, images, regions)
-    plans = list(plan_shards(listing.photos, annotated.by_path, settings.shard_mb << 20))
-    packed = _pack(packer, plans, ray)
-    rejected = [bad for one in packed for bad in one.rejected]
-    index = pa.concat_tables([one.index for one in packed])
-    paths = {photo.image_id: photo.path for photo in listing.photos}
-    signatures = ImageSignatures.concatenate([one.signatures for one in packed])
-    groups = find_duplicates(signatures, index["sha256"].to_pylist())
-    duplicates = validation.find_duplicate_leaks(index, groups, paths, settings.on_duplicate)
+    plans = plan_shards(listing.photos, annotated.by_path, settings.shard_mb << 20)
+    spool = Spool(temporary)
+    for one in _pack(packer, plans, len(listing.photos), ray):
+        spool.add(one)
+    index, rejected = spool.index(), spool.rejected
+    groups = find_duplicates(spool.signatures(), Texts(index["sha256"]))
+    duplicates = validation.find_duplicate_leaks(index, groups, listing.photos, settings.on_duplicate)
     if settings.on_bad_image == "error":
         refused = duplicates.values() if settings.on_duplicate == "error" else ()
         hint = validation.DUPLICATE_HINT if refused else validation.SKIP_HINT
         validation.raise_if_rejected([*rejected, *refused], source, hint)
-    image_shards = [one.images for one in packed if one.images]
-    region_shards = [one.regions for one in packed if one.regions]
+    image_shards, region_shards = spool.images, spool.regions
     if duplicates:
         image_shards, region_shards = _drop_images(set(duplicates), store, image_shards, region_shards, images, regions)
-        index = index.filter(pa.array([image_id not in duplicates for image_id in index["image_id"].to_pylist()]))
+        index = spool.index_without(duplicates)
     if settings.box_orientation == "auto":
-        annotated.warn_about_rotation(index, paths)
+        annotated.warn_about_rotation(index, listing.photos)
     return Content(image_shards, region_shards, index, [*rejected, *duplicates.values()])
 
 
@@ -187,7 +195,7 @@ def _dataset_name(name: str | None, uri: str) -> str:
 def _assign_splits(listing: Listing, source: str, split: float | None, seed: int, settings: IngestSettings) -> None:
     """Gives every photo a split, and rejects those that are in both."""
     set_groups(listing.photos, settings.group_pattern)
-    if any(photo.split is None for photo in listing.photos):
+    if listing.photos.split_counts()[""]:
         if split is None:
             raise UserError(
                 "does not say which photographs are for training and which for the test",
@@ -199,27 +207,22 @@ def _assign_splits(listing: Listing, source: str, split: float | None, seed: int
             raise UserError(f"{split} is not a share between 0 and 1", where="--split", fix="for example 0.5")
         assign_splits(listing.photos, split, seed)
     # Of a photo or plant in both splits the training copy is rejected: the test split stays as the source has it.
-    listing.photos.sort(key=lambda photo: photo.split != "test")
-    repeated = validation.find_repeated_paths(listing.photos)
-    first = {photo.path: photo for photo in reversed(listing.photos)}
-    listing.photos = [photo for photo in listing.photos if first[photo.path] is photo]
-    leaks = validation.find_group_leaks(listing.photos)
-    leaked = {one.path for one in leaks}
-    listing.photos = [photo for photo in listing.photos if photo.path not in leaked]
+    is_test = listing.photos.splits == SPLITS.index("test")
+    tests_first = listing.photos.take(np.argsort(~is_test, kind="stable"))
+    photos, repeated = validation.reject_repeated_paths(tests_first)
+    listing.photos, leaks = validation.reject_group_leaks(photos)
     listing.rejected += repeated + leaks
 
 
-def _pack(packer: Packer, plans: list[ShardPlan], settings: RaySettings | None) -> list[PackedShard]:
-    """Packs the shards in Ray Data tasks, one each; those of few photographs in threads of this process."""
-    if runs_in_process(settings, sum(len(plan.photos) for plan in plans)):
-        return list(map_in_threads(packer, plans, cpu_count()))
-
-    def run(row: dict[str, bytes]) -> dict[str, bytes]:
-        return {"packed": pickle.dumps(packer(pickle.loads(row["plan"])))}
-
+def _pack(
+    packer: Packer, plans: Iterable[ShardPlan], photographs: int, settings: RaySettings | None
+) -> Iterator[PackedShard]:
+    """Packs the shards in Ray tasks, one each; those of few photographs in threads of this process."""
+    if runs_in_process(settings, photographs):
+        yield from map_in_threads(packer, plans, cpu_count())
+        return
     with ray_session(settings):
-        packed = one_task_each([{"plan": pickle.dumps(plan)} for plan in plans]).map(run)
-        return [pickle.loads(row["packed"]) for row in run_tasks(packed.iter_rows())]
+        yield from run_tasks(map_in_tasks(packer, plans))
 
 
 def _delete_partial_output(store: Store, images: ShardWriter, regions: ShardWriter) -> None:

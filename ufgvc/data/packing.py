@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,11 +15,11 @@ from ufgvc.core.errors import UnreadableFile
 from ufgvc.core.storage import Store
 from ufgvc.core.types import Box
 from ufgvc.data.dataset import SPLITS, Shard, ShardWriter, shard_name
-from ufgvc.data.duplicates import ImageSignatures
+from ufgvc.data.duplicates import ImageSignatures, SignatureList
 from ufgvc.data.images import BadImage, inspect_with_thumbnail, strip_metadata
 from ufgvc.data.readers.box_classes import BoxOrientation, BoxRules, to_regions
 from ufgvc.data.readers.box_files import Annotation
-from ufgvc.data.readers.listing import Photo
+from ufgvc.data.readers.photos import Photo, Photos, hash_order, text_hashes
 from ufgvc.data.readers.scan import Rejected
 from ufgvc.data.schemas import IMAGES_SCHEMA, INDEX_COLUMNS, REGIONS_SCHEMA, from_boxes
 
@@ -71,24 +71,24 @@ class Packer:
         rejected: list[Rejected] = []
         rows: list[dict[str, Any]] = []
         boxes: list[list[dict[str, Any]] | None] = []
-        thumbnails: list[np.ndarray] = []
+        signatures = SignatureList()
         with ThreadPoolExecutor(_READ_THREADS) as pool:
             contents = pool.map(self._read, (photo.path for photo in plan.photos))
             for photo, annotation, content in zip(plan.photos, plan.annotations, contents, strict=True):
-                row = self._make_row(photo, content, rejected, thumbnails)
+                row = self._make_row(photo, content, rejected, signatures)
                 if row is not None:
                     rows.append(row)
                     boxes.append(from_boxes(self._make_boxes(annotation, row, rejected)))
         table = pa.Table.from_pylist(rows, schema=IMAGES_SCHEMA)
-        index, signatures = table.select(INDEX_COLUMNS), ImageSignatures.from_thumbnails(thumbnails)
+        index = table.select(INDEX_COLUMNS)
         if not rows:
-            return PackedShard(None, None, index, signatures, rejected)
+            return PackedShard(None, None, index, signatures.all(), rejected)
         regions = pa.table(
             {"image_id": table["image_id"], "boxes": pa.array(boxes, REGIONS_SCHEMA.field("boxes").type)}
         )
         images_shard = self.images.write(plan.name, plan.split, table)
         regions_shard = self.regions.write(plan.name, plan.split, regions)
-        return PackedShard(images_shard, regions_shard, index, signatures, rejected)
+        return PackedShard(images_shard, regions_shard, index, signatures.all(), rejected)
 
     def _read(self, path: str) -> bytes | BadImage:
         try:
@@ -99,7 +99,7 @@ class Packer:
             return BadImage(error.what)
 
     def _make_row(
-        self, photo: Photo, content: bytes | BadImage, rejected: list[Rejected], thumbnails: list[np.ndarray]
+        self, photo: Photo, content: bytes | BadImage, rejected: list[Rejected], signatures: SignatureList
     ) -> dict[str, Any] | None:
         """The photo's row in the table of images; None if it is rejected."""
         try:
@@ -110,7 +110,7 @@ class Packer:
         except BadImage as error:
             rejected.append(Rejected(photo.path, error.reason))
             return None
-        thumbnails.append(thumbnail)
+        signatures.add(thumbnail)
         return {
             "image_id": photo.image_id,
             "image": stored,
@@ -139,18 +139,18 @@ class Packer:
             return None
 
 
-def plan_shards(photos: Iterable[Photo], annotations: dict[str, Annotation], shard_bytes: int) -> Iterator[ShardPlan]:
+def plan_shards(photos: Photos, annotations: dict[str, Annotation], shard_bytes: int) -> Iterator[ShardPlan]:
     """Divides every split into shards of at most `shard_bytes` of image files (or one photo), in shuffled order.
 
     annotations: {photo's path: boxes}. The order depends on the image_ids only. It mixes the cultivars, so that
     consecutive shards do not hold one cultivar after the other.
     """
-    photos = list(photos)
-    for split in SPLITS:
-        ordered = sorted((photo for photo in photos if photo.split == split), key=lambda photo: _hash(photo.image_id))
+    for code, split in enumerate(SPLITS):
+        rows = np.flatnonzero(photos.splits == code)
+        order = rows[hash_order(text_hashes(photos.ids(rows), len(rows), _hash))]
         chunk: list[Photo] = []
         size = number = 0
-        for photo in ordered:
+        for photo in (photos[int(row)] for row in order):
             if chunk and size + photo.size > shard_bytes:
                 yield _plan(split, number, chunk, annotations)
                 chunk, size, number = [], 0, number + 1

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ufgvc.core.errors import UserError
+from ufgvc.data.readers.photos import NO_GROUP, NO_SPLIT, Photos, text_hashes
+from ufgvc.data.readers.photos import SPLIT_NAMES as SPLITS
 
 if TYPE_CHECKING:
     from ufgvc.data.dataset import Dataset
-    from ufgvc.data.readers.listing import Photo
 
 Ints = NDArray[np.int64]
 
@@ -56,37 +57,60 @@ def count_groups(labels: Ints, groups: Sequence[str | None], num_classes: int) -
     return np.bincount([label for label, _ in units], minlength=num_classes)
 
 
-def assign_splits(photos: list[Photo], test_share: float, seed: int) -> None:
-    """Sets `split` of every photo that has none to "train" or "test", stratified by label and grouped by plant.
+def assign_splits(photos: Photos, test_share: float, seed: int) -> None:
+    """Sets the split of every photo that has none to train or test, stratified by label and grouped by plant.
 
     test_share: share of each cultivar's photos that become test, in (0, 1). The result depends on the seed and the
     names, not on the order of `photos`. A cultivar with at least two plants (or photos without a plant) gets at least
     one of them on each side; a cultivar with a single one goes to train.
     """
-    units: dict[tuple[str, str], list[Photo]] = defaultdict(list)
-    for photo in photos:
-        if photo.split is None:
-            units[("group", photo.group) if photo.group else ("photo", photo.image_id)].append(photo)
-    by_label: dict[int, list[tuple[str, str]]] = defaultdict(list)
-    for key, members in units.items():
-        by_label[min(photo.label for photo in members)].append(key)
-    for keys in by_label.values():
-        keys.sort(key=lambda key: _order_key(seed, key))
-        target, taken = test_share * sum(len(units[key]) for key in keys), 0
-        test: set[tuple[str, str]] = set()
-        for key in keys:
-            # A plant goes to test if that brings the count nearer to the target.
-            if taken + len(units[key]) / 2 <= target:
-                test.add(key)
-                taken += len(units[key])
-        smallest = min(keys, key=lambda key: len(units[key]))
-        if len(keys) > 1 and len(test) in (0, len(keys)):
-            test ^= {smallest}
-        if len(keys) == 1:
-            test.clear()
-        for key in keys:
-            for photo in units[key]:
-                photo.split = "test" if key in test else "train"
+    rows = np.flatnonzero(photos.splits == NO_SPLIT)
+    units, labels, hashes = _units(photos, rows, seed)
+    order = np.lexsort((hashes[:, 1], hashes[:, 0], labels))
+    sizes = np.bincount(units, minlength=len(labels))
+    is_test = np.zeros(len(labels), bool)
+    bounds = np.flatnonzero(np.diff(labels[order], prepend=-1, append=-1))
+    for start, stop in pairwise(bounds.tolist()):
+        own = order[start:stop]
+        is_test[own] = _choose_test(sizes[own], test_share)
+    photos.splits[rows] = np.where(is_test[units], SPLITS.index("test"), SPLITS.index("train"))
+
+
+def _units(photos: Photos, rows: Ints, seed: int) -> tuple[Ints, Ints, NDArray[np.uint64]]:
+    """What is never divided, a plant or a photo without one: of each of the rows the unit, and of each unit its
+    smallest label and a hash (2,) of its name and the seed."""
+    named = np.array([bool(name) for name in photos.group_names], bool)
+    groups = photos.groups[rows]
+    grouped = np.zeros(len(rows), bool)
+    grouped[groups != NO_GROUP] = named[groups[groups != NO_GROUP]]
+    plants, units = np.unique(groups[grouped], return_inverse=True)
+    alone = rows[~grouped]
+    count = len(plants) + len(alone)
+    unit_of = np.empty(len(rows), np.int64)
+    unit_of[grouped], unit_of[~grouped] = units, np.arange(len(plants), count)
+    labels = np.full(count, np.iinfo(np.int32).max, np.int64)
+    np.minimum.at(labels, unit_of, photos.labels[rows])
+    hashes = np.empty((count, 2), np.uint64)
+    texts = (photos.group_names[plant] for plant in plants.tolist())
+    hashes[: len(plants)] = text_hashes(texts, len(plants), lambda name: _order_key(seed, ("group", name)))
+    hashes[len(plants) :] = text_hashes(photos.ids(alone), len(alone), lambda name: _order_key(seed, ("photo", name)))
+    return unit_of, labels, hashes
+
+
+def _choose_test(sizes: Ints, test_share: float) -> NDArray[np.bool_]:
+    """Which units of a cultivar become test.  sizes: photos of each, in their order."""
+    chosen = np.zeros(len(sizes), bool)
+    if len(sizes) == 1:
+        return chosen
+    target, taken = test_share * int(sizes.sum()), 0
+    for place, size in enumerate(sizes):
+        # A plant goes to test if that brings the count nearer to the target.
+        if taken + size / 2 <= target:
+            chosen[place] = True
+            taken += int(size)
+    if chosen.all() or not chosen.any():
+        chosen[sizes.argmin()] ^= True
+    return chosen
 
 
 def _order_key(seed: int, key: tuple[str, str]) -> bytes:

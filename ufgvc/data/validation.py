@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ufgvc.core.errors import UserError
 from ufgvc.data.dataset import SPLITS
-from ufgvc.data.readers.listing import Listing, Photo
+from ufgvc.data.readers.listing import Listing
+from ufgvc.data.readers.photos import NO_GROUP, Photos
 from ufgvc.data.readers.scan import Rejected
 
 log = logging.getLogger(__name__)
@@ -49,41 +52,40 @@ def check_splits(counts: Counter[str], source: str, share: float | None = None) 
             raise UserError(what, where=source, fix=fix)
 
 
-def find_repeated_paths(photos: Iterable[Photo]) -> list[Rejected]:
-    """Files that the source lists a second time: in the other split, or under another label."""
-    first: dict[str, Photo] = {}
+def reject_repeated_paths(photos: Photos) -> tuple[Photos, list[Rejected]]:
+    """The photos without files that the source lists a second time, in the other split or under another label."""
+    first = photos.first_rows()[photos.at]
+    again = first != np.arange(len(photos))
     bad = []
-    for photo in photos:
-        other = first.setdefault(photo.path, photo)
-        if other is not photo:
-            in_both = f"is listed in {other.split} and {photo.split}"
-            bad.append(Rejected(photo.path, in_both if other.split != photo.split else "is listed under two labels"))
-    return bad
+    for photo, other in ((photos[int(row)], photos[int(first[row])]) for row in np.flatnonzero(again)):
+        in_both = f"is listed in {other.split} and {photo.split}"
+        bad.append(Rejected(photo.path, in_both if other.split != photo.split else "is listed under two labels"))
+    return photos.take(~again), bad
 
 
-def find_group_leaks(photos: Iterable[Photo]) -> list[Rejected]:
-    """The training photos of groups (plants) that also have test photos."""
-    photos = list(photos)
-    test_groups = {photo.group for photo in photos if photo.split == "test" and photo.group is not None}
-    return [
-        Rejected(photo.path, f"its group {photo.group!r} is in train and in test")
-        for photo in photos
-        if photo.split == "train" and photo.group in test_groups
-    ]
+def reject_group_leaks(photos: Photos) -> tuple[Photos, list[Rejected]]:
+    """The photos without the training photos of groups (plants) that also have test photos."""
+    is_test = photos.splits == SPLITS.index("test")
+    leaked = ~is_test & np.isin(photos.groups, np.unique(photos.groups[is_test & (photos.groups != NO_GROUP)]))
+    leaks = [photos[int(row)] for row in np.flatnonzero(leaked)]
+    bad = [Rejected(photo.path, f"its group {photo.group!r} is in train and in test") for photo in leaks]
+    return photos.take(~leaked), bad
 
 
 def find_duplicate_leaks(
-    index: pa.Table, groups: Sequence[Sequence[int]], paths: dict[str, str], on_duplicate: OnDuplicate
+    index: pa.Table, groups: Sequence[Sequence[int]], photos: Photos, on_duplicate: OnDuplicate
 ) -> dict[str, Rejected]:
     """{image_id: Rejected} of the images to leave out because they occur in both splits or under several cultivars.
 
     index: image_id, sha256, split and cultivar of every image.  groups: rows of the index that show the same image, one
-    group for each.  paths: {image_id: path in the source}.
+    group for each.  photos: that were listed.
     Of an image in both splits the test copy is left out with keep-train, else the training copy; of one under several
     cultivars all copies. Nothing is left out with warn, nor if an image repeats within one split and cultivar: these
     are logged.
     """
     columns = index.select(["image_id", "sha256", "split", "cultivar"])
+    copies = [row for group in groups for row in group]
+    paths = photos.paths_of(columns["image_id"].take(pa.array(copies, pa.int64())).to_pylist())
     drop_split = "test" if on_duplicate == "keep-train" else "train"
     bad: dict[str, Rejected] = {}
     tolerated: list[str] = []
@@ -118,11 +120,9 @@ def _describe_duplicate(row: dict[str, str], other: dict[str, str], path: str) -
 
 def warn_missing_cultivars(listing: Listing, index: pa.Table) -> None:
     """Logs the cultivars without an image in one of the splits."""
-    labels: dict[str, set[int]] = {split: set() for split in SPLITS}
-    for label, split in zip(index["label"].to_pylist(), index["split"].to_pylist(), strict=True):
-        labels[split].add(label)
     for split in SPLITS:
-        missing = [name for label, name in enumerate(listing.classes) if label not in labels[split]]
+        labels = set(pc.unique(index["label"].filter(pc.equal(index["split"], split))).to_pylist())
+        missing = [name for label, name in enumerate(listing.classes) if label not in labels]
         if missing:
             names = ", ".join(missing[:_MAX_IN_ERROR])
             log.warning("%d cultivars have no photograph in %s: %s", len(missing), split, names)

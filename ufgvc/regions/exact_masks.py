@@ -19,7 +19,7 @@ from ufgvc.core.region_names import join_names
 from ufgvc.core.storage import Store, open_store
 from ufgvc.data.dataset import Dataset, Shard, ShardWriter, read_index
 from ufgvc.data.images import BadImage, decode_mask, encode_mask
-from ufgvc.data.readers.listing import image_ids
+from ufgvc.data.readers.photos import ImageIds
 from ufgvc.data.readers.scan import find_photographs, scan
 from ufgvc.data.schemas import masks_schema
 from ufgvc.regions.mask_results import MaskResult, find_existing, run_on_shards
@@ -102,7 +102,8 @@ def open_masks(source: str, regions: Sequence[str]) -> MaskFolder:
     photographs = [
         path.removeprefix(_PHOTOGRAPHS) for path in find_photographs(found).sizes if path.startswith(_PHOTOGRAPHS)
     ]
-    by_id = {image_id: f"{_PHOTOGRAPHS}{path}" for path, image_id in image_ids(photographs).items()}
+    ids = ImageIds(photographs)
+    by_id = {ids[path]: f"{_PHOTOGRAPHS}{path}" for path in photographs}
     return MaskFolder(store, by_id, masks, short_key(sorted(files.items())))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.region_names import PAPER_REGIONS, join_names
@@ -15,6 +16,7 @@ from ufgvc.data.readers.box_classes import BoxRules, choose_rules
 from ufgvc.data.readers.box_files import Annotation
 from ufgvc.data.readers.boxes import find_boxes, match_boxes, read_boxes
 from ufgvc.data.readers.listing import Listing
+from ufgvc.data.readers.photos import Photos
 from ufgvc.data.readers.scan import Rejected
 
 log = logging.getLogger(__name__)
@@ -31,18 +33,20 @@ class AnnotatedPhotos:
     rejected: list[Rejected] = field(default_factory=list)
     folder: str | None = None
 
-    def warn_about_rotation(self, index: pa.Table, paths: dict[str, str]) -> None:
+    def warn_about_rotation(self, index: pa.Table, photos: Photos) -> None:
         """Warns if photographs are rotated by EXIF and their box files do not show on which orientation they were
         drawn.
 
-        index: image_id and orientation (EXIF 1-8) of every photograph.  paths: image_id -> path in the source.
+        index: image_id and orientation (EXIF 1-8) of every photograph.  photos: that were listed.
         """
+        if not self.by_path:
+            return
+        ids = index["image_id"].filter(pc.not_equal(index["orientation"], 1)).to_pylist()
+        paths = photos.paths_of(ids)
         rotated = [
             paths[image_id]
-            for image_id, orientation in zip(
-                index["image_id"].to_pylist(), index["orientation"].to_pylist(), strict=True
-            )
-            if orientation != 1 and paths[image_id] in self.by_path and self.by_path[paths[image_id]].relative
+            for image_id in ids
+            if paths[image_id] in self.by_path and self.by_path[paths[image_id]].relative
         ]
         if rotated:
             log.warning(
@@ -68,7 +72,7 @@ def read_annotations(
         _list_unused(listing, set())
         return AnnotatedPhotos()
     found = read_boxes(uri, listing.classes, regions)
-    matched = match_boxes(found, [photo.path for photo in listing.photos])
+    matched = match_boxes(found, listing.photos.paths())
     names_file = found.names[0] if found.names else None
     rules = choose_rules(set(found.labels()), setting, names_file, regions)
     source = f"named in {names_file}: {found.mapping}" if names_file else f"read by the rules {rules!r}"

@@ -160,10 +160,8 @@ def parent_folder(store: Store) -> Store | None:
 
 def find_boxes(listing: Listing) -> str | None:
     """The URI of boxes among the photographs: files of the same names, or one COCO file; None if there are none."""
-    stems = {posixpath.splitext(photo.path)[0] for photo in listing.photos}
-    if any(
-        file_extension(path) in (".txt", ".xml") and posixpath.splitext(path)[0] in stems for path in listing.unused
-    ):
+    stems = {posixpath.splitext(path)[0] for path in listing.unused if file_extension(path) in (".txt", ".xml")}
+    if stems and any(posixpath.splitext(path)[0] in stems for path in listing.photos.paths()):
         return listing.store.uri
     documents = [path for path in listing.unused if file_extension(path) == ".json"]
     coco = [path for path in documents[:_MAX_JSON] if json_format(_read_any_json(listing.store, path)) == "coco"]
@@ -184,7 +182,7 @@ def match_boxes(found: BoxFiles, paths: Iterable[str]) -> Matched:
     A file that matches no photograph, or several, is left out. Two files with different boxes of the same class for one
     photograph contradict each other, and both are rejected.
     """
-    matcher = PathMatcher(paths)
+    matcher = PathMatcher(paths, names=[name for name, _ in (*found.entries, *found.unread)])
     by_path: dict[str, list[Annotation]] = defaultdict(list)
     matched = Matched({}, [], [])
     for name, annotation in found.entries:

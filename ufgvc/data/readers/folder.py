@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
 from ufgvc.core.errors import UserError
+from ufgvc.data.readers.file_table import FileTable
 from ufgvc.data.readers.listing import (
     LABEL_WITHOUT_CLASS,
     Listing,
-    Photo,
     Rejected,
     Source,
-    image_ids,
     merge_name_forms,
     natural_order,
     read_classes,
 )
 from ufgvc.data.readers.matching import split_of
+from ufgvc.data.readers.photos import ImageIds, Photos
 
 _VALIDATION_NAMES = ("val", "valid", "validation", "dev")
 _DETECTION_FOLDERS = frozenset(("images", "labels", "obj_train_data", "jpegimages"))
@@ -32,27 +33,26 @@ def read(source: Source) -> Listing:
     tops = Counter(path.partition("/")[0] for path in sizes if "/" in path)
     is_split = _has_splits(tops, where)
     depth = 2 if is_split else 1
-    listing = Listing(source.store, [], ())
-    found: list[tuple[str, str, str | None]] = []
-    for path in sizes:
-        folders = path.split("/")[:-1]
-        if len(folders) < depth:
-            listing.rejected.append(Rejected(path, "is not in the folder of a class"))
-        else:
-            found.append((path, folders[depth - 1], split_of(folders[0]) if is_split else None))
-    _check_class_folders({name for _, name, _ in found}, sizes, depth, where)
-    names = merge_name_forms((name for _, name, _ in found), where)
-    listing.classes = read_classes(source) or natural_order(names.values())
-    listing.used = ["classes.txt"]
-    numbers = {name: number for number, name in enumerate(listing.classes)}
-    ids = image_ids(path for path, _, _ in found)
-    for path, folder, split in found:
-        name = names[folder]
-        if name not in numbers:
-            listing.rejected.append(Rejected(path, LABEL_WITHOUT_CLASS.format(label=repr(name)) + " in classes.txt"))
-            continue
-        listing.photos.append(Photo(path, sizes[path], ids[path], name, numbers[name], split))
-    return listing
+    rejected = [Rejected(path, "is not in the folder of a class") for path in sizes if path.count("/") < depth]
+    class_folders = {path.split("/")[depth - 1] for path in sizes if path.count("/") >= depth}
+    _check_class_folders(class_folders, sizes, depth, where)
+    names = merge_name_forms(class_folders, where)
+    classes = read_classes(source) or natural_order(names.values())
+    numbers = {name: number for number, name in enumerate(classes)}
+
+    def rows() -> Iterator[tuple[int, int, str | None, None]]:
+        for row, path in enumerate(sizes):
+            folders = path.split("/")[:-1]
+            if len(folders) < depth:
+                continue
+            name = names[folders[depth - 1]]
+            if name in numbers:
+                yield row, numbers[name], split_of(folders[0]) if is_split else None, None
+            else:
+                rejected.append(Rejected(path, LABEL_WITHOUT_CLASS.format(label=repr(name)) + " in classes.txt"))
+
+    photos = Photos(sizes, classes, ImageIds(sizes).__getitem__, rows())
+    return Listing(source.store, photos, classes, rejected=rejected, used=["classes.txt"])
 
 
 def _has_splits(tops: Counter[str], where: str) -> bool:
@@ -76,7 +76,7 @@ def _has_splits(tops: Counter[str], where: str) -> bool:
     return True
 
 
-def _check_class_folders(classes: set[str], sizes: dict[str, int], depth: int, where: str) -> None:
+def _check_class_folders(classes: set[str], sizes: FileTable, depth: int, where: str) -> None:
     """UserError if the folders at the level of the classes are something else."""
     tools = sorted(name for name in classes if name.lower() in _DETECTION_FOLDERS)
     if tools:

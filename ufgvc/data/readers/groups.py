@@ -9,6 +9,7 @@ from ufgvc.core.storage import open_store
 from ufgvc.data.readers.listing import Listing, Rejected
 from ufgvc.data.readers.manifest import load_table, to_texts
 from ufgvc.data.readers.matching import PathMatcher
+from ufgvc.data.readers.photos import NO_GROUP
 from ufgvc.data.readers.scan import split_uri
 
 NAME_COLUMNS = ("path", "file", "image", "name")
@@ -30,21 +31,22 @@ def read_groups(uri: str, listing: Listing) -> None:
     listing.unused = [name for name in listing.unused if name not in own]
     listing.used += own
     names, groups = (_find_column(table, known, where) for known in (NAME_COLUMNS, GROUP_COLUMNS))
-    photos = {photo.path: photo for photo in listing.photos}
-    matcher = PathMatcher(photos)
+    photos, files = listing.photos, listing.photos.files
+    row_of = photos.first_rows()
+    matcher = PathMatcher(photos.paths(), names=[name for name in names if name is not None])
     for name, group in zip(names, groups, strict=True):
         if name is None or group is None:
             continue
-        found = [name] if name in photos else matcher.find(name)
+        found = [name] if name in files and row_of[files.row(name)] >= 0 else matcher.find(name)
         if len(found) != 1:
             reason = f"{len(found)} photographs have this name" if found else "there is no such photograph"
             listing.rejected.append(Rejected(name, f"{reason}, but {where} lists it"))
             continue
-        photo = photos[found[0]]
-        if photo.group not in (None, group):
-            what = f"gives {photo.path} the groups {photo.group} and {group}"
+        row, number = row_of[files.row(found[0])], photos.group_number(group)
+        if photos.groups[row] not in (NO_GROUP, number):
+            what = f"gives {found[0]} the groups {photos[int(row)].group} and {group}"
             raise UserError(what, where=where, fix="give each photograph one group")
-        photo.group = group
+        photos.groups[row] = number
 
 
 def _find_column(table: pa.Table, known: tuple[str, ...], where: str) -> list[str | None]:

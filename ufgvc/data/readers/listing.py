@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import posixpath
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -11,30 +10,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+import numpy as np
 from natsort import natsorted
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.region_names import PAPER_REGIONS
 from ufgvc.core.storage import Store
+from ufgvc.data.readers.file_table import FileTable
+from ufgvc.data.readers.photos import NO_GROUP, Photos
 from ufgvc.data.readers.scan import Photographs, Rejected, Scan
 
 log = logging.getLogger(__name__)
 LABEL_WITHOUT_CLASS = "its label {label} has no class"
-
-
-@dataclass(slots=True)
-class Photo:
-    """One photograph.  path: below the source.  size: in bytes.  split, group: None if unknown.  label: from 0; -1:
-    unknown.
-    """
-
-    path: str
-    size: int
-    image_id: str
-    cultivar: str
-    label: int = -1
-    split: str | None = None
-    group: str | None = None
 
 
 @dataclass
@@ -47,7 +34,7 @@ class Listing:
     """
 
     store: Store
-    photos: list[Photo]
+    photos: Photos
     classes: tuple[str, ...]
     boxes: str | None = None
     rejected: list[Rejected] = field(default_factory=list)
@@ -70,7 +57,7 @@ class Source:
         return self.files.store
 
     @property
-    def sizes(self) -> dict[str, int]:
+    def sizes(self) -> FileTable:
         """Bytes by path of the photographs."""
         return self.photographs.sizes
 
@@ -83,21 +70,6 @@ class Source:
 def clean_name(name: str) -> str:
     """The normalised name of a cultivar: composed Unicode (NFC), one blank between words, none around them."""
     return " ".join(unicodedata.normalize("NFC", name).split())
-
-
-def image_ids(paths: Iterable[str]) -> dict[str, str]:
-    """The image id of each path: the path without its extension in composed Unicode (NFC), or with it if two would be
-    the same.
-    """
-    paths = sorted(set(paths))
-    bare = {path: unicodedata.normalize("NFC", posixpath.splitext(path)[0]) for path in paths}
-    uses = Counter(bare.values())
-    whole = {path: unicodedata.normalize("NFC", path) for path in paths}
-    same = Counter(whole.values())
-    return {
-        path: name if uses[name] == 1 else whole[path] if same[whole[path]] == 1 else path
-        for path, name in bare.items()
-    }
 
 
 def natural_order(names: Iterable[str]) -> tuple[str, ...]:
@@ -205,9 +177,11 @@ def check_names(listing: Listing, where: str) -> None:
     """UserError for a single cultivar, or for names that differ only in case, each in one split only; others are
     logged.
     """
-    splits: dict[str, set[str | None]] = defaultdict(set)
-    for photo in listing.photos:
-        splits[photo.cultivar].add(photo.split)
+    splits: dict[str, set[int]] = defaultdict(set)
+    photos = listing.photos
+    for number in np.unique(photos.labels * 4 + photos.splits).tolist():  # NO_SPLIT is -1
+        label = (number + 1) // 4
+        splits[photos.classes[label]].add(number - label * 4)
     if len(listing.classes) == 1:
         fix = "give the folder with one folder for each cultivar, or a table with the column cultivar"
         raise UserError(f"has photographs of one cultivar only, {listing.classes[0]!r}", where=where, fix=fix)
@@ -232,16 +206,13 @@ def list_unused_files(listing: Listing, source: Source) -> None:
     found = source.photographs
     listing.rejected += found.rejected
     listing.left_out += found.left_out
-    known = (
-        {photo.path for photo in listing.photos}
-        | {bad.path for bad in [*listing.rejected, *listing.left_out]}
-        | set(listing.used)
-    )
-    listing.left_out += [Rejected(path, "the source does not list it") for path in found.sizes if path not in known]
+    known = {bad.path for bad in [*listing.rejected, *listing.left_out]} | set(listing.used)
+    unlisted = found.sizes.paths(np.flatnonzero(listing.photos.first_rows() < 0))
+    listing.left_out += [Rejected(path, "the source does not list it") for path in unlisted if path not in known]
     listing.unused = [path for path in found.others if path not in known]
 
 
-def set_groups(photos: Iterable[Photo], pattern: str | None) -> None:
+def set_groups(photos: Photos, pattern: str | None) -> None:
     """Sets the group (plant) from the first parenthesis of a regular expression that is searched in the path."""
     if not pattern:
         return
@@ -255,7 +226,7 @@ def set_groups(photos: Iterable[Photo], pattern: str | None) -> None:
         raise UserError(
             "has no parenthesis that marks the plant", where="group_pattern", fix="for example (plant\\d+)_"
         )
-    for photo in photos:
-        match = compiled.search(photo.path)
-        if match and photo.group is None:
-            photo.group = match.group(1)
+    for row, path in enumerate(photos.paths()):
+        match = compiled.search(path)
+        if match and photos.groups[row] == NO_GROUP:
+            photos.groups[row] = photos.group_number(match.group(1))

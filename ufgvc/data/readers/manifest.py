@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -17,10 +17,8 @@ from ufgvc.core.storage import Store
 from ufgvc.data.readers.listing import (
     LABEL_WITHOUT_CLASS,
     Listing,
-    Photo,
     Rejected,
     Source,
-    image_ids,
     integer_text,
     map_labels,
     merge_name_forms,
@@ -28,6 +26,7 @@ from ufgvc.data.readers.listing import (
     read_classes,
 )
 from ufgvc.data.readers.matching import PathMatcher, split_of
+from ufgvc.data.readers.photos import ImageIds, Photos
 
 EXTENSIONS = (".csv", ".parquet")
 COLUMNS = ("path", "label", "cultivar", "split", "group")
@@ -74,10 +73,10 @@ def read(source: Source, table_name: str, base_setting: str | int) -> Listing:
         raise UserError(f"{what}, and has {has}", where=where, fix=fix)
     columns = {name: to_texts(table[name]) for name in COLUMNS if name in table.column_names}
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    listing = Listing(source.store, [], (), used=[table_name, "classes.txt"])
+    listing = Listing(source.store, Photos(source.sizes, (), str), (), used=[table_name, "classes.txt"])
     found = _find_photos(rows, source.sizes, listing)
     key, numbers = _number_classes(listing, read_classes(source), found, base_setting, where)
-    ids = image_ids(path for path, _ in found)
+    chosen: list[tuple[int, int, str | None, str | None]] = []
     for path, row in found:
         given = row.get(key)
         label = numbers.get(given) if given is not None else None
@@ -88,11 +87,9 @@ def read(source: Source, table_name: str, base_setting: str | int) -> Listing:
         split = row.get("split")
         if split is not None and split_of(split) is None:
             raise UserError(f"calls the split of {path} {split!r}", where=where, fix="write train or test")
-        photo = Photo(
-            path, source.sizes[path], ids[path], listing.classes[label], label, split_of(split) if split else None
-        )
-        photo.group = row.get("group")
-        listing.photos.append(photo)
+        chosen.append((source.sizes.row(path), label, split_of(split) if split else None, row.get("group")))
+    ids = ImageIds([path for path, _ in found])
+    listing.photos = Photos(source.sizes, listing.classes, ids.__getitem__, chosen)
     return listing
 
 
@@ -145,7 +142,7 @@ def to_texts(column: pa.ChunkedArray) -> list[str | None]:
 
 
 def _find_photos(
-    rows: list[dict[str, Any]], sizes: dict[str, int], listing: Listing
+    rows: list[dict[str, Any]], sizes: Mapping[str, int], listing: Listing
 ) -> list[tuple[str, dict[str, Any]]]:
     """(path, row) of every row whose photograph exists; the other rows are rejected."""
     matcher = PathMatcher(sizes, inside=True)

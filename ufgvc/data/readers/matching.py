@@ -6,7 +6,7 @@ import posixpath
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from urllib.parse import unquote
 
 from ufgvc.data.file_types import IMAGE_EXTENSIONS, file_extension
@@ -42,15 +42,19 @@ class PathMatcher:
     this one.
 
     inside: the names are paths of this source, perhaps with more or fewer folders in front; then no folder may differ.
+    names: all that will be looked for, so that of many photographs only those that may match are kept.
     """
 
-    def __init__(self, paths: Iterable[str], inside: bool = False) -> None:
+    def __init__(self, paths: Iterable[str], inside: bool = False, names: Iterable[str] | None = None) -> None:
         self.inside = inside
+        wanted = None if names is None else {key for name in names for key in _loose_keys(name)}
         self._folder_names: set[str] = set()
         self._tiers: tuple[dict[str, list[str]], ...] = tuple(defaultdict(list) for _ in range(4))
         for path in paths:
             self._folder_names.update(map(str.casefold, _folders(path)))
             base = posixpath.basename(_normalise(path))
+            if wanted is not None and strip_image_extension(base).casefold() not in wanted:
+                continue
             for tier, key in zip(
                 self._tiers,
                 (base, strip_image_extension(base), base.casefold(), strip_image_extension(base).casefold()),
@@ -68,7 +72,7 @@ class PathMatcher:
         exact, stems, exact_any_case, stems_any_case = self._tiers
         stem = strip_image_extension(base)
         tiers = [(exact, base), (stems, stem), (exact_any_case, base.casefold()), (stems_any_case, stem.casefold())]
-        tiers += [(stems, alias) for alias in (_LABEL_STUDIO.sub("", stem), _ROBOFLOW.sub("", stem)) if alias != stem]
+        tiers += [(stems, alias) for alias in _aliases(stem) if alias != stem]
         for tier, key in tiers:
             candidates = [path for path in tier.get(key, ()) if self._may_match(folders, _folders(path))]
             if candidates:
@@ -86,6 +90,18 @@ class PathMatcher:
             str.casefold, folders
         )
         return not (self.inside or other_split or other_folder)
+
+
+def _aliases(stem: str) -> tuple[str, str]:
+    """The stem without the additions of Label Studio, and of Roboflow."""
+    return _LABEL_STUDIO.sub("", stem), _ROBOFLOW.sub("", stem)
+
+
+def _loose_keys(name: str) -> Iterator[str]:
+    """What the stem of any photograph that may match a name can be, in lower case."""
+    for text in {name, unquote(name)}:
+        stem = strip_image_extension(posixpath.basename(_normalise(text)))
+        yield from (each.casefold() for each in (stem, *_aliases(stem)))
 
 
 def _normalise(name: str) -> str:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pyarrow.fs as pafs
 
 from ufgvc.core.errors import UserError
@@ -26,6 +27,7 @@ from ufgvc.data.file_types import (
     detect_file_type,
     file_extension,
 )
+from ufgvc.data.readers.file_table import FileTable, pack_files
 
 # Files of operating systems, file servers and sharing tools, in lower case.
 _SYSTEM_FOLDERS = frozenset(
@@ -104,13 +106,13 @@ class Rejected:
 class Scan:
     """The files of a folder, without system files.
 
-    sizes: in bytes, by relative path, sorted.  modified: nanoseconds since 1970, by path; 0 if unknown.
+    sizes: in bytes, by relative path, sorted.  modified: nanoseconds since 1970, in the same order; 0 if unknown.
     unusable: names that cannot be opened (broken links, names that are not UTF-8), with the reason.
     """
 
     store: Store
-    sizes: dict[str, int]
-    modified: dict[str, int]
+    sizes: FileTable
+    modified: FileTable
     unusable: list[Rejected] = field(default_factory=list)
 
 
@@ -122,7 +124,7 @@ class Photographs:
     left_out: backup copies and raw files next to a photograph, with the reason.
     """
 
-    sizes: dict[str, int]
+    sizes: FileTable
     rejected: list[Rejected]
     left_out: list[Rejected]
     others: list[str]
@@ -133,57 +135,68 @@ def scan(store: Store, flag: str = "--source", without: Store | None = None) -> 
 
     flag: the flag with this folder, for the message.  without: a folder below `store` whose files are ignored.
     """
-    result = Scan(store, {}, {})
+    unusable: list[Rejected] = []
     outside = f"{without.path[len(store.path) :].strip('/')}/" if without and _is_below(without, store) else None
-    for path, size, modified, problem in sorted(_walk_local(store) if store.is_local else _list_remote(store)):
-        if _is_system(path) or (outside and path.startswith(outside)):
-            continue
-        if problem:
-            result.unusable.append(Rejected(path, problem))
-        else:
-            result.sizes[path] = size
-            result.modified[path] = modified
-    if not result.sizes and not result.unusable:
+
+    def usable() -> Iterator[tuple[str, int, int]]:
+        for path, size, modified, problem in _walk_local(store) if store.is_local else _list_remote(store):
+            if _is_system(path) or (outside and path.startswith(outside)):
+                continue
+            if problem:
+                unusable.append(Rejected(path, problem))
+            else:
+                yield path, size, modified
+
+    sizes, modified = pack_files(usable())
+    if not len(sizes) and not unusable:
         raise UserError(_why_empty(store), where=store.uri, fix=f"check {flag}")
-    return result
+    return Scan(store, sizes, modified, sorted(unusable, key=lambda bad: bad.path))
 
 
 def find_photographs(files: Scan) -> Photographs:
     """Finds the photographs by their extensions, and by their first bytes if the extension is unknown."""
-    found = Photographs({}, [], [], [])
-    unknown: list[str] = []
+    chosen = np.zeros(len(files.sizes), bool)
+    rejected: list[Rejected] = []
+    left_out: list[Rejected] = []
+    others: list[str] = []
+    unknown: dict[str, int] = {}
     unsupported: dict[str, str] = {}
-    for path, size in files.sizes.items():
+    for row, path in enumerate(files.sizes):
         extension = file_extension(path)
         if path.lower().rstrip().endswith(_UNFINISHED):
-            found.left_out.append(Rejected(path, "is a backup copy or an incomplete download by its name"))
+            left_out.append(Rejected(path, "is a backup copy or an incomplete download by its name"))
         elif extension in IMAGE_EXTENSIONS:
-            found.sizes[path] = size
+            chosen[row] = True
         elif extension in UNSUPPORTED_EXTENSIONS:
             unsupported[path] = extension
         elif extension in _NOT_OPENED:
-            found.others.append(path)
+            others.append(path)
         else:
-            unknown.append(path)
+            unknown[path] = row
     with ThreadPoolExecutor(_READERS) as pool:
         for path, kind in zip(unknown, pool.map(lambda path: _sniff(files.store, path), unknown), strict=True):
             if kind in READABLE_TYPES:
-                found.sizes[path] = files.sizes[path]
+                chosen[unknown[path]] = True
             elif kind:
                 unsupported[path] = f".{kind}"
             else:
-                found.others.append(path)
-    used = {posixpath.splitext(path)[0] for path in found.sizes}
+                others.append(path)
+    sizes = files.sizes.select(chosen)
+    used = _stems(unsupported) and _stems(unsupported).intersection(posixpath.splitext(path)[0] for path in sizes)
     for path, extension in unsupported.items():
         reason = UNSUPPORTED_EXTENSIONS[extension]
         if posixpath.splitext(path)[0] in used:
             reason = f"{reason.partition(':')[0]}; the photograph of the same name is used"
-            found.left_out.append(Rejected(path, reason))
+            left_out.append(Rejected(path, reason))
         else:
-            (found.left_out if extension in NON_IMAGE_EXTENSIONS else found.rejected).append(Rejected(path, reason))
+            (left_out if extension in NON_IMAGE_EXTENSIONS else rejected).append(Rejected(path, reason))
     for bad in files.unusable:
-        (found.rejected if file_extension(bad.path) in IMAGE_EXTENSIONS else found.left_out).append(bad)
-    return Photographs(dict(sorted(found.sizes.items())), found.rejected, found.left_out, sorted(found.others))
+        (rejected if file_extension(bad.path) in IMAGE_EXTENSIONS else left_out).append(bad)
+    return Photographs(sizes, rejected, left_out, sorted(others))
+
+
+def _stems(paths: Iterable[str]) -> set[str]:
+    return {posixpath.splitext(path)[0] for path in paths}
 
 
 def _is_below(inner: Store, outer: Store) -> bool:
@@ -213,12 +226,10 @@ def _walk_local(store: Store) -> Iterator[tuple[str, int, int, str]]:
         folder, above = pending.pop()
         status = os.stat(folder)
         here = above | {(status.st_dev, status.st_ino)}
-        try:
-            entries = list(os.scandir(folder))
-        except OSError as error:
-            yield _relative(folder, root), 0, 0, f"the folder may not be read ({error.strerror})"
-            continue
-        for entry in entries:
+        for entry in _entries(folder):
+            if isinstance(entry, OSError):
+                yield _relative(folder, root), 0, 0, f"the folder may not be read ({entry.strerror})"
+                continue
             path = _relative(entry.path, root)
             if not is_utf8(entry.name):
                 yield path, 0, 0, "its name is not UTF-8 text: rename it"
@@ -241,6 +252,15 @@ def _walk_local(store: Store) -> Iterator[tuple[str, int, int, str]]:
                 yield path, 0, 0, "is a link to a folder above it"
             else:
                 pending.append((entry.path, here))
+
+
+def _entries(folder: str) -> Iterator[os.DirEntry[str] | OSError]:
+    """What is in a folder; an error in its place, or at its end."""
+    try:
+        with os.scandir(folder) as entries:
+            yield from entries
+    except OSError as error:
+        yield error
 
 
 def _relative(path: str, root: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from ufgvc.core.storage import Store, open_store
@@ -17,8 +18,8 @@ _MAX_REMOTE = 2000  # text files that are read from remote storage; of more only
 _READERS = 16
 
 
-def source_state(uri: str, without: Store | None = None) -> list[list[str | int]]:
-    """[path, bytes, SHA-256 or modification time] of every file of a source.
+def source_state(uri: str, without: Store | None = None) -> Iterator[list[str | int]]:
+    """[path, bytes, SHA-256 or modification time] of every file of a source, one after the other.
 
     Small text files (labels, boxes) are hashed, so that any correction is found. The state of a table is that of its
     folder, because it lists photographs there.  without: a folder that is ignored, for a data set inside its own
@@ -33,7 +34,7 @@ def source_state(uri: str, without: Store | None = None) -> list[list[str | int]
     return _state(
         store,
         files.sizes,
-        files.modified,
+        files.modified.numbers,
         texts if store.is_local or len(texts) <= _MAX_REMOTE else [file] if file else [],
     )
 
@@ -43,17 +44,20 @@ def boxes_state(uri: str) -> list[list[str | int]]:
     folder, file = split_uri(uri)
     if file:
         store = open_store(folder)
-        return _state(store, {file: store.size(file)}, {}, [file]) if store.is_file(file) else []
+        return [*_state(store, {file: store.size(file)}, [0], [file])] if store.is_file(file) else []
     store = open_store(uri)
     parent = parent_folder(store)
     names = [name for name in parent.list(recursive=False) if is_names_file(name)] if parent else []
-    above = _state(parent, {name: parent.size(name) for name in names}, {}, names) if parent else []
+    above = _state(parent, {name: parent.size(name) for name in names}, [0] * len(names), names) if parent else []
     return [*source_state(uri), *above]
 
 
-def _state(store: Store, sizes: dict[str, int], modified: dict[str, int], texts: list[str]) -> list[list[str | int]]:
+def _state(
+    store: Store, sizes: Mapping[str, int], modified: Iterable[int], texts: list[str]
+) -> Iterator[list[str | int]]:
     with ThreadPoolExecutor(_READERS) as pool:
         hashes = dict(
             zip(texts, pool.map(lambda path: hashlib.sha256(store.read_bytes(path)).hexdigest(), texts), strict=True)
         )
-    return [[path, size, hashes.get(path) or modified.get(path, 0)] for path, size in sizes.items()]
+    for (path, size), time in zip(sizes.items(), modified, strict=True):
+        yield [path, size, hashes.get(path) or int(time)]

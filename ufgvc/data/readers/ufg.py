@@ -13,11 +13,9 @@ from ufgvc.core.storage import join
 from ufgvc.data.readers.listing import (
     LABEL_WITHOUT_CLASS,
     Listing,
-    Photo,
     Rejected,
     Source,
     clean_name,
-    image_ids,
     integer_text,
     map_labels,
     merge_name_forms,
@@ -25,6 +23,7 @@ from ufgvc.data.readers.listing import (
     read_classes,
 )
 from ufgvc.data.readers.matching import PathMatcher, file_stem, split_of
+from ufgvc.data.readers.photos import ImageIds, Photos
 
 _NAME = re.compile(r"^(?P<cultivar>.+)_(?P<k>[^_]+)_(?P<split>train|test)$")
 _HEADER = frozenset(
@@ -49,7 +48,7 @@ def read(source: Source, base_setting: str | int) -> Listing:
         raise UserError("has no folder images/", where=store.uri, fix=fix)
     photos = [path for path in source.sizes if path.startswith(images)]
     annos = _anno_files(source)
-    listing = Listing(store, [], (), used=["classes.txt", *annos])
+    listing = Listing(store, Photos(source.sizes, (), str), (), used=["classes.txt", *annos])
     if annos:
         rows = [row for anno in annos for row in _read_anno(source, anno, photos, listing.rejected)]
     else:
@@ -74,23 +73,24 @@ def read(source: Source, base_setting: str | int) -> Listing:
         listing.classes = classes if classes is not None else natural_order(names.values())
         index = {name: number for number, name in enumerate(listing.classes)}
         numbers = {label: index[clean] for label, clean in names.items() if clean in index}
-    _add_photos(listing, rows, numbers, source.sizes, images)
+    _add_photos(listing, rows, numbers, source, images)
     return listing
 
 
 def _add_photos(
-    listing: Listing, rows: list[tuple[str, str, str]], numbers: dict[str, int], sizes: dict[str, int], images: str
+    listing: Listing, rows: list[tuple[str, str, str]], numbers: dict[str, int], source: Source, images: str
 ) -> None:
-    ids = image_ids(path.removeprefix(images) for path, _, _ in rows)
-    for path, split, label in rows:
+    ids = ImageIds([path.removeprefix(images) for path, _, _ in rows])
+    for path, _, label in rows:
         if label not in numbers:
             shown = label if label.isdecimal() else repr(clean_name(label))
             listing.rejected.append(Rejected(path, LABEL_WITHOUT_CLASS.format(label=shown)))
-            continue
-        number = numbers[label]
-        listing.photos.append(
-            Photo(path, sizes[path], ids[path.removeprefix(images)], listing.classes[number], number, split)
-        )
+    listing.photos = Photos(
+        source.sizes,
+        listing.classes,
+        lambda path: ids[path.removeprefix(images)],
+        ((source.sizes.row(path), numbers[label], split, None) for path, split, label in rows if label in numbers),
+    )
 
 
 def _anno_files(source: Source) -> list[str]:

@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
 from ufgvc.bench import growth, report
 from ufgvc.bench.machine import describe_machine
+from ufgvc.bench.processes import tree_memory
 from ufgvc.bench.report import BenchReport, format_number
 from ufgvc.bench.timing import Measurement, Spread
 from ufgvc.data.cache import choose_cache, decoded_size
@@ -38,9 +40,10 @@ def test_the_memory_of_a_tree_counts_what_children_hold() -> None:
         assert child.stdout is not None
         assert child.stdin is not None
         child.stdout.readline()
-        assert 200 << 20 < growth.process_tree_memory(child.pid) < 400 << 20
+        assert 200 << 20 < tree_memory(psutil.Process(child.pid)) < 400 << 20
+        process = psutil.Process(child.pid)
         child.stdin.close()
-    assert growth.process_tree_memory(child.pid) == 0
+    assert tree_memory(process) == 0
 
 
 @pytest.mark.parametrize("rows", [10_000, 1_000_000, 100_000_000])

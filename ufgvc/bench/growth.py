@@ -1,82 +1,128 @@
-"""Time and memory of ingest, an epoch and predict at 1, 10 and 100 times the rows, each in its own process."""
+"""Time and memory of the pipeline's steps at 1, 10 and 100 times the rows, each command in its own process."""
 
 from __future__ import annotations
 
 import io
-import json
-import subprocess
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import psutil
 from PIL import Image
 from scipy.optimize import brentq
 
+from ufgvc.bench.processes import TreeWatch
+from ufgvc.bench.settings import GROWTH_STEPS as STEPS
 from ufgvc.bench.startup import finish_command, start_command
 
 FACTORS = (1, 10, 100)
 SIDE = 96  # pixels of the photographs: small, so that 100 times the rows take minutes
 CROP, BATCH, EPOCHS = 64, 16, 3
 CLASSES = 4
-SAMPLE_SECONDS = 0.3
-STEPS = ("ingest", "an epoch", "predict")
+OFF = ("--tracking.uri", "off")
+NEEDS = {"predict": "train"}
+BOXES = "0 0.5 0.5 0.2 0.6\n1 0.5 0.5 0.7 0.7\n"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One command.  seconds: from its start to its end.  cpu: CPU seconds of all its processes.  memory, own_memory:
+    peak bytes of all of them, and of the first one alone."""
+
+    seconds: float
+    cpu: float
+    memory: float
+    own_memory: float
 
 
 @dataclass(frozen=True)
 class StepGrowth:
-    """One step at each size.
+    """One step at each size, on a number of cores.
 
-    rows: training and test images together, or those of an epoch.  seconds, memory: one for each size; memory is the
-    peak of all processes, in bytes.  time_exponent, memory_exponent: k in fixed + c rows^k; None if it cannot be
-    fitted.
+    rows: photographs, in `train` and `features` training images.  seconds, cpu, memory, own_memory: see `Cost`, one for
+    each size.  cpu_exponent, memory_exponent: k in fixed + c rows^k; None if it cannot be fitted.
     """
 
     step: str
+    cores: int
     rows: tuple[int, ...]
     seconds: tuple[float, ...]
+    cpu: tuple[float, ...]
     memory: tuple[float, ...]
-    time_exponent: float | None
+    own_memory: tuple[float, ...]
+    cpu_exponent: float | None
     memory_exponent: float | None
 
+    @property
+    def own_bytes(self) -> float:
+        """Bytes that the command's first process holds for each further row, between the two larger sizes."""
+        return (self.own_memory[-1] - self.own_memory[-2]) / (self.rows[-1] - self.rows[-2])
 
-def measure_growth(folder: Path, rows: int, gpu: bool, seed: int) -> list[StepGrowth]:
-    """Runs the steps at `rows` times each of FACTORS through the command line."""
-    found: dict[str, list[tuple[int, float, float]]] = {step: [] for step in STEPS}
+    @property
+    def growing_seconds(self) -> float:
+        """Seconds of the largest size more than of the smallest: without what does not grow."""
+        return self.seconds[-1] - self.seconds[0]
+
+
+def measure_growth(
+    folder: Path, rows: int, device: str, seed: int, cores: Sequence[int], chosen: Sequence[str] = STEPS
+) -> list[StepGrowth]:
+    """Runs the steps at `rows` times each of FACTORS through the command line.
+
+    cores: of each series.  chosen: the steps; ingest and those that they need run too.
+    """
+    wanted = {"ingest", *chosen, *(NEEDS[step] for step in chosen if step in NEEDS)}
+    steps = [step for step in STEPS if step in wanted]
+    found: dict[tuple[str, int], list[tuple[int, Cost]]] = {(step, used): [] for step in steps for used in cores}
     for factor in FACTORS:
-        for step, point in _measure_size(folder / str(factor), rows * factor, "gpu" if gpu else "cpu", seed).items():
-            found[step].append(point)
-    return [_fit_growth(step, points) for step, points in found.items()]
+        source = write_photographs(folder / str(factor), rows * factor, seed)
+        for used in cores:
+            for step in steps:
+                count = num_train(rows * factor) if step in ("train", "features") else rows * factor
+                flags = step_flags(
+                    step, source, folder / f"{factor}-{used}", count, "gpu" if device == "cuda" else device
+                )
+                found[step, used].append((count, run_measured(*flags, cores=used)))
+    return [_fit_growth(step, used, points) for (step, used), points in found.items()]
 
 
-def _measure_size(folder: Path, rows: int, device: str, seed: int) -> dict[str, tuple[int, float, float]]:
-    """{step: (rows, seconds, peak bytes)} for one number of rows."""
-    source = write_photographs(folder / "leaves", rows, seed)
-    data, runs, out = (str(folder / name) for name in ("data", "runs", "predictions"))
-    seconds, memory = run_measured("ingest", "--source", str(source), "--data", data)
-    found = {"ingest": (rows, seconds, memory)}
-    off = ["--tracking.uri", "off"]
-    training = ["--train.crop", CROP, "--train.resize", SIDE, "--train.batch-size", BATCH, "--train.epochs", EPOCHS]
-    flags = ["--method", "resnet50", "--options.backbone", "shufflenet_v2_x0_5", "--train.init", "none"]
-    flags += [*map(str, training), "--train.device", device, *off]
-    _, memory = run_measured("train", "--data", data, "--runs", runs, *flags)
-    (metrics,) = Path(runs).rglob("metrics.jsonl")
-    epochs = [json.loads(line)["seconds"] for line in metrics.read_text().splitlines()]
-    num_train = json.loads((Path(data) / "dataset.json").read_text())["counts"]["train"]
-    found["an epoch"] = (num_train, float(np.median(epochs[1:])), memory)
-    places = ["--source", str(source), "--model", str(metrics.parent / "model"), "--out", out, "--runs", runs]
-    seconds, memory = run_measured("predict", *places, "--device", device, *off)
-    found["predict"] = (rows, seconds, memory)
-    return found
+def step_flags(step: str, source: Path, work: Path, rows: int, device: str) -> list[str]:
+    """The command of a step.  source: of `write_photographs`.  work: for its results."""
+    data, runs, leaves = (["--data", str(work / "data")], ["--runs", str(work / "runs")], str(source / "leaves"))
+    if step == "ingest":
+        return ["ingest", "--source", leaves, "--boxes", str(source / "boxes"), *data]
+    if step == "detect":
+        quick = ["--epochs", "1", "--init", "none", "--image-size", str(CROP), "--num-annotated", str(rows // 2)]
+        return ["detect", *data, *runs, *quick, "--device", device, *OFF]
+    if step == "mask":
+        return ["mask", *data, *runs, "--box-source", "annotated", *OFF]
+    if step == "predict":
+        (model,) = (work / "runs").glob("*/resnet50/*/model")
+        return [
+            "predict",
+            "--source",
+            leaves,
+            "--model",
+            str(model),
+            "--out",
+            str(work / "out"),
+            "--device",
+            device,
+            *OFF,
+        ]
+    method = ["linear_probe"] if step == "features" else ["resnet50", "--train.epochs", str(EPOCHS)]
+    sizes = ["--train.crop", str(CROP), "--train.resize", str(SIDE), "--train.batch-size", str(BATCH)]
+    backbone = ["--options.backbone", "shufflenet_v2_x0_5", "--train.init", "none"]
+    return ["train", *data, *runs, "--method", *method, *backbone, *sizes, "--train.device", device, *OFF]
 
 
-def _fit_growth(step: str, points: Sequence[tuple[int, float, float]]) -> StepGrowth:
-    rows, seconds, memory = zip(*points, strict=True)
-    return StepGrowth(step, rows, seconds, memory, exponent(rows, seconds), exponent(rows, memory))
+def _fit_growth(step: str, cores: int, points: Sequence[tuple[int, Cost]]) -> StepGrowth:
+    rows = tuple(count for count, _ in points)
+    seconds, cpu, memory, own = zip(
+        *((one.seconds, one.cpu, one.memory, one.own_memory) for _, one in points), strict=True
+    )
+    return StepGrowth(step, cores, rows, seconds, cpu, memory, own, exponent(rows, cpu), exponent(rows, memory))
 
 
 def exponent(rows: Sequence[float], values: Sequence[float]) -> float | None:
@@ -94,75 +140,67 @@ def exponent(rows: Sequence[float], values: Sequence[float]) -> float | None:
     return None if excess(low) * excess(high) > 0 else float(brentq(excess, low, high))
 
 
+def speed_up(one: StepGrowth, grown: Sequence[StepGrowth]) -> float | None:
+    """How many times as fast what grows is as on the fewest cores; None on these, or where it takes no time."""
+    fewest = min((other for other in grown if other.step == one.step), key=lambda other: other.cores)
+    if fewest.cores == one.cores or min(one.growing_seconds, fewest.growing_seconds) <= 0:
+        return None
+    return fewest.growing_seconds / one.growing_seconds
+
+
+def num_train(count: int) -> int:
+    """Training images among `count` photographs."""
+    return sum(number // CLASSES % 4 != 3 for number in range(count))
+
+
 def write_photographs(folder: Path, count: int, seed: int) -> Path:
-    """<split>/<cultivar>/<k>.jpg, all different; three of four are training images."""
+    """<folder>/leaves/<split>/<cultivar>/<k>.jpg, all different, with a box file each in <folder>/boxes; three of four
+    are training images. Returns the folder.
+    """
     random = np.random.default_rng(seed)
     for number in range(count):
         split = "test" if number // CLASSES % 4 == 3 else "train"
-        place = folder / split / f"cultivar-{number % CLASSES + 1}"
-        place.mkdir(parents=True, exist_ok=True)
+        place = Path(split, f"cultivar-{number % CLASSES + 1}")
+        for top in ("leaves", "boxes"):
+            (folder / top / place).mkdir(parents=True, exist_ok=True)
         coarse = random.integers(0, 256, (12, 12, 3), dtype=np.uint8)
         buffer = io.BytesIO()
         Image.fromarray(coarse).resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
-        (place / f"{number}.jpg").write_bytes(buffer.getvalue())
+        (folder / "leaves" / place / f"{number}.jpg").write_bytes(buffer.getvalue())
+        (folder / "boxes" / place / f"{number}.txt").write_text(BOXES)
+    (folder / "boxes" / "classes.txt").write_text("vein\ncontour\n")
     return folder
 
 
-def run_measured(*arguments: str) -> tuple[float, float]:
-    """(seconds, peak bytes of the process and its descendants) of one `ufgvc` command. RuntimeError if it fails."""
+def run_measured(*arguments: str, cores: int | None = None) -> Cost:
+    """What one `ufgvc` command costs. RuntimeError if it fails.  cores: that it may use; None: all."""
     started = time.monotonic()
-    process = start_command(*arguments)
-    peak = [0.0]
-    watcher = threading.Thread(target=_watch, args=(process, peak), daemon=True)
-    watcher.start()
-    finish_command(process, *arguments)
+    process = start_command(*arguments, cores=cores)
+    with TreeWatch(process.pid) as watch:
+        finish_command(process, *arguments)
     seconds = time.monotonic() - started
-    watcher.join()
-    return seconds, peak[0]
-
-
-def _watch(process: subprocess.Popen[str], peak: list[float]) -> None:
-    while process.poll() is None:
-        peak[0] = max(peak[0], process_tree_memory(process.pid))
-        time.sleep(SAMPLE_SECONDS)
-
-
-def process_tree_memory(pid: int) -> float:
-    """Bytes of a process and its descendants; shared memory counts once (proportional set size) where the system
-    reports it."""
-    try:
-        root = psutil.Process(pid)
-        tree = [root, *root.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return 0.0
-    total = 0.0
-    for each in tree:
-        try:
-            about: Any = each.memory_full_info()
-            total += getattr(about, "pss", about.uss)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):  # it has ended
-            continue
-    return total
+    return Cost(seconds, watch(), watch.memory, watch.own_memory)
 
 
 def plot_growth(grown: Sequence[StepGrowth]) -> bytes:
-    """A PNG: seconds and peak memory over the rows, both axes logarithmic."""
+    """A PNG: CPU seconds and peak memory over the rows, both axes logarithmic."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    from ufgvc.reports.figures import ACCENT, INK, SECOND, STYLE
+    from ufgvc.reports.figures import STYLE
 
+    most = max(one.cores for one in grown)
     with mpl.rc_context(STYLE | {"text.parse_math": True}):  # the powers of ten at the axes are formulae
-        figure = Figure(figsize=(9, 4.4), layout="constrained")
+        figure = Figure(figsize=(9, 4.8), layout="constrained")
         left, right = figure.subplots(1, 2)
-        for one, colour in zip(grown, (ACCENT, SECOND, INK), strict=True):
+        for number, one in enumerate(each for each in grown if each.cores == most):
             for axes, values, k in (
-                (left, one.seconds, one.time_exponent),
+                (left, one.cpu, one.cpu_exponent),
                 (right, [m / 1e9 for m in one.memory], one.memory_exponent),
             ):
                 label = f"{one.step}: rows^{k:.2f}" if k is not None else f"{one.step}: no power of the rows"
-                axes.plot(one.rows, values, marker="o", color=colour, label=label)
-        for axes, title in ((left, "seconds"), (right, "peak memory, GB")):
+                axes.plot(one.rows, values, marker="o", color=f"C{number}", label=label)
+        for axes, title in ((left, "CPU seconds"), (right, "peak memory, GB")):
             axes.set(xscale="log", yscale="log", title=title, xlabel="rows")
             axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
         buffer = io.BytesIO()

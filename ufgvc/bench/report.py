@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ufgvc.bench.growth import StepGrowth
+from ufgvc.bench.growth import StepGrowth, speed_up
 from ufgvc.bench.steps import TimedStep
 from ufgvc.bench.timing import Measurement, Spread
 from ufgvc.core.region_names import PAPER_REGIONS
@@ -226,18 +226,22 @@ def steps_table(steps: Sequence[TimedStep], rates: Mapping[str, Spread]) -> Tabl
 
 
 def growth_table(grown: Sequence[StepGrowth]) -> Table:
-    """A row for each step, with a column for each number of rows."""
+    """A row for each step and number of cores, with a column for each number of rows."""
     rows: list[list[str | None]] = []
     for one in grown:
-        cells = [
-            f"{seconds:.3g} s, {memory / 1e9:.2f} GB" for seconds, memory in zip(one.seconds, one.memory, strict=True)
-        ]
-        powers = [f"{k:.2f}" if k is not None else "-" for k in (one.time_exponent, one.memory_exponent)]
-        rows.append([f"{one.step} ({', '.join(f'{n:,}' for n in one.rows)} rows)", *cells, *powers])
-    columns = ("", "1 x", "10 x", "100 x", "Time: k", "Memory: k")
+        sizes = zip(one.cpu, one.seconds, one.memory, strict=True)
+        cells = [f"{cpu:.3g} s, {seconds:.3g} s, {memory / 1e9:.2f} GB" for cpu, seconds, memory in sizes]
+        powers = [f"{k:.2f}" if k is not None else "-" for k in (one.cpu_exponent, one.memory_exponent)]
+        faster = speed_up(one, grown)
+        row = f"{one.step} ({', '.join(f'{n:,}' for n in one.rows)} rows)"
+        last = [f"{one.own_bytes:,.0f}", f"{faster:.2f}" if faster is not None else None]
+        rows.append([row, str(one.cores), *cells, *powers, *last])
+    columns = ("", "Cores", "1 x", "10 x", "100 x", "CPU time: k", "Memory: k", "Own bytes a row", "Speed-up")
     note = (
-        "Peak memory of all processes. k: fixed + c rows^k through the three sizes; - where the value does not rise "
-        "with the rows."
+        "CPU seconds of all processes, seconds from start to end, peak memory of all processes. k: fixed + c rows^k "
+        "through the three sizes; - where the value does not rise with the rows. Own bytes a row: memory of the "
+        "command's first process without mapped files, from 10 x to 100 x. Speed-up: of the seconds that grow, from "
+        "the fewest cores."
     )
     return Table("Growth", columns, rows, frozenset({0}), note)
 

@@ -78,7 +78,9 @@ def bench(settings: BenchSettings, context: Context = Context()) -> BenchReport:
             _with_photographs(settings, device, cases[-1], work, report, context.ray, save)
         if settings.growth:
             log.info("growth: %d, %d and %d rows", *(settings.growth_rows * factor for factor in (1, 10, 100)))
-            report.growth = measure_growth(work / "growth", settings.growth_rows, device.type == "cuda", settings.seed)
+            cores, use = settings.growth_cores or (cpu_count(),), "gpu" if device.type == "cuda" else "cpu"
+            of = settings.growth_rows, use, settings.seed, cores, settings.growth_steps
+            report.growth = measure_growth(work / "growth", *of)
             (out / "growth.png").write_bytes(plot_growth(report.growth))
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -7,10 +7,13 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from ufgvc.core.config import Settings, unique
+from ufgvc.core.process import cpu_count
 from ufgvc.runtime.resources import Device
 
 Part = Literal["reading", "cached", "step", "feed", "startup"]
 PARTS: tuple[Part, ...] = ("reading", "cached", "step", "feed", "startup")
+GrowthStep = Literal["ingest", "detect", "mask", "train", "features", "predict"]
+GROWTH_STEPS: tuple[GrowthStep, ...] = ("ingest", "detect", "mask", "train", "features", "predict")
 VARIANTS = {"off": (False,), "on": (True,), "both": (False, True)}
 
 
@@ -46,13 +49,27 @@ class BenchSettings(Settings):
     rounds: int = Field(5, ge=3)
     """rounds at most (3 at least); each times everything that is compared once, in a random order"""
     growth: bool = False
-    """also time and peak memory of ingest, an epoch and predict at 1, 10 and 100 times the rows (takes minutes more)"""
+    """also time and peak memory of ingest, detect, mask, train, features and predict at 1, 10 and 100 times the rows
+    (takes minutes more)"""
     growth_rows: int = Field(48, ge=16)
-    """rows of the smallest step of growth"""
+    """rows of the smallest size of growth"""
+    growth_steps: tuple[GrowthStep, ...] = GROWTH_STEPS
+    """steps of growth; ingest always runs"""
+    growth_cores: tuple[int, ...] = ()
+    """cores of the steps of growth, for example 1 2 for both in turn; default: all"""
     seed: int = Field(0, ge=0)
     """seed of the synthetic photographs, the networks and the order within a round"""
 
-    _each_once = field_validator("parts", "methods", "backbones", "sides", "batches", "precisions")(unique)
+    _each_once = field_validator("parts", "methods", "backbones", "sides", "batches", "precisions", "growth_cores")(
+        unique
+    )
+
+    @field_validator("growth_cores")
+    @classmethod
+    def _cores_that_are_there(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+        if any(not 1 <= value <= cpu_count() for value in values):
+            raise ValueError(f"give 1 to {cpu_count()}, the cores of this machine")
+        return values
 
     @field_validator("sides", "batches")
     @classmethod

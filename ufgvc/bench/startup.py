@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,14 +25,32 @@ if TYPE_CHECKING:
     from ufgvc.models.model import LoadedModel
 
 EPOCHS = 1
-TIMEOUT = 600.0  # seconds that a command may take
+TIMEOUT = 900.0  # seconds that a command may take
 
 
-def start_command(*arguments: str) -> subprocess.Popen[str]:
-    """Starts `ufgvc ...` as a process with its own Ray session; stderr goes to stdout."""
+def start_command(*arguments: str, cores: int | None = None) -> subprocess.Popen[str]:
+    """Starts `ufgvc ...` as a process with its own Ray session; stderr goes to stdout.
+
+    cores: that it and its processes may use; None: those of this process.
+    """
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, "-m", "ufgvc", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    with _only_cores(cores):
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+@contextlib.contextmanager
+def _only_cores(count: int | None) -> Iterator[None]:
+    """What this thread starts may use the first `count` of its cores."""
+    if count is None or not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:count])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def finish_command(process: subprocess.Popen[str], *arguments: str) -> None:

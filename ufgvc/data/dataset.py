@@ -6,7 +6,6 @@ Shard k of regions and masks holds the image_ids of shard k of images, in the sa
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 import uuid
@@ -23,6 +22,7 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.parquet import read_parquet_file, write_parquet_file
 from ufgvc.core.region_names import PAPER_REGIONS, join_names
 from ufgvc.core.storage import Store, open_store
+from ufgvc.data.fingerprints import digest_of, fingerprint_of
 from ufgvc.data.schemas import INDEX_COLUMNS, schema_of
 
 SPLITS = ("train", "test")
@@ -30,7 +30,6 @@ DATASET_FILE, MANIFEST_FILE, IMAGES = "dataset.json", "manifest.json", "images"
 VERSION = 1
 _COMMANDS = {"images": "ingest", "regions/annotated": "ingest", "regions/detected": "mask", "masks": "mask"}
 _ROW_GROUP_BYTES = 16 << 20
-_ROWS_AT_ONCE = 4096  # that are Python objects
 
 
 @dataclass(frozen=True)
@@ -186,7 +185,7 @@ class ShardWriter:
         per_row = table.nbytes / max(table.num_rows, 1)
         rows = max(1, min(64, math.floor(_ROW_GROUP_BYTES / max(per_row, 1))))
         write_parquet_file(self.store.child(self.folder), file, table, row_group_size=rows)
-        return Shard(shard_name, file, split, table.num_rows, _digest(table))
+        return Shard(shard_name, file, split, table.num_rows, digest_of(table))
 
     def commit(self, shards: Sequence[Shard], **extra: Any) -> Manifest:
         """Writes the manifest, then deletes the files that it does not list."""
@@ -242,18 +241,6 @@ def write_dataset(
     return Dataset(store, name, tuple(classes), fingerprint, ordered, counts, regions)
 
 
-def fingerprint_of(index: pa.Table) -> str:
-    """SHA-256 over the sorted (image_id, sha256, label, split) of every image; it does not depend on the shards."""
-    names = ["image_id", "sha256", "label", "split"]
-    order = pc.sort_indices(index.select(names), [(name, "ascending") for name in names])
-    digest = hashlib.sha256()
-    for start in range(0, len(order), _ROWS_AT_ONCE):
-        rows = index.select(names).take(order.slice(start, _ROWS_AT_ONCE))
-        for row in zip(*(column.to_pylist() for column in rows.columns), strict=True):
-            digest.update(json.dumps(row).encode())
-    return digest.hexdigest()
-
-
 def split_counts(index: pa.Table) -> Counter[str]:
     """Images of each split."""
     return Counter({str(each["values"]): int(each["counts"]) for each in pc.value_counts(index["split"]).to_pylist()})
@@ -285,22 +272,3 @@ def _read(dataset: Dataset, folder: str, shard: Shard, columns: Sequence[str] | 
         raise UserError(
             "is listed in the manifest but does not exist", where=f"{store.uri}/{shard.file}", fix=fix
         ) from None
-
-
-class _HashSink(io.BytesIO):
-    """A file object for pyarrow that hashes what is written to it, and stores nothing."""
-
-    def __init__(self) -> None:
-        self.hash = hashlib.sha256()
-
-    def write(self, data: Any) -> int:
-        self.hash.update(data)
-        return len(data)
-
-
-def _digest(table: pa.Table) -> str:
-    """SHA-256 of the rows; it does not depend on the file's compression and row groups."""
-    sink = _HashSink()
-    with pa.PythonFile(sink, mode="w") as file, pa.ipc.new_stream(file, table.schema) as stream:
-        stream.write_table(table.combine_chunks())
-    return sink.hash.hexdigest()

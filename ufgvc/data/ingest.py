@@ -30,7 +30,6 @@ from ufgvc.data.dataset import (
     Dataset,
     Shard,
     ShardWriter,
-    fingerprint_of,
     open_dataset,
     read_images,
     read_manifest,
@@ -38,6 +37,7 @@ from ufgvc.data.dataset import (
     write_dataset,
 )
 from ufgvc.data.duplicates import find_duplicates
+from ufgvc.data.fingerprints import fingerprint_of
 from ufgvc.data.packing import PackedShard, Packer, ShardPlan, plan_shards
 from ufgvc.data.readers import ReaderName, list_source
 from ufgvc.data.readers.annotations import AnnotatedPhotos, read_annotations

@@ -111,10 +111,22 @@ def step_flags(step: str, source: Path, work: Path, rows: int, device: str) -> l
             device,
             *OFF,
         ]
-    method = ["linear_probe"] if step == "features" else ["resnet50", "--train.epochs", str(EPOCHS)]
-    sizes = ["--train.crop", str(CROP), "--train.resize", str(SIDE), "--train.batch-size", str(BATCH)]
-    backbone = ["--options.backbone", "shufflenet_v2_x0_5", "--train.init", "none"]
-    return ["train", *data, *runs, "--method", *method, *backbone, *sizes, "--train.device", device, *OFF]
+    epochs = ["--train.resize", str(SIDE), "--train.batch-size", str(BATCH), "--train.epochs", str(EPOCHS)]
+    method = ["linear_probe"] if step == "features" else ["resnet50", *epochs]
+    backbone = ["--options.backbone", "shufflenet_v2_x0_5", "--train.init", "none", "--train.crop", str(CROP)]
+    return [
+        "train",
+        *data,
+        *runs,
+        "--method",
+        *method,
+        *backbone,
+        "--train.crop",
+        str(CROP),
+        "--train.device",
+        device,
+        *OFF,
+    ]
 
 
 def _fit_growth(step: str, cores: int, points: Sequence[tuple[int, Cost]]) -> StepGrowth:

@@ -26,7 +26,7 @@ _MIN_CONTRAST = 3.0  # grey levels; plain surfaces all look alike
 _BLOCK = 4096
 _QUERIES = 512  # images whose neighbours are looked up at a time
 _THUMBNAILS = 256  # held at a time
-_WINDOW = 1 << 14  # images whose ring statistics are in memory at a time, at least
+_WINDOW = 1 << 13  # images whose ring statistics are in memory at a time, at least
 SIGNATURE_SHAPES = {
     "hashes": (_HASH_SIDE**2 // 8,),
     "thumbnails": (_GREY_SIDE, _GREY_SIDE),
@@ -154,7 +154,7 @@ def _sort_key(signatures: ImageSignatures) -> tuple[np.ndarray, np.ndarray]:
     widest = int(sample.std(axis=0).argmax()) if count else 0
     key, has_contrast = np.empty(count), np.empty(count, bool)
     for rows in _blocks(count):
-        rings = _ring_statistics(signatures, rows)
+        rings = _ring_statistics(signatures, np.arange(rows.start, min(rows.stop, count)))
         key[rows], has_contrast[rows] = rings[:, widest], rings[:, _RINGS:].max(axis=1, initial=0) >= _MIN_CONTRAST
     return key, np.flatnonzero(has_contrast)
 
@@ -185,15 +185,15 @@ def _mean_pool(images: np.ndarray, side: int) -> np.ndarray:
     return ((sum(parts) + step**2 // 2) // step**2).astype(np.uint8)
 
 
-def _ring_statistics(signatures: ImageSignatures, rows: np.ndarray | slice) -> np.ndarray:
+def _ring_statistics(signatures: ImageSignatures, rows: np.ndarray) -> np.ndarray:
     """(n, 2 x _RINGS) of some images: the mean of every square ring about the centre, then its standard deviation."""
-    thumbnails = signatures.thumbnails[rows]
     from_centre = np.abs(np.arange(_GREY_SIDE) - (_GREY_SIDE - 1) / 2)
     ring = (np.maximum.outer(from_centre, from_centre) * 2 * _RINGS / _GREY_SIDE).astype(int)
-    found = np.empty((len(thumbnails), 2 * _RINGS))
-    for block in _blocks(len(thumbnails), _QUERIES):
+    found = np.empty((len(rows), 2 * _RINGS))
+    for block in _blocks(len(rows), _QUERIES):
+        thumbnails = signatures.thumbnails[rows[block]]
         for k in range(_RINGS):
-            part = thumbnails[block][:, ring == k]
+            part = thumbnails[:, ring == k]
             found[block, k], found[block, _RINGS + k] = part.mean(axis=1), part.std(axis=1)
     return found
 

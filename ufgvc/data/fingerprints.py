@@ -5,24 +5,36 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_ROWS_AT_ONCE = 4096  # that are Python objects
+_ROWS_AT_ONCE = 4096  # whose places are numbers of Python
 
 
 def fingerprint_of(index: pa.Table) -> str:
     """SHA-256 over the sorted (image_id, sha256, label, split) of every image; it does not depend on the shards."""
     names = ["image_id", "sha256", "label", "split"]
-    order = pc.sort_indices(index.select(names), [(name, "ascending") for name in names])
+    rows = index.select(names)
+    order = pc.sort_indices(rows, [(name, "ascending") for name in names])
     digest = hashlib.sha256()
-    for start in range(0, len(order), _ROWS_AT_ONCE):
-        rows = index.select(names).take(order.slice(start, _ROWS_AT_ONCE))
-        for row in zip(*(column.to_pylist() for column in rows.columns), strict=True):
-            digest.update(json.dumps(row).encode())
+    for row in _rows_in_order(rows, order):
+        digest.update(json.dumps(row).encode())
     return digest.hexdigest()
+
+
+def _rows_in_order(table: pa.Table, order: pa.UInt64Array) -> Iterator[list[Any]]:
+    """The rows as Python objects, one after the other. `Table.take` would copy the whole table each time."""
+    batches = [batch.columns for batch in table.to_batches()]
+    starts = np.cumsum([0, *(len(columns[0]) for columns in batches)])
+    for first in range(0, len(order), _ROWS_AT_ONCE):
+        places = order.slice(first, _ROWS_AT_ONCE).to_numpy().astype(np.int64)
+        numbers = np.searchsorted(starts, places, side="right") - 1
+        for number, row in zip(numbers.tolist(), (places - starts[numbers]).tolist(), strict=True):
+            yield [column[row].as_py() for column in batches[number]]
 
 
 class _HashSink(io.BytesIO):

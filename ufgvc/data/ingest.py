@@ -107,7 +107,7 @@ def ingest(
     listing = list_source(source, reader, settings.label_base, store, settings.regions)
     if groups:
         read_groups(groups, listing)
-    _assign_splits(listing, source, split, seed, settings)
+    assign_all_splits(listing, source, split, seed, settings)
     strict = settings.on_bad_image == "error"
     if strict or not listing.photos:
         validation.raise_if_rejected(listing.rejected, source)
@@ -192,7 +192,7 @@ def _dataset_name(name: str | None, uri: str) -> str:
     return name
 
 
-def _assign_splits(listing: Listing, source: str, split: float | None, seed: int, settings: IngestSettings) -> None:
+def assign_all_splits(listing: Listing, source: str, split: float | None, seed: int, settings: IngestSettings) -> None:
     """Gives every photo a split, and rejects those that are in both."""
     set_groups(listing.photos, settings.group_pattern)
     if listing.photos.split_counts()[""]:

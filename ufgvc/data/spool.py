@@ -16,7 +16,7 @@ from ufgvc.data.packing import PackedShard
 from ufgvc.data.readers.scan import Rejected
 from ufgvc.data.schemas import IMAGES_SCHEMA, INDEX_COLUMNS
 
-_INDEX_SCHEMA = pa.schema([IMAGES_SCHEMA.field(name) for name in INDEX_COLUMNS])
+INDEX_SCHEMA = pa.schema([IMAGES_SCHEMA.field(name) for name in INDEX_COLUMNS])
 _BATCH = 4096  # texts that are Python objects at a time
 
 
@@ -32,7 +32,7 @@ class Spool:
         self.regions: list[Shard] = []
         self.rejected: list[Rejected] = []
         self._files: dict[str, IO[bytes]] = {name: (folder / name).open("wb") for name in SIGNATURE_SHAPES}
-        self._writer = pa.ipc.new_file(str(folder / "index"), _INDEX_SCHEMA)
+        self._writer = pa.ipc.new_file(str(folder / "index"), INDEX_SCHEMA)
         self._rows = 0
 
     def add(self, packed: PackedShard) -> None:
@@ -65,7 +65,7 @@ class Spool:
     def index_without(self, image_ids: Collection[str]) -> pa.Table:
         """The rows of the other photographs."""
         left_out = pa.array(list(image_ids), pa.string())
-        with pa.ipc.new_file(str(self._folder / "kept"), _INDEX_SCHEMA) as writer:
+        with pa.ipc.new_file(str(self._folder / "kept"), INDEX_SCHEMA) as writer:
             for batch in _mapped(self._folder / "index").to_batches():
                 writer.write_batch(batch.filter(pc.invert(pc.is_in(batch["image_id"], left_out))))
         return _mapped(self._folder / "kept")

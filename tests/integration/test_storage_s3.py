@@ -22,6 +22,7 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.parquet import read_parquet_file, read_parquet_rows, write_parquet_file
 from ufgvc.core.s3 import _DELETE_BATCH
 from ufgvc.core.storage import Store, open_store
+from ufgvc.data.readers.scan import scan
 
 BIG = 20 << 20  # more than one part of an upload, and more than a writer keeps in memory
 
@@ -122,6 +123,17 @@ def test_what_ray_does_with_folders_writes_no_markers(store: Store, endpoint: st
     assert keys_in(endpoint, bucket) == ["some/place/checkpoints/two/b"]
     with pytest.raises(PermissionError):
         store.fs.delete_dir_contents("", accept_root_dir=True)
+
+
+def test_a_listing_of_several_answers(s3: str, s3_environment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ufgvc.core.s3._LIST_BATCH", 2)
+    store = open_store(s3)
+    names = ["a b.jpg", "folder/1.jpg", "folder/deeper/ü+%.jpg", "x.jpg", "z.txt"]
+    for size, name in enumerate(names):
+        store.write_bytes(name, b"x" * size)
+    files = scan(store)
+    assert dict(files.sizes) == {name: size for size, name in enumerate(names)}
+    assert files.modified.numbers.min() > 10**18
 
 
 def test_more_deletes_than_one_request_may_hold(s3: str, s3_environment: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,8 +20,10 @@ import pyarrow.fs as pafs
 from ufgvc.core.errors import UserError
 from ufgvc.core.s3_client import IncompleteBody, connection, prepare_environment
 from ufgvc.core.s3_errors import MISSING, code_of
+from ufgvc.core.s3_listing import list_objects, objects_in
 
 _DELETE_BATCH = 1000  # the limit of one DeleteObjects request
+_LIST_BATCH = 1000  # and of one answer to ListObjectsV2
 _READ_AHEAD = 8 << 20  # bytes that a stream reads in one request
 IN_MEMORY = (
     16 << 20
@@ -88,11 +90,23 @@ class MarkerFreeS3(pafs.FileSystemHandler):  # type: ignore[misc]  # pyarrow is 
             raise UserError("names no bucket", where="s3://", fix="write s3://bucket/prefix")
         prefix = f"{key}/" if key else ""
         options = {"Bucket": bucket, "Prefix": prefix} | ({} if selector.recursive else {"Delimiter": "/"})
-        files, folders = self._connection.call(lambda client: _list(client, options), _uri(selector.base_dir))
+        files, folders = self._connection.call(lambda client: list_objects(client, options), _uri(selector.base_dir))
         if not files and not folders and not selector.allow_not_found:
             raise FileNotFoundError(f"{_uri(selector.base_dir)} does not exist")
         found = [pafs.FileInfo(f"{bucket}/{each}", pafs.FileType.Directory) for each in sorted(folders)]
         return found + [_file_info(f"{bucket}/{each['Key']}", each["Size"], each["LastModified"]) for each in files]
+
+    def walk(self, path: str) -> Iterator[pafs.FileInfo]:
+        """Every file below a folder; a thousand are in memory at a time."""
+        bucket, key = _split(path)
+        options = {"Bucket": bucket, "Prefix": f"{key}/" if key else "", "MaxKeys": _LIST_BATCH}
+        more = True
+        while more:
+            page = self._connection.call(lambda client: client.list_objects_v2(**options), _uri(path))
+            files, _ = objects_in([page], str(options["Prefix"]))
+            yield from (_file_info(f"{bucket}/{each['Key']}", each["Size"], each["LastModified"]) for each in files)
+            more = bool(page.get("IsTruncated"))
+            options["ContinuationToken"] = page.get("NextContinuationToken", "")
 
     def create_dir(self, path: str, recursive: bool) -> None:
         """Folders do not exist on an object store."""
@@ -100,7 +114,7 @@ class MarkerFreeS3(pafs.FileSystemHandler):  # type: ignore[misc]  # pyarrow is 
     def delete_dir(self, path: str) -> None:
         bucket, key = _split(path)
         options = {"Bucket": bucket, "Prefix": f"{key}/" if key else ""}
-        files, _ = self._connection.call(lambda client: _list(client, options, markers=True), _uri(path))
+        files, _ = self._connection.call(lambda client: list_objects(client, options, markers=True), _uri(path))
         self._delete(bucket, [each["Key"] for each in files])
 
     def delete_dir_contents(self, path: str, missing_dir_ok: bool = False) -> None:
@@ -263,28 +277,6 @@ def _head(client: Any, bucket: str, key: str) -> dict[str, Any]:
     # The answer to HEAD has no body with the reason, so ask again with GET.
     client.get_object(Bucket=bucket, Key=key, Range="bytes=0-0")["Body"].close()
     return dict(client.head_object(Bucket=bucket, Key=key))  # GET worked, so the error was temporary
-
-
-def _list(client: Any, options: dict[str, str], markers: bool = False) -> tuple[list[dict[str, Any]], set[str]]:
-    """The objects below a prefix, and the folders that their keys imply. Directory markers are folders, or files if
-    `markers`.
-    """
-    files: list[dict[str, Any]] = []
-    folders: set[str] = set()
-    for page in client.get_paginator("list_objects_v2").paginate(**options):
-        folders.update(each["Prefix"].rstrip("/") for each in page.get("CommonPrefixes", []))
-        for each in page.get("Contents", []):
-            if markers or not each["Key"].endswith("/"):
-                files.append(each)
-            folders.update(_parents(each["Key"], options["Prefix"]))
-    return files, folders
-
-
-def _parents(key: str, prefix: str) -> Iterator[str]:
-    """Every folder between a prefix and a key below it."""
-    names = key[len(prefix) :].split("/")[:-1]
-    for count in range(1, len(names) + 1):
-        yield prefix + "/".join(names[:count])
 
 
 def _file_info(path: str, size: int, modified: Any) -> pafs.FileInfo:

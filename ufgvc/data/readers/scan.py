@@ -270,7 +270,8 @@ def _relative(path: str, root: str) -> str:
 
 def _list_remote(store: Store) -> Iterator[tuple[str, int, int, str]]:
     store.list(recursive=False)  # raises UserError if the storage fails
-    for info in store.fs.get_file_info(pafs.FileSelector(store.path, recursive=True, allow_not_found=True)):
+    handler, everything = store.s3_handler(), pafs.FileSelector(store.path, recursive=True, allow_not_found=True)
+    for info in handler.walk(store.path) if handler else store.fs.get_file_info(everything):
         if info.type != pafs.FileType.File:
             continue
         path = info.path[len(store.path) :].removeprefix("/")

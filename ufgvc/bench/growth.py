@@ -18,7 +18,7 @@ from ufgvc.bench.startup import finish_command, start_command
 
 FACTORS = (1, 10, 100)
 SIDE = 96  # pixels of the photographs: small, so that 100 times the rows take minutes
-CROP, BATCH, EPOCHS = 64, 16, 3
+CROP, BATCH, EPOCHS = 64, 16, 1
 CLASSES = 4
 OFF = ("--tracking.uri", "off")
 NEEDS = {"predict": "train"}
@@ -55,23 +55,19 @@ class StepGrowth:
     memory_exponent: float | None
 
     @property
-    def own_bytes(self) -> float:
-        """Bytes that the command's first process holds for each further row, between the two larger sizes."""
-        return (self.own_memory[-1] - self.own_memory[-2]) / (self.rows[-1] - self.rows[-2])
-
-    @property
     def growing_seconds(self) -> float:
         """Seconds of the largest size more than of the smallest: without what does not grow."""
         return self.seconds[-1] - self.seconds[0]
 
 
 def measure_growth(
-    folder: Path, rows: int, device: str, seed: int, cores: Sequence[int], chosen: Sequence[str] = STEPS
+    folder: Path, rows: int, device: str, seed: int, cores: Sequence[int], chosen: Sequence[str], in_process: int
 ) -> list[StepGrowth]:
     """Runs the steps at `rows` times each of FACTORS through the command line.
 
-    cores: of each series.  chosen: the steps; ingest and those that they need run too.
+    cores: of each series.  chosen: the steps; ingest and those that they need run too.  in_process: see `RaySettings`.
     """
+    ray = ("--ray.in-process", str(in_process))
     wanted = {"ingest", *chosen, *(NEEDS[step] for step in chosen if step in NEEDS)}
     steps = [step for step in STEPS if step in wanted]
     found: dict[tuple[str, int], list[tuple[int, Cost]]] = {(step, used): [] for step in steps for used in cores}
@@ -80,10 +76,8 @@ def measure_growth(
         for used in cores:
             for step in steps:
                 count = num_train(rows * factor) if step in ("train", "features") else rows * factor
-                flags = step_flags(
-                    step, source, folder / f"{factor}-{used}", count, "gpu" if device == "cuda" else device
-                )
-                found[step, used].append((count, run_measured(*flags, cores=used)))
+                flags = step_flags(step, source, folder / f"{factor}-{used}", count, device)
+                found[step, used].append((count, run_measured(*flags, *ray, cores=used)))
     return [_fit_growth(step, used, points) for (step, used), points in found.items()]
 
 

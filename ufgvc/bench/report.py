@@ -234,14 +234,12 @@ def growth_table(grown: Sequence[StepGrowth]) -> Table:
         powers = [f"{k:.2f}" if k is not None else "-" for k in (one.cpu_exponent, one.memory_exponent)]
         faster = speed_up(one, grown)
         row = f"{one.step} ({', '.join(f'{n:,}' for n in one.rows)} rows)"
-        last = [f"{one.own_bytes:,.0f}", f"{faster:.2f}" if faster is not None else None]
-        rows.append([row, str(one.cores), *cells, *powers, *last])
-    columns = ("", "Cores", "1 x", "10 x", "100 x", "CPU time: k", "Memory: k", "Own bytes a row", "Speed-up")
+        rows.append([row, str(one.cores), *cells, *powers, f"{faster:.2f}" if faster is not None else None])
+    columns = ("", "Cores", "1 x", "10 x", "100 x", "CPU time: k", "Memory: k", "Speed-up")
     note = (
         "CPU seconds of all processes, seconds from start to end, peak memory of all processes. k: fixed + c rows^k "
-        "through the three sizes; - where the value does not rise with the rows. Own bytes a row: memory of the "
-        "command's first process without mapped files, from 10 x to 100 x. Speed-up: of the seconds that grow, from "
-        "the fewest cores."
+        "through the three sizes; - where the value does not rise with the rows. Speed-up: of the seconds that grow, from the fewest "
+        "cores."
     )
     return Table("Growth", columns, rows, frozenset({0}), note)
 

@@ -79,7 +79,7 @@ def bench(settings: BenchSettings, context: Context = Context()) -> BenchReport:
         if settings.growth:
             log.info("growth: %d, %d and %d rows", *(settings.growth_rows * factor for factor in (1, 10, 100)))
             cores, use = settings.growth_cores or (cpu_count(),), "gpu" if device.type == "cuda" else "cpu"
-            of = settings.growth_rows, use, settings.seed, cores, settings.growth_steps
+            of = settings.growth_rows, use, settings.seed, cores, settings.growth_steps, context.ray.in_process
             report.growth = measure_growth(work / "growth", *of)
             (out / "growth.png").write_bytes(plot_growth(report.growth))
     finally:

@@ -36,6 +36,8 @@ class RaySettings(Settings):
     """CPU slots of a local session; default: the cores of this machine, at least 4 (slots share cores)"""
     object_store_mb: int = Field(512, ge=100)
     """memory of a local session's object store, in MiB"""
+    in_process: int = Field(MAX_IN_PROCESS, ge=0)
+    """photographs up to which ingest, mask and predict work without Ray on this machine"""
     gpu_timeout: float = Field(900.0, gt=0)
     """seconds that a step with `device: gpu` waits for GPUs that a running cluster has yet to add"""
 
@@ -65,7 +67,7 @@ def uses_cluster(settings: RaySettings | None) -> bool:
 
 def runs_in_process(settings: RaySettings | None, photographs: int) -> bool:
     """Whether this process does a step for that many photographs itself, without Ray: a few, on this machine."""
-    return photographs <= MAX_IN_PROCESS and not uses_cluster(settings)
+    return photographs <= (settings or RaySettings()).in_process and not uses_cluster(settings)
 
 
 @contextlib.contextmanager

@@ -238,8 +238,8 @@ def growth_table(grown: Sequence[StepGrowth]) -> Table:
     columns = ("", "Cores", "1 x", "10 x", "100 x", "CPU time: k", "Memory: k", "Speed-up")
     note = (
         "CPU seconds of all processes, seconds from start to end, peak memory of all processes. k: fixed + c rows^k "
-        "through the three sizes; - where the value does not rise with the rows. Speed-up: of the seconds that grow, from the fewest "
-        "cores."
+        "through the three sizes; - where the value does not rise with the rows. Speed-up: of the seconds that grow, "
+        "from the fewest cores."
     )
     return Table("Growth", columns, rows, frozenset({0}), note)
 

@@ -13,15 +13,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from ufgvc.bench.dataset import BenchData
 from ufgvc.bench.processes import TreeClock
-from ufgvc.bench.reading import SIDE, Pixels
+from ufgvc.bench.reading import SIDE, Pixels, SingleThreaded
 from ufgvc.bench.timing import Measurement, Spread, Timed, time_in_turn
 from ufgvc.core.process import cpu_count
 from ufgvc.data.images import decode, decode_packed_mask
 from ufgvc.data.resize import resize_square
-from ufgvc.data.stream import Chunk, decode_ahead, list_chunks
+from ufgvc.data.stream import Chunk, decode_ahead, decode_chunk, list_chunks
 from ufgvc.runtime.session import uses_cluster
 
-RAY = "Ray Data"
+RAY, ALONE = "Ray Data", "decoding alone, in this process"
 FEW, MANY = 64, 256  # photographs of an epoch, at least: their difference leaves out what each epoch costs once
 BATCH = 64  # photographs of a batch and of a task, at most
 
@@ -57,7 +57,8 @@ def read_on_all_cores(data: BenchData, rounds: int, seed: int) -> list[Measureme
     chunks = list_chunks(data.dataset, "train", "exact", rows=min(BATCH, max(4, len(data.encoded) // 2)))
     held = sum(map(len, chunks))
     few, many = (held * -(-least // held) for least in (FEW, MANY))
-    other = f"DataLoader, {cpu_count()} processes"
+    cores = cpu_count()
+    other, ideal = f"DataLoader, {cores} processes", f"{ALONE}, times {cores} cores"
     walls: dict[str, list[float]] = {}
     calls: dict[str, Callable[[], object]] = {}
     for count in (few, many):
@@ -65,10 +66,15 @@ def read_on_all_cores(data: BenchData, rounds: int, seed: int) -> list[Measureme
         calls[f"{other} {count}"] = partial(_timed, walls, f"{other} {count}", partial(_load, loader), count)
         work = partial(_stream, data, chunks * (count // held))
         calls[f"{RAY} {count}"] = partial(_timed, walls, f"{RAY} {count}", work, count)
+        here = partial(_decode_here, data, chunks * (count // held))
+        calls[f"{ALONE} {count}"] = partial(_timed, walls, f"{ALONE} {count}", here, count)
     with TreeClock() as clock:
         used = time_in_turn(calls, rounds, clock=clock, budget=30, seed=seed)
-    wall = Timed({name: tuple(walls[f"{name} {many}"][1:]) for name in (other, RAY)})  # the first ones warmed up
+    names = {other: other, RAY: RAY, ideal: ALONE}
+    wall = Timed({name: tuple(walls[f"{key} {many}"][1:]) for name, key in names.items()})  # the first ones warmed up
     rows = [wall.rate(other, "photographs/s", many), wall.rate(RAY, "photographs/s", many, baseline=other)]
+    rows.append(wall.rate(ideal, "photographs/s", many * cores))
+    rows.append(wall.rate(RAY, "photographs/s", many, baseline=ideal, baseline_units=many * cores))
     return rows if uses_cluster(None) else [*rows, *_cpu_rows(used, other, few, many)]
 
 
@@ -76,7 +82,7 @@ def _cpu_rows(used: Timed, other: str, few: int, many: int) -> list[Measurement]
     """used: CPU seconds of epochs of `few` and `many` photographs, by "<name> <count>"."""
     slope: dict[str, tuple[float, ...]] = {}
     rows: list[Measurement] = []
-    for name in (other, RAY):
+    for name in (other, RAY, ALONE):
         small, large = (np.asarray(used.seconds[f"{name} {count}"]) for count in (few, many))
         slope[name] = tuple(((large - small) / (many - few)).tolist())
         once = Spread.of((small - few * np.asarray(slope[name])).tolist())
@@ -86,6 +92,8 @@ def _cpu_rows(used: Timed, other: str, few: int, many: int) -> list[Measurement]
     return [
         per_photograph.rate(other, unit, 1),
         per_photograph.rate(RAY, unit, 1, baseline=other),
+        per_photograph.rate(ALONE, unit, 1),
+        per_photograph.rate(RAY, unit, 1, baseline=ALONE),
         *rows,
     ]
 
@@ -115,3 +123,8 @@ def _load(loader: DataLoader[Mapping[str, Any]]) -> int:
 
 def _stream(data: BenchData, chunks: list[Chunk]) -> int:
     return sum(len(rows["position"]) for rows in decode_ahead(data.dataset.store, chunks, SIDE))
+
+
+def _decode_here(data: BenchData, chunks: list[Chunk]) -> int:
+    with SingleThreaded():
+        return sum(len(decode_chunk(data.dataset.store, chunk, SIDE)["position"]) for chunk in chunks)

@@ -85,7 +85,7 @@ def step_flags(step: str, source: Path, work: Path, rows: int, device: str) -> l
     """The command of a step.  source: of `write_photographs`.  work: for its results."""
     data, runs, leaves = (["--data", str(work / "data")], ["--runs", str(work / "runs")], str(source / "leaves"))
     if step == "ingest":
-        return ["ingest", "--source", leaves, "--boxes", str(source / "boxes"), *data]
+        return ["ingest", "--source", leaves, "--boxes", str(source / "boxes"), "--shard-mb", "1", *data]
     if step == "detect":
         quick = ["--epochs", "1", "--init", "none", "--image-size", str(CROP), "--num-annotated", str(rows // 2)]
         return ["detect", *data, *runs, *quick, "--device", device, *OFF]

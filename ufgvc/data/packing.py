@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,8 +21,9 @@ from ufgvc.data.readers.box_files import Annotation
 from ufgvc.data.readers.photos import Photo, Photos, hash_order, text_hashes
 from ufgvc.data.readers.scan import Rejected
 from ufgvc.data.schemas import IMAGES_SCHEMA, INDEX_COLUMNS, REGIONS_SCHEMA, from_boxes
+from ufgvc.runtime.tasks import map_in_threads
 
-_READ_THREADS = 8  # a task waits for storage most of the time
+_THREADS = 8  # that read and check photos: a task waits for storage, and one on this machine has several cores
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,15 @@ class Packer:
         rows: list[dict[str, Any]] = []
         boxes: list[list[dict[str, Any]] | None] = []
         signatures = SignatureList()
-        with ThreadPoolExecutor(_READ_THREADS) as pool:
-            contents = pool.map(self._read, (photo.path for photo in plan.photos))
-            for photo, annotation, content in zip(plan.photos, plan.annotations, contents, strict=True):
-                row = self._make_row(photo, content, rejected, signatures)
-                if row is not None:
-                    rows.append(row)
-                    boxes.append(from_boxes(self._make_boxes(annotation, row, rejected)))
+        made = map_in_threads(self._make_row, plan.photos, _THREADS)
+        for photo, annotation, one in zip(plan.photos, plan.annotations, made, strict=True):
+            if isinstance(one, BadImage):
+                rejected.append(Rejected(photo.path, one.reason))
+                continue
+            row, thumbnail = one
+            signatures.add(thumbnail)
+            rows.append(row)
+            boxes.append(from_boxes(self._make_boxes(annotation, row, rejected)))
         table = pa.Table.from_pylist(rows, schema=IMAGES_SCHEMA)
         index = table.select(INDEX_COLUMNS)
         if not rows:
@@ -90,28 +92,19 @@ class Packer:
         regions_shard = self.regions.write(plan.name, plan.split, regions)
         return PackedShard(images_shard, regions_shard, index, signatures.all(), rejected)
 
-    def _read(self, path: str) -> bytes | BadImage:
+    def _make_row(self, photo: Photo) -> tuple[dict[str, Any], np.ndarray] | BadImage:
+        """The photo's row in the table of images, and its thumbnail; why not, if it is rejected."""
         try:
-            return self.source.read_bytes(path)
+            content = self.source.read_bytes(photo.path)
+            info, thumbnail = inspect_with_thumbnail(content)
+            stored = strip_metadata(content)
         except FileNotFoundError:
             return BadImage("was listed, but is gone")
         except UnreadableFile as error:
             return BadImage(error.what)
-
-    def _make_row(
-        self, photo: Photo, content: bytes | BadImage, rejected: list[Rejected], signatures: SignatureList
-    ) -> dict[str, Any] | None:
-        """The photo's row in the table of images; None if it is rejected."""
-        try:
-            if isinstance(content, BadImage):
-                raise content
-            info, thumbnail = inspect_with_thumbnail(content)
-            stored = strip_metadata(content)
         except BadImage as error:
-            rejected.append(Rejected(photo.path, error.reason))
-            return None
-        signatures.add(thumbnail)
-        return {
+            return error
+        row = {
             "image_id": photo.image_id,
             "image": stored,
             "orientation": info.orientation,
@@ -123,6 +116,7 @@ class Packer:
             "group": photo.group,
             "sha256": hashlib.sha256(content).hexdigest(),
         }
+        return row, thumbnail
 
     def _make_boxes(
         self, annotation: Annotation | None, row: dict[str, Any], rejected: list[Rejected]

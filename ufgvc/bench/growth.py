@@ -21,7 +21,7 @@ SIDE = 96  # pixels of the photographs: small, so that 100 times the rows take m
 CROP, BATCH, EPOCHS = 64, 16, 1
 CLASSES = 4
 OFF = ("--tracking.uri", "off")
-NEEDS = {"predict": "train"}
+NEEDS = {"detect": "boxes", "mask": "boxes", "predict": "train"}
 BOXES = "0 0.5 0.5 0.2 0.6\n1 0.5 0.5 0.7 0.7\n"
 
 
@@ -84,8 +84,9 @@ def measure_growth(
 def step_flags(step: str, source: Path, work: Path, rows: int, device: str) -> list[str]:
     """The command of a step.  source: of `write_photographs`.  work: for its results."""
     data, runs, leaves = (["--data", str(work / "data")], ["--runs", str(work / "runs")], str(source / "leaves"))
-    if step == "ingest":
-        return ["ingest", "--source", leaves, "--boxes", str(source / "boxes"), "--shard-mb", "1", *data]
+    if step in ("ingest", "boxes"):
+        boxes = ["--boxes", str(source / "boxes")] if step == "boxes" else []
+        return ["ingest", "--source", leaves, *boxes, "--shard-mb", "1", *data]
     if step == "detect":
         quick = ["--epochs", "1", "--init", "none", "--image-size", str(CROP), "--num-annotated", str(rows // 2)]
         return ["detect", *data, *runs, *quick, "--device", device, *OFF]
@@ -93,34 +94,13 @@ def step_flags(step: str, source: Path, work: Path, rows: int, device: str) -> l
         return ["mask", *data, *runs, "--box-source", "annotated", *OFF]
     if step == "predict":
         (model,) = (work / "runs").glob("*/resnet50/*/model")
-        return [
-            "predict",
-            "--source",
-            leaves,
-            "--model",
-            str(model),
-            "--out",
-            str(work / "out"),
-            "--device",
-            device,
-            *OFF,
-        ]
+        places = ["--source", leaves, "--model", str(model), "--out", str(work / "out")]
+        return ["predict", *places, "--device", device, *OFF]
     epochs = ["--train.resize", str(SIDE), "--train.batch-size", str(BATCH), "--train.epochs", str(EPOCHS)]
     method = ["linear_probe"] if step == "features" else ["resnet50", *epochs]
-    backbone = ["--options.backbone", "shufflenet_v2_x0_5", "--train.init", "none", "--train.crop", str(CROP)]
-    return [
-        "train",
-        *data,
-        *runs,
-        "--method",
-        *method,
-        *backbone,
-        "--train.crop",
-        str(CROP),
-        "--train.device",
-        device,
-        *OFF,
-    ]
+    backbone = ["--options.backbone", "shufflenet_v2_x0_5", "--train.init", "none"]
+    crop = ["--train.crop", str(CROP), "--train.device", device]
+    return ["train", *data, *runs, "--method", *method, *backbone, *crop, *OFF]
 
 
 def _fit_growth(step: str, cores: int, points: Sequence[tuple[int, Cost]]) -> StepGrowth:

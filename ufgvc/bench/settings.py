@@ -12,8 +12,8 @@ from ufgvc.runtime.resources import Device
 
 Part = Literal["reading", "cached", "step", "feed", "startup"]
 PARTS: tuple[Part, ...] = ("reading", "cached", "step", "feed", "startup")
-GrowthStep = Literal["ingest", "detect", "mask", "train", "features", "predict"]
-GROWTH_STEPS: tuple[GrowthStep, ...] = ("ingest", "detect", "mask", "train", "features", "predict")
+GrowthStep = Literal["ingest", "boxes", "detect", "mask", "train", "features", "predict"]
+GROWTH_STEPS: tuple[GrowthStep, ...] = ("ingest", "boxes", "detect", "mask", "train", "features", "predict")
 VARIANTS = {"off": (False,), "on": (True,), "both": (False, True)}
 
 
@@ -49,12 +49,12 @@ class BenchSettings(Settings):
     rounds: int = Field(5, ge=3)
     """rounds at most (3 at least); each times everything that is compared once, in a random order"""
     growth: bool = False
-    """also time and peak memory of ingest, detect, mask, train, features and predict at 1, 10 and 100 times the rows
-    (takes minutes more)"""
+    """also time and peak memory of ingest, detect, mask, train, features (linear_probe) and predict at 1, 10 and 100
+    times the rows (takes minutes more)"""
     growth_rows: int = Field(48, ge=16)
     """rows of the smallest size of growth"""
     growth_steps: tuple[GrowthStep, ...] = GROWTH_STEPS
-    """steps of growth; ingest always runs"""
+    """steps of growth; ingest always runs; boxes: ingest with a box file for each photograph, for detect and mask"""
     growth_cores: tuple[int, ...] = ()
     """cores of the steps of growth, for example 1 2 for both in turn; default: all"""
     seed: int = Field(0, ge=0)

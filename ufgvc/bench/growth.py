@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from ufgvc.bench.processes import TreeWatch
 from ufgvc.bench.settings import GROWTH_STEPS as STEPS
 from ufgvc.bench.startup import finish_command, start_command
 
+log = logging.getLogger(__name__)
 FACTORS = (1, 10, 100)
 SIDE = 96  # pixels of the photographs: small, so that 100 times the rows take minutes
 CROP, BATCH, EPOCHS = 64, 16, 1
@@ -77,7 +79,9 @@ def measure_growth(
             for step in steps:
                 count = num_train(rows * factor) if step in ("train", "features") else rows * factor
                 flags = step_flags(step, source, folder / f"{factor}-{used}", count, device)
-                found[step, used].append((count, run_measured(*flags, *ray, cores=used)))
+                cost = run_measured(*flags, *ray, cores=used)
+                log.info("%s, %d rows, %d cores: %.1f s, %.1f CPU s", step, count, used, cost.seconds, cost.cpu)
+                found[step, used].append((count, cost))
     return [_fit_growth(step, used, points) for (step, used), points in found.items()]
 
 

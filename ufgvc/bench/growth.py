@@ -148,12 +148,13 @@ def write_photographs(folder: Path, count: int, seed: int) -> Path:
     are training images. Returns the folder.
     """
     random = np.random.default_rng(seed)
+    patterns = random.integers(0, 128, (CLASSES, 12, 12, 3), dtype=np.uint8)  # else nothing could be learned
     for number in range(count):
         split = "test" if number // CLASSES % 4 == 3 else "train"
         place = Path(split, f"cultivar-{number % CLASSES + 1}")
         for top in ("leaves", "boxes"):
             (folder / top / place).mkdir(parents=True, exist_ok=True)
-        coarse = random.integers(0, 256, (12, 12, 3), dtype=np.uint8)
+        coarse = random.integers(0, 128, (12, 12, 3), dtype=np.uint8) + patterns[number % CLASSES]
         buffer = io.BytesIO()
         Image.fromarray(coarse).resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
         (folder / "leaves" / place / f"{number}.jpg").write_bytes(buffer.getvalue())

@@ -20,13 +20,11 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
 from ufgvc.data.dataset import open_dataset, read_index, read_manifest
 from ufgvc.data.ingest import ingest
-from ufgvc.data.stream import decode_ahead, list_chunks
 from ufgvc.methods import build
 from ufgvc.methods.recipe import Recipe
 from ufgvc.models.model import load_model
 from ufgvc.regions.mask_dataset import mask
 from ufgvc.regions.settings import MaskSettings
-from ufgvc.runtime.session import ray_session
 from ufgvc.synthetic import SynthSettings, synthesize
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.runs import NullRun
@@ -189,17 +187,6 @@ def test_a_killed_worker_changes_no_number_of_a_modern_training(leaves: str, tmp
     assert numbers(broken) == numbers(whole)
     first, second = (dict(load_model(result.model).net.state_dict()) for result in (whole, broken))
     assert all(np.array_equal(first[name].numpy(), second[name].numpy()) for name in first)
-
-
-def test_chunks_of_several_ray_datasets_come_in_their_order(leaves: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ufgvc.data.stream.CHUNKS_A_SLOT", 1)
-    monkeypatch.setattr("ufgvc.data.stream.free_slots", lambda reserved, streams: 2)
-    dataset = open_dataset(leaves)
-    chunks = list_chunks(dataset, "train", None, rows=5)
-    assert len(chunks) > 2
-    with ray_session():
-        found = [rows["position"].tolist() for rows in decode_ahead(dataset.store, chunks, 32)]
-    assert found == [list(range(chunk.position, chunk.position + len(chunk))) for chunk in chunks]
 
 
 @pytest.mark.parametrize("batch_size", [4, 13])

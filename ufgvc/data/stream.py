@@ -30,7 +30,6 @@ Ints = NDArray[np.int64]
 Row = dict[str, Any]
 Columns = dict[str, NDArray[Any]]
 ROWS_PER_CHUNK = 64  # one row group of a shard
-CHUNKS_A_SLOT = 256  # of one Ray Dataset
 CHUNKS_AHEAD = 2  # that threads decode while one is in use
 
 
@@ -189,15 +188,8 @@ def decode_ahead(
     """
     if not in_ray_session():
         return decode_in_threads(store, chunks, side)
-    return _decode_by_ray(store, chunks, side, reserved, streams)
-
-
-def _decode_by_ray(store: Store, chunks: list[Chunk], side: int, reserved: float, streams: int) -> Iterator[Columns]:
-    """A dataset for so many chunks, then one for the next: Ray keeps 10 KB of each task until its dataset ends."""
-    many = CHUNKS_A_SLOT * free_slots(reserved, streams)
-    for start in range(0, len(chunks), many):
-        decoded = decode_chunks(store, chunks[start : start + many], side, reserved, streams)
-        yield from decoded.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1)
+    decoded = decode_chunks(store, chunks, side, reserved, streams)
+    return iter(decoded.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1))
 
 
 def num_batches(rows: int, batch_size: int) -> int:

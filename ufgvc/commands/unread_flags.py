@@ -59,7 +59,7 @@ def _describe(kind: str, event: Any, arguments: Sequence[str], flags: Mapping[st
     if kind == "InvalidChoice":
         return f"{name} {show_value([event.value])}: must be one of {', '.join(event.choices)}"
     if kind == "BadValue" and event.reason == "too_few_values":
-        return f"{name} needs a value: {flags.get(name, '') if metavar == 'STR' else _allowed(metavar)}"
+        return f"{name} needs a value: {flags.get(name, '') if 'STR' in metavar else _allowed(metavar)}"
     if kind == "InstantiationFailure":
         return f"{name} {show_value(_typed(name, arguments))}: must be {_allowed(metavar)}"
     return ""

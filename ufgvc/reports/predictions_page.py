@@ -92,7 +92,7 @@ def compose_page(predicted: Predicted, gallery: Gallery) -> Page:
         headline=str(result.unknown if result.has_threshold else result.predicted),
         explanation=f"of {certain} unknown to the model"
         if result.has_threshold
-        else "photographs named; the model has no threshold for unknown leaves, which ufgvc calibrate fits",
+        else "photographs named; the model has no threshold for unknown leaves, which `ufgvc calibrate` fits",
         stats=_stats(predicted),
         sections=[Section("Photographs", text, [gallery])],
         facts=_facts(predicted, drift, model),
@@ -116,7 +116,7 @@ def _lacks(model: LoadedModel) -> list[str]:
     if model.leaves is None:
         found.append("this model carries no training leaves to compare with: train it again with --train.neighbours")
     if model.calibration is None:
-        found.append("the probabilities are not calibrated: see ufgvc calibrate")
+        found.append("the probabilities are not calibrated: see `ufgvc calibrate`")
     return found
 
 

@@ -114,9 +114,9 @@ def _stats(predicted: Predicted) -> list[tuple[str, str]]:
 def _lacks(model: LoadedModel) -> list[str]:
     found = []
     if model.leaves is None:
-        found.append("this model carries no training leaves to compare with: train it again with --train.neighbours")
+        found.append("This model carries no training leaves to compare with: train it again with `--train.neighbours`.")
     if model.calibration is None:
-        found.append("the probabilities are not calibrated: see `ufgvc calibrate`")
+        found.append("The probabilities are not calibrated: see `ufgvc calibrate`.")
     return found
 
 

@@ -33,7 +33,7 @@ SIZE, INK, COLOURS = 9, "#17211b", 96
 def draw_leaf(axes: Axes, image: np.ndarray) -> None:
     """The outline of a leaf (H, W, 3) on white, with its holes, in one colour."""
     light = image.min(axis=2)
-    leaf = (light < threshold_otsu(light)).astype(np.uint8)
+    leaf = (light <= threshold_otsu(light)).astype(np.uint8)
     inner = cv2.erode(leaf, np.ones((RIM, RIM), np.uint8)) > 0
     colour = image[inner].mean(axis=0) / 255
     outlines, tree = cv2.findContours(leaf, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)

@@ -19,7 +19,7 @@ def test_a_leaf_is_an_outline_with_its_hole_in_one_colour() -> None:
     leaf, hole = sorted((patch for patch in axes.patches if isinstance(patch, Polygon)), key=lambda one: -len_of(one))
     assert np.allclose(leaf.get_facecolor()[:3], np.array([70, 130, 30]) / 255, atol=0.01)
     assert hole.get_facecolor()[:3] == (1, 1, 1)
-    assert axes.images == []
+    assert list(axes.images) == []
 
 
 def len_of(patch: Polygon) -> float:

@@ -188,6 +188,12 @@ def test_a_model_of_an_earlier_version_keeps_its_score(standardised: bool) -> No
     np.testing.assert_array_equal(again.ood_score(9 * other), subspace.ood_score(9 * other))
 
 
+def test_a_model_of_a_later_version_is_one_message() -> None:
+    content = safetensors.numpy.save({name: np.ones(4, np.float32) for name in ("mean", "basis", "another")})
+    with pytest.raises(UserError, match="of a later ufgvc"):
+        FeatureSubspace.from_bytes(content)
+
+
 def test_a_short_feature_of_a_trained_network_has_the_score_of_its_direction() -> None:
     random = np.random.default_rng(3)
     subspace, other = fit_feature_subspace(random.normal(size=(30, 8))), random.normal(size=(9, 8))

@@ -98,10 +98,13 @@ class FeatureSubspace:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> FeatureSubspace:
-        """The inverse of `to_bytes`."""
+        """The inverse of `to_bytes`.  UserError for a file of a later version."""
         from safetensors.numpy import load
 
-        return cls(**load(content))
+        arrays = load(content)
+        if not arrays.keys() <= {"mean", "basis", "length", "long_length"}:
+            raise UserError("the model's out-of-distribution score is that of a later ufgvc", fix="upgrade ufgvc")
+        return cls(**arrays)
 
 
 def normalize_rows(features: NDArray[Any]) -> Floats:

@@ -57,7 +57,7 @@ class PredictionWriter:
         self.folder.cleanup()
 
     def add(self, row: dict[str, Any]) -> None:
-        """Adds a photograph: {path, reason, known, ood_score, names, probabilities, neighbours, distances}."""
+        """Adds a photograph: {path, reason} and what `explain` takes."""
         if row["reason"]:
             self.reject(row["path"], row["reason"])
             return

@@ -66,7 +66,7 @@ def compose_gallery(predicted: Predicted, place: Callable[[bytes, str], str]) ->
             {
                 "path": row["path"],
                 "known": row["known"],
-                "why": "" if row["known"] else why_unknown(row["ood_score"], model),
+                "why": "" if row["known"] else why_unknown(row, model),
                 "candidates": [[index[name], round(value, 4)] for name, value in candidates],
                 "nearest": [[position[leaf], round(distance, 4)] for leaf, distance in nearest],
                 "picture": place(picture["picture"], f"{number:06d}") if picture["picture"] else "",

@@ -57,6 +57,8 @@ def _main(arguments: list[str] | None) -> int:
         from ufgvc.commands.completion import write_completion
 
         write_completion(arguments)
+    while len(arguments) > 1 and arguments[0] in (QUIET, JSON):  # before the command they mean the same
+        arguments = [*arguments[1:], arguments[0]]
     output = Output.of(arguments)
     setup_logging()
     passive_omp_wait()

@@ -1,7 +1,11 @@
-"""The parts of a call: tests and bench here, trainings in their own file. Each writes its result also when it fails."""
+"""The parts of a call: tests, bench and sharing here, experiment and trainings in files of their own.
+
+Each writes its result also when it fails.
+"""
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from dataclasses import dataclass, field
@@ -97,3 +101,23 @@ def run_bench(call: Call, limit: float) -> Part:
     if (folder / "bench.md").is_file():
         headline += (folder / "bench.md").read_text().splitlines()[:BENCH_LINES]
     return Part("bench", state, outcome.seconds, headline, () if state == "ok" else outcome.tail)
+
+
+def run_sharing(call: Call, limit: float) -> Part:
+    """Runs all numbers of processes, for `limit` seconds at most; sharing.json has the rates."""
+    found = WORK / "sharing.jsonl"
+    found.unlink(missing_ok=True)
+    device = "cpu" if call.dry else "cuda"
+    outcome = call.run("sharing", ("-m", "cluster.gpu.sharing", "--device", device, "--out", str(found)), limit)
+    rows = [json.loads(line) for line in found.read_text().splitlines()] if found.exists() else []
+    write_json(call.out / "sharing.json", {"state": outcome.state, "rows": rows})
+    tail = () if outcome.state == "ok" else outcome.tail
+    return Part("sharing", outcome.state, outcome.seconds, [_describe_sharing(row, rows) for row in rows], tail)
+
+
+def _describe_sharing(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    """A line for the summary: the rate, and its ratio to that of a single process."""
+    alone = next(each for each in rows if each["cuda_graphs"] == row["cuda_graphs"] and each["processes"] == 1)
+    ratio = row["images_per_second"] / alone["images_per_second"]
+    graphs = ", CUDA graphs" if row["cuda_graphs"] else ""
+    return f"{row['processes']} at once{graphs}: {row['images_per_second']:.0f} images/s together, {ratio:.2f} of one"

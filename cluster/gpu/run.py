@@ -1,8 +1,8 @@
 """`python3 -m cluster.gpu.run [--parts tests bench trainings] [--dry]`: runs the parts on this host and prints a
 summary last.
 
-Results go to $OUT, else to .gpu/out: tests.json, bench.json, bench.md, experiment.json, trainings.json, trainings.md,
-log.txt, summary.json, summary.txt.
+Results go to $OUT, else to .gpu/out: tests.json, bench.json, bench.md, experiment.json, sharing.json, trainings.json,
+trainings.md, log.txt, summary.json, summary.txt.
 Exit codes: 0 all parts succeeded, 1 one did not, 2 nothing could start.
 """
 
@@ -22,7 +22,7 @@ from typing import Any
 from cluster.gpu.call import Call, environment, install, probe
 from cluster.gpu.commands import Log
 from cluster.gpu.experiment import run_experiment
-from cluster.gpu.parts import Part, run_bench, run_tests
+from cluster.gpu.parts import Part, run_bench, run_sharing, run_tests
 from cluster.gpu.paths import FOLDER, WORK, GpuCallError, git_commit, packed_commit, write_json
 from cluster.gpu.trainings import BENCHMARKS, DEFAULT_BENCHMARKS, run_trainings
 
@@ -30,13 +30,14 @@ PARTS: dict[str, Callable[[Call, float], Part]] = {
     "tests": run_tests,
     "bench": run_bench,
     "experiment": run_experiment,
+    "sharing": run_sharing,
     "trainings": run_trainings,
 }
 DEFAULT_PARTS = ("tests", "bench", "trainings")
 # A call on that host may last 600.
-SECONDS = {"tests": 150.0, "bench": 170.0, "experiment": 240.0, "trainings": 450.0, "all": 540.0}
+SECONDS = {"tests": 150.0, "bench": 170.0, "experiment": 240.0, "sharing": 150.0, "trainings": 450.0, "all": 540.0}
 # On two busy cores.
-DRY_SECONDS = {"tests": 900.0, "bench": 400.0, "experiment": 300.0, "trainings": 700.0, "all": 2000.0}
+DRY_SECONDS = {"tests": 900.0, "bench": 400.0, "experiment": 300.0, "sharing": 300.0, "trainings": 700.0, "all": 2000.0}
 ROOM = 11_500  # characters of output that a call brings back
 
 

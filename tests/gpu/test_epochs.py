@@ -5,6 +5,7 @@ little memory.
 from __future__ import annotations
 
 import contextlib
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from ufgvc.data.dataset import open_dataset, read_index
 from ufgvc.evaluation.score import score_split
 from ufgvc.evaluation.settings import ScoreSettings
 from ufgvc.models.model import LoadedModel
+from ufgvc.training.data_wait import DataWait
 from ufgvc.training.ddp import Ranks
 from ufgvc.training.loader import make_loader
 from ufgvc.training.optim import train_mode
@@ -205,3 +207,28 @@ def test_too_many_leaves_at_once_end_in_one_message(leaves: str, cuda: torch.dev
     with no_more_memory(cuda), pytest.raises(UserError) as caught:
         score_split(dataset, {"model": model}, ScoreSettings(max_actors=0, device="gpu", batch_size=6))
     assert "--batch-size 3" in str(caught.value), str(caught.value)
+
+
+def test_a_gpu_at_work_does_not_wait_for_data(cuda: torch.device) -> None:
+    """Batches that come while the GPU works cost nothing; a slow loader's count."""
+    work = torch.randn(4096, 4096, device=cuda)
+
+    def watched(pause: float) -> tuple[float, float]:
+        waited, started = DataWait(cuda), time.monotonic()
+        for _ in waited.watch(_batches(4, pause)):
+            for _ in range(20 if pause == 0 else 1):
+                torch.mm(work, work)
+        torch.cuda.synchronize(cuda)
+        return waited.seconds, time.monotonic() - started
+
+    watched(0.0)  # the first multiplication loads its kernel
+    quick, whole = watched(0.0)
+    assert quick < 0.2 * whole
+    slow, _ = watched(0.1)
+    assert slow > 0.8 * 4 * 0.1
+
+
+def _batches(count: int, pause: float) -> Iterator[int]:
+    for batch in range(count):
+        time.sleep(pause)
+        yield batch

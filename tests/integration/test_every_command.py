@@ -265,7 +265,7 @@ def test_predict_takes_one_photograph(tmp_path: Path, ray_local: None) -> None:
     ended = done(
         "predict", "--source", PHOTOGRAPHS / "leaf-1.png", "--model", MODEL, "--out", tmp_path, "--tracking.uri", "off"
     )
-    assert "1 photographs predicted" in ended.out
+    assert "1 photograph predicted" in ended.out
 
 
 def test_commands_in_processes_of_their_own(tmp_path: Path) -> None:

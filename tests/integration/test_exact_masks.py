@@ -10,8 +10,8 @@ import pytest
 from ufgvc.cli import main
 from ufgvc.core.errors import UserError
 from ufgvc.data.dataset import open_dataset, read_images, read_manifest, read_shard
-from ufgvc.data.images import encode_mask
 from ufgvc.data.ingest import ingest
+from ufgvc.data.mask_png import encode_mask
 from ufgvc.regions.mask_dataset import mask
 from ufgvc.regions.settings import MaskSettings
 from ufgvc.synthetic import SynthSettings, synthesize

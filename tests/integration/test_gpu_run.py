@@ -199,3 +199,15 @@ def test_what_is_collected_of_trainings_in_every_state(tmp_path: Path) -> None:
     (tmp_path / "leaves" / "benchmark" / "equal-1").mkdir(parents=True)
     (tmp_path / "leaves" / "benchmark" / "equal-1" / "table-II.md").write_text("a table")
     assert collect.reports(tmp_path) == {"table-II.md": "a table"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_trainings_that_share_a_device_are_measured_together(project: Path, tmp_path: Path) -> None:
+    code, said, out = call(project, tmp_path, "--dry", "--parts", "sharing")
+    assert code == 0, said
+    rows = json.loads((out / "sharing.json").read_text())["rows"]
+    assert [row["processes"] for row in rows] == [1, 2, 4]
+    assert all(row["images_per_second"] > 0 for row in rows)
+    ratio = rows[1]["images_per_second"] / rows[0]["images_per_second"]
+    assert f"2 at once: {rows[1]['images_per_second']:.0f} images/s together, {ratio:.2f} of one" in said

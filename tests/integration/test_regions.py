@@ -15,8 +15,8 @@ from tests.integration.ray_head import SLOTS
 from ufgvc.core.errors import UserError
 from ufgvc.core.types import Box
 from ufgvc.data.dataset import open_dataset, read_images, read_manifest, read_shard
-from ufgvc.data.images import decode_mask
 from ufgvc.data.ingest import IngestSettings, ingest
+from ufgvc.data.mask_png import decode_mask
 from ufgvc.data.schemas import to_boxes
 from ufgvc.regions.annotated import write_example
 from ufgvc.regions.detector import Detector, load_detector

@@ -11,8 +11,6 @@ import torch
 from tests.unit.test_modern_resume import LEAVES, SIDE, worker
 from ufgvc.data.augment import augment, crop_resident, place_crops, to_float
 from ufgvc.data.crops import crop_images, crop_masks, pool_mask, unpack
-from ufgvc.data.images import decode_mask, decode_packed_mask, encode_mask
-from ufgvc.data.resize import resize_mask_square
 from ufgvc.methods.mask_guided import attention_target
 from ufgvc.training.loader import BatchLoader
 
@@ -126,11 +124,3 @@ def test_the_loader_gives_the_batches_of_whole_images(tmp_path_factory: pytest.T
         assert SIDE > 64
         for one, other in zip(on_host[position], wanted, strict=True):
             np.testing.assert_array_equal(one, other)
-
-
-@pytest.mark.parametrize(("height", "width", "side"), [(90, 120, 41), (41, 41, 41), (7, 5, 64)])
-def test_a_mask_is_packed_as_numpy_packs_it(height: int, width: int, side: int) -> None:
-    mask = np.random.default_rng(height).random((height, width)) < 0.3
-    found = decode_packed_mask(encode_mask(mask), side)
-    assert np.array_equal(found, np.packbits(resize_mask_square(mask, side), axis=1))
-    assert np.array_equal(decode_mask(encode_mask(mask)), mask)

@@ -15,7 +15,7 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
 from ufgvc.data import dataset as module
 from ufgvc.data.dataset import ShardWriter, read_shard
-from ufgvc.data.images import decode_mask, encode_mask
+from ufgvc.data.mask_png import decode_mask, encode_mask
 from ufgvc.data.schemas import IMAGES_SCHEMA
 from ufgvc.regions.exact_masks import copy_shard, exact_masks, open_masks
 from ufgvc.regions.mask_dataset import mask

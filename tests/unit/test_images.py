@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from tests.factories import encoded, pixels
-from ufgvc.data.images import BadImage, decode, decode_mask, encode_mask, inspect, strip_metadata
+from ufgvc.data.images import BadImage, decode, inspect, strip_metadata
 
 KINDS = ("JPEG", "PNG", "WEBP", "TIFF")
 
@@ -140,22 +140,3 @@ def test_a_png_damaged_in_its_pixels_is_refused() -> None:
     photo[len(photo) // 2] ^= 0x55
     with pytest.raises(BadImage):
         inspect(bytes(photo))
-
-
-def test_masks_come_back_as_they_were() -> None:
-    mask = pixels(9, 33, 41)[..., 0] > 127
-    png = encode_mask(mask)
-    np.testing.assert_array_equal(decode_mask(png), mask)
-    with Image.open(io.BytesIO(png)) as picture:
-        assert picture.mode == "1"
-
-
-@pytest.mark.parametrize(("mode", "kind"), [("L", "PNG"), ("P", "PNG"), ("RGB", "PNG"), ("L", "JPEG")])
-def test_what_is_no_one_bit_png_is_no_mask(mode: str, kind: str) -> None:
-    buffer = io.BytesIO()
-    Image.new(mode, (40, 40), 1).save(buffer, kind)
-    with pytest.raises(BadImage, match="is not a 1-bit PNG"):
-        decode_mask(buffer.getvalue())
-    whole = encode_mask(np.random.default_rng(0).random((40, 40)) < 0.5)
-    with pytest.raises(BadImage):
-        decode_mask(whole[: len(whole) // 2])

@@ -39,13 +39,14 @@ def work(settings, context):
     return {"sent": 3}
 
 sync.run = work
-raise SystemExit(cli.main(["sync", *sys.argv[1:]]))
+raise SystemExit(cli.main(sys.argv[1:]))
 """
 NOISE = ("a line of the log", "a warning", "an old setting")
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", PROGRAM, *arguments]
+def run(*arguments: str, first: str | None = None) -> subprocess.CompletedProcess[str]:
+    """`ufgvc [first] sync [arguments]`."""
+    command = [sys.executable, "-c", PROGRAM, *([first] if first else []), "sync", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
 
 
@@ -55,8 +56,9 @@ def test_without_flags() -> None:
     assert all(text in done.stderr for text in (*NOISE, "an error"))
 
 
-def test_quiet_leaves_results_and_errors() -> None:
-    done = run("--runs", "/tmp/x", "--quiet")
+@pytest.mark.parametrize("first", [None, "--quiet"])
+def test_quiet_leaves_results_and_errors(first: str | None) -> None:
+    done = run("--runs", "/tmp/x", *([] if first else ["--quiet"]), first=first)
     assert (done.returncode, done.stdout.splitlines()) == (0, ["sent 3", "of a child"])
     assert not [text for text in NOISE if text in done.stderr]
     assert "an error" in done.stderr

@@ -21,7 +21,8 @@ from ufgvc.core.parquet import read_parquet_rows
 from ufgvc.core.process import cpu_count
 from ufgvc.core.region_names import PAPER_REGIONS
 from ufgvc.data.dataset import Dataset, read_manifest
-from ufgvc.data.images import BadImage, encode_mask, inspect
+from ufgvc.data.images import BadImage, inspect
+from ufgvc.data.mask_png import encode_mask
 from ufgvc.data.stream import list_chunks
 
 WIDTH, HEIGHT = 1200, 900  # pixels of a synthetic photograph

@@ -16,7 +16,8 @@ from ufgvc.bench.processes import TreeClock
 from ufgvc.bench.reading import SIDE, Pixels
 from ufgvc.bench.timing import Measurement, Spread, Timed, time_in_turn
 from ufgvc.core.process import cpu_count
-from ufgvc.data.images import decode, decode_packed_mask
+from ufgvc.data.images import decode
+from ufgvc.data.mask_png import decode_packed_mask
 from ufgvc.data.resize import resize_square
 from ufgvc.data.stream import Chunk, decode_ahead, list_chunks
 from ufgvc.runtime.session import uses_cluster

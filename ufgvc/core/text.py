@@ -44,6 +44,11 @@ def is_utf8(name: str) -> bool:
     return True
 
 
+def plural(count: int, noun: str, plural_noun: str | None = None) -> str:
+    """ "1 leaf", "2,000 leaves".  plural_noun: where that is not the noun with an s."""
+    return f"{count:,} {noun if count == 1 else plural_noun or noun + 's'}"
+
+
 def format_duration(seconds: float) -> str:
     """ "50 s", "12 min", "3.4 h"."""
     if seconds < 100:

@@ -1,4 +1,4 @@
-"""Decodes and checks images, strips their metadata, and encodes and decodes masks. Pillow judges what is valid."""
+"""Decodes and checks images, and strips their metadata. Pillow judges what is valid."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def decode(image: bytes, orientation: int = 1) -> Pixels:
     converted to sRGB. Of an animation or sequence the first image is taken (HEIC: the primary one).
     orientation: EXIF 1 to 8, from the table of images or `inspect`. BadImage if the bytes are not a complete image.
     """
-    with _open(image) as picture:
+    with open_picture(image) as picture:
         plain = _decode_plain_jpeg(picture, image)
         pixels = _load(picture) if plain is None else plain
     return np.ascontiguousarray(_UPRIGHT[orientation](pixels))
@@ -78,7 +78,7 @@ def decode(image: bytes, orientation: int = 1) -> Pixels:
 
 def decode_photograph(image: bytes) -> Pixels:
     """As `decode`, checked as by `inspect` and turned upright as the file itself says; decodes once."""
-    with _open(image) as picture:
+    with open_picture(image) as picture:
         pixels = _decode_plain_jpeg(picture, image)
         if pixels is not None:
             orientation = _orientation(picture)
@@ -90,19 +90,19 @@ def decode_photograph(image: bytes) -> Pixels:
 
 def inspect(image: bytes) -> ImageInfo:
     """Decodes an image to check that it is complete and large enough. BadImage if it is not."""
-    with _open(image) as picture:
+    with open_picture(image) as picture:
         return _check(picture)
 
 
 def count_pixels(image: bytes) -> int:
     """Pixels of an image as its header says, without decoding it. BadImage if the header cannot be read."""
-    with _open(image) as picture:
+    with open_picture(image) as picture:
         return picture.width * picture.height
 
 
 def inspect_with_thumbnail(image: bytes) -> tuple[ImageInfo, np.ndarray]:
     """As `inspect`, and the upright image resized to (THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3) uint8 sRGB; decodes once."""
-    with _open(image) as picture:
+    with open_picture(image) as picture:
         info = _check(picture)
         # To resize first is cheaper; Pillow can average in these modes only.
         resize_first = picture.mode in ("L", "LA", "RGB", "RGBA", "CMYK")
@@ -116,7 +116,7 @@ def strip_metadata(image: bytes) -> bytes:
     JPEG, PNG and WebP in sRGB lose segments and are not encoded again. Other formats, other colours and animations are
     encoded from what `decode` returns without an orientation: as JPEG if the source is lossy, else as PNG.
     """
-    with _open(image) as picture:
+    with open_picture(image) as picture:
         kind = "JPEG" if picture.format == "MPO" else picture.format or ""
         keep = (
             kind in STRIPPERS
@@ -133,39 +133,6 @@ def strip_metadata(image: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def encode_mask(mask: np.ndarray) -> bytes:
-    """(H, W) bool -> 1-bit PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(np.asarray(mask, dtype=bool)).convert("1", dither=Image.Dither.NONE).save(
-        buffer, "PNG", optimize=False
-    )
-    return buffer.getvalue()
-
-
-def decode_mask(png: bytes) -> np.ndarray:
-    """1-bit PNG -> (H, W) bool. BadImage if the bytes are anything else: a grey mask has no agreed threshold."""
-    return np.array(_load_mask(png), dtype=bool)
-
-
-def decode_packed_mask(png: bytes, side: int) -> NDArray[np.uint8]:
-    """1-bit PNG -> (side, ceil(side / 8)) uint8: resized by nearest neighbour, bits as of `numpy.packbits`."""
-    mask = _load_mask(png)
-    if mask.size != (side, side):
-        mask = mask.resize((side, side), Image.Resampling.NEAREST)
-    return np.packbits(np.asarray(mask), axis=1)
-
-
-def _load_mask(png: bytes) -> Image.Image:
-    with _open(png) as picture:
-        if (picture.format, picture.mode) != ("PNG", "1"):
-            raise BadImage(f"is not a 1-bit PNG (but {picture.format}, mode {picture.mode})")
-        try:
-            picture.load()
-        except _DECODER_ERRORS as error:
-            raise _decoding_error(error) from error
-        return picture
-
-
 def _decode_plain_jpeg(picture: ImageFile.ImageFile, image: bytes) -> Pixels | None:
     """The pixels as stored, if the file is a JPEG whose colours need no conversion; None if Pillow has to decode it."""
     if picture.format != "JPEG" or picture.mode not in ("L", "RGB") or needs_conversion(picture):
@@ -174,14 +141,22 @@ def _decode_plain_jpeg(picture: ImageFile.ImageFile, image: bytes) -> Pixels | N
 
 
 def _load(picture: ImageFile.ImageFile) -> Pixels:
+    load_picture(picture)
     try:
-        picture.load()
         return np.asarray(_to_rgb(picture, picture))
     except _DECODER_ERRORS as error:
         raise _decoding_error(error) from error
 
 
-def _open(image: bytes) -> ImageFile.ImageFile:
+def load_picture(picture: ImageFile.ImageFile) -> None:
+    """Decodes the pixels of an opened file. BadImage if that fails."""
+    try:
+        picture.load()
+    except _DECODER_ERRORS as error:
+        raise _decoding_error(error) from error
+
+
+def open_picture(image: bytes) -> ImageFile.ImageFile:
     """Opens a file by the type that its first bytes show. BadImage if that is none of READABLE_TYPES."""
     file_type = detect_file_type(image)
     if file_type not in READABLE_TYPES:
@@ -225,10 +200,7 @@ def _decoding_error(error: BaseException) -> BadImage:
 def _check(picture: ImageFile.ImageFile) -> ImageInfo:
     # Only known before loading: in most modes Pillow keeps the upper byte.
     is_16_bit = any("16" in str(tile[3]) for tile in picture.tile)
-    try:
-        picture.load()
-    except _DECODER_ERRORS as error:
-        raise _decoding_error(error) from error
+    load_picture(picture)
     # After loading, because reading the EXIF of a PNG decodes it, and a second decoding hides the first one's error.
     # Pillow turns a TIFF upright when it loads it, and reports the size of the upright image.
     orientation = 1 if picture.format == "TIFF" else _orientation(picture)

@@ -20,6 +20,7 @@ from ufgvc.core.parquet import read_parquet_file
 from ufgvc.core.process import cpu_count
 from ufgvc.core.region_names import PAPER_REGIONS, RegionName, check_region_names
 from ufgvc.core.storage import Store, open_store
+from ufgvc.core.text import plural
 from ufgvc.data import validation
 from ufgvc.data.dataset import (
     DATASET_FILE,
@@ -267,4 +268,8 @@ def _write_rejected(store: Store, rejected: list[Rejected], left_out: list[Rejec
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([("path", "reason"), *lines])
     store.write_text(REJECTED_FILE, text.getvalue())
-    log.warning("%d inputs were left out; %s/%s lists them", len(lines), store.uri, REJECTED_FILE)
+    refused = len({(bad.path, bad.reason) for bad in rejected})
+    counts = [plural(refused, "photograph or box file", "photographs or box files")] if refused else []
+    counts += [plural(len(lines) - refused, "file that is no photograph", "files that are no photographs")]
+    level = logging.WARNING if refused else logging.INFO
+    log.log(level, "left out: %s; see %s/%s", " and ".join(counts), store.uri, REJECTED_FILE)

@@ -16,7 +16,8 @@ from ufgvc.core.parquet import read_parquet_rows
 from ufgvc.core.process import cpu_count
 from ufgvc.core.storage import Store
 from ufgvc.data.dataset import Dataset, read_manifest
-from ufgvc.data.images import BadImage, decode, decode_packed_mask
+from ufgvc.data.images import BadImage, decode
+from ufgvc.data.mask_png import decode_packed_mask
 from ufgvc.data.resize import resize_square
 from ufgvc.runtime.session import in_ray_session
 from ufgvc.runtime.tasks import free_slots, map_in_threads, one_task_each

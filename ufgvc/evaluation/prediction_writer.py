@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ufgvc.core.storage import Store, join
+from ufgvc.core.text import plural
 from ufgvc.evaluation.explanation import explain
 from ufgvc.evaluation.settings import PredictResult, PredictSettings
 from ufgvc.models.model import LoadedModel
 
 log = logging.getLogger(__name__)
 
+MAX_LISTED = 10  # photographs whose answers are printed
 CSV, JSON, REJECTED, PARQUET = "predictions.csv", "predictions.json", "rejected.csv", "predictions"
 
 
@@ -31,6 +34,7 @@ class PredictionWriter:
         self.calibrated, self.has_threshold = model.calibration is not None, model.subspace is not None
         self.unknown, self.unknown_name = 0, model.unknown_name
         self.rows: list[dict[str, Any]] = []
+        self.answers: list[str] = []
         self.parts: list[str] = []
         self.counts = {CSV: 0, REJECTED: 0}
 
@@ -65,6 +69,8 @@ class PredictionWriter:
         known = row["known"]
         self.unknown += not known
         cultivar = pairs[0][0] if known else self.unknown_name
+        if len(self.answers) <= MAX_LISTED:
+            self.answers.append(_answer(row["path"], cultivar, pairs))
         self.writers[CSV].writerow([row["path"], cultivar, f"{pairs[0][1]:.6f}", "true" if known else "false", *flat])
         cells = [row["path"], cultivar, pairs[0][1], known, *(cell for pair in pairs for cell in pair)]
         self.rows.append(dict(zip(self.columns, cells, strict=True)))
@@ -91,7 +97,8 @@ class PredictionWriter:
                     target.write(chunk)
         self.store.delete(*sorted(stale))
         if self.counts[REJECTED]:
-            log.warning("%d files have no prediction: %s", self.counts[REJECTED], join(self.store.uri, REJECTED))
+            count = plural(self.counts[REJECTED], "file")
+            log.warning("without a prediction: %s; see %s", count, join(self.store.uri, REJECTED))
         parquet = tuple(join(self.store.uri, name) for name in self.parts)
         return PredictResult(
             predicted=self.counts[CSV],
@@ -103,6 +110,7 @@ class PredictionWriter:
             unknown=self.unknown,
             calibrated=self.calibrated,
             has_threshold=self.has_threshold,
+            answers=tuple(self.answers) if len(self.answers) <= MAX_LISTED else (),
         )
 
     def _write_part(self) -> None:
@@ -111,3 +119,11 @@ class PredictionWriter:
             pq.write_table(pa.Table.from_pylist(self.rows), file, compression="zstd")
         self.parts.append(name)
         self.rows = []
+
+
+def _answer(path: str, cultivar: str, pairs: Sequence[tuple[str, float]]) -> str:
+    """ "leaf.jpg: Cotton-4 (81.0 %; next Cotton-3, 7.2 %)"."""
+    candidates = [f"{100 * pairs[0][1]:.1f} %", *(f"next {name}, {100 * share:.1f} %" for name, share in pairs[1:2])]
+    if cultivar != pairs[0][0]:
+        candidates[0] = f"{pairs[0][0]}, {candidates[0]}"
+    return f"{path}: {cultivar} ({'; '.join(candidates)})"

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from pydantic import Field
 
+from ufgvc.core.text import plural
 from ufgvc.core.types import MaskKind
 from ufgvc.evaluation.drift import Drift
 from ufgvc.evaluation.metrics import Scores
@@ -109,7 +110,8 @@ class PredictResult:
     predicted: photographs with a prediction.  unknown: of these, called unknown.  rejected: files without a prediction.
     csv, json, rejected_csv: URIs.  parquet: URIs of the parts.  page: URI of predictions.html, None without one.
     calibrated: whether the model's probabilities are calibrated.  has_threshold: whether it has an out-of-distribution
-    threshold.  drift: of the photographs against the leaves that the model knows.
+    threshold.  drift: of the photographs against the leaves that the model knows.  answers: a line for each photograph,
+    if they are MAX_LISTED or fewer; the page shows all.
     """
 
     predicted: int
@@ -123,16 +125,18 @@ class PredictResult:
     has_threshold: bool = False
     drift: Drift | None = None
     page: str | None = None
+    answers: tuple[str, ...] = ()
 
     def summary(self) -> str:
         """The text for the terminal."""
-        bad = f"; {self.rejected} other files, see {self.rejected_csv}" if self.rejected else ""
-        named = f"{self.predicted} photographs predicted" + (
+        listed = "".join(f"{answer}\n" for answer in sorted(self.answers))
+        bad = f"; {plural(self.rejected, 'other file')}, see {self.rejected_csv}" if self.rejected else ""
+        named = f"{listed}{plural(self.predicted, 'photograph')} predicted" + (
             f", {self.unknown} of them unknown (`known` is false)" if self.unknown else ""
         )
         lacks = [] if self.calibrated else ["the probabilities are not calibrated"]
         lacks += [] if self.has_threshold else ["no leaf can be called unknown"]
         raw = f"\n{' and '.join(lacks)}: see `ufgvc calibrate`" if lacks else ""
         page = f"\npage: {self.page}" if self.page else ""
-        drift = f"\n{self.drift.summary()}" if self.drift else ""
+        drift = f"\n{self.drift.summary()}" if self.drift and not self.answers else ""
         return f"{named}: {self.csv}{bad}{page}{raw}{drift}"

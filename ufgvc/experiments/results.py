@@ -12,7 +12,8 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.process import git_commit, versions
 from ufgvc.core.storage import Store, join
 from ufgvc.data.dataset import Dataset, read_index, read_manifest
-from ufgvc.data.images import decode, decode_mask
+from ufgvc.data.images import decode
+from ufgvc.data.mask_png import decode_mask
 from ufgvc.evaluation.benchmark_record import BenchmarkDataset, BenchmarkRecord, MethodResult, Protocol, RunResult
 from ufgvc.evaluation.cam import mean_energy
 from ufgvc.evaluation.paper_results import paper_accuracy

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ufgvc.core.region_names import PAPER_REGIONS
+from ufgvc.core.text import plural
 from ufgvc.experiments.next_command import NextCommand
 from ufgvc.experiments.status import RegistryStatus, Status
 from ufgvc.experiments.status_runs import RunStatus
@@ -18,7 +19,7 @@ _NOTES = {"test": "selected on test", "kfold": "one fold", "holdout": "leaves he
 def status_lines(status: Status) -> Iterator[str]:
     """A line for each thing that there is, the runs left out."""
     leaves = ", ".join(f"{count} {split}" for split, count in status.leaves.items())
-    counts = f"{status.cultivars} cultivars, {leaves} leaves"
+    counts = f"{plural(status.cultivars, 'cultivar')}, {leaves} leaves"
     yield f"data      {status.name}: {counts}; fingerprint {status.fingerprint[:12]}"
     if status.regions != PAPER_REGIONS:
         yield f"regions   {', '.join(status.regions)}"
@@ -48,7 +49,7 @@ def runs_table(status: Status) -> Table | None:
         [run.method, run.key, _score(run) or _progress(run), _note(run)] for run in status.runs[:SHOWN_RUNS]
     ]
     left = len(status.runs) - SHOWN_RUNS
-    note = f"and {left} more runs" if left > 0 else ""
+    note = f"and {plural(left, 'more run')}" if left > 0 else ""
     columns = ("Method", "Run", "Leaves right", "Note")
     return Table("Runs", columns, rows, frozenset({0, 1, 2, 3}), note)
 
@@ -100,4 +101,4 @@ def _registry(registry: RegistryStatus) -> str:
         return f"{role} {number}" + (f" ({right} right)" if right else "")
 
     roles = f"{named('champion', registry.champion)}, {named('challenger', registry.challenger)}"
-    return f"{registry.model}: {len(registry.versions)} versions; {roles}"
+    return f"{registry.model}: {plural(len(registry.versions), 'version')}; {roles}"

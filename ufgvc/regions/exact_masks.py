@@ -18,7 +18,8 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.region_names import join_names
 from ufgvc.core.storage import Store, open_store
 from ufgvc.data.dataset import Dataset, Shard, ShardWriter, read_index
-from ufgvc.data.images import BadImage, decode_mask, encode_mask
+from ufgvc.data.images import BadImage
+from ufgvc.data.mask_png import decode_mask, encode_mask
 from ufgvc.data.readers.listing import image_ids
 from ufgvc.data.readers.scan import find_photographs, scan
 from ufgvc.data.schemas import masks_schema

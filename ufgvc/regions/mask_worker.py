@@ -17,7 +17,8 @@ import pyarrow as pa
 from ufgvc.core.storage import Store
 from ufgvc.core.types import Box
 from ufgvc.data.dataset import Dataset, Shard, ShardWriter, read_images, read_shard
-from ufgvc.data.images import BadImage, Pixels, decode, encode_mask
+from ufgvc.data.images import BadImage, Pixels, decode
+from ufgvc.data.mask_png import encode_mask
 from ufgvc.data.schemas import REGIONS_SCHEMA, from_boxes, masks_schema, to_boxes
 from ufgvc.regions.annotated import ANNOTATED
 from ufgvc.regions.masks import make_masks

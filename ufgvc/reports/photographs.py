@@ -15,7 +15,8 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.parquet import read_parquet_rows
 from ufgvc.core.region_names import PAPER_REGIONS, join_names
 from ufgvc.data.dataset import Dataset, Manifest, read_manifest
-from ufgvc.data.images import decode, decode_mask
+from ufgvc.data.images import decode
+from ufgvc.data.mask_png import decode_mask
 from ufgvc.evaluation.cam import activation_maps, masked_maps
 from ufgvc.evaluation.score import Scored
 from ufgvc.models.model import LoadedModel

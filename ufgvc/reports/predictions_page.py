@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ufgvc.core.storage import Store, join
+from ufgvc.core.text import plural
 from ufgvc.evaluation.drift import Drift
 from ufgvc.evaluation.explanation import why_unknown
 from ufgvc.evaluation.predict import Predicted
@@ -85,14 +86,16 @@ def compose_page(predicted: Predicted, gallery: Gallery) -> Page:
     shown = len(gallery.leaves)
     count = f"the {shown} most doubtful of {result.predicted} photographs" if shown < result.predicted else ""
     text = f"These are {count} (--page N shows more). {TEXT}" if count else TEXT
-    certain = f"{result.predicted} photographs named" if not result.unknown else f"{result.predicted} photographs"
+    photographs = plural(result.predicted, "photograph")
+    certain = f"{photographs} named" if not result.unknown else photographs
+    named = "photograph named" if result.predicted == 1 else "photographs named"
     return Page(
         eyebrow="ufgvc predictions",
-        title=f"{model.info['method']}: {result.predicted} photographs, {len(model.classes)} cultivars",
+        title=f"{model.info['method']}: {photographs}, {plural(len(model.classes), 'cultivar')}",
         headline=str(result.unknown if result.has_threshold else result.predicted),
         explanation=f"of {certain} unknown to the model"
         if result.has_threshold
-        else "photographs named; the model has no threshold for unknown leaves, which ufgvc calibrate fits",
+        else f"{named}; the model has no threshold for unknown leaves, which ufgvc calibrate fits",
         stats=_stats(predicted),
         sections=[Section("Photographs", text, [gallery])],
         facts=_facts(predicted, drift, model),

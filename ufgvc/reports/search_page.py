@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections import Counter
 
-from ufgvc.core.text import format_duration
+from ufgvc.core.text import format_duration, plural
 from ufgvc.evaluation.search_parameters import MIN_TRIALS, Importance, importance
 from ufgvc.evaluation.search_record import SearchRecord
 from ufgvc.evaluation.search_summary import SearchSummary, summarize
@@ -45,7 +45,7 @@ def compose_search(record: SearchRecord, footer: str = "", summary: SearchSummar
     facts = {name[:1].upper() + name[1:]: text for name, text in record.facts.items()}
     return Page(
         eyebrow=f"ufgvc search on {record.dataset}",
-        title=f"{record.method}: search over {_plural(len(record.trials), 'trial')}",
+        title=f"{record.method}: search over {plural(len(record.trials), 'trial')}",
         headline=headline,
         explanation=explanation,
         stats=_stats(record, summary),
@@ -88,7 +88,7 @@ def describe_trials(record: SearchRecord, summary: SearchSummary) -> str:
     again = f"; {repeats} repeat the paper's setting with another seed" if repeats else ""
     saved = summary.savings
     epochs = f"; {saved.epochs:,} of {saved.all_epochs:,} epochs trained" if saved.epochs else ""
-    return f"{_plural(len(record.trials), 'trial')} ({_states(record)}{again}){epochs}."
+    return f"{plural(len(record.trials), 'trial')} ({_states(record)}{again}){epochs}."
 
 
 def describe_best(record: SearchRecord, summary: SearchSummary) -> str:
@@ -189,13 +189,9 @@ def _paper_mean(seeds: SeedVariance) -> str:
     return f"{percent(seeds.mean)}{f', mean of {seeds.trainings} trainings' if seeds.trainings > 1 else ''}"
 
 
-def _plural(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
-
-
 def _stats(record: SearchRecord, summary: SearchSummary) -> list[tuple[str, str]]:
     bias, saved = summary.selection_bias, summary.savings
-    stats = [(_plural(len(record.trials), "trial"), _states(record))]
+    stats = [(plural(len(record.trials), "trial"), _states(record))]
     if bias and bias.settings > 1:
         stats.append((f"{points(bias.gain)} points", f"in cross-validation, as the best of {bias.settings}"))
         stats.append((f"{points(bias.expected)} points", "expected from selection bias alone"))

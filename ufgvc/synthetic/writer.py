@@ -18,7 +18,7 @@ from pydantic import Field
 
 from ufgvc.core.config import Settings
 from ufgvc.core.errors import UserError
-from ufgvc.data.images import encode_mask
+from ufgvc.data.mask_png import encode_mask
 from ufgvc.synthetic.boxes import Box, make_boxes
 from ufgvc.synthetic.cultivars import DRAWING, NUISANCE, Traits, Variant, plant_and_position, rng_for, sample_traits
 from ufgvc.synthetic.outline import Blade, palmate, pinnate

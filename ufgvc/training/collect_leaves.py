@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from ufgvc.core.parquet import read_parquet_rows
+from ufgvc.core.text import plural
 from ufgvc.data.dataset import Dataset, read_index
 from ufgvc.data.images import decode
 from ufgvc.data.resize import encode_thumbnail, resize_square
@@ -49,9 +50,9 @@ def collect_leaves(method: Method, dataset: Dataset, config: WorkerConfig, devic
     found = np.concatenate(features) if embedded is None else embedded
     leaves = TrainingLeaves.of_features(found, labels[chosen], image_ids, thumbnails)
     log.info(
-        "the model carries %d training leaves (%.1f MB), which predictions show as the nearest ones; "
+        "the model carries %s (%.1f MB), which predictions show as the nearest ones; "
         "`--train.no-neighbours` leaves them out",
-        len(leaves),
+        plural(len(leaves), "training leaf", "training leaves"),
         len(leaves.to_bytes()) / 1e6,
     )
     return leaves

@@ -20,6 +20,7 @@ from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
 from ufgvc.training.average import WeightAverage
 from ufgvc.training.checkpoint import CheckpointSink, make_checkpoint_folder, write_checkpoint
+from ufgvc.training.data_wait import DataWait
 from ufgvc.training.ddp import Ranks, warm_up_ddp_buckets, wrap_ddp
 from ufgvc.training.fit import fit_epoch
 from ufgvc.training.graphs import StepGraphs, use_graphs
@@ -186,10 +187,9 @@ class Worker:
             seed = ((self.config.seed * 1_000_003 + self.ranks.rank) * 1_000_003 + self.epoch) % 2**63
             torch.cuda.manual_seed_all(seed)
         sums = EpochTotals(self.ranks.device)
-        waited = 0.0
-        started = mark = time.monotonic()
-        for batch in self.loader.training(self.epoch):
-            waited += time.monotonic() - mark
+        waited = DataWait(self.ranks.device)
+        started = time.monotonic()
+        for batch in waited.watch(self.loader.training(self.epoch)):
             self.marks.setdefault("first batch", time.time())
             how = (self.precision, self.ranks.sum, self.ranks.world_size, self.graphs)
             done = train_step(self.method, self.model, batch, self.optimizer, *how)
@@ -197,7 +197,6 @@ class Worker:
                 self.average.update(self.method.net)
             sums.add(done.losses, done.correct, done.count, done.images)
             self._mark_first_step()
-            mark = time.monotonic()
         totals = sums.reduce(self.ranks)
         seconds = time.monotonic() - started  # after the transfer, which waits for the device
         seen = int(totals[-1, 0])
@@ -213,7 +212,7 @@ class Worker:
             for name, (total, number) in zip(sums.losses, totals[:-2], strict=True)
         }
         row["loss"] = sum(self.method.loss_weights[name] * row[f"loss_{name}"] for name in sums.losses)
-        return row | {"images_per_second": seen / seconds, "data_wait": waited / seconds}
+        return row | {"images_per_second": seen / seconds, "data_wait": waited.seconds / seconds}
 
     def _mark_first_step(self) -> None:
         """Writes startup.json after the first step."""

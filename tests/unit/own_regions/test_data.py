@@ -14,8 +14,8 @@ from ufgvc.core.errors import UserError
 from ufgvc.core.types import Box
 from ufgvc.data.cache import CachedSource, decoded_size, load_decoded_split
 from ufgvc.data.dataset import Dataset, open_dataset, read_index, read_manifest, read_shard
-from ufgvc.data.images import decode_mask, encode_mask
 from ufgvc.data.ingest import IngestSettings, ingest
+from ufgvc.data.mask_png import decode_mask, encode_mask
 from ufgvc.data.schemas import masks_schema, to_boxes
 from ufgvc.data.stream import StreamedSource, decode_chunk, list_chunks
 from ufgvc.experiments.status import read_status

@@ -95,7 +95,7 @@ def compose_page(predicted: Predicted, gallery: Gallery) -> Page:
         headline=str(result.unknown if result.has_threshold else result.predicted),
         explanation=f"of {certain} unknown to the model"
         if result.has_threshold
-        else f"{named}; the model has no threshold for unknown leaves, which ufgvc calibrate fits",
+        else f"{named}; the model has no threshold for unknown leaves, which `ufgvc calibrate` fits",
         stats=_stats(predicted),
         sections=[Section("Photographs", text, [gallery])],
         facts=_facts(predicted, drift, model),
@@ -117,9 +117,9 @@ def _stats(predicted: Predicted) -> list[tuple[str, str]]:
 def _lacks(model: LoadedModel) -> list[str]:
     found = []
     if model.leaves is None:
-        found.append("this model carries no training leaves to compare with: train it again with --train.neighbours")
+        found.append("This model carries no training leaves to compare with: train it again with `--train.neighbours`.")
     if model.calibration is None:
-        found.append("the probabilities are not calibrated: see ufgvc calibrate")
+        found.append("The probabilities are not calibrated: see `ufgvc calibrate`.")
     return found
 
 

@@ -276,9 +276,9 @@ def _predict_here(
     predictor = Predictor(store, model, settings.top, device)
     size = settings.batch_size
     batches = (names[start : start + size] for start in range(0, len(names), size))
-    with ThreadPoolExecutor(READ_THREADS) as pool:  # a batch is read while the one before is scored
+    with ThreadPoolExecutor(READ_THREADS) as pool:  # a batch is read while one is scored, and one before it written
         read = map_in_threads(lambda paths: predictor.read(paths, pool.map), batches, threads=1)
-        yield from map(predictor.score, read)
+        yield from map_in_threads(predictor.score, read, threads=1)
 
 
 def _predict_by_actors(

@@ -106,8 +106,7 @@ def overview() -> str:
 def parse(command: Command, arguments: list[str]) -> Any:
     """The settings of a command from YAML and flags.
 
-    UserError for a bad file or a value that the settings refuse; SystemExit(2) with tyro's message for a flag that
-    does not exist or has a value of another type.
+    UserError for a bad file, a flag that is missing or does not exist, and a value that the settings refuse.
     """
     import tyro
 

@@ -99,3 +99,11 @@ def _modules_outside(packages: set[str]) -> set[str]:
         for module, owners in importlib.metadata.packages_distributions().items()
         if not {canonicalize_name(owner) for owner in owners} & packages and module != "ufgvc"
     }
+
+
+def test_a_training_and_a_prediction_import_nothing_that_they_do_without() -> None:
+    """Each of these takes a second to import: MLflow is another process's, the others are for charts and tests."""
+    used = "ufgvc.training.run, ufgvc.evaluation.predict, ufgvc.reports.predictions_page"
+    heavy = ("matplotlib", "mlflow", "pandas", "ray", "scipy", "sklearn")
+    script = f"import sys, {used}; print(*set({heavy}) & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "\n"

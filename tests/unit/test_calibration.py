@@ -142,7 +142,7 @@ def test_unknown_is_what_lies_outside_of_the_span_of_the_learnt_leaves() -> None
     np.testing.assert_array_equal(again.ood_score(other), subspace.ood_score(other))
 
 
-def slow_ood_score(learnt: NDArray[np.float64], feature: NDArray[np.float64]) -> float:
+def slow_ood_score(learnt: NDArray[np.float64], feature: NDArray[np.float64], standardised: bool) -> float:
     """What the definition says, of one feature and number by number, from the eigenvectors of the covariance."""
     units = [row / math.sqrt(sum(x * x for x in row)) for row in learnt]
     mean = sum(units) / len(units)
@@ -157,29 +157,48 @@ def slow_ood_score(learnt: NDArray[np.float64], feature: NDArray[np.float64]) ->
     left = feature / length - mean
     for direction in kept:
         left = left - (left @ direction) * direction
-    usual = sorted(math.sqrt(sum(x * x for x in row)) for row in learnt)[len(learnt) // 2]
-    return math.sqrt(sum(x * x for x in left)) * math.sqrt(length / usual)
+    lengths = sorted(math.sqrt(sum(x * x for x in row)) for row in learnt)
+    residual = math.sqrt(sum(x * x for x in left))
+    if standardised:
+        return residual * math.sqrt(length / lengths[len(learnt) // 2])
+    return residual * max(1, length / lengths[3 * (len(learnt) - 1) // 4])
 
 
+@pytest.mark.parametrize("standardised", [True, False])
 @pytest.mark.parametrize("factor", [0.2, 1, 5])
-def test_the_score_is_what_its_definition_says(factor: float) -> None:
+def test_the_score_is_what_its_definition_says(factor: float, standardised: bool) -> None:
     random = np.random.default_rng(1)
     learnt, other = random.normal(1, 2, (41, 12)), factor * random.normal(0, 2, (25, 12))
-    expected = [slow_ood_score(learnt, feature) for feature in other]
-    np.testing.assert_allclose(fit_feature_subspace(learnt, with_length=True).ood_score(other), expected, atol=2e-6)
+    expected = [slow_ood_score(learnt, feature, standardised) for feature in other]
+    found = fit_feature_subspace(learnt, standardised).ood_score(other)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=2e-6)
 
 
-def test_a_model_of_an_earlier_version_keeps_its_score() -> None:
-    """Its file has no usual length, as that of a trained network, and its threshold was fitted to the residual."""
+@pytest.mark.parametrize("standardised", [True, False])
+def test_a_model_of_an_earlier_version_keeps_its_score(standardised: bool) -> None:
+    """Its file has no length, and its threshold was fitted to the residual."""
     random = np.random.default_rng(2)
-    subspace = fit_feature_subspace(random.normal(size=(30, 8)), with_length=True)
+    subspace = fit_feature_subspace(random.normal(size=(30, 8)), standardised)
     old = FeatureSubspace.from_bytes(safetensors.numpy.save({"mean": subspace.mean, "basis": subspace.basis}))
     other = random.normal(size=(9, 8))
-    assert old.length is None
     np.testing.assert_allclose(old.ood_score(7 * other), old.ood_score(other))
-    np.testing.assert_allclose(subspace.ood_score(4 * other), 2 * subspace.ood_score(other))
-    assert FeatureSubspace.from_bytes(old.to_bytes()).length is None
-    assert fit_feature_subspace(other).length is None
+    assert (subspace.ood_score(50 * other) > old.ood_score(other)).all()
+    np.testing.assert_array_equal(FeatureSubspace.from_bytes(old.to_bytes()).ood_score(other), old.ood_score(other))
+    again = FeatureSubspace.from_bytes(subspace.to_bytes())
+    np.testing.assert_array_equal(again.ood_score(9 * other), subspace.ood_score(9 * other))
+
+
+def test_a_model_of_a_later_version_is_one_message() -> None:
+    content = safetensors.numpy.save({name: np.ones(4, np.float32) for name in ("mean", "basis", "another")})
+    with pytest.raises(UserError, match="of a later ufgvc"):
+        FeatureSubspace.from_bytes(content)
+
+
+def test_a_short_feature_of_a_trained_network_has_the_score_of_its_direction() -> None:
+    random = np.random.default_rng(3)
+    subspace, other = fit_feature_subspace(random.normal(size=(30, 8))), random.normal(size=(9, 8))
+    np.testing.assert_allclose(subspace.ood_score(0.01 * other), subspace.ood_score(0.001 * other))
+    np.testing.assert_allclose(subspace.ood_score(200 * other), 2 * subspace.ood_score(100 * other))
 
 
 def test_a_reference_of_leaves_that_are_all_the_same_has_no_direction() -> None:

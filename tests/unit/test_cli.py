@@ -93,7 +93,7 @@ def test_the_kind_of_masks_is_one_setting(name: str, config: Any) -> None:
     assert configured(path, name).mask_kind == "exact"
     assert configured(path, name, "--mask-kind", "structure").mask_kind == "structure"
     flags = required_flags(COMMANDS.get(name))
-    with pytest.raises(SystemExit):
+    with pytest.raises(UserError, match=r"there is no such flag; did you mean --mask-kind\?"):
         settings_of(
             name, *flags, f"--{'train' if name in ('train', 'search', 'pipeline') else name}.mask-kind", "exact"
         )

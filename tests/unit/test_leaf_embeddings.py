@@ -71,10 +71,11 @@ def test_other_methods_and_leaves_that_were_held_out_are_embedded(tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["linear_probe", "part_probe", "resnet50"])
-def test_only_the_score_of_a_probe_has_the_length_of_the_features(name: str, tmp_path: Path) -> None:
+def test_the_length_counts_otherwise_for_a_probe_than_for_a_trained_network(name: str, tmp_path: Path) -> None:
     config, dataset = config_of(tmp_path, name), open_dataset(LEAVES)
     method = build(name, len(dataset.classes), init="none", **OPTIONS)
     method = replace(method, recipe=Recipe.model_validate(config.recipe))
     config = replace(config, cache_folder=str(tmp_path))
     subspace = fit_subspace(method, dataset, config, np.arange(4), torch.device("cpu"))
-    assert (subspace.length is not None) == name.endswith("_probe")
+    is_probe = name.endswith("_probe")
+    assert ((subspace.length is not None), (subspace.long_length is not None)) == (is_probe, not is_probe)

@@ -13,6 +13,7 @@ from ufgvc.evaluation.evaluation import Evaluation
 from ufgvc.evaluation.reliability import Reliability
 from ufgvc.reports import evaluation_figures, figures
 from ufgvc.reports.evaluation_page import compose_evaluation
+from ufgvc.reports.page import mark_code
 
 
 def evaluation_page() -> str:
@@ -95,6 +96,11 @@ def test_texts_are_escaped(html: str) -> None:
     assert "s3://b/&lt;x&gt;" in html
     assert "62.08" in html
     assert "Show all 6 cultivars" in html
+
+
+def test_backticks_mark_code(html: str) -> None:
+    assert str(mark_code("`a <b>` & `c`, `")) == "<code>a &lt;b&gt;</code> &amp; <code>c</code>, `"
+    assert "<code>ufgvc calibrate</code>" in html
 
 
 def test_narrow_screens_and_dark_mode(html: str) -> None:

@@ -1,4 +1,4 @@
-"""Pictures without a leaf are unknown to the probes, and the leaves that they were calibrated on are not."""
+"""Pictures without a leaf are unknown to the probes and to a trained network, and new leaves are not."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ import functools
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from torch.nn.functional import cross_entropy
 
 from tests.unit.probe_parts import ALONE
 from ufgvc.data.splits import kfold_indices
 from ufgvc.methods import build
+from ufgvc.methods.method import Method
 from ufgvc.models.calibration import FeatureSubspace, fit_calibration, fit_feature_subspace
 from ufgvc.models.score import embed_images
 from ufgvc.synthetic import SynthSettings, generate_leaf
 from ufgvc.training.embeddings import Embeddings
 from ufgvc.training.logistic import mean_and_scale
 
-SIDE, FOLDS = 96, 3
+SIDE, FOLDS, STEPS = 96, 3, 30
 CLASSES, EACH = 3, 8
 Pictures = NDArray[np.uint8]
 
@@ -85,7 +88,7 @@ def scored(name: str) -> tuple[FeatureSubspace, float, NDArray[np.float32], NDAr
         train, held = kfold_indices(labels, [None] * len(labels), FOLDS, fold, 0)
         mean, scale = standardiser(learnt[train])
         held_scores.append(
-            fit_feature_subspace((learnt[train] - mean) / scale, with_length=True).ood_score(
+            fit_feature_subspace((learnt[train] - mean) / scale, standardised=True).ood_score(
                 (learnt[held] - mean) / scale
             )
         )
@@ -94,21 +97,53 @@ def scored(name: str) -> tuple[FeatureSubspace, float, NDArray[np.float32], NDAr
     mean, scale = standardiser(learnt)
     assert calibration.threshold is not None
     return (
-        fit_feature_subspace((learnt - mean) / scale, with_length=True),
+        fit_feature_subspace((learnt - mean) / scale, standardised=True),
         calibration.threshold,
         (new - mean) / scale,
         (other - mean) / scale,
     )
 
 
-@pytest.mark.parametrize("name", ["linear_probe", "part_probe"])
+def train(images: Pictures, labels: NDArray[np.int64]) -> Method:
+    """A network that a few steps of plain gradient descent have fitted to the images."""
+    torch.manual_seed(0)
+    method = build("resnet50", CLASSES, "imagenet", backbone="efficientnet_lite0")
+    optimizer = torch.optim.SGD(method.net.parameters(), lr=0.01, momentum=0.9)
+    method.net.train()
+    for _ in range(STEPS):
+        few = torch.randperm(len(images))[:8]
+        views = torch.from_numpy(images)[few].permute(0, 3, 1, 2).float() / 255
+        optimizer.zero_grad()
+        cross_entropy(method.net(views)["logits"], torch.from_numpy(labels)[few]).backward()
+        optimizer.step()
+    return method
+
+
+@functools.cache
+def scored_by_trained_network() -> tuple[FeatureSubspace, float, NDArray[np.float32], NDArray[np.float32]]:
+    """As `scored`, of a network that is trained on some leaves and calibrated on others."""
+    labels = np.repeat(np.arange(CLASSES), EACH)
+    method = train(leaves(1), labels)
+    everything = [leaves(1), leaves(201), leaves(101), np.stack(list(PICTURES.values()))]
+    learnt, held, new, other = (embed_images(method, [images], SIDE, "cpu") for images in everything)
+    subspace = fit_feature_subspace(learnt)
+    calibration = fit_calibration(np.zeros((len(held), CLASSES)), labels, subspace.ood_score(held), "holdout")
+    assert calibration.threshold is not None
+    return subspace, calibration.threshold, new, other
+
+
+def scores_of(name: str) -> tuple[FeatureSubspace, float, NDArray[np.float32], NDArray[np.float32]]:
+    return scored_by_trained_network() if name == "trained" else scored(name)
+
+
+@pytest.mark.parametrize("name", ["linear_probe", "part_probe", "trained"])
 @pytest.mark.parametrize("picture", PICTURES)
 def test_a_picture_without_a_leaf_is_unknown(name: str, picture: str) -> None:
-    subspace, threshold, _, other = scored(name)
+    subspace, threshold, _, other = scores_of(name)
     assert subspace.ood_score(other)[list(PICTURES).index(picture)] > threshold
 
 
-@pytest.mark.parametrize("name", ["linear_probe", "part_probe"])
+@pytest.mark.parametrize("name", ["linear_probe", "part_probe", "trained"])
 def test_most_new_leaves_are_known(name: str) -> None:
-    subspace, threshold, new, _ = scored(name)
+    subspace, threshold, new, _ = scores_of(name)
     assert (subspace.ood_score(new) <= threshold).mean() >= 0.8

@@ -70,6 +70,37 @@ def test_a_check_names_flag_value_and_what_is_allowed(
     assert says in clean(capsys, *arguments)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("train",), "--data is missing: where the ingested data set lies"),
+        (
+            ("predict", "--source", "/tmp/x"),
+            "--model is missing: models:/name@alias, runs:/<id>/model, or a folder; --out",
+        ),
+        (
+            ("train", "--epoch", "3"),
+            "--data is missing: where the ingested data set lies: a folder, s3://bucket/prefix, or",
+        ),
+        (("train", "--epochs", "3"), "--epochs: there is no such flag; did you mean --train.epochs?"),
+        ((*TRAIN, "--train.epoch=3"), "--train.epoch: there is no such flag; did you mean --train.epochs?"),
+        ((*TRAIN, "--nope", "3"), "--nope: there is no such flag"),
+        ((*TRAIN, "7"), "7: belongs to no flag"),
+        ((*TRAIN, "--train.epochs", "abc"), "--train.epochs abc: must be a whole number or None"),
+        ((*TRAIN, "--train.learning_rate=fast"), "--train.learning-rate fast: must be a number or None"),
+        ((*TRAIN, "--train.epochs"), "--train.epochs needs a value: a whole number or None"),
+        (("train", "--data"), "--data needs a value: where the ingested data set lies"),
+        ((*TRAIN, "--train.device", "tpu"), "--train.device tpu: must be one of auto, cpu, gpu"),
+        (("bench", "--sides", "1", "b"), "--sides 1 b: must be a whole number (one or several)"),
+    ],
+    ids=lambda value: " ".join(value[-2:]) if isinstance(value, tuple) else None,
+)
+def test_what_tyro_cannot_read_is_one_message(
+    arguments: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert says in clean(capsys, *arguments)
+
+
 def bounded(settings: type[Settings], prefix: str = "--") -> Iterator[tuple[str, str]]:
     """(flag, value outside of its bounds) of all numbers with bounds, in all sections."""
     for name, field in settings.model_fields.items():

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import inspect
 import re
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast, get_type_hints
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from ufgvc.commands.unread_flags import show_value, unread_flags_refused
 from ufgvc.core.config import Settings, explain_problem
 from ufgvc.core.errors import UserError
 
-MAX_VALUE = 80  # characters of a value in a message
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
@@ -36,24 +35,25 @@ def parse_flags(
         description: the first lines of --help.
 
     Raises:
-        UserError: a value is refused by the settings; it names the flag, the value and what is allowed.
-        SystemExit: 2 after tyro's own message for a flag that does not exist, lacks its value, or has one of another
-            type; 0 after --help.
+        UserError: a flag is missing or does not exist, or a value is refused; it names the flag, the value and what is
+            allowed.
+        SystemExit: 0 after --help; 2 after tyro's own message for what `unread_flags` does not know.
     """
     import tyro
     from tyro.constructors import ConstructorRegistry
 
     registry = ConstructorRegistry()
     registry.struct_rule(_section_as_dictionary)
-    given: Any = tyro.cli(
-        settings,
-        default=default,
-        args=arguments,
-        prog=program,
-        description=description,
-        use_underscores=False,
-        registry=registry,
-    )
+    with unread_flags_refused(arguments, dict(_flags_of(settings)), program):
+        given: Any = tyro.cli(
+            settings,
+            default=default,
+            args=arguments,
+            prog=program,
+            description=description,
+            use_underscores=False,
+            registry=registry,
+        )
     try:
         return settings.model_validate(given)
     except ValidationError as error:
@@ -100,6 +100,18 @@ def _describe(problem: ErrorDetails, settings: type[Settings]) -> str:
     return f"{flags}: {text}" if flags else text
 
 
+def _flags_of(settings: type[Settings], prefix: str = "--") -> Iterator[tuple[str, str]]:
+    """Every flag with its description."""
+    import tyro
+
+    for name, field in settings.model_fields.items():
+        flag = prefix + name.replace("_", "-")
+        if _is_settings(field.annotation):
+            yield from _flags_of(cast("type[Settings]", field.annotation), f"{flag}.")
+        elif not any(mark is tyro.conf.Suppress for mark in field.metadata):
+            yield flag, field.description or ""
+
+
 def _is_settings(owner: Any) -> bool:
     return inspect.isclass(owner) and issubclass(owner, Settings)
 
@@ -107,6 +119,4 @@ def _is_settings(owner: Any) -> bool:
 def _flag(path: Sequence[str], value: Any) -> str:
     """`--train.learning-rate 0.1`, as it is typed."""
     flag = f"--{'.'.join(path)}".replace("_", "-")
-    items = value if isinstance(value, list | tuple) else [value]
-    text = " ".join(shlex.quote(str(item)) for item in items)
-    return f"{flag} {text if len(text) <= MAX_VALUE else text[:MAX_VALUE] + '...'}".rstrip()
+    return f"{flag} {show_value(value if isinstance(value, list | tuple) else [value])}".rstrip()

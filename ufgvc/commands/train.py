@@ -8,6 +8,7 @@ from pydantic import Field
 
 from ufgvc.commands.fields import HasData, HasFresh, HasMaskKind, HasMethod, HasRay, HasSeed, WritesRuns
 from ufgvc.commands.step import Step
+from ufgvc.tracking.background import prepare_recording
 from ufgvc.tracking.context import Context
 from ufgvc.training.settings import TrainSettings
 
@@ -33,6 +34,8 @@ def run(settings: Train, context: Context) -> dict[str, Any]:
 
 def execute(settings: Train, context: Context) -> Step[list[TrainResult]]:
     """Trains one model, or one for each fold; finds those that the same settings trained before."""
+    if settings.method != "auto":  # which tries methods for minutes before
+        prepare_recording(context)
     from ufgvc.training.run import train, train_folds
 
     chosen = settings.train.model_copy(update={"mask_kind": settings.mask_kind})

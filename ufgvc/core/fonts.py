@@ -8,13 +8,10 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib import font_manager
-from matplotlib.figure import Figure
-from matplotlib.ft2font import FT2Font
-from matplotlib.text import Text
-from matplotlib.ticker import FixedFormatter
+if TYPE_CHECKING:  # its import takes a second, and a page without charts does without
+    from matplotlib.figure import Figure
 
 log = logging.getLogger(__name__)
 PLAIN: dict[Any, Any] = {"text.parse_math": False}  # rcParams: a name with two dollar signs is not a formula
@@ -27,6 +24,9 @@ def drawable(figure: Figure) -> Iterator[None]:
 
     A character that no installed font has is replaced by its code point, and a warning names a font to install.
     """
+    from matplotlib.text import Text
+    from matplotlib.ticker import FixedFormatter
+
     undrawable: set[str] = set()
     with contextlib.ExitStack() as afterwards:
         for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
@@ -74,12 +74,16 @@ def _missing(text: str) -> frozenset[str]:
 
 @functools.cache
 def _own_characters() -> frozenset[int]:
+    from matplotlib import font_manager
+
     return _characters(font_manager.findfont("DejaVu Sans"))
 
 
 @functools.lru_cache(maxsize=256)
 def _characters(path: str) -> frozenset[int]:
     """Code points of a font file; none for one that matplotlib cannot draw with."""
+    from matplotlib.ft2font import FT2Font
+
     try:
         return frozenset(FT2Font(path).get_charmap())
     except (OSError, RuntimeError):
@@ -89,6 +93,8 @@ def _characters(path: str) -> frozenset[int]:
 @functools.lru_cache(maxsize=256)
 def _fonts_for(letters: frozenset[str]) -> tuple[list[str], frozenset[str]]:
     """Installed font families that together have as many of the letters as possible, and the letters that none has."""
+    from matplotlib import font_manager
+
     families: list[str] = []
     # matplotlib comes with a font of placeholders that claims to have every character.
     fonts = [font for font in font_manager.fontManager.ttflist if letters and "last resort" not in font.name.lower()]

@@ -23,7 +23,7 @@ def explain(row: Mapping[str, Any], model: LoadedModel) -> dict[str, Any]:
         "probability": round(row["probabilities"][0], 6),
         "known": known,
         "ood_score": None if model.subspace is None else round(row["ood_score"], 6),
-        "why_unknown": None if known else why_unknown(row["ood_score"], model),
+        "why_unknown": None if known else why_unknown(row, model),
         "candidates": [{"cultivar": name, "probability": round(value, 6)} for name, value in pairs],
         "nearest": nearest_leaves(row, model),
     }
@@ -44,12 +44,17 @@ def nearest_leaves(row: Mapping[str, Any], model: LoadedModel) -> list[dict[str,
     ]
 
 
-def why_unknown(ood_score: float, model: LoadedModel) -> str:
-    """A sentence for a leaf above the threshold."""
-    calibration = model.calibration
-    if calibration is None or calibration.threshold is None:
+def why_unknown(row: Mapping[str, Any], model: LoadedModel) -> str:
+    """A sentence for a leaf above the threshold.  row: of `predict`."""
+    calibration, relative_length = model.calibration, row["relative_length"]
+    if calibration is None or calibration.threshold is None or model.subspace is None:
         raise ValueError("a model without a threshold calls no leaf unknown")
-    return (
-        f"its out-of-distribution score {ood_score:.3f} is above {calibration.threshold:.3f}, "
+    why = (
+        f"its out-of-distribution score {row['ood_score']:.3f} is above {calibration.threshold:.3f}, "
         f"which {100 * calibration.coverage:g} % of {calibration.num_images} leaves of known cultivars do not exceed"
     )
+    if relative_length is not None and model.subspace.is_longer_than_leaves(relative_length):
+        why += (
+            f"; its features are {relative_length:.1f} times as long as those of the training leaves: perhaps no leaf"
+        )
+    return why

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
-from sklearn.metrics import confusion_matrix, precision_score, recall_score
 
 from ufgvc.models.calibration import softmax
 from ufgvc.models.score import rank_classes
@@ -58,6 +56,8 @@ def proportion(k: int, n: int, confidence: float = 0.95) -> Proportion:
 
     ValueError for n = 0 or k outside [0, n].
     """
+    from scipy.stats import binomtest  # here and below: their import takes a second, which `predict` does without
+
     if n < 1:
         raise ValueError("a proportion of no images does not exist")
     interval = binomtest(k, n).proportion_ci(confidence_level=confidence, method="wilson")
@@ -70,6 +70,8 @@ def score(logits: Floats, truth: Ints, top_k: int = 5) -> Scores:
     Classes with equal logits rank in label order. (scikit-learn's top-k accuracy ranks them the other way round, and
     takes other input for two classes.) ValueError for logits that are not finite.
     """
+    from sklearn.metrics import confusion_matrix, precision_score, recall_score
+
     if not np.isfinite(logits).all():
         raise ValueError("the model gave logits that are not finite numbers")
     images, classes = logits.shape

@@ -180,6 +180,7 @@ def _read_head(store: Store, name: str) -> bytes:
 _COLUMNS = {
     "known": pa.bool_(),
     "ood_score": pa.float64(),
+    "relative_length": pa.float64(),
     "classes": pa.list_(pa.int32()),
     "probabilities": pa.list_(pa.float64()),
     "neighbours": pa.list_(pa.int32()),
@@ -219,8 +220,8 @@ class Predictor:
         return list(map_paths(self._read, paths))
 
     def score(self, photographs: list[Photograph]) -> pa.Table:
-        """A row for each photograph: path, reason ("" if it was read), known, ood_score, and lists: classes and their
-        probabilities, neighbours (indices into the model's training leaves) and their distances.
+        """A row for each photograph: path, reason ("" if it was read), known, ood_score, relative_length, and lists:
+        classes and their probabilities, neighbours (indices into the model's training leaves) and their distances.
         """
         paths, reasons = [each.path for each in photographs], [each.reason for each in photographs]
         images = [each.image for each in photographs if each.image is not None]
@@ -232,8 +233,10 @@ class Predictor:
         if self.model.leaves is not None and features is not None:
             nearest, distances = (found.tolist() for found in self.model.leaves.nearest(features))
         known = self.model.is_known(ood_score).tolist()
-        read = zip(known, ood_score.tolist(), order.tolist(), probabilities.tolist(), nearest, distances, strict=True)
-        rows = [(False, 0.0, [], [], [], []) if reason else next(read) for reason in reasons]
+        lengths = self.model.relative_lengths(features, len(logits))
+        scores = (known, ood_score.tolist(), lengths, order.tolist(), probabilities.tolist(), nearest, distances)
+        read = zip(*scores, strict=True)
+        rows = [(False, 0.0, None, [], [], [], []) if reason else next(read) for reason in reasons]
         columns = dict(zip(_COLUMNS, zip(*rows, strict=True), strict=True))
         arrays = {name: pa.array(values, _COLUMNS[name]) for name, values in columns.items()}
         return pa.table({"path": pa.array(paths, pa.string()), "reason": pa.array(reasons, pa.string()), **arrays})
@@ -273,9 +276,9 @@ def _predict_here(
     predictor = Predictor(store, model, settings.top, device)
     size = settings.batch_size
     batches = (names[start : start + size] for start in range(0, len(names), size))
-    with ThreadPoolExecutor(READ_THREADS) as pool:  # a batch is read while the one before is scored
+    with ThreadPoolExecutor(READ_THREADS) as pool:  # a batch is read while one is scored, and one before it written
         read = map_in_threads(lambda paths: predictor.read(paths, pool.map), batches, threads=1)
-        yield from map(predictor.score, read)
+        yield from map_in_threads(predictor.score, read, threads=1)
 
 
 def _predict_by_actors(

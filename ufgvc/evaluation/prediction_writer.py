@@ -57,12 +57,12 @@ class PredictionWriter:
         self.folder.cleanup()
 
     def add(self, row: dict[str, Any]) -> None:
-        """Adds a photograph: {path, reason, known, ood_score, names, probabilities, neighbours, distances}."""
+        """Adds a photograph: {path, reason} and what `explain` takes."""
         if row["reason"]:
             self.reject(row["path"], row["reason"])
             return
         self.files[JSON].write(",\n" if self.counts[CSV] else "[\n")  # one photograph a line
-        json.dump(explain(row, self.model), self.files[JSON], ensure_ascii=False)
+        self.files[JSON].write(json.dumps(explain(row, self.model), ensure_ascii=False))  # dump is written in Python
         self.counts[CSV] += 1
         pairs = list(zip(row["names"], row["probabilities"], strict=True))
         flat = [cell for name, probability in pairs for cell in (name, f"{probability:.6f}")]

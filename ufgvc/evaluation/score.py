@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.parquet import read_parquet_rows
+from ufgvc.core.process import cpu_count
 from ufgvc.core.storage import Store
 from ufgvc.data.dataset import Dataset
 from ufgvc.data.images import decode
+from ufgvc.data.resize import resize_square
 from ufgvc.data.stream import Chunk, list_chunks
 from ufgvc.evaluation.settings import ScoreSettings
 from ufgvc.models.calibration import check_finite
@@ -24,10 +26,12 @@ from ufgvc.models.model import LoadedModel
 from ufgvc.models.score import rank_classes
 from ufgvc.runtime.resources import actor_pool, choose_device
 from ufgvc.runtime.session import RaySettings, ray_session
-from ufgvc.runtime.tasks import one_task_each, run_tasks
+from ufgvc.runtime.tasks import map_in_threads, one_task_each, run_tasks
 from ufgvc.training.memory import memory_for_scores
 
 MAX_IN_PROCESS = 2000  # images; up to here starting actors takes longer than it saves
+READ_THREADS = 4  # that decode in this process, at most: each has a batch of images in memory
+_Squares = dict[int, list[NDArray[np.uint8]]]
 
 
 @dataclass(frozen=True)
@@ -92,42 +96,52 @@ def check_complete(image_ids: list[str], expected: int) -> None:
 class ChunkScorer:
     """Scores chunks with all models: {"task": indices} -> a table of image_id, label, logits and ood_score."""
 
-    def __init__(self, store: Store, tasks: list[Chunk], models: Any, batch_size: int, device: str) -> None:
+    def __init__(
+        self, store: Store, tasks: list[Chunk], models: Any, batch_size: int, device: str, read_ahead: int = 1
+    ) -> None:
+        """read_ahead: batches that are decoded, a thread each, while one is scored."""
         if not isinstance(models, dict):
             import ray
 
             models = ray.get(models)
-        self.store, self.tasks, self.batch_size = store, tasks, batch_size
+        self.store, self.tasks, self.batch_size, self.read_ahead = store, tasks, batch_size, read_ahead
         self.models: dict[str, LoadedModel] = {name: model.to(device) for name, model in models.items()}
+        self._sides = {int(model.input["resize"]) for model in self.models.values()}
 
     def __call__(self, batch: Mapping[str, Any]) -> pa.Table:
         """Scores the tasks whose indices are in the batch."""
-        return pa.concat_tables([self._score(self.tasks[int(index)]) for index in batch["task"]])
+        parts = (part for index in batch["task"] for part in self._parts(self.tasks[int(index)]))
+        return pa.concat_tables([self._score(*each) for each in map_in_threads(self._decode, parts, self.read_ahead)])
 
-    def _score(self, task: Chunk) -> pa.Table:
+    def _parts(self, task: Chunk) -> Iterator[pa.Table]:
         columns = ["image_id", "image", "orientation", "label"]
         rows = read_parquet_rows(self.store, task.images, task.start, task.stop, columns)
-        logits: dict[str, list[np.ndarray]] = {name: [] for name in self.models}
-        ood_scores: dict[str, list[np.ndarray]] = {name: [] for name in self.models}
-        for start in range(0, rows.num_rows, self.batch_size):
-            part = rows.slice(start, self.batch_size)
-            orientations = part["orientation"].to_pylist()
-            images = [decode(image, each) for image, each in zip(part["image"].to_pylist(), orientations, strict=True)]
-            for name, model in self.models.items():
-                with memory_for_scores(self.batch_size, model.input, model.device):
-                    batch_logits, batch_ood_score = model.score(images, self.batch_size)
-                logits[name].append(batch_logits)
-                ood_scores[name].append(batch_ood_score)
-        scores = {f"logits:{name}": pa.array(list(np.concatenate(values))) for name, values in logits.items()}
-        scores |= {f"ood_score:{name}": pa.array(np.concatenate(values)) for name, values in ood_scores.items()}
-        return pa.table({"image_id": rows["image_id"], "label": rows["label"], **scores})
+        return (rows.slice(start, self.batch_size) for start in range(0, rows.num_rows, self.batch_size))
+
+    def _decode(self, rows: pa.Table) -> tuple[pa.Table, _Squares]:
+        """The rows, and by the side that a model takes their images (side, side, 3) uint8."""
+        squares: _Squares = {side: [] for side in self._sides}
+        for image, orientation in zip(rows["image"].to_pylist(), rows["orientation"].to_pylist(), strict=True):
+            decoded = decode(image, orientation)
+            for side, images in squares.items():
+                images.append(resize_square(decoded, side))
+        return rows.select(["image_id", "label"]), squares
+
+    def _score(self, rows: pa.Table, squares: _Squares) -> pa.Table:
+        for name, model in self.models.items():
+            with memory_for_scores(self.batch_size, model.input, model.device):
+                logits, ood_score = model.score(squares[int(model.input["resize"])], self.batch_size)
+            rows = rows.append_column(f"logits:{name}", pa.array(list(logits)))
+            rows = rows.append_column(f"ood_score:{name}", pa.array(ood_score))
+        return rows
 
 
 def _score_here(
     store: Store, tasks: list[Chunk], models: Mapping[str, LoadedModel], settings: ScoreSettings
 ) -> Iterator[pa.Table]:
-    scorer = ChunkScorer(store, tasks, dict(models), settings.batch_size, choose_device(settings.device))
-    return (scorer({"task": [index]}) for index in range(len(tasks)))
+    threads = min(READ_THREADS, cpu_count())
+    device = choose_device(settings.device)
+    yield ChunkScorer(store, tasks, dict(models), settings.batch_size, device, threads)({"task": range(len(tasks))})
 
 
 def _score_by_actors(

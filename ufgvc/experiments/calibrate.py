@@ -28,7 +28,6 @@ from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
 from ufgvc.models.calibration import (
     COVERAGE,
-    OOD_SCORE,
     Calibration,
     FeatureSubspace,
     expected_calibration_error,
@@ -172,8 +171,8 @@ def make_fold_jobs(run: Store, dataset: Dataset, config: Mapping[str, Any], fold
         if identity.get("init_sha256") != config.get("init_sha256"):
             what = "is not the file of initial weights that the model was trained from"
             raise UserError(what, where=train.init, fix="restore the earlier file")
-        score = f"-{OOD_SCORE}" if method.recipe.classifier_fit else ""  # of other methods it has not changed
-        folder = join(run.uri, "calibration", f"fold-{fold}-{identity['key']}{score}")
+        score = 2 if method.recipe.classifier_fit else 3  # raised with its formula: old scores are computed again
+        folder = join(run.uri, "calibration", f"fold-{fold}-{identity['key']}-{score}")
         worker = replace(worker, run=folder, recipe=config["recipe"])
         jobs.append(TrainingJob(config["method"], 0, config["seed"], 1.0, "fold", worker, identity))
     return jobs

@@ -20,7 +20,8 @@ from ufgvc.core.errors import UserError
 COVERAGE = 0.95
 VARIANCE = 0.99  # chosen on soy leaves, plain backgrounds and other photographs: 0.98 to 0.995 do about as well
 BINS = 15
-OOD_SCORE = 2  # raised with the formula of the score: those of folds, on which thresholds are fitted, are made again
+LONG_PROBE, LONG_MAP = 2.0, 1.2  # relative lengths that next to no leaf has, and pictures without a leaf exceed
+LONG = 0.75  # quantile of the training images' lengths: with 0.5 to 1 the score finds unseen cultivars or pictures less
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -45,25 +46,27 @@ class Calibration(Settings):
 
 @dataclass(frozen=True)
 class FeatureSubspace:
-    """The affine subspace that holds most variance of the training images' features, and the usual length of these.
+    """The affine subspace that holds most variance of the training images' features, and how long these are.
 
     mean: (C,), of the features scaled to unit length.  basis: (k, C), orthonormal rows.  length: (1,), the median
-    length of the features, where it is part of the score: of a probe's standardised embeddings; None for other
-    features, and in files of an earlier version.
+    length of the standardised embeddings of a probe; None for other features.  long_length: (1,), the upper quartile of
+    the lengths of pooled maps; None for a probe. Files of earlier versions may have neither.
     """
 
     mean: NDArray[np.float32]
     basis: NDArray[np.float32]
     length: NDArray[np.float32] | None = None
+    long_length: NDArray[np.float32] | None = None
 
     def ood_score(self, features: NDArray[Any]) -> Floats:
-        """Out-of-distribution scores (N,) >= 0 of features (N, C): residual * sqrt(length / usual length).
+        """Out-of-distribution scores (N,) >= 0 of features (N, C): residual * weight of the length.
 
-        residual: what of a feature's direction lies outside the subspace; without a usual length it is the score. ViM
-        (Wang et al. 2022, arXiv 2203.10807, section 4) takes that of the feature itself, which is residual * length,
-        and adds a logit term, which is left out: logits grow with any strong activation. Ours is halfway between
-        direction and feature: the embedding of a picture without a leaf may have the direction of a leaf and has
-        several times its length. docs/results/calibration.md compares it with both.
+        residual: what of a feature's direction lies outside the subspace.  weight: sqrt(length / usual length) of a
+        probe, max(1, length / long length) of a trained network, and 1 for a file of an earlier version. ViM (Wang et
+        al. 2022, arXiv 2203.10807, section 4) takes the residual of the feature itself, which is residual * length, and
+        adds a logit term, which is left out: logits grow with any strong activation. A picture without a leaf may have
+        the direction of a leaf and is longer than leaves are, but how long a leaf is tells little about its cultivar,
+        and in a trained network hides it. docs/results/calibration.md compares them.
         UserError for features of another width.
         """
         if np.shape(features)[1] != len(self.mean):
@@ -72,24 +75,36 @@ class FeatureSubspace:
         centred = normalize_rows(features) - self.mean
         coordinates = centred @ self.basis.T.astype(np.float64)
         residual: Floats = np.linalg.norm(centred - coordinates @ self.basis, axis=1)
-        if self.length is None:
+        relative = self.relative_lengths(features)
+        if relative is None:
             return residual
-        score: Floats = residual * np.sqrt(lengths_of_rows(features) / self.length)
+        score: Floats = residual * (np.maximum(1, relative) if self.length is None else np.sqrt(relative))
         return score
+
+    def relative_lengths(self, features: NDArray[Any]) -> Floats | None:
+        """Lengths (N,) of features (N, C), divided by `length` or `long_length`; None where there is neither."""
+        reference = self.long_length if self.length is None else self.length
+        return None if reference is None else lengths_of_rows(features) / reference
+
+    def is_longer_than_leaves(self, relative_length: float) -> bool:
+        """Whether next to no leaf has so long features: it is another kind of leaf, or none."""
+        return relative_length > (LONG_MAP if self.length is None else LONG_PROBE)
 
     def to_bytes(self) -> bytes:
         """The content of feature_subspace.safetensors."""
         from safetensors.numpy import save
 
-        arrays = {"mean": self.mean, "basis": self.basis}
-        return save(arrays if self.length is None else arrays | {"length": self.length})
+        return save({name: array for name, array in vars(self).items() if array is not None})
 
     @classmethod
     def from_bytes(cls, content: bytes) -> FeatureSubspace:
-        """The inverse of `to_bytes`."""
+        """The inverse of `to_bytes`.  UserError for a file of a later version."""
         from safetensors.numpy import load
 
-        return cls(**load(content))
+        arrays = load(content)
+        if not arrays.keys() <= {"mean", "basis", "length", "long_length"}:
+            raise UserError("the model's out-of-distribution score is that of a later ufgvc", fix="upgrade ufgvc")
+        return cls(**arrays)
 
 
 def normalize_rows(features: NDArray[Any]) -> Floats:
@@ -149,21 +164,23 @@ def fit_calibration(
     )
 
 
-def fit_feature_subspace(features: NDArray[Any], with_length: bool = False) -> FeatureSubspace:
-    """The mean of features (N, C) of unit length, and the fewest principal components with VARIANCE of the variance.
+def fit_feature_subspace(features: NDArray[Any], standardised: bool = False) -> FeatureSubspace:
+    """The mean of features (N, C) of unit length, the fewest principal components with VARIANCE of the variance, and
+    the length to which others are compared.
 
-    with_length: also their median length, for standardised embeddings.
+    standardised: whether they are the embeddings of a probe, whose length counts otherwise than that of pooled maps.
     """
     from sklearn.decomposition import PCA
 
     rows = normalize_rows(features)
-    length = np.median(lengths_of_rows(features)).astype(np.float32).reshape(1) if with_length else None
+    quantile = np.quantile(lengths_of_rows(features), 0.5 if standardised else LONG, keepdims=True)
+    length = {"length" if standardised else "long_length": quantile.astype(np.float32)}
     if not np.ptp(rows, axis=0).any():
-        return FeatureSubspace(rows[0].astype(np.float32), np.zeros((0, rows.shape[1]), np.float32), length)
+        return FeatureSubspace(rows[0].astype(np.float32), np.zeros((0, rows.shape[1]), np.float32), **length)
     pca = PCA(n_components=VARIANCE, svd_solver="full").fit(rows)
     # safetensors writes the bytes as they lie in memory.
     basis = np.ascontiguousarray(pca.components_, dtype=np.float32)
-    return FeatureSubspace(pca.mean_.astype(np.float32), basis, length)
+    return FeatureSubspace(pca.mean_.astype(np.float32), basis, **length)
 
 
 def calibration_of_checkpoint(best: Mapping[str, Any], validation: str) -> Calibration | None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
+import json
 import platform
 import shutil
+import uuid
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -22,37 +27,46 @@ _REQUIRED = (
 
 
 def write_mlflow_files(folder: Path, backbone: str = "", package: Package | None = None) -> None:
-    """Makes a local folder an MLflow model, with the files of `mlflow.pyfunc.save_model`. That takes 0.6 s longer,
-    because it looks through all installed packages to compare the requirements with them.
+    """Makes a local folder an MLflow model, with the files of `mlflow.pyfunc.save_model`. That takes seconds longer: it
+    needs MLflow, and looks through all installed packages to compare the requirements with them.
 
     backbone: name of the method's backbone; one of timm adds timm to the requirements.
     package: that the method comes from; None for our own.
     """
-    import mlflow.pyfunc
-    from mlflow.models import Model, ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema
-
-    columns = {
-        "cultivar": DataType.string,
-        "probability": DataType.double,
-        "top5": DataType.string,
-        "known": DataType.boolean,
-    }
-    signature = ModelSignature(
-        inputs=Schema([ColSpec(DataType.binary, "image")]),
-        outputs=Schema([ColSpec(kind, name) for name, kind in columns.items()]),
-    )
     folder.mkdir(parents=True, exist_ok=True)
-    model = Model(signature=signature)
-    mlflow.pyfunc.add_to_model(
-        model, loader_module="ufgvc.models.pyfunc", code=CODE, conda_env=CONDA, python_env=PYTHON, streamable=False
-    )
-    model.save(str(folder / "MLmodel"))
+    (folder / "MLmodel").write_text(yaml.safe_dump(_describe()), encoding="utf-8")
     shutil.rmtree(folder / CODE, ignore_errors=True)
     source = Path(ufgvc.__file__).parent
     shutil.copytree(source, folder / CODE / source.name, ignore=shutil.ignore_patterns("__pycache__"))
     required = (*_REQUIRED, "timm") if needs_timm(backbone) else _REQUIRED
     _write_environment(folder, [*map(_pinned, required), *([package.requirement] if package else [])])
+
+
+def _describe() -> dict[str, Any]:
+    """The content of the file MLmodel."""
+    outputs = {"cultivar": "string", "probability": "double", "top5": "string", "known": "boolean"}
+    flavor = {
+        "loader_module": "ufgvc.models.pyfunc",
+        "python_version": platform.python_version(),
+        "code": CODE,
+        "env": {"conda": CONDA, "virtualenv": PYTHON},
+        "streamable": False,
+    }
+    return {
+        "flavors": {"python_function": flavor},
+        "is_signature_from_type_hint": False,
+        "mlflow_version": importlib.metadata.version("mlflow"),
+        "model_id": None,
+        "model_uuid": uuid.uuid4().hex,
+        "prompts": None,
+        "signature": {"inputs": _columns({"image": "binary"}), "outputs": _columns(outputs), "params": None},
+        "type_hint_from_example": False,
+        "utc_time_created": str(datetime.datetime.now(datetime.UTC).replace(tzinfo=None)),
+    }
+
+
+def _columns(kinds: Mapping[str, str]) -> str:
+    return json.dumps([{"type": kind, "name": name, "required": True} for name, kind in kinds.items()])
 
 
 def _write_environment(folder: Path, requirements: list[str]) -> None:

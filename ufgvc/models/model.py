@@ -134,6 +134,11 @@ class LoadedModel:
             return logits, np.zeros(len(logits)), features
         return logits, self.subspace.ood_score(features), features
 
+    def relative_lengths(self, features: NDArray[Any] | None, count: int) -> list[float | None]:
+        """`FeatureSubspace.relative_lengths` of the features of `count` images, for `why_unknown`; None without."""
+        found = None if self.subspace is None or features is None else self.subspace.relative_lengths(features)
+        return [None] * count if found is None else found.tolist()
+
     def predict(
         self,
         photographs: Photograph | Sequence[Photograph],

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from ufgvc.core.fonts import shorten
@@ -37,7 +38,9 @@ def balance_chart(counts: Mapping[str, Ints], classes: Sequence[str]) -> Chart:
             ax.legend(loc="lower right")
         else:
             figure.set_size_inches(7.2, 2.6)
-            ax.hist(total, bins=min(20, int(np.ptp(total)) + 1), color=ACCENT)
+            step = -(-(int(np.ptp(total)) + 1) // 20)  # leaves in a bar, which stands about its numbers
+            ax.hist(total, bins=np.arange(total.min() - 0.5, total.max() + step, step).tolist(), color=ACCENT)
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             ax.set(xlabel="leaves of a cultivar", ylabel="cultivars")
             ax.grid(visible=False, axis="x")
     alt = f"Leaves of {len(classes)} cultivars: from {total.min()} to {total.max()}, median {np.median(total):.0f}."

@@ -86,14 +86,14 @@ def page_warnings(audit: Audit) -> list[str]:
     ]
     if not audit.has_groups:
         found.append(
-            "The data set does not say which plant each leaf comes from (ingest --groups). Leaves of one plant are "
-            "then in several folds: accuracies may be too high and intervals too narrow."
+            "The data set does not say which plant each leaf comes from (`ufgvc ingest --groups TABLE`). Leaves of one "
+            "plant are then in several folds: accuracies may be too high and intervals too narrow."
         )
     if audit.learned_from:
         found.append(
             f"The network was trained on the {audit.learned_from} leaves and their labels. Its features of them may "
             "fit wrong labels too: figures of these leaves are too high and mistakes among them are missed. An audit "
-            "without --model has not seen any label."
+            "without `--model` has not seen any label."
         )
     if missing := int((~audit.named.held).sum()):
         found.append(

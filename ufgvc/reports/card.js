@@ -3,7 +3,8 @@
 function cardDrawer(data) {
   "use strict";
   const nameOf = (leaf) => (leaf.known ? data.names[leaf.candidates[0][0]] : data.unknown);
-  const percent = (share) => (100 * share).toFixed(share > 0.995 || share < 0.1 ? 1 : 0) + "\u00a0%";
+  const percent = (share) =>
+    (share < 0.0005 ? "<\u00a00.1" : (100 * share).toFixed(share > 0.995 || share < 0.1 ? 1 : 0)) + "\u00a0%";
 
   function make(tag, attributes, ...children) {
     const element = document.createElement(tag);

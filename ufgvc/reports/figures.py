@@ -7,15 +7,16 @@ import io
 import re
 from dataclasses import dataclass
 from textwrap import fill
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ufgvc.core.fonts import PLAIN, as_text, drawable, shorten
 from ufgvc.data.resize import encode_thumbnail
+
+if TYPE_CHECKING:  # its import takes a second, and a page without charts does without
+    from matplotlib.figure import Figure
 
 # Each colour of a chart and the CSS variable that replaces it in the page, so that charts follow light and dark mode.
 COLOURS = {"#17211b": "--ink", "#5f6b64": "--soft", "#d5dcd6": "--line", "#1f7a4d": "--accent", "#b98a2f": "--second"}
@@ -41,6 +42,8 @@ class Chart:
 
     def to_svg(self) -> str:
         """Inline SVG without a fixed size, with identifiers prefixed by the name, and colours as CSS variables."""
+        import matplotlib as mpl
+
         buffer = io.StringIO()
         empty = {"Date": None, "Creator": None, "Format": None, "Type": None}
         with mpl.rc_context(STYLE), as_text():
@@ -61,6 +64,8 @@ class Chart:
 
     def to_png(self) -> bytes:
         """PNG file on white, 150 dpi."""
+        import matplotlib as mpl
+
         buffer = io.BytesIO()
         with mpl.rc_context(STYLE), drawable(self.figure):
             self.figure.savefig(buffer, format="png", dpi=150, facecolor="white", bbox_inches="tight")
@@ -84,6 +89,9 @@ class Panels:
 
     def to_png(self) -> bytes:
         """PNG file on white, 130 dpi."""
+        import matplotlib as mpl
+        from matplotlib.figure import Figure
+
         rows, columns = len(self.images), len(self.columns)
         with mpl.rc_context(STYLE | {"axes.grid": False}):
             figure = Figure(figsize=(2.1 * columns, 2.35 * rows + 0.3), layout="constrained")

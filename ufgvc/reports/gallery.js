@@ -22,6 +22,7 @@
     page = Math.min(page, pages - 1);
     part("cards").replaceChildren(...leaves.slice(page * EACH, (page + 1) * EACH).map(card));
     part("count").textContent = `${leaves.length} of ${data.leaves.length} photographs`;
+    part("page").parentElement.hidden = pages === 1;
     part("page").textContent = `page ${page + 1} of ${pages}`;
     part("previous").disabled = page === 0;
     part("next").disabled = page === pages - 1;

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup, escape
 
 from ufgvc import __version__
 from ufgvc.reports.figures import Chart, Panels, data_uri
@@ -41,7 +43,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """The content of a report page; all texts are plain text.
+    """The content of a report page; all texts are plain text, with `code` between backticks in sentences.
 
     eyebrow: the small line above the title.  headline: the one big number ("": none), and explanation: the text next
     to it.  stats: (value, name) of the smaller numbers below.  facts: {name: value} of everything that made the
@@ -79,6 +81,11 @@ class Page:
         return _template().render(page=self)
 
 
+def mark_code(text: str) -> Markup:
+    """A text as HTML, with what stands between backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
 @cache
 def _template() -> Template:
     loader = FileSystemLoader(Path(__file__).parent)
@@ -86,6 +93,7 @@ def _template() -> Template:
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.globals["data_uri"] = data_uri
+    environment.filters["code"] = mark_code
     environment.tests["table"] = lambda block: isinstance(block, Table)
     environment.tests["gallery"] = lambda block: isinstance(block, Gallery)
     environment.tests["upload"] = lambda block: isinstance(block, Upload)

@@ -20,10 +20,11 @@ from ufgvc.models.model import LoadedModel
 from ufgvc.reports.photographs import overlay_map
 from ufgvc.runtime.resources import actor_pool, choose_device
 from ufgvc.runtime.session import RaySettings
-from ufgvc.runtime.tasks import configure_ray_data, run_tasks
+from ufgvc.runtime.tasks import configure_ray_data, map_in_threads, run_tasks
 
 SIDE = 192  # pixels, the longer side of a picture
 QUALITY = 80
+THREADS = 2  # in this process: pictures of a batch are drawn while the network computes the maps of another
 
 
 def draw_pictures(
@@ -73,14 +74,16 @@ class PictureMaker:
         readable = list(images)
         for start in range(0, len(readable), BATCH_SIZE):
             part = readable[start : start + BATCH_SIZE]
-            drawn |= zip(part, draw_pictures(self.model, [images[path] for path in part]), strict=True)
+            squares, shapes = zip(*(images[path] for path in part), strict=True)
+            drawn |= zip(part, draw_pictures(self.model, squares, shapes), strict=True)
         columns = zip(*[drawn.get(path, (b"", 1, 1, False)) for path in paths], strict=True)
         return pa.table(dict(zip(("path", "picture", "width", "height", "has_map"), (paths, *columns), strict=True)))
 
-    def _read(self, path: str) -> Pixels | None:
+    def _read(self, path: str) -> tuple[Pixels, tuple[int, int]] | None:
+        """The photograph as the model resizes it, and its (height, width)."""
         try:
-            encoded = self.store.read_bytes(path)
-            return decode_photograph(encoded)
+            image = decode_photograph(self.store.read_bytes(path))
+            return self.model.resize(image), (image.shape[0], image.shape[1])
         except (BadImage, FileNotFoundError, UnreadableFile):
             return None  # changed since it was predicted; the page shows no picture
 
@@ -96,8 +99,10 @@ def make_pictures(
         return
     if predicts_in_process(len(paths), settings, session):
         maker = PictureMaker(store, model, "cpu" if model.exported else choose_device(settings.device))
-        for start in range(0, len(paths), settings.batch_size):
-            yield from maker({"path": paths[start : start + settings.batch_size]}).to_pylist()
+        size = settings.batch_size
+        parts = ({"path": paths[start : start + size]} for start in range(0, len(paths), size))
+        for part in map_in_threads(maker, parts, THREADS):
+            yield from part.to_pylist()
         return
     import ray
 

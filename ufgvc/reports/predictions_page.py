@@ -66,7 +66,7 @@ def compose_gallery(predicted: Predicted, place: Callable[[bytes, str], str]) ->
             {
                 "path": row["path"],
                 "known": row["known"],
-                "why": "" if row["known"] else why_unknown(row["ood_score"], model),
+                "why": "" if row["known"] else why_unknown(row, model),
                 "candidates": [[index[name], round(value, 4)] for name, value in candidates],
                 "nearest": [[position[leaf], round(distance, 4)] for leaf, distance in nearest],
                 "picture": place(picture["picture"], f"{number:06d}") if picture["picture"] else "",
@@ -95,7 +95,7 @@ def compose_page(predicted: Predicted, gallery: Gallery) -> Page:
         headline=str(result.unknown if result.has_threshold else result.predicted),
         explanation=f"of {certain} unknown to the model"
         if result.has_threshold
-        else f"{named}; the model has no threshold for unknown leaves, which ufgvc calibrate fits",
+        else f"{named}; the model has no threshold for unknown leaves, which `ufgvc calibrate` fits",
         stats=_stats(predicted),
         sections=[Section("Photographs", text, [gallery])],
         facts=_facts(predicted, drift, model),
@@ -117,9 +117,9 @@ def _stats(predicted: Predicted) -> list[tuple[str, str]]:
 def _lacks(model: LoadedModel) -> list[str]:
     found = []
     if model.leaves is None:
-        found.append("this model carries no training leaves to compare with: train it again with --train.neighbours")
+        found.append("This model carries no training leaves to compare with: train it again with `--train.neighbours`.")
     if model.calibration is None:
-        found.append("the probabilities are not calibrated: see ufgvc calibrate")
+        found.append("The probabilities are not calibrated: see `ufgvc calibrate`.")
     return found
 
 

@@ -165,8 +165,8 @@ def _decode(photograph: Photograph, served: Served, max_megapixels: float) -> Im
 
 
 def score_rows(model: LoadedModel, squares: Sequence[Pixels]) -> list[dict[str, Any]]:
-    """For `explain`, of each image: known, ood_score, names and probabilities of all cultivars, the likeliest first,
-    neighbours and distances.
+    """For `explain`, of each image: known, ood_score, relative_length, names and probabilities of all cultivars, the
+    likeliest first, neighbours and distances.
     """
     logits, ood_score, features = model.score_with_features(squares, max(1, len(squares)))
     order, probabilities = model.top_k(logits, len(model.classes))
@@ -175,17 +175,19 @@ def score_rows(model: LoadedModel, squares: Sequence[Pixels]) -> list[dict[str, 
     if model.leaves is not None and features is not None:
         nearest, distances = (found.tolist() for found in model.leaves.nearest(features))
     known = model.is_known(ood_score).tolist()
-    columns = zip(known, ood_score.tolist(), order.tolist(), probabilities.tolist(), nearest, distances, strict=True)
+    lengths = model.relative_lengths(features, len(logits))
+    scores = (known, ood_score.tolist(), lengths, order.tolist(), probabilities.tolist(), nearest, distances)
     return [
         {
             "known": known,
             "ood_score": score,
+            "relative_length": length,
             "names": [model.classes[i] for i in classes],
             "probabilities": values,
             "neighbours": neighbours,
-            "distances": lengths,
+            "distances": apart,
         }
-        for known, score, classes, values, neighbours, lengths in columns
+        for known, score, length, classes, values, neighbours, apart in zip(*scores, strict=True)
     ]
 
 

@@ -1,66 +1,108 @@
-"""A run that a thread opens on MLflow, whose import and new database take seconds, while the training begins."""
+"""A run that another process opens on MLflow, whose import and new database take seconds, while the training begins."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from ufgvc.core.errors import UserError
+from ufgvc.tracking.context import Context
+from ufgvc.tracking.recorder import Recorder, RecorderLost
 from ufgvc.tracking.runs import MlflowRun, Run
+from ufgvc.tracking.settings import MlflowLocation, resolve
+
+
+def prepare_recording(context: Context) -> None:
+    """Starts the process that will record a run, so that it imports MLflow while this process imports other things."""
+    with contextlib.suppress(UserError):  # which `start_run` will raise
+        location = resolve(context.tracking, context.runs)
+        if location is not None:
+            _recorder(location)
 
 
 def open_in_background(run: Run) -> Run:
-    """The run, opened by a thread; each call of it waits for that.  run: of `start_run` with `connect_now=False`."""
+    """The run, opened by another process; each call of it waits for that.  run: of `start_run` with
+    `connect_now=False`.
+    """
     return BackgroundRun(run) if isinstance(run, MlflowRun) else run
 
 
+@functools.cache
+def _recorders() -> list[Recorder]:
+    """The process that records the runs of this one, once there is one."""
+    return []
+
+
+def _recorder(location: MlflowLocation) -> Recorder:
+    known = _recorders()
+    if not known or not known[-1].is_alive:
+        known[:] = [Recorder(location)]
+    return known[0]
+
+
 class BackgroundRun:
-    """See `open_in_background`."""
+    """See `open_in_background`. Without the other process, this one goes on with what the run's journal has."""
 
     def __init__(self, run: MlflowRun) -> None:
-        pool = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
-        self._run, self._opened = run, pool.submit(run.open)
-        pool.shutdown(wait=False)
+        self._run = run
+        self._recorder: Recorder | None = _recorder(run.location)
+        # One thread for all calls: an interrupt ends the waiting for an answer, and the next call comes after it.
+        self._calls = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
+        self._number: int | None = None
+        self._begin("open")
 
-    def _wait(self) -> MlflowRun:
-        """The run, which opens itself where the thread could not, and says why it cannot."""
-        wait([self._opened])
-        return self._run
+    def _begin(self, name: str, *arguments: Any) -> Future[Any]:
+        return self._calls.submit(self._call, name, arguments)
+
+    def _call(self, name: str, arguments: tuple[Any, ...]) -> Any:
+        if self._recorder is not None:
+            try:
+                if self._number is None:
+                    self._number = self._recorder.add(self._run)
+                return self._recorder.call(self._number, name, arguments)
+            except RecorderLost:
+                self._recorder, self._run = None, self._run.reread()
+        found = getattr(self._run, name)
+        return found(*arguments) if callable(found) else found
 
     @property
     def id(self) -> str | None:
         """See `Run`, as all that follows."""
-        return self._wait().id
+        found: str | None = self._begin("id").result()
+        return found
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Records metrics of a step."""
-        self._wait().log_metrics(metrics, step)
+        self._begin("log_metrics", dict(metrics), step).result()
 
     def log_steps(self, steps: Mapping[int, Mapping[str, float]]) -> None:
         """Records metrics of several steps."""
-        self._wait().log_steps(steps)
+        self._begin("log_steps", dict(steps)).result()
 
     def log_artifact_bytes(self, name: str, data: bytes) -> None:
         """Stores an artifact."""
-        self._wait().log_artifact_bytes(name, data)
+        self._begin("log_artifact_bytes", name, data).result()
 
     def log_text(self, text: str, name: str) -> None:
         """Stores a text artifact."""
-        self._wait().log_text(text, name)
+        self._begin("log_text", text, name).result()
 
     def log_json(self, value: Any, name: str) -> None:
         """Stores a JSON artifact."""
-        self._wait().log_json(value, name)
+        self._begin("log_json", value, name).result()
 
     def log_folder(self, folder: Path, name: str) -> None:
         """Stores a folder as artifacts below `name`."""
-        self._wait().log_folder(folder, name)
+        self._begin("log_folder", folder, name).result()
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Sets tags."""
-        self._wait().set_tags(tags)
+        self._begin("set_tags", dict(tags)).result()
 
     def finish(self, status: str = "FINISHED") -> None:
         """Ends the run with an MLflow status."""
-        self._wait().finish(status)
+        self._begin("finish", status).result()

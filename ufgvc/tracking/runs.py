@@ -166,6 +166,17 @@ class MlflowRun:
         self._unsent = bool(journal and self._pending())
         self._save_identity()
 
+    @property
+    def location(self) -> MlflowLocation:
+        """The MLflow that records it."""
+        return self._location
+
+    def reread(self) -> MlflowRun:
+        """The same run with what its journal has, which another process wrote."""
+        journal = Journal(self._journal.store) if self._journal is not None else None
+        known = journal.read_identity() if journal else None
+        return MlflowRun(self._location, journal, (known or self._identity) | {"described": False})
+
     def open(self) -> None:
         """Creates or resumes the run on MLflow, unless it is unavailable."""
         self._try(lambda: None)

@@ -55,12 +55,11 @@ def fit_subspace(
 ) -> FeatureSubspace:
     """The subspace of the features of training images, of at most SUBSPACE_IMAGES evenly spaced ones.
 
-    Of a fitted classifier, whose embeddings are standardised, with their length.  train: indices into the training
-    split.
+    train: indices into the training split.
     """
     few = train[:: -(-len(train) // SUBSPACE_IMAGES)]
     features = score_indices(method, dataset, config.split, config, few, device)[1]
-    return fit_feature_subspace(features, with_length=method.recipe.classifier_fit)
+    return fit_feature_subspace(features, standardised=method.recipe.classifier_fit)
 
 
 def score_indices(

@@ -70,7 +70,7 @@ def test_the_rayjob_parses(training: Any, monkeypatch: pytest.MonkeyPatch) -> No
     check_places({"--data": training.data, "--runs": training.runs}, nodes=3)
     assert f"WORKDIR {IMAGE}" in DOCKERFILE
     assert "COPY jobs ./jobs" in DOCKERFILE
-    with pytest.raises(UserError, match="did you mean --train.workers"):
+    with pytest.raises(UserError, match=r"did you mean --train\.workers"):
         job([*shlex.split(RAY_JOB["entrypoint"]), "--train.wokers", "2"])
 
 

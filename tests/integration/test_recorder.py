@@ -165,3 +165,23 @@ def test_requests_to_one_that_ended_are_refused(tmp_path: Path) -> None:
     assert not recorder.is_alive
     with pytest.raises(RecorderLost):
         recorder.call(0, "id", ())
+
+
+def test_a_second_interrupt_does_not_wait_for_a_recorder_that_does_not_answer(tmp_path: Path) -> None:
+    run = open_in_background(begin(tmp_path))
+    run.log_metrics({"loss": 1.0}, 1)
+    recorder = run._recorder  # type: ignore[attr-defined]
+    os.kill(recorder._process.pid, signal.SIGSTOP)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run.finish("KILLED")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert not recorder.is_alive
+    run._calls.shutdown(wait=True)  # type: ignore[attr-defined]  # what Python waits for at its end

@@ -52,7 +52,7 @@ def test_a_bucket_and_a_registry(run: str, s3: str, tmp_path: Path) -> None:
     context = Context(runs=f"{s3}/runs", tracking=tracking)
     assert register(join(run, "model"), "ufgvc-tiny", {"accuracy": "6/9"}, context) == "1"
     challenged = ufgvc("status", *places, *database)
-    assert "registry  ufgvc-tiny: 1 versions; no champion, challenger 1 (6 of 9 right)" in challenged.out
+    assert "registry  ufgvc-tiny: 1 version; no champion, challenger 1 (6 of 9 right)" in challenged.out
     assert f"next: ufgvc promote --data {s3}/data" in challenged.out
 
     set_champion(find_version("models:/ufgvc-tiny/1", "ufgvc-tiny", context), None, context)

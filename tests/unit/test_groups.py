@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.factories import image_folder
@@ -52,3 +54,17 @@ def test_one_message_for_each_mistake(tmp_path: Path) -> None:
     path = next(iter(groups(read(tmp_path / "two", "path,group\n"))))
     with pytest.raises(UserError, match="the groups 1 and 2"):
         read(tmp_path / "twice", f"path,group\n{path},1\n{path},2\n")
+
+
+def test_a_file_that_a_table_lists_twice_has_its_group_in_both_rows(tmp_path: Path) -> None:
+    """So that a plant in both splits is found, whichever row is kept."""
+    source = tmp_path / "source"
+    image_folder(source)
+    listing = list_source(str(source))
+    path = listing.photos[0].path
+    photos = listing.photos
+    doubled = photos.take(np.array([0, 0, *range(1, len(photos))]))
+    listing = replace(listing, photos=doubled)
+    (source / "groups.csv").write_text(f"path,group\n{path},P\n")
+    read_groups(str(source / "groups.csv"), listing)
+    assert [photo.group for photo in listing.photos][:3] == ["P", "P", None]

@@ -101,6 +101,12 @@ def test_rows_with_a_filter_and_too_few_or_too_many_are_judged_by_pillow() -> No
         assert outcome(decode_mask, png) == outcome(mask_png._decode_any, png)
 
 
+@pytest.mark.parametrize(("width", "height"), [(8, 0), (0, 5), (0, 0)])
+def test_a_mask_without_a_pixel_is_judged_by_pillow(width: int, height: int) -> None:
+    png = with_rows(width, height, bytes(height))
+    assert outcome(decode_mask, png) == outcome(mask_png._decode_any, png)
+
+
 def test_a_header_of_too_many_pixels_is_refused() -> None:
     with pytest.raises(BadImage, match="decompression bomb"):
         decode_mask(with_rows(1 << 20, 1 << 20, bytes(100)))

@@ -105,8 +105,8 @@ class MarkerFreeS3(pafs.FileSystemHandler):  # type: ignore[misc]  # pyarrow is 
             page = self._connection.call(lambda client: client.list_objects_v2(**options), _uri(path))
             files, _ = objects_in([page], str(options["Prefix"]))
             yield from (_file_info(f"{bucket}/{each['Key']}", each["Size"], each["LastModified"]) for each in files)
-            more = bool(page.get("IsTruncated"))
             options["ContinuationToken"] = page.get("NextContinuationToken", "")
+            more = bool(page.get("IsTruncated") and options["ContinuationToken"])
 
     def create_dir(self, path: str, recursive: bool) -> None:
         """Folders do not exist on an object store."""

@@ -41,7 +41,7 @@ from ufgvc.data.duplicates import find_duplicates
 from ufgvc.data.fingerprints import fingerprint_of
 from ufgvc.data.packing import PackedShard, Packer, ShardPlan, plan_shards
 from ufgvc.data.readers import ReaderName, list_source
-from ufgvc.data.readers.annotations import AnnotatedPhotos, read_annotations
+from ufgvc.data.readers.annotations import NOT_USED, AnnotatedPhotos, read_annotations
 from ufgvc.data.readers.box_classes import BoxOrientation, BoxRules, check_rules
 from ufgvc.data.readers.groups import read_groups
 from ufgvc.data.readers.listing import Listing, check_names, set_groups
@@ -118,7 +118,7 @@ def ingest(
     validation.check_splits(listing.photos.split_counts(), source, split)
     check_names(listing, source)
     images, regions = ShardWriter(store, IMAGES, "", "images"), ShardWriter(store, REGIONS_FOLDER, "", "regions")
-    with tempfile.TemporaryDirectory(prefix="ufgvc-ingest-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="ufgvc-ingest-", ignore_cleanup_errors=True) as temporary:
         try:
             content = _write_shards(listing, annotated, store, images, regions, source, settings, ray, Path(temporary))
             validation.check_splits(split_counts(content.index), source, split)
@@ -273,6 +273,8 @@ def _write_rejected(store: Store, rejected: list[Rejected], left_out: list[Rejec
     store.write_text(REJECTED_FILE, text.getvalue())
     refused = len({(bad.path, bad.reason) for bad in rejected})
     counts = [plural(refused, "photograph or box file", "photographs or box files")] if refused else []
-    counts += [plural(len(lines) - refused, "file that is no photograph", "files that are no photographs")]
-    level = logging.WARNING if refused else logging.INFO
+    others = len(lines) - refused
+    counts += [plural(others, "file that is not used", "files that are not used")] if others else []
+    harmless = all(reason == NOT_USED for _, reason in lines)
+    level = logging.INFO if harmless else logging.WARNING
     log.log(level, "left out: %s; see %s/%s", " and ".join(counts), store.uri, REJECTED_FILE)

@@ -52,7 +52,10 @@ def _decode_unfiltered(png: bytes) -> Bits | None:
     if len(png) < 60:
         return None
     width, height = struct.unpack(">II", header[16:24])
-    if png != _header(width, height) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"") or width * height > MAX_PIXELS:
+    if (
+        png != _header(width, height) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
+        or not 0 < width * height <= MAX_PIXELS
+    ):
         return None
     size = height * (1 + (width + 7) // 8)
     try:

@@ -23,7 +23,7 @@ from ufgvc.data.readers.scan import Rejected
 from ufgvc.data.schemas import IMAGES_SCHEMA, INDEX_COLUMNS, REGIONS_SCHEMA, from_boxes
 from ufgvc.runtime.tasks import map_in_threads
 
-_THREADS = 8  # that read and check photos: a task waits for storage, and one on this machine has several cores
+_READ_THREADS = 8  # a task waits for storage most of the time; photos are decoded one at a time, for memory
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,9 @@ class Packer:
         rows: list[dict[str, Any]] = []
         boxes: list[list[dict[str, Any]] | None] = []
         signatures = SignatureList()
-        made = map_in_threads(self._make_row, plan.photos, _THREADS)
-        for photo, annotation, one in zip(plan.photos, plan.annotations, made, strict=True):
+        contents = map_in_threads(self._read, plan.photos, _READ_THREADS)
+        for photo, annotation, content in zip(plan.photos, plan.annotations, contents, strict=True):
+            one = content if isinstance(content, BadImage) else self._make_row(photo, content)
             if isinstance(one, BadImage):
                 rejected.append(Rejected(photo.path, one.reason))
                 continue
@@ -92,16 +93,20 @@ class Packer:
         regions_shard = self.regions.write(plan.name, plan.split, regions)
         return PackedShard(images_shard, regions_shard, index, signatures.all(), rejected)
 
-    def _make_row(self, photo: Photo) -> tuple[dict[str, Any], np.ndarray] | BadImage:
-        """The photo's row in the table of images, and its thumbnail; why not, if it is rejected."""
+    def _read(self, photo: Photo) -> bytes | BadImage:
+        """The file; why not, if it cannot be read."""
         try:
-            content = self.source.read_bytes(photo.path)
-            info, thumbnail = inspect_with_thumbnail(content)
-            stored = strip_metadata(content)
+            return self.source.read_bytes(photo.path)
         except FileNotFoundError:
             return BadImage("was listed, but is gone")
         except UnreadableFile as error:
             return BadImage(error.what)
+
+    def _make_row(self, photo: Photo, content: bytes) -> tuple[dict[str, Any], np.ndarray] | BadImage:
+        """The photo's row in the table of images, and its thumbnail; why not, if it is rejected."""
+        try:
+            info, thumbnail = inspect_with_thumbnail(content)
+            stored = strip_metadata(content)
         except BadImage as error:
             return error
         row = {

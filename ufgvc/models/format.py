@@ -240,5 +240,8 @@ def write_calibration(
     mlflow_run = start_run(context, experiment, run.uri, {}, {}, store=run)
     with tempfile.TemporaryDirectory(prefix="ufgvc-model-") as folder:
         run.child("model").download(Path(folder))
+        if (Path(folder) / "MLmodel").exists():  # the package of an earlier version may not read this calibration
+            backbone = str(info["options"].get("backbone", ""))
+            write_mlflow_files(Path(folder), backbone, package_of(info["method"]))
         mlflow_run.log_folder(Path(folder), artifact)
     mlflow_run.finish()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ from ufgvc.runtime.tasks import configure_ray_data, map_in_threads, run_tasks
 SIDE = 192  # pixels, the longer side of a picture
 QUALITY = 80
 THREADS = 2  # in this process: pictures of a batch are drawn while the network computes the maps of another
+_PASS = threading.Lock()  # a network may keep maps of its pass (`StageMaps`), so one thread uses it at a time
 
 
 def draw_pictures(
@@ -38,7 +40,8 @@ def draw_pictures(
     maps = None
     if not model.exported:
         try:
-            maps, _ = activation_maps(model.net, views, model.method.last_map)
+            with _PASS:
+                maps, _ = activation_maps(model.net, views, model.method.last_map)
         except UserError:  # a network without a map before pooling
             maps = None
     for i, (height, width) in enumerate(shapes or [image.shape[:2] for image in images]):

@@ -40,12 +40,16 @@ def map_in_tasks(work: Callable[[Item], Result], items: Iterable[Item]) -> Itera
     task: Any = ray.remote(_call).options(num_cpus=1)
     held = ray.put(work)
     waiting: deque[Any] = deque()
-    for item in items:
-        waiting.append(task.remote(held, item))
-        if len(waiting) > 2 * free_slots(0, 1):
+    try:
+        for item in items:
+            waiting.append(task.remote(held, item))
+            if len(waiting) > 2 * free_slots(0, 1):
+                yield ray.get(waiting.popleft())
+        while waiting:
             yield ray.get(waiting.popleft())
-    while waiting:
-        yield ray.get(waiting.popleft())
+    finally:
+        for reference in waiting:
+            ray.cancel(reference)
 
 
 def _call(work: Callable[[Item], Result], item: Item) -> Result:

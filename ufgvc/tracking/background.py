@@ -53,6 +53,7 @@ class BackgroundRun:
         # One thread for all calls: an interrupt ends the waiting for an answer, and the next call comes after it.
         self._calls = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
         self._number: int | None = None
+        self._given_up = False
         self._begin("open")
 
     def _begin(self, name: str, *arguments: Any) -> Future[Any]:
@@ -65,6 +66,8 @@ class BackgroundRun:
                     self._number = self._recorder.add(self._run)
                 return self._recorder.call(self._number, name, arguments)
             except RecorderLost:
+                if self._given_up:
+                    return None  # the journal has what was not sent
                 self._recorder, self._run = None, self._run.reread()
         found = getattr(self._run, name)
         return found(*arguments) if callable(found) else found
@@ -104,5 +107,12 @@ class BackgroundRun:
         self._begin("set_tags", dict(tags)).result()
 
     def finish(self, status: str = "FINISHED") -> None:
-        """Ends the run with an MLflow status."""
-        self._begin("finish", status).result()
+        """Ends the run with an MLflow status. Another interrupt meanwhile ends the waiting for MLflow."""
+        done = self._begin("finish", status)
+        try:
+            done.result()
+        except KeyboardInterrupt:
+            self._given_up = True
+            if self._recorder is not None:
+                self._recorder.kill()
+            raise

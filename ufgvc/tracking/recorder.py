@@ -79,13 +79,17 @@ class Recorder:
             raise error
         return result
 
+    def kill(self) -> None:
+        """Ends the process at once, also one that waits for a server that does not answer."""
+        self._process.kill()
+        self._process.wait()
+
     def _end(self) -> None:
         self._connection.close()
         try:
             self._process.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            self.kill()
 
 
 class _Messages(logging.Handler):

@@ -20,6 +20,7 @@ from ufgvc.data.readers.photos import Photos
 from ufgvc.data.readers.scan import Rejected
 
 log = logging.getLogger(__name__)
+NOT_USED = "is not a photograph, and nothing here uses it"
 
 
 @dataclass(frozen=True)
@@ -96,4 +97,4 @@ def _list_unused(listing: Listing, read: set[str]) -> None:
     known = {bad.path for bad in listing.left_out}
     for path in listing.unused:
         if path not in known and join(listing.store.uri, path) not in read:
-            listing.left_out.append(Rejected(path, "is not a photograph, and nothing here uses it"))
+            listing.left_out.append(Rejected(path, NOT_USED))

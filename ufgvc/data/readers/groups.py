@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 
 from ufgvc.core.errors import UserError
@@ -32,7 +33,7 @@ def read_groups(uri: str, listing: Listing) -> None:
     listing.used += own
     names, groups = (_find_column(table, known, where) for known in (NAME_COLUMNS, GROUP_COLUMNS))
     photos, files = listing.photos, listing.photos.files
-    row_of = photos.first_rows()
+    row_of, group_of = photos.first_rows(), np.full(len(files), NO_GROUP, photos.groups.dtype)
     matcher = PathMatcher(photos.paths(), names=[name for name in names if name is not None])
     for name, group in zip(names, groups, strict=True):
         if name is None or group is None:
@@ -42,11 +43,14 @@ def read_groups(uri: str, listing: Listing) -> None:
             reason = f"{len(found)} photographs have this name" if found else "there is no such photograph"
             listing.rejected.append(Rejected(name, f"{reason}, but {where} lists it"))
             continue
-        row, number = row_of[files.row(found[0])], photos.group_number(group)
-        if photos.groups[row] not in (NO_GROUP, number):
-            what = f"gives {found[0]} the groups {photos[int(row)].group} and {group}"
+        at, number = files.row(found[0]), photos.group_number(group)
+        before = {int(group_of[at]), int(photos.groups[row_of[at]])} - {NO_GROUP, number}
+        if before:
+            what = f"gives {found[0]} the groups {photos.group_names[before.pop()]} and {group}"
             raise UserError(what, where=where, fix="give each photograph one group")
-        photos.groups[row] = number
+        group_of[at] = number
+    given = group_of[photos.at]  # also of a file that the source lists twice
+    photos.groups = np.where(given == NO_GROUP, photos.groups, given)
 
 
 def _find_column(table: pa.Table, known: tuple[str, ...], where: str) -> list[str | None]:

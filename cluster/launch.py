@@ -98,6 +98,9 @@ def make_exports(stack: Stack, s3: str, mlflow: str, with_keys: bool) -> dict[st
     } | (keys if with_keys else {})
 
 
+_GIVEN: set[int] = set()  # ports that `free_ports` has returned
+
+
 class Launcher:
     """Starts one server after the other.  stack: with the servers that have been started so far."""
 
@@ -195,7 +198,8 @@ class Launcher:
 
 
 def free_ports(number: int) -> list[int]:
-    """Different ports of loopback on which nothing listens now.
+    """Different ports of loopback on which nothing listens now, and that were not given before: their servers may not
+    have begun to listen.
 
     They lie between Ray's worker ports and those that the system hands out, so that neither takes one before its server
     does.
@@ -204,9 +208,12 @@ def free_ports(number: int) -> list[int]:
         ports: list[int] = []
         while len(ports) < number:
             probe, port = probes.enter_context(socket.socket()), random.randrange(20_000, 32_000)
+            if port in _GIVEN:
+                continue
             with contextlib.suppress(OSError):
                 probe.bind((LOOPBACK, port))
                 ports.append(port)
+    _GIVEN.update(ports)
     return ports
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 import time
@@ -102,6 +103,14 @@ def test_ports_are_free_and_different() -> None:
     ports = free_ports(50)
     assert len(set(ports)) == 50
     assert all(20_000 <= port < 32_000 for port in ports)
+
+
+def test_a_port_is_given_once_though_its_server_does_not_listen_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = free_ports(1)[0]
+    other = free_ports(1)[0]
+    drawn = iter([first, other, *range(31_000, 32_000)])
+    monkeypatch.setattr(random, "randrange", lambda *_: next(drawn))
+    assert not {first, other} & set(free_ports(3))
 
 
 def test_a_file_that_only_its_owner_can_read(tmp_path: Path) -> None:

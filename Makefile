@@ -31,7 +31,7 @@ test: install
 	$(UNIT) -m "not slow and not gpu"
 	$(INTEGRATION) $(PARALLEL) -m "not slow and not gpu"
 
-# What is slow starts clusters of its own, two at a time: 23 minutes on two cores.
+# What is slow starts clusters of its own, two at a time: 23 to 26 minutes on two cores.
 test-all: install
 	$(UNIT)
 	$(INTEGRATION) $(PARALLEL) -m "not slow and not gpu"

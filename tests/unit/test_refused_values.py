@@ -87,6 +87,10 @@ def test_a_check_names_flag_value_and_what_is_allowed(
         ((*TRAIN, "--nope", "3"), "--nope: there is no such flag"),
         ((*TRAIN, "7"), "7: belongs to no flag"),
         ((*TRAIN, "--train.epochs", "abc"), "--train.epochs abc: must be a whole number or None"),
+        (
+            (*TRAIN, "--train.epochs", "3", "--train.epochs", "abc"),
+            "--train.epochs abc: must be a whole number or None",
+        ),
         ((*TRAIN, "--train.learning_rate=fast"), "--train.learning-rate fast: must be a number or None"),
         ((*TRAIN, "--train.epochs"), "--train.epochs needs a value: a whole number or None"),
         (("train", "--data"), "--data needs a value: where the ingested data set lies"),

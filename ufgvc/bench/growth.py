@@ -58,7 +58,7 @@ class StepGrowth:
 
     @property
     def growing_seconds(self) -> float:
-        """Seconds of the largest size more than of the smallest: without what does not grow."""
+        """Seconds that the largest size takes beyond the smallest: without what does not grow."""
         return self.seconds[-1] - self.seconds[0]
 
 

@@ -78,8 +78,8 @@ def _unknown(tokens: Sequence[str], flags: Mapping[str, str]) -> list[str]:
 
 
 def _typed(name: str, arguments: Sequence[str]) -> list[str]:
-    """The values of a flag among the arguments: `--name a b` or `--name=a`."""
-    for place, argument in enumerate(arguments):
+    """The values of a flag among the arguments, `--name a b` or `--name=a`. The last use of a flag counts."""
+    for place, argument in reversed(list(enumerate(arguments))):
         flag, equals, value = argument.partition("=")
         if flag.replace("_", "-") == name:
             rest = [value] if equals else list(arguments[place + 1 :])

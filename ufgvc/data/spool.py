@@ -13,11 +13,11 @@ import pyarrow.compute as pc
 from ufgvc.data.dataset import Shard
 from ufgvc.data.duplicates import SIGNATURE_SHAPES, ImageSignatures
 from ufgvc.data.packing import PackedShard
+from ufgvc.data.readers.file_table import BATCH
 from ufgvc.data.readers.scan import Rejected
 from ufgvc.data.schemas import IMAGES_SCHEMA, INDEX_COLUMNS
 
 INDEX_SCHEMA = pa.schema([IMAGES_SCHEMA.field(name) for name in INDEX_COLUMNS])
-_BATCH = 4096  # texts that are Python objects at a time
 
 
 class Spool:
@@ -92,5 +92,5 @@ class Texts(Sequence[str]):
         return self._column[row].as_py() if isinstance(row, int) else self._column[row].to_pylist()
 
     def __iter__(self) -> Iterator[str]:
-        for start in range(0, len(self), _BATCH):
-            yield from self._column.slice(start, _BATCH).to_pylist()
+        for start in range(0, len(self), BATCH):
+            yield from self._column.slice(start, BATCH).to_pylist()

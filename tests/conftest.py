@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration import ray_head
-from ufgvc.core.process import disable_telemetry, passive_omp_wait
+from ufgvc.core.process import disable_telemetry, let_idle_threads_sleep
 
 _ANNOUNCED = pytest.StashKey[Path]()
 
@@ -37,7 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """A folder through which the processes of this run share one Ray head; xdist's workers inherit its name, and all
     processes that idle threads sleep and packages report nothing.
     """
-    passive_omp_wait()
+    let_idle_threads_sleep()
     disable_telemetry()
     os.environ |= {"RAY_prestart_worker_first_driver": "0"}  # Ray would start a worker for each slot, needed or not
     if not hasattr(config, "workerinput"):

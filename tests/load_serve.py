@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from ufgvc.core.process import cpu_count, passive_omp_wait
+from ufgvc.core.process import cpu_count, let_idle_threads_sleep
 
 SIZES = (1, 8)  # photographs in a forward pass of the bare model
 BOUNDARY = "a-boundary"
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--replicas", type=int, default=1)
     given = parser.parse_args()
     photographs = [path.read_bytes() for path in sorted(given.source.iterdir()) if path.is_file()]
-    passive_omp_wait()  # as `ufgvc serve` does, before torch is imported
+    let_idle_threads_sleep()  # as `ufgvc serve` does, before torch is imported
     from ufgvc.models.model import load_model
 
     rows = [("cores, and load before", f"{cpu_count()}, {os.getloadavg()[0]:.1f}")]

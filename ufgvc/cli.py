@@ -29,8 +29,9 @@ from ufgvc.core.output import JSON, QUIET, Output
 from ufgvc.core.process import (
     Stopped,
     disable_telemetry,
+    keep_freed_memory,
     output_may_be_cut,
-    passive_omp_wait,
+    let_idle_threads_sleep,
     setup_logging,
     sigterm_as_interrupt,
 )
@@ -61,7 +62,8 @@ def _main(arguments: list[str] | None) -> int:
         arguments = [*arguments[1:], arguments[0]]
     output = Output.of(arguments)
     setup_logging()
-    passive_omp_wait()
+    let_idle_threads_sleep()
+    keep_freed_memory()
     disable_telemetry()
     try:
         with sigterm_as_interrupt():

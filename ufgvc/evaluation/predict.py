@@ -5,35 +5,27 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
-
-from ufgvc.core.errors import UnreadableFile, UserError
+from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, open_store
 from ufgvc.data.file_types import HEAD_BYTES, READABLE_TYPES, detect_file_type, explain_unreadable
-from ufgvc.data.images import BadImage, decode_photograph
 from ufgvc.data.readers.scan import Rejected, find_photographs, scan, split_uri
 from ufgvc.evaluation.doubt import MostDoubtful
 from ufgvc.evaluation.drift import Drift, DriftCounter
 from ufgvc.evaluation.prediction_writer import PredictionWriter
+from ufgvc.evaluation.predictor import predict_by_actors, predict_in_threads
 from ufgvc.evaluation.settings import PredictResult, PredictSettings
 from ufgvc.models.model import LoadedModel, load_model
 from ufgvc.models.onnx import export_pays, has_gpu_provider
-from ufgvc.runtime.resources import actor_pool, choose_device
+from ufgvc.runtime.resources import choose_device
 from ufgvc.runtime.session import RaySettings, ray_session, runs_in_process, uses_cluster
-from ufgvc.runtime.tasks import configure_ray_data, map_in_threads, run_tasks
 from ufgvc.tracking.context import Context
-from ufgvc.training.memory import memory_for_scores
 
 log = logging.getLogger(__name__)
 
 FEW = 100  # photographs; with a cluster, up to here starting an actor takes longer than it saves
-READ_THREADS = 8  # that wait for storage, or decode
 
 
 @dataclass(frozen=True)
@@ -177,82 +169,6 @@ def _read_head(store: Store, name: str) -> bytes:
         return bytes(file.read(HEAD_BYTES))
 
 
-_COLUMNS = {
-    "known": pa.bool_(),
-    "ood_score": pa.float64(),
-    "relative_length": pa.float64(),
-    "classes": pa.list_(pa.int32()),
-    "probabilities": pa.list_(pa.float64()),
-    "neighbours": pa.list_(pa.int32()),
-    "distances": pa.list_(pa.float64()),
-}
-
-
-@dataclass(frozen=True)
-class Photograph:
-    """image: (resize, resize, 3) uint8; None if it could not be read, and then the reason."""
-
-    path: str
-    image: NDArray[np.uint8] | None
-    reason: str
-
-
-class Predictor:
-    """Predicts batches of photographs. One that cannot be read gets a reason instead of a prediction.
-
-    model: or, for an actor, Ray's reference to it.
-    """
-
-    def __init__(self, store: Store, model: Any, top: int, device: str) -> None:
-        if not isinstance(model, LoadedModel):
-            import ray
-
-            model = ray.get(model)
-        self.store, self.top = store, top
-        self.model: LoadedModel = model.to(device)
-
-    def __call__(self, batch: dict[str, Any]) -> pa.Table:
-        """The predictions of {"path": (B,)}, see `score`."""
-        return self.score(self.read([str(path) for path in batch["path"]]))
-
-    def read(self, paths: list[str], map_paths: Callable[..., Any] = map) -> list[Photograph]:
-        """Reads and decodes photographs.  map_paths: `map`, or that of a pool of threads."""
-        return list(map_paths(self._read, paths))
-
-    def score(self, photographs: list[Photograph]) -> pa.Table:
-        """A row for each photograph: path, reason ("" if it was read), known, ood_score, relative_length, and lists:
-        classes and their probabilities, neighbours (indices into the model's training leaves) and their distances.
-        """
-        paths, reasons = [each.path for each in photographs], [each.reason for each in photographs]
-        images = [each.image for each in photographs if each.image is not None]
-        with memory_for_scores(len(images), self.model.input, self.model.device):
-            logits, ood_score, features = self.model.score_with_features(images, max(1, len(images)))
-        order, probabilities = self.model.top_k(logits, self.top)
-        nearest: list[list[int]] = [[]] * len(logits)
-        distances: list[list[float]] = [[]] * len(logits)
-        if self.model.leaves is not None and features is not None:
-            nearest, distances = (found.tolist() for found in self.model.leaves.nearest(features))
-        known = self.model.is_known(ood_score).tolist()
-        lengths = self.model.relative_lengths(features, len(logits))
-        scores = (known, ood_score.tolist(), lengths, order.tolist(), probabilities.tolist(), nearest, distances)
-        read = zip(*scores, strict=True)
-        rows = [(False, 0.0, None, [], [], [], []) if reason else next(read) for reason in reasons]
-        columns = dict(zip(_COLUMNS, zip(*rows, strict=True), strict=True))
-        arrays = {name: pa.array(values, _COLUMNS[name]) for name, values in columns.items()}
-        return pa.table({"path": pa.array(paths, pa.string()), "reason": pa.array(reasons, pa.string()), **arrays})
-
-    def _read(self, path: str) -> Photograph:
-        try:
-            encoded = self.store.read_bytes(path)
-            return Photograph(path, self.model.resize(decode_photograph(encoded)), "")
-        except BadImage as error:
-            return Photograph(path, None, error.reason)
-        except FileNotFoundError:
-            return Photograph(path, None, "was deleted since the folder was listed")
-        except UnreadableFile as error:
-            return Photograph(path, None, error.what)
-
-
 def _predict_rows(
     store: Store, names: list[str], model: LoadedModel, settings: PredictSettings, ray: RaySettings
 ) -> Iterator[dict[str, Any]]:
@@ -260,40 +176,14 @@ def _predict_rows(
     if settings.device == "gpu" and not can_use_gpu:
         what = "the onnxruntime that is installed cannot use a GPU"
         raise UserError(what, where="--device gpu", fix="use `--device auto`, or install onnxruntime-gpu")
-    predict = _predict_here if predicts_in_process(len(names), settings, ray) else _predict_by_actors
+    if predicts_in_process(len(names), settings, ray):
+        device = choose_device(settings.device) if can_use_gpu else "cpu"
+        batches = predict_in_threads(store, names, model, settings, device)
+    else:
+        batches = predict_by_actors(store, names, model, settings, can_use_gpu)
     classes = model.classes
-    for batch in predict(store, names, model, settings, can_use_gpu):
+    for batch in batches:
         for row in batch.to_pylist():
             row["names"] = [classes[i] for i in row.pop("classes")]
             row["known"] = row["known"] or not settings.unknown
             yield row
-
-
-def _predict_here(
-    store: Store, names: list[str], model: LoadedModel, settings: PredictSettings, can_use_gpu: bool
-) -> Iterator[pa.Table]:
-    device = choose_device(settings.device) if can_use_gpu else "cpu"
-    predictor = Predictor(store, model, settings.top, device)
-    size = settings.batch_size
-    batches = (names[start : start + size] for start in range(0, len(names), size))
-    with ThreadPoolExecutor(READ_THREADS) as pool:  # a batch is read while one is scored, and one before it written
-        read = map_in_threads(lambda paths: predictor.read(paths, pool.map), batches, threads=1)
-        yield from map_in_threads(predictor.score, read, threads=1)
-
-
-def _predict_by_actors(
-    store: Store, names: list[str], model: LoadedModel, settings: PredictSettings, can_use_gpu: bool
-) -> Iterator[pa.Table]:
-    import ray
-
-    configure_ray_data()
-    batches = -(-len(names) // settings.batch_size)
-    pool = actor_pool(settings, batches, can_use_gpu=can_use_gpu)
-    rows = ray.data.from_arrow(pa.table({"path": names})).repartition(min(batches, 4 * pool.max_actors))
-    predicted = rows.map_batches(
-        Predictor,
-        fn_constructor_args=(store, ray.put(model.to("cpu")), settings.top, pool.device),
-        batch_size=settings.batch_size,
-        **pool.options,
-    )
-    return run_tasks(predicted.iter_batches(batch_size=None, batch_format="pyarrow"))

@@ -17,7 +17,7 @@ from tests.golden.trainings import HERE
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
 from ufgvc.evaluation.explanation import explain
-from ufgvc.evaluation.predict import Predictor
+from ufgvc.evaluation.predictor import Predictor
 from ufgvc.models.model import LoadedModel, load_model
 from ufgvc.serving.answers import Answer
 from ufgvc.serving.classifier import Classifier, Unreadable

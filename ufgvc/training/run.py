@@ -281,10 +281,10 @@ def save_trained(
             },
             leaves=leaves,
         )
+        run.log_folder(folder, "model")  # first: a run that was interrupted meanwhile sends it again
         # model.json goes last, because it marks the run as finished.
         for path in sorted((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.name == "model.json"):
             store.write_bytes(f"model/{path.relative_to(folder).as_posix()}", path.read_bytes())
-        run.log_folder(folder, "model")
     return metrics
 
 

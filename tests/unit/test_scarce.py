@@ -18,7 +18,7 @@ from tests.command_line import refused
 from tests.documented import ROOT
 from tests.unit.limits import files_left, no_temporary_folder
 from ufgvc.commands.fields import CommandSettings
-from ufgvc.core.errors import user_error_in
+from ufgvc.core.errors import MachineExhausted, user_error_in
 
 
 class Nothing(CommandSettings):
@@ -85,8 +85,9 @@ def test_a_thread_that_cannot_be_started_is_one_message() -> None:
     ("number", "says"), [(errno.ENOMEM, "has no memory left"), (errno.EAGAIN, "starts no further process")]
 )
 def test_a_process_that_cannot_be_started(number: int, says: str) -> None:
-    found = user_error_in(OSError(number, os.strerror(number)))
-    assert found is not None
+    found = user_error_in(OSError(number, os.strerror(number)), "s3://bucket/checkpoints")
+    assert type(found) is MachineExhausted
+    assert found.where is None
     assert found.what == f"this machine {says}" + (" or thread" if number == errno.EAGAIN else "")
     assert "TMPDIR" not in str(found)
 

@@ -35,6 +35,10 @@ class UnreadableFile(UserError):
     """
 
 
+class MachineExhausted(UserError):
+    """The machine has no memory, process or thread left: another attempt, or another machine, may have."""
+
+
 class DamagedFile(UserError):
     """A file written by this program that is incomplete or was edited."""
 
@@ -79,13 +83,13 @@ _SQLITE_ERRORS = {
     "SQLITE_IOERR": errno.EIO,
 }
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
-_CLEAR_WITHOUT_PATH = (*_DISK, *_MACHINE)
+_MACHINE = (errno.ENOMEM, errno.EAGAIN)
+_CLEAR_WITHOUT_PATH = (*_DISK, errno.EMFILE, errno.ENFILE)
 
 
 def disk_error(error: BaseException, where: str | None = None, reading: bool = False) -> UserError | None:
-    """The UserError for an error of the disk, with its path and a fix, and for a machine that has no memory, process or
-    file left; None if `error` is something else.
+    """The UserError for an error of the disk, with its path and a fix, and for a machine that has no more memory,
+    processes or files; None if `error` is something else.
 
     where: the path, if the error does not name it.  reading: a single file was read; UnreadableFile if others may be
     readable.
@@ -95,6 +99,8 @@ def disk_error(error: BaseException, where: str | None = None, reading: bool = F
     number = _errno(error)
     if number not in _DISK_ERRORS:
         return None
+    if number in _MACHINE:
+        return MachineExhausted(_DISK_ERRORS[number][0], fix=_DISK_ERRORS[number][1])
     filename = getattr(error, "filename", None)
     named = os.fsdecode(filename) if isinstance(filename, str | bytes) else where
     if named is None and number not in _CLEAR_WITHOUT_PATH:  # a port, a process: no file

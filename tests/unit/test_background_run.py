@@ -19,7 +19,7 @@ from ufgvc.tracking import background
 from ufgvc.tracking.background import open_in_background, prepare_recording
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.journal import Journal, Line
-from ufgvc.tracking.recorder import RecorderLost
+from ufgvc.tracking.recorder import Recorder, RecorderLost
 from ufgvc.tracking.runs import MlflowRun, NullRun, Run, finish_run_on_exit, start_run
 from ufgvc.tracking.settings import TrackingSettings
 
@@ -115,7 +115,11 @@ def test_without_tracking_there_is_nothing_to_open(tmp_path: Path, monkeypatch: 
     assert isinstance(start(tmp_path, "off"), NullRun)
 
 
-def test_a_process_that_cannot_be_started_is_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_process_that_cannot_be_started_is_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    none: list[Recorder] = []
+    monkeypatch.setattr(background, "_recorders", lambda: none)  # another test may have started it
     context = Context(runs=str(tmp_path), tracking=TrackingSettings(uri=NOWHERE))
     with files_left(4), caplog.at_level(logging.WARNING):
         prepare_recording(context)

@@ -38,8 +38,7 @@ from ufgvc.training.steps import (
     train_step,
     use_cudnn_benchmark,
 )
-from ufgvc.training.totals import EpochTotals
-from ufgvc.training.validation import score_validation
+from ufgvc.training.totals import EpochTotals, score_validation
 
 
 @dataclass

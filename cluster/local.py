@@ -155,7 +155,7 @@ def main() -> int:
     """Runs the command; its exit code."""
     import tyro
 
-    from ufgvc.core.errors import UserError
+    from ufgvc.core.errors import user_error_in
     from ufgvc.core.process import Stopped, sigterm_as_interrupt
 
     commands = {"up": up, "status": status, "down": down}
@@ -165,8 +165,11 @@ def main() -> int:
     except KeyboardInterrupt as stop:
         print("interrupted; nothing of a new stack keeps running", file=sys.stderr)
         return 143 if isinstance(stop, Stopped) else 130
-    except UserError as error:
-        print(f"cluster/local.py: {error}", file=sys.stderr)
+    except Exception as error:
+        users_error = user_error_in(error)
+        if users_error is None:
+            raise
+        print(f"cluster/local.py: {users_error}", file=sys.stderr)
         return 2
 
 

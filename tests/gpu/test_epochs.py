@@ -24,8 +24,8 @@ from ufgvc.evaluation.settings import ScoreSettings
 from ufgvc.models.model import LoadedModel
 from ufgvc.training.data_wait import DataWait
 from ufgvc.training.ddp import Ranks
-from ufgvc.training.loader import make_loader
 from ufgvc.training.optim import train_mode
+from ufgvc.training.sources import make_loader
 from ufgvc.training.steps import train_step
 from ufgvc.training.worker import Worker
 

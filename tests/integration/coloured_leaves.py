@@ -18,7 +18,8 @@ from ufgvc.tracking.context import Context
 from ufgvc.tracking.runs import finish_run_on_exit, start_run
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training.in_process import train_in_process
-from ufgvc.training.run import make_worker_config, save_trained
+from ufgvc.training.run import make_worker_config
+from ufgvc.training.saved_model import save_trained
 from ufgvc.training.settings import TrainSettings
 
 OFF = TrackingSettings(uri="off")

@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -185,3 +187,36 @@ def test_a_second_interrupt_does_not_wait_for_a_recorder_that_does_not_answer(tm
         signal.signal(signal.SIGALRM, before)
     assert not recorder.is_alive
     run._calls.shutdown(wait=True)  # type: ignore[attr-defined]  # what Python waits for at its end
+
+
+def test_an_interrupt_while_a_model_is_sent_leaves_the_whole_model(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = open_in_background(begin(tmp_path))
+    run.log_metrics({"loss": 1.0}, 1)
+    recorder = run._recorder._process.pid  # type: ignore[attr-defined]
+    os.kill(recorder, signal.SIGSTOP)
+    threading.Timer(1.0, os.kill, (recorder, signal.SIGCONT)).start()
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        with caplog.at_level(logging.WARNING), pytest.raises(KeyboardInterrupt), finish_run_on_exit(run):
+            send_model(run)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert not caplog.records
+    found = content(tmp_path, run.id)
+    assert found["status"] == "KILLED"
+    assert {str(path) for path in found["files"]} == {"config.yaml", *(f"model/{number}.bin" for number in range(20))}
+
+
+def send_model(run: Run) -> None:
+    """Sends a folder that is gone afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(20):
+            (Path(folder) / f"{number}.bin").write_bytes(bytes(1 << 16))
+        run.log_folder(Path(folder), "model")

@@ -31,10 +31,11 @@ from ufgvc.tracking.runs import NullRun
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training.ddp import Ranks
 from ufgvc.training.in_process import train_in_process
-from ufgvc.training.loader import make_loader
 from ufgvc.training.metrics_file import read_metrics
-from ufgvc.training.run import TrainResult, make_worker_config, save_trained, train
+from ufgvc.training.run import TrainResult, make_worker_config, train
+from ufgvc.training.saved_model import save_trained
 from ufgvc.training.settings import TrainSettings
+from ufgvc.training.sources import make_loader
 
 OFF = TrackingSettings(uri="off")
 TINY: dict[str, Any] = {

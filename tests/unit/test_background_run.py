@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+import signal
+import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.unit.limits import files_left
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
 from ufgvc.tracking import background
 from ufgvc.tracking.background import open_in_background, prepare_recording
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.journal import Journal, Line
-from ufgvc.tracking.recorder import RecorderLost
-from ufgvc.tracking.runs import MlflowRun, NullRun, Run, start_run
+from ufgvc.tracking.recorder import Recorder, RecorderLost
+from ufgvc.tracking.runs import MlflowRun, NullRun, Run, finish_run_on_exit, start_run
 from ufgvc.tracking.settings import TrackingSettings
 
 NOWHERE = "http://127.0.0.1:9"
@@ -27,6 +32,7 @@ class StandIn:
     def __init__(self, answers: int = 100) -> None:
         self.go_on, self.answers = threading.Event(), answers
         self.runs, self.names = list[MlflowRun](), list[str]()
+        self.killed = False
 
     def add(self, run: MlflowRun) -> int:
         self.runs.append(run)
@@ -36,9 +42,15 @@ class StandIn:
         if len(self.names) == self.answers:
             raise RecorderLost
         assert self.go_on.wait(10)
+        if self.killed:
+            raise RecorderLost
         self.names.append(name)
         found = getattr(self.runs[number], name)
         return found(*arguments) if callable(found) else found
+
+    def kill(self) -> None:
+        self.killed = True
+        self.go_on.set()
 
 
 @pytest.fixture
@@ -59,13 +71,13 @@ def lines(folder: Path) -> list[Line]:
 
 def test_calls_wait_until_the_run_is_open(tmp_path: Path, recorder: StandIn) -> None:
     run = start(tmp_path)
-    logging = threading.Thread(target=run.log_steps, args=({1: {"loss": 1.0}},))
-    logging.start()
-    logging.join(0.1)
-    assert logging.is_alive()
+    caller = threading.Thread(target=run.log_steps, args=({1: {"loss": 1.0}},))
+    caller.start()
+    caller.join(0.1)
+    assert caller.is_alive()
     assert lines(tmp_path) == []
     recorder.go_on.set()
-    logging.join(10)
+    caller.join(10)
     assert recorder.names == ["open", "log_steps"]
     assert lines(tmp_path) == [Line(1, {"loss": 1.0})]
 
@@ -101,3 +113,74 @@ def test_without_tracking_there_is_nothing_to_open(tmp_path: Path, monkeypatch: 
     prepare_recording(Context(runs=str(tmp_path), tracking=TrackingSettings(uri="off")))
     prepare_recording(Context(runs="s3://bucket/runs"))
     assert isinstance(start(tmp_path, "off"), NullRun)
+
+
+def test_a_process_that_cannot_be_started_is_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    none: list[Recorder] = []
+    monkeypatch.setattr(background, "_recorders", lambda: none)  # another test may have started it
+    context = Context(runs=str(tmp_path), tracking=TrackingSettings(uri=NOWHERE))
+    with files_left(4), caplog.at_level(logging.WARNING):
+        prepare_recording(context)
+        assert not caplog.records
+        run = start(tmp_path)
+    run.log_metrics({"loss": 2.0}, 1)
+    run.finish()
+    assert lines(tmp_path) == [Line(1, {"loss": 2.0})]
+    first, *rest = (record.getMessage() for record in caplog.records)
+    assert first.startswith("no process can be started for MLflow (Too many open files). The job continues")
+    assert all("MLflow is unavailable" in message for message in rest)
+    assert len(rest) == 1
+
+
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """SIGALRM, for `signal.setitimer`, is Control-C; the second one is the last."""
+    received: list[int] = []
+
+    def interrupt(number: int, *_: object) -> None:
+        received.append(number)
+        if len(received) == 2:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def log_model(run: Run) -> None:
+    """Logs a folder that is removed afterwards, as that of a model."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "weights").write_bytes(b"1")
+        run.log_folder(Path(folder), "model")
+
+
+def test_an_interrupt_leaves_the_folder_until_it_is_sent(
+    tmp_path: Path, recorder: StandIn, interrupts: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = start(tmp_path)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    threading.Timer(0.5, recorder.go_on.set).start()
+    with caplog.at_level(logging.WARNING), pytest.raises(KeyboardInterrupt), finish_run_on_exit(run):
+        log_model(run)
+    journal = Journal(open_store(tmp_path / "journal"))
+    assert journal.list_artifacts() == ["model/weights"]
+    assert (journal.read_identity() or {})["status"] == "KILLED"
+    assert [record.getMessage() for record in caplog.records if "listens" not in record.getMessage()] == []
+
+
+def test_a_second_interrupt_waits_for_nothing_and_the_journal_knows_the_end(
+    tmp_path: Path, recorder: StandIn, interrupts: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = start(tmp_path)
+    signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
+    with caplog.at_level(logging.WARNING), pytest.raises(KeyboardInterrupt), finish_run_on_exit(run):
+        log_model(run)
+    assert recorder.killed
+    assert not caplog.records
+    known = Journal(open_store(tmp_path / "journal")).read_identity()
+    assert known is not None
+    assert known["status"] == "KILLED"

@@ -27,8 +27,8 @@ from ufgvc.experiments.settings import BenchmarkSettings
 from ufgvc.experiments.training_job import JobOutcome
 from ufgvc.reports.benchmark_page import compose_benchmark
 from ufgvc.reports.benchmark_tables import benchmark_tables, to_csv
-from ufgvc.training.loader import split_indices
 from ufgvc.training.settings import TrainSettings, WorkerConfig
+from ufgvc.training.sources import split_indices
 
 LABELS = np.repeat(np.arange(4), 12).astype(np.int64)
 GROUPS = [f"plant {i // 3}" if label < 2 else None for i, label in enumerate(LABELS)]

@@ -28,6 +28,7 @@ from ufgvc.runtime.session import MAX_IN_PROCESS, RaySettings, runs_in_process, 
 from ufgvc.runtime.tasks import free_slots, map_in_threads
 from ufgvc.synthetic import SynthSettings, synthesize
 from ufgvc.tracking.context import Context
+from ufgvc.tracking.runs import NullRun
 from ufgvc.tracking.settings import TrackingSettings
 from ufgvc.training.checkpoint import newest_state, read_ray_checkpoint
 from ufgvc.training.run import TrainResult, train
@@ -95,6 +96,27 @@ def test_a_training_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(Worker, "step", lambda worker: seen.append(worker.epoch) or step(worker))
     assert_equal(run(tmp_path / "broken"), whole)
     assert seen == [2, 3]
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_training_that_is_stopped_while_its_model_is_sent_sends_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[str] = []
+
+    def interrupted(run: NullRun, folder: Path, name: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(NullRun, "log_folder", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, epochs=1)
+    assert not list(tmp_path.rglob("model.json"))
+    monkeypatch.setattr(NullRun, "log_folder", lambda run, folder, name: sent.extend(p.name for p in folder.iterdir()))
+    monkeypatch.setattr(Worker, "step", None)  # nothing is trained again
+    assert not run(tmp_path, epochs=1).found
+    assert {"model.json", "weights.safetensors", "MLmodel"} <= set(sent)
+    assert run(tmp_path, epochs=1).found
 
 
 @pytest.mark.usefixtures("without_ray")

@@ -55,7 +55,7 @@ def listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], s
             for number in range(count):
                 yield f"cultivar-{number % 20 + 1}/IMG_2026_{number:08d}.jpg", 190_000 + number, 10**18 + number, ""
 
-        monkeypatch.setattr(sys.modules["ufgvc.data.readers.scan"], "_walk_local", walk)
+        monkeypatch.setattr(sys.modules["ufgvc.data.readers.scan"], "list_files", walk)
         return str(tmp_path)
 
     return make

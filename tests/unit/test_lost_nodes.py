@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Any
 
@@ -57,6 +58,16 @@ def test_a_mistake_ends_the_training_whatever_was_lost(cluster: list[Any]) -> No
     cluster += [[node("a"), node("b", False, 2)]]
     with pytest.raises(UserError, match="too large"):
         StopOnUserError().after_exception(None, {1: UserError("too large"), **BROKEN})
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOMEM, "Cannot allocate memory"), RuntimeError("can't start new thread")]
+)
+def test_a_machine_without_memory_or_threads_is_tried_again(cluster: list[Any], error: Exception) -> None:
+    cluster += [[node("a")]]
+    StopOnUserError("s3://bucket/checkpoints").after_exception(None, {0: error})
+    with pytest.raises(UserError, match="no space"):
+        StopOnUserError("s3://bucket/checkpoints").after_exception(None, {0: OSError(errno.ENOSPC, "full")})
 
 
 def test_the_wait_for_a_lost_node_is_bounded(cluster: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from ufgvc.data.mixing import (
     soften_labels,
 )
 from ufgvc.methods import Batch, build
-from ufgvc.training import loader as loader_module
+from ufgvc.training import sources
 from ufgvc.training.ddp import Ranks
 from ufgvc.training.loader import BatchLoader
 from ufgvc.training.settings import TrainSettings, apply_overrides
@@ -140,13 +140,13 @@ def test_published_images_are_not_mixed() -> None:
 
 
 def test_images_that_are_streamed_cannot_be_mixed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader_module, "choose_cache", lambda *_: "none")
+    monkeypatch.setattr(sources, "choose_cache", lambda *_: "none")
     loader = make_loader()
     config: Any = type(
         "Config", (), {"seed": 4, "mask_kind": None, "cache_folder": ".", "train": TrainSettings(cache="none")}
     )
     with pytest.raises(UserError, match="CutMix needs the decoded images") as caught:
-        loader_module._source(config, loader.recipe, None, loader.val_labels, loader.train_indices, Ranks(0, 1, CPU))
+        sources._source(config, loader.recipe, None, loader.val_labels, loader.train_indices, Ranks(0, 1, CPU))
     assert "--train.cache host" in str(caught.value.fix)
 
 

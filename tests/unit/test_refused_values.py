@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import tyro._errors
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
@@ -156,3 +157,28 @@ def test_help_keeps_the_sections_and_their_defaults(capsys: pytest.CaptureFixtur
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert stopped.value.code == 0
     assert all(text in shown for text in ("train options", "--train.batch-size", "(required)"))
+
+
+def _without_hook(patch: pytest.MonkeyPatch) -> None:
+    patch.delattr("tyro._errors.on_parse_error")
+
+
+def _with_other_events(patch: pytest.MonkeyPatch) -> None:
+    """The hook is called with events of the known names, which have none of the known fields."""
+    before = tyro._errors.on_parse_error
+
+    def on_parse_error(hook: Any) -> Any:
+        return before(lambda event: hook(type(type(event).__name__, (), {"argument": None, "tokens": 3})()))
+
+    patch.setattr("tyro._errors.on_parse_error", on_parse_error)
+
+
+@pytest.mark.parametrize("another", [_without_hook, _with_other_events])
+@pytest.mark.parametrize("arguments", [("train",), (*TRAIN, "--nope", "3"), (*TRAIN, "--train.device", "tpu")])
+def test_with_another_tyro_it_is_its_own_text(
+    another: Any, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    another(monkeypatch)
+    message = refused(capsys, *arguments)
+    assert "ufgvc train --help" in message
+    assert arguments[-1] in message or "--data" in message

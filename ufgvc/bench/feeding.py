@@ -26,9 +26,10 @@ from ufgvc.methods.method import Batch
 from ufgvc.methods.recipe import Recipe
 from ufgvc.training.checkpoint import FILE
 from ufgvc.training.ddp import Ranks
-from ufgvc.training.loader import BatchLoader, make_loader
+from ufgvc.training.loader import BatchLoader
 from ufgvc.training.run import make_worker_config
 from ufgvc.training.settings import TrainSettings, WorkerConfig
+from ufgvc.training.sources import make_loader
 from ufgvc.training.steps import train_step
 from ufgvc.training.worker import Worker
 

@@ -1,7 +1,7 @@
 """What tyro cannot read (a missing flag, an unknown one, a value of another type) as the program's one message.
 
-tyro prints a box and exits. Its hook for that is in a private module, so without it, or for a kind of error that is not
-known here, the box stays.
+tyro prints a box and exits; its public functions offer nothing else. Its hook for that is in a private module, which
+any version may change: without it, or for an error that is not as known here, the box stays.
 """
 
 from __future__ import annotations
@@ -31,7 +31,11 @@ def unread_flags_refused(arguments: Sequence[str], flags: Mapping[str, str], pro
         return
 
     def refuse(event: Any) -> None:
-        if text := _describe(type(event).__name__, event, arguments, flags):
+        try:
+            text = _describe(type(event).__name__, event, arguments, flags)
+        except (AttributeError, TypeError, IndexError):  # another version's
+            return
+        if text:
             raise UserError(text, fix=f"see `{program} --help`")
 
     with on_parse_error(refuse):

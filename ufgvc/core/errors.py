@@ -35,6 +35,10 @@ class UnreadableFile(UserError):
     """
 
 
+class MachineExhausted(UserError):
+    """The machine has no memory, process or thread left: another attempt, or another machine, may have."""
+
+
 class DamagedFile(UserError):
     """A file written by this program that is incomplete or was edited."""
 
@@ -64,7 +68,13 @@ _DISK_ERRORS = {
     errno.ESTALE: ("the network disk has lost this file (stale handle)", "mount it again"),
     errno.EMFILE: ("this process has too many files open", "raise the limit with `ulimit -n 65536`"),
     errno.ENFILE: ("this machine has too many files open", "raise the limit (fs.file-max)"),
+    errno.ENOMEM: ("this machine has no memory left", "end other programs, or use fewer workers"),
+    errno.EAGAIN: (
+        "this machine starts no further process or thread",
+        "end other programs, use fewer workers, or raise the limit (`ulimit -u`, or that of the container)",
+    ),
 }
+_TEMPORARY = "set it to a folder on a disk with space that can be written, e.g. `export TMPDIR=/scratch/tmp`"
 _SINGLE_FILE = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.EIO, errno.ENAMETOOLONG)
 _SQLITE_ERRORS = {
     "SQLITE_FULL": errno.ENOSPC,
@@ -72,18 +82,25 @@ _SQLITE_ERRORS = {
     "SQLITE_CANTOPEN": errno.EACCES,
     "SQLITE_IOERR": errno.EIO,
 }
-_CLEAR_WITHOUT_PATH = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE)
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_MACHINE = (errno.ENOMEM, errno.EAGAIN)
+_CLEAR_WITHOUT_PATH = (*_DISK, errno.EMFILE, errno.ENFILE)
 
 
 def disk_error(error: BaseException, where: str | None = None, reading: bool = False) -> UserError | None:
-    """The UserError for an error of the disk, with its path and a fix; None if `error` is something else.
+    """The UserError for an error of the disk, with its path and a fix, and for a machine that has no more memory,
+    processes or files; None if `error` is something else.
 
     where: the path, if the error does not name it.  reading: a single file was read; UnreadableFile if others may be
     readable.
     """
+    if "No usable temporary directory" in str(getattr(error, "strerror", "")):  # of the module tempfile
+        return UserError("no folder for temporary files can be written", where="TMPDIR", fix=_TEMPORARY)
     number = _errno(error)
     if number not in _DISK_ERRORS:
         return None
+    if number in _MACHINE:
+        return MachineExhausted(_DISK_ERRORS[number][0], fix=_DISK_ERRORS[number][1])
     filename = getattr(error, "filename", None)
     named = os.fsdecode(filename) if isinstance(filename, str | bytes) else where
     if named is None and number not in _CLEAR_WITHOUT_PATH:  # a port, a process: no file
@@ -91,17 +108,26 @@ def disk_error(error: BaseException, where: str | None = None, reading: bool = F
     what, fix = _DISK_ERRORS[number]
     if number == errno.ENOTDIR and named:  # the file itself, not what was looked for below it
         named = next((str(path) for path in (Path(named), *Path(named).parents) if path.is_file()), named)
-    if named is None:
-        fix += f"; temporary files are in {tempfile.gettempdir()} (TMPDIR moves them)"
+    if named is None and number in _DISK:
+        fix += f"; temporary files are in {_temporary_folder()} (TMPDIR moves them)"
     return (UnreadableFile if reading and number in _SINGLE_FILE else UserError)(what, where=named, fix=fix)
 
 
+def _temporary_folder() -> str:
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:  # on a full disk, where none can be used
+        return "/tmp"
+
+
 def _errno(error: BaseException) -> int | None:
-    """The errno of an error, also of SQLite's errors and of those of libraries in Rust (safetensors), which only print
-    it.
+    """The errno of an error, also of SQLite's errors, of a thread that cannot be started, and of errors of libraries in
+    Rust (safetensors), which only print it.
     """
     if isinstance(error, OSError):
         return error.errno
+    if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
+        return errno.EAGAIN
     name = getattr(error, "sqlite_errorname", None)
     if isinstance(name, str):
         return next((number for start, number in _SQLITE_ERRORS.items() if name.startswith(start)), None)

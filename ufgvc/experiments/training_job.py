@@ -28,7 +28,7 @@ from ufgvc.tracking.runs import NullRun
 from ufgvc.training.held_out import score_held_out, score_indices
 from ufgvc.training.in_process import train_in_process
 from ufgvc.training.metrics_file import read_metrics
-from ufgvc.training.run import save_trained
+from ufgvc.training.saved_model import save_trained
 from ufgvc.training.settings import WorkerConfig
 
 log = logging.getLogger(__name__)

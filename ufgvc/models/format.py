@@ -26,7 +26,7 @@ import ufgvc
 from ufgvc.core.config import Settings, describe_validation, short_key
 from ufgvc.core.errors import UserError
 from ufgvc.core.process import versions
-from ufgvc.core.storage import Store
+from ufgvc.core.storage import Store, open_store
 from ufgvc.methods.method import Method
 from ufgvc.methods.plugins import package_of
 from ufgvc.models.calibration import Calibration, FeatureSubspace
@@ -35,7 +35,7 @@ from ufgvc.models.onnx import ONNX
 from ufgvc.models.training_leaves import TRAINING_LEAVES, TrainingLeaves
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.journal import Journal
-from ufgvc.tracking.runs import start_run
+from ufgvc.tracking.runs import finish_run_on_exit, start_run
 from ufgvc.tracking.settings import redact_values
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ def save_model(
         raise ValueError(f"{len(classes)} names for {method.num_classes} classes")
     folder.mkdir(parents=True, exist_ok=True)
     package = package_of(method.name)
-    if importlib.util.find_spec("mlflow") is None:  # a host that only trains (cluster/gpu) may do without
+    if not _has_mlflow():
         log.warning("MLflow is not installed: `ufgvc` can use %s, but MLflow cannot serve it", folder)
     else:
         write_mlflow_files(folder, str(method.options.get("backbone", "")), package)
@@ -229,19 +229,24 @@ def write_calibration(
     """Adds a calibration to the model of a run, and logs the calibrated model as a new artifact on MLflow.
 
     Versions that were registered before keep their files; the next `register` registers the new artifact. A run that
-    was not tracked is not tracked now.
+    was not tracked is not tracked now. The run's model is calibrated at the end: interrupted, it is as it was.
     """
-    artifact = f"model-{short_key(calibration)}"
-    run.write_bytes(f"model/{SUBSPACE}", subspace.to_bytes())
-    info = upgrade(run.read_json(f"model/{MODEL}")) | {"calibration": calibration.model_dump(), "artifact": artifact}
-    run.write_json(f"model/{MODEL}", info)
-    if Journal(run.child("journal")).read_identity() is None:
-        return
-    mlflow_run = start_run(context, experiment, run.uri, {}, {}, store=run)
-    with tempfile.TemporaryDirectory(prefix="ufgvc-model-") as folder:
-        run.child("model").download(Path(folder))
-        if (Path(folder) / "MLmodel").exists():  # the package of an earlier version may not read this calibration
-            backbone = str(info["options"].get("backbone", ""))
-            write_mlflow_files(Path(folder), backbone, package_of(info["method"]))
-        mlflow_run.log_folder(Path(folder), artifact)
-    mlflow_run.finish()
+    model, artifact = run.child("model"), f"model-{short_key(calibration)}"
+    info = upgrade(model.read_json(MODEL)) | {"calibration": calibration.model_dump(), "artifact": artifact}
+    with tempfile.TemporaryDirectory(prefix="ufgvc-model-") as temporary:
+        folder = Path(temporary)
+        (folder / SUBSPACE).write_bytes(subspace.to_bytes())
+        if model.exists("MLmodel") and _has_mlflow():  # an earlier version's package may not read this calibration
+            write_mlflow_files(folder, str(info["options"].get("backbone", "")), package_of(info["method"]))
+        model.upload(folder)
+        if Journal(run.child("journal")).read_identity() is not None:
+            model.download(folder)
+            open_store(folder).write_json(MODEL, info)
+            with finish_run_on_exit(start_run(context, experiment, run.uri, {}, {}, store=run)) as mlflow_run:
+                mlflow_run.log_folder(folder, artifact)
+    model.write_json(MODEL, info)
+
+
+def _has_mlflow() -> bool:
+    """A host that only trains (cluster/gpu) may do without."""
+    return importlib.util.find_spec("mlflow") is not None

@@ -138,7 +138,7 @@ def _started(settings: RaySettings) -> Iterator[None]:
     import ray
 
     # Socket paths are limited to 107 bytes, so the session folder must have a short name.
-    temporary = _session_folder(Path("/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir()))
+    temporary = _session_folder(Path("/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir()))
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
         # Else Ray would write one into the home folder. It stays: Ray reads it once a process, and a later session
         # needs the same.

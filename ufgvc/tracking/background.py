@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -15,10 +16,12 @@ from ufgvc.tracking.recorder import Recorder, RecorderLost
 from ufgvc.tracking.runs import MlflowRun, Run
 from ufgvc.tracking.settings import MlflowLocation, resolve
 
+log = logging.getLogger(__name__)
+
 
 def prepare_recording(context: Context) -> None:
     """Starts the process that will record a run, so that it imports MLflow while this process imports other things."""
-    with contextlib.suppress(UserError):  # which `start_run` will raise
+    with contextlib.suppress(UserError, RecorderLost):  # which `start_run` will raise, or `open_in_background` handle
         location = resolve(context.tracking, context.runs)
         if location is not None:
             _recorder(location)
@@ -49,7 +52,11 @@ class BackgroundRun:
 
     def __init__(self, run: MlflowRun) -> None:
         self._run = run
-        self._recorder: Recorder | None = _recorder(run.location)
+        self._recorder: Recorder | None = None
+        try:
+            self._recorder = _recorder(run.location)
+        except RecorderLost as lost:
+            log.warning("no process can be started for MLflow (%s). The job continues, and records by itself.", lost)
         # One thread for all calls: an interrupt ends the waiting for an answer, and the next call comes after it.
         self._calls = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
         self._number: int | None = None
@@ -66,9 +73,11 @@ class BackgroundRun:
                     self._number = self._recorder.add(self._run)
                 return self._recorder.call(self._number, name, arguments)
             except RecorderLost:
-                if self._given_up:
-                    return None  # the journal has what was not sent
                 self._recorder, self._run = None, self._run.reread()
+        if self._given_up:  # the journal has what was not sent
+            if name == "finish":
+                self._run.finish(arguments[0], send=False)
+            return None
         found = getattr(self._run, name)
         return found(*arguments) if callable(found) else found
 
@@ -99,18 +108,28 @@ class BackgroundRun:
         self._begin("log_json", value, name).result()
 
     def log_folder(self, folder: Path, name: str) -> None:
-        """Stores a folder as artifacts below `name`."""
-        self._begin("log_folder", folder, name).result()
+        """Stores a folder as artifacts below `name`. The folder may be temporary: an interrupt is raised when it is no
+        longer needed.
+        """
+        sent = self._begin("log_folder", folder, name)
+        try:
+            sent.result()
+        except KeyboardInterrupt:
+            self._wait(sent)
+            raise
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Sets tags."""
         self._begin("set_tags", dict(tags)).result()
 
     def finish(self, status: str = "FINISHED") -> None:
-        """Ends the run with an MLflow status. Another interrupt meanwhile ends the waiting for MLflow."""
-        done = self._begin("finish", status)
+        """Ends the run with an MLflow status."""
+        self._wait(self._begin("finish", status))
+
+    def _wait(self, call: Future[Any]) -> None:
+        """Waits for a call after an interrupt. Another interrupt ends the waiting for MLflow."""
         try:
-            done.result()
+            call.result()
         except KeyboardInterrupt:
             self._given_up = True
             if self._recorder is not None:

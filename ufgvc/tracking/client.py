@@ -129,5 +129,6 @@ def _raise_for_disk(error: BaseException) -> None:
     while current is not None:
         refused = disk_error(current, "its database or files")
         if refused is not None:
-            raise MlflowUnavailable(f"{refused.what} ({refused.where})", refused.fix) from error
+            place = f" ({refused.where})" if refused.where else ""
+            raise MlflowUnavailable(f"{refused.what}{place}", refused.fix) from error
         current = current.__cause__ or current.__context__

@@ -29,26 +29,23 @@ _CLIENT, _DATABASE = "mlflow", "mlflow.store.tracking.sqlalchemy_store"  # what 
 
 
 class RecorderLost(Exception):
-    """The process has ended: it was killed, or an error that is no UserError ended it with its traceback."""
+    """There is no process: it could not be started, it was killed, or an error that is no UserError ended it with its
+    traceback.
+    """
 
 
 class Recorder:
-    """The process, from the side of the one that started it."""
+    """The process, from the side of the one that started it. RecorderLost if the machine cannot start one more."""
 
     def __init__(self, location: MlflowLocation) -> None:
-        self._connection, theirs = Pipe()
         self._numbers, self._lock = itertools.count(), threading.Lock()
         imports = _CLIENT if is_remote(location.uri) else _DATABASE
-        path = os.pathsep.join(folder for folder in sys.path if folder)
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", __name__, str(theirs.fileno()), imports],
-            stdin=subprocess.DEVNULL,
-            stdout=2,  # a library may print; the result of a command is on standard output
-            pass_fds=[theirs.fileno()],
-            process_group=0,  # Control-C is for this process, which then ends its runs
-            env=os.environ | {"PYTHONPATH": path, "MLFLOW_CONFIGURE_LOGGING": "0"},
-        )
-        theirs.close()
+        try:
+            self._connection, theirs = Pipe()
+            with theirs:
+                self._process = _start(theirs.fileno(), imports)
+        except OSError as error:  # no memory, no file descriptor
+            raise RecorderLost(error.strerror) from error
         atexit.register(self._end)
 
     @property
@@ -90,6 +87,21 @@ class Recorder:
             self._process.wait(END_SECONDS)
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
             self.kill()
+
+
+def _start(connection: int, imports: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", __name__, str(connection), imports],
+        stdin=subprocess.DEVNULL,
+        stdout=2,  # a library may print; the result of a command is on standard output
+        pass_fds=[connection],
+        process_group=0,  # Control-C is for this process, which then ends its runs
+        env=os.environ
+        | {
+            "PYTHONPATH": os.pathsep.join(folder for folder in sys.path if folder),
+            "MLFLOW_CONFIGURE_LOGGING": "0",
+        },
+    )
 
 
 class _Messages(logging.Handler):

@@ -235,12 +235,13 @@ class MlflowRun:
         self._save_identity()
         self._try(lambda: None)
 
-    def finish(self, status: str = "FINISHED") -> None:
-        """Ends the run: FINISHED, FAILED or KILLED. What could not be sent stays in the journal for `ufgvc sync`."""
+    def finish(self, status: str = "FINISHED", send: bool = True) -> None:
+        """Ends the run: FINISHED, FAILED or KILLED. What was not sent stays in the journal for `ufgvc sync`."""
         self._identity |= {"status": status, "described": False}
         self._save_identity()
-        self._failed_at = None  # the last attempt is made however recently one failed
-        self._try(self._send_rest)
+        if send:
+            self._failed_at = None  # the last attempt is made however recently one failed
+            self._try(self._send_rest)
 
     def _send_steps(self) -> None:
         assert self._journal is not None

@@ -22,7 +22,7 @@ from ray.train import (
 )
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from ufgvc.core.errors import user_error_in
+from ufgvc.core.errors import MachineExhausted, user_error_in
 from ufgvc.core.storage import Store
 from ufgvc.training.checkpoint import RunCheckpoint, newest_state, read_checkpoint
 from ufgvc.training.preflight import choose_training_device, worker_resources
@@ -129,7 +129,7 @@ class StopOnUserError(UserCallback):
         """Called by Ray Train when workers failed: a UserError ends the run, other errors restart the workers."""
         for error in worker_exceptions.values():
             user_error = user_error_in(error, self.checkpoints)
-            if user_error is not None:
+            if user_error is not None and not isinstance(user_error, MachineExhausted):
                 raise user_error
         if any(_was_announced(error) for error in worker_exceptions.values()):
             return  # Ray does not count it

@@ -14,8 +14,9 @@ from ufgvc.data.dataset import Dataset, read_index
 from ufgvc.methods.method import Method
 from ufgvc.models.calibration import FeatureSubspace, check_finite, fit_feature_subspace
 from ufgvc.models.score import score_images
-from ufgvc.training.loader import Ints, eval_batch, split_indices
+from ufgvc.training.loader import Ints, eval_batch
 from ufgvc.training.settings import WorkerConfig
+from ufgvc.training.sources import split_indices
 
 SUBSPACE_IMAGES = 2000  # with more images the subspace hardly changes
 

@@ -1,21 +1,19 @@
-"""A training run: its key and folder, the training (one worker without a cluster needs no Ray), and the saved model."""
+"""A training run: its key and folder, and the training. One worker without a cluster needs no Ray."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import logging
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from ufgvc.core.config import short_key, to_yaml
 from ufgvc.core.errors import UserError
-from ufgvc.core.process import cpu_count, restore_signal_handlers, versions
+from ufgvc.core.process import cpu_count, restore_signal_handlers
 from ufgvc.core.startup import mark, marks
 from ufgvc.core.storage import Store, join, open_store
 from ufgvc.data.cache import CACHE, cache_folder
@@ -25,16 +23,13 @@ from ufgvc.methods import build
 from ufgvc.methods.method import Method
 from ufgvc.methods.recipe import Recipe
 from ufgvc.methods.weights import check_init, read_file
-from ufgvc.models.calibration import calibration_of_checkpoint, calibration_of_fit
-from ufgvc.models.format import save_model
-from ufgvc.regions.mask_results import check_masks, masks_found
-from ufgvc.runtime.resources import alive_nodes, choose_device
+from ufgvc.regions.mask_results import check_masks
+from ufgvc.runtime.resources import alive_nodes
 from ufgvc.runtime.session import ray_session, uses_cluster
 from ufgvc.tracking.background import open_in_background
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.runs import Run, finish_run_on_exit, start_run
 from ufgvc.training.checkpoint import remove_orphans
-from ufgvc.training.collect_leaves import collect_leaves, count_classes
 from ufgvc.training.in_process import train_in_process
 from ufgvc.training.metrics_file import read_metrics
 from ufgvc.training.preflight import (
@@ -49,6 +44,7 @@ from ufgvc.training.preflight import (
 )
 from ufgvc.training.progress import Follower
 from ufgvc.training.regions import mask_fingerprint, use_regions
+from ufgvc.training.saved_model import save_trained
 from ufgvc.training.settings import TrainSettings, WorkerConfig, apply_overrides
 
 log = logging.getLogger(__name__)
@@ -228,64 +224,6 @@ def _follow(config: WorkerConfig, store: Store, run: Run, polls: bool = True) ->
         )
 
     return Follower(store, Recipe.model_validate(config.recipe).epochs, log_rows, polls)
-
-
-def save_trained(
-    store: Store,
-    dataset: Dataset,
-    method: Method,
-    config: WorkerConfig,
-    identity: Mapping[str, Any],
-    state: Mapping[str, Any],
-    run: Run,
-    neighbours: bool = False,
-) -> dict[str, Any]:
-    """Writes <run>/model with the last epoch's weights, or with those of the best epoch if there is a validation.
-
-    state: of the last checkpoint.  neighbours: whether the model carries training leaves.
-    Returns the metrics of the saved epoch.
-    """
-    recipe, best, rows = Recipe.model_validate(config.recipe), state["best"], state["history"]
-    validation = config.train.validation
-    select_best = validation != "last" and best is not None
-    method.net.load_state_dict(best["net"] if select_best else state["net"])
-    metrics = dict(rows[best["epoch"] - 1] if select_best else rows[-1])
-    calibration = (calibration_of_checkpoint(best, validation) if select_best else None) or calibration_of_fit(metrics)
-    leaves = None
-    if neighbours:
-        device = choose_device("cpu" if config.train.device == "cpu" else "auto")
-        leaves = collect_leaves(replace(method, recipe=recipe), dataset, config, device)
-    found = masks_found(dataset, config.mask_kind, config.mask_fingerprint) if config.mask_kind else None
-    with tempfile.TemporaryDirectory(prefix="ufgvc-model-") as temporary:
-        folder = Path(temporary) / "model"
-        save_model(
-            folder,
-            method,
-            classes=dataset.classes,
-            input={"resize": recipe.eval_resize, "crop": recipe.crop},
-            fingerprints={"data": dataset.fingerprint, "masks": config.mask_fingerprint},
-            metrics=metrics,
-            info={
-                "dataset": dataset.name,
-                "class_counts": count_classes(dataset, config.split),
-                "mask_kind": config.mask_kind,
-                "masks_found": found,
-                "init": config.train.init,
-                "seed": config.seed,
-                "key": identity["key"],
-                "run_id": run.id,
-                "validation": validation,
-                "recipe": config.recipe,
-                "calibration": calibration.model_dump() if calibration else None,
-                "versions": versions(),
-            },
-            leaves=leaves,
-        )
-        # model.json goes last, because it marks the run as finished.
-        for path in sorted((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.name == "model.json"):
-            store.write_bytes(f"model/{path.relative_to(folder).as_posix()}", path.read_bytes())
-        run.log_folder(folder, "model")
-    return metrics
 
 
 def _finished_run(store: Store, key: str) -> TrainResult:

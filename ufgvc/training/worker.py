@@ -8,8 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from ufgvc.core.startup import COMMAND, phases
 from ufgvc.core.storage import open_store
@@ -25,24 +24,21 @@ from ufgvc.training.ddp import Ranks, warm_up_ddp_buckets, wrap_ddp
 from ufgvc.training.fit import fit_epoch
 from ufgvc.training.graphs import StepGraphs, use_graphs
 from ufgvc.training.head import fit_head
-from ufgvc.training.loader import BatchLoader, make_loader
+from ufgvc.training.loader import BatchLoader
 from ufgvc.training.memory import memory_for_batches
 from ufgvc.training.metrics_file import MetricsWriter
 from ufgvc.training.optim import lr_at, make_optimizer, set_lr, stage_at, train_mode
 from ufgvc.training.settings import WorkerConfig
+from ufgvc.training.sources import make_loader
 from ufgvc.training.steps import (
     Precision,
     choose_precision,
     compute_gradients,
-    eval_step,
     num_steps,
     train_step,
     use_cudnn_benchmark,
 )
-from ufgvc.training.totals import EpochTotals
-
-# Held-out images whose logits are kept: enough to fit a temperature, and small in comparison with the weights.
-CALIBRATION_IMAGES = 20_000
+from ufgvc.training.totals import EpochTotals, score_validation
 
 
 @dataclass
@@ -234,47 +230,22 @@ class Worker:
         ]
 
     def _validate(self) -> dict[str, float]:
-        """Accuracy and loss on the images that select the epoch; {} if there are none. Updates `best`.
-
-        A loop of its own, because each rank scores a part of the images and the sums are over all ranks.
-        """
+        """Accuracy and loss on the images that choose the epoch; {} if there are none. Updates `best`."""
         if self.loader.num_val == 0:
             return {}
-        sums, scored = self._score_validation()
-        correct, count, loss = self.ranks.sum(sums).tolist()
-        if int(count) != self.loader.num_val:
-            raise RuntimeError(f"evaluated {int(count)} of {self.loader.num_val} images")
-        accuracy = correct / count
-        if self.best is None or accuracy > self.best["accuracy"]:
+        keeps = self.config.train.validation != "test"
+        row, scored = score_validation(self.method, self.evaluated, self.loader, self.ranks, keeps)
+        if self.best is None or row["validation_accuracy"] > self.best["accuracy"]:
             weights = {name: tensor.detach().cpu().clone() for name, tensor in self.evaluated.state_dict().items()}
             held = [pair for rank in self.ranks.gather(scored) for pair in rank]
+            accuracy = row["validation_accuracy"]
             self.best = {"epoch": self.epoch + 1, "accuracy": accuracy, "net": weights, "held": held}
-        return {
-            "validation_accuracy": accuracy,
-            "validation_correct": correct,
-            "validation_leaves": count,
-            "validation_loss": loss / count,
-        }
+        return row
 
     @property
     def evaluated(self) -> nn.Module:
         """The net whose weights are evaluated and saved."""
         return self.method.net if self.average is None else self.average.net
-
-    def _score_validation(self) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """This rank's (correct, count, loss) (3,) float64, and (logits, labels) of at most CALIBRATION_IMAGES."""
-        net = self.evaluated.eval()
-        sums = torch.zeros(3, dtype=torch.float64, device=self.ranks.device)
-        scored: list[tuple[Tensor, Tensor]] = []
-        every = -(-self.loader.num_val // CALIBRATION_IMAGES)
-        for images, labels in self.loader.validation():
-            logits = eval_step(self.method, net, images).double()
-            loss = functional.cross_entropy(logits, labels, reduction="sum")
-            correct = (logits.argmax(1) == labels).sum()
-            sums += torch.stack([correct.double(), torch.full_like(loss, len(labels)), loss])
-            if self.config.train.validation != "test":
-                scored.append((logits[::every].float().cpu(), labels[::every].cpu()))
-        return sums, scored
 
     def save(self) -> None:
         """Writes a checkpoint. Every rank calls it; rank 0 passes the files to the sink."""

@@ -1,4 +1,4 @@
-"""Lists the files of a folder or bucket, and finds the photographs among them.
+"""The files of a folder or bucket, without system files, and the photographs among them.
 
 `ingest` and `predict` both use it, so that they accept the same photographs.
 """
@@ -10,14 +10,11 @@ import posixpath
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-import pyarrow.fs as pafs
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import Store, open_store
-from ufgvc.core.text import is_utf8
 from ufgvc.data.file_types import (
     HEAD_BYTES,
     IMAGE_EXTENSIONS,
@@ -28,6 +25,7 @@ from ufgvc.data.file_types import (
     file_extension,
 )
 from ufgvc.data.readers.file_table import FileTable, pack_files
+from ufgvc.data.readers.walk import list_files
 
 # Files of operating systems, file servers and sharing tools, in lower case.
 _SYSTEM_FOLDERS = frozenset(
@@ -139,7 +137,7 @@ def scan(store: Store, flag: str = "--source", without: Store | None = None) -> 
     outside = f"{without.path[len(store.path) :].strip('/')}/" if without and _is_below(without, store) else None
 
     def usable() -> Iterator[tuple[str, int, int]]:
-        for path, size, modified, problem in _walk_local(store) if store.is_local else _list_remote(store):
+        for path, size, modified, problem in list_files(store):
             if _is_system(path) or (outside and path.startswith(outside)):
                 continue
             if problem:
@@ -211,73 +209,6 @@ def _is_system(path: str) -> bool:
 def _sniff(store: Store, path: str) -> str | None:
     with store.open_input(path) as file:
         return detect_file_type(file.read(HEAD_BYTES))
-
-
-def _walk_local(store: Store) -> Iterator[tuple[str, int, int, str]]:
-    """(relative path, bytes, modified, problem) of every file. pyarrow fails on names that are not UTF-8 and follows
-    cycles of links.
-    """
-    root = store.path
-    if not os.path.isdir(root):
-        return
-    outer = frozenset((status.st_dev, status.st_ino) for status in map(os.stat, Path(root).resolve().parents))
-    pending: list[tuple[str, frozenset[tuple[int, int]]]] = [(root, outer)]
-    while pending:
-        folder, above = pending.pop()
-        status = os.stat(folder)
-        here = above | {(status.st_dev, status.st_ino)}
-        for entry in _entries(folder):
-            if isinstance(entry, OSError):
-                yield _relative(folder, root), 0, 0, f"the folder may not be read ({entry.strerror})"
-                continue
-            path = _relative(entry.path, root)
-            if not is_utf8(entry.name):
-                yield path, 0, 0, "its name is not UTF-8 text: rename it"
-                continue
-            try:
-                status = entry.stat()
-            except OSError as error:
-                yield (
-                    path,
-                    0,
-                    0,
-                    "is a broken link" if entry.is_symlink() else f"may not be read ({error.strerror})",
-                )
-                continue
-            if entry.is_file():
-                yield path, status.st_size, status.st_mtime_ns, ""
-            elif not entry.is_dir():
-                yield path, 0, 0, "is not a regular file"
-            elif (status.st_dev, status.st_ino) in here:
-                yield path, 0, 0, "is a link to a folder above it"
-            else:
-                pending.append((entry.path, here))
-
-
-def _entries(folder: str) -> Iterator[os.DirEntry[str] | OSError]:
-    """What is in a folder; an error in its place, or at its end."""
-    try:
-        with os.scandir(folder) as entries:
-            yield from entries
-    except OSError as error:
-        yield error
-
-
-def _relative(path: str, root: str) -> str:
-    """The relative path as valid text: bytes that are not UTF-8 become \\xNN."""
-    return os.fsencode(os.path.relpath(path, root)).decode("utf-8", "backslashreplace")
-
-
-def _list_remote(store: Store) -> Iterator[tuple[str, int, int, str]]:
-    store.list(recursive=False)  # raises UserError if the storage fails
-    handler, everything = store.s3_handler(), pafs.FileSelector(store.path, recursive=True, allow_not_found=True)
-    for info in handler.walk(store.path) if handler else store.fs.get_file_info(everything):
-        if info.type != pafs.FileType.File:
-            continue
-        path = info.path[len(store.path) :].removeprefix("/")
-        clean = posixpath.normpath(path) == path and not path.startswith("../")
-        problem = "" if clean else "its key has an empty part, `.` or `..` between slashes: rename it"
-        yield path, int(info.size or 0), int(info.mtime_ns or 0), problem
 
 
 def _why_empty(store: Store) -> str:

@@ -1,0 +1,105 @@
+"""What a machine has no more of: a folder for temporary files, open files, processes, threads, memory. Each is one
+message, exit code 2.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.command_line import refused
+from tests.documented import ROOT
+from tests.unit.limits import files_left, no_temporary_folder
+from ufgvc.commands.fields import CommandSettings
+from ufgvc.core.errors import MachineExhausted, user_error_in
+
+
+class Nothing(CommandSettings):
+    """No required setting."""
+
+
+def _in_a_temporary_folder() -> None:
+    with no_temporary_folder(), tempfile.TemporaryDirectory():
+        pass
+
+
+def _in_a_temporary_folder_of_matplotlib() -> None:
+    """As libraries do: with an error of their own."""
+    with no_temporary_folder():
+        try:
+            tempfile.mkdtemp()
+        except OSError as error:
+            raise OSError("needs a cache") from error
+
+
+def _a_process() -> None:
+    with files_left(3):
+        subprocess.run([sys.executable, "-c", ""], check=True, stdout=subprocess.PIPE)
+
+
+@pytest.mark.parametrize(
+    ("work", "says"),
+    [
+        (_in_a_temporary_folder, "TMPDIR: no folder for temporary files can be written -> set it to a folder"),
+        (_in_a_temporary_folder_of_matplotlib, "TMPDIR: no folder for temporary files can be written"),
+        (_a_process, "this process has too many files open -> raise the limit with `ulimit -n 65536`"),
+    ],
+)
+def test_a_command_says_what_there_is_no_more_of(
+    work: Callable[[], None], says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ufgvc.commands.mask.Mask", Nothing)
+    monkeypatch.setattr("ufgvc.commands.mask.run", lambda settings, context: work())
+    message = refused(capsys, "mask")
+    assert message.startswith(f"ufgvc mask: {says}")
+    assert message.count("TMPDIR") <= 2
+
+
+THREAD = """
+import resource, threading
+from ufgvc import cli
+from ufgvc.commands import sync
+def work(settings, context):
+    pages = int(open("/proc/self/statm").read().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize(), resource.RLIM_INFINITY))
+    [threading.Thread(target=threading.Event().wait, daemon=True).start() for _ in range(99)]
+sync.run = work
+raise SystemExit(cli.main(["sync", "--runs", "/tmp/x"]))
+"""
+
+
+def test_a_thread_that_cannot_be_started_is_one_message() -> None:
+    done = subprocess.run([sys.executable, "-c", THREAD], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("ufgvc sync: this machine starts no further process or thread\n  -> end other")
+
+
+@pytest.mark.parametrize(
+    ("number", "says"), [(errno.ENOMEM, "has no memory left"), (errno.EAGAIN, "starts no further process")]
+)
+def test_a_process_that_cannot_be_started(number: int, says: str) -> None:
+    found = user_error_in(OSError(number, os.strerror(number)), "s3://bucket/checkpoints")
+    assert type(found) is MachineExhausted
+    assert found.where is None
+    assert found.what == f"this machine {says}" + (" or thread" if number == errno.EAGAIN else "")
+    assert "TMPDIR" not in str(found)
+
+
+def test_a_missing_file_is_no_missing_temporary_folder(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        (tmp_path / "x").read_bytes()
+    assert user_error_in(caught.value) is None
+
+
+def test_a_full_disk_without_a_temporary_folder() -> None:
+    with no_temporary_folder():
+        found = user_error_in(OSError(errno.ENOSPC, "No space left on device"))
+    assert found is not None
+    assert "temporary files are in /tmp" in str(found)

@@ -30,8 +30,8 @@ from ufgvc.core.process import (
     Stopped,
     disable_telemetry,
     keep_freed_memory,
-    output_may_be_cut,
     let_idle_threads_sleep,
+    output_may_be_cut,
     setup_logging,
     sigterm_as_interrupt,
 )

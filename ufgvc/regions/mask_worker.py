@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ufgvc.core.process import keep_freed_memory
 from ufgvc.core.storage import Store
 from ufgvc.core.types import Box
 from ufgvc.data.dataset import Dataset, Shard, ShardWriter, read_images, read_shard
@@ -68,6 +69,7 @@ class ShardMasker:
 
             if network_threads:
                 torch.set_num_threads(network_threads)
+                keep_freed_memory()
             with tempfile.TemporaryDirectory(prefix="ufgvc-detector-") as folder:
                 detector.download(Path(folder))
                 self.detector = load_detector(Path(folder), device)

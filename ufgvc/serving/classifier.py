@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ufgvc.core.errors import UserError
-from ufgvc.core.process import cpu_count
+from ufgvc.core.process import cpu_count, keep_freed_memory
 from ufgvc.data.file_types import READABLE_TYPES, detect_file_type
 from ufgvc.data.images import BadImage, Pixels, count_pixels, decode_photograph
 from ufgvc.evaluation.explanation import explain
@@ -60,6 +60,7 @@ class Classifier:
         import torch
 
         torch.set_num_threads(threads)
+        keep_freed_memory()
         self.source, self.device, self.settings = source, device, settings
         self.decoders = ThreadPoolExecutor(min(DECODERS, cpu_count()), "decode")
         self.scorer = ThreadPoolExecutor(1, "score")  # a network is used by one thread at a time

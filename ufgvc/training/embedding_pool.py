@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ufgvc.core.process import keep_freed_memory
 from ufgvc.core.text import format_duration
 from ufgvc.data.stream import decode_chunks
 from ufgvc.methods import build
@@ -88,6 +89,7 @@ class ShardEmbedder:
 
         if device == "cpu":
             torch.set_num_threads(1)
+            keep_freed_memory()
         self.method: Method = ray.get(method)
         self.shards, self.device = shards, torch.device(device)
         self.method.net.to(self.device).to(memory_format=memory_format(self.method.net, self.device))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ufgvc.core.process import keep_freed_memory
 from ufgvc.core.startup import COMMAND, phases
 from ufgvc.core.storage import open_store
 from ufgvc.data.dataset import read_index
@@ -91,6 +92,7 @@ class Worker:
         marks = dict(config.marks) | {"workers": time.time()}
         if device.type == "cpu":
             torch.set_num_threads(max(1, config.cores // local_world_size))
+            keep_freed_memory()
         torch.manual_seed(config.seed)
         recipe = Recipe.model_validate(config.recipe)
         dataset = config.open_dataset()

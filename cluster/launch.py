@@ -143,6 +143,8 @@ class Launcher:
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
             "RAY_JOB_STOP_WAIT_TIME_S": "30",  # the default of 3 is too short to close a run
             "RAY_USAGE_STATS_ENABLED": "0",
+            # The head keeps 4 KB of each of the last 100,000 tasks by default; the dashboard lists 10,000 at most.
+            "RAY_task_events_max_num_task_in_gcs": "10000",
             "RAY_worker_niceness": "0",
         }
         if number == 0:

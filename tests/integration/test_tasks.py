@@ -1,13 +1,14 @@
-"""Errors that Ray Data tasks and actors raise."""
+"""Ray's tasks: errors of tasks and actors, the order of results, and what the head keeps of them."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
 from ufgvc.core.errors import UserError
-from ufgvc.runtime.tasks import one_task_each, run_tasks
+from ufgvc.runtime.tasks import map_in_tasks, one_task_each, run_tasks
 
 
 class Actor:
@@ -50,3 +51,12 @@ def test_any_other_error_keeps_its_traceback(ray_local: None) -> None:
 def test_results_keep_the_order_of_the_items(ray_local: None) -> None:
     rows = one_task_each([{"number": number} for number in range(5)]).map(lambda row: {"twice": 2 * row["number"]})
     assert [row["twice"] for row in run_tasks(rows.iter_rows())] == [0, 2, 4, 6, 8]
+
+
+def test_the_head_of_a_local_session_keeps_no_events_of_tasks(ray_local: None) -> None:
+    """The head of the tests is that of a local session."""
+    import ray
+
+    assert list(map_in_tasks(abs, [-1, 2, -3])) == [1, 2, 3]
+    time.sleep(1.5)  # by default they are sent every second
+    assert ray.timeline() == []

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ufgvc.core.errors import UserError
 from ufgvc.core.parquet import read_parquet_rows
-from ufgvc.core.process import cpu_count
+from ufgvc.core.process import cpu_count, keep_freed_memory
 from ufgvc.core.storage import Store
 from ufgvc.data.dataset import Dataset, read_manifest
 from ufgvc.data.images import BadImage, decode
@@ -163,6 +163,7 @@ def decode_chunks(store: Store, chunks: list[Chunk], side: int, reserved: float 
     """
 
     def work(batch: dict[str, Any]) -> Iterator[Columns]:
+        keep_freed_memory()
         for index in batch["chunk"]:
             yield decode_chunk(store, chunks[int(index)], side)
 

@@ -23,6 +23,9 @@ from ufgvc.runtime.ray_stderr import without_level_line
 from ufgvc.runtime.resources import wait_for_gpus
 
 MAX_IN_PROCESS = 1000  # photographs; up to here Ray's processes start slower than they help on one machine
+# Ray's head keeps 4 KB of events of each task, up to 100,000 of them, for its dashboard and `ray list tasks`. A local
+# session has neither: it starts no dashboard.
+NO_TASK_EVENTS = {"task_events_report_interval_ms": 0}
 _is_local = False  # whether this process has started the session that is open
 _kept: contextlib.ExitStack | None = None  # of `keep_ray_session`
 
@@ -153,6 +156,7 @@ def _started(settings: RaySettings) -> Iterator[None]:
                 _temp_dir=str(temporary),
                 logging_level=logging.WARNING,
                 log_to_driver=False,
+                _system_config=NO_TASK_EVENTS,
             )
         _is_local = True
         mark("Ray")

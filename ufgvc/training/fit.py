@@ -19,7 +19,7 @@ from ufgvc.training.ddp import Ranks
 from ufgvc.training.embeddings import Embeddings, embed_training_images
 from ufgvc.training.fit_regions import fit_regions
 from ufgvc.training.loader import BatchLoader
-from ufgvc.training.logistic import LogisticRegression, Scores
+from ufgvc.training.logistic import LogisticRegression
 
 log = logging.getLogger(__name__)
 # Inverse strength of the L2 penalty, as scikit-learn's C. On grape5 and grape29 0.1 to 10 do about as well.
@@ -28,8 +28,7 @@ DEFAULT_STRENGTH = 1.0  # where nothing can be held out: one leaf (or plant) of 
 FOLDS = 5
 ONE_FOLD_ABOVE = 20_000  # images: with so many, one held-out fold decides
 TOGETHER = 256  # cultivars times folds that are fitted in one: more would take memory and save no time
-# after so many weaker penalties with more loss none is tried: on noise these take most of the time
-RISES = 2
+RISES = 2  # after so many weaker penalties with more loss none is tried: on noise these take most of the time
 Ints = NDArray[np.int64]
 
 
@@ -130,24 +129,21 @@ def fit_classifier(
     held = np.stack([folds == fold for fold in range(1 if problem.count > ONE_FOLD_ABOVE else FOLDS)])
     counts = ranks.sum(torch.from_numpy(held.sum(axis=1)).double().to(ranks.device)).cpu().numpy()
     held = held[counts > 0]  # else no cultivar has so many plants
-    parts = np.array_split(held, -(-len(held) * num_classes // TOGETHER))
+    parts = np.array_split(held, min(len(held), -(-len(held) * num_classes // TOGETHER)))
     solutions: Sequence[Tensor | None] = [None] * len(parts)
-    scores: dict[float, list[Scores]] = {}
-    losses: list[float] = []
-    best, near = strengths[0], None
+    least, rises = np.inf, 0
     for strength in strengths:
         solved = [problem.solve(~part, strength, start) for part, start in zip(parts, solutions, strict=True)]
         solutions, together = solved, torch.cat(solved)
-        scores[strength] = [problem.score(*each) for each in zip(held, together, strict=True)]
-        losses.append(sum(each.loss for each in scores[strength]))
-        least = losses.index(min(losses))
-        if least == len(losses) - 1:
-            best, near = strength, together.mean(dim=0, keepdim=True)
-        if len(losses) - 1 - least == RISES:
+        scores = [problem.score(*each) for each in zip(held, together, strict=True)]
+        loss, rises = sum(each.loss for each in scores), rises + 1
+        if loss < least:
+            least, rises, best, chosen, near = loss, 0, strength, scores, together.mean(dim=0, keepdim=True)
+        if rises == RISES:
             break
     fitted = _fitted(problem, best, near)
-    right, count = sum(each.right for each in scores[best]), sum(each.count for each in scores[best])
-    own = [pair for each in scores[best] for pair in each.kept]
+    right, count = sum(each.right for each in chosen), sum(each.count for each in chosen)
+    own = [pair for each in chosen for pair in each.kept]
     kept = [pair for rank in ranks.gather(own) for pair in rank]
     logits, labels = (np.concatenate(column) for column in zip(*kept, strict=True))
     wrong = (logits.argmax(axis=1) != labels).any()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from ufgvc.core.errors import UserError
 from ufgvc.training.ddp import Ranks
 from ufgvc.training.embeddings import Embeddings
 
@@ -53,6 +54,11 @@ def mean_and_scale(found: Embeddings, ranks: Ranks) -> tuple[Tensor, Tensor]:
     for chunk in chunks:
         sums[1] += (torch.from_numpy(found.take(chunk)).double() - mean).square().sum(dim=(0, 1))
     std = (_sum(sums[1], ranks) / count).sqrt()
+    if not std.isfinite().all():
+        raise UserError(
+            "the network's embeddings of the training images are not all finite numbers",
+            fix="take other weights: those of a training that diverged give none",
+        )
     return mean, torch.where(std > 1e-6 * mean.abs().clamp(min=1e-6), std, 1.0)
 
 
@@ -75,8 +81,8 @@ class Stretched:
     @staticmethod
     def of(rows: Tensor, bias: Tensor) -> Stretched:
         """rows: (m, D).  bias: second derivative by the bias."""
-        squares, turned = torch.linalg.eigh(rows @ rows.T)
-        seen = squares > 1e-3  # others are hardly stretched
+        squares, turned = torch.linalg.eigh(rows @ rows.T)  # a quarter of the time of rows' singular values
+        seen = squares > 1e-3 + 1e-10 * squares.sum()  # others are hardly stretched, or rounding errors
         squares, turned = squares[seen], turned[:, seen]
         return Stretched((turned / squares.sqrt()).T @ rows, (1 + squares).sqrt(), bias.clamp(min=1e-3).sqrt())
 
@@ -156,7 +162,8 @@ class LogisticRegression:
         chosen (P, N), plus half the weights' square norm.
 
         As in scikit-learn's LogisticRegression the bias is not penalised. L-BFGS of SciPy, to convergence. All problems
-        are one to it, because reading the rows takes most of the time.
+        are one to it, because reading the rows takes most of the time. Rank 0 runs it, and the others compute where it
+        says: if each ran it, another processor's rounding could part them, and they would wait for each other forever.
         """
         from scipy.optimize import minimize  # a third of a second, which other trainings need not wait for
 
@@ -166,15 +173,30 @@ class LogisticRegression:
         space = self._space(chosen, strength, begin)
         objective = self._objective(chosen, strength, falling=None if self.rows is not None else FALLING)
 
+        def shrunk(flat: Floats) -> Tensor:
+            return space.shrink(torch.from_numpy(flat).to(begin).view_as(begin))
+
         def stretched(flat: Floats) -> tuple[float, Floats]:
-            value, gradient = objective(space.shrink(torch.from_numpy(flat).to(begin).view_as(begin)))
+            value, gradient = objective(self._share(shrunk(flat), True)[0])
             return value, space.shrink(gradient).flatten().cpu().numpy()
 
-        first = space.stretch(begin).flatten().cpu().numpy()
-        done = minimize(stretched, first, jac=True, method="L-BFGS-B", options=CONVERGED)
-        if not done.success:
-            log.info("logistic regression with C = %g stopped before it converged: %s", strength, done.message)
-        return space.shrink(torch.from_numpy(done.x).to(begin).view_as(begin)).view(shape)
+        if self.ranks.rank == 0:
+            first = space.stretch(begin).flatten().cpu().numpy()
+            done = minimize(stretched, first, jac=True, method="L-BFGS-B", options=CONVERGED)
+            if not done.success:
+                log.info("logistic regression with C = %g stopped before it converged: %s", strength, done.message)
+            return self._share(shrunk(done.x), False)[0].view(shape)
+        solution, more = self._share(begin, False)
+        while more:
+            objective(solution)
+            solution, more = self._share(begin, False)
+        return solution.view(shape)
+
+    def _share(self, solution: Tensor, more: bool) -> tuple[Tensor, bool]:
+        """Rank 0's values, on every rank: a solution, and whether its loss is asked for."""
+        both = torch.cat([solution.flatten(), solution.new_tensor([more])])
+        both = self.ranks.sum(both if self.ranks.rank == 0 else torch.zeros_like(both))
+        return both[:-1].view_as(solution), bool(both[-1])
 
     def _space(self, chosen: Bools, strength: float, start: Tensor) -> Stretched:
         """Where the objective is about as curved in every direction, by the rows that curve it most at the start."""
@@ -185,7 +207,7 @@ class LogisticRegression:
             here = ((likely * (1 - likely)).mean(dim=2) * shares).mean(dim=1)
             total += here.sum()
             rows, curved = torch.cat([rows, more]), torch.cat([curved, here])
-            curved, most = curved.topk(min(len(curved), CURVED // self.ranks.world_size))
+            curved, most = curved.topk(min(len(curved), -(-CURVED // self.ranks.world_size)))
             rows = rows[most]
         if self.rows is None:
             rows = (rows - self.mean) / self.scale
@@ -210,13 +232,11 @@ class LogisticRegression:
             slopes, loss = torch.zeros_like(solution), solution.new_zeros(1)
             for rows, labels, shares in held or self.chunks(chosen, kind):
                 logits = (rows @ weight.T + bias).double().unflatten(1, (len(chosen), -1))
-                log_probabilities, of_label = (
-                    logits.log_softmax(dim=2),
-                    labels[:, None, None].expand(-1, len(chosen), 1),
-                )
-                loss -= (log_probabilities.gather(2, of_label)[..., 0] * shares).sum()
+                log_probabilities = logits.log_softmax(dim=2)
+                each = torch.arange(len(rows), device=rows.device)
+                loss -= (log_probabilities[each, :, labels] * shares).sum()
                 slope = log_probabilities.exp()
-                slope = slope.scatter_add_(2, of_label, slope.new_full((), -1.0).expand(of_label.shape))
+                slope[each, :, labels] -= 1
                 slope = (slope * shares[..., None]).flatten(1)
                 slopes[:, :-1] += slope.to(kind).T @ rows
                 if self.intercept:  # else its slope is 0, and it stays at the 0 where it starts

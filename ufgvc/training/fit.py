@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +19,7 @@ from ufgvc.training.ddp import Ranks
 from ufgvc.training.embeddings import Embeddings, embed_training_images
 from ufgvc.training.fit_regions import fit_regions
 from ufgvc.training.loader import BatchLoader
-from ufgvc.training.logistic import LogisticRegression, Scores
+from ufgvc.training.logistic import LogisticRegression
 
 log = logging.getLogger(__name__)
 # Inverse strength of the L2 penalty, as scikit-learn's C. On grape5 and grape29 0.1 to 10 do about as well.
@@ -26,6 +27,8 @@ STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
 DEFAULT_STRENGTH = 1.0  # where nothing can be held out: one leaf (or plant) of each cultivar
 FOLDS = 5
 ONE_FOLD_ABOVE = 20_000  # images: with so many, one held-out fold decides
+TOGETHER = 256  # cultivars times folds that are fitted in one: more would take memory and save no time
+RISES = 2  # after so many weaker penalties with more loss none is tried: on noise these take most of the time
 Ints = NDArray[np.int64]
 
 
@@ -114,26 +117,33 @@ def fit_classifier(
 ) -> Fitted:
     """Fits the classifier; the strength of its penalty has the smallest log-loss on held-out images.
 
+    Strengths are tried in turn, each from the solutions before it, until the loss has risen for good (`RISES`).
+
     found: of this rank; the sums of all ranks decide, so every rank returns the same.
     folds: (N,) fold of each image of `found`, -1 for those that always train; None: the default strength is used.
     intercept: False for a layer without a bias: `bias` and `mean` are 0, so the embeddings are scaled, not centred.
     """
     problem = LogisticRegression(found, num_classes, ranks, intercept)
-    everything = np.ones(len(found.labels), bool)
     if folds is None:
-        return _fitted(problem, everything, DEFAULT_STRENGTH)
-    scores: dict[float, list[Scores]] = {strength: [] for strength in strengths}
-    for fold in range(1 if problem.count > ONE_FOLD_ABOVE else FOLDS):
-        held, start = folds == fold, None
-        if not ranks.sum(torch.tensor(float(held.sum()), dtype=torch.float64, device=ranks.device)).item():
-            continue  # no cultivar has so many plants
-        for strength in strengths:
-            start = problem.solve(~held, strength, start)  # each solution is near the next
-            scores[strength].append(problem.score(held, start))
-    best = min(strengths, key=lambda strength: sum(each.loss for each in scores[strength]))
-    fitted = _fitted(problem, everything, best)
-    right, count = sum(each.right for each in scores[best]), sum(each.count for each in scores[best])
-    own = [pair for each in scores[best] for pair in each.kept]
+        return _fitted(problem, DEFAULT_STRENGTH, None)
+    held = np.stack([folds == fold for fold in range(1 if problem.count > ONE_FOLD_ABOVE else FOLDS)])
+    counts = ranks.sum(torch.from_numpy(held.sum(axis=1)).double().to(ranks.device)).cpu().numpy()
+    held = held[counts > 0]  # else no cultivar has so many plants
+    parts = np.array_split(held, min(len(held), -(-len(held) * num_classes // TOGETHER)))
+    solutions: Sequence[Tensor | None] = [None] * len(parts)
+    least, rises = np.inf, 0
+    for strength in strengths:
+        solved = [problem.solve(~part, strength, start) for part, start in zip(parts, solutions, strict=True)]
+        solutions, together = solved, torch.cat(solved)
+        scores = [problem.score(*each) for each in zip(held, together, strict=True)]
+        loss, rises = sum(each.loss for each in scores), rises + 1
+        if loss < least:
+            least, rises, best, chosen, near = loss, 0, strength, scores, together.mean(dim=0, keepdim=True)
+        if rises == RISES:
+            break
+    fitted = _fitted(problem, best, near)
+    right, count = sum(each.right for each in chosen), sum(each.count for each in chosen)
+    own = [pair for each in chosen for pair in each.kept]
     kept = [pair for rank in ranks.gather(own) for pair in rank]
     logits, labels = (np.concatenate(column) for column in zip(*kept, strict=True))
     wrong = (logits.argmax(axis=1) != labels).any()
@@ -141,10 +151,11 @@ def fit_classifier(
     return replace(fitted, held_out=(right, count), temperature=temperature)
 
 
-def _fitted(problem: LogisticRegression, everything: NDArray[np.bool_], strength: float) -> Fitted:
+def _fitted(problem: LogisticRegression, strength: float, start: Tensor | None) -> Fitted:
     """The classifier of all images with a strength."""
-    solution = problem.solve(everything, strength, None)
+    everything = np.ones((1, len(problem.found.labels)), bool)
+    solution = problem.solve(everything, strength, start)[0]
     weight, bias = problem.unfold(solution)
-    score = problem.score(everything, solution)
+    score = problem.score(everything[0], solution)
     mean, scale = problem.mean.float(), problem.scale.float()
     return Fitted(weight.float(), bias.float(), mean, scale, score.loss, score.right, strength, None)

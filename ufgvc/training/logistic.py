@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from ufgvc.core.errors import UserError
 from ufgvc.training.ddp import Ranks
 from ufgvc.training.embeddings import Embeddings
 
@@ -21,8 +22,10 @@ CHUNK = 512  # images that are computed with at a time: on a CPU their rows shou
 FALLING = 1e-6  # share; float32 sums of many rows are more exact
 CONVERGED = {"maxiter": 2000, "ftol": 1e-10, "gtol": 1e-8}  # of L-BFGS: when it stops
 KEPT = 20_000  # images whose logits are kept: enough to fit a temperature
+CURVED = 512  # rows that say in which directions the objective is curved; their share of the time is small
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -51,11 +54,50 @@ def mean_and_scale(found: Embeddings, ranks: Ranks) -> tuple[Tensor, Tensor]:
     for chunk in chunks:
         sums[1] += (torch.from_numpy(found.take(chunk)).double() - mean).square().sum(dim=(0, 1))
     std = (_sum(sums[1], ranks) / count).sqrt()
+    if not std.isfinite().all():
+        raise UserError(
+            "the network's embeddings of the training images are not all finite numbers",
+            fix="take other weights: those of a training that diverged give none",
+        )
     return mean, torch.where(std > 1e-6 * mean.abs().clamp(min=1e-6), std, 1.0)
 
 
 def _sum(value: Tensor, ranks: Ranks) -> Tensor:
     return ranks.sum(value.to(ranks.device)).cpu()
+
+
+@dataclass(frozen=True)
+class Stretched:
+    """Solutions (M, D + 1) stretched by the square root of I + rows' @ rows, and back; the bias by a factor.
+
+    Where that is the second derivative, the stretched objective is equally curved in all directions, and L-BFGS needs
+    few steps.  directions: (r, D), orthonormal.  factors: (r,) in these.
+    """
+
+    directions: Tensor
+    factors: Tensor
+    bias: Tensor
+
+    @staticmethod
+    def of(rows: Tensor, bias: Tensor) -> Stretched:
+        """rows: (m, D).  bias: second derivative by the bias."""
+        squares, turned = torch.linalg.eigh(rows @ rows.T)  # a quarter of the time of rows' singular values
+        seen = squares > 1e-3 + 1e-10 * squares.sum()  # others are hardly stretched, or rounding errors
+        squares, turned = squares[seen], turned[:, seen]
+        return Stretched((turned / squares.sqrt()).T @ rows, (1 + squares).sqrt(), bias.clamp(min=1e-3).sqrt())
+
+    def stretch(self, solution: Tensor) -> Tensor:
+        """Stretched solutions (M, D + 1)."""
+        return self._times(solution, self.factors, self.bias)
+
+    def shrink(self, solution: Tensor) -> Tensor:
+        """Stretched solutions as they were; a gradient becomes the one by the stretched solution."""
+        return self._times(solution, 1 / self.factors, 1 / self.bias)
+
+    def _times(self, solution: Tensor, factors: Tensor, bias: Tensor) -> Tensor:
+        weight = solution[:, :-1]
+        weight = weight + (weight @ self.directions.T * (factors - 1)) @ self.directions
+        return torch.cat([weight, solution[:, -1:] * bias], dim=1)
 
 
 class LogisticRegression:
@@ -87,79 +129,126 @@ class LogisticRegression:
             self.rows = self.rows @ self.basis.T
             self.width = len(self.basis)
 
-    def chunks(self, chosen: NDArray[np.bool_], kind: torch.dtype) -> Iterator[tuple[Tensor, Tensor]]:
-        """Rows (n * V, D) and labels (n * V,) of the chosen images on the device; held rows are standardised."""
-        places, views = np.flatnonzero(chosen), self.found.rows.shape[1]
+    def chunks(self, chosen: Bools, kind: torch.dtype) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Rows (n * V, D) and labels (n * V,) of the images that any of P problems has chosen (P, N), on the device,
+        and 1 where a problem has chosen it, else 0 (n * V, P); held rows are standardised.
+        """
+        places, views = np.flatnonzero(chosen.any(axis=0)), self.found.rows.shape[1]
         buffer = torch.empty(0)
         for at in range(0, len(places), CHUNK):
             place = places[at : at + CHUNK]
             labels = torch.from_numpy(self.found.labels[place]).to(self.ranks.device).repeat_interleave(views)
+            shares = torch.from_numpy(chosen[:, place].T).to(self.ranks.device, kind).repeat_interleave(views, dim=0)
             if self.rows is not None:
-                yield self.rows[torch.from_numpy(place).to(self.ranks.device)].flatten(0, 1), labels
+                yield self.rows[torch.from_numpy(place).to(self.ranks.device)].flatten(0, 1), labels, shares
                 continue
             raw = torch.from_numpy(self.found.take(place)).flatten(0, 1).to(self.ranks.device)
             if raw.dtype != kind:  # into the same memory each time: new pages would cost more than the arithmetic
                 if len(buffer) < len(raw):
                     buffer = torch.empty_like(raw, dtype=kind)
                 raw = buffer[: len(raw)].copy_(raw)
-            yield raw, labels
+            yield raw, labels, shares
 
-    def _fold(self, flat: Floats) -> tuple[Tensor, Tensor]:
-        """Weight (K, D) and bias (K,) float64 for the rows of `chunks`."""
-        weight, bias = self._unpack(flat)
+    def _fold(self, solution: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight (M, D) and bias (M,) float64 for the rows of `chunks`, of M rows of solutions (M, D + 1)."""
+        weight, bias = solution[:, :-1], solution[:, -1]
         if self.rows is not None:
             return weight, bias
         weight = weight / self.scale
         return weight, bias - weight @ self.mean
 
-    def solve(self, chosen: NDArray[np.bool_], strength: float, start: Floats | None) -> Floats:
-        """The minimiser (K * (D + 1),) of C times the sum of the cross-entropies plus half the weights' square norm.
+    def solve(self, chosen: Bools, strength: float, start: Tensor | None) -> Tensor:
+        """The minimisers (P, K, D + 1) of C times the sum of the cross-entropies of the images that a problem has
+        chosen (P, N), plus half the weights' square norm.
 
-        As in scikit-learn's LogisticRegression the bias is not penalised. L-BFGS of SciPy, to convergence.
+        As in scikit-learn's LogisticRegression the bias is not penalised. L-BFGS of SciPy, to convergence. All problems
+        are one to it, because reading the rows takes most of the time. Rank 0 runs it, and the others compute where it
+        says: if each ran it, another processor's rounding could part them, and they would wait for each other forever.
         """
         from scipy.optimize import minimize  # a third of a second, which other trainings need not wait for
 
-        begin = np.zeros(self.num_classes * (self.width + 1)) if start is None else start
+        shape = len(chosen), self.num_classes, self.width + 1
+        begin = torch.zeros(shape, dtype=torch.float64, device=self.ranks.device) if start is None else start
+        begin = begin.flatten(0, 1)
+        space = self._space(chosen, strength, begin)
         objective = self._objective(chosen, strength, falling=None if self.rows is not None else FALLING)
-        done = minimize(objective, begin, jac=True, method="L-BFGS-B", options=CONVERGED)
-        if not done.success:
-            log.info("logistic regression with C = %g stopped before it converged: %s", strength, done.message)
-        return np.asarray(done.x)
+
+        def shrunk(flat: Floats) -> Tensor:
+            return space.shrink(torch.from_numpy(flat).to(begin).view_as(begin))
+
+        def stretched(flat: Floats) -> tuple[float, Floats]:
+            value, gradient = objective(self._share(shrunk(flat), True)[0])
+            return value, space.shrink(gradient).flatten().cpu().numpy()
+
+        if self.ranks.rank == 0:
+            first = space.stretch(begin).flatten().cpu().numpy()
+            done = minimize(stretched, first, jac=True, method="L-BFGS-B", options=CONVERGED)
+            if not done.success:
+                log.info("logistic regression with C = %g stopped before it converged: %s", strength, done.message)
+            return self._share(shrunk(done.x), False)[0].view(shape)
+        solution, more = self._share(begin, False)
+        while more:
+            objective(solution)
+            solution, more = self._share(begin, False)
+        return solution.view(shape)
+
+    def _share(self, solution: Tensor, more: bool) -> tuple[Tensor, bool]:
+        """Rank 0's values, on every rank: a solution, and whether its loss is asked for."""
+        both = torch.cat([solution.flatten(), solution.new_tensor([more])])
+        both = self.ranks.sum(both if self.ranks.rank == 0 else torch.zeros_like(both))
+        return both[:-1].view_as(solution), bool(both[-1])
+
+    def _space(self, chosen: Bools, strength: float, start: Tensor) -> Stretched:
+        """Where the objective is about as curved in every direction, by the rows that curve it most at the start."""
+        weight, bias = self._fold(start)
+        rows, curved, total = weight[:0], bias[:0], bias.new_zeros(())
+        for more, _, shares in self.chunks(chosen, torch.float64):
+            likely = (more @ weight.T + bias).unflatten(1, (len(chosen), -1)).softmax(dim=2)
+            here = ((likely * (1 - likely)).mean(dim=2) * shares).mean(dim=1)
+            total += here.sum()
+            rows, curved = torch.cat([rows, more]), torch.cat([curved, here])
+            curved, most = curved.topk(min(len(curved), -(-CURVED // self.ranks.world_size)))
+            rows = rows[most]
+        if self.rows is None:
+            rows = (rows - self.mean) / self.scale
+        own = (rows * (strength * curved).sqrt()[:, None]).cpu().numpy()
+        every = torch.from_numpy(np.concatenate(self.ranks.gather(own))).to(self.ranks.device)
+        return Stretched.of(every, strength * self.ranks.sum(total))
 
     def _objective(
-        self, chosen: NDArray[np.bool_], strength: float, falling: float | None = None
-    ) -> Callable[[Floats], tuple[float, Floats]]:
-        """What `solve` minimises, and its gradient.
+        self, chosen: Bools, strength: float, falling: float | None = None
+    ) -> Callable[[Tensor], tuple[float, Tensor]]:
+        """What `solve` minimises, of solutions (P * K, D + 1), and its gradient.
 
         falling: rows are multiplied in float32 until the value changes by less than this share from one call to the
         next, and in float64 from then on, so that the minimum is the exact one; None: in float64 always.
         """
-        weight_size = self.num_classes * self.width
         held = list(self.chunks(chosen, torch.float64)) if self.rows is not None else None
         kind, last = torch.float64 if falling is None else torch.float32, np.inf
 
-        def objective(flat: Floats) -> tuple[float, Floats]:
+        def objective(solution: Tensor) -> tuple[float, Tensor]:
             nonlocal kind, last
-            weight, bias = (each.to(kind) for each in self._fold(flat))
-            slopes = torch.zeros(self.num_classes, self.width, dtype=torch.float64, device=self.ranks.device)
-            sums = torch.zeros(self.num_classes + 1, dtype=torch.float64, device=self.ranks.device)
-            for rows, labels in held or self.chunks(chosen, kind):
-                log_probabilities = (rows @ weight.T + bias).double().log_softmax(dim=1)
-                sums[-1] -= log_probabilities.gather(1, labels[:, None]).sum()
+            weight, bias = (each.to(kind) for each in self._fold(solution))
+            slopes, loss = torch.zeros_like(solution), solution.new_zeros(1)
+            for rows, labels, shares in held or self.chunks(chosen, kind):
+                logits = (rows @ weight.T + bias).double().unflatten(1, (len(chosen), -1))
+                log_probabilities = logits.log_softmax(dim=2)
+                each = torch.arange(len(rows), device=rows.device)
+                loss -= (log_probabilities[each, :, labels] * shares).sum()
                 slope = log_probabilities.exp()
-                slope[torch.arange(len(rows), device=rows.device), labels] -= 1
-                slopes += slope.to(kind).T @ rows
+                slope[each, :, labels] -= 1
+                slope = (slope * shares[..., None]).flatten(1)
+                slopes[:, :-1] += slope.to(kind).T @ rows
                 if self.intercept:  # else its slope is 0, and it stays at the 0 where it starts
-                    sums[:-1] += slope.sum(dim=0)
+                    slopes[:, -1] += slope.sum(dim=0)
             if self.rows is None:
-                slopes = (slopes - sums[:-1, None] * self.mean) / self.scale
-            totals = self.ranks.sum(torch.cat([slopes.flatten(), sums])).cpu().numpy()
-            penalised = flat[:weight_size]
-            gradient = strength * totals[:-1]
-            gradient[:weight_size] += penalised
+                slopes[:, :-1] = (slopes[:, :-1] - slopes[:, -1:] * self.mean) / self.scale
+            totals = self.ranks.sum(torch.cat([slopes.flatten(), loss]))
+            gradient = strength * totals[:-1].view_as(solution)
+            gradient[:, :-1] += solution[:, :-1]
             # Divided by C and the rows: the stopping rule of L-BFGS should not depend on them.
             per = 1 / (strength * max(1, self.count))
-            value = float((strength * totals[-1] + 0.5 * penalised @ penalised) * per)
+            value = (strength * totals[-1] + 0.5 * solution[:, :-1].square().sum()).item() * per
             if falling is not None and abs(last - value) < falling * value:
                 kind = torch.float64
             last = value
@@ -167,13 +256,13 @@ class LogisticRegression:
 
         return objective
 
-    def score(self, chosen: NDArray[np.bool_], flat: Floats) -> Scores:
-        """Scores the chosen images, with logits averaged over views."""
-        weight, bias = self._fold(flat)
+    def score(self, chosen: Bools, solution: Tensor) -> Scores:
+        """Scores the chosen images (N,) by a solution (K, D + 1), with logits averaged over views."""
+        weight, bias = self._fold(solution)
         sums, views = torch.zeros(3, dtype=torch.float64, device=self.ranks.device), self.found.rows.shape[1]
         count = int(_sum(torch.tensor(float(chosen.sum()), dtype=torch.float64), self.ranks))
         every, kept = -(-max(1, count) // KEPT), []
-        for rows, repeated in self.chunks(chosen, torch.float64):
+        for rows, repeated, _ in self.chunks(chosen[None], torch.float64):
             logits, labels = (rows @ weight.T + bias).unflatten(0, (-1, views)).mean(dim=1), repeated[::views]
             loss = functional.cross_entropy(logits, labels, reduction="sum")
             right = (logits.argmax(1) == labels).sum()
@@ -182,12 +271,7 @@ class LogisticRegression:
         loss_sum, right_sum, _ = self.ranks.sum(sums).tolist()
         return Scores(loss_sum, int(right_sum), count, kept)
 
-    def unfold(self, flat: Floats) -> tuple[Tensor, Tensor]:
-        """Weight (K, D) and bias (K,) float64 of a solution, for standardised rows."""
-        weight, bias = self._unpack(flat)
+    def unfold(self, solution: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight (K, D) and bias (K,) float64 of a solution (K, D + 1), for standardised rows."""
+        weight, bias = solution[:, :-1], solution[:, -1]
         return (weight if self.basis is None else weight @ self.basis), bias
-
-    def _unpack(self, flat: Floats) -> tuple[Tensor, Tensor]:
-        values = torch.from_numpy(flat).to(self.ranks.device)
-        weight_size = self.num_classes * self.width
-        return values[:weight_size].view(self.num_classes, self.width), values[weight_size:]

@@ -111,7 +111,7 @@ def test_the_first_error_of_a_capture_is_the_one_told() -> None:
 class Graph:
     """Stands for a CUDA graph, with torch's rule for a pool: it may be shared while a graph uses it, not afterwards."""
 
-    users: ClassVar[Counter[int]] = Counter()
+    users: ClassVar[Counter[int | None]] = Counter()
     handles: ClassVar[Iterator[int]] = itertools.count(1)
 
     def pool(self) -> int:
@@ -147,7 +147,7 @@ def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cuda, name, fake)
 
 
-def captured(graphs: StepGraphs, count: int) -> int:
+def captured(graphs: StepGraphs, count: int) -> Any:
     """Takes a step on a batch of that many images; the pool of its graph."""
     graphs(Batch(torch.ones(count, 3, 2, 2), torch.zeros(count, dtype=torch.int64)))
     return max(capture.graph.pool() for capture in graphs.captures.values())

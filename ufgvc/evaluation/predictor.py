@@ -120,18 +120,18 @@ def predict_in_threads(
     parts = 1
     if device == "cpu" and not model.exported and package_of(model.method.name) is None:
         parts = max(1, min(MOST_PARTS, cores, batch_size // MIN_PART))
-    free: SimpleQueue[Predictor] = SimpleQueue()
-    for _ in range(parts - 1):
-        free.put(Predictor(store, share_weights(model), settings.top, device))
-    free.put(predictor)
+    free: SimpleQueue[tuple[Predictor, int]] = SimpleQueue()
+    for part in range(parts):  # the last ones take the cores that do not divide evenly
+        own = predictor if part == 0 else Predictor(store, share_weights(model), settings.top, device)
+        free.put((own, (cores + part) // parts))
 
     def score(photographs: list[Photograph]) -> pa.Table:
-        torch.set_num_threads(cores // parts)  # of this thread
-        idle = free.get()
+        idle, threads = free.get()
         try:
+            torch.set_num_threads(threads)  # of this thread
             return idle.score(photographs)
         finally:
-            free.put(idle)
+            free.put((idle, threads))
 
     size = -(-batch_size // parts)
     batches = (names[start : start + size] for start in range(0, len(names), size))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 
@@ -92,3 +93,17 @@ def test_a_method_of_another_package_is_used_by_one_thread(
     names = [f"{number:02d}.png" for number in range(LEAVES)]
     parts = list(predict_in_threads(store, names, plugin, PredictSettings(batch_size=8), "cpu"))
     assert [part.num_rows for part in parts] == [8, 8, 8]
+
+
+def test_every_core_belongs_to_a_part(store: Store, two_cores: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(3)
+    used, score = [], Predictor.score
+
+    def watched(self: Predictor, photographs: list[predictor.Photograph]) -> pa.Table:
+        used.append(torch.get_num_threads())
+        return score(self, photographs)
+
+    monkeypatch.setattr(Predictor, "score", watched)
+    names = [f"{number:02d}.png" for number in range(LEAVES)]
+    list(predict_in_threads(store, names, model_with_maps(), PredictSettings(batch_size=8), "cpu"))
+    assert set(used) == {1, 2}

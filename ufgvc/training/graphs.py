@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ufgvc.core.errors import UserError
+from ufgvc.core.errors import UserError, first_line
 from ufgvc.methods.method import Batch, LossParts
 from ufgvc.methods.plugins import package_of
 from ufgvc.training.memory import is_out_of_memory
@@ -129,7 +129,7 @@ def capturable() -> Iterator[None]:
             cause = cause.__context__
         if is_out_of_memory(cause):
             raise cause from None
-        what = f"a step of this network cannot be captured as a CUDA graph: {str(cause).splitlines()[0]}"
+        what = f"a step of this network cannot be captured as a CUDA graph: {first_line(cause)}"
         raise UserError(what, where="train.cuda_graphs", fix="use `--train.cuda-graphs off`") from error
 
 

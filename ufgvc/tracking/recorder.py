@@ -126,6 +126,8 @@ def _receive(connection: Connection, requests: queue.SimpleQueue[bytes]) -> None
         while True:
             requests.put(connection.recv_bytes())
     except (EOFError, OSError):
+        pass
+    finally:  # also without memory for a request: the other process would wait for its answer
         os._exit(0)
 
 

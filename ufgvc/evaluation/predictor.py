@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -122,16 +123,17 @@ def predict_in_threads(
         parts = max(1, min(MOST_PARTS, cores, batch_size // MIN_PART))
     free: SimpleQueue[tuple[Predictor, int]] = SimpleQueue()
     for part in range(parts):  # the last ones take the cores that do not divide evenly
-        own = predictor if part == 0 else Predictor(store, share_weights(model), settings.top, device)
-        free.put((own, (cores + part) // parts))
+        copied = predictor if part == 0 else Predictor(store, share_weights(model), settings.top, device)
+        free.put((copied, (cores + part) // parts))
+
+    own = threading.local()
 
     def score(photographs: list[Photograph]) -> pa.Table:
-        idle, threads = free.get()
-        try:
-            torch.set_num_threads(threads)  # of this thread
-            return idle.score(photographs)
-        finally:
-            free.put((idle, threads))
+        if not hasattr(own, "predictor"):
+            own.predictor, share = free.get()
+            torch.set_num_threads(share)  # of this thread
+        table: pa.Table = own.predictor.score(photographs)
+        return table
 
     size = -(-batch_size // parts)
     batches = (names[start : start + size] for start in range(0, len(names), size))

@@ -135,8 +135,30 @@ def test_an_error_that_says_nothing_has_a_first_line(error: Exception) -> None:
     assert first_line(error) in ("MemoryError", "OSError", "RuntimeError", "one")
 
 
+IMPORT = """
+import resource
+from ufgvc import cli
+from ufgvc.commands import sync
+def work(settings, context):
+    pages = int(open("/proc/self/statm").read().split()[0])
+    limit = pages * resource.getpagesize() + (300 << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+    import torch
+sync.run = work
+raise SystemExit(cli.main(["sync", "--runs", "/tmp/x"]))
+"""
+
+
+def test_a_library_for_which_there_is_no_memory_is_one_message() -> None:
+    done = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.stderr.startswith("ufgvc sync: this machine has no memory left\n  -> end other")
+    assert done.returncode == 2
+
+
 def test_other_errors_are_of_the_program() -> None:
-    for error in (RuntimeError("shapes"), cv2.error("bad argument"), ValueError("can't allocate memory")):
+    unmounted = ImportError("x.so: failed to map segment from shared object: Operation not permitted")  # noexec
+    others = (RuntimeError("shapes"), cv2.error("bad argument"), ValueError("can't allocate memory"))
+    for error in (unmounted, ImportError("no module"), *others):
         assert user_error_in(error) is None
 
 

@@ -85,11 +85,12 @@ _SQLITE_ERRORS = {
     "SQLITE_CANTOPEN": errno.EACCES,
     "SQLITE_IOERR": errno.EIO,
 }
-# What errors of Python, torch and OpenCV say, and the classes of others, by the number that they mean.
+# What errors of Python, torch, OpenCV and the loader of libraries say, and the classes of others, by the number that
+# they mean.
 _SAID = {
-    "can't start new thread": errno.EAGAIN,
-    "can't allocate memory": errno.ENOMEM,
-    "Insufficient memory": errno.ENOMEM,
+    r"can't start new thread": errno.EAGAIN,
+    r"can't allocate memory|Insufficient memory": errno.ENOMEM,
+    r"failed to map segment from shared object($|: Cannot allocate)": errno.ENOMEM,
 }
 _CLASSES = {"builtins.MemoryError": errno.ENOMEM, "ray.exceptions.OutOfMemoryError": errno.ENOMEM}
 _NO_GPU_MEMORY = "CUDA out of memory"
@@ -142,12 +143,12 @@ def _errno(error: BaseException) -> int | None:
     """The errno of an error, also of SQLite's errors, of memory, a process or a thread that cannot be had, and of
     errors of libraries in Rust (safetensors), which only print it.
     """
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno is not None:
         return error.errno
     if known := _classes(error) & _CLASSES.keys():
         return _CLASSES[known.pop()]
-    if isinstance(error, RuntimeError) or type(error).__module__ == "cv2":
-        return next((number for text, number in _SAID.items() if text in str(error)), None)
+    if isinstance(error, RuntimeError | ImportError | OSError) or type(error).__module__ == "cv2":
+        return next((number for text, number in _SAID.items() if re.search(text, str(error))), None)
     name = getattr(error, "sqlite_errorname", None)
     if isinstance(name, str):
         return next((number for start, number in _SQLITE_ERRORS.items() if name.startswith(start)), None)

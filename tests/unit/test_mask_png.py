@@ -39,6 +39,14 @@ def test_a_mask_comes_back_and_is_packed_as_numpy_packs_it(height: int, width: i
         np.testing.assert_array_equal(found, np.packbits(resize_mask_square(mask, side), axis=1))
 
 
+@pytest.mark.parametrize("side", [64, 448, 512])
+@pytest.mark.parametrize(("height", "width"), [(900, 1200), (1201, 803), (3024, 4032), (512, 512), (300, 4000)])
+def test_nearest_neighbour_takes_the_pixels_that_pillow_takes(height: int, width: int, side: int) -> None:
+    mask = draw_mask(height, width)
+    found = decode_packed_mask(encode_mask(mask), side)
+    np.testing.assert_array_equal(found, np.packbits(resize_mask_square(mask, side), axis=1))
+
+
 @pytest.mark.parametrize(("height", "width"), [(33, 41), (1, 1), (8, 16), (90, 120)])
 def test_other_decoders_read_what_is_written(height: int, width: int) -> None:
     import cv2
@@ -55,7 +63,7 @@ def test_other_decoders_read_what_is_written(height: int, width: int) -> None:
 def test_what_is_written_needs_no_pillow_and_what_others_write_does(monkeypatch: pytest.MonkeyPatch) -> None:
     mask = draw_mask(50, 60)
     asked: list[bytes] = []
-    monkeypatch.setattr(mask_png, "_decode_any", lambda png: asked.append(png) or np.zeros((50, 60), np.uint8))
+    monkeypatch.setattr(mask_png, "_decode_any", lambda png: asked.append(png) or (np.zeros((50, 8), np.uint8), 60))
     decode_mask(encode_mask(mask))
     assert not asked
     decode_mask(by_pillow(mask, dpi=(72, 72)))
@@ -67,13 +75,13 @@ def test_a_changed_byte_is_judged_as_pillow_judges_it(data: st.DataObject) -> No
     png = bytearray(encode_mask(draw_mask(19, 23)))
     place = data.draw(st.integers(0, len(png) - 1))
     png[place] ^= data.draw(st.integers(1, 255))
-    assert outcome(decode_mask, bytes(png)) == outcome(mask_png._decode_any, bytes(png))
+    assert outcome(decode_mask, bytes(png)) == outcome(by_pillow_alone, bytes(png))
 
 
 @given(st.integers(0, 200))
 def test_a_shortened_file_is_judged_as_pillow_judges_it(length: int) -> None:
     png = encode_mask(draw_mask(19, 23))[:length]
-    assert outcome(decode_mask, png) == outcome(mask_png._decode_any, png)
+    assert outcome(decode_mask, png) == outcome(by_pillow_alone, png)
 
 
 def outcome(decode: object, png: bytes) -> object:
@@ -82,6 +90,11 @@ def outcome(decode: object, png: bytes) -> object:
         return np.asarray(decode(png), bool).tolist()  # type: ignore[operator]
     except BadImage as error:
         return error.reason
+
+
+def by_pillow_alone(png: bytes) -> np.ndarray:
+    rows, width = mask_png._decode_any(png)
+    return np.unpackbits(rows, axis=1, count=width)
 
 
 def with_rows(width: int, height: int, rows: bytes) -> bytes:
@@ -98,13 +111,13 @@ def test_rows_with_a_filter_and_too_few_or_too_many_are_judged_by_pillow() -> No
     np.testing.assert_array_equal(np.packbits(decode_mask(filtered), axis=1), [[0xAA], [0xAB]])
     for rows in (b"\x00\xaa", b"\x00\xaa\x00\x01\x00\x01", bytes(10_000_000)):
         png = with_rows(8, 2, rows)
-        assert outcome(decode_mask, png) == outcome(mask_png._decode_any, png)
+        assert outcome(decode_mask, png) == outcome(by_pillow_alone, png)
 
 
 @pytest.mark.parametrize(("width", "height"), [(8, 0), (0, 5), (0, 0)])
 def test_a_mask_without_a_pixel_is_judged_by_pillow(width: int, height: int) -> None:
     png = with_rows(width, height, bytes(height))
-    assert outcome(decode_mask, png) == outcome(mask_png._decode_any, png)
+    assert outcome(decode_mask, png) == outcome(by_pillow_alone, png)
 
 
 def test_a_header_of_too_many_pixels_is_refused() -> None:

@@ -59,6 +59,11 @@ def test_a_trial_keeps_the_process_that_frees_its_slots(
     assert "PlacementGroupCleanerCallback" in {type(each).__name__ for each in submitted[0]["callbacks"]}
 
 
+def test_parts_of_other_names_are_left_as_they_are(submitted: list[dict[str, Any]]) -> None:
+    LeanTrainer(print, **TRAINER)._initialize_and_run_controller(hooks=[1], policy=2)
+    assert submitted == [{"hooks": [1], "policy": 2}]
+
+
 def test_the_controller_imports_no_torch(submitted: list[dict[str, Any]]) -> None:
     LeanTrainer(print, **TRAINER).fit()
     parts = {name: part for name, part in submitted[0].items() if name != "train_fn_ref"}

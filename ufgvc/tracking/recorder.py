@@ -157,5 +157,4 @@ def serve(connection: Connection, imports: str) -> None:
 
 
 if __name__ == "__main__":
-    os.nice(10)  # where cores are few, the start of the training comes first
     serve(Connection(int(sys.argv[1])), sys.argv[2])

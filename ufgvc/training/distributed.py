@@ -34,8 +34,9 @@ class LeanTrainer(TorchTrainer):
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
         in_trial = ray.get_runtime_context().get_actor_id() is not None  # its job goes on
         unused = UNUSED if in_trial else {*UNUSED, CLEANER}
-        parts["callbacks"] = [each for each in parts["callbacks"] if type(each).__name__ not in unused]
-        if in_local_session():  # which has no autoscaler that they could be announced to
+        if "callbacks" in parts:
+            parts["callbacks"] = [each for each in parts["callbacks"] if type(each).__name__ not in unused]
+        if in_local_session() and "scaling_policy" in parts:  # which has no autoscaler that they could be announced to
             for name in ("_send_resource_request", "_maybe_send_resource_request", "_cancel_resource_request"):
                 setattr(parts["scaling_policy"], name, skip)
         return super()._initialize_and_run_controller(**parts)  # type: ignore[misc]  # see RunConfig below

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import importlib
 import os
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ class World:
     """A folder with everything that the commands read: photographs/, data/, model/ and runs/, and unusable places."""
 
     root: Path
-    digests: dict[tuple[object, ...], str] = field(default_factory=dict)
+    digests: dict[tuple[object, ...], str] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def make(cls, root: Path) -> World:

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from PIL import Image, ImageDraw
 
 from ufgvc.core.storage import open_store
 from ufgvc.data.dataset import ShardWriter, open_dataset, shard_name, write_dataset
+from ufgvc.synthetic import veins
 
 THREE = ("amber", "birch", "cedar")
 _COLOURS = ((200, 60, 40), (40, 180, 60), (50, 70, 210))
@@ -117,3 +119,11 @@ def polygon_mask(outline: np.ndarray, size: int) -> np.ndarray:
     image = Image.new("1", (size, size))
     ImageDraw.Draw(image).polygon([tuple(p) for p in outline.tolist()], fill=1)
     return np.array(image)
+
+
+def only_main_veins(patch: pytest.MonkeyPatch) -> None:
+    """Synthetic leaves get no veins but their main ones, which is most of the work: boxes, pose and light depend on no
+    others.
+    """
+    patch.setattr(veins, "_secondaries", lambda *args: [])
+    patch.setattr(veins, "_fan", lambda *args: [])

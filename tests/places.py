@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import importlib
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -136,6 +138,7 @@ class World:
     """A folder with everything that the commands read: photographs/, data/, model/ and runs/, and unusable places."""
 
     root: Path
+    digests: dict[tuple[object, ...], str] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def make(cls, root: Path) -> World:
@@ -154,11 +157,18 @@ class World:
         return cls(root)
 
     def state(self) -> dict[str, str]:
-        """The digest of every file that a command may only read."""
+        """The digest of every file that a command may only read; computed again where the file has changed."""
         found = {}
-        for path in sorted(self.root.rglob("*")):
-            if path.is_file() and path.relative_to(self.root).parts[0] != "runs":
-                found[str(path.relative_to(self.root))] = hashlib.sha256(path.read_bytes()).hexdigest()
+        for folder, _, names in os.walk(self.root):
+            for name in names:
+                path = os.path.join(folder, name)
+                place, is_at = os.path.relpath(path, self.root), os.stat(path)
+                if place.startswith("runs/"):
+                    continue
+                key = (place, is_at.st_ino, is_at.st_size, is_at.st_mtime_ns, is_at.st_ctime_ns)
+                if key not in self.digests:
+                    self.digests[key] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+                found[place] = self.digests[key]
         return found
 
     def run(self, command: str, flag: str, value: str) -> Ended:

@@ -24,7 +24,7 @@ from ufgvc.data.readers.snapshot import source_state
 from ufgvc.data.spool import INDEX_SCHEMA, Spool, Texts
 
 BOUND = 200  # bytes a photograph
-FEW, MANY = 8_000, 40_000
+FEW, MANY = 8_000, 24_000
 
 
 def peak_bytes(work: Callable[[int], object], count: int) -> int:

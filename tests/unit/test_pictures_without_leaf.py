@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch.nn.functional import cross_entropy
 
+from tests.integration.run_folder import made_once
 from tests.unit.probe_parts import ALONE
 from ufgvc.data.splits import kfold_indices
 from ufgvc.methods import build
@@ -28,10 +30,14 @@ Pictures = NDArray[np.uint8]
 
 @functools.cache
 def leaves(first: int) -> Pictures:
-    """EACH drawn leaves of each cultivar, from number `first` on."""
+    """EACH drawn leaves of each cultivar, from number `first` on; for all processes of the tests only once."""
     settings = SynthSettings(cultivars=CLASSES, size=SIDE)
-    numbers = range(first, first + EACH)
-    return np.stack([generate_leaf(settings, 0, c, k).picture.image for c in range(1, CLASSES + 1) for k in numbers])
+    keys = [(cultivar, k) for cultivar in range(1, CLASSES + 1) for k in range(first, first + EACH)]
+    drawn = made_once(
+        f"leaves-without-{first}.npy",
+        lambda path: np.save(path, np.stack([generate_leaf(settings, 0, *key).picture.image for key in keys])),
+    )
+    return np.load(drawn)
 
 
 def plain(*colour: int) -> Pictures:
@@ -58,17 +64,22 @@ def background() -> Pictures:
     return np.concatenate([row, row[::-1]] * 4)
 
 
-PICTURES = {
-    "white": plain(255, 255, 255),
-    "black": plain(0, 0, 0),
-    "green": plain(60, 130, 50),
-    "brown": plain(120, 80, 50),
-    "fine noise": noise(SIDE),
-    "coarse noise": noise(6),
-    "ramp": np.linspace(plain(20, 40, 90), plain(220, 200, 150), SIDE)[:, 0].astype(np.uint8),
-    "page": page(),
-    "background": background(),
+PICTURES: dict[str, Callable[[], Pictures]] = {
+    "white": lambda: plain(255, 255, 255),
+    "black": lambda: plain(0, 0, 0),
+    "green": lambda: plain(60, 130, 50),
+    "brown": lambda: plain(120, 80, 50),
+    "fine noise": lambda: noise(SIDE),
+    "coarse noise": lambda: noise(6),
+    "ramp": lambda: np.linspace(plain(20, 40, 90), plain(220, 200, 150), SIDE)[:, 0].astype(np.uint8),
+    "page": page,
+    "background": background,
 }
+
+
+@functools.cache
+def pictures() -> Pictures:
+    return np.stack([draw() for draw in PICTURES.values()])
 
 
 def standardiser(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -81,7 +92,7 @@ def standardiser(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArra
 def scored(name: str) -> tuple[FeatureSubspace, float, NDArray[np.float32], NDArray[np.float32]]:
     """The subspace and the threshold of a probe, calibrated in folds, and embeddings: of new leaves, of PICTURES."""
     method = build(name, CLASSES, "imagenet")
-    everything = [leaves(1), leaves(101), np.stack(list(PICTURES.values()))]
+    everything = [leaves(1), leaves(101), pictures()]
     learnt, new, other = (embed_images(method, [images], SIDE, "cpu") for images in everything)
     labels, held_scores = np.repeat(np.arange(CLASSES), EACH), []
     for fold in range(FOLDS):
@@ -124,7 +135,7 @@ def scored_by_trained_network() -> tuple[FeatureSubspace, float, NDArray[np.floa
     """As `scored`, of a network that is trained on some leaves and calibrated on others."""
     labels = np.repeat(np.arange(CLASSES), EACH)
     method = train(leaves(1), labels)
-    everything = [leaves(1), leaves(201), leaves(101), np.stack(list(PICTURES.values()))]
+    everything = [leaves(1), leaves(201), leaves(101), pictures()]
     learnt, held, new, other = (embed_images(method, [images], SIDE, "cpu") for images in everything)
     subspace = fit_feature_subspace(learnt)
     calibration = fit_calibration(np.zeros((len(held), CLASSES)), labels, subspace.ood_score(held), "holdout")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage, stats
 
-from tests.factories import polygon_mask
+from tests.factories import only_main_veins, polygon_mask
 from ufgvc.synthetic import SynthSettings, generate_leaf, plan_leaf, writer
 from ufgvc.synthetic.cultivars import (
     BETWEEN,
@@ -141,7 +141,9 @@ def test_the_harder_the_fewer_are_recognised() -> None:
             assert at_chance(right(0.5, variant, other), 180, 30), (variant, other)
 
 
-def test_pose_and_light_do_not_identify_the_cultivar() -> None:
+def test_pose_and_light_do_not_identify_the_cultivar(monkeypatch: pytest.MonkeyPatch) -> None:
+    only_main_veins(monkeypatch)
+
     def scene(cultivar: int, k: int) -> np.ndarray:
         return np.array(list(plan_leaf(settings, 0, cultivar, k).scene.row().values()))
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from tests.factories import polygon_mask
+from tests.factories import only_main_veins, polygon_mask
 from ufgvc.synthetic import SynthSettings, generate_leaf, plan_leaf
 
 # Means of (cx, cy, w, h) over the images of the released label files.
@@ -24,7 +24,8 @@ SOY = {
 TOLERANCE = 0.045
 
 
-def test_cotton_boxes_lie_as_in_the_real_set() -> None:
+def test_cotton_boxes_lie_as_in_the_real_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    only_main_veins(monkeypatch)
     plans = [plan_leaf(SynthSettings(), 0, cultivar, k) for cultivar in range(1, 41) for k in (1, 2)]
     boxes = np.array([sorted(plan.boxes, key=lambda box: box[1]) for plan in plans])
     assert (boxes[..., 0] == 0).all()
@@ -34,7 +35,8 @@ def test_cotton_boxes_lie_as_in_the_real_set() -> None:
     assert (narrowest == 1).mean() > 0.95
 
 
-def test_soy_boxes_lie_as_in_the_real_set() -> None:
+def test_soy_boxes_lie_as_in_the_real_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    only_main_veins(monkeypatch)
     settings = SynthSettings(preset="soylocal200")
     plans = [plan_leaf(settings, 0, cultivar, k) for cultivar in range(1, 101) for k in (1, 2)]
     upright = np.array([plan.scene.upright for plan in plans])
@@ -71,3 +73,15 @@ def test_masks_are_the_veins_and_the_margin(preset: str) -> None:
         away = blade & ~ndimage.binary_dilation(picture.vein, iterations=1)
         assert pixels[picture.vein].mean() > pixels[away].mean(), "veins are paler than the blade"
         assert abs(pixels[blade].mean() - pixels[~ndimage.binary_dilation(blade, iterations=25)].mean()) > 25
+
+
+@pytest.mark.parametrize("preset", ["cotton80", "soylocal200"])
+def test_boxes_and_scene_do_not_depend_on_further_veins(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = SynthSettings(preset=preset)
+    whole = [plan_leaf(settings, 0, cultivar, 1) for cultivar in (1, 2)]
+    only_main_veins(monkeypatch)
+    for plan, cultivar in zip(whole, (1, 2), strict=True):
+        bare = plan_leaf(settings, 0, cultivar, 1)
+        assert len(bare.veins) < len(plan.veins)
+        assert bare.boxes == plan.boxes
+        assert bare.scene == plan.scene

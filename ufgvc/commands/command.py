@@ -75,6 +75,7 @@ def _with_options_of(method: str, settings: type[CommandSettings]) -> type[Comma
         __base__=settings,
         __module__=settings.__module__,
         __doc__=settings.__doc__,
+        __cls_kwargs__={"use_attribute_docstrings": False},  # no source to look for; the base's fields keep theirs
         method=(str, Field(default, description=f"one of {known}; --options are its own")),
         options=(options, Field(options(), description="options of the method")),
     )

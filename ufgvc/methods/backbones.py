@@ -39,6 +39,7 @@ INCEPTION_MEAN = INCEPTION_STD = (0.5, 0.5, 0.5)
 # trunks.
 SLOW_INIT = ("alexnet", "vgg", "inception_v3")
 PROBE_SIDE = 80  # pixels; every trunk takes this size (Inception needs at least 75)
+_CHANNELS: dict[str, int] = {}  # of the trunks that this process has built, by torchvision's name
 # Arguments with which timm's transformers accept images of any size, by the module that defines them.
 ANY_SIZE: dict[str, dict[str, Any]] = {
     "vision_transformer": {"dynamic_img_size": True},
@@ -215,9 +216,11 @@ def _trunk_of(name: str, model: nn.Module) -> Backbone:
     trunk: nn.Module = kind(OrderedDict((part, getattr(model, part)) for part in parts))
     if any(parameter.is_meta for parameter in trunk.parameters()):
         trunk = kaiming_init_(trunk.to_empty(device="cpu"))
+    if name not in _CHANNELS:
+        _CHANNELS[name] = _count_channels(trunk)
     if name == "inception_v3":
-        return Backbone(trunk, _count_channels(trunk), INCEPTION_MEAN, INCEPTION_STD)
-    return Backbone(trunk, _count_channels(trunk))
+        return Backbone(trunk, _CHANNELS[name], INCEPTION_MEAN, INCEPTION_STD)
+    return Backbone(trunk, _CHANNELS[name])
 
 
 def _count_channels(trunk: nn.Module) -> int:

@@ -149,6 +149,20 @@ def test_a_cultivar_may_lack_training_leaves_in_a_fold() -> None:
     assert fitted.held_out[1] == 60
 
 
+@pytest.mark.parametrize("width", [7, 40, 300])
+def test_a_cultivar_that_a_fold_lacks_does_not_end_the_search(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = embeddings(width=width)
+    folds = np.where(found.labels == 3, 0, FOLDS)  # its bias has no minimum in fold 0
+    ahead = fit_classifier(found, folds, 4, ALONE)
+    monkeypatch.setattr(fit, "_ahead", lambda now, last: now)
+    assert ahead.strength == fit_classifier(found, folds, 4, ALONE).strength > 0.001
+
+
+def test_where_two_solutions_lead_the_biases_stay() -> None:
+    now, last = torch.tensor([[[3.0, 5.0]]]), torch.tensor([[[2.0, 1.0]]])
+    assert fit._ahead(now, last).tolist() == [[[4.0, 5.0]]]
+
+
 @pytest.mark.parametrize("sizes", [(60, 0), (0, 60), (25, 35)], ids=str)
 def test_ranks_may_have_no_leaves_and_step_as_rank_0_does(
     sizes: tuple[int, int], monkeypatch: pytest.MonkeyPatch

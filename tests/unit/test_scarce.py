@@ -113,7 +113,28 @@ def test_memory_that_cannot_be_had(work: Callable[[], object]) -> None:
         work()
     found = user_error_in(caught.value)
     assert type(found) is MachineExhausted
-    assert found.what == "this machine has no memory left"
+    assert found.what.startswith("this machine has no memory left")
+
+
+def test_memory_that_numpy_cannot_have_is_named() -> None:
+    with pytest.raises(MemoryError) as caught:
+        np.empty(1 << 60, np.uint8)
+    found = user_error_in(caught.value)
+    assert found is not None
+    assert "(Unable to allocate 1.00 EiB" in found.what
+
+
+def test_a_bug_while_an_error_about_memory_is_handled_stays_a_bug() -> None:
+    """Ray's error has the whole traceback of its cause as its text."""
+
+    class TaskError(RuntimeError):
+        cause = KeyError("a bug")
+
+    text = "CUDA out of memory\nDuring handling of the above exception, another exception occurred:\nKeyError: 'a bug'"
+    assert user_error_in(TaskError(text)) is None
+    broken = BrokenProcessPool("A result has failed to un-serialize")
+    broken.__cause__ = TypeError("a bug")
+    assert user_error_in(broken) is None
 
 
 @pytest.mark.parametrize(

@@ -107,19 +107,22 @@ def disk_error(error: BaseException, where: str | None = None, reading: bool = F
     where: the path, if the error does not name it.  reading: a single file was read; UnreadableFile if others may be
     readable.
     """
+    if isinstance(getattr(error, "cause", None), BaseException):
+        return None  # Ray's, whose text is all that the cause's traceback says
     if "No usable temporary directory" in str(getattr(error, "strerror", "")):  # of the module tempfile
         return UserError("no folder for temporary files can be written", where="TMPDIR", fix=_TEMPORARY)
     if isinstance(error, RuntimeError) and _NO_GPU_MEMORY in str(error):
         what = "the GPU has no memory left"
         return MachineExhausted(what, fix="end other programs on it, use smaller batches, or compute on the CPU")
-    if _ENDED in _classes(error):
+    if _ENDED in _classes(error) and error.__cause__ is None:  # with a cause, a result could not be read
         what = "a process of this command was ended from outside, most often for want of memory"
         return MachineExhausted(what, fix=_DISK_ERRORS[errno.ENOMEM][1])
     number = _errno(error)
     if number not in _DISK_ERRORS:
         return None
     if number in _MACHINE:
-        return MachineExhausted(_DISK_ERRORS[number][0], fix=_DISK_ERRORS[number][1])
+        size = f" ({error})" if isinstance(error, MemoryError) and str(error) else ""  # numpy's names the array
+        return MachineExhausted(_DISK_ERRORS[number][0] + size, fix=_DISK_ERRORS[number][1])
     filename = getattr(error, "filename", None)
     named = os.fsdecode(filename) if isinstance(filename, str | bytes) else where
     if named is None and number not in _CLEAR_WITHOUT_PATH:  # a port, a process: no file

@@ -207,6 +207,8 @@ def run_job(job: TrainingJob, on: str = "cpu") -> dict[str, Any]:
         state = train_distributed(job.config)
     else:
         state = train_in_process(job.config, device)
+    if device.type == "cpu":
+        torch.set_num_threads(job.config.cores)  # an actor of Ray begins with one
     method = build(job.config.method, num_classes=len(dataset.classes), init="none", **job.config.options)
     method = replace(method, recipe=Recipe.model_validate(job.config.recipe))
     rows = read_metrics(store)

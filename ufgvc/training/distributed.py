@@ -32,8 +32,7 @@ class LeanTrainer(TorchTrainer):
     """
 
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
-        in_trial = ray.get_runtime_context().get_actor_id() is not None  # its job goes on
-        unused = UNUSED if in_trial else {*UNUSED, CLEANER}
+        unused = {*UNUSED, CLEANER} if in_local_session() else UNUSED  # in another session the job may go on
         if "callbacks" in parts:
             parts["callbacks"] = [each for each in parts["callbacks"] if type(each).__name__ not in unused]
         if in_local_session() and "scaling_policy" in parts:  # which has no autoscaler that they could be announced to

@@ -141,7 +141,7 @@ def fit_classifier(
             least, rises, best, near = loss, 0, strength, rough
         if rises == RISES:
             break
-        starts, before = [2 * now - last for now, last in zip(rough, before, strict=True)], rough
+        starts, before = [_ahead(now, last) for now, last in zip(rough, before, strict=True)], rough
     solved = [problem.solve(~part, best, start) for part, start in zip(parts, near, strict=True)]
     chosen = _held_out(problem, held, solved)
     fitted = _fitted(problem, best, torch.cat(solved).mean(dim=0, keepdim=True))
@@ -152,6 +152,15 @@ def fit_classifier(
     wrong = (logits.argmax(axis=1) != labels).any()
     temperature = fit_temperature(logits, labels) if wrong else None
     return replace(fitted, held_out=(right, count), temperature=temperature)
+
+
+def _ahead(now: Tensor, last: Tensor | float) -> Tensor:
+    """Where the weights of two solutions (P, K, D + 1) lead. The biases stay: that of a cultivar which a fold lacks has
+    no minimum, and would go on for ever.
+    """
+    ahead = 2 * now - last
+    ahead[..., -1] = now[..., -1]
+    return ahead
 
 
 def _held_out(problem: LogisticRegression, held: Bools, solved: Sequence[Tensor]) -> list[Scores]:

@@ -19,7 +19,7 @@ from ufgvc.training.embeddings import Embeddings
 log = logging.getLogger(__name__)
 HELD = 4096  # images: up to here the standardised rows stay in memory, in float64
 CHUNK = 512  # images that are computed with at a time: on a CPU their rows should stay in its cache
-CONVERGED = {"maxiter": 2000, "ftol": 1e-10, "gtol": 1e-8}  # of L-BFGS: when it stops
+CONVERGED = {"maxiter": 2000, "ftol": 1e-12, "gtol": 1e-8}  # of L-BFGS: when it stops; logits are then exact to 1e-3
 ROUGH = {"maxiter": 2000, "ftol": 1e-6, "gtol": 0.0}  # the same where losses are only compared
 ABOVE_1 = 1e6  # times a loss: SciPy's ftol is a share of values above 1
 KEPT = 20_000  # images whose logits are kept: enough to fit a temperature
@@ -129,7 +129,7 @@ class LogisticRegression:
         rows = torch.from_numpy(found.take(np.arange(len(found.labels)))).to(ranks.device).double()
         rows.sub_(self.mean).div_(self.scale)
         self.varying = ranks.sum(rows.square().sum(dim=(0, 1))) > 1e-9  # less adds at most C * 1e-9 to a logit
-        self.rows = rows[:, :, self.varying]
+        self.rows = rows if self.varying.all() else rows[:, :, self.varying]
         self.width = self.rows.shape[2]
         if ranks.world_size == 1 and rows.shape[0] * rows.shape[1] < self.width:
             basis, turned = torch.linalg.qr(self.rows.flatten(0, 1).T)
@@ -192,7 +192,7 @@ class LogisticRegression:
         if self.ranks.rank == 0:
             first = space.stretch(begin).flatten().cpu().numpy()
             done = minimize(stretched, first, jac=True, method="L-BFGS-B", options=options)
-            if not done.success:
+            if not done.success and not rough:
                 log.info("logistic regression with C = %g stopped before it converged: %s", strength, done.message)
             return self._share(shrunk(done.x), False)[0].view(shape)
         solution, more = self._share(begin, False)

@@ -17,6 +17,7 @@ from ufgvc.data.dataset import read_index
 from ufgvc.methods import build
 from ufgvc.methods.backbones import memory_format
 from ufgvc.methods.method import Method
+from ufgvc.methods.plugins import package_of
 from ufgvc.methods.recipe import Recipe
 from ufgvc.training.average import WeightAverage
 from ufgvc.training.checkpoint import CheckpointSink, make_checkpoint_folder, write_checkpoint
@@ -109,7 +110,7 @@ class Worker:
         precision = choose_precision(config.train.precision, device)
         marks["cache"] = time.time()
         fitted = {} if state or config.train.head == "random" else fit_head(method, loader, ranks, config.seed)
-        if device.type == "cpu" and not recipe.classifier_fit:
+        if device.type == "cpu" and not recipe.classifier_fit and package_of(method.name) is None:
             batch_size = recipe.batch_size // world_size
             torch.set_num_threads(choose_threads(method.net, recipe.crop, batch_size, torch.get_num_threads()))
         worker = cls(config, recipe, ranks, precision, method, loader, sink, marks=marks, fitted=fitted)

@@ -25,7 +25,17 @@ CASES = {
 
 
 def take_steps(kind: str, graphs: bool, ready: Any, rates: Any) -> None:
-    """The body of one process; puts its images a second into `rates`."""
+    """The body of one process; puts its images a second into `rates`, or None, and the others end too, if it fails."""
+    try:
+        rates.put(rate_of_steps(kind, graphs, ready))
+    except BaseException:
+        ready.abort()
+        rates.put(None)
+        raise
+
+
+def rate_of_steps(kind: str, graphs: bool, ready: Any) -> float:
+    """Images a second of this process, from the time when all are ready."""
     case, seconds = CASES[kind]
     device = torch.device(kind, 0)
     torch.set_num_threads(1)
@@ -44,11 +54,11 @@ def take_steps(kind: str, graphs: bool, ready: Any, rates: Any) -> None:
     while time.monotonic() - started < seconds:
         take(5)
         steps += 5
-    rates.put(case.batch * steps / (time.monotonic() - started))
+    return case.batch * steps / (time.monotonic() - started)
 
 
 def measure(kind: str, processes: int, graphs: bool) -> float:
-    """Images a second of so many processes at the same time, all together."""
+    """Images a second of so many processes at the same time, all together. RuntimeError if one of them fails."""
     context = multiprocessing.get_context("spawn")
     ready, rates = context.Barrier(processes), context.Queue()
     started = [context.Process(target=take_steps, args=(kind, graphs, ready, rates)) for _ in range(processes)]
@@ -57,7 +67,9 @@ def measure(kind: str, processes: int, graphs: bool) -> float:
     found = [rates.get(timeout=WAIT) for _ in started]
     for process in started:
         process.join()
-    return sum(found)
+    if None in found:
+        raise RuntimeError(f"one of {processes} processes failed, see above")
+    return float(sum(found))
 
 
 def main() -> None:

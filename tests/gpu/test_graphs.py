@@ -124,3 +124,14 @@ def test_a_compiled_net_is_captured(cuda: torch.device) -> None:
         found, _ = graphs(batch)
         for part, (total, count) in wanted.items():
             assert float(found[part][0] / found[part][1]) == pytest.approx(float(total / count), rel=5e-2), part
+
+
+def test_a_training_captures_after_the_first_one_is_gone(cuda: torch.device) -> None:
+    """As folds, stages and trials of one process do: torch refuses the memory of graphs that are gone."""
+    gradients = []
+    for _ in range(3):
+        method = on(small("mask_guided", dropout=False), cuda)
+        gradients.append(passes(method, batches_of(method, cuda, (8, 6)), captured=True)[1])
+        del method
+    for place in range(2):
+        assert float((gradients[2][place] - gradients[0][place]).norm() / gradients[0][place].norm()) < 1e-2

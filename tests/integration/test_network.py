@@ -14,7 +14,7 @@ from ufgvc.experiments.distributed_trial import train_distributed, train_folds_d
 from ufgvc.methods.recipe import Recipe, Stage
 from ufgvc.tracking.runs import NullRun
 from ufgvc.training import run
-from ufgvc.training.distributed import NodeNetworkConfig, bind_gloo_to_ray_interface, interface_of
+from ufgvc.training.controller import ProcessGroupConfig, bind_gloo_to_ray_interface, interface_of
 from ufgvc.training.settings import TrainSettings, WorkerConfig
 
 RECIPE = Recipe(stages=(Stage(epochs=1, lr=0.1),), batch_size=8, resize=40, crop=32).model_dump(mode="json")
@@ -63,6 +63,6 @@ def test_workers_of_trainings_and_trials_use_the_same_interface(
     list(train_folds_distributed([plan], plan.train, store))
     assert len(begun) == 3
     for each in begun:
-        assert isinstance(each.backend_config, NodeNetworkConfig)
+        assert isinstance(each.backend_config, ProcessGroupConfig)
         assert each.backend_config.backend == "gloo"
         assert each.scaling_config.num_workers == 2

@@ -35,7 +35,7 @@ def test_only_our_faults_are_tried_again(mistake: bool, starts: int, tmp_path: P
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from ufgvc.training.distributed import StopOnUserError
+    from ufgvc.training.controller import StopOnUserError
 
     def fail(config: dict[str, Any]) -> None:  # here, so that the worker does not import what this file imports
         """A training that fails, and writes a line each time it is started."""

@@ -8,6 +8,7 @@ import shutil
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from ufgvc.training.run import TrainResult, make_worker_config, train
 from ufgvc.training.saved_model import save_trained
 from ufgvc.training.settings import TrainSettings
 from ufgvc.training.sources import make_loader
+from ufgvc.training.worker import Worker
 
 OFF = TrackingSettings(uri="off")
 TINY: dict[str, Any] = {
@@ -234,6 +236,24 @@ def test_the_test_leaves_choose_the_epoch_and_never_calibrate(leaves: str, tmp_p
     model = load_model(f"{config.run}/model")
     assert model.info["validation"] == "test"
     assert model.calibration is None
+
+
+def test_a_small_network_trains_with_one_thread_and_others_then_have_theirs(
+    leaves: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = open_dataset(leaves)
+    method = build("resnet50", num_classes=3, init="none", backbone="shufflenet_v2_x0_5")
+    settings = TrainSettings(**(TINY | {"epochs": 1, "cache": "host"}))
+    config, _ = make_worker_config(dataset, method, settings, 3, None, str(tmp_path))
+    used = []
+    run_worker = Worker.run
+    monkeypatch.setattr(Worker, "run", lambda worker: used.append(torch.get_num_threads()) or run_worker(worker))
+    torch.set_num_threads(3)
+    try:
+        train_in_process(replace(config, cores=4), torch.device("cpu"))
+        assert (used, torch.get_num_threads()) == ([1], 3)
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_what_cannot_be_scheduled_is_refused(leaves: str, tmp_path: Path) -> None:

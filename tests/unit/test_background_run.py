@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
+import queue
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -16,6 +20,7 @@ from tests.unit.limits import files_left
 from ufgvc.core.errors import UserError
 from ufgvc.core.storage import open_store
 from ufgvc.tracking import background
+from ufgvc.tracking import recorder as recorder_module
 from ufgvc.tracking.background import open_in_background, prepare_recording
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.journal import Journal, Line
@@ -132,6 +137,26 @@ def test_a_process_that_cannot_be_started_is_one_warning(
     assert first.startswith("no process can be started for MLflow (Too many open files). The job continues")
     assert all("MLflow is unavailable" in message for message in rest)
     assert len(rest) == 1
+
+
+def test_a_request_that_cannot_be_received_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the one that sent it would wait for ever."""
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    connection = Mock(recv_bytes=Mock(side_effect=MemoryError))
+    with pytest.raises(MemoryError):
+        recorder_module._receive(connection, queue.SimpleQueue())
+    assert ended == [0]
+
+
+def test_it_finds_what_a_notebook_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the first folder is "", the one in which it was started."""
+    started = Mock()
+    monkeypatch.setattr(recorder_module.subprocess, "Popen", started)
+    monkeypatch.setattr(sys, "path", ["", "lib", "/site"])
+    recorder_module._start(3, "mlflow")
+    here = os.getcwd()
+    assert started.call_args.kwargs["env"]["PYTHONPATH"].split(os.pathsep) == [here, f"{here}/lib", "/site"]
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from ray.train import FailureConfig, PreemptionError
 
 from ufgvc.core.errors import UserError
 from ufgvc.experiments.settings import SearchSettings, TrialSettings
-from ufgvc.training.distributed import IDLE, StopOnUserError, lost_nodes
+from ufgvc.training.controller import IDLE, StopOnUserError, lost_nodes
 from ufgvc.training.settings import TrainSettings
 
 BROKEN = {0: RuntimeError("Connection closed by peer")}

@@ -70,6 +70,48 @@ def test_folds_that_are_fitted_in_one_are_those_fitted_alone(
         assert np.allclose(bias - bias.mean(), wanted.intercept_ - np.mean(wanted.intercept_), atol=2e-4)
 
 
+@pytest.mark.parametrize("intercept", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("width", [7, 300], ids=["more rows", "more columns"])
+@pytest.mark.parametrize("held", [4096, 0], ids=["held", "read"])
+def test_rough_solutions_have_almost_the_loss_of_exact_ones(
+    held: int, width: int, intercept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logistic, "HELD", held)
+    found = embeddings(width=width)
+    found.rows[:, :, 1:3] += 3000  # type: ignore[operator]  # more than they vary: float32 sees less of them
+    problem = LogisticRegression(found, 4, ALONE, intercept)
+    chosen = np.stack([fold != FOLDS for fold in range(fit.FOLDS)])
+    for strength in fit.STRENGTHS:
+        rough, exact = (
+            sum(problem.score(~part, each).loss for part, each in zip(chosen, solved, strict=True))
+            for solved in (problem.solve(chosen, strength, None, rough=kind) for kind in (True, False))
+        )
+        assert rough == pytest.approx(exact, rel=0.03)
+
+
+@pytest.mark.parametrize("intercept", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("width", [7, 300], ids=["more rows", "more columns"])
+def test_columns_that_do_not_change_have_no_weights(width: int, intercept: bool) -> None:
+    found = embeddings(width=width)
+    constant = np.broadcast_to(np.array([0, 7.7, 0], np.float32), (60, 2, 3))
+    more = replace(found, rows=np.concatenate([constant, found.rows], axis=2))
+    fitted, wanted = (fit_classifier(each, FOLDS, 4, ALONE, intercept=intercept) for each in (more, found))
+    assert not fitted.weight[:, [0, 2]].any()
+    if intercept:
+        assert not fitted.weight[:, 1].any()
+        agree(replace(fitted, weight=fitted.weight[:, 3:]), wanted)
+    else:  # without a bias, a column that is not 0 is one, with a penalty
+        assert fitted.weight[:, 1].any()
+
+
+def test_leaves_that_are_all_the_same_are_fitted() -> None:
+    found = embeddings()
+    same = replace(found, rows=np.ones_like(found.rows))
+    fitted = fit_classifier(same, FOLDS, 4, ALONE)
+    assert not fitted.weight.any()
+    assert torch.allclose(fitted.bias, fitted.bias.mean(), atol=1e-4)
+
+
 @pytest.mark.parametrize("together", [1, 9])
 def test_folds_are_fitted_in_parts_where_cultivars_are_many(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = fit_classifier(embeddings(), FOLDS, 4, ALONE)
@@ -85,11 +127,11 @@ def test_no_strength_is_tried_after_two_with_more_loss(monkeypatch: pytest.Monke
     noise = replace(found, labels=np.random.default_rng(1).permutation(found.labels))
     calls = tried(monkeypatch, "solve")
     fitted = fit_classifier(noise, FOLDS, 4, ALONE)
-    assert [strength for _, strength, _ in calls] == [0.001, 0.01, 0.1, 0.001]
+    assert [strength for _, strength, *_ in calls] == [0.001, 0.01, 0.1, 0.001, 0.001]
     monkeypatch.setattr(fit, "RISES", len(fit.STRENGTHS))
     calls.clear()
     agree(fit_classifier(noise, FOLDS, 4, ALONE), fitted)
-    assert [strength for _, strength, _ in calls] == [*fit.STRENGTHS, 0.001]
+    assert [strength for _, strength, *_ in calls] == [*fit.STRENGTHS, 0.001, 0.001]
 
 
 def test_a_cultivar_may_lack_training_leaves_in_a_fold() -> None:
@@ -114,8 +156,8 @@ def test_ranks_may_have_no_leaves_and_step_as_rank_0_does(
     found, alone = embeddings(), fit_classifier(embeddings(), FOLDS, 4, ALONE)
     turned = Stretched.of
 
-    def other(rows: Tensor, bias: Tensor) -> Stretched:  # as if rank 1 had another processor
-        return turned(rows * (1 + 1e-3 * (threading.current_thread().name == "1")), bias)
+    def other(rows: Tensor, *rest: Any) -> Stretched:  # as if rank 1 had another processor
+        return turned(rows * (1 + 1e-3 * (threading.current_thread().name == "1")), *rest)
 
     monkeypatch.setattr(Stretched, "of", staticmethod(other))
     results: dict[int, Fitted] = {}
@@ -137,12 +179,12 @@ def test_ranks_may_have_no_leaves_and_step_as_rank_0_does(
 
 
 def test_more_ranks_than_rows_that_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = tried(monkeypatch, "_share")
-    wanted = fit_classifier(embeddings(), FOLDS, 4, ALONE)
+    rows, found = tried(monkeypatch, "_share"), embeddings(width=300)
+    wanted = fit_classifier(found, FOLDS, 4, ALONE)
     evaluations = len(rows)
     rows.clear()
     monkeypatch.setattr(logistic, "CURVED", 0)  # no direction is known: more steps to the same place
-    agree(fit_classifier(embeddings(), FOLDS, 4, ALONE), wanted)
+    agree(fit_classifier(found, FOLDS, 4, ALONE), wanted)
     assert len(rows) > evaluations
 
 
@@ -169,9 +211,9 @@ def tried(monkeypatch: pytest.MonkeyPatch, name: str) -> list[tuple[Any, ...]]:
     calls: list[tuple[Any, ...]] = []
     method = getattr(LogisticRegression, name)
 
-    def called(self: LogisticRegression, *arguments: Any) -> Any:
-        calls.append(arguments)
-        return method(self, *arguments)
+    def called(self: LogisticRegression, *arguments: Any, **named: Any) -> Any:
+        calls.append((*arguments, *named.values()))
+        return method(self, *arguments, **named)
 
     monkeypatch.setattr(LogisticRegression, name, called)
     return calls

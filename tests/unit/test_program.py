@@ -77,9 +77,10 @@ def test_ray_tasks_and_controllers_do_not_import_what_they_do_not_need() -> None
     program = (
         "import sys, ufgvc.data.ingest, ufgvc.data.stream, ufgvc.regions.exact_masks; print('torch' in sys.modules); "
     )
+    program += "import ufgvc.training.controller; print('torch' in sys.modules); "
     program += "import ufgvc.training.distributed; print('torchvision' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout.split() == ["False", "False"]
+    assert done.stdout.split() == ["False", "False", "False"]
 
 
 @pytest.mark.parametrize("name", ufgvc.__all__)

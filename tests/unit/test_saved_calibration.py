@@ -10,7 +10,7 @@ import pytest
 import ufgvc
 from ufgvc.core.storage import Store, open_store
 from ufgvc.methods import build
-from ufgvc.models.calibration import Calibration, fit_feature_subspace
+from ufgvc.models.calibration import Calibration, FeatureSubspace, fit_feature_subspace
 from ufgvc.models.format import save_model, write_calibration
 from ufgvc.models.model import load_model
 from ufgvc.tracking.context import Context
@@ -33,9 +33,9 @@ def run(tmp_path: Path) -> Store:
     return open_store(tmp_path)
 
 
-def calibrate(run: Store, uri: str = "off") -> None:
+def calibrate(run: Store, uri: str = "off", subspace: FeatureSubspace = SUBSPACE) -> None:
     context = Context(runs=run.uri, tracking=TrackingSettings(uri=uri))
-    write_calibration(run, FITTED, SUBSPACE, "leaves", context)
+    write_calibration(run, FITTED, subspace, "leaves", context)
 
 
 def calibration_of(run: Store) -> Calibration | None:
@@ -76,3 +76,11 @@ def test_an_interrupt_while_it_is_sent_leaves_the_model_as_it_was(run: Store, mo
     calibrate(run, NOWHERE)
     assert calibration_of(run) == FITTED
     assert (journal.read_identity() or {})["status"] == "FINISHED"
+    again = fit_feature_subspace(np.random.default_rng(1).random((9, 8)))
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowRun, "log_folder", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            calibrate(run, NOWHERE, again)
+    kept = load_model(run.child("model").uri).subspace
+    assert kept is not None
+    assert np.array_equal(kept.basis, SUBSPACE.basis), "the threshold belongs to another subspace"

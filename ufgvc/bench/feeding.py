@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
@@ -25,6 +25,7 @@ from ufgvc.methods.mask_guided import attention_target
 from ufgvc.methods.method import Batch
 from ufgvc.methods.recipe import Recipe
 from ufgvc.training.checkpoint import FILE
+from ufgvc.training.data_wait import DataWait
 from ufgvc.training.ddp import Ranks
 from ufgvc.training.loader import BatchLoader
 from ufgvc.training.run import make_worker_config
@@ -154,13 +155,12 @@ def time_fed_steps(
     waits: list[float] = []
 
     def fed() -> None:
-        started, waited = time.perf_counter(), 0.0
-        for batch, seconds in _with_wait(worker.loader.training(0)):
-            waited += seconds
+        started, waited = time.perf_counter(), DataWait(device)
+        for batch in waited.watch(worker.loader.training(0)):
             _step(worker, batch)
         if device.type == "cuda":
             torch.cuda.synchronize()
-        waits.append(waited / (time.perf_counter() - started))
+        waits.append(waited.seconds / (time.perf_counter() - started))
 
     def on_resident() -> None:
         for batch in resident:
@@ -181,13 +181,6 @@ def time_fed_steps(
     rows.append(Measurement("share of the time spent waiting for the loader", Spread.of(waits[1:]).scaled(100), "%"))
     rows.append(Measurement("an epoch outside of its steps", Spread.of(outside[1:]).scaled(1000), "ms"))
     return [*rows, *time_checkpoints(worker, folder, rounds, seed)]
-
-
-def _with_wait(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
-    mark = time.perf_counter()
-    for batch in batches:
-        yield batch, time.perf_counter() - mark
-        mark = time.perf_counter()
 
 
 def _step(worker: Worker, batch: Batch) -> None:

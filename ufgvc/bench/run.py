@@ -27,6 +27,7 @@ from ufgvc.core.storage import open_store
 from ufgvc.runtime.resources import choose_device
 from ufgvc.runtime.session import RaySettings, ray_session
 from ufgvc.tracking.context import Context
+from ufgvc.training.threads import threads_restored
 
 log = logging.getLogger(__name__)
 EVALUATION, READING, CACHED, FEED, START, USE = (
@@ -116,7 +117,8 @@ def _with_photographs(
             save()
         if "feed" in settings.parts:
             log.info("steps fed by the loader")
-            report.measured[FEED] = feeding.time_fed_steps(data, case, runs, device, rounds, seed)
+            with threads_restored():
+                report.measured[FEED] = feeding.time_fed_steps(data, case, runs, device, rounds, seed)
             report.notes[FEED] = f"{case.name}, {data.dataset.counts['train']} leaves an epoch."
             save()
         if "reading" in settings.parts:

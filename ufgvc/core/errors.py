@@ -68,7 +68,10 @@ _DISK_ERRORS = {
     errno.ESTALE: ("the network disk has lost this file (stale handle)", "mount it again"),
     errno.EMFILE: ("this process has too many files open", "raise the limit with `ulimit -n 65536`"),
     errno.ENFILE: ("this machine has too many files open", "raise the limit (fs.file-max)"),
-    errno.ENOMEM: ("this machine has no memory left", "end other programs, or use fewer workers"),
+    errno.ENOMEM: (
+        "this machine has no memory left",
+        "end other programs, or use fewer workers or smaller batches",
+    ),
     errno.EAGAIN: (
         "this machine starts no further process or thread",
         "end other programs, use fewer workers, or raise the limit (`ulimit -u`, or that of the container)",
@@ -82,6 +85,16 @@ _SQLITE_ERRORS = {
     "SQLITE_CANTOPEN": errno.EACCES,
     "SQLITE_IOERR": errno.EIO,
 }
+# What errors of Python, torch, OpenCV and the loader of libraries say, and the classes of others, by the number that
+# they mean.
+_SAID = {
+    r"can't start new thread": errno.EAGAIN,
+    r"can't allocate memory|Insufficient memory": errno.ENOMEM,
+    r"failed to map segment from shared object($|: Cannot allocate)": errno.ENOMEM,
+}
+_CLASSES = {"builtins.MemoryError": errno.ENOMEM, "ray.exceptions.OutOfMemoryError": errno.ENOMEM}
+_NO_GPU_MEMORY = "CUDA out of memory"
+_ENDED = "concurrent.futures.process.BrokenProcessPool"
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _MACHINE = (errno.ENOMEM, errno.EAGAIN)
 _CLEAR_WITHOUT_PATH = (*_DISK, errno.EMFILE, errno.ENFILE)
@@ -96,6 +109,12 @@ def disk_error(error: BaseException, where: str | None = None, reading: bool = F
     """
     if "No usable temporary directory" in str(getattr(error, "strerror", "")):  # of the module tempfile
         return UserError("no folder for temporary files can be written", where="TMPDIR", fix=_TEMPORARY)
+    if isinstance(error, RuntimeError) and _NO_GPU_MEMORY in str(error):
+        what = "the GPU has no memory left"
+        return MachineExhausted(what, fix="end other programs on it, use smaller batches, or compute on the CPU")
+    if _ENDED in _classes(error):
+        what = "a process of this command was ended from outside, most often for want of memory"
+        return MachineExhausted(what, fix=_DISK_ERRORS[errno.ENOMEM][1])
     number = _errno(error)
     if number not in _DISK_ERRORS:
         return None
@@ -121,18 +140,31 @@ def _temporary_folder() -> str:
 
 
 def _errno(error: BaseException) -> int | None:
-    """The errno of an error, also of SQLite's errors, of a thread that cannot be started, and of errors of libraries in
-    Rust (safetensors), which only print it.
+    """The errno of an error, also of SQLite's errors, of memory, a process or a thread that cannot be had, and of
+    errors of libraries in Rust (safetensors), which only print it.
     """
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno is not None:
         return error.errno
-    if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
-        return errno.EAGAIN
+    if known := _classes(error) & _CLASSES.keys():
+        return _CLASSES[known.pop()]
+    if isinstance(error, RuntimeError | ImportError | OSError) or type(error).__module__ == "cv2":
+        return next((number for text, number in _SAID.items() if re.search(text, str(error))), None)
     name = getattr(error, "sqlite_errorname", None)
     if isinstance(name, str):
         return next((number for start, number in _SQLITE_ERRORS.items() if name.startswith(start)), None)
     printed = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
     return int(printed[1]) if printed else None
+
+
+def _classes(error: BaseException) -> set[str]:
+    """Full names of the classes of an error: those of Ray are not imported here."""
+    return {f"{each.__module__}.{each.__qualname__}" for each in type(error).__mro__}
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; the name of its class if it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from ufgvc.core.errors import UserError, disk_error, disk_errors
+from ufgvc.core.errors import UserError, disk_error, disk_errors, first_line
 from ufgvc.core.s3 import IN_MEMORY, MarkerFreeS3, open_s3
 from ufgvc.core.text import decode_text, is_utf8, parse_json
 
@@ -238,7 +238,7 @@ class Store:
             if refused is None and self.is_local:
                 raise
             fix = "check the address and the rights"
-            raise refused or UserError(f"storage failed: {str(error).splitlines()[0]}", where=where, fix=fix) from error
+            raise refused or UserError(f"storage failed: {first_line(error)}", where=where, fix=fix) from error
 
 
 def open_store(uri: str | Path) -> Store:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from ufgvc.core.errors import first_line
 from ufgvc.data.colour import needs_conversion, to_srgb
 from ufgvc.data.file_types import HEAD_BYTES, READABLE_TYPES, detect_file_type, explain_unreadable
 from ufgvc.data.jpeg import decode_jpeg
@@ -191,7 +192,7 @@ def _decompression_bomb() -> BadImage:
 
 
 def _decoding_error(error: BaseException) -> BadImage:
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    text = first_line(error)
     if any(word in text.lower() for word in _TRUNCATION_WORDS):
         return BadImage("is truncated: the file ends before the picture does")
     return BadImage(f"cannot be decoded ({text})")

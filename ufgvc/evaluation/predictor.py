@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -120,18 +121,19 @@ def predict_in_threads(
     parts = 1
     if device == "cpu" and not model.exported and package_of(model.method.name) is None:
         parts = max(1, min(MOST_PARTS, cores, batch_size // MIN_PART))
-    free: SimpleQueue[Predictor] = SimpleQueue()
-    for _ in range(parts - 1):
-        free.put(Predictor(store, share_weights(model), settings.top, device))
-    free.put(predictor)
+    free: SimpleQueue[tuple[Predictor, int]] = SimpleQueue()
+    for part in range(parts):  # the last ones take the cores that do not divide evenly
+        copied = predictor if part == 0 else Predictor(store, share_weights(model), settings.top, device)
+        free.put((copied, (cores + part) // parts))
+
+    own = threading.local()
 
     def score(photographs: list[Photograph]) -> pa.Table:
-        torch.set_num_threads(cores // parts)  # of this thread
-        idle = free.get()
-        try:
-            return idle.score(photographs)
-        finally:
-            free.put(idle)
+        if not hasattr(own, "predictor"):
+            own.predictor, share = free.get()
+            torch.set_num_threads(share)  # of this thread
+        table: pa.Table = own.predictor.score(photographs)
+        return table
 
     size = -(-batch_size // parts)
     batches = (names[start : start + size] for start in range(0, len(names), size))

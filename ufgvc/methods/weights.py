@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ufgvc.core.errors import UserError
+from ufgvc.core.errors import UserError, first_line
 from ufgvc.core.storage import open_store
 from ufgvc.methods.lite_weights import LITE, find_lite_weights
 
@@ -91,7 +91,7 @@ def read_state_dict(uri: str) -> dict[str, Tensor]:
     try:
         loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises what zip, pickle and its own checks raise; there is no common base
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        first = first_line(error)
         fix = "save it again as safetensors, or as a plain state dict with torch.save"
         raise UserError(f"not a state dict that can be read safely: {first}", where=uri, fix=fix) from None
     for wrapper in ("state_dict", "model", "model_state_dict"):

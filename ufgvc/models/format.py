@@ -235,15 +235,16 @@ def write_calibration(
     info = upgrade(model.read_json(MODEL)) | {"calibration": calibration.model_dump(), "artifact": artifact}
     with tempfile.TemporaryDirectory(prefix="ufgvc-model-") as temporary:
         folder = Path(temporary)
-        (folder / SUBSPACE).write_bytes(subspace.to_bytes())
         if model.exists("MLmodel") and _has_mlflow():  # an earlier version's package may not read this calibration
             write_mlflow_files(folder, str(info["options"].get("backbone", "")), package_of(info["method"]))
-        model.upload(folder)
+            model.upload(folder)
         if Journal(run.child("journal")).read_identity() is not None:
             model.download(folder)
+            (folder / SUBSPACE).write_bytes(subspace.to_bytes())
             open_store(folder).write_json(MODEL, info)
             with finish_run_on_exit(start_run(context, experiment, run.uri, {}, {}, store=run)) as mlflow_run:
                 mlflow_run.log_folder(folder, artifact)
+    model.write_bytes(SUBSPACE, subspace.to_bytes())
     model.write_json(MODEL, info)
 
 

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ufgvc.core.config import Settings
-from ufgvc.core.errors import UserError
+from ufgvc.core.errors import UserError, first_line
 from ufgvc.core.storage import Store, open_store
 from ufgvc.data.augment import eval_view
 from ufgvc.data.images import BadImage, decode, decode_photograph
@@ -234,7 +234,7 @@ def _load_weights(method: Method, content: bytes, uri: str) -> Method:
     except SafetensorError as error:
         raise UserError(f"is damaged: {error}", where=uri, fix="train the model again, or copy it again") from None
     except RuntimeError as error:
-        what = f"its weights do not fit: {str(error).splitlines()[0]}"
+        what = f"its weights do not fit: {first_line(error)}"
         raise UserError(what, where=uri, fix="was model.json edited?") from None
     method.net.eval()
     return method

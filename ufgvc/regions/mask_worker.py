@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ufgvc.core.errors import first_line
 from ufgvc.core.process import keep_freed_memory
 from ufgvc.core.storage import Store
 from ufgvc.core.types import Box
@@ -146,7 +147,7 @@ class ShardMasker:
                 try:
                     predictions += self.detector.predict([image], self.confidence, IOU_THRESHOLD)
                 except (RuntimeError, MemoryError) as error:
-                    reason = f"the detector failed on it ({str(error).splitlines()[0][:200]})"
+                    reason = f"the detector failed on it ({first_line(error)[:200]})"
                     failed.append((rows[k]["image_id"], reason))
                     present.remove(k)
                     pixels[k] = None

@@ -25,7 +25,11 @@ from ufgvc.runtime.resources import wait_for_gpus
 MAX_IN_PROCESS = 1000  # photographs; up to here Ray's processes start slower than they help on one machine
 # Ray's head keeps 4 KB of events of each task, up to 100,000 of them, for its dashboard and `ray list tasks`. A local
 # session has neither: it starts no dashboard.
-NO_TASK_EVENTS = {"task_events_report_interval_ms": 0}
+# Ray's workers start when they are needed: those of a training have an environment of their own, so that it could not
+# use any that started before.
+LOCAL = {"task_events_report_interval_ms": 0, "prestart_worker_first_driver": False}
+# An actor of Ray Train that looks whether a cluster is about to take a node away, each 5 seconds.
+WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 _is_local = False  # whether this process has started the session that is open
 _kept: contextlib.ExitStack | None = None  # of `keep_ray_session`
 
@@ -59,6 +63,11 @@ def in_ray_session() -> bool:
     """Whether this process has joined or started Ray. Does not import it, which takes a second."""
     ray = sys.modules.get("ray")
     return ray is not None and hasattr(ray, "is_initialized") and bool(ray.is_initialized())
+
+
+def in_local_session() -> bool:
+    """Whether this process has started the Ray that it is connected to."""
+    return _is_local
 
 
 def uses_cluster(settings: RaySettings | None) -> bool:
@@ -146,6 +155,8 @@ def _started(settings: RaySettings) -> Iterator[None]:
         # Else Ray would write one into the home folder. It stays: Ray reads it once a process, and a later session
         # needs the same.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    sets_watcher = WATCHER not in os.environ
+    os.environ.setdefault(WATCHER, "0")
     try:
         with restore_signal_handlers(), without_level_line():
             ray.init(
@@ -156,13 +167,15 @@ def _started(settings: RaySettings) -> Iterator[None]:
                 _temp_dir=str(temporary),
                 logging_level=logging.WARNING,
                 log_to_driver=False,
-                _system_config=NO_TASK_EVENTS,
+                _system_config=LOCAL,
             )
         _is_local = True
         mark("Ray")
         yield
     finally:
         _is_local = False
+        if sets_watcher:
+            os.environ.pop(WATCHER, None)
         ray.shutdown()
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -132,6 +132,7 @@ class BackgroundRun:
             call.result()
         except KeyboardInterrupt:
             self._given_up = True
-            if self._recorder is not None:
-                self._recorder.kill()
+            recorder = self._recorder  # the thread of the calls may find it lost meanwhile
+            if recorder is not None:
+                recorder.kill()
             raise

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ufgvc.core.errors import UserError, disk_error
+from ufgvc.core.errors import UserError, disk_error, first_line
 from ufgvc.core.s3_client import ca_bundle
 from ufgvc.tracking.context import Context
 from ufgvc.tracking.settings import MlflowLocation, is_remote, redact, resolve
@@ -113,14 +113,14 @@ def map_errors() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        text = redact(str(error)).splitlines()[0]
+        text = redact(first_line(error))
         _raise_for_disk(error)
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
             raise MlflowNotFound(text) from error
         raise MlflowUnavailable(text) from error
     except (requests.exceptions.RequestException, sqlalchemy.exc.DatabaseError, OSError) as error:
         _raise_for_disk(error)
-        raise MlflowUnavailable(redact(str(error)).splitlines()[0]) from error
+        raise MlflowUnavailable(redact(first_line(error))) from error
 
 
 def _raise_for_disk(error: BaseException) -> None:

@@ -98,7 +98,7 @@ def _start(connection: int, imports: str) -> subprocess.Popen[bytes]:
         process_group=0,  # Control-C is for this process, which then ends its runs
         env=os.environ
         | {
-            "PYTHONPATH": os.pathsep.join(folder for folder in sys.path if folder),
+            "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),  # "" is the folder of a notebook
             "MLFLOW_CONFIGURE_LOGGING": "0",
         },
     )
@@ -126,6 +126,8 @@ def _receive(connection: Connection, requests: queue.SimpleQueue[bytes]) -> None
         while True:
             requests.put(connection.recv_bytes())
     except (EOFError, OSError):
+        pass
+    finally:  # also without memory for a request: the other process would wait for its answer
         os._exit(0)
 
 

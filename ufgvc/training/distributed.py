@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import ray
-import ray.util
-from ray.train import (
-    CheckpointConfig,
-    FailureConfig,
-    PreemptionError,
-    PreemptionInfo,
-    RunConfig,
-    ScalingConfig,
-    UserCallback,
-)
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
 
-from ufgvc.core.errors import MachineExhausted, user_error_in
 from ufgvc.core.storage import Store
+from ufgvc.runtime.session import in_local_session
 from ufgvc.training.checkpoint import RunCheckpoint, newest_state, read_checkpoint
+from ufgvc.training.controller import ProcessGroupConfig, StopOnUserError, lost_nodes, skip
 from ufgvc.training.preflight import choose_training_device, worker_resources
 from ufgvc.training.settings import TrainSettings, WorkerConfig
 from ufgvc.training.worker import Worker
 
-# A lost node breaks the other workers' connections at once; Ray notices it only after five failed checks, 3 s apart.
-NODE_LOSS_SECONDS = 60.0
-IDLE = 4  # NodeDeathInfo.AUTOSCALER_DRAIN_IDLE: an autoscaler removed an unused node
+# Actors of Ray Train, each a process that imports Ray and pandas, which nothing here needs.
+UNUSED = {"DatasetsCallback"}  # hands out datasets that a trainer was given; ours read their own
+# Removes the placement group of a controller that was killed, which otherwise stays until the end of the job.
+CLEANER = "PlacementGroupCleanerCallback"
+
+
+class LeanTrainer(TorchTrainer):
+    """A TorchTrainer that starts fewer processes next to its workers.
+
+    It changes what Ray Train hands to its controller by names that are not public. Under other names all start again.
+    """
+
+    def _initialize_and_run_controller(self, **parts: Any) -> Any:
+        in_trial = ray.get_runtime_context().get_actor_id() is not None  # its job goes on
+        unused = UNUSED if in_trial else {*UNUSED, CLEANER}
+        if "callbacks" in parts:
+            parts["callbacks"] = [each for each in parts["callbacks"] if type(each).__name__ not in unused]
+        if in_local_session() and "scaling_policy" in parts:  # which has no autoscaler that they could be announced to
+            for name in ("_send_resource_request", "_maybe_send_resource_request", "_cancel_resource_request"):
+                setattr(parts["scaling_policy"], name, skip)
+        return super()._initialize_and_run_controller(**parts)  # type: ignore[misc]  # see RunConfig below
 
 
 def make_trainer(
@@ -47,10 +55,9 @@ def make_trainer(
     keep: number of checkpoints that are kept; None: all.  UserError if `settings` need GPUs that the cluster lacks.
     """
     device = choose_training_device(settings, ray.cluster_resources().get("GPU", 0))
-    return TorchTrainer(
-        worker,
-        train_loop_config=config,
-        torch_config=NodeNetworkConfig(backend="nccl" if device == "cuda" else "gloo"),
+    return LeanTrainer(
+        partial(worker, config),  # not in `train_loop_config`, which the controller reads: it would import torch
+        torch_config=ProcessGroupConfig("nccl" if device == "cuda" else "gloo"),  # type: ignore[arg-type]
         scaling_config=ScalingConfig(
             num_workers=settings.workers,
             use_gpu=device == "cuda",
@@ -104,94 +111,3 @@ def report(folder: Path | None, epoch: int) -> None:
         checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
         delete_local_checkpoint_after_upload=True,
     )
-
-
-class StopOnUserError(UserCallback):
-    """Stops a run at a worker's first UserError, by raising it in Ray Train's controller: a restart would only repeat
-    it.
-
-    Also excludes failures caused by the loss of a node (a spot machine, a hardware failure) from `max_failures`; Ray
-    itself excludes only nodes whose end was announced. All other failures count.
-    checkpoints: folder to name in errors about its disk, because Ray Train copies checkpoints in the background and its
-    error names no file.  lost: `lost_nodes` before the run.  noticed_seconds: how long to wait for Ray to notice a
-    loss.
-    """
-
-    def __init__(
-        self,
-        checkpoints: str | None = None,
-        lost: frozenset[str] = frozenset(),
-        noticed_seconds: float = NODE_LOSS_SECONDS,
-    ) -> None:
-        self.checkpoints, self.lost, self.noticed_seconds = checkpoints, lost, noticed_seconds
-
-    def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
-        """Called by Ray Train when workers failed: a UserError ends the run, other errors restart the workers."""
-        for error in worker_exceptions.values():
-            user_error = user_error_in(error, self.checkpoints)
-            if user_error is not None and not isinstance(user_error, MachineExhausted):
-                raise user_error
-        if any(_was_announced(error) for error in worker_exceptions.values()):
-            return  # Ray does not count it
-        new = self._newly_lost()
-        if new:
-            self.lost |= new
-            # Ray Train counts preemptions separately, without a limit.
-            ranks = sorted(worker_exceptions)
-            raise PreemptionError(
-                PreemptionInfo(deadline_ms=None, preempted_node_to_ranks=dict.fromkeys(sorted(new), ranks))
-            )
-
-    def _newly_lost(self) -> frozenset[str]:
-        """Nodes lost since the last failure. On a cluster of several nodes, waits until Ray can have noticed a loss."""
-        deadline = time.monotonic() + self.noticed_seconds
-        while True:
-            nodes = ray.nodes()
-            new = lost_nodes(nodes) - self.lost
-            if new or sum(node["Alive"] for node in nodes) < 2 or time.monotonic() > deadline:
-                return new
-            time.sleep(0.5)
-
-
-def lost_nodes(nodes: list[dict[str, Any]]) -> frozenset[str]:
-    """Ids of the dead nodes, except idle ones that an autoscaler removed.  nodes: of `ray.nodes()`."""
-    return frozenset(node["NodeID"] for node in nodes if not node["Alive"] and node.get("DeathReason") != IDLE)
-
-
-def _was_announced(error: Exception) -> bool:
-    """Whether a worker was lost with a node whose end was announced to Ray (drained)."""
-    return bool(getattr(getattr(error, "health_check_failure", error), "preempted", False))
-
-
-def interface_of(address: str) -> str | None:
-    """Name of this machine's network interface with the IP address; None if there is none."""
-    for name, addresses in psutil.net_if_addrs().items():
-        if any(each.address == address for each in addresses):
-            return str(name)
-    return None
-
-
-def bind_gloo_to_ray_interface() -> None:
-    """Binds gloo to the interface by which Ray's nodes know this one, unless GLOO_SOCKET_IFNAME is set.
-
-    By default gloo binds to the address of the host's name, which on Debian and Ubuntu is 127.0.1.1 and cannot be
-    reached from other nodes.
-    """
-    interface = interface_of(ray.util.get_node_ip_address())
-    if interface:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-
-
-class NodeNetworkConfig(TorchConfig):
-    """TorchConfig that calls `bind_gloo_to_ray_interface` on each worker before it sets up the process group."""
-
-    @property
-    def backend_cls(self) -> Any:
-        """The class that Ray Train sets up on the workers."""
-        return _NodeNetworkBackend
-
-
-class _NodeNetworkBackend(TorchConfig().backend_cls):  # type: ignore[misc]  # Ray exposes the class only in its config
-    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
-        worker_group.execute(bind_gloo_to_ray_interface)
-        super().on_start(worker_group, backend_config)

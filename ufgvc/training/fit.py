@@ -19,7 +19,7 @@ from ufgvc.training.ddp import Ranks
 from ufgvc.training.embeddings import Embeddings, embed_training_images
 from ufgvc.training.fit_regions import fit_regions
 from ufgvc.training.loader import BatchLoader
-from ufgvc.training.logistic import LogisticRegression
+from ufgvc.training.logistic import Bools, LogisticRegression, Scores
 
 log = logging.getLogger(__name__)
 # Inverse strength of the L2 penalty, as scikit-learn's C. On grape5 and grape29 0.1 to 10 do about as well.
@@ -117,7 +117,8 @@ def fit_classifier(
 ) -> Fitted:
     """Fits the classifier; the strength of its penalty has the smallest log-loss on held-out images.
 
-    Strengths are tried in turn, each from the solutions before it, until the loss has risen for good (`RISES`).
+    Strengths are tried in turn, roughly, until the loss has risen for good (`RISES`). The weights change by about as
+    much from each to the next, so each starts from where the two before it lead.
 
     found: of this rank; the sums of all ranks decide, so every rank returns the same.
     folds: (N,) fold of each image of `found`, -1 for those that always train; None: the default strength is used.
@@ -130,18 +131,20 @@ def fit_classifier(
     counts = ranks.sum(torch.from_numpy(held.sum(axis=1)).double().to(ranks.device)).cpu().numpy()
     held = held[counts > 0]  # else no cultivar has so many plants
     parts = np.array_split(held, min(len(held), -(-len(held) * num_classes // TOGETHER)))
-    solutions: Sequence[Tensor | None] = [None] * len(parts)
+    starts: Sequence[Tensor | None] = [None] * len(parts)
+    before: Sequence[Tensor | float] = [0.0] * len(parts)
     least, rises = np.inf, 0
     for strength in strengths:
-        solved = [problem.solve(~part, strength, start) for part, start in zip(parts, solutions, strict=True)]
-        solutions, together = solved, torch.cat(solved)
-        scores = [problem.score(*each) for each in zip(held, together, strict=True)]
-        loss, rises = sum(each.loss for each in scores), rises + 1
+        rough = [problem.solve(~part, strength, start, rough=True) for part, start in zip(parts, starts, strict=True)]
+        loss, rises = sum(each.loss for each in _held_out(problem, held, rough)), rises + 1
         if loss < least:
-            least, rises, best, chosen, near = loss, 0, strength, scores, together.mean(dim=0, keepdim=True)
+            least, rises, best, near = loss, 0, strength, rough
         if rises == RISES:
             break
-    fitted = _fitted(problem, best, near)
+        starts, before = [2 * now - last for now, last in zip(rough, before, strict=True)], rough
+    solved = [problem.solve(~part, best, start) for part, start in zip(parts, near, strict=True)]
+    chosen = _held_out(problem, held, solved)
+    fitted = _fitted(problem, best, torch.cat(solved).mean(dim=0, keepdim=True))
     right, count = sum(each.right for each in chosen), sum(each.count for each in chosen)
     own = [pair for each in chosen for pair in each.kept]
     kept = [pair for rank in ranks.gather(own) for pair in rank]
@@ -149,6 +152,11 @@ def fit_classifier(
     wrong = (logits.argmax(axis=1) != labels).any()
     temperature = fit_temperature(logits, labels) if wrong else None
     return replace(fitted, held_out=(right, count), temperature=temperature)
+
+
+def _held_out(problem: LogisticRegression, held: Bools, solved: Sequence[Tensor]) -> list[Scores]:
+    """Scores of the images that each fold (F, N) holds, by its solution."""
+    return [problem.score(*each) for each in zip(held, torch.cat(list(solved)), strict=True)]
 
 
 def _fitted(problem: LogisticRegression, strength: float, start: Tensor | None) -> Fitted:

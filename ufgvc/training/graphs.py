@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -11,9 +12,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ufgvc.core.errors import UserError
+from ufgvc.core.errors import UserError, first_line
 from ufgvc.methods.method import Batch, LossParts
 from ufgvc.methods.plugins import package_of
+from ufgvc.training.memory import is_out_of_memory
 
 # Gradients are the `grad` of the parameters afterwards. Returns the parts of the loss, and () correct rows.
 ComputeGradients = Callable[[Batch], tuple[LossParts, Tensor]]
@@ -32,12 +34,18 @@ def use_graphs(wanted: Literal["auto", "on", "off"], method: str, steps: int, wo
 
 
 @functools.cache
+def live_graphs(device: torch.device) -> weakref.WeakSet[torch.cuda.CUDAGraph]:
+    """The graphs that this process has captured and still has."""
+    return weakref.WeakSet()
+
+
 def memory_pool(device: torch.device) -> Any:
     """The memory that all captures of this process share: one pass runs at a time, also where several trainings take
     turns, as the folds of a search do.
+
+    None, which makes a new one, if there is no capture: torch refuses the pool of graphs that are gone.
     """
-    with torch.cuda.device(device):
-        return torch.cuda.graph_pool_handle()
+    return next((graph.pool() for graph in live_graphs(device)), None)
 
 
 @dataclass(frozen=True)
@@ -98,6 +106,7 @@ class StepGraphs:
         graph = torch.cuda.CUDAGraph()
         with capturable(), torch.cuda.graph(graph, pool=memory_pool(device)):
             losses, correct = self.compute(batch)
+        live_graphs(device).add(graph)
         with torch.no_grad():
             for buffer, value in zip(self.net.buffers(), buffers, strict=True):
                 buffer.copy_(value)
@@ -111,13 +120,16 @@ class StepGraphs:
 
 @contextlib.contextmanager
 def capturable() -> Iterator[None]:
-    """Context manager of a capture: UserError if something in it cannot be captured."""
+    """Context manager of a capture: UserError if something in it cannot be captured; too little memory stays that."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
-        what = f"a step of this network cannot be captured as a CUDA graph: {str(error).splitlines()[0]}"
+        cause: BaseException = error  # the end of a capture that failed raises another error, which says less
+        while isinstance(cause.__context__, RuntimeError):
+            cause = cause.__context__
+        if is_out_of_memory(cause):
+            raise cause from None
+        what = f"a step of this network cannot be captured as a CUDA graph: {first_line(cause)}"
         raise UserError(what, where="train.cuda_graphs", fix="use `--train.cuda-graphs off`") from error
 
 

@@ -9,6 +9,7 @@ import torch
 from ufgvc.training.checkpoint import RunCheckpoint, newest_state, read_ray_checkpoint
 from ufgvc.training.metrics_file import OnProgress
 from ufgvc.training.settings import WorkerConfig
+from ufgvc.training.threads import threads_restored
 from ufgvc.training.worker import Worker
 
 
@@ -21,9 +22,10 @@ def train_in_process(
     """
     checkpoint = RunCheckpoint.of(config.run)
     state = newest_state(checkpoint.read(), read_ray_checkpoint(config.run))
-    worker = Worker.start(config, 0, 1, 1, device, state, checkpoint.write)
-    worker.metrics.on_progress = on_progress
-    worker.run()
+    with threads_restored():
+        worker = Worker.start(config, 0, 1, 1, device, state, checkpoint.write)
+        worker.metrics.on_progress = on_progress
+        worker.run()
     state = checkpoint.read()
     assert state is not None
     return state

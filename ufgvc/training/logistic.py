@@ -19,10 +19,11 @@ from ufgvc.training.embeddings import Embeddings
 log = logging.getLogger(__name__)
 HELD = 4096  # images: up to here the standardised rows stay in memory, in float64
 CHUNK = 512  # images that are computed with at a time: on a CPU their rows should stay in its cache
-FALLING = 1e-6  # share; float32 sums of many rows are more exact
 CONVERGED = {"maxiter": 2000, "ftol": 1e-10, "gtol": 1e-8}  # of L-BFGS: when it stops
+ROUGH = {"maxiter": 2000, "ftol": 1e-6, "gtol": 0.0}  # the same where losses are only compared
+ABOVE_1 = 1e6  # times a loss: SciPy's ftol is a share of values above 1
 KEPT = 20_000  # images whose logits are kept: enough to fit a temperature
-CURVED = 512  # rows that say in which directions the objective is curved; their share of the time is small
+CURVED = 512  # rows that say in which directions the objective is curved, a third of the columns at most: a small cost
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -71,7 +72,7 @@ class Stretched:
     """Solutions (M, D + 1) stretched by the square root of I + rows' @ rows, and back; the bias by a factor.
 
     Where that is the second derivative, the stretched objective is equally curved in all directions, and L-BFGS needs
-    few steps.  directions: (r, D), orthonormal.  factors: (r,) in these.
+    few steps.  directions: (r, D), orthonormal.  factors: (r,) in these.  Both may be float32.
     """
 
     directions: Tensor
@@ -79,12 +80,13 @@ class Stretched:
     bias: Tensor
 
     @staticmethod
-    def of(rows: Tensor, bias: Tensor) -> Stretched:
-        """rows: (m, D).  bias: second derivative by the bias."""
+    def of(rows: Tensor, bias: Tensor, kind: torch.dtype = torch.float64) -> Stretched:
+        """rows: (m, D).  bias: second derivative by the bias.  kind: of directions and factors."""
         squares, turned = torch.linalg.eigh(rows @ rows.T)  # a quarter of the time of rows' singular values
         seen = squares > 1e-3 + 1e-10 * squares.sum()  # others are hardly stretched, or rounding errors
         squares, turned = squares[seen], turned[:, seen]
-        return Stretched((turned / squares.sqrt()).T @ rows, (1 + squares).sqrt(), bias.clamp(min=1e-3).sqrt())
+        directions, factors = (turned / squares.sqrt()).T @ rows, (1 + squares).sqrt()
+        return Stretched(directions.to(kind), factors.to(kind), bias.clamp(min=1e-3).sqrt())
 
     def stretch(self, solution: Tensor) -> Tensor:
         """Stretched solutions (M, D + 1)."""
@@ -96,7 +98,8 @@ class Stretched:
 
     def _times(self, solution: Tensor, factors: Tensor, bias: Tensor) -> Tensor:
         weight = solution[:, :-1]
-        weight = weight + (weight @ self.directions.T * (factors - 1)) @ self.directions
+        seen = weight.to(factors.dtype) @ self.directions.T * (factors - 1)
+        weight = weight + seen @ self.directions
         return torch.cat([weight, solution[:, -1:] * bias], dim=1)
 
 
@@ -105,8 +108,9 @@ class LogisticRegression:
 
     The rows of a few images are held in float64, standardised. Of many, a chunk at a time is read as it is, and mean
     and scale are folded into the weights: nothing is copied, and memory does not grow with the rows.
-    Fewer rows than columns are turned into the space that they span: the weights of the solution lie in it, so nothing
-    is lost, and every step costs as many columns as there are rows.  basis: (r, D) of that space; None: not turned.
+    Held rows have no columns that are 0 in all of them: their weights would be 0. Fewer rows than columns are turned
+    into the space that they span, in which the weights of the solution lie.
+    varying: (D,), the other columns.  basis: (r, d) of that space; None: not turned.
     intercept: False for no bias, with rows that are scaled and not centred.
     """
 
@@ -116,18 +120,20 @@ class LogisticRegression:
         if not intercept:
             self.mean = torch.zeros_like(self.mean)
         self.width = found.rows.shape[2]
+        self.varying = torch.ones(self.width, dtype=torch.bool, device=ranks.device)
         self.basis: Tensor | None = None
         self.count = int(_sum(torch.tensor(float(len(found.labels)), dtype=torch.float64), ranks))
         self.rows: Tensor | None = None
         if self.count > HELD:
             return
         rows = torch.from_numpy(found.take(np.arange(len(found.labels)))).to(ranks.device).double()
-        self.rows = rows.sub_(self.mean).div_(self.scale)
+        rows.sub_(self.mean).div_(self.scale)
+        self.varying = ranks.sum(rows.square().sum(dim=(0, 1))) > 1e-9  # less adds at most C * 1e-9 to a logit
+        self.rows = rows[:, :, self.varying]
+        self.width = self.rows.shape[2]
         if ranks.world_size == 1 and rows.shape[0] * rows.shape[1] < self.width:
-            _, values, basis = torch.linalg.svd(self.rows.flatten(0, 1), full_matrices=False)
-            self.basis = basis[values > 1e-9 * values[0]]
-            self.rows = self.rows @ self.basis.T
-            self.width = len(self.basis)
+            basis, turned = torch.linalg.qr(self.rows.flatten(0, 1).T)
+            self.basis, self.rows, self.width = basis.T, turned.T.view(*rows.shape[:2], -1), len(turned)
 
     def chunks(self, chosen: Bools, kind: torch.dtype) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Rows (n * V, D) and labels (n * V,) of the images that any of P problems has chosen (P, N), on the device,
@@ -140,7 +146,8 @@ class LogisticRegression:
             labels = torch.from_numpy(self.found.labels[place]).to(self.ranks.device).repeat_interleave(views)
             shares = torch.from_numpy(chosen[:, place].T).to(self.ranks.device, kind).repeat_interleave(views, dim=0)
             if self.rows is not None:
-                yield self.rows[torch.from_numpy(place).to(self.ranks.device)].flatten(0, 1), labels, shares
+                held = self.rows[torch.from_numpy(place).to(self.ranks.device)]
+                yield held.flatten(0, 1).to(kind), labels, shares
                 continue
             raw = torch.from_numpy(self.found.take(place)).flatten(0, 1).to(self.ranks.device)
             if raw.dtype != kind:  # into the same memory each time: new pages would cost more than the arithmetic
@@ -157,32 +164,34 @@ class LogisticRegression:
         weight = weight / self.scale
         return weight, bias - weight @ self.mean
 
-    def solve(self, chosen: Bools, strength: float, start: Tensor | None) -> Tensor:
+    def solve(self, chosen: Bools, strength: float, start: Tensor | None, rough: bool = False) -> Tensor:
         """The minimisers (P, K, D + 1) of C times the sum of the cross-entropies of the images that a problem has
         chosen (P, N), plus half the weights' square norm.
 
         As in scikit-learn's LogisticRegression the bias is not penalised. L-BFGS of SciPy, to convergence. All problems
         are one to it, because reading the rows takes most of the time. Rank 0 runs it, and the others compute where it
         says: if each ran it, another processor's rounding could part them, and they would wait for each other forever.
+        rough: in float32, until an iteration brings a millionth of the loss: enough to compare strengths.
         """
         from scipy.optimize import minimize  # a third of a second, which other trainings need not wait for
 
         shape = len(chosen), self.num_classes, self.width + 1
         begin = torch.zeros(shape, dtype=torch.float64, device=self.ranks.device) if start is None else start
         begin = begin.flatten(0, 1)
-        space = self._space(chosen, strength, begin)
-        objective = self._objective(chosen, strength, falling=None if self.rows is not None else FALLING)
+        kind, options, unit = (torch.float32, ROUGH, ABOVE_1) if rough else (torch.float64, CONVERGED, 1.0)
+        space = self._space(chosen, strength, begin, kind)
+        objective = self._objective(chosen, strength, kind)
 
         def shrunk(flat: Floats) -> Tensor:
             return space.shrink(torch.from_numpy(flat).to(begin).view_as(begin))
 
         def stretched(flat: Floats) -> tuple[float, Floats]:
             value, gradient = objective(self._share(shrunk(flat), True)[0])
-            return value, space.shrink(gradient).flatten().cpu().numpy()
+            return value * unit, space.shrink(gradient * unit).flatten().cpu().numpy()
 
         if self.ranks.rank == 0:
             first = space.stretch(begin).flatten().cpu().numpy()
-            done = minimize(stretched, first, jac=True, method="L-BFGS-B", options=CONVERGED)
+            done = minimize(stretched, first, jac=True, method="L-BFGS-B", options=options)
             if not done.success:
                 log.info("logistic regression with C = %g stopped before it converged: %s", strength, done.message)
             return self._share(shrunk(done.x), False)[0].view(shape)
@@ -198,36 +207,27 @@ class LogisticRegression:
         both = self.ranks.sum(both if self.ranks.rank == 0 else torch.zeros_like(both))
         return both[:-1].view_as(solution), bool(both[-1])
 
-    def _space(self, chosen: Bools, strength: float, start: Tensor) -> Stretched:
+    def _space(self, chosen: Bools, strength: float, start: Tensor, kind: torch.dtype) -> Stretched:
         """Where the objective is about as curved in every direction, by the rows that curve it most at the start."""
-        weight, bias = self._fold(start)
+        weight, bias = (each.to(kind) for each in self._fold(start))
         rows, curved, total = weight[:0], bias[:0], bias.new_zeros(())
-        for more, _, shares in self.chunks(chosen, torch.float64):
+        for more, _, shares in self.chunks(chosen, kind):
             likely = (more @ weight.T + bias).unflatten(1, (len(chosen), -1)).softmax(dim=2)
             here = ((likely * (1 - likely)).mean(dim=2) * shares).mean(dim=1)
             total += here.sum()
             rows, curved = torch.cat([rows, more]), torch.cat([curved, here])
-            curved, most = curved.topk(min(len(curved), -(-CURVED // self.ranks.world_size)))
+            curved, most = curved.topk(min(len(curved), -(-min(CURVED, self.width // 3) // self.ranks.world_size)))
             rows = rows[most]
-        if self.rows is None:
-            rows = (rows - self.mean) / self.scale
+        rows = rows.double() if self.rows is not None else (rows - self.mean) / self.scale
         own = (rows * (strength * curved).sqrt()[:, None]).cpu().numpy()
         every = torch.from_numpy(np.concatenate(self.ranks.gather(own))).to(self.ranks.device)
-        return Stretched.of(every, strength * self.ranks.sum(total))
+        return Stretched.of(every, strength * self.ranks.sum(total.double()), kind)
 
-    def _objective(
-        self, chosen: Bools, strength: float, falling: float | None = None
-    ) -> Callable[[Tensor], tuple[float, Tensor]]:
-        """What `solve` minimises, of solutions (P * K, D + 1), and its gradient.
-
-        falling: rows are multiplied in float32 until the value changes by less than this share from one call to the
-        next, and in float64 from then on, so that the minimum is the exact one; None: in float64 always.
-        """
-        held = list(self.chunks(chosen, torch.float64)) if self.rows is not None else None
-        kind, last = torch.float64 if falling is None else torch.float32, np.inf
+    def _objective(self, chosen: Bools, strength: float, kind: torch.dtype) -> Callable[[Tensor], tuple[float, Tensor]]:
+        """What `solve` minimises, of solutions (P * K, D + 1), and its gradient.  kind: of the products with rows."""
+        held = list(self.chunks(chosen, kind)) if self.rows is not None else None
 
         def objective(solution: Tensor) -> tuple[float, Tensor]:
-            nonlocal kind, last
             weight, bias = (each.to(kind) for each in self._fold(solution))
             slopes, loss = torch.zeros_like(solution), solution.new_zeros(1)
             for rows, labels, shares in held or self.chunks(chosen, kind):
@@ -249,9 +249,6 @@ class LogisticRegression:
             # Divided by C and the rows: the stopping rule of L-BFGS should not depend on them.
             per = 1 / (strength * max(1, self.count))
             value = (strength * totals[-1] + 0.5 * solution[:, :-1].square().sum()).item() * per
-            if falling is not None and abs(last - value) < falling * value:
-                kind = torch.float64
-            last = value
             return value, gradient * per
 
         return objective
@@ -274,4 +271,6 @@ class LogisticRegression:
     def unfold(self, solution: Tensor) -> tuple[Tensor, Tensor]:
         """Weight (K, D) and bias (K,) float64 of a solution (K, D + 1), for standardised rows."""
         weight, bias = solution[:, :-1], solution[:, -1]
-        return (weight if self.basis is None else weight @ self.basis), bias
+        full = weight.new_zeros(len(weight), len(self.varying))
+        full[:, self.varying] = weight if self.basis is None else weight @ self.basis
+        return full, bias

@@ -21,6 +21,11 @@ MESSAGES = (
 )
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch or a library that it calls had too little memory."""
+    return isinstance(error, torch.OutOfMemoryError) or any(message in str(error) for message in MESSAGES)
+
+
 @contextlib.contextmanager
 def enough_memory(what: str, where: str, fix: str, device: torch.device) -> Iterator[None]:
     """Context manager: an out-of-memory error becomes a UserError "<what> does not fit into <the device's memory>".
@@ -30,7 +35,7 @@ def enough_memory(what: str, where: str, fix: str, device: torch.device) -> Iter
     try:
         yield
     except RuntimeError as error:
-        if not (isinstance(error, torch.OutOfMemoryError) or any(message in str(error) for message in MESSAGES)):
+        if not is_out_of_memory(error):
             raise
         # The frames of the traceback hold tensors; free them, because this process may continue with a smaller size.
         traceback.clear_frames(error.__traceback__)

@@ -39,6 +39,7 @@ from ufgvc.training.steps import (
     train_step,
     use_cudnn_benchmark,
 )
+from ufgvc.training.threads import choose_threads
 from ufgvc.training.totals import EpochTotals, score_validation
 
 
@@ -108,6 +109,9 @@ class Worker:
         precision = choose_precision(config.train.precision, device)
         marks["cache"] = time.time()
         fitted = {} if state or config.train.head == "random" else fit_head(method, loader, ranks, config.seed)
+        if device.type == "cpu" and not recipe.classifier_fit:
+            batch_size = recipe.batch_size // world_size
+            torch.set_num_threads(choose_threads(method.net, recipe.crop, batch_size, torch.get_num_threads()))
         worker = cls(config, recipe, ranks, precision, method, loader, sink, marks=marks, fitted=fitted)
         worker._enter_stage()
         if state:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 
@@ -92,3 +94,19 @@ def test_a_method_of_another_package_is_used_by_one_thread(
     names = [f"{number:02d}.png" for number in range(LEAVES)]
     parts = list(predict_in_threads(store, names, plugin, PredictSettings(batch_size=8), "cpu"))
     assert [part.num_rows for part in parts] == [8, 8, 8]
+
+
+def test_every_core_belongs_to_a_part(store: Store, two_cores: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(3)
+    used, score, both = list[int](), Predictor.score, threading.Barrier(2)
+
+    def watched(self: Predictor, photographs: list[predictor.Photograph]) -> pa.Table:
+        used.append(torch.get_num_threads())
+        if len(used) <= 2:
+            both.wait(20)
+        return score(self, photographs)
+
+    monkeypatch.setattr(Predictor, "score", watched)
+    names = [f"{number:02d}.png" for number in range(LEAVES)]
+    list(predict_in_threads(store, names, model_with_maps(), PredictSettings(batch_size=8), "cpu"))
+    assert set(used) == {1, 2}

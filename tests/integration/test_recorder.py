@@ -27,7 +27,8 @@ from ufgvc.tracking.runs import MlflowRun, Run, finish_run_on_exit, start_run
 from ufgvc.tracking.settings import TrackingSettings, resolve
 
 STARTS = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a shell starts in the background
 from ufgvc.tracking.background import _recorders, prepare_recording
 from ufgvc.tracking.context import Context
 prepare_recording(Context(runs=sys.argv[1]))
